@@ -1,0 +1,13 @@
+"""doit reads this: see sintra/tasks.py."""
+
+import sys
+from pathlib import Path
+
+from sintra.tasks import DOIT_CONFIG, tasks
+
+__all__ = ["DOIT_CONFIG", "task_sintra"]
+
+
+def task_sintra():
+    """Every command and every step of the study that the command line names."""
+    yield from tasks(Path.cwd(), sys.argv[1:])

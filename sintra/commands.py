@@ -1,0 +1,184 @@
+"""The commands beside `optimize`: plan, why, history, verify, gc, rollback, export_ollama, next."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from doit.task import Task
+
+from sintra import history, plugins, result, rounds
+from sintra.errors import UserError, nearest
+from sintra.graph import Graph, Step
+from sintra.hardware.estimate import Shape, estimate
+from sintra.steps import Call, explain
+from sintra.store import Store
+from sintra.study import Workspace
+from sintra.types import Artifact
+
+DOCS = {
+    "optimize": "Build, measure and improve variants until the goal's limits hold: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
+    "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
+    "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
+    "history": "Every result of every study",
+    "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
+    "gc": "Delete what no study needs any more",
+    "rollback": "Point outputs/latest to the last good result before the present one",
+    "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
+    "next": "What can be done next",
+}
+FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
+
+
+def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]:
+    """The command tasks of this command line."""
+    store = place.store if place else Store(root / cache_name(raw))
+    free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
+        "history": (lambda format: show_history(store, format), [FORMAT], None),
+        "verify": (lambda full: verify(store), [{"name": "full", "long": "full", "type": bool, "default": False,
+                                                 "help": "rehash everything (always done)"}], None),
+        "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
+                                                          "help": "only say what would go"}], None),
+        "rollback": (lambda: rollback(root, store), [], None),
+        "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
+                                                                         "help": "a folder in outputs/"}], None),
+        "next": (lambda: advise(root), [], None),
+    }  # fmt: skip
+    for name, (function, params, pos) in free.items():
+        yield command(name, function, params, pos)
+    if place:
+        yield command("plan", lambda format: show_plan(place, format), [FORMAT], None)
+        yield command("why", lambda steps: why(place, steps), [], "steps")
+
+
+def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
+    """A command as a task that always runs."""
+    call = Call(function)
+    task = Task(name, [call], params=params, pos_arg=pos, doc=DOCS[name], verbosity=2, uptodate=[False])
+    call.task = task
+    return task
+
+
+def cache_name(raw: list[str]) -> str:
+    """The cache folder that the command line names."""
+    return next((o.split("=", 1)[1] for o in raw if o.startswith("store.path=")), "cache")
+
+
+def export(name: str, root: Path, study: str) -> None:
+    """Run an export plugin on a folder of outputs/."""
+    folder = root / "outputs" / study
+    if not (folder / "result.json").exists():
+        raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
+    plugins.load("exports", name)(folder.resolve(), Store(root / "cache"))
+
+
+def show_history(store: Store, format: str) -> None:
+    """Print the history."""
+    rows = history.rows(store.root / "history.db")
+    if format == "json":
+        print(json.dumps([{k: v for k, v in r.items() if k != "result"} for r in rows], indent=1))
+        return
+    for r in rows:
+        print(f"{r['made']}  {r['study']:<44} {r['status']:<10} {r['winner'] or '-'}")
+    if not rows:
+        print("no study has ended yet: doit optimize hardware=jetson_nano")
+
+
+def verify(store: Store) -> bool:
+    """Rehash, and say what will be rebuilt."""
+    bad = list(store.verify())
+    for file, wrong, step in bad:
+        print(f"{wrong}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it builds it again")
+    print(f"{len(bad)} damaged or missing" if bad else "all blobs are sound")
+    return not bad
+
+
+def collect(store: Store, dry_run: bool) -> None:
+    """Keep what the recorded studies of this cache need, by the keys that they reached."""
+    keep = set()
+    for path in (store.root / "studies").glob("*/keys.json"):
+        keep |= set(json.loads(path.read_text()))
+    entries, blobs, freed = store.gc(keep, dry_run)
+    print(f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, {freed / 1e6:.1f} MB")
+
+
+def rollback(root: Path, store: Store) -> None:
+    """The newest other study that met its goal and still lies in outputs/."""
+    latest = root / "outputs" / "latest"
+    present = os.readlink(latest) if latest.is_symlink() else None
+    for row in reversed(history.rows(store.root / "history.db")):
+        if row["status"] == "met" and row["study"] != present and (root / "outputs" / row["study"] / "result.json").exists():
+            result.point(root, row["study"])
+            print(f"outputs/latest is now {row['study']}")
+            return
+    raise UserError("there is no earlier good result to go back to")
+
+
+def advise(root: Path) -> None:
+    """What a person can do now."""
+    latest = root / "outputs" / "latest" / "result.json"
+    if latest.exists():
+        print(f"latest: {result.advice(json.loads(latest.read_text()))}")
+    print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
+    for name in ("plan", "why", "history", "verify", "gc", "rollback", "export_ollama"):
+        print(f"doit {name:<15} {DOCS[name]}")
+    print("doit help optimize, doit list --all, docs/guide.md for more")
+
+
+def why(place: Workspace, steps: list[str]) -> None:
+    """Explain steps by name."""
+    graph = place.graph()
+    known = {s.name: s for r in rounds.recorded(place) for s in rounds.steps_of(graph, r)}
+    if not known:
+        raise UserError("nothing is recorded for this study yet: run `doit plan` with the same options")
+    for name in steps or sorted(known):
+        if name not in known:
+            raise UserError(f"this study has no step {name!r}: {nearest(name, known)}")
+        print(f"{name}: {explain(known[name], place.store)}")
+
+
+def show_plan(place: Workspace, format: str) -> None:
+    """The dry run."""
+    if place.pinned() is None:
+        raise UserError(f"{place.study.model} hasn't been pinned yet, which needs the hub: run `doit optimize` first")
+    graph = place.graph()
+    known = rounds.recorded(place)
+    upcoming = None if known and known[-1]["stop"] else rounds.next_round(graph, place.store, known)
+    rows = [line(graph, s, place.store) for s in unique(graph, [*known, upcoming] if upcoming else known)]
+    stop = (upcoming or known[-1])["stop"]
+    if format == "json":
+        json.dump({"study": place.study.id, "steps": rows, "rounds": len(known), "stop": stop}, sys.stdout, indent=1)
+        print()
+        return
+    for row in rows:
+        guess = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
+        fit = f"{row['bytes'] / 1e6:.2f} MB, {row['device_tg_tps']:.3g} tok/s" if row["bytes"] else ""
+        print(f"{row['state']:<6} {row['step']:<44} {guess:>9}  {fit}")
+    left = sum(r["state"] == "build" for r in rows)
+    print(f"{left} to build, {len(rows) - left} there" + (f"; {stop}" if stop else "; later rounds depend on what these measure"))
+
+
+def unique(graph: Graph, given: list[rounds.Round]) -> list[Step]:
+    """The steps of several rounds, each once."""
+    return list({s.name: s for r in given for s in rounds.steps_of(graph, r)}.values())
+
+
+def line(graph: Graph, step: Step, store: Store) -> dict[str, Any]:
+    """A step of the plan: its state, the time it may take by what such steps took, and a variant's size and speed."""
+    outcome = step.outcome(store)
+    row: dict[str, Any] = {"step": step.name, "state": "build" if outcome is None else "hit", "seconds": None, "bytes": None,
+                           "device_tg_tps": None}  # fmt: skip
+    if outcome is None:
+        times = [r["wall_s"] for r in store.records() if r.get("stage") == step.stage]
+        row["seconds"] = statistics.median(times) if times else None
+    if step.stage == "quantize" and isinstance(outcome, Artifact):
+        shape = Shape.of(store.read_json(outcome, "layout.json"))
+        found = estimate(shape, graph.study.hardware, graph.study.probe["context"])
+        row["bytes"] = next(f.size for f in outcome.files if f.path == "model.gguf")
+        row["device_tg_tps"] = found[0].value
+    return row

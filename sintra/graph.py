@@ -1,0 +1,159 @@
+"""Recipes become steps. A step is a value; its key is known as soon as its inputs' contents are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sintra import plugins
+from sintra.stage import Stage
+from sintra.store import Outcome, Store
+from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sha256
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node of the graph. `hints` say where things are and are never part of a key."""
+
+    stage: str
+    label: str
+    params: dict[str, Any]
+    inputs: dict[str, Step] = field(default_factory=dict)
+    hints: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its doit task."""
+        return f"{self.stage}:{self.label}"
+
+    @cached_property
+    def plugin(self) -> Stage:
+        """The stage's code."""
+        stage: Stage = plugins.step(self.stage)
+        return stage
+
+    def action(self, store: Store) -> dict[str, Any] | None:
+        """Everything that the key is made of, or None while an input has not been made (or can't be)."""
+        digests = {}
+        for role, step in self.inputs.items():
+            outcome = step.outcome(store)
+            if not isinstance(outcome, Artifact):
+                return None
+            digests[role] = outcome.digest
+        return {"schema": SCHEMA, **self.plugin.identity(), "params": self.params, "inputs": digests}
+
+    def key(self, store: Store) -> str | None:
+        """SHA-256 of the action's canonical JSON."""
+        action = self.action(store)
+        return None if action is None else sha256(canonical(action))
+
+    def outcome(self, store: Store) -> Outcome | None:
+        """What the store holds for this step; the first failed input's failure when there is one."""
+        for step in self.inputs.values():
+            above = step.outcome(store)
+            if isinstance(above, Failure):
+                return above
+        key = self.key(store)
+        return None if key is None else store.lookup(key)
+
+    def all(self) -> Iterator[Step]:
+        """This step and everything above it, inputs first."""
+        for step in self.inputs.values():
+            yield from step.all()
+        yield self
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The steps of one recipe."""
+
+    quantize: Step
+    quality: Step
+    speed: Step | None
+    memory: Step | None
+
+    def ends(self) -> list[Step]:
+        """The steps that nothing else of this variant needs."""
+        return [s for s in (self.quality, self.speed, self.memory) if s is not None]
+
+
+class Graph:
+    """Builds the steps of a study; equal steps are the same object, so that shared prefixes run once."""
+
+    def __init__(self, study: Study, source: Source, texts: dict[str, Source]) -> None:
+        self.study = study
+        self.source = source
+        self.texts = texts
+        self.steps: dict[str, Step] = {}
+
+    def step(self, stage: str, label: str, params: dict[str, Any], inputs: dict[str, Step] | None = None,
+             hints: dict[str, Any] | None = None) -> Step:  # fmt: skip
+        """The step of this name, made when it is new."""
+        made = Step(stage, label, params, inputs or {}, hints or {})
+        return self.steps.setdefault(made.name, made)
+
+    def fetch(self) -> Step:
+        """The pinned model's files."""
+        return self._import(self.source, self.study.model)
+
+    def _import(self, source: Source, label: str) -> Step:
+        return self.step("fetch", label, {"kind": source.kind, "digest": source.digest}, hints={"from": source.locator})
+
+    def text(self, role: str) -> Step:
+        """One of the three texts."""
+        return self._import(self.texts[role], f"text-{role}")
+
+    def toolchain(self) -> Step:
+        """llama.cpp's converter."""
+        from sintra.stages.toolchain import pinned
+
+        return self.step("toolchain", "llama.cpp", pinned())
+
+    def convert(self) -> Step:
+        """The model in 16 bits as GGUF."""
+        kind = self.study.model_options.get("convert", "f16")
+        inputs = {"model": self.fetch(), "toolchain": self.toolchain()}
+        return self.step("convert", self.study.model, {"type": kind}, inputs)
+
+    def importance(self) -> Step:
+        """The importance matrix over the calibration text."""
+        probe = self.study.probe
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
+        params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
+        return self.step("importance", self.study.model, params, inputs)
+
+    def quantize(self, recipe: Recipe) -> Step:
+        """A variant's GGUF."""
+        base = self.convert()
+        if recipe.drop:
+            label = f"{self.study.model}-drop{'_'.join(map(str, recipe.drop))}"
+            base = self.step("prune", label, {"drop": list(recipe.drop)}, {"gguf": base})
+        params: dict[str, Any] = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
+        inputs = {"gguf": base}
+        if recipe.importance:
+            inputs["importance"] = self.importance()
+            params["dropped"] = list(recipe.drop)
+        return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
+
+    def baseline(self, level: str) -> Step:
+        """The 16-bit model's log-probabilities over the search or the report text."""
+        probe = self.study.probe
+        params = {"context": probe["context"], "tokens": probe[f"{level}_tokens"], "top_k": probe["top_k"]}
+        inputs = {"gguf": self.convert(), "text": self.text(level)}
+        return self.step("baseline", f"{self.study.model}-{level}", params, inputs)
+
+    def variant(self, recipe: Recipe, level: str) -> Variant:
+        """A recipe's steps at a level: "search" ranks, "report" decides and adds speed and memory."""
+        made, probe = self.quantize(recipe), self.study.probe
+        label = f"{self.study.model}-{recipe.name}"
+        scored = {"gguf": made, "baseline": self.baseline(level)}
+        quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed}, scored)
+        if level == "search":
+            return Variant(made, quality, None, None)
+        speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]}
+        return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
+                       self.step("memory", label, {"context": probe["context"]}, {"gguf": made}))  # fmt: skip

@@ -1,0 +1,1 @@
+"""Devices: what a profile says about a file's speed and memory."""

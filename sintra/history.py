@@ -1,0 +1,58 @@
+"""Every result of every study, in SQLite: append-only, with migrations by `PRAGMA user_version`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MIGRATIONS = (
+    """CREATE TABLE result (
+        id INTEGER PRIMARY KEY, made TEXT NOT NULL, study TEXT NOT NULL, model TEXT NOT NULL, hardware TEXT NOT NULL,
+        goal TEXT NOT NULL, status TEXT NOT NULL, winner TEXT, digest TEXT NOT NULL, result TEXT NOT NULL
+    );
+    CREATE INDEX result_study ON result (study, id);""",
+)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database, brought up to date; commits at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = sqlite3.connect(path, timeout=30)
+    try:
+        base.execute("PRAGMA journal_mode=WAL")
+        version = base.execute("PRAGMA user_version").fetchone()[0]
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
+        with base:
+            yield base
+    finally:
+        base.close()
+
+
+def append(path: Path, result: dict[str, Any], digest: str) -> bool:
+    """Add a result unless it is what this study's last row says; returns whether it was added."""
+    winner = result["winner"]["recipe"]["type"] if result["winner"] else None
+    with opened(path) as base:
+        last = base.execute("SELECT digest FROM result WHERE study = ? ORDER BY id DESC", (result["study"],)).fetchone()
+        if last and last[0] == digest:
+            return False
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        base.execute("INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, result) VALUES "
+                     "(?, ?, ?, ?, ?, ?, ?, ?, ?)", (made, result["study"], result["model"], result["hardware"],
+                     result["goal"]["name"], result["status"], winner, digest, json.dumps(result)))  # fmt: skip
+    return True
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """All results, the oldest first."""
+    if not path.exists():
+        return []
+    with opened(path) as base:
+        base.row_factory = sqlite3.Row
+        return [dict(r) for r in base.execute("SELECT * FROM result ORDER BY id")]

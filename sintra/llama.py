@@ -1,0 +1,148 @@
+"""llama.cpp through llama-cpp-python's low-level API: one model, one context, plain numpy."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sintra.errors import Infeasible
+
+WARN = 3
+_lines: list[str] = []
+
+
+def api() -> Any:
+    """The library, its log caught: warnings and errors are kept for messages, the rest is dropped."""
+    import llama_cpp
+
+    if not hasattr(api, "sink"):
+
+        @llama_cpp.llama_log_callback
+        def sink(level: int, text: bytes, _: object) -> None:
+            if level >= WARN and text.strip():
+                _lines.append(text.decode(errors="replace").strip())
+                del _lines[:-20]
+
+        api.sink = sink  # type: ignore[attr-defined]
+        llama_cpp.llama_log_set(sink, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def complaint() -> str:
+    """The last thing that llama.cpp complained about."""
+    return _lines[-1] if _lines else "no reason given"
+
+
+class Model:
+    """A loaded GGUF. Use `opened`, which frees it."""
+
+    def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False) -> None:
+        self.lib = api()
+        params = self.lib.llama_model_default_params()
+        params.n_gpu_layers, params.use_mmap, params.vocab_only = 0, mmap, vocab_only
+        self.model = self.lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {complaint()}")
+        self.vocab = self.lib.llama_model_get_vocab(self.model)
+        self.vocabulary: int = self.lib.llama_vocab_n_tokens(self.vocab)
+        self.context, self.ctx, self.batch = context, None, None
+        if not vocab_only:
+            self._open_context(threads)
+
+    def _open_context(self, threads: int) -> None:
+        params = self.lib.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self.context
+        params.n_threads = params.n_threads_batch = threads
+        self.ctx = self.lib.llama_init_from_model(self.model, params)
+        if not self.ctx:
+            raise Infeasible("out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}")
+        self.batch = self.lib.llama_batch_init(self.context, 0, 1)
+
+    def close(self) -> None:
+        """Free everything."""
+        if self.batch is not None:
+            self.lib.llama_batch_free(self.batch)
+        if self.ctx is not None:
+            self.lib.llama_free(self.ctx)
+        self.lib.llama_model_free(self.model)
+
+    @property
+    def trained_context(self) -> int:
+        """The context length that the model was trained for."""
+        return int(self.lib.llama_model_n_ctx_train(self.model))
+
+    def tokenize(self, text: str) -> NDArray[np.int32]:
+        """Token ids of a text, without begin or end of text."""
+        raw = text.encode()
+        room = (self.lib.llama_token * (len(raw) + 16))()
+        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(raw) + 16, False, False)
+        if count < 0:
+            raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
+        return np.ctypeslib.as_array(room)[:count].astype(np.int32)
+
+    def windows(self, text: str, tokens: int) -> NDArray[np.int32]:
+        """A text cut into windows of the context, (n, context), with begin of text first where the model wants it."""
+        ids = self.tokenize(text)
+        count = min(tokens, len(ids)) // self.context
+        if count < 2:
+            raise Infeasible("refused", f"the text has {len(ids)} tokens: fewer than two windows of {self.context}")
+        cut = ids[: count * self.context].reshape(count, self.context).copy()
+        if self.lib.llama_vocab_get_add_bos(self.vocab):
+            cut[:, 0] = self.lib.llama_vocab_bos(self.vocab)
+        return cut
+
+    def clear(self) -> None:
+        """Forget the context."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.ctx), True)
+
+    def feed(self, ids: NDArray[np.int32], start: int = 0, logits_from: int | None = None) -> None:
+        """Decode tokens at positions from `start`; logits are kept from index `logits_from` (default: the last)."""
+        first = len(ids) - 1 if logits_from is None else logits_from
+        batch = self.batch
+        assert batch is not None
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids.tolist()):
+            batch.token[i], batch.pos[i] = token, start + i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = i >= first
+        code = self.lib.llama_decode(self.ctx, batch)
+        if code:
+            raise Infeasible("unsupported", f"llama.cpp can't decode (code {code}): {complaint()}")
+
+    def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
+        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 - first, vocabulary)."""
+        self.clear()
+        self.feed(window, logits_from=first)
+        rows = len(window) - first
+        raw = np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=(rows, self.vocabulary))
+        return log_softmax(raw[:-1])
+
+    def wait(self) -> None:
+        """Until everything that was fed is computed."""
+        self.lib.llama_synchronize(self.ctx)
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Row-wise log-softmax, stable. Raises Infeasible for logits that are no numbers."""
+    if not np.isfinite(logits).all():
+        raise Infeasible("not_a_number", "the model's logits are not finite")
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+@contextlib.contextmanager
+def opened(path: Path, context: int, threads: int, mmap: bool = True) -> Iterator[Model]:
+    """A model with a context, freed at the end."""
+    model = Model(path, context, threads, mmap)
+    try:
+        yield model
+    finally:
+        model.close()

@@ -1,0 +1,1 @@
+"""Planners: (study, history) -> proposals."""

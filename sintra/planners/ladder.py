@@ -1,0 +1,66 @@
+"""Stock presets from large to small, then importance-matrix variants, then a block dropped."""
+
+from __future__ import annotations
+
+from sintra.judge import judge, ranked
+from sintra.planning import History
+from sintra.types import Candidate, Proposal, Recipe, Study
+
+QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
+PATIENCE = 2
+
+
+def propose(study: Study, history: History) -> list[Proposal]:
+    """The next rung: at most planner.batch recipes, or none when the ladder has nothing more to offer."""
+    options = study.planner_options
+    types: list[str] = options["types"]
+    batch = options["batch"]
+    known = {c.recipe: c for c in history.candidates}
+    plain = [known[Recipe(t)] for t in types if Recipe(t) in known]
+    left = [t for t in types if Recipe(t) not in known]
+    if left and not exhausted(study, plain):
+        return [Proposal(Recipe(t), "stock preset, from large to small", "ladder") for t in left[:batch]]
+    if not any(c.recipe.importance for c in known):
+        near = boundary(study, plain, batch)
+        if near:
+            why = "a preset near the limit, quantized with the importance matrix"
+            return [Proposal(Recipe(c.recipe.type, importance=True), why, "ladder") for c in near]
+    return drops(study, history)
+
+
+def exhausted(study: Study, plain: list[Candidate]) -> bool:
+    """Whether smaller presets can't help: the last ones failed on quality, or size costs quality and one already fits."""
+    if study.goal.optimise in QUALITY:
+        return any(judge(c, study.goal).status in ("met", "undecided") for c in plain)
+    last = plain[-PATIENCE:]
+    return len(last) == PATIENCE and all(fails_quality(study, c) for c in last)
+
+
+def fails_quality(study: Study, candidate: Candidate) -> bool:
+    """Whether a quality limit is broken (or the variant could not be built at all)."""
+    verdict = judge(candidate, study.goal)
+    return verdict.status == "infeasible" or any(v[0] in QUALITY for v in verdict.violated)
+
+
+def boundary(study: Study, plain: list[Candidate], count: int) -> list[Candidate]:
+    """The presets on which the importance matrix could change the verdict: the best that hold, and the first that miss
+    a quality limit. With no miss there are only smaller-is-better ties left, so the smallest are taken."""
+    built = [c for c in plain if not c.failure]
+    missed = [c for c in built if fails_quality(study, c)]
+    held = [c for c in built if not fails_quality(study, c)]
+    return (missed[: count - 1] + held[-1:])[:count] if missed else held[-1:]
+
+
+def drops(study: Study, history: History) -> list[Proposal]:
+    """Without healing, a dropped block costs more than bits do: offered only when nothing else holds the limits."""
+    most, layers = study.planner_options["max_dropped"], history.layers
+    if not most or not layers or layers < 4 or any(c.recipe.drop for c in history.candidates):
+        return []
+    order = ranked(history.candidates, study.goal)
+    if not order or not judge(order[0], study.goal).violated:
+        return []
+    base = order[0].recipe
+    # Two pockets at a third and three quarters of the depth lose least (EvoPress's published optima).
+    blocks = sorted({layers // 3, min(3 * layers // 4, layers - 2)})
+    why = "quantization alone can't hold the limits: one block dropped"
+    return [Proposal(Recipe(base.type, base.importance, (b,)), why, "ladder") for b in blocks]

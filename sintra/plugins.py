@@ -1,0 +1,49 @@
+"""Backends are found by name through entry points; the built-ins come in by the same door."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from typing import Any
+
+from sintra.errors import UserError, nearest
+
+
+@functools.cache
+def own() -> tuple[EntryPoint, ...]:
+    """Sintra's own entry points: one small file, where scanning every installed package takes tens of ms."""
+    try:
+        return tuple(distribution("sintra").entry_points)
+    except PackageNotFoundError:
+        raise UserError("sintra isn't installed here: run `pip install -e . -c constraints.txt`") from None
+
+
+@functools.cache
+def found(group: str) -> dict[str, EntryPoint]:
+    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...) by name, none of them imported."""
+    return {e.name: e for e in entry_points(group=f"sintra.{group}")}
+
+
+@functools.cache
+def load(group: str, name: str) -> Any:
+    """The plugin's object. Raises UserError with the nearest name for an unknown one."""
+    for entry in own():
+        if entry.group == f"sintra.{group}" and entry.name == name:
+            return entry.load()
+    if name not in found(group):
+        raise UserError(f"no {group.rstrip('s')} is called {name!r}: {nearest(name, found(group))}")
+    return found(group)[name].load()
+
+
+def step(name: str) -> Any:
+    """A stage, or a probe, which is a stage whose artifact is measurements."""
+    probes = {e.name for e in own() if e.group == "sintra.probes"}
+    if name in probes or (name not in found_stages() and name in found("probes")):
+        return load("probes", name)
+    return load("stages", name)
+
+
+@functools.cache
+def found_stages() -> frozenset[str]:
+    """Names of the built-in stages."""
+    return frozenset(e.name for e in own() if e.group == "sintra.stages")

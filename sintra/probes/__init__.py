@@ -1,0 +1,1 @@
+"""Steps that measure. Their artifact holds measurements.json."""

@@ -1,0 +1,62 @@
+"""The 16-bit model's log-probabilities over a text: what every variant is compared with.
+
+Small vocabularies are kept whole in float32; of large ones the top k and the probability mass of the rest, which EvoPress
+(arXiv 2410.14649) found of comparable effect for k >= 512.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sintra.llama import opened
+from sintra.report import write
+from sintra.stage import Context, Stage
+from sintra.types import Measurement
+
+WHOLE = 8192
+
+
+def run(context: Context) -> None:
+    """Write tokens.npy (windows, context), logp.npy and, for a large vocabulary, ids.npy and rest.npy."""
+    gguf, text = context.inputs["gguf"] / "model.gguf", (context.inputs["text"] / "text.txt").read_text()
+    with opened(gguf, context.params["context"], context.threads) as model:
+        windows = model.windows(text, context.params["tokens"])
+        first, k = model.context // 2, context.params["top_k"]
+        rows = model.context - 1 - first
+        width = model.vocabulary if model.vocabulary <= WHOLE else k
+        logp = _memmap(context, "logp.npy", np.float32, (len(windows) * rows, width))
+        ids = rest = None
+        if width < model.vocabulary:
+            ids = _memmap(context, "ids.npy", np.int32, logp.shape)
+            rest = _memmap(context, "rest.npy", np.float32, logp.shape[:1])
+        nll = np.empty((len(windows), rows))
+        for i, window in enumerate(windows):
+            found, at = model.log_probs(window, first), slice(i * rows, (i + 1) * rows)
+            nll[i] = -found[np.arange(rows), window[first + 1 :]]
+            if ids is None or rest is None:
+                logp[at] = found
+            else:
+                ids[at] = np.argpartition(found, -k, axis=1)[:, -k:]
+                logp[at] = np.take_along_axis(found, ids[at], axis=1)
+                rest[at] = np.log(np.maximum(1 - np.exp(logp[at].astype(np.float64)).sum(1), 1e-12))
+            context.say(f"window {i + 1} of {len(windows)}")
+    logp.flush()
+    np.save(context.out / "tokens.npy", windows)
+    np.save(context.out / "nll.npy", nll)
+    value = float(np.exp(nll.mean()))
+    error = value * float(nll.mean(1).std(ddof=1) / np.sqrt(len(windows)))
+    write(context, [Measurement("ppl", value, "1", "measured", error, nll.size, protocol=protocol(context, model.context))])
+
+
+def protocol(context: Context, size: int) -> str:
+    """How the numbers came about, in a few words."""
+    return f"windows of {size}, second half scored"
+
+
+def _memmap(context: Context, name: str, kind: Any, shape: tuple[int, ...]) -> Any:
+    return np.lib.format.open_memmap(context.out / name, "w+", kind, shape)
+
+
+STAGE = Stage("baseline", 1, run, tools=("llama-cpp-python",))

@@ -1,0 +1,31 @@
+"""Peak resident memory of a process that reads a prompt of the study's context length, without mmap."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import numpy as np
+
+from sintra.llama import opened
+from sintra.report import write
+from sintra.stage import Context, Stage, machine
+from sintra.types import Measurement
+
+
+def peak() -> float:
+    """Peak resident set of this process in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def run(context: Context) -> None:
+    """Fill the context once. The process's own size before the model is loaded stands in the protocol."""
+    before, size = peak(), context.params["context"]
+    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, mmap=False) as model:
+        model.feed(np.zeros(size, dtype=np.int32))
+        model.wait()
+    how = f"context {size}, no mmap, {before / 2**20:.0f} MiB before loading"
+    write(context, [Measurement("ram_peak_bytes", peak(), "bytes", "measured", where=machine(), protocol=how)])
+
+
+STAGE = Stage("memory", 1, run, ("llama-cpp-python",), platform=True, metrics=("ram_peak_bytes",))

@@ -1,0 +1,47 @@
+"""From safetensors to a 16-bit GGUF, by llama.cpp's own converter in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from sintra.errors import Transient, UserError
+from sintra.layout import read_layout
+from sintra.stage import Context, Stage
+
+TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}
+
+
+def run(context: Context) -> None:
+    """Write model.gguf and layout.json."""
+    kind, model = context.params["type"], context.inputs["model"]
+    if kind not in TYPES:
+        raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
+    out = context.out / "model.gguf"
+    script = context.inputs["toolchain"] / "convert_hf_to_gguf.py"
+    command = [sys.executable, str(script), str(model), "--outfile", str(out), "--outtype", kind]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    context.say(done.stdout)
+    if done.returncode or not out.exists():
+        explain(done.stdout, json.loads((model / "config.json").read_text()))
+    layout = read_layout(out)
+    if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
+        raise UserError(f"the converter wrote no {kind} tensor")
+    context.write_json("layout.json", layout)
+
+
+def explain(log: str, config: dict[str, object]) -> None:
+    """Raise the converter's complaint in one line."""
+    name = (config.get("architectures") or ["none"])[0]  # type: ignore[index]
+    last = next((x.strip() for x in reversed(log.splitlines()) if x.strip()), "no reason given")
+    if "is not supported" in log:
+        raise UserError(f"llama.cpp's converter doesn't know the architecture {name}")
+    if "pre-tokenizer was not recognized" in log or "tokenizer" in last.lower():
+        raise UserError(f"llama.cpp's converter refuses the tokenizer of this {name}: {last}")
+    if "No space left" in log:
+        raise Transient("no space left on the disk: free some (`doit gc` helps) and run the same again")
+    raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
+
+
+STAGE = Stage("convert", 1, run, tools=("transformers", "sentencepiece"))

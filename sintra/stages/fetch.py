@@ -1,0 +1,71 @@
+"""Bring a pinned source into the store: a local folder, a text file, or a hub model at its commit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sintra.errors import Transient, UserError
+from sintra.source import check_folder, safetensors_header, wanted
+from sintra.stage import Context, Stage
+from sintra.store import hash_file
+from sintra.types import Artifact, File
+
+
+def run(context: Context) -> None:
+    """Copy or download, and check that the content is what was pinned."""
+    kind, digest = context.params["kind"], context.params["digest"]
+    if kind == "hub":
+        download(context, context.hints["from"], digest)
+        check_folder(context.out)
+        return
+    place = Path(context.hints["from"])
+    for path in [place] if kind == "file" else check_folder(place):
+        shutil.copyfile(path, context.out / ("text.txt" if kind == "file" else path.name))
+    files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
+    if Artifact(tuple(files)).digest != digest:
+        raise Transient(f"{place} changed while it was copied")
+
+
+def download(context: Context, repo: str, commit: str) -> None:
+    """Every wanted file of the repository at the commit, each checked against the hub's SHA-256.
+
+    Files lie in context.keep while they arrive, so that a broken transfer goes on where it stopped.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        info = HfApi().model_info(repo, revision=commit, files_metadata=True)
+        files = [s for s in info.siblings or [] if wanted(s.rfilename)]
+        if not any(s.rfilename.endswith(".safetensors") for s in files):
+            raise UserError(f"{repo} has no safetensors weights; pickled weights are refused, since they can run code")
+        for item in files:
+            context.say(f"{item.rfilename}: {item.size or 0} bytes")
+            path = Path(hf_hub_download(repo, item.rfilename, revision=commit, local_dir=context.keep))
+            check(repo, item, path)
+            shutil.copyfile(path, context.out / item.rfilename)
+    except GatedRepoError:
+        raise UserError(f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same again") from None
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise Transient(f"the download of {repo} broke off ({type(error).__name__}); run the same again to go on") from None
+    except Exception as error:
+        if isinstance(error, UserError | Transient):
+            raise
+        raise Transient(f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same again") from None
+
+
+def check(repo: str, item: Any, path: Path) -> None:
+    """Compare a downloaded file with the hub's word on it; a wrong one is deleted, so that it is fetched anew."""
+    lfs = getattr(item, "lfs", None)
+    if lfs is not None and hash_file(path) != lfs.sha256:
+        path.unlink()
+        raise Transient(f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same again to fetch it anew")
+    if path.suffix == ".safetensors":
+        safetensors_header(path)
+
+
+STAGE = Stage("fetch", 1, run, resource="light")

@@ -1,0 +1,141 @@
+"""Steps as doit tasks: freshness asks the store, the action starts a worker."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from doit.action import BaseAction
+from doit.exceptions import BaseFail, TaskError, TaskFailed
+from doit.task import Task
+
+from sintra.errors import Transient, UserError
+from sintra.graph import Step
+from sintra.run import failure_line, run_step
+from sintra.store import Store
+from sintra.types import Failure
+
+COUNTS = {"built": 0, "cached": 0, "failed": 0}
+_lock = threading.Lock()
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr."""
+    with _lock:
+        print(text, file=sys.stderr, flush=True)
+
+
+def count(what: str) -> None:
+    """One more step built, cached or failed in this run."""
+    with _lock:
+        COUNTS[what] += 1
+
+
+class Call(BaseAction):  # type: ignore[misc]
+    """A plain function as an action. UserError becomes exit code 2, Transient and False exit code 1."""
+
+    def __init__(self, function: Callable[..., bool | None], task: Task | None = None) -> None:
+        self.function = function
+        self.task = task
+        self.err: str | None = None
+        self.out: str | None = None
+        self.result = None
+        self.values: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<{getattr(self.function, '__doc__', None) or 'call'}>"
+
+    def execute(self, out: Any = None, err: Any = None) -> BaseFail | None:
+        """Called by doit."""
+        options = dict(self.task.options or {}) if self.task else {}
+        if self.task and self.task.pos_arg:
+            options[self.task.pos_arg] = self.task.pos_arg_val
+        try:
+            good = self.function(**options)
+        except UserError as error:
+            return TaskError(f"sintra: {error}")
+        except Transient as error:
+            count("failed")
+            return TaskFailed(f"sintra: {error}")
+        return TaskFailed("", report=False) if good is False else None
+
+
+class Fresh:
+    """An `uptodate` callable: whether the store has the step's outcome. Its repr says why not."""
+
+    def __init__(self, step: Step, store: Store) -> None:
+        self.step, self.store = step, store
+
+    def __call__(self) -> bool:
+        """Called by doit when everything above the step has run."""
+        found = self.step.outcome(self.store)
+        if found is not None:
+            count("cached")
+        return found is not None
+
+    def __repr__(self) -> str:
+        return f"<store: {explain(self.step, self.store)}>"
+
+
+def explain(step: Step, store: Store) -> str:
+    """Whether a step is there, and if not, which part of its key has changed since it was last made."""
+    found = step.outcome(store)
+    if isinstance(found, Failure):
+        return f"failed for good: {failure_line(found)}"
+    if found is not None:
+        return f"hit {step.key(store)}"
+    action = step.action(store)
+    if action is None:
+        return "to be built: waits for " + ", ".join(s.name for s in step.inputs.values() if s.outcome(store) is None)
+    made = [r for r in store.records() if r.get("step") == step.name]
+    if any(r["key"] == step.key(store) for r in made):
+        return "to be built: a file of its artifact is missing or damaged"
+    if not made:
+        return "to be built: never made before"
+    last = max(made, key=lambda r: str(r.get("made")))
+    return "to be built: " + "; ".join(changes(last["action"], action))
+
+
+def changes(old: Any, new: Any, at: str = "") -> list[str]:
+    """The leaves in which two actions differ: `params.tokens: 5120 -> 1024`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [line for k in sorted({*old, *new}) for line in changes(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
+    if old == new:
+        return []
+
+    def short(value: Any) -> str:
+        return str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+
+    return [f"{at}: {short(old)} -> {short(new)}"]
+
+
+def step_task(step: Step, store: Store, timeout_s: float | None) -> Task:
+    """The doit task of a step."""
+
+    def work() -> None:
+        start = time.monotonic()
+        run_step(step, store, timeout_s)
+        found = step.outcome(store)
+        if isinstance(found, Failure):
+            count("failed")
+            say(f"failed  {step.name}: {failure_line(found)}")
+        else:
+            count("built")
+            say(f"built   {step.name}  {time.monotonic() - start:.1f} s")
+
+    def clean(dryrun: bool) -> None:
+        key = step.key(store)
+        if key and store.record(key):
+            print(f"forget {step.name}")
+            if not dryrun:
+                store.forget(key)
+
+    call = Call(work)
+    task = Task(step.name, [call], task_dep=[s.name for s in step.inputs.values()], uptodate=[Fresh(step, store)],
+                clean=[clean], doc=f"{step.stage} {step.label}", verbosity=2, subtask_of=step.stage,
+                meta={"step": step})  # fmt: skip
+    call.task = task
+    return task

@@ -1,0 +1,280 @@
+"""The store: an action cache (AC) from key to outputs, and a content-addressed store (CAS) of read-only blobs.
+
+Publishing is atomic: hash while copying into the CAS under a temporary name, fsync, rename, fsync the folder, then the
+AC entry by an exclusive link, so the first writer wins. Freshness is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sintra.errors import Transient
+from sintra.types import Artifact, Failure, File, canonical
+
+CHUNK = 1 << 20
+Outcome = Artifact | Failure
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a link in the folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    fsync_folder(path.parent)
+
+
+class Store:
+    """The cache folder. Every method is safe to call from several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._memo: dict[str, Outcome] = {}
+
+    def folder(self, name: str) -> Path:
+        """A subfolder, made when it is missing."""
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    def blob(self, digest: str) -> Path:
+        """Where the blob with this SHA-256 lies or would lie."""
+        return self.root / "cas" / digest[:2] / digest
+
+    def entry(self, key: str) -> Path:
+        """Where the AC entry of this key lies or would lie."""
+        return self.root / "ac" / key[:2] / f"{key}.json"
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The AC entry as it was written (outputs, action, times), without a look at the blobs."""
+        try:
+            data: dict[str, Any] = json.loads(self.entry(key).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return data if "files" in data or "failure" in data else None
+
+    def lookup(self, key: str) -> Outcome | None:
+        """What this action produced, or None: unknown, or one of its blobs is missing or has the wrong size."""
+        if key in self._memo:
+            return self._memo[key]
+        data = self.record(key)
+        if data is None:
+            return None
+        if "failure" in data:
+            found: Outcome = Failure(**data["failure"])
+        else:
+            files = tuple(File(**f) for f in data["files"])
+            if not all(self.sound(f) for f in files):
+                return None
+            found = Artifact(files)
+        self._memo[key] = found
+        return found
+
+    def sound(self, file: File) -> bool:
+        """Whether a blob is there with the right size."""
+        try:
+            return os.stat(self.blob(file.sha256)).st_size == file.size
+        except OSError:
+            return False
+
+    def put_file(self, path: Path) -> tuple[int, str]:
+        """Move a file into the CAS; returns its size and SHA-256. Raises Transient when the disk is full."""
+        try:
+            digest, size = hash_file(path), path.stat().st_size
+            target = self.blob(digest)
+            if target.exists() and target.stat().st_size == size:
+                path.unlink()
+                return size, digest
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+            path.chmod(0o444)
+            os.replace(path, target)
+            fsync_folder(target.parent)
+            return size, digest
+        except OSError as error:
+            raise disk_trouble(error, self.root) from error
+
+    def put_tree(self, folder: Path) -> Artifact:
+        """Move every regular file below a folder into the CAS."""
+        files = []
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+            name = path.relative_to(folder).as_posix()
+            files.append(File(name, *self.put_file(path)))
+        return Artifact(tuple(files))
+
+    def publish(self, key: str, outcome: Outcome, about: dict[str, Any]) -> Outcome:
+        """Write the AC entry unless there is a sound one; returns the outcome that counts (the first writer's)."""
+        data: dict[str, Any] = {"key": key, **about}
+        if isinstance(outcome, Failure):
+            data["failure"] = asdict(outcome)
+        else:
+            data["files"] = [asdict(f) for f in outcome.files]
+        path = self.entry(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder("tmp") / f"{key}.{uuid.uuid4().hex}.json"
+        try:
+            with temporary.open("w") as handle:
+                json.dump(data, handle, sort_keys=True)
+                handle.flush()
+                os.fsync(handle.fileno())
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                if self.lookup(key) is None:
+                    os.replace(temporary, path)
+            fsync_folder(path.parent)
+        except OSError as error:
+            raise disk_trouble(error, self.root) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._memo.pop(key, None)
+        return self.lookup(key) or outcome
+
+    def forget(self, key: str) -> bool:
+        """Drop an AC entry; the blobs stay until `gc`."""
+        self._memo.pop(key, None)
+        try:
+            self.entry(key).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """An exclusive lock on a key, held by the worker: it saves work, correctness doesn't rest on it."""
+        with (self.folder("lock") / key).open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def lay_out(self, artifact: Artifact, folder: Path) -> Path:
+        """A read-only view of an artifact: links to its blobs under their names."""
+        for file in artifact.files:
+            path = folder / file.path
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{file.path!r} leaves its folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(self.blob(file.sha256).resolve())
+        return folder
+
+    def read_json(self, artifact: Artifact, name: str) -> Any:
+        """The content of a JSON file of an artifact."""
+        file = next(f for f in artifact.files if f.path == name)
+        return json.loads(self.blob(file.sha256).read_bytes())
+
+    def sweep_tmp(self) -> None:
+        """Remove what killed workers left behind: folders whose worker's lock nobody holds."""
+        for path in self.folder("tmp").iterdir():
+            lock = self.folder("lock") / path.name.split(".")[0]
+            with lock.open("w") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every AC entry."""
+        for path in sorted((self.root / "ac").glob("??/*.json")):
+            data = self.record(path.stem)
+            if data is not None:
+                yield data
+
+    def verify(self) -> Iterator[tuple[File, str, str]]:
+        """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made it) and moves a
+        damaged blob into quarantine, so that it is a miss from then on."""
+        seen: dict[str, bool] = {}
+        for data in self.records():
+            for file in (File(**f) for f in data.get("files", ())):
+                path = self.blob(file.sha256)
+                if file.sha256 not in seen:
+                    seen[file.sha256] = path.exists() and hash_file(path) == file.sha256
+                if seen[file.sha256]:
+                    continue
+                wrong = "damaged" if path.exists() else "missing"
+                if path.exists():
+                    os.replace(path, self.folder("quarantine") / f"{file.sha256}.{int(time.time())}")
+                yield file, wrong, str(data.get("step", data["key"][:12]))
+
+    def gc(self, keep: set[str], dry_run: bool = False) -> tuple[int, int, int]:
+        """Delete AC entries whose key is not in `keep`, then blobs that no entry names.
+
+        Returns entries deleted, blobs deleted and bytes freed. Blobs younger than an hour stay: a worker may be about
+        to publish them.
+        """
+        entries, live = 0, set()
+        for data in list(self.records()):
+            if data["key"] in keep:
+                live |= {f["sha256"] for f in data.get("files", ())}
+            else:
+                entries += 1
+                if not dry_run:
+                    self.forget(data["key"])
+        blobs = freed = 0
+        for path in (self.root / "cas").glob("??/*"):
+            stat = path.stat()
+            if path.name not in live and (stat.st_mtime < time.time() - 3600 or os.environ.get("SINTRA_GC_NOW")):
+                blobs, freed = blobs + 1, freed + stat.st_size
+                if not dry_run:
+                    path.unlink()
+        return entries, blobs, freed
+
+
+def disk_trouble(error: OSError, root: Path) -> Exception:
+    """A full disk in words; anything else as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Transient(f"no space left on the disk of {root}: free some (`doit gc` helps) and run the same again")
+    return error
+
+
+class Digests:
+    """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._known: dict[str, list[Any]] = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def file(self, path: Path) -> tuple[int, str]:
+        """Size and SHA-256 of a file."""
+        stat = path.stat()
+        mark = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        known = self._known.get(str(path.resolve()))
+        if known and known[0] == mark:
+            return stat.st_size, str(known[1])
+        digest = hash_file(path)
+        self._known[str(path.resolve())] = [mark, digest]
+        write_atomic(self.path, canonical(self._known))
+        return stat.st_size, digest

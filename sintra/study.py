@@ -1,0 +1,136 @@
+"""Open a study: configuration, pinned sources, store and graph, from a command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sintra import config, source
+from sintra.errors import UserError, nearest
+from sintra.graph import Graph
+from sintra.store import Digests, Store
+from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
+
+GIB, MB = 2**30, 10**6
+LIMITS = (
+    ("max_kld", "kld_mean", "<=", 1),
+    ("max_kld_p999", "kld_p999", "<=", 1),
+    ("max_ppl_ratio", "ppl_ratio", "<=", 1),
+    ("min_same_top", "same_top", ">=", 1),
+    ("max_size_mb", "size_bytes", "<=", MB),
+    ("max_ram_gb", "device_ram_bytes", "<=", GIB),
+    ("min_tg_tps", "device_tg_tps", ">=", 1),
+    ("min_pp_tps", "device_pp_tps", ">=", 1),
+)
+LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
+OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_bytes", *LARGER_IS_BETTER}
+
+
+@dataclass
+class Workspace:
+    """A study with everything around it."""
+
+    root: Path
+    study: Study
+    store: Store
+    conf: dict[str, Any]
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Known digests of the user's files."""
+        return Digests(self.store.root / "meta" / "digests.json")
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's rounds lie."""
+        return self.store.root / "studies" / self.study.id
+
+    @property
+    def outputs(self) -> Path:
+        """Where the study's result goes."""
+        return self.root / "outputs" / self.study.id
+
+    def pinned(self) -> Source | None:
+        """The model's pin, or None for a hub model that has not been resolved yet."""
+        model = self.conf["model"]
+        folder = model_folder(self.root, model["source"])
+        if folder is not None:
+            return source.pin_folder(folder, self.digests)
+        return source.pinned_hub(self.store, model["source"], model["revision"])
+
+    def graph(self) -> Graph:
+        """The graph; the model must be pinned."""
+        pin = self.pinned()
+        assert pin is not None, "resolve comes first"
+        texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
+        return Graph(self.study, pin, texts)
+
+
+def model_folder(root: Path, text: str) -> Path | None:
+    """The folder that a model's source names, or None where it names a hub repository."""
+    path = root / Path(text).expanduser()
+    return path if path.is_dir() or text.startswith((".", "/", "~", "models/")) else None
+
+
+def open_workspace(root: Path, raw: list[str]) -> Workspace:
+    """From raw overrides. Raises UserError."""
+    conf = config.compose(root, raw, cache=cache_root(root, raw))
+    store = Store(root / conf["store"]["path"])
+    place = Workspace(root, study_of(conf, raw), store, conf)
+    pin = place.pinned()
+    texts = [source.pin_file(root / path, place.digests).digest for path in place.study.texts.values()]
+    if len(set(texts)) < len(texts):
+        raise UserError("texts.calibration, texts.search and texts.report must be three different texts")
+    local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
+    wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
+    mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
+    name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
+    place.study = Study(**{**place.study.__dict__, "id": name})
+    return place
+
+
+def cache_root(root: Path, raw: list[str]) -> Path:
+    """The cache folder before anything is composed: the composed configurations lie in it."""
+    given = [o.split("=", 1)[1] for o in raw if o.startswith("store.path=")]
+    return root / (given[-1] if given else "cache")
+
+
+def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
+    """The typed study of a composed configuration."""
+    model = conf["model"]
+    if not model["source"]:
+        raise UserError("model.source is empty: give model=NAME, model=owner/name or model=FOLDER")
+    return Study(
+        id="", model=model["name"] or config.slug(model["source"]), hardware=hardware_of(conf["hardware"]),
+        goal=goal_of(conf["goal"], conf["hardware"]), planner=conf["planner"]["name"],
+        planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
+        probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
+        texts=conf["texts"], seed=conf["seed"], max_rounds=conf["max_rounds"], overrides=tuple(raw),
+    )  # fmt: skip
+
+
+def hardware_of(conf: dict[str, Any]) -> Hardware:
+    """A profile in base units."""
+    return Hardware(
+        name=conf["name"], title=conf["title"], backend=conf["backend"], cores=conf["cores"], isa=conf["isa"],
+        ram_bytes=int(conf["ram_gb"] * GIB), usable_bytes=int(conf["usable_gb"] * GIB),
+        bandwidth=conf["bandwidth_gbs"] * 1e9, efficiency=conf["efficiency"],
+        efficiency_spread=conf["efficiency_spread"], overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
+        flops=conf["tflops"] * 1e12 if conf["tflops"] else None, thermal=conf["thermal"],
+    )  # fmt: skip
+
+
+def goal_of(conf: dict[str, Any], hardware: dict[str, Any]) -> Goal:
+    """The goal's limits in base units; with fit_memory, the device's usable memory is one of them."""
+    found = [
+        Constraint(metric, op, conf[name] * unit, f"goal.{name}")  # type: ignore[arg-type]
+        for name, metric, op, unit in LIMITS
+        if conf[name] is not None
+    ]
+    if conf["fit_memory"]:
+        found.append(Constraint("device_ram_bytes", "<=", hardware["usable_gb"] * GIB, f"hardware={hardware['name']}"))
+    if conf["optimise"] not in OPTIMISABLE:
+        raise UserError(f"goal.optimise={conf['optimise']} isn't a metric: {nearest(conf['optimise'], OPTIMISABLE)}")
+    return Goal(conf["name"], tuple(found), conf["optimise"], -1 if conf["optimise"] in LARGER_IS_BETTER else 1)

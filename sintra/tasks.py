@@ -1,0 +1,153 @@
+"""The doit tasks. dodo.py imports this and nothing else.
+
+A study's rounds are native delayed tasks: recorded rounds are ordinary tasks; the frontier `round:NN` is created after
+`propose:NN` has written its file; each round waits for the next one, so that `optimize` waits for all.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from doit.task import DelayedLoader, Task
+
+from sintra import commands, config, result, rounds, source
+from sintra.errors import UserError
+from sintra.reporter import Reporter
+from sintra.steps import COUNTS, Call, say, step_task
+from sintra.study import Workspace, open_workspace
+
+START = time.monotonic()
+FREE = frozenset("next history verify gc rollback export_ollama help check".split())
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
+
+DOIT_CONFIG = {
+    "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
+    "par_type": "thread", "verbosity": 2, "check_file_uptodate": "timestamp",
+}  # fmt: skip
+
+
+def words(argv: list[str]) -> list[str]:
+    """The command line's task and command names."""
+    return [a for i, a in enumerate(argv) if not a.startswith("-") and "=" not in a and not (i and argv[i - 1] in VALUED)]
+
+
+def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
+    """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
+    (root / "cache").mkdir(exist_ok=True, mode=0o700)
+    raw, named = config.overrides_of(argv), words(argv)
+    try:
+        place = None if named and set(named) <= FREE or not named else open_workspace(root, raw)
+    except UserError as error:
+        print(f"sintra: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    yield from commands.tasks(root, raw, place)
+    if place:
+        yield from Chain(place).tasks()
+
+
+class Chain:
+    """The rounds of one study as tasks."""
+
+    def __init__(self, place: Workspace) -> None:
+        self.place = place
+        self.seen: set[str] = set()
+
+    def tasks(self) -> Iterator[Task]:
+        """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
+        yield _task("resolve", self.resolve, [self._resolved], "Pin a hub model to its commit")
+        known = rounds.recorded(self.place) if self.place.pinned() else []
+        if self.place.conf["refresh"]:
+            known = []
+        for given in known:
+            yield from self.round(given)
+        if not known:
+            yield from self.frontier(1, ["resolve"])
+        yield _task("optimize", self.conclude, [False], commands.DOCS["optimize"], ["round:01"])
+
+    def round(self, given: rounds.Round) -> Iterator[Task]:
+        """A recorded round: its steps, its group, and, unless it was the last, what comes after it."""
+        number, store = given["round"], self.place.store
+        graph = self.place.graph()
+        names = []
+        for step in rounds.steps_of(graph, given):
+            names.append(step.name)
+            if step.name not in self.seen:
+                self.seen.add(step.name)
+                yield step_task(step, store, self.place.conf["timeout_s"])
+        last = given["stop"] is not None
+        group = names if last else [*names, f"round:{number + 1:02}"]
+        yield Task(f"round:{number:02}", None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round")
+        if not last and not rounds.path_of(self.place, number + 1).exists():
+            yield from self.frontier(number + 1, names)
+
+    def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
+        """The planner's next word, and the round that is made of it."""
+        name = f"propose:{number:02}"
+        path = rounds.path_of(self.place, number)
+        yield _task(name, lambda: self.propose(number), [path.exists], f"Plan round {number}", after)
+        yield Task(f"round:{number:02}", None, loader=DelayedLoader(lambda: self.created(number), executed=name),
+                   task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
+
+    def created(self, number: int) -> Iterator[Task]:
+        """Called by doit after the planner; guarded, since with --continue it is called even when that failed."""
+        known = rounds.recorded(self.place)
+        if len(known) >= number:
+            yield from self.round(known[number - 1])
+        else:
+            yield Task(f"round:{number:02}", None, has_subtask=True)
+
+    def _resolved(self) -> bool:
+        return not self.place.conf["refresh"] and self.place.pinned() is not None
+
+    def resolve(self) -> None:
+        """Pin the model."""
+        model = self.place.conf["model"]
+        if self.place.pinned() is None or source.pinned_hub(self.place.store, model["source"], model["revision"]):
+            found = source.resolve_hub(self.place.store, model["source"], model["revision"])
+            say(f"pinned  {found.locator} at {found.digest}")
+
+    def propose(self, number: int) -> None:
+        """Write the round's file."""
+        if number == 1:
+            self.place.store.sweep_tmp()
+            for path in self.place.folder.glob("round-*.json"):
+                path.unlink()
+            say(intro(self.place))
+        known = rounds.recorded(self.place)[: number - 1]
+        given = rounds.next_round(self.place.graph(), self.place.store, known)
+        rounds.write_round(self.place, given)
+        named = ", ".join(f"{p.recipe.name} ({p.level})" for p in rounds.proposals(given))
+        say(f"round {number}: {named or given['stop']}")
+
+    def conclude(self) -> bool:
+        """Judge, deliver, tell."""
+        known = rounds.recorded(self.place)
+        graph = self.place.graph()
+        found = rounds.candidates(graph, self.place.store, known)
+        made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
+        result.deliver(self.place, made, found, graph)
+        print(result.table(made, found, self.place.study.goal))
+        print(result.advice(made))
+        steps = made["steps"]
+        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {steps['failed']} failed; {made['wall_s']} s")
+        return bool(made["status"] == "met")
+
+
+def intro(place: Workspace) -> str:
+    """What is about to happen, and how to stop it."""
+    study = place.study
+    limits = ", ".join(f"{c.metric} {c.op} {c.limit:g}" for c in study.goal.constraints)
+    return (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
+            f"with {limits}\nstop with Ctrl-C; the same command goes on where it stopped")  # fmt: skip
+
+
+def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:
+    call = Call(function)
+    task = Task(name, [call], uptodate=uptodate, task_dep=after or [], doc=doc, verbosity=2,
+                subtask_of=name.split(":")[0] if ":" in name else None)  # fmt: skip
+    call.task = task
+    return task

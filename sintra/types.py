@@ -1,0 +1,221 @@
+"""The nouns: frozen values, compared by what they hold. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+How = Literal["measured", "estimated", "simulated", "exact"]
+Status = Literal["met", "unmet", "infeasible", "undecided"]
+
+
+def canonical(value: Any) -> str:
+    """JSON in one way only: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def sha256(text: str) -> str:
+    """Hex SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows."""
+
+    name: str
+    title: str
+    backend: str
+    cores: int
+    isa: str
+    ram_bytes: int
+    usable_bytes: int
+    bandwidth: float
+    efficiency: float
+    efficiency_spread: float
+    overhead_s_per_layer: float
+    flops: float | None
+    thermal: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A limit on a metric: value `op` limit. `option` is what the user wrote to set it."""
+
+    metric: str
+    op: Literal["<=", ">="]
+    limit: float
+    option: str
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the limit, in the metric's unit; at most 0 where it holds."""
+        return value - self.limit if self.op == "<=" else self.limit - value
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The limits, and what to make small (sense 1) or large (sense -1) under them."""
+
+    name: str
+    constraints: tuple[Constraint, ...]
+    optimise: str
+    sense: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pinned model or text: what it is by content, and (outside every key) where to get it.
+
+    kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub": `digest` is the 40-hex
+    commit and `locator` the repository id.
+    """
+
+    kind: Literal["folder", "file", "hub"]
+    digest: str
+    locator: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one `optimize` needs."""
+
+    id: str
+    model: str
+    hardware: Hardware
+    goal: Goal
+    planner: str
+    planner_options: dict[str, Any]
+    probe: dict[str, Any]
+    model_options: dict[str, Any]
+    texts: dict[str, str]
+    seed: int
+    max_rounds: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a variant is made from a converted model. Equal recipes are equal values.
+
+    type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins; importance:
+    whether the importance matrix is used; drop: blocks left out, ascending.
+    """
+
+    type: str
+    importance: bool = False
+    drop: tuple[int, ...] = ()
+    tensors: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A short, readable, unique name, fit for a task name and a file name."""
+        parts = [self.type]
+        if self.importance:
+            parts.append("imatrix")
+        if self.drop:
+            parts.append("drop" + "_".join(map(str, self.drop)))
+        if self.tensors:
+            parts.append(sha256(canonical(self.tensors))[:8])
+        return "-".join(parts)
+
+    @staticmethod
+    def of(data: dict[str, Any]) -> Recipe:
+        """From its JSON form."""
+        tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
+        return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors)
+
+    def as_json(self) -> dict[str, Any]:
+        """For round files and results."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact: its path in the tree (posix), size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A tree of files; its digest is over the sorted (path, size, SHA-256) triples."""
+
+    files: tuple[File, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the tree."""
+        return sha256(canonical([[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that can't work: a result too. `log` is the tail of what the worker wrote."""
+
+    kind: str
+    message: str
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with its error and its provenance. Units: bytes, nats, tokens/s, 1 (a ratio or share)."""
+
+    metric: str
+    value: float
+    unit: str
+    how: How
+    stderr: float | None = None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    where: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe that a planner wants built. Nothing here is ever part of a key."""
+
+    recipe: Recipe
+    why: str
+    author: str
+    level: Literal["search", "report"] = "search"
+    predicted: dict[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe and all that is known of it so far. `artifact` is its GGUF when it was built."""
+
+    recipe: Recipe
+    why: str
+    author: str
+    measurements: tuple[Measurement, ...] = ()
+    artifact: File | None = None
+    failure: Failure | None = None
+    decided: bool = False
+
+    def value(self, metric: str) -> float | None:
+        """The metric's value, or None where it is unknown."""
+        found = self.find(metric)
+        return found.value if found else None
+
+    def find(self, metric: str) -> Measurement | None:
+        """The measurement itself."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's word. `violated`: (metric, value, limit, by how much), the worst first."""
+
+    status: Status
+    violated: tuple[tuple[str, float, float, float], ...] = ()
+    unknown: tuple[str, ...] = ()
+    reason: str = ""

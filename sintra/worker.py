@@ -1,0 +1,126 @@
+"""One step in a process of its own: `python -m sintra.worker action.json`.
+
+The worker takes the key's lock, looks once more whether somebody else was faster, runs the stage in a folder under
+cache/tmp, and publishes. It dies with its parent. Exit codes: 0 published (an artifact or a Failure), 2 a mistake of the
+user's, 75 a fault that may pass, anything else a crash; the last line on stderr says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sintra import plugins
+from sintra.errors import Infeasible, Transient, UserError
+from sintra.stage import Context, Stage
+from sintra.store import Store, disk_trouble
+from sintra.types import Artifact, Failure, File
+
+TRANSIENT = 75
+LOG_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the parent asks for, as it stands in action.json."""
+
+    key: str
+    stage: str
+    step: str
+    store: str
+    action: dict[str, Any]
+    inputs: dict[str, list[dict[str, Any]]]
+    hints: dict[str, Any]
+    threads: int
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed when the parent dies, so that `kill -9` of doit leaves nothing running."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.environ.get("SINTRA_PARENT") not in (None, str(os.getppid())):
+        os._exit(TRANSIENT)
+
+
+@contextlib.contextmanager
+def machine(store: Store, stage: Stage) -> Iterator[None]:
+    """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s included."""
+    with (store.folder("lock") / "machine").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
+        yield
+
+
+def perform(order: Order) -> None:
+    """Run the step unless the store has it, and publish what comes of it."""
+    store, stage = Store(Path(order.store)), plugins.step(order.stage)
+    with store.lock(order.key), machine(store, stage):
+        if store.lookup(order.key) is not None:
+            return
+        folder = store.folder("tmp") / f"{order.key}.{uuid.uuid4().hex}"
+        start = time.monotonic()
+        try:
+            outcome = attempt(order, store, stage, folder)
+            usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": usage,
+                     "wall_s": round(time.monotonic() - start, 3), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip
+            store.publish(order.key, outcome, about)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact | Failure:
+    """The stage's artifact, or its failure where it can never work."""
+    (folder / "out").mkdir(parents=True)
+    keep = store.folder("downloads") / order.key
+    inputs = {}
+    for role, files in order.inputs.items():
+        (folder / role).mkdir()
+        inputs[role] = store.lay_out(Artifact(tuple(File(**f) for f in files)), folder / role)
+    context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads)
+    try:
+        stage.run(context)
+    except Infeasible as error:
+        return Failure(error.kind, str(error))
+    except MemoryError:
+        return Failure("out_of_memory", f"{order.step} asked for more memory than there is")
+    artifact = store.put_tree(folder / "out")
+    shutil.rmtree(keep, ignore_errors=True)
+    return artifact
+
+
+def main(argv: list[str]) -> int:
+    """The process's entry."""
+    die_with_parent()
+    order = Order(**json.loads(Path(argv[0]).read_text()))
+    try:
+        perform(order)
+    except UserError as error:
+        print(f"sintra: {error}", file=sys.stderr)
+        return 2
+    except Transient as error:
+        print(f"sintra: {error}", file=sys.stderr)
+        return TRANSIENT
+    except OSError as error:
+        trouble = disk_trouble(error, Path(order.store))
+        if not isinstance(trouble, Transient):
+            raise
+        print(f"sintra: {trouble}", file=sys.stderr)
+        return TRANSIENT
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
