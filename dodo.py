@@ -7,6 +7,8 @@ from sintra.tasks import DOIT_CONFIG, tasks
 
 __all__ = ["DOIT_CONFIG", "task_sintra"]
 
+Path("cache").mkdir(exist_ok=True, mode=0o700)  # doit opens its database in it before any task is made
+
 
 def task_sintra():
     """Every command and every step of the study that the command line names."""

@@ -40,8 +40,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     store = place.store if place else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
         "history": (lambda format: show_history(store, format), [FORMAT], None),
-        "verify": (lambda full: verify(store), [{"name": "full", "long": "full", "type": bool, "default": False,
-                                                 "help": "rehash everything (always done)"}], None),
+        "verify": (lambda: verify(store), [], None),
         "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
                                                           "help": "only say what would go"}], None),
         "rollback": (lambda: rollback(root, store), [], None),

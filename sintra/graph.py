@@ -15,7 +15,7 @@ from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sh
 SCHEMA = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One node of the graph. `hints` say where things are and are never part of a key."""
 
@@ -24,6 +24,9 @@ class Step:
     params: dict[str, Any]
     inputs: dict[str, Step] = field(default_factory=dict)
     hints: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"{self.name} {self.params}"
 
     @property
     def name(self) -> str:

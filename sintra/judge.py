@@ -41,17 +41,20 @@ def relative(violation: tuple[str, float, float, float]) -> float:
 
 
 def ranked(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
-    """The best first: what holds every limit by the goal's metric, then the rest by how far the worst limit is missed.
+    """The best first: what holds every limit by the goal's metric (equal ones by the least damage), then the rest by how
+    far the worst limit is missed.
 
     Candidates that could not be built are left out.
     """
 
-    def place(candidate: Candidate) -> tuple[int, float, float, str]:
+    def place(candidate: Candidate) -> tuple[int, float, float, float, str]:
         verdict = judge(candidate, goal)
         value = candidate.value(goal.optimise)
         score = float("inf") if value is None else goal.sense * value
         worst = max((relative(v) for v in verdict.violated), default=0.0)
-        return (1 if verdict.violated else 0, worst if verdict.violated else 0.0, score, candidate.recipe.name)
+        damage = candidate.value("kld_mean")
+        damage = float("inf") if damage is None else damage
+        return (1 if verdict.violated else 0, worst, score, damage, candidate.recipe.name)
 
     return sorted((c for c in candidates if not c.failure and c.measurements), key=place)
 

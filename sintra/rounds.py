@@ -50,6 +50,16 @@ def steps_of(graph: Graph, given: Round) -> list[Step]:
     return list(found.values())
 
 
+def reasons(graph: Graph, given: Round) -> dict[str, str]:
+    """Step name -> who proposed it and why, for the steps that a recipe has to itself."""
+    found = {}
+    for proposal in proposals(given):
+        variant = graph.variant(proposal.recipe, proposal.level)
+        for step in (variant.quantize, *variant.ends()):
+            found[step.name] = f"{proposal.author}: {proposal.why}"
+    return found
+
+
 def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidate]:
     """Every recipe proposed so far with all that the store knows of it."""
     levels: dict[Recipe, list[Proposal]] = {}
@@ -133,6 +143,15 @@ def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
 def write_round(place: Workspace, given: Round) -> None:
     """Record a round, whole or not at all."""
     write_atomic(path_of(place, given["round"]), json.dumps(given, indent=1, sort_keys=True) + "\n")
+
+
+def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
+    """Record which keys this study stands on: the roots of `doit gc`."""
+    keys = {s.key(place.store) for r in known for s in steps_of(graph, r)} - {None}
+    text = json.dumps(sorted(str(k) for k in keys))
+    path = place.folder / "keys.json"
+    if not path.exists() or path.read_text() != text:
+        write_atomic(path, text)
 
 
 BITS = {"Q2_K": 2.625, "Q3_K_S": 3.4375, "Q4_0": 4.5, "Q8_0": 8.5, "IQ2_XXS": 2.0625, "IQ4_XS": 4.25}

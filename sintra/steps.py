@@ -112,7 +112,7 @@ def changes(old: Any, new: Any, at: str = "") -> list[str]:
     return [f"{at}: {short(old)} -> {short(new)}"]
 
 
-def step_task(step: Step, store: Store, timeout_s: float | None) -> Task:
+def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None = None) -> Task:
     """The doit task of a step."""
 
     def work() -> None:
@@ -136,6 +136,6 @@ def step_task(step: Step, store: Store, timeout_s: float | None) -> Task:
     call = Call(work)
     task = Task(step.name, [call], task_dep=[s.name for s in step.inputs.values()], uptodate=[Fresh(step, store)],
                 clean=[clean], doc=f"{step.stage} {step.label}", verbosity=2, subtask_of=step.stage,
-                meta={"step": step})  # fmt: skip
+                meta={"step": step, "proposed": why, "params": step.params, "store": store})  # fmt: skip
     call.task = task
     return task

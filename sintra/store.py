@@ -61,6 +61,9 @@ class Store:
         self.root = root
         self._memo: dict[str, Outcome] = {}
 
+    def __repr__(self) -> str:
+        return f"Store({self.root})"
+
     def folder(self, name: str) -> Path:
         """A subfolder, made when it is missing."""
         path = self.root / name
@@ -229,12 +232,13 @@ class Store:
     def gc(self, keep: set[str], dry_run: bool = False) -> tuple[int, int, int]:
         """Delete AC entries whose key is not in `keep`, then blobs that no entry names.
 
-        Returns entries deleted, blobs deleted and bytes freed. Blobs younger than an hour stay: a worker may be about
-        to publish them.
+        Returns entries deleted, blobs deleted and bytes freed. What is younger than an hour stays: a study may be at
+        work on it.
         """
         entries, live = 0, set()
+        young = time.time() - float(os.environ.get("SINTRA_GC_GRACE_S", "3600"))
         for data in list(self.records()):
-            if data["key"] in keep:
+            if data["key"] in keep or self.entry(data["key"]).stat().st_mtime > young:
                 live |= {f["sha256"] for f in data.get("files", ())}
             else:
                 entries += 1
@@ -243,7 +247,7 @@ class Store:
         blobs = freed = 0
         for path in (self.root / "cas").glob("??/*"):
             stat = path.stat()
-            if path.name not in live and (stat.st_mtime < time.time() - 3600 or os.environ.get("SINTRA_GC_NOW")):
+            if path.name not in live and stat.st_mtime <= young:
                 blobs, freed = blobs + 1, freed + stat.st_size
                 if not dry_run:
                     path.unlink()

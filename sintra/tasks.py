@@ -37,7 +37,6 @@ def words(argv: list[str]) -> list[str]:
 
 def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
-    (root / "cache").mkdir(exist_ok=True, mode=0o700)
     raw, named = config.overrides_of(argv), words(argv)
     try:
         place = None if named and set(named) <= FREE or not named else open_workspace(root, raw)
@@ -73,11 +72,12 @@ class Chain:
         number, store = given["round"], self.place.store
         graph = self.place.graph()
         names = []
+        reasons = rounds.reasons(graph, given)
         for step in rounds.steps_of(graph, given):
             names.append(step.name)
             if step.name not in self.seen:
                 self.seen.add(step.name)
-                yield step_task(step, store, self.place.conf["timeout_s"])
+                yield step_task(step, store, self.place.conf["timeout_s"], reasons.get(step.name))
         last = given["stop"] is not None
         group = names if last else [*names, f"round:{number + 1:02}"]
         yield Task(f"round:{number:02}", None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round")
@@ -117,8 +117,9 @@ class Chain:
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
             say(intro(self.place))
-        known = rounds.recorded(self.place)[: number - 1]
-        given = rounds.next_round(self.place.graph(), self.place.store, known)
+        known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
+        rounds.write_keys(self.place, graph, known)
+        given = rounds.next_round(graph, self.place.store, known)
         rounds.write_round(self.place, given)
         named = ", ".join(f"{p.recipe.name} ({p.level})" for p in rounds.proposals(given))
         say(f"round {number}: {named or given['stop']}")
@@ -128,6 +129,7 @@ class Chain:
         known = rounds.recorded(self.place)
         graph = self.place.graph()
         found = rounds.candidates(graph, self.place.store, known)
+        rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         result.deliver(self.place, made, found, graph)
         print(result.table(made, found, self.place.study.goal))

@@ -20,7 +20,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     left = [t for t in types if Recipe(t) not in known]
     if left and not exhausted(study, plain):
         return [Proposal(Recipe(t), "stock preset, from large to small", "ladder") for t in left[:batch]]
-    if not any(c.recipe.importance for c in known):
+    if not any(c.recipe.importance for c in history.candidates):
         near = boundary(study, plain, batch)
         if near:
             why = "a preset near the limit, quantized with the importance matrix"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,9 +20,11 @@ def run(context: Context) -> None:
     if kind not in TYPES:
         raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
     out = context.out / "model.gguf"
-    script = context.inputs["toolchain"] / "convert_hf_to_gguf.py"
-    command = [sys.executable, str(script), str(model), "--outfile", str(out), "--outtype", kind]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    tools = context.inputs["toolchain"]
+    command = [sys.executable, str(tools / "convert_hf_to_gguf.py"), str(model), "--outfile", str(out), "--outtype", kind]
+    # Python looks for modules beside the blob that the script's link leads to, so the folder is named here.
+    env = {**os.environ, "PYTHONPATH": str(tools), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
     context.say(done.stdout)
     if done.returncode or not out.exists():
         explain(done.stdout, json.loads((model / "config.json").read_text()))

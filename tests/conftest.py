@@ -1,0 +1,96 @@
+"""Tiny real models and a project folder of its own for each test; nothing of ours is mocked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "models"))
+os.environ["OMP_NUM_THREADS"] = "1"
+QUICK = ("probe=quick", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
+
+
+def make_llama(folder: Path, hidden: int = 256, layers: int = 2, seed: int = 0) -> Path:
+    """A Llama with random weights and fable's tokenizer."""
+    import make
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=2048, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512, bos_token_id=1, eos_token_id=2)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 3  # so that quantization does visible damage
+    shutil.copy(ROOT / "models" / "fable" / "tokenizer.model", folder)
+    make.save(model, folder, [])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A two-block Llama of width 256."""
+    return make_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def toolchain(tmp_path_factory) -> Path:
+    """A cache that holds the converter and nothing else: pip downloads it once for all tests."""
+    from sintra.graph import Step
+    from sintra.run import run_step
+    from sintra.stages.toolchain import pinned
+    from sintra.store import Store
+
+    cache = tmp_path_factory.mktemp("toolchain") / "cache"
+    run_step(Step("toolchain", "llama.cpp", pinned()), Store(cache))
+    return cache
+
+
+class Project:
+    """A folder like a clone of this repository, with a cache of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def env(self, **more: str) -> dict[str, str]:
+        quiet = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "", "SINTRA_GC_GRACE_S": "0"}
+        return {**os.environ, **quiet, **more}
+
+    def doit(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run doit to its end."""
+        command = [sys.executable, "-m", "doit", *args]
+        return subprocess.run(command, cwd=self.root, env=self.env(**env), capture_output=True, text=True, timeout=600)
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start doit in a process group of its own."""
+        return subprocess.Popen([sys.executable, "-m", "doit", *args], cwd=self.root, env=self.env(), start_new_session=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    def result(self) -> dict:
+        """The latest result.json."""
+        import json
+
+        return json.loads((self.root / "outputs" / "latest" / "result.json").read_text())
+
+    def built(self, done: subprocess.CompletedProcess[str]) -> list[str]:
+        """Names of the steps that a run built."""
+        return [line.split()[1] for line in done.stderr.splitlines() if line.startswith("built ")]
+
+
+@pytest.fixture
+def project(tmp_path, toolchain) -> Project:
+    """A fresh project; its cache has only the converter."""
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in ("dodo.py", "conf", "models"):
+        (root / name).symlink_to(ROOT / name)
+    shutil.copytree(toolchain, root / "cache")
+    return Project(root)
