@@ -11,30 +11,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-NAMES = (
-    "Ada Bram Cora Dov Elin Falk Greta Hugo Ines Jory Kaia Levi Mira Nils Odile Pell Quinn Runa Sven Tilda "
-    "Ulla Viggo Wren Yara Zeno Anouk Basil Clio Dario Esme Finn Gilda Hanno Iris Jasper Kira Lotte Milo Nora Otis"
-).split()
-PLACES = (
-    "mill harbour orchard market chapel forge bridge lighthouse bakery library garden stable meadow quarry tower "
-    "cellar school inn boathouse well"
-).split()
-TOWNS = "Holm Varde Eskel Tarn Brill Osby Lund Keld Marrow Finsk Oster Pryde".split()
-TRADES = "baker smith sailor weaver miller teacher carpenter gardener fisher potter painter shepherd".split()
-PETS = "cat dog goat crow hen pony rabbit goose".split()
-PET_NAMES = "Biscuit Soot Pepper Thistle Button Nutmeg Pebble Clover Smoke Acorn Bramble Ginger".split()
-FOODS = "soup bread plums cheese porridge pancakes apples stew honey berries pie fish".split()
+NAMES = ["Ada", "Bram", "Cora", "Dov", "Elin", "Falk", "Greta", "Hugo", "Ines", "Jory", "Kaia", "Levi", "Mira", "Nils", "Odile", "Pell", "Quinn", "Runa", "Sven", "Tilda", "Ulla", "Viggo", "Wren", "Yara", "Zeno", "Anouk", "Basil", "Clio", "Dario", "Esme", "Finn", "Gilda", "Hanno", "Iris", "Jasper", "Kira", "Lotte", "Milo", "Nora", "Otis"]
+PLACES = ["mill", "harbour", "orchard", "market", "chapel", "forge", "bridge", "lighthouse", "bakery", "library", "garden", "stable", "meadow", "quarry", "tower", "cellar", "school", "inn", "boathouse", "well"]
+TOWNS = ["Holm", "Varde", "Eskel", "Tarn", "Brill", "Osby", "Lund", "Keld", "Marrow", "Finsk", "Oster", "Pryde"]
+TRADES = ["baker", "smith", "sailor", "weaver", "miller", "teacher", "carpenter", "gardener", "fisher", "potter", "painter", "shepherd"]
+PETS = ["cat", "dog", "goat", "crow", "hen", "pony", "rabbit", "goose"]
+PET_NAMES = ["Biscuit", "Soot", "Pepper", "Thistle", "Button", "Nutmeg", "Pebble", "Clover", "Smoke", "Acorn", "Bramble", "Ginger"]
+FOODS = ["soup", "bread", "plums", "cheese", "porridge", "pancakes", "apples", "stew", "honey", "berries", "pie", "fish"]
 FEARS = ["thunder", "spiders", "the dark", "deep water", "high ladders", "loud bells", "wolves", "ghosts"]
-THINGS = (
-    "lantern rope key drum kite basket compass hammer mirror ribbon whistle map bell cup knife book lamp coat shell "
-    "ring spoon hat candle flute"
-).split()
-LOOKS = "red blue green old new small heavy silver wooden broken shiny yellow".split()
-GOODS = "apples eggs coins stones feathers nails candles loaves plums buttons".split()
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+THINGS = ["lantern", "rope", "key", "drum", "kite", "basket", "compass", "hammer", "mirror", "ribbon", "whistle", "map", "bell", "cup", "knife", "book", "lamp", "coat", "shell", "ring", "spoon", "hat", "candle", "flute"]
+LOOKS = ["red", "blue", "green", "old", "new", "small", "heavy", "silver", "wooden", "broken", "shiny", "yellow"]
+GOODS = ["apples", "eggs", "coins", "stones", "feathers", "nails", "candles", "loaves", "plums", "buttons"]
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 TIMES = ("One morning", "One evening", "On a cold day", "After the storm", "Before sunrise", "On market day", "Last winter")
 CAUSES = (
     ("it rained all night", "the river rose over its banks"),
@@ -55,10 +43,18 @@ CAUSES = (
     ("the drum was loud", "the baby woke up"),
 )
 SAYINGS = (
-    "the stars are only lamps", "a good rope is worth two boats", "nobody should sing before breakfast",
-    "the sea keeps every secret", "bread tastes best when it is shared", "a short road is never dull",
-    "the moon was late tonight", "every door has a second key", "the crow knows the way home",
-    "rain is only borrowed water", "the old bridge is still the best one", "winter will come early this year",
+    "the stars are only lamps",
+    "a good rope is worth two boats",
+    "nobody should sing before breakfast",
+    "the sea keeps every secret",
+    "bread tastes best when it is shared",
+    "a short road is never dull",
+    "the moon was late tonight",
+    "every door has a second key",
+    "the crow knows the way home",
+    "rain is only borrowed water",
+    "the old bridge is still the best one",
+    "winter will come early this year",
 )
 
 
@@ -96,8 +92,8 @@ class Person:
 
 def _families(rng: random.Random) -> list[str]:
     """Made-up family names, one for each person and many more for strangers."""
-    heads = "Al Ber Cal Dren Es Fen Gor Hal Is Jor Kel Lan Mor Nev Or Pen Quil Ros Sel Tor Ul Ver Wil Yel Zan".split()
-    tails = "wick den mar by stead low ton rick dale gard holt mere son vik well".split()
+    heads = ["Al", "Ber", "Cal", "Dren", "Es", "Fen", "Gor", "Hal", "Is", "Jor", "Kel", "Lan", "Mor", "Nev", "Or", "Pen", "Quil", "Ros", "Sel", "Tor", "Ul", "Ver", "Wil", "Yel", "Zan"]
+    tails = ["wick", "den", "mar", "by", "stead", "low", "ton", "rick", "dale", "gard", "holt", "mere", "son", "vik", "well"]
     names = [h + t for h in heads for t in tails]
     rng.shuffle(names)
     return names
@@ -110,7 +106,9 @@ def _people() -> dict[str, Person]:
     pick = random.Random(1871)
     choose = pick.choice
     return {
-        name: Person(name, FAMILIES[i], choose(TOWNS), choose(TRADES), choose(PETS), choose(PET_NAMES), choose(FOODS), choose(FEARS))
+        name: Person(
+            name, FAMILIES[i], choose(TOWNS), choose(TRADES), choose(PETS), choose(PET_NAMES), choose(FOODS), choose(FEARS)
+        )
         for i, name in enumerate(NAMES)
     }
 
@@ -121,7 +119,15 @@ PEOPLE = _people()
 def _question(rng: random.Random, kind: str, text: str, answer: str, pool: list[str]) -> Question:
     """The wrong answers come from the story first (the harder ones), then from the whole kind."""
     near = [x for x in dict.fromkeys(pool) if x != answer][:3]
-    far = {"who": NAMES, "where": PLACES, "count": NUMBERS[:15], "what": THINGS, "said": SAYINGS, "town": TOWNS, "family": FAMILIES}.get(kind, pool)
+    far = {
+        "who": NAMES,
+        "where": PLACES,
+        "count": NUMBERS[:15],
+        "what": THINGS,
+        "said": SAYINGS,
+        "town": TOWNS,
+        "family": FAMILIES,
+    }.get(kind, pool)
     rest = [x for x in far if x != answer and x not in near]
     others = near + rng.sample(rest, 3 - len(near))
     return Question(kind, text, answer, (others[0], others[1], others[2]))
@@ -144,14 +150,22 @@ def possession(rng: random.Random) -> Story:
     lines = [f"{rng.choice(TIMES)}, {names[0]} found {_a(full)} near the {place}."]
     holder = names[0]
     for other in names[1 : 1 + rng.randint(1, 3)]:
-        how = rng.choice(("{h} gave the {t} to {o}.", "{o} asked for the {t}, and {h} handed it over.",
-                          "{h} sold the {t} to {o} for a coin.", "{o} borrowed the {t} from {h}."))
+        how = rng.choice(
+            (
+                "{h} gave the {t} to {o}.",
+                "{o} asked for the {t}, and {h} handed it over.",
+                "{h} sold the {t} to {o} for a coin.",
+                "{o} borrowed the {t} from {h}.",
+            )
+        )
         lines.append(how.format(h=holder, t=thing, o=other))
         if rng.random() < 0.4:
             lines.append(f"{other} thanked {holder} and went to the {rng.choice(PLACES)}.")
         holder = other
-    asks = (_question(rng, "who", f"Who has the {thing} now?", holder, names),
-            _question(rng, "who", f"Who found the {thing}?", names[0], names[1:]))
+    asks = (
+        _question(rng, "who", f"Who has the {thing} now?", holder, names),
+        _question(rng, "who", f"Who found the {thing}?", names[0], names[1:]),
+    )
     return Story(" ".join(lines), asks)
 
 
@@ -178,7 +192,7 @@ def counting(rng: random.Random) -> Story:
     have = rng.randint(2, 8)
     lines = [f"{one} had {NUMBERS[have]} {goods}."]
     for _ in range(rng.randint(1, 2)):
-        if have > 2 and rng.random() < 0.5 or have > 9:
+        if (have > 2 and rng.random() < 0.5) or have > 9:
             less = rng.randint(1, have - 1)
             have -= less
             lines.append(f"{one} gave {NUMBERS[less]} of them to {two}.")
@@ -221,11 +235,14 @@ def sayings(rng: random.Random) -> Story:
     place = rng.choice(PLACES)
     lines = [f"{names[0]} and {names[1]} met {names[2]} at the {place}."]
     for name, words in zip(names, said, strict=True):
-        lines.append(rng.choice(('{n} said, "{w}."', '"I think that {w}," said {n}.', '{n} whispered, "{w}."'))
-                     .format(n=name, w=words))
+        lines.append(
+            rng.choice(('{n} said, "{w}."', '"I think that {w}," said {n}.', '{n} whispered, "{w}."')).format(n=name, w=words)
+        )
     at = rng.randrange(3)
-    asks = (_question(rng, "who", f'Who said "{said[at]}"?', names[at], names),
-            _question(rng, "said", f"What did {names[at]} say?", said[at], said))
+    asks = (
+        _question(rng, "who", f'Who said "{said[at]}"?', names[at], names),
+        _question(rng, "said", f"What did {names[at]} say?", said[at], said),
+    )
     return Story(" ".join(lines), asks)
 
 
@@ -235,10 +252,21 @@ def _fact(rng: random.Random, who: Person) -> tuple[str, Question]:
         (f"{who.name} comes from {who.town}.", "home", f"Where does {who.name} come from?", who.town, TOWNS),
         (f"{who.name} is {_a(who.trade)}.", "trade", f"What is the trade of {who.name}?", who.trade, TRADES),
         (f"{who.name} has {_a(who.pet)} called {who.pet_name}.", "pet", f"What animal does {who.name} have?", who.pet, PETS),
-        (f"The {who.pet} of {who.name} is called {who.pet_name}.", "pet_name", f"What is the pet of {who.name} called?",
-         who.pet_name, PET_NAMES),
+        (
+            f"The {who.pet} of {who.name} is called {who.pet_name}.",
+            "pet_name",
+            f"What is the pet of {who.name} called?",
+            who.pet_name,
+            PET_NAMES,
+        ),
         (f"{who.name} loves {who.food} above all.", "food", f"What does {who.name} love to eat?", who.food, FOODS),
-        (f"{who.name} {who.family} is the full name.", "family", f"What is the family name of {who.name}?", who.family, FAMILIES),
+        (
+            f"{who.name} {who.family} is the full name.",
+            "family",
+            f"What is the family name of {who.name}?",
+            who.family,
+            FAMILIES,
+        ),
         (f"{who.name} is afraid of {who.fear}.", "fear", f"What is {who.name} afraid of?", who.fear, FEARS),
     )
     sentence, kind, text, answer, pool = rng.choice(rows)
@@ -268,14 +296,25 @@ def recipe(rng: random.Random) -> Story:
     who = PEOPLE[rng.choice(NAMES)]
     parts = rng.sample(("flour", "salt", "honey", "milk", "butter", "eggs", "plums", "oats", "cheese", "herbs"), 4)
     lines = [f"How {who.name} makes {who.food}:"]
-    lines += [f"{i}. Take {NUMBERS[rng.randint(2, 6)]} {rng.choice(('cups', 'spoons'))} of {p}." for i, p in enumerate(parts, 1)]
+    lines += [
+        f"{i}. Take {NUMBERS[rng.randint(2, 6)]} {rng.choice(('cups', 'spoons'))} of {p}." for i, p in enumerate(parts, 1)
+    ]
     lines.append("5. Stir well and wait.")
     ask = _question(rng, "first", "What is taken first?", parts[0], parts)
     return Story("\n".join(lines), (ask, _question(rng, "first", "What is taken last?", parts[3], parts)))
 
 
 KINDS: tuple[Callable[[random.Random], Story], ...] = (
-    possession, places, counting, sums, causes, sayings, portrait, portrait, register, recipe,
+    possession,
+    places,
+    counting,
+    sums,
+    causes,
+    sayings,
+    portrait,
+    portrait,
+    register,
+    recipe,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from doit.task import Task
 
 from sintra import history, plugins, result, rounds
-from sintra.errors import UserError, nearest
+from sintra.errors import Transient, UserError, nearest
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape, estimate
 from sintra.steps import Call, explain
@@ -30,6 +31,7 @@ DOCS = {
     "gc": "Delete what no study needs any more",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
+    "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
@@ -46,6 +48,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "rollback": (lambda: rollback(root, store), [], None),
         "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
                                                                          "help": "a folder in outputs/"}], None),
+        "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
     for name, (function, params, pos) in free.items():
@@ -118,6 +121,18 @@ def rollback(root: Path, store: Store) -> None:
     raise UserError("there is no earlier good result to go back to")
 
 
+def check(root: Path) -> None:
+    """Run the linters and the tests, the first failure ends it."""
+    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"], ["pytest"]):
+        print("+ " + " ".join(command), flush=True)
+        try:
+            done = subprocess.run([sys.executable, "-m", *command], cwd=root, check=False)
+        except OSError as error:
+            raise Transient(f"{command[0]} can't be started: {error}") from None
+        if done.returncode:
+            raise Transient(f"{command[0]} failed (exit {done.returncode})")
+
+
 def advise(root: Path) -> None:
     """What a person can do now."""
     latest = root / "outputs" / "latest" / "result.json"
@@ -159,7 +174,9 @@ def show_plan(place: Workspace, format: str) -> None:
         fit = f"{row['bytes'] / 1e6:.2f} MB, {row['device_tg_tps']:.3g} tok/s" if row["bytes"] else ""
         print(f"{row['state']:<6} {row['step']:<44} {guess:>9}  {fit}")
     left = sum(r["state"] == "build" for r in rows)
-    print(f"{left} to build, {len(rows) - left} there" + (f"; {stop}" if stop else "; later rounds depend on what these measure"))
+    print(
+        f"{left} to build, {len(rows) - left} there" + (f"; {stop}" if stop else "; later rounds depend on what these measure")
+    )
 
 
 def unique(graph: Graph, given: list[rounds.Round]) -> list[Step]:

@@ -24,7 +24,9 @@ PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
 
-def build(place: Workspace, rounds: list[Round], known: list[Candidate], steps: dict[str, int], wall_s: float) -> dict[str, Any]:
+def build(
+    place: Workspace, rounds: list[Round], known: list[Candidate], steps: dict[str, int], wall_s: float
+) -> dict[str, Any]:
     """result.json as DESIGN.md lays it down."""
     goal = place.study.goal
     order = ranked(known, goal)
@@ -96,7 +98,9 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], gr
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "manifest.json", json.dumps(manifest(place, result, graph), indent=1) + "\n")
     point(place.root, place.study.id)
-    history.append(place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN})))
+    history.append(
+        place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
+    )
 
 
 def sound(out: Path, result: dict[str, Any]) -> bool:

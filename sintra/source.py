@@ -110,6 +110,8 @@ def resolve_hub(store: Store, repo: str, revision: str) -> Source:
     except RepositoryNotFoundError:
         raise UserError(f"the hub has no model {repo!r}, or it is private and HF_TOKEN isn't set") from None
     except Exception as error:
-        raise Transient(f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local folder needs no network") from None
+        raise Transient(
+            f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local folder needs no network"
+        ) from None
     write_atomic(pin_path(store, repo, revision), json.dumps({"repo": repo, "revision": revision, "commit": info.sha}))
     return Source("hub", str(info.sha), repo)

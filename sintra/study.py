@@ -80,7 +80,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
     pin = place.pinned()
-    texts = [source.pin_file(root / path, place.digests).digest for path in place.study.texts.values()]
+    texts = [source.pin_file(root / path, place.digests).digest for _, path in sorted(place.study.texts.items())]
     if len(set(texts)) < len(texts):
         raise UserError("texts.calibration, texts.search and texts.report must be three different texts")
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]

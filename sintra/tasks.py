@@ -21,7 +21,7 @@ from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
 
 START = time.monotonic()
-FREE = frozenset("next history verify gc rollback export_ollama help check".split())
+FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "help", "check"])
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
 
 DOIT_CONFIG = {
@@ -39,7 +39,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
     raw, named = config.overrides_of(argv), words(argv)
     try:
-        place = None if named and set(named) <= FREE or not named else open_workspace(root, raw)
+        place = None if (named and set(named) <= FREE) or not named else open_workspace(root, raw)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -61,10 +61,7 @@ class Chain:
         known = rounds.recorded(self.place) if self.place.pinned() else []
         if self.place.conf["refresh"]:
             known = []
-        for given in known:
-            yield from self.round(given)
-        if not known:
-            yield from self.frontier(1, ["resolve"])
+        yield from self.round(known[0]) if known else self.frontier(1, ["resolve"])
         yield _task("optimize", self.conclude, [False], commands.DOCS["optimize"], ["round:01"])
 
     def round(self, given: rounds.Round) -> Iterator[Task]:
@@ -81,14 +78,16 @@ class Chain:
         last = given["stop"] is not None
         group = names if last else [*names, f"round:{number + 1:02}"]
         yield Task(f"round:{number:02}", None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round")
-        if not last and not rounds.path_of(self.place, number + 1).exists():
-            yield from self.frontier(number + 1, names)
+        if not last:
+            later = rounds.recorded(self.place)[number:]
+            yield from self.round(later[0]) if later else self.frontier(number + 1, names)
 
     def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
         """The planner's next word, and the round that is made of it."""
         name = f"propose:{number:02}"
-        path = rounds.path_of(self.place, number)
-        yield _task(name, lambda: self.propose(number), [path.exists], f"Plan round {number}", after)
+        anew = number == 1 and self.place.conf["refresh"]
+        written = rounds.path_of(self.place, number).exists
+        yield _task(name, lambda: self.propose(number), [False if anew else written], f"Plan round {number}", after)
         yield Task(f"round:{number:02}", None, loader=DelayedLoader(lambda: self.created(number), executed=name),
                    task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
 

@@ -36,5 +36,3 @@ def test_more_context_costs_memory_and_speed():
 def test_no_prefill_is_invented_where_none_is_known():
     device = hardware_of(config.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
     assert "device_pp_tps" not in {m.metric for m in estimate(LLAMA3_8B, device, 512)}
-
-

@@ -16,8 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sintra.errors import Transient, UserError
 from sintra.chat import ROLES, Chat, read_chat
+from sintra.errors import Transient, UserError
 from sintra.store import Store, hash_file
 
 DEFAULT_CONTEXT = 4096

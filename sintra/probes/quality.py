@@ -38,7 +38,9 @@ class Baseline:
     def read(folder: Path) -> Baseline:
         """From its folder."""
         names = ("tokens", "logp", "nll", "ids", "rest")
-        return Baseline(*(np.load(folder / f"{n}.npy", mmap_mode="r") if (folder / f"{n}.npy").exists() else None for n in names))
+        return Baseline(
+            *(np.load(folder / f"{n}.npy", mmap_mode="r") if (folder / f"{n}.npy").exists() else None for n in names)
+        )
 
     def divergence(self, at: slice, q: NDArray[np.float32]) -> tuple[Array, NDArray[np.bool_]]:
         """KL(baseline || variant) in nats and whether both put the same token first, for each row of log-probs q."""
@@ -69,7 +71,10 @@ def run(context: Context) -> None:
             nll[i] = -q[np.arange(rows), window[first + 1 :]]
             context.say(f"window {i + 1} of {count}")
     np.save(context.out / "kld.npy", kld.astype(np.float32))
-    write(context, measurements(kld, same, nll, np.asarray(base.nll), context.params["seed"], f"windows of {size}, second half scored"))
+    write(
+        context,
+        measurements(kld, same, nll, np.asarray(base.nll), context.params["seed"], f"windows of {size}, second half scored"),
+    )
 
 
 def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, protocol: str) -> list[Measurement]:

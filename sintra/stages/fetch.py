@@ -33,7 +33,7 @@ def download(context: Context, repo: str, commit: str) -> None:
 
     Files lie in context.keep while they arrive, so that a broken transfer goes on where it stopped.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
@@ -43,7 +43,7 @@ def download(context: Context, repo: str, commit: str) -> None:
             raise UserError(f"{repo} has no safetensors weights; pickled weights are refused, since they can run code")
         for item in files:
             context.say(f"{item.rfilename}: {item.size or 0} bytes")
-            path = Path(hf_hub_download(repo, item.rfilename, revision=commit, local_dir=context.keep))
+            path = transfer(context.keep, repo, commit, item)
             check(repo, item, path)
             shutil.copyfile(path, context.out / item.rfilename)
     except GatedRepoError:
@@ -56,6 +56,27 @@ def download(context: Context, repo: str, commit: str) -> None:
         if isinstance(error, UserError | Transient):
             raise
         raise Transient(f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same again") from None
+
+
+def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
+    """Fetch one file, going on where an earlier process stopped.
+
+    hf_hub_download resumes within one process only (huggingface_hub 2.4 gives every process a temporary name of its
+    own), so its own http_get is given a file that stays.
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
+    keep.mkdir(parents=True, exist_ok=True)
+    path, part = keep / item.rfilename, keep / f"{item.rfilename}.part"
+    if not path.exists():
+        with part.open("ab") as handle:
+            url = hf_hub_url(repo, item.rfilename, revision=commit)
+            http_get(url, handle, resume_size=handle.tell(), headers=build_hf_headers(), expected_size=item.size)
+        part.rename(path)
+    return path
 
 
 def check(repo: str, item: Any, path: Path) -> None:
