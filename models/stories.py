@@ -11,18 +11,153 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-NAMES = ["Ada", "Bram", "Cora", "Dov", "Elin", "Falk", "Greta", "Hugo", "Ines", "Jory", "Kaia", "Levi", "Mira", "Nils", "Odile", "Pell", "Quinn", "Runa", "Sven", "Tilda", "Ulla", "Viggo", "Wren", "Yara", "Zeno", "Anouk", "Basil", "Clio", "Dario", "Esme", "Finn", "Gilda", "Hanno", "Iris", "Jasper", "Kira", "Lotte", "Milo", "Nora", "Otis"]
-PLACES = ["mill", "harbour", "orchard", "market", "chapel", "forge", "bridge", "lighthouse", "bakery", "library", "garden", "stable", "meadow", "quarry", "tower", "cellar", "school", "inn", "boathouse", "well"]
+NAMES = [
+    "Ada",
+    "Bram",
+    "Cora",
+    "Dov",
+    "Elin",
+    "Falk",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jory",
+    "Kaia",
+    "Levi",
+    "Mira",
+    "Nils",
+    "Odile",
+    "Pell",
+    "Quinn",
+    "Runa",
+    "Sven",
+    "Tilda",
+    "Ulla",
+    "Viggo",
+    "Wren",
+    "Yara",
+    "Zeno",
+    "Anouk",
+    "Basil",
+    "Clio",
+    "Dario",
+    "Esme",
+    "Finn",
+    "Gilda",
+    "Hanno",
+    "Iris",
+    "Jasper",
+    "Kira",
+    "Lotte",
+    "Milo",
+    "Nora",
+    "Otis",
+]
+PLACES = [
+    "mill",
+    "harbour",
+    "orchard",
+    "market",
+    "chapel",
+    "forge",
+    "bridge",
+    "lighthouse",
+    "bakery",
+    "library",
+    "garden",
+    "stable",
+    "meadow",
+    "quarry",
+    "tower",
+    "cellar",
+    "school",
+    "inn",
+    "boathouse",
+    "well",
+]
 TOWNS = ["Holm", "Varde", "Eskel", "Tarn", "Brill", "Osby", "Lund", "Keld", "Marrow", "Finsk", "Oster", "Pryde"]
-TRADES = ["baker", "smith", "sailor", "weaver", "miller", "teacher", "carpenter", "gardener", "fisher", "potter", "painter", "shepherd"]
+TRADES = [
+    "baker",
+    "smith",
+    "sailor",
+    "weaver",
+    "miller",
+    "teacher",
+    "carpenter",
+    "gardener",
+    "fisher",
+    "potter",
+    "painter",
+    "shepherd",
+]
 PETS = ["cat", "dog", "goat", "crow", "hen", "pony", "rabbit", "goose"]
-PET_NAMES = ["Biscuit", "Soot", "Pepper", "Thistle", "Button", "Nutmeg", "Pebble", "Clover", "Smoke", "Acorn", "Bramble", "Ginger"]
+PET_NAMES = [
+    "Biscuit",
+    "Soot",
+    "Pepper",
+    "Thistle",
+    "Button",
+    "Nutmeg",
+    "Pebble",
+    "Clover",
+    "Smoke",
+    "Acorn",
+    "Bramble",
+    "Ginger",
+]
 FOODS = ["soup", "bread", "plums", "cheese", "porridge", "pancakes", "apples", "stew", "honey", "berries", "pie", "fish"]
 FEARS = ["thunder", "spiders", "the dark", "deep water", "high ladders", "loud bells", "wolves", "ghosts"]
-THINGS = ["lantern", "rope", "key", "drum", "kite", "basket", "compass", "hammer", "mirror", "ribbon", "whistle", "map", "bell", "cup", "knife", "book", "lamp", "coat", "shell", "ring", "spoon", "hat", "candle", "flute"]
+THINGS = [
+    "lantern",
+    "rope",
+    "key",
+    "drum",
+    "kite",
+    "basket",
+    "compass",
+    "hammer",
+    "mirror",
+    "ribbon",
+    "whistle",
+    "map",
+    "bell",
+    "cup",
+    "knife",
+    "book",
+    "lamp",
+    "coat",
+    "shell",
+    "ring",
+    "spoon",
+    "hat",
+    "candle",
+    "flute",
+]
 LOOKS = ["red", "blue", "green", "old", "new", "small", "heavy", "silver", "wooden", "broken", "shiny", "yellow"]
 GOODS = ["apples", "eggs", "coins", "stones", "feathers", "nails", "candles", "loaves", "plums", "buttons"]
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 TIMES = ("One morning", "One evening", "On a cold day", "After the storm", "Before sunrise", "On market day", "Last winter")
 CAUSES = (
     ("it rained all night", "the river rose over its banks"),
@@ -92,7 +227,33 @@ class Person:
 
 def _families(rng: random.Random) -> list[str]:
     """Made-up family names, one for each person and many more for strangers."""
-    heads = ["Al", "Ber", "Cal", "Dren", "Es", "Fen", "Gor", "Hal", "Is", "Jor", "Kel", "Lan", "Mor", "Nev", "Or", "Pen", "Quil", "Ros", "Sel", "Tor", "Ul", "Ver", "Wil", "Yel", "Zan"]
+    heads = [
+        "Al",
+        "Ber",
+        "Cal",
+        "Dren",
+        "Es",
+        "Fen",
+        "Gor",
+        "Hal",
+        "Is",
+        "Jor",
+        "Kel",
+        "Lan",
+        "Mor",
+        "Nev",
+        "Or",
+        "Pen",
+        "Quil",
+        "Ros",
+        "Sel",
+        "Tor",
+        "Ul",
+        "Ver",
+        "Wil",
+        "Yel",
+        "Zan",
+    ]
     tails = ["wick", "den", "mar", "by", "stead", "low", "ton", "rick", "dale", "gard", "holt", "mere", "son", "vik", "well"]
     names = [h + t for h in heads for t in tails]
     rng.shuffle(names)

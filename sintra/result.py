@@ -175,7 +175,8 @@ def _line(candidate: Candidate, verdict: Verdict) -> str:
     quality = f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"
     speed = candidate.value("device_tg_tps")
     return (f"{candidate.recipe.name:<18}{show('size_bytes', 1e6, 2):>8}{quality:>18}{show('same_top', 0.01, 1) + ' %':>10}"
-            f"{'-' if speed is None else f'{speed:.3g}':>9}{show('device_ram_bytes', 1e6, 0):>9}  {words(candidate, verdict)}")  # fmt: skip
+            f"{'-' if speed is None else f'{speed:.3g}':>9}{show('device_ram_bytes', 1e6, 0):>9}  "
+            f"{words(candidate, verdict)}")  # fmt: skip
 
 
 def words(candidate: Candidate, verdict: Verdict) -> str:

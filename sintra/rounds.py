@@ -200,4 +200,6 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
             "device_tg_tps": device.efficiency * device.bandwidth / read}  # fmt: skip
 
 
-KNOWN_LARGE = frozenset(["Q3_K_M", "Q3_K_L", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "F16", "BF16"])
+KNOWN_LARGE = frozenset(
+    ["Q3_K_M", "Q3_K_L", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "F16", "BF16"]
+)

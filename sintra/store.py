@@ -106,7 +106,7 @@ class Store:
     def sound(self, file: File) -> bool:
         """Whether a blob is there with the right size."""
         try:
-            return os.stat(self.blob(file.sha256)).st_size == file.size
+            return self.blob(file.sha256).stat().st_size == file.size
         except OSError:
             return False
 

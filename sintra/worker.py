@@ -74,8 +74,9 @@ def perform(order: Order) -> None:
         try:
             outcome = attempt(order, store, stage, folder)
             usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": usage,
-                     "wall_s": round(time.monotonic() - start, 3), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip
+                     "wall_s": round(time.monotonic() - start, 3), "made": made}  # fmt: skip
             store.publish(order.key, outcome, about)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

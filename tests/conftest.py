@@ -24,8 +24,14 @@ def make_llama(folder: Path, hidden: int = 256, layers: int = 2, seed: int = 0) 
 
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=2048, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512, bos_token_id=1, eos_token_id=2)
+    sizes = {"vocab_size": 2048, "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    heads = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
     for parameter in model.parameters():
         if parameter.ndim == 2:
