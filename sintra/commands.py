@@ -23,7 +23,7 @@ from sintra.study import Workspace
 from sintra.types import Artifact
 
 DOCS = {
-    "optimize": "Build and measure variants until the goal's limits hold: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
+    "optimize": "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
     "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
     "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
     "history": "Every result of every study",

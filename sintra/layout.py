@@ -20,9 +20,11 @@ def read_layout(path: Path) -> dict[str, Any]:
         value = _value(reader, f"{arch}.{name}")
         if value is None and default is None:
             raise ValueError(f"{path.name} lacks {arch}.{name}")
-        return int(max(value) if isinstance(value, list) else default if value is None else value)
+        if value is None:
+            return int(default or 0)
+        return int(max(value) if isinstance(value, list) else value)
 
-    tensors = [[t.name, t.tensor_type.name, int(t.n_bytes), [int(n) for n in t.shape]] for t in reader.tensors]
+    tensors: list[list[Any]] = [[t.name, t.tensor_type.name, int(t.n_bytes), [int(n) for n in t.shape]] for t in reader.tensors]
     by_name = {t[0]: t for t in tensors}
     heads, width = number("attention.head_count"), number("embedding_length")
     embedding = by_name["token_embd.weight"]

@@ -23,7 +23,7 @@ def api() -> Any:
 
     if not hasattr(api, "sink"):
 
-        @llama_cpp.llama_log_callback
+        @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
         def sink(level: int, text: bytes, _: object) -> None:
             if level >= WARN and text.strip():
                 _lines.append(text.decode(errors="replace").strip())

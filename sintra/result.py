@@ -107,7 +107,7 @@ def sound(out: Path, result: dict[str, Any]) -> bool:
     """Whether the folder still holds the winner, by size."""
     if not result["winner"]:
         return True
-    return (out / "model.gguf").stat().st_size == result["winner"]["artifact"]["bytes"]
+    return bool((out / "model.gguf").stat().st_size == result["winner"]["artifact"]["bytes"])
 
 
 def materialise(store: Store, digest: str, target: Path) -> None:

@@ -66,14 +66,15 @@ def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
 
     constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
     keep.mkdir(parents=True, exist_ok=True)
-    path, part = keep / item.rfilename, keep / f"{item.rfilename}.part"
+    name = str(item.rfilename)
+    path, part = keep / name, keep / f"{name}.part"
     if not path.exists():
         with part.open("ab") as handle:
-            url = hf_hub_url(repo, item.rfilename, revision=commit)
+            url = hf_hub_url(repo, name, revision=commit)
             http_get(url, handle, resume_size=handle.tell(), headers=build_hf_headers(), expected_size=item.size)
         part.rename(path)
     return path

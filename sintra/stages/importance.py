@@ -33,7 +33,7 @@ def run(context: Context) -> None:
     names = gguf_names(model, layout)
     if not names:
         raise Infeasible("unsupported", f"no linear layer of a {layout['architecture']} could be mapped to its GGUF tensor")
-    sums = collect(model.eval(), names, windows, context.say)
+    sums = collect(model.train(False), names, windows, context.say)
     if layout["shape"]["tied"] and "output.weight" in sums:
         sums["token_embd.weight"] = sums.pop("output.weight")
     np.savez(context.out / "importance.npz", **sums)
