@@ -68,7 +68,8 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
         order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()),
                  "action": action, "hints": step.hints, "threads": threads,
                  "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
-        path = store.folder("tmp") / f"{key}.{os.getpid()}.{time.monotonic_ns()}.action.json"
+        sweep_once(store)
+        path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.json"
         path.write_text(json.dumps(order))
         try:
             code, log = _spawn(path, environment(threads), timeout_s or stage.timeout_s)
@@ -77,6 +78,24 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
     _explain(step, code, log, timeout_s or stage.timeout_s)
     if step.outcome(store) is None:
         raise Transient(f"{step.name}: the worker ended without a result; run the same again")
+
+
+_swept: set[Path] = set()
+
+
+def sweep_once(store: Store) -> None:
+    """Before the first step of this process: remove what killed workers and killed `doit`s left behind."""
+    if store.root in _swept:
+        return
+    _swept.add(store.root)
+    store.sweep_tmp()
+    for path in store.folder("orders").iterdir():
+        try:
+            os.kill(int(path.name.split(".")[0]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            continue
 
 
 def _files(step: Step, store: Store) -> list[dict[str, object]]:

@@ -112,7 +112,6 @@ class Chain:
     def propose(self, number: int) -> None:
         """Write the round's file."""
         if number == 1:
-            self.place.store.sweep_tmp()
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
             say(intro(self.place))

@@ -197,7 +197,7 @@ def test_a_step_past_its_time_is_killed_with_its_children(project, args):
     assert done.returncode == 1
     assert "its time limit" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 6
-    assert not list((project.root / "cache" / "tmp").glob("*.action.*"))
+    assert not list((project.root / "cache" / "orders").iterdir())
     time.sleep(0.2)
     assert subprocess.run(["pgrep", "-f", f"sintra.worker {project.root}"], capture_output=True).returncode == 1
     assert project.doit(*args).returncode == 0
