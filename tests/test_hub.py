@@ -81,11 +81,12 @@ class Handler(BaseHTTPRequestHandler):
         hub.sent.append((commit, name))
         part = data[start:]
         if hub.break_after and name.endswith(".safetensors"):
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(part)))
-            self.end_headers()
-            self.wfile.write(part[: hub.break_after])
-            self.wfile.flush()
+            if not start:  # the first answer breaks off, later ones never come
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(part)))
+                self.end_headers()
+                self.wfile.write(part[: hub.break_after])
+                self.wfile.flush()
             self.close_connection = True
             self.connection.close()
             return None
