@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,14 +12,11 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import history, plugins, result, rounds
+from sintra import dryrun, history, plugins, result, rounds
 from sintra.errors import Transient, UserError, nearest
-from sintra.graph import Graph, Step
-from sintra.hardware.estimate import Shape, estimate
 from sintra.steps import Call, explain
 from sintra.store import Store
 from sintra.study import Workspace
-from sintra.types import Artifact
 
 DOCS = {
     "optimize": "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
@@ -54,7 +50,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
-        yield command("plan", lambda format: show_plan(place, format), [FORMAT], None)
+        yield command("plan", lambda format: dryrun.show(place, format), [FORMAT], None)
         yield command("why", lambda steps: why(place, steps), [], "steps")
 
 
@@ -154,47 +150,3 @@ def why(place: Workspace, steps: list[str]) -> None:
         if name not in known:
             raise UserError(f"this study has no step {name!r}: {nearest(name, known)}")
         print(f"{name}: {explain(known[name], place.store)}")
-
-
-def show_plan(place: Workspace, format: str) -> None:
-    """The dry run."""
-    if place.pinned() is None:
-        raise UserError(f"{place.study.model} hasn't been pinned yet, which needs the hub: run `doit optimize` first")
-    graph = place.graph()
-    known = rounds.recorded(place)
-    upcoming = None if known and known[-1]["stop"] else rounds.next_round(graph, place.store, known)
-    rows = [line(graph, s, place.store) for s in unique(graph, [*known, upcoming] if upcoming else known)]
-    stop = (upcoming or known[-1])["stop"]
-    if format == "json":
-        json.dump({"study": place.study.id, "steps": rows, "rounds": len(known), "stop": stop}, sys.stdout, indent=1)
-        print()
-        return
-    for row in rows:
-        guess = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
-        fit = f"{row['bytes'] / 1e6:.2f} MB, {row['device_tg_tps']:.3g} tok/s" if row["bytes"] else ""
-        print(f"{row['state']:<6} {row['step']:<44} {guess:>9}  {fit}")
-    left = sum(r["state"] == "build" for r in rows)
-    print(
-        f"{left} to build, {len(rows) - left} there" + (f"; {stop}" if stop else "; later rounds depend on what these measure")
-    )
-
-
-def unique(graph: Graph, given: list[rounds.Round]) -> list[Step]:
-    """The steps of several rounds, each once."""
-    return list({s.name: s for r in given for s in rounds.steps_of(graph, r)}.values())
-
-
-def line(graph: Graph, step: Step, store: Store) -> dict[str, Any]:
-    """A step of the plan: its state, the time it may take by what such steps took, and a variant's size and speed."""
-    outcome = step.outcome(store)
-    row: dict[str, Any] = {"step": step.name, "state": "build" if outcome is None else "hit", "seconds": None, "bytes": None,
-                           "device_tg_tps": None}  # fmt: skip
-    if outcome is None:
-        times = [r["wall_s"] for r in store.records() if r.get("stage") == step.stage]
-        row["seconds"] = statistics.median(times) if times else None
-    if step.stage == "quantize" and isinstance(outcome, Artifact):
-        shape = Shape.of(store.read_json(outcome, "layout.json"))
-        found = estimate(shape, graph.study.hardware, graph.study.probe["context"])
-        row["bytes"] = next(f.size for f in outcome.files if f.path == "model.gguf")
-        row["device_tg_tps"] = found[0].value
-    return row

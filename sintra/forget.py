@@ -20,6 +20,5 @@ class Forget(DoitForget):  # type: ignore[misc]
             hit = forget_all or task.name in chosen or task.subtask_of in chosen
             if hit and task.meta and "step" in task.meta:
                 step, store = task.meta["step"], task.meta["store"]
-                key = step.key(store)
-                if key and store.forget(key):
+                if step.forget(store):
                     self.outstream.write(f"forgot {step.name}\n")

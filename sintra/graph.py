@@ -17,13 +17,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Step:
-    """One node of the graph. `hints` say where things are and are never part of a key."""
+    """One node of the graph. `hints` say where things are and are never part of a key.
+
+    found: the outcome once the store has had it, since a graph asks for it once for each path that leads through here.
+    """
 
     stage: str
     label: str
     params: dict[str, Any]
     inputs: dict[str, Step] = field(default_factory=dict)
     hints: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Outcome] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"{self.name} {self.params}"
@@ -47,7 +51,7 @@ class Step:
             if not isinstance(outcome, Artifact):
                 return None
             digests[role] = outcome.digest
-        return {"schema": SCHEMA, **self.plugin.identity(), "params": self.params, "inputs": digests}
+        return {"schema": SCHEMA, **self.plugin.identity, "params": self.params, "inputs": digests}
 
     def key(self, store: Store) -> str | None:
         """SHA-256 of the action's canonical JSON."""
@@ -56,12 +60,23 @@ class Step:
 
     def outcome(self, store: Store) -> Outcome | None:
         """What the store holds for this step; the first failed input's failure when there is one."""
+        if "outcome" in self.found:
+            return self.found["outcome"]
         for step in self.inputs.values():
             above = step.outcome(store)
             if isinstance(above, Failure):
                 return above
         key = self.key(store)
-        return None if key is None else store.lookup(key)
+        outcome = None if key is None else store.lookup(key)
+        if outcome is not None:
+            self.found["outcome"] = outcome
+        return outcome
+
+    def forget(self, store: Store) -> bool:
+        """Drop the step's AC entry; whether there was one."""
+        key = self.key(store)
+        self.found.clear()
+        return key is not None and store.forget(key)
 
     def all(self) -> Iterator[Step]:
         """This step and everything above it, inputs first."""

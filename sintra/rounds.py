@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sintra import plugins
+from sintra.bounds import hopeless
 from sintra.graph import Graph, Step
-from sintra.hardware.estimate import RUNTIME_BYTES, Shape, estimate, kv_bytes
-from sintra.judge import impossible, judge, ranked
+from sintra.hardware.estimate import Shape, estimate
+from sintra.judge import judge, ranked
 from sintra.planning import History
 from sintra.report import NAME, parse
-from sintra.source import safetensors_header
 from sintra.store import Store, write_atomic
 from sintra.study import Workspace
-from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Source, Study
+from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
 
 Round = dict[str, Any]
 FINALISTS = 2
@@ -152,54 +152,3 @@ def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
     path = place.folder / "keys.json"
     if not path.exists() or path.read_text() != text:
         write_atomic(path, text)
-
-
-BITS = {"Q2_K": 2.625, "Q3_K_S": 3.4375, "Q4_0": 4.5, "Q8_0": 8.5, "IQ2_XXS": 2.0625, "IQ4_XS": 4.25}
-SMALLEST = 1.5625
-
-
-def hopeless(study: Study, pin: Source) -> str | None:
-    """Why no variant can hold the limits, where arithmetic on a local model's headers shows it."""
-    if pin.kind != "folder":
-        return None
-    bounds = lower_bounds(study, Path(pin.locator))
-    found = impossible(study.goal, bounds)
-    if found is None:
-        return None
-    limit, best = found
-    units = {"size_bytes": (1e6, "MB"), "device_ram_bytes": (2**30, "GiB"), "device_tg_tps": (1, "tokens/s")}
-    scale, unit = units[limit.metric]
-    return (f"infeasible: {limit.option} asks for {limit.metric} {limit.op} {limit.limit / scale:.4g} {unit}, "
-            f"and no variant can do better than {best / scale:.4g} {unit}")  # fmt: skip
-
-
-def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
-    """The best size, memory and decode speed that any recipe of the planner could reach, from the tensors' shapes."""
-    config = json.loads((folder / "config.json").read_text())
-    layers = config.get("num_hidden_layers", 1)
-    kept = max(0, layers - study.planner_options.get("max_dropped", 0)) / layers
-    types = study.planner_options.get("types") or []
-    bits = min((BITS.get(t, SMALLEST if t not in KNOWN_LARGE else 3.4) for t in types), default=SMALLEST)
-    inner = outer = 0
-    for path in folder.glob("*.safetensors"):
-        for name, tensor in safetensors_header(path).items():
-            if len(tensor["shape"]) >= 2:
-                count = 1
-                for side in tensor["shape"]:
-                    count *= side
-                inner, outer = (inner + count, outer) if ".layers." in name else (inner, outer + count)
-    size = (inner * kept + outer) * bits / 8
-    heads = config.get("num_attention_heads", 1)
-    shape = Shape(int(size), 0, True, inner + outer, round(layers * kept), config.get("hidden_size", 0), heads,
-                  config.get("num_key_value_heads", heads),
-                  config.get("head_dim") or config.get("hidden_size", 0) // heads, config.get("vocab_size", 0))  # fmt: skip
-    embedding = config.get("vocab_size", 0) * config.get("hidden_size", 0) * bits / 8
-    read = max(1.0, size - (0 if config.get("tie_word_embeddings") else embedding))
-    device = study.hardware
-    return {"size_bytes": size, "device_ram_bytes": size + kv_bytes(shape, study.probe["context"]) + RUNTIME_BYTES,
-            "device_tg_tps": device.efficiency * device.bandwidth / read}  # fmt: skip
-
-
-KNOWN_LARGE = frozenset(
-    ["Q3_K_M", "Q3_K_L", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "F16", "BF16"]
-)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +57,7 @@ class Stage:
     timeout_s: float = 4 * 3600
     metrics: tuple[str, ...] = field(default=())
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """The stage's own part of an action key."""
         versions = {name: tool_version(name) for name in self.tools}
@@ -75,6 +78,7 @@ def tool_version(name: str) -> str:
     return _versions[name]
 
 
+@cache
 def machine() -> str:
     """The CPU's name, its architecture and how many cores this process may use; no host name."""
     name = platform.machine()
@@ -88,6 +92,4 @@ def machine() -> str:
 
 def cores() -> int:
     """How many cores this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

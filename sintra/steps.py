@@ -131,7 +131,7 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
         if key and store.record(key):
             print(f"forget {step.name}")
             if not dryrun:
-                store.forget(key)
+                step.forget(store)
 
     call = Call(work)
     task = Task(step.name, [call], task_dep=[s.name for s in step.inputs.values()], uptodate=[Fresh(step, store)],

@@ -81,7 +81,8 @@ class Store:
     def record(self, key: str) -> dict[str, Any] | None:
         """The AC entry as it was written (outputs, action, times), without a look at the blobs."""
         try:
-            data: dict[str, Any] = json.loads(self.entry(key).read_bytes())
+            with open(f"{self.root}/ac/{key[:2]}/{key}.json", "rb") as handle:  # noqa: PTH123 (a no-op does this for every step)
+                data: dict[str, Any] = json.loads(handle.read())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         return data if "files" in data or "failure" in data else None
@@ -106,7 +107,7 @@ class Store:
     def sound(self, file: File) -> bool:
         """Whether a blob is there with the right size."""
         try:
-            return self.blob(file.sha256).stat().st_size == file.size
+            return os.stat(f"{self.root}/cas/{file.sha256[:2]}/{file.sha256}").st_size == file.size  # noqa: PTH116 (likewise)
         except OSError:
             return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 How = Literal["measured", "estimated", "simulated", "exact"]
@@ -146,7 +147,7 @@ class Artifact:
 
     files: tuple[File, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of the tree."""
         return sha256(canonical([[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]))

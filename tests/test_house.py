@@ -14,7 +14,9 @@ LAYERS = [
     {"history", "hardware", "judge", "planning"},
     {"stages", "probes", "planners", "exports"},
     {"graph", "study", "worker", "run"},
+    {"bounds"},
     {"rounds", "result", "steps", "reporter", "forget"},
+    {"dryrun"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

@@ -1,0 +1,88 @@
+"""What arithmetic on a model's headers shows before anything is built: bounds, and sizes to expect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sintra.hardware.estimate import RUNTIME_BYTES, Shape, kv_bytes
+from sintra.judge import impossible
+from sintra.source import safetensors_header
+from sintra.types import Recipe, Source, Study
+
+# Bits a weight of llama.cpp's presets on Llama-3.1-8B, as its quantize tool's README lists them: what to expect, roughly.
+PRESET_BITS = {
+    "Q8_0": 8.50, "Q6_K": 6.56, "Q5_K_M": 5.70, "Q5_K_S": 5.57, "Q4_K_M": 4.89, "Q4_K_S": 4.67, "IQ4_XS": 4.46, "Q3_K_L": 4.30,
+    "Q3_K_M": 4.00, "Q3_K_S": 3.64, "Q2_K": 3.16, "Q4_0": 4.66, "Q5_0": 5.61,
+}  # fmt: skip
+# The fewest bits that any matrix of such a file has: the base type's block. Other presets are bounded by IQ1_S.
+BLOCK_BITS = {
+    "Q2_K": 2.625, "Q3_K_S": 3.4375, "Q3_K_M": 3.4375, "Q3_K_L": 3.4375, "IQ4_XS": 4.25, "Q4_0": 4.5, "Q4_K_S": 4.5,
+    "Q4_K_M": 4.5,
+    "Q5_0": 5.5, "Q5_K_S": 5.5, "Q5_K_M": 5.5, "Q6_K": 6.5625, "Q8_0": 8.5,
+}  # fmt: skip
+SMALLEST = 1.5625
+
+
+def weights(folder: Path) -> tuple[int, int]:
+    """Elements of the matrices inside the blocks, and of all others, by the safetensors headers."""
+    inner = outer = 0
+    for path in folder.glob("*.safetensors"):
+        for name, tensor in safetensors_header(path).items():
+            if len(tensor["shape"]) >= 2:
+                count = 1
+                for side in tensor["shape"]:
+                    count *= side
+                inner, outer = (inner + count, outer) if ".layers." in name else (inner, outer + count)
+    return inner, outer
+
+
+def expected_shape(recipe: Recipe, pin: Source) -> Shape | None:
+    """Roughly what a variant of a local model will be; None for a hub model or a preset that isn't listed."""
+    if pin.kind != "folder" or recipe.type not in PRESET_BITS or recipe.tensors:
+        return None
+    folder = Path(pin.locator)
+    return shape_of(folder, PRESET_BITS[recipe.type], len(recipe.drop))
+
+
+def shape_of(folder: Path, bits: float, dropped: int) -> Shape:
+    """A model folder's shape with every matrix at the same number of bits a weight."""
+    config = json.loads((folder / "config.json").read_text())
+    inner, outer = weights(folder)
+    layers, width, heads = (config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    count = inner * max(0, layers - dropped) / layers + outer
+    vocabulary = config.get("vocab_size", 0)
+    return Shape(
+        weight_bytes=int(count * bits / 8), embedding_bytes=int(vocabulary * width * bits / 8),
+        tied=bool(config.get("tie_word_embeddings")), parameters=int(count), layers=max(0, layers - dropped), width=width,
+        heads=heads, kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or width // heads, vocabulary=vocabulary,
+    )  # fmt: skip
+
+
+def hopeless(study: Study, pin: Source) -> str | None:
+    """Why no variant can hold the limits, where arithmetic on a local model's headers shows it."""
+    if pin.kind != "folder":
+        return None
+    bounds = lower_bounds(study, Path(pin.locator))
+    found = impossible(study.goal, bounds)
+    if found is None:
+        return None
+    limit, best = found
+    units = {"size_bytes": (1e6, "MB"), "device_ram_bytes": (2**30, "GiB"), "device_tg_tps": (1, "tokens/s")}
+    scale, unit = units[limit.metric]
+    return (f"infeasible: {limit.option} asks for {limit.metric} {limit.op} {limit.limit / scale:.4g} {unit}, "
+            f"and no variant can do better than {best / scale:.4g} {unit}")  # fmt: skip
+
+
+def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
+    """The best size, memory and decode speed that any recipe of the planner could reach, from the tensors' shapes."""
+    bits = min((BLOCK_BITS.get(t, SMALLEST) for t in study.planner_options.get("types") or []), default=SMALLEST)
+    shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
+    read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
+    device = study.hardware
+    return {
+        "size_bytes": shape.weight_bytes,
+        "device_ram_bytes": shape.weight_bytes + kv_bytes(shape, study.probe["context"]) + RUNTIME_BYTES,
+        "device_tg_tps": device.efficiency * device.bandwidth / read,
+    }
