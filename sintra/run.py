@@ -110,16 +110,35 @@ def _spawn(order: Path, env: dict[str, str], timeout_s: float) -> tuple[int | No
     with log_path.open("w+b") as log:
         process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
+        _live.add(process)
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             code = None
         finally:
             _kill_group(process)
+            _live.discard(process)
         log.seek(max(0, log.tell() - LOG_TAIL) if log.seek(0, os.SEEK_END) > LOG_TAIL else 0)
         text = log.read().decode(errors="replace")
     log_path.unlink(missing_ok=True)
     return code, text
+
+
+_live: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_when_told() -> None:
+    """On Ctrl-C and SIGTERM: end every worker, say one line, exit with 128 + the signal's number."""
+
+    def stop(number: int, _: object) -> None:
+        for process in list(_live):
+            _kill_group(process)
+        print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

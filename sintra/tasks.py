@@ -17,6 +17,7 @@ from doit.task import DelayedLoader, Task
 from sintra import commands, config, result, rounds, source
 from sintra.errors import UserError
 from sintra.reporter import Reporter
+from sintra.run import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
 
@@ -45,6 +46,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         raise SystemExit(2) from None
     yield from commands.tasks(root, raw, place)
     if place:
+        stop_when_told()
         yield from Chain(place).tasks()
 
 
