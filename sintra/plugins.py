@@ -35,6 +35,7 @@ def load(group: str, name: str) -> Any:
     return found(group)[name].load()
 
 
+@functools.cache
 def step(name: str) -> Any:
     """A stage, or a probe, which is a stage whose artifact is measurements."""
     probes = {e.name for e in own() if e.group == "sintra.probes"}

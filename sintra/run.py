@@ -10,15 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
+from sintra.signals import LIVE, kill_group
 from sintra.stage import Resource, cores
 from sintra.store import Store
-from sintra.types import Artifact, Failure
+from sintra.types import Artifact
 from sintra.worker import LOG_TAIL, TRANSIENT
 
 
@@ -110,41 +111,18 @@ def _spawn(order: Path, env: dict[str, str], timeout_s: float) -> tuple[int | No
     with log_path.open("w+b") as log:
         process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
-        _live.add(process)
+        LIVE.add(process)
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            _kill_group(process)
-            _live.discard(process)
+            kill_group(process)
+            LIVE.discard(process)
         log.seek(max(0, log.tell() - LOG_TAIL) if log.seek(0, os.SEEK_END) > LOG_TAIL else 0)
         text = log.read().decode(errors="replace")
     log_path.unlink(missing_ok=True)
     return code, text
-
-
-_live: set[subprocess.Popen[bytes]] = set()
-
-
-def stop_when_told() -> None:
-    """On Ctrl-C and SIGTERM: end every worker, say one line, exit with 128 + the signal's number."""
-
-    def stop(number: int, _: object) -> None:
-        for process in list(_live):
-            _kill_group(process)
-        print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _explain(step: Step, code: int | None, log: str, timeout_s: float) -> None:
@@ -161,8 +139,3 @@ def _explain(step: Step, code: int | None, log: str, timeout_s: float) -> None:
     if code == -signal.SIGKILL:
         raise Transient(f"{step.name}: its worker was killed (out of memory, or by hand); nothing was kept, run the same again")
     raise Transient(f"{step.name}: its worker crashed (exit {code}): {last}")
-
-
-def failure_line(failure: Failure) -> str:
-    """A failure in one line."""
-    return f"{failure.kind}: {failure.message}"

@@ -12,7 +12,7 @@ from sintra.errors import Transient, UserError
 from sintra.store import Digests, Store, write_atomic
 from sintra.types import Artifact, File, Source
 
-WANTED = re.compile(
+WANTED = (
     r"(config|generation_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json|tokenizer[\w.]*"
     r"|merges\.txt|chat_template\.\w+|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
 )
@@ -21,7 +21,7 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 def wanted(name: str) -> bool:
     """Whether a file of a model folder or repository belongs to the model: safetensors, tokenizer, configuration."""
-    return WANTED.fullmatch(name) is not None
+    return re.fullmatch(WANTED, name) is not None
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,6 +80,8 @@ def tool_version(name: str) -> str:
 @cache
 def machine() -> str:
     """The CPU's name, its architecture and how many cores this process may use; no host name."""
+    import platform
+
     name = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,11 @@ from sintra.types import Artifact, Failure, File, canonical
 
 CHUNK = 1 << 20
 Outcome = Artifact | Failure
+
+
+def unique() -> str:
+    """A name that nobody else takes."""
+    return os.urandom(16).hex()
 
 
 def hash_file(path: Path) -> str:
@@ -45,7 +49,7 @@ def fsync_folder(folder: Path) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{unique()}")
     with temporary.open("w") as handle:
         handle.write(text)
         handle.flush()
@@ -146,7 +150,7 @@ class Store:
             data["files"] = [asdict(f) for f in outcome.files]
         path = self.entry(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder("tmp") / f"{key}.{uuid.uuid4().hex}.json"
+        temporary = self.folder("tmp") / f"{key}.{unique()}.json"
         try:
             with temporary.open("w") as handle:
                 json.dump(data, handle, sort_keys=True)

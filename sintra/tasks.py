@@ -17,7 +17,7 @@ from doit.task import DelayedLoader, Task
 from sintra import commands, config, result, rounds, source
 from sintra.errors import UserError
 from sintra.reporter import Reporter
-from sintra.run import stop_when_told
+from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
 

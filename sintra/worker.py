@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.stage import Context, Stage
-from sintra.store import Store, disk_trouble
+from sintra.store import Store, disk_trouble, unique
 from sintra.types import Artifact, Failure, File
 
 TRANSIENT = 75
@@ -69,7 +68,7 @@ def perform(order: Order) -> None:
     with store.lock(order.key), machine(store, stage):
         if store.lookup(order.key) is not None:
             return
-        folder = store.folder("tmp") / f"{order.key}.{uuid.uuid4().hex}"
+        folder = store.folder("tmp") / f"{order.key}.{unique()}"
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 LAYERS = [
     {"errors", "types", "__init__"},
-    {"config", "plugins", "store", "stage", "layout", "llama", "imatrix", "quantizer", "report", "chat", "source"},
+    {"config", "plugins", "store", "stage", "layout", "llama", "imatrix", "quantizer", "report", "chat", "source", "signals"},
     {"history", "hardware", "judge", "planning"},
     {"stages", "probes", "planners", "exports"},
     {"graph", "study", "worker", "run"},

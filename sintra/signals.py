@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM: end every worker, say one line, leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+LIVE: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_when_told() -> None:
+    """From now on a signal ends the workers and then this process, with 128 + the signal's number as exit code."""
+
+    def stop(number: int, _: object) -> None:
+        for process in list(LIVE):
+            kill_group(process)
+        print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all its children, and reap it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
