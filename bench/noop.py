@@ -108,6 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # installed peers have their byte code; ours may have it too
         if options.install:
             env["PATH"] = install(root)
         made = {

@@ -12,9 +12,12 @@ How = Literal["measured", "estimated", "simulated", "exact"]
 Status = Literal["met", "unmet", "infeasible", "undecided"]
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
 def canonical(value: Any) -> str:
     """JSON in one way only: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def sha256(text: str) -> str:

@@ -10,7 +10,21 @@ from conftest import ROOT
 
 LAYERS = [
     {"errors", "types", "__init__"},
-    {"config", "plugins", "store", "stage", "layout", "llama", "imatrix", "quantizer", "report", "chat", "source", "signals"},
+    {
+        "config",
+        "plugins",
+        "store",
+        "stage",
+        "layout",
+        "llama",
+        "imatrix",
+        "quantizer",
+        "report",
+        "chat",
+        "source",
+        "signals",
+        "lazy",
+    },
     {"history", "hardware", "judge", "planning"},
     {"stages", "probes", "planners", "exports"},
     {"graph", "study", "worker", "run"},

@@ -6,14 +6,18 @@ Small vocabularies are kept whole in float32; of large ones the top k and the pr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from sintra import lazy
 from sintra.llama import opened
 from sintra.report import write
 from sintra.stage import Context, Stage
 from sintra.types import Measurement
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 WHOLE = 8192
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sintra import lazy
 from sintra.llama import opened
 from sintra.report import write
 from sintra.stage import Context, Stage
 from sintra.types import Measurement
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+else:
+    np = lazy.module("numpy")
+
 RESAMPLES = 1000
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

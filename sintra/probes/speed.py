@@ -5,13 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from sintra import lazy
 from sintra.llama import Model, opened
 from sintra.report import write
 from sintra.stage import Context, Stage, machine
 from sintra.types import Measurement
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
 def run(context: Context) -> None:
