@@ -36,6 +36,10 @@ Path("cache").mkdir(exist_ok=True)
 
 
 def task_graph():
+    yield from graph()
+
+
+def graph():
     store, names = Store(Path("cache")), []
     source = pin_file(Path("text.txt"), Digests(Path("cache/meta/digests.json")))
     for i in range(%(variants)d):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from sintra import plugins
 from sintra.stage import Stage
@@ -85,8 +85,7 @@ class Step:
         yield self
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """The steps of one recipe."""
 
     quantize: Step

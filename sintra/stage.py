@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Resource = Literal["light", "heavy", "alone"]
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """A running step: its parameters, its inputs (role -> folder of read-only files), and where to write.
 
     out: an empty folder whose files become the artifact; hints: what helps but isn't in the key (a path, a host);
