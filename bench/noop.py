@@ -2,8 +2,8 @@
 
     python bench/noop.py [--rounds 5] [--variants 50]
 
-Four stages of N variants with trivial actions, everything up to date; the runs are interleaved and the median counts.
-snakemake and DVC are taken from the PATH, or from a virtual environment made beside the graph (`--install`). Last line:
+Four stages of N variants with trivial actions, everything up to date; the runs are interleaved, each round in another
+order, and the median counts. snakemake and DVC are taken from the PATH, or from a virtual environment made beside the graph (`--install`). Last line:
 ratios of Sintra's time to each peer's.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -128,8 +129,10 @@ def main() -> None:
             start = time.perf_counter()
             subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
             print(f"{tool}: first build {time.perf_counter() - start:.1f} s", flush=True)
+        order, shuffle = list(made.items()), random.Random(0).shuffle  # a big neighbour leaves cold caches behind
         for _ in range(options.rounds):
-            for tool, (folder, command) in made.items():
+            shuffle(order)
+            for tool, (folder, command) in order:
                 start = time.perf_counter()
                 subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
                 times[tool].append(time.perf_counter() - start)
