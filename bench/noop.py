@@ -3,8 +3,8 @@
     python bench/noop.py [--rounds 5] [--variants 50]
 
 Four stages of N variants with trivial actions, everything up to date; the runs are interleaved, each round in another
-order, and the median counts. snakemake and DVC are taken from the PATH, or from a virtual environment made beside the graph (`--install`). Last line:
-ratios of Sintra's time to each peer's.
+order, and the median counts. snakemake and DVC are taken from the PATH, or from a virtual environment made beside the
+graph (`--install`). Last line: ratios of Sintra's time to each peer's.
 """
 
 from __future__ import annotations
