@@ -1,0 +1,143 @@
+"""Compensated rounding beside nearest rounding: the same types and bytes, KL divergence to the 16-bit model.
+
+    python bench/rounding.py [--model models/fable,models/fable_mini] [--texts models/texts] [--types Q4_K,Q2_K]
+
+Every linear layer in one type, the token embedding in Q8_0 where it isn't also the output. Nearest is the better of with and
+without importance matrix. texts: a folder with calibration.txt, report.txt and, for the far domain, far.txt. Last line:
+`geo_mean=... worst=... far_domain=...` over the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to
+the report text's ("none" without far.txt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sintra import quantizer
+from sintra.probes import baseline, quality
+from sintra.report import parse
+from sintra.rounding.file import improve
+from sintra.rounding.grids import GRIDS
+from sintra.stage import Context, cores
+from sintra.stages import convert, curvature, importance
+
+LIMIT = 5.6
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Bench:
+    """One model's files in a scratch folder."""
+
+    def __init__(self, model: Path, texts: Path, tools: Path, work: Path) -> None:
+        self.work, self.texts = work, texts
+        hf = model.resolve()
+        self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=hf, toolchain=tools)
+        limits = {"tokens": 30_000, "context": 512}
+        given = {"model": hf, "gguf": self.gguf, "text": self.text("calibration")}
+        self.matrix = self.stage("importance", importance, limits, **given)
+        start = time.perf_counter()
+        self.curvature = self.stage("curvature", curvature, limits, **given)
+        print(f"{model.name}: curvature {time.perf_counter() - start:.1f} s", flush=True)
+        self.domains = [d for d in ("report", "far") if (texts / f"{d}.txt").exists()]
+        self.base = {d: self.stage(f"base-{d}", baseline, {"context": 512, "tokens": 20_480, "top_k": 512},
+                                   gguf=self.gguf, text=self.text(d)) for d in self.domains}  # fmt: skip
+
+    def stage(self, label: str, module: object, params: dict, **inputs: Path) -> Path:
+        """Run a stage into a folder of its own."""
+        out = self.work / label
+        out.mkdir()
+        module.run(Context(params, inputs, out, {}, self.work / "keep", cores()))
+        return out
+
+    def text(self, domain: str) -> Path:
+        """A folder as the fetch stage makes it."""
+        folder = self.work / f"text-{domain}"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(self.texts / f"{domain}.txt", folder / "text.txt")
+        return folder
+
+    def nearest(self, label: str, kind: str, matrix: bool) -> Path:
+        """The stock quantizer's file."""
+        from sintra.imatrix import load
+
+        folder = self.work / label
+        folder.mkdir()
+        tensors = [("token_embd", "Q8_0"), (".*", kind)] if (self.curvature / "curvature.json").read_text().count("output") else [(".*", kind)]
+        quantizer.quantize(self.gguf / "model.gguf", folder / "model.gguf", cores(), kind="Q8_0", tensors=tensors,
+                           matrix=load(self.matrix, []) if matrix else None)  # fmt: skip
+        return folder
+
+    def kld(self, folder: Path, domain: str) -> float:
+        """Mean KL divergence over a domain's text."""
+        out = self.stage(f"q-{folder.name}-{domain}", quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
+        return next(m.value for m in parse((out / "measurements.json").read_text()) if m.metric == "kld_mean")
+
+    def compare(self, kind: str) -> dict[str, float]:
+        """Domain -> compensated / nearest."""
+        plain = [self.nearest(f"{kind}-{m}", kind, m) for m in (False, True)]
+        ours, seconds = [], 0.0
+        for folder in plain:
+            made = self.work / f"{folder.name}-ours"
+            shutil.copytree(folder, made)
+            start = time.perf_counter()
+            improve(made / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{made.name}", lambda _: None)
+            seconds += time.perf_counter() - start
+            ours.append(made)
+        ratios = {}
+        for domain in self.domains:
+            a, b = ([self.kld(f, domain) for f in files] for files in (plain, ours))
+            ratios[domain] = b[0] / min(a)
+            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b[0]:.6f} ({ratios[domain]:.3f} x), "
+                  f"from imatrix scales {b[1]:.6f} ({b[1] / min(a):.3f} x)  {seconds / 2:.1f} s", flush=True)  # fmt: skip
+        return ratios
+
+
+def mean(values: list[float]) -> float:
+    """Geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def toolchain(work: Path) -> Path:
+    """llama.cpp's converter, through the product's own stage and cache."""
+    subprocess.run([sys.executable, "-m", "doit", "toolchain:llama.cpp"], cwd=ROOT, check=False, capture_output=True)
+    found = sorted((ROOT / "cache").glob("**/convert_hf_to_gguf.py"))
+    if found:
+        return found[0].parent
+    from sintra.stages import toolchain as stage
+
+    (work / "tools").mkdir()
+    stage.run(Context(stage.pinned(), {}, work / "tools", {}, work / "keep", cores()))
+    return work / "tools"
+
+
+def main() -> None:
+    """Compare all types on all models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="models/fable,models/fable_mini")
+    parser.add_argument("--texts", default="models/texts")
+    parser.add_argument("--types", default=",".join(GRIDS))
+    options = parser.parse_args()
+    counted: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as name:
+        tools = toolchain(Path(name))
+        for model in options.model.split(","):
+            work = Path(name) / Path(model).name
+            work.mkdir()
+            bench = Bench(Path(model), Path(options.texts), tools, work)
+            for kind in options.types.split(","):
+                ratios = bench.compare(kind)
+                if GRIDS[kind].bits_per_weight <= LIMIT:
+                    counted.append(ratios)
+    near = [r["report"] for r in counted]
+    far = [r["far"] for r in counted if "far" in r]
+    print(f"geo_mean={mean(near):.3f} worst={max(near):.3f} far_domain={mean(far) / mean(near) if far else 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Compensated rounding onto the grids of ggml."""

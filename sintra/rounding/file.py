@@ -1,0 +1,55 @@
+"""Compensated rounding of a whole GGUF, tensor after tensor, in place: only scales and codes change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sintra.rounding.compensate import Options, compensate
+from sintra.rounding.grids import GRIDS
+
+
+def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
+            options: Options | None = None) -> dict[str, Any]:  # fmt: skip
+    """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
+
+    keep: finished tensors are left there, so that a killed run goes on behind them. Returns {"compensated": {tensor:
+    [measure before, after]}, "nearest": [[tensor, reason]]}.
+    """
+    import numpy as np
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    of = json.loads((curvature / "curvature.json").read_text())["tensors"]
+    exact = {t.name: t for t in GGUFReader(source).tensors}
+    keep.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Any] = {}
+    left: list[list[str]] = []
+    tensors = [t for t in GGUFReader(target, "r+").tensors if len(t.shape) > 1]
+    for number, tensor in enumerate(tensors):
+        kind, name = tensor.tensor_type.name, tensor.name
+        grid = GRIDS.get(kind)
+        if grid is None or name not in of or len(tensor.shape) > 2:
+            reason = f"{kind} has no grid here" if grid is None else "no curvature is known"
+            left.append([name, reason])
+            continue
+        saved = keep / f"{name}.npz"
+        if not saved.exists():
+            raw = np.array(tensor.data).reshape(-1, grid.size)
+            w = dequantize(exact[name].data, exact[name].tensor_type)
+            blocks, before, after = compensate(w, raw, grid, np.load(curvature / f"{of[name]:03}.npy"), options)
+            part = keep / "part.npz"
+            np.savez(part, blocks=blocks, measure=np.array([before, after]))
+            part.replace(saved)
+        with np.load(saved) as found:
+            tensor.data[:] = found["blocks"].reshape(tensor.data.shape)
+            done[name] = [float(x) for x in found["measure"]]
+        say(f"tensor {number + 1} of {len(tensors)}: {name} {kind}, {done[name][1] / max(done[name][0], 1e-30):.2f} of the error")
+    if tensors:
+        base = tensors[0].data
+        while not isinstance(base, np.memmap) and base.base is not None:
+            base = base.base
+        base.flush()
+    return {"compensated": done, "nearest": left}
