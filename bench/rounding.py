@@ -11,6 +11,7 @@ the report text's ("none" without far.txt).
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shutil
 import subprocess
@@ -68,7 +69,8 @@ class Bench:
 
         folder = self.work / label
         folder.mkdir()
-        tensors = [("token_embd", "Q8_0"), (".*", kind)] if (self.curvature / "curvature.json").read_text().count("output") else [(".*", kind)]
+        own_head = "output.weight" in json.loads((self.curvature / "curvature.json").read_text())["tensors"]
+        tensors = [("token_embd", "Q8_0"), (".*", kind)] if own_head else [(".*", kind)]
         quantizer.quantize(self.gguf / "model.gguf", folder / "model.gguf", cores(), kind="Q8_0", tensors=tensors,
                            matrix=load(self.matrix, []) if matrix else None)  # fmt: skip
         return folder
@@ -76,7 +78,7 @@ class Bench:
     def kld(self, folder: Path, domain: str) -> float:
         """Mean KL divergence over a domain's text."""
         out = self.stage(f"q-{folder.name}-{domain}", quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
-        return next(m.value for m in parse((out / "measurements.json").read_text()) if m.metric == "kld_mean")
+        return next(m.value for m in parse(json.loads((out / "measurements.json").read_text())) if m.metric == "kld_mean")
 
     def compare(self, kind: str) -> dict[str, float]:
         """Domain -> compensated / nearest."""
@@ -86,15 +88,17 @@ class Bench:
             made = self.work / f"{folder.name}-ours"
             shutil.copytree(folder, made)
             start = time.perf_counter()
-            improve(made / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{made.name}", lambda _: None)
+            improve(
+                made / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{made.name}", lambda _: None
+            )
             seconds += time.perf_counter() - start
             ours.append(made)
         ratios = {}
         for domain in self.domains:
             a, b = ([self.kld(f, domain) for f in files] for files in (plain, ours))
             ratios[domain] = b[0] / min(a)
-            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b[0]:.6f} ({ratios[domain]:.3f} x), "
-                  f"from imatrix scales {b[1]:.6f} ({b[1] / min(a):.3f} x)  {seconds / 2:.1f} s", flush=True)  # fmt: skip
+            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  "
+                  f"compensated {b[0]:.6f} ({ratios[domain]:.3f} x), from imatrix scales {b[1]:.6f} ({b[1] / min(a):.3f} x)  {seconds / 2:.1f} s", flush=True)  # fmt: skip
         return ratios
 
 

@@ -143,6 +143,13 @@ class Graph:
         params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
         return self.step("importance", self.study.model, params, inputs)
 
+    def curvature(self) -> Step:
+        """X'X of every linear layer over the calibration text."""
+        probe = self.study.probe
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
+        params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
+        return self.step("curvature", self.study.model, params, inputs)
+
     def quantize(self, recipe: Recipe) -> Step:
         """A variant's GGUF."""
         base = self.convert()
@@ -154,6 +161,9 @@ class Graph:
         if recipe.importance:
             inputs["importance"] = self.importance()
             params["dropped"] = list(recipe.drop)
+        if recipe.rounding == "compensated":
+            inputs["curvature"] = self.curvature()
+            params |= {"dropped": list(recipe.drop), "rounding": recipe.rounding}
         return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def baseline(self, level: str) -> Step:

@@ -1,4 +1,4 @@
-"""The importance matrix as a file."""
+"""The importance matrix as a file, and tensor names in a model without some of its blocks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 
+def moved(name: str, dropped: list[int]) -> str | None:
+    """A tensor's name once blocks are left out (those behind a gap move up); None where it is left out itself."""
+    parts = name.split(".")
+    if parts[0] == "blk":
+        block = int(parts[1])
+        if block in dropped:
+            return None
+        parts[1] = str(block - sum(d < block for d in dropped))
+    return ".".join(parts)
+
+
 def load(folder: Path, dropped: list[int]) -> dict[str, Any]:
-    """The matrix for a model without some of its blocks: the blocks behind a gap move up."""
+    """The matrix for a model without some of its blocks."""
     import numpy as np
 
-    kept: dict[str, Any] = {}
     with np.load(folder / "importance.npz", allow_pickle=False) as data:
-        for name in data.files:
-            parts = name.split(".")
-            if parts[0] == "blk":
-                block = int(parts[1])
-                if block in dropped:
-                    continue
-                parts[1] = str(block - sum(d < block for d in dropped))
-            kept[".".join(parts)] = np.ascontiguousarray(data[name], dtype=np.float32)
-    return kept
+        names = {name: moved(name, dropped) for name in data.files}
+        return {new: np.ascontiguousarray(data[old], dtype=np.float32) for old, new in names.items() if new}

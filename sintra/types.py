@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 How = Literal["measured", "estimated", "simulated", "exact"]
+Rounding = Literal["nearest", "compensated"]
 Status = Literal["met", "unmet", "infeasible", "undecided"]
 
 
@@ -104,13 +105,15 @@ class Recipe:
     """How a variant is made from a converted model. Equal recipes are equal values.
 
     type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins; importance:
-    whether the importance matrix is used; drop: blocks left out, ascending.
+    whether the importance matrix is used; drop: blocks left out, ascending; rounding: of the integers, to the nearest grid
+    point or compensated (see sintra.rounding).
     """
 
     type: str
     importance: bool = False
     drop: tuple[int, ...] = ()
     tensors: tuple[tuple[str, str], ...] = ()
+    rounding: Rounding = "nearest"
 
     @property
     def name(self) -> str:
@@ -118,6 +121,8 @@ class Recipe:
         parts = [self.type]
         if self.importance:
             parts.append("imatrix")
+        if self.rounding != "nearest":
+            parts.append(self.rounding)
         if self.drop:
             parts.append("drop" + "_".join(map(str, self.drop)))
         if self.tensors:
@@ -128,7 +133,8 @@ class Recipe:
     def of(data: dict[str, Any]) -> Recipe:
         """From its JSON form."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
-        return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors)
+        return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
+                      data.get("rounding", "nearest"))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """For round files and results."""

@@ -24,6 +24,8 @@ LAYERS = [
         "source",
         "signals",
         "lazy",
+        "layers",
+        "rounding",
     },
     {"history", "hardware", "judge", "planning"},
     {"stages", "probes", "planners", "exports"},

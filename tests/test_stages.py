@@ -45,7 +45,7 @@ class Lab:
         self.number += 1
         out = self.root / f"out{self.number}"
         out.mkdir()
-        module.run(Context(params, inputs, out, {}, self.root / "keep", 1))
+        module.run(Context(params, inputs, out, {}, self.root / f"keep{self.number}", 1))
         return out
 
     def quantize(self, kind, tensors=(), **inputs):

@@ -1,4 +1,4 @@
-"""Stock presets from large to small, then importance-matrix variants, then a block dropped."""
+"""Stock presets from large to small, then importance-matrix variants, compensated rounding, and last a block dropped."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def propose(study: Study, history: History) -> list[Proposal]:
         if near:
             why = "a preset near the limit, quantized with the importance matrix"
             return [Proposal(Recipe(c.recipe.type, importance=True), why, "ladder") for c in near]
+    if options.get("rounding") == "compensated" and (rungs := compensated(study, history, plain)):
+        why = "a preset beyond the limit, its integers chosen by compensated rounding"
+        return [Proposal(r, why, "ladder") for r in rungs[:batch]]
     return drops(study, history)
 
 
@@ -51,6 +54,22 @@ def boundary(study: Study, plain: list[Candidate], count: int) -> list[Candidate
     return (missed[: count - 1] + held[-1:])[:count] if missed else held[-1:]
 
 
+def compensated(study: Study, history: History, plain: list[Candidate]) -> list[Recipe]:
+    """Presets that miss a quality limit when rounded to nearest, and those below them, from large to small, until two in a
+    row miss it compensated as well; with no miss, the best that holds."""
+    held = {c.recipe.type for c in plain if not fails_quality(study, c)}
+    types = [t for t in study.planner_options["types"] if t not in held]
+    best = next((c for c in ranked(plain, study.goal) if c.recipe.type in held), None)
+    if best and (not types or study.goal.optimise in QUALITY):
+        types = [best.recipe.type]
+    known = {c.recipe: c for c in history.candidates}
+    recipes = [Recipe(t, rounding="compensated") for t in types]
+    tried = [known[r] for r in recipes if r in known][-PATIENCE:]
+    if len(tried) == PATIENCE and all(fails_quality(study, c) for c in tried):
+        return []
+    return [r for r in recipes if r not in known]
+
+
 def drops(study: Study, history: History) -> list[Proposal]:
     """Without healing, a dropped block costs more than bits do: offered only when nothing else holds the limits."""
     most, layers = study.planner_options["max_dropped"], history.layers
@@ -63,4 +82,4 @@ def drops(study: Study, history: History) -> list[Proposal]:
     # Two pockets at a third and three quarters of the depth lose least (EvoPress's published optima).
     blocks = sorted({layers // 3, min(3 * layers // 4, layers - 2)})
     why = "quantization alone can't hold the limits: one block dropped"
-    return [Proposal(Recipe(base.type, base.importance, (b,)), why, "ladder") for b in blocks]
+    return [Proposal(Recipe(base.type, base.importance, (b,), rounding=base.rounding), why, "ladder") for b in blocks]

@@ -7,22 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sintra.imatrix import moved
 from sintra.rounding.compensate import Options, compensate
 from sintra.rounding.grids import GRIDS
 
 
 def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
-            options: Options | None = None) -> dict[str, Any]:  # fmt: skip
+            dropped: list[int] | None = None, options: Options | None = None) -> dict[str, Any]:  # fmt: skip
     """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
 
-    keep: finished tensors are left there, so that a killed run goes on behind them. Returns {"compensated": {tensor:
-    [measure before, after]}, "nearest": [[tensor, reason]]}.
+    dropped: the blocks that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
+    them. Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
     """
     import numpy as np
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    of = json.loads((curvature / "curvature.json").read_text())["tensors"]
+    known = json.loads((curvature / "curvature.json").read_text())["tensors"]
+    of = {new: number for old, number in known.items() if (new := moved(old, dropped or []))}
     exact = {t.name: t for t in GGUFReader(source).tensors}
     keep.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = {}
@@ -46,7 +48,8 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
         with np.load(saved) as found:
             tensor.data[:] = found["blocks"].reshape(tensor.data.shape)
             done[name] = [float(x) for x in found["measure"]]
-        say(f"tensor {number + 1} of {len(tensors)}: {name} {kind}, {done[name][1] / max(done[name][0], 1e-30):.2f} of the error")
+        share = done[name][1] / max(done[name][0], 1e-30)
+        say(f"tensor {number + 1} of {len(tensors)}: {name} {kind}, {share:.2f} of the error")
     if tensors:
         base = tensors[0].data
         while not isinstance(base, np.memmap) and base.base is not None:

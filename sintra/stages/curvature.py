@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from sintra import lazy
 from sintra.errors import Infeasible
 from sintra.stage import Context, Stage
-from sintra.stages.importance import gguf_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +27,7 @@ def run(context: Context) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from sintra.layers import gguf_names
     from sintra.layout import read_layout
     from sintra.llama import Model
 

@@ -19,6 +19,7 @@ def run(context: Context) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from sintra.layers import gguf_names
     from sintra.layout import read_layout
     from sintra.llama import Model
 
@@ -37,18 +38,6 @@ def run(context: Context) -> None:
     if layout["shape"]["tied"] and "output.weight" in sums:
         sums["token_embd.weight"] = sums.pop("output.weight")
     np.savez(context.out / "importance.npz", **sums)
-
-
-def gguf_names(model: Any, layout: dict[str, Any]) -> dict[str, str]:
-    """Module name -> GGUF tensor name of every linear layer that the gguf package's map knows."""
-    import gguf
-    import torch
-
-    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == layout["architecture"])
-    table = gguf.get_tensor_name_map(arch, layout["shape"]["layers"])
-    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-    found = {n: table.get_name(n) for n in linear}
-    return {n: f"{name}.weight" for n, name in found.items() if name}
 
 
 def collect(model: Any, names: dict[str, str], windows: Any, say: Callable[[str], None]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""From 16 bits to a file type of llama.cpp, with types for single tensors; what was written is read back."""
+"""From 16 bits to a file type of llama.cpp, with types for single tensors; what was written is read back.
+
+With a curvature at hand the integers are then chosen anew by compensated rounding: same types, same bytes."""
 
 from __future__ import annotations
 
@@ -28,6 +30,14 @@ def run(context: Context) -> None:
     quantizer.quantize(context.inputs["gguf"] / "model.gguf", out, context.threads, kind=kind, tensors=tensors, matrix=matrix)
     layout = read_layout(out)
     layout["fallbacks"] = fallbacks(layout, tensors)
+    if "curvature" in context.inputs:
+        import torch
+
+        from sintra.rounding.file import improve
+
+        torch.set_num_threads(context.threads)
+        source, curvature = context.inputs["gguf"] / "model.gguf", context.inputs["curvature"]
+        layout["rounding"] = improve(out, source, curvature, context.keep, context.say, context.params["dropped"])
     context.write_json("layout.json", layout)
 
 

@@ -1,0 +1,159 @@
+"""Compensated rounding: every grid against the gguf package, the algorithm against brute force, files on a real model."""
+
+import json
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from test_stages import Lab
+
+from sintra.rounding.compensate import Options, compensate, damped
+from sintra.rounding.file import improve
+from sintra.rounding.grids import GRIDS
+from sintra.stages import curvature, importance
+
+KINDS = {n: gguf.GGMLQuantizationType[n] for n in GRIDS}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, tiny, toolchain):
+    return Lab(tmp_path_factory.mktemp("rounding"), tiny, toolchain)
+
+
+@pytest.fixture(scope="module")
+def measured(lab):
+    return lab.run(curvature, {"tokens": 1024, "context": 128}, **given(lab))
+
+
+def given(lab):
+    return {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
+
+
+def random_blocks(grid, count, seed=0):
+    """Any bytes, with halves that are numbers; every eighth block has zero scales."""
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (count, grid.size), dtype=np.uint8)
+    for at in (grid.d_at, grid.m_at):
+        if at >= 0:
+            half = rng.normal(0, 0.1, count).astype(np.float16)
+            half[::8] = 0
+            raw[:, at : at + 2] = half[:, None].view(np.uint8)
+    if grid.name == "Q8_0":
+        raw[:, 2:][raw[:, 2:] == 128] = 0  # -128 is never written
+    return raw
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_reads_what_gguf_reads_and_writes_what_it_read(name):
+    grid = GRIDS[name]
+    assert (grid.block, grid.size) == gguf.GGML_QUANT_SIZES[KINDS[name]]
+    raw = random_blocks(grid, 64)
+    assert np.allclose(gguf.quants.dequantize(raw, KINDS[name]), grid.weights(raw), rtol=1e-6, atol=1e-7)
+    copy = np.zeros_like(raw)
+    grid.write_scales(copy, grid.scales(raw))
+    grid.write_codes(copy, grid.codes(raw))
+    assert (copy == raw).all()
+
+
+def problem(grid, seed=0):
+    """Weights (8, 512), correlated inputs' H, and a nearest rounding of ours onto scales of another draw."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2048, 64)) @ rng.normal(size=(64, 512)) + rng.normal(size=(2048, 512))
+    h = (x.T @ x / len(x)).astype(np.float32)
+    blocks = random_blocks(grid, 8 * 512 // grid.block, seed)
+    w = grid.weights(blocks).reshape(8, 512)
+    return (w + rng.normal(0, w.std() / 20, w.shape)).astype(np.float32), blocks, h
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_what_is_written_has_the_error_that_is_claimed(name):
+    grid = GRIDS[name]
+    w, blocks, h = problem(grid)
+    made, before, after = compensate(w, blocks, grid, h)
+    e = torch.from_numpy(w - gguf.quants.dequantize(made, KINDS[name]).reshape(w.shape))
+    true = float(((e @ damped(h, 0.01)) * e).sum())
+    assert true == pytest.approx(after, rel=1e-2)
+    assert after <= before
+    assert made.shape == blocks.shape
+
+
+def test_a_sweep_never_raises_the_error():
+    grid = GRIDS["Q4_K"]
+    w, blocks, h = problem(grid, 1)
+    errors = [compensate(w, blocks, grid, h, Options(sweeps=n))[2] for n in range(4)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < errors[0]
+
+
+def test_lazy_columns_change_nothing_but_the_last_digits():
+    grid = GRIDS["Q4_0"]
+    w, blocks, h = problem(grid, 2)
+    one, many = (compensate(w, blocks, grid, h, Options(sweeps=0, lazy=n))[2] for n in (512, 32))
+    assert one == pytest.approx(many, rel=1e-2)
+
+
+def test_no_input_at_all_is_nearest():
+    grid = GRIDS["Q5_0"]
+    w, blocks, _ = problem(grid)
+    _, before, after = compensate(w, blocks, grid, np.zeros((512, 512), np.float32))
+    assert after <= before
+
+
+def test_the_diagonal_is_the_importance_matrix(lab, measured):
+    other = lab.run(importance, {"tokens": 1024, "context": 128}, **given(lab))
+    of = json.loads((measured / "curvature.json").read_text())
+    assert of["unmapped"] == []
+    with np.load(other / "importance.npz") as matrix:
+        assert set(matrix.files) == set(of["tensors"])
+        for name in matrix.files:
+            diagonal = np.load(measured / f"{of['tensors'][name]:03}.npy").diagonal()
+            assert np.allclose(diagonal, matrix[name], rtol=1e-3, atol=1e-9)
+    assert of["tensors"]["blk.0.attn_q.weight"] == of["tensors"]["blk.0.attn_v.weight"]
+    assert of["tensors"]["blk.0.ffn_gate.weight"] == of["tensors"]["blk.0.ffn_up.weight"]
+    assert of["tensors"]["blk.0.attn_q.weight"] != of["tensors"]["blk.1.attn_q.weight"]
+
+
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q3_K_S", "Q4_0"])
+def test_only_payload_differs(lab, measured, kind):
+    plain, ours = lab.quantize(kind), lab.quantize(kind, curvature=measured)
+    a, b = (json.loads((f / "layout.json").read_text()) for f in (plain, ours))
+    assert a["tensors"] == b["tensors"]
+    rounding = b["rounding"]
+    assert all(after < before for before, after in rounding["compensated"].values())
+    old, new = (gguf.GGUFReader(f / "model.gguf") for f in (plain, ours))
+    start = old.data_offset
+    raw = [(f / "model.gguf").read_bytes() for f in (plain, ours)]
+    assert raw[0][:start] == raw[1][:start]
+    assert len(raw[0]) == len(raw[1])
+    for x, y in zip(old.tensors, new.tensors, strict=True):
+        assert (x.data.tobytes() == y.data.tobytes()) == (x.name not in rounding["compensated"])
+
+
+def test_a_killed_run_goes_on_behind_its_last_tensor(lab, measured, tmp_path):
+    source = lab.gguf / "model.gguf"
+    plain = lab.quantize("Q4_K_S") / "model.gguf"
+    whole, part = tmp_path / "whole.gguf", tmp_path / "part.gguf"
+    shutil.copy(plain, whole)
+    shutil.copy(plain, part)
+    improve(whole, source, measured, tmp_path / "a", lambda _: None)
+
+    class Killed(Exception):
+        pass
+
+    lines = []
+
+    def dies(line):
+        lines.append(line)
+        if len(lines) == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        improve(part, source, measured, tmp_path / "b", dies)
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "b").iterdir()}
+    assert len(finished) == 4
+    shutil.copy(plain, part)  # the worker's folder is gone; what was finished is not
+    improve(part, source, measured, tmp_path / "b", lambda _: None)
+    assert all(p.stat().st_mtime_ns == at for p, at in finished.items())
+    assert part.read_bytes() == whole.read_bytes()
