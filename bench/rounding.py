@@ -98,7 +98,7 @@ class Bench:
             a, b = ([self.kld(f, domain) for f in files] for files in (plain, ours))
             ratios[domain] = b[0] / min(a)
             print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  "
-                  f"compensated {b[0]:.6f} ({ratios[domain]:.3f} x), from imatrix scales {b[1]:.6f} ({b[1] / min(a):.3f} x)  {seconds / 2:.1f} s", flush=True)  # fmt: skip
+                  f"compensated {b[0]:.6f} ({ratios[domain]:.3f} x), with imatrix {b[1]:.6f} ({b[1] / min(a):.3f} x)  {seconds / 2:.0f} s", flush=True)  # fmt: skip
         return ratios
 
 

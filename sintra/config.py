@@ -75,7 +75,7 @@ class PlannerConf:
     types: list[str] = field(default_factory=list)
     batch: int = 4
     max_dropped: int = 1
-    rounding: str = "compensated"
+    rounding: str = "nearest"
     replay: str = ""
 
 

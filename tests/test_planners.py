@@ -35,7 +35,11 @@ def climb(given, kld=KLD):
     while proposed := ladder.propose(given, History(tuple(known), 8)):
         rounds.append([p.recipe.name for p in proposed])
         for p in proposed:
-            factor = (0.7 if p.recipe.importance else 1) * (5 if p.recipe.drop else 1)
+            factor = (
+                (0.7 if p.recipe.importance else 1)
+                * (0.3 if p.recipe.rounding == "compensated" else 1)
+                * (5 if p.recipe.drop else 1)
+            )
             size = 100 - 10 * TYPES.index(p.recipe.type) - 5 * len(p.recipe.drop)
             known.append(measured(p.recipe, kld[p.recipe.type] * factor, size))
         assert len(rounds) < 20
@@ -51,6 +55,16 @@ def test_a_block_is_dropped_only_when_nothing_else_holds():
     assert rounds[-1] == ["Q2_K-drop2", "Q2_K-drop6"] or all("drop" in n for n in rounds[-1])
     assert not any("drop" in n for r in rounds[:-1] for n in r)
     assert not any("drop" in n for r in climb(study(size=45, max_dropped=0)) for n in r)
+
+
+def test_compensated_rungs_below_the_limit():
+    rounds = climb(study(rounding="compensated"))
+    assert rounds[-2:] == [["Q4_K_M-imatrix", "Q5_K_M-imatrix"], ["Q4_K_M-compensated", "Q3_K_M-compensated"]] or rounds[
+        -1
+    ] == ["Q2_K-compensated"]
+    assert "Q4_K_M-compensated" in [n for r in rounds for n in r]
+    with pytest.raises(UserError, match="use nearest or compensated"):
+        climb(study(rounding="best"))
 
 
 def test_best_quality_stops_when_it_fits():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from sintra.errors import UserError
 from sintra.judge import judge, ranked
 from sintra.planning import History
 from sintra.types import Candidate, Proposal, Recipe, Study
 
 QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
 PATIENCE = 2
+ROUNDINGS = ("nearest", "compensated")
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
     """The next rung: at most planner.batch recipes, or none when the ladder has nothing more to offer."""
     options = study.planner_options
+    if options.get("rounding", "nearest") not in ROUNDINGS:
+        raise UserError(f"planner.rounding={options['rounding']} isn't known: use {' or '.join(ROUNDINGS)}")
     types: list[str] = options["types"]
     batch = options["batch"]
     known = {c.recipe: c for c in history.candidates}

@@ -54,5 +54,5 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
         base = tensors[0].data
         while not isinstance(base, np.memmap) and base.base is not None:
             base = base.base
-        base.flush()
+        base.flush()  # type: ignore[attr-defined]
     return {"compensated": done, "nearest": left}

@@ -140,7 +140,8 @@ def _write_half(blocks: Bytes, at: int, values: Floats) -> None:
 def _fields(part: Bytes, shifts: tuple[int, ...], mask: int) -> Ints:
     """(n, bytes) -> (n, shifts * bytes), the fields of one shift together."""
     spread = part[:, None, :].astype(np.int64) >> np.array(shifts).reshape(1, -1, 1)
-    return (spread & mask).reshape(len(part), -1)
+    found: Ints = (spread & mask).reshape(len(part), -1)
+    return found
 
 
 def _split_q2(blocks: Bytes) -> tuple[Ints, Ints]:
