@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import far
 import sentencepiece
 import stories
 import torch
@@ -39,8 +40,8 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SEEDS = {"train": 1, "validation": 2, "calibration": 3, "search": 4, "report": 5, "tasks": 6, "tokenizer": 7}
-TEXT_BYTES = {"calibration": 240_000, "search": 60_000, "report": 240_000}
+SEEDS = {"train": 1, "validation": 2, "calibration": 3, "search": 4, "report": 5, "tasks": 6, "tokenizer": 7, "far": 8}
+TEXT_BYTES = {"calibration": 240_000, "search": 60_000, "report": 240_000, "far": 120_000}
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def save(model: PreTrainedModel, out: Path, log: list[dict[str, float]]) -> None
 
 
 def write_texts() -> None:
-    """The three texts and the questions."""
+    """The texts and the questions."""
     for folder in ("texts", "tasks"):
         (HERE / folder).mkdir(exist_ok=True)
     for name in TEXT_BYTES:

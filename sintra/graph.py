@@ -136,15 +136,8 @@ class Graph:
         inputs = {"model": self.fetch(), "toolchain": self.toolchain()}
         return self.step("convert", self.study.model, {"type": kind}, inputs)
 
-    def importance(self) -> Step:
-        """The importance matrix over the calibration text."""
-        probe = self.study.probe
-        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
-        params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
-        return self.step("importance", self.study.model, params, inputs)
-
     def curvature(self) -> Step:
-        """X'X of every linear layer over the calibration text."""
+        """X'X of every linear layer over the calibration text, and the importance matrix, its diagonal."""
         probe = self.study.probe
         inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
         params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
@@ -159,7 +152,7 @@ class Graph:
         params: dict[str, Any] = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
         inputs = {"gguf": base}
         if recipe.importance:
-            inputs["importance"] = self.importance()
+            inputs["importance"] = self.curvature()
             params["dropped"] = list(recipe.drop)
         if recipe.rounding == "compensated":
             inputs["curvature"] = self.curvature()

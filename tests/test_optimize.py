@@ -102,9 +102,9 @@ def test_what_changes_and_what_does_not(project, args, tmp_path, tiny):
     assert plan["steps"], "the dry run knows the first round"
     done = project.doit(*args, *names, "goal.max_kld=0.001")
     stages = {s.split(":")[0] for s in project.built(done)}
-    assert "importance" in stages
+    assert "curvature" in stages
     assert not stages & {"toolchain", "convert", "baseline"}
-    assert not [s for s in project.built(done) if "imatrix" not in s and not s.startswith(("fetch:text-cal", "importance"))]
+    assert not [s for s in project.built(done) if "imatrix" not in s and not s.startswith(("fetch:text-cal", "curvature"))]
 
     store = project.root / "cache"
     before = sorted(p.name for p in (store / "cas").glob("*/*"))

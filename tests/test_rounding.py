@@ -7,12 +7,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from test_stages import Lab
+from test_stages import TEXT, Lab
 
+from sintra import stream
+from sintra.llama import Model
 from sintra.rounding.compensate import Options, compensate, damped
 from sintra.rounding.file import improve
 from sintra.rounding.grids import GRIDS
-from sintra.stages import curvature, importance
+from sintra.stage import Context
+from sintra.stages import curvature
 
 KINDS = {n: gguf.GGMLQuantizationType[n] for n in GRIDS}
 
@@ -101,18 +104,51 @@ def test_no_input_at_all_is_nearest():
     assert after <= before
 
 
-def test_the_diagonal_is_the_importance_matrix(lab, measured):
-    other = lab.run(importance, {"tokens": 1024, "context": 128}, **given(lab))
+def test_block_by_block_is_what_the_whole_model_sees(lab, measured):
+    import transformers
+
     of = json.loads((measured / "curvature.json").read_text())
     assert of["unmapped"] == []
-    with np.load(other / "importance.npz") as matrix:
+    net = transformers.AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
+    tokens = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
+    windows = torch.from_numpy(tokens.windows(TEXT, 1024)).long()
+    tokens.close()
+    seen = {}
+    for name, module in net.named_modules():
+        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}) if args else None)
+    with torch.no_grad():
+        net(input_ids=windows)
+    pairs = {"model.layers.1.mlp.down_proj": "blk.1.ffn_down", "model.layers.1.self_attn.k_proj": "blk.1.attn_k",
+             "model.layers.0.self_attn.o_proj": "blk.0.attn_output", "lm_head": "output"}  # fmt: skip
+    with np.load(measured / "importance.npz") as matrix:
         assert set(matrix.files) == set(of["tensors"])
-        for name in matrix.files:
-            diagonal = np.load(measured / f"{of['tensors'][name]:03}.npy").diagonal()
-            assert np.allclose(diagonal, matrix[name], rtol=1e-3, atol=1e-9)
+        for module, tensor in pairs.items():
+            x = seen[module].reshape(-1, seen[module].shape[-1])
+            found = np.load(measured / f"{of['tensors'][tensor + '.weight']:03}.npy")
+            assert np.allclose(found, (x.T @ x / len(x)).numpy(), rtol=1e-3, atol=1e-5)
+            assert np.allclose(matrix[tensor + ".weight"], found.diagonal())
     assert of["tensors"]["blk.0.attn_q.weight"] == of["tensors"]["blk.0.attn_v.weight"]
     assert of["tensors"]["blk.0.ffn_gate.weight"] == of["tensors"]["blk.0.ffn_up.weight"]
     assert of["tensors"]["blk.0.attn_q.weight"] != of["tensors"]["blk.1.attn_q.weight"]
+
+
+def test_a_killed_curvature_goes_on_at_its_block(lab, measured, tmp_path, monkeypatch):
+    params = {"tokens": 1024, "context": 128}
+    (tmp_path / "out").mkdir()
+
+    class Dying(Context):
+        def say(self, text):
+            raise KeyboardInterrupt(text)
+
+    with pytest.raises(KeyboardInterrupt, match="block 1 of 2"):
+        curvature.run(Dying(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
+    assert json.loads((tmp_path / "keep" / "found.json").read_text())["blocks"] == 1
+    loaded = []
+    monkeypatch.setattr(stream.Model, "load", lambda self, n, old=stream.Model.load: loaded.append(n) or old(self, n))
+    curvature.run(Context(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
+    assert loaded == [1]
+    for path in measured.glob("*.npy"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q3_K_S", "Q4_0"])

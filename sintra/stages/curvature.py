@@ -1,119 +1,245 @@
-"""The curvature of every linear layer's output error: X'X over the calibration text, X the layer's inputs.
+"""The curvature of every linear layer: X'X over the calibration text, X being the layer's inputs, (tokens, columns).
 
-Compensated rounding (sintra.rounding) works in this metric; its diagonal over the number of tokens is the importance matrix.
-Layers that read the same input (query, key and value; gate and up) share one matrix.
+Compensated rounding (sintra.rounding) works in this metric, and its diagonal is the importance matrix that llama.cpp's
+quantizers weigh errors by: one pass serves both. Layers that read the same input (query, key and value; gate and up) share
+one matrix; every expert has its own. The model is run block by block, so that one block and its matrices are in memory;
+a killed run goes on at its block. The tokens are llama.cpp's own, from the converted model's vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
 from sintra.errors import Infeasible
 from sintra.stage import Context, Stage
+from sintra.stream import Model, Passing, call
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import Tensor
 else:
     np = lazy.module("numpy")
+    torch = lazy.module("torch")
 
 
 def run(context: Context) -> None:
-    """Write NNN.npy (columns, columns) float32, mean over tokens, and curvature.json.
+    """Write NNN.npy (columns, columns) float32, mean over tokens; curvature.json; importance.npz.
 
-    curvature.json: {"tensors": {GGUF tensor name: number of its matrix}, "tokens", "unmapped": [[tensor, reason]]}.
+    curvature.json: {"tensors": {GGUF tensor name: the number of its matrix, or a list of them, one for each expert},
+    "tokens", "unmapped": [[tensor, reason]]}. importance.npz: GGUF tensor name -> float32 vector of the row's length.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from sintra.layers import gguf_names
     from sintra.layout import read_layout
-    from sintra.llama import Model
+    from sintra.llama import Model as Llama
 
     torch.set_num_threads(context.threads)
     path = context.inputs["gguf"] / "model.gguf"
     layout = read_layout(path)
     size = min(context.params["context"], layout["context"] or context.params["context"])
-    tokenizer = Model(path, size, context.threads, vocab_only=True)
+    tokenizer = Llama(path, size, context.threads, vocab_only=True)
     windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
     tokenizer.close()
-    model = AutoModelForCausalLM.from_pretrained(context.inputs["model"], dtype=torch.float32, trust_remote_code=False)
-    names, unmapped = proven(model, path, gguf_names(model, layout))
+    model = Model(context.inputs["model"])
+    names = gguf_names(model.net, layout)
     if not names:
         raise Infeasible("unsupported", f"no linear layer of a {layout['architecture']} could be mapped to its GGUF tensor")
-    matrices, of = collect(model.train(False), names, windows, context.say)
-    if layout["shape"]["tied"] and "output.weight" in of:
-        of["token_embd.weight"] = of.pop("output.weight")
-    for number, matrix in enumerate(matrices):
-        np.save(context.out / f"{number:03}.npy", (matrix / windows.size).float().numpy())
-    context.write_json("curvature.json", {"tensors": of, "tokens": int(windows.size), "unmapped": unmapped})
+    if model.whole:
+        context.say("the checkpoint's names aren't the modules': the whole model is loaded at once")
+    context.keep.mkdir(parents=True, exist_ok=True)
+    found = walk(model, names, path, windows, context)
+    if layout["shape"]["tied"] and "output.weight" in found.of:
+        found.of["token_embd.weight"] = found.of.pop("output.weight")
+    publish(found, context)
 
 
-def proven(model: Any, path: Any, names: dict[str, str]) -> tuple[dict[str, str], list[list[str]]]:
-    """The mapped layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes some); the others."""
+@dataclass
+class Found:
+    """What is known so far; saved after every block. of: tensor name -> number(s); hits: tokens that a matrix has seen."""
+
+    blocks: int = 0
+    of: dict[str, int | list[int]] = field(default_factory=dict)
+    hits: list[int] = field(default_factory=list)
+    unmapped: list[list[str]] = field(default_factory=list)
+
+    @staticmethod
+    def load(keep: Path) -> Found:
+        """As a killed run left it."""
+        path = keep / "found.json"
+        return Found(**json.loads(path.read_text())) if path.exists() else Found()
+
+    def save(self, keep: Path) -> None:
+        """Whole or not at all."""
+        part = keep / "found.part"
+        part.write_text(json.dumps(self.__dict__))
+        part.replace(keep / "found.json")
+
+
+def walk(model: Model, names: dict[str, str], gguf: Path, windows: Any, context: Context) -> Found:
+    """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it is done."""
+    keep, parts = context.keep, Passing(model)
+    found = Found.load(keep)
+    count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
+    first = [parts.first(as_batch(w)) for w in windows[:1]]  # also learns what the blocks are called with
+    width = first[0].shape[-1]
+    if found.blocks == 0:
+        hidden = states(keep / "hidden-0.npy", windows, width, "w+")
+        for i, window in enumerate(windows):
+            hidden[i] = parts.first(as_batch(window))[0].float().numpy()
+        hidden.flush()
+    for number in range(found.blocks, count):
+        block = model.load(number)
+        own = prefixed(names, f"{model.prefix}.{number}.")
+        inputs = Inputs(proven(model, gguf, own, found.unmapped))
+        before = states(keep / f"hidden-{number}.npy", windows, width, "r")
+        after = states(keep / f"hidden-{number + 1}.npy", windows, width, "w+")
+        with inputs.watching(model.net):
+            for i in range(len(windows)):
+                inputs.seen.clear()
+                after[i] = call(block, torch.from_numpy(np.array(before[i : i + 1])), parts.calls[number])[0].numpy()
+        after.flush()
+        model.drop(number)
+        inputs.write(found, keep)
+        found.blocks = number + 1
+        found.save(keep)
+        (keep / f"hidden-{number}.npy").unlink()
+        pace = (time.monotonic() - start) / (number + 1 - resumed)
+        context.say(f"block {number + 1} of {count}, {pace * (count - number - 1):.0f} s left")
+    if found.blocks == count:
+        own = {n: t for n, t in names.items() if n == model.head_name}
+        hidden, inputs = states(keep / f"hidden-{count}.npy", windows, width, "r"), Inputs(
+            proven(model, gguf, own, found.unmapped))  # fmt: skip
+        for i, window in enumerate(windows):
+            inputs.add("output.weight", parts.last(as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))))
+        if own:
+            inputs.write(found, keep)
+        found.blocks += 1
+        found.save(keep)
+    return found
+
+
+def as_batch(window: Any) -> Tensor:
+    """One window of token ids, (1, tokens)."""
+    return torch.from_numpy(np.asarray(window)).long()[None]
+
+
+def states(path: Path, windows: Any, width: int, mode: str) -> Any:
+    """The hidden states between two blocks, (windows, tokens, width) float32, on disk."""
+    if mode == "r":
+        return np.load(path, mmap_mode="r")
+    return np.lib.format.open_memmap(path, "w+", np.float32, (*windows.shape, width))
+
+
+def prefixed(names: dict[str, str], start: str) -> dict[str, str]:
+    """The layers of one block."""
+    return {n: t for n, t in names.items() if n.startswith(start)}
+
+
+class Inputs:
+    """Sums of X'X for the layers of a block. seen: the inputs of this window so far: the same tensor, the same matrix."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names
+        self.sums: list[Tensor] = []
+        self.hits: list[int] = []
+        self.of: dict[str, int | list[int]] = {}
+        self.seen: list[tuple[Tensor, int]] = []
+
+    def watching(self, net: Any) -> Any:
+        """A context in which the layers' inputs are added up."""
+        import contextlib
+
+        @contextlib.contextmanager
+        def hooked() -> Iterator[None]:
+            hooks = [net.get_submodule(n).register_forward_pre_hook(self._hook(t)) for n, t in self.names.items()]
+            try:
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+        return hooked()
+
+    def _hook(self, tensor: str) -> Any:
+        return lambda _, args: self.add(tensor, args[0])
+
+    def add(self, tensor: str, x: Tensor) -> None:
+        """One window's input of a layer."""
+        number = next((n for y, n in self.seen if y is x), None)
+        if tensor not in self.of:
+            self.of[tensor] = self.new(x.shape[-1]) if number is None else number
+        if number is None:
+            mine = self.of[tensor]
+            assert isinstance(mine, int)
+            self.accumulate(mine, x)
+            self.seen.append((x, mine))
+
+    def new(self, width: int) -> int:
+        """Room for one more matrix."""
+        self.sums.append(torch.zeros(width, width))
+        self.hits.append(0)
+        return len(self.sums) - 1
+
+    def accumulate(self, number: int, x: Tensor) -> None:
+        """Add x'x."""
+        flat = x.detach().reshape(-1, x.shape[-1]).float()
+        self.sums[number].addmm_(flat.T, flat)
+        self.hits[number] += len(flat)
+
+    def write(self, found: Found, keep: Path) -> None:
+        """keep/NNN.npy for every matrix, numbered after those that are found already."""
+        base = len(found.hits)
+        for number, (total, hits) in enumerate(zip(self.sums, self.hits, strict=True)):
+            np.save(keep / f"{base + number:03}.npy", (total / max(hits, 1)).numpy())
+        found.hits += self.hits
+        for name, of in self.of.items():
+            found.of[name] = of + base if isinstance(of, int) else [n + base for n in of]
+
+
+def proven(model: Model, path: Path, names: dict[str, str], bad: list[list[str]]) -> dict[str, str]:
+    """The layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes some); others go to bad."""
     from gguf import GGUFReader
 
     held = {t.name: t for t in GGUFReader(path).tensors}
-    good, bad = {}, []
+    good = {}
     for module, name in names.items():
         tensor = held.get(name) or (held.get("token_embd.weight") if name == "output.weight" else None)
         if tensor is None:
             bad.append([name, "not in the GGUF"])
-        elif same_rows(tensor, model.get_submodule(module).weight):
+        elif same_rows(tensor, model.rows(module)):
             good[module] = name
         else:
             bad.append([name, "its rows are not the layer's"])
-    return good, bad
+    return good
 
 
-def same_rows(tensor: Any, weight: Any) -> bool:
-    """Whether a 16-bit or 32-bit GGUF tensor and a module's weight (rows, columns) hold the same rows."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    stored = dequantize(tensor.data, tensor.tensor_type)
-    wanted = weight.detach().float()
-    if tensor.tensor_type == GGMLQuantizationType.F16:
-        wanted = wanted.half().float()
-    elif tensor.tensor_type == GGMLQuantizationType.BF16:
-        wanted = wanted.bfloat16().float()
-    rows = wanted.numpy()
-    return stored.shape == rows.shape and sorted(r.tobytes() for r in stored) == sorted(r.tobytes() for r in rows)
+def same_rows(tensor: Any, slices: Iterator[Tensor]) -> bool:
+    """Whether a 16-bit or 32-bit GGUF tensor and a layer's weight, in slices of rows (rows, columns), hold the same rows."""
+    kind = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}.get(tensor.tensor_type.name)
+    if kind is None:
+        return False
+    stored = tensor.data.view(np.uint8).reshape(tensor.data.shape[0], -1)
+    wanted = sorted(hash(r.tobytes()) for part in slices for r in part.to(kind).contiguous().view(torch.uint8).numpy())
+    return sorted(hash(r.tobytes()) for r in stored) == wanted
 
 
-def collect(model: Any, names: dict[str, str], windows: Any, say: Callable[[str], None]) -> tuple[list[Any], dict[str, int]]:
-    """Run the text through the model: the distinct X'X in float64 and, for each tensor name, which one is its own."""
-    import torch
-
-    matrices: list[Any] = []
-    of: dict[str, int] = {}
-    seen: list[tuple[Any, int]] = []  # the inputs of this window so far: the same tensor object means the same input
-
-    def hook(name: str) -> Callable[..., None]:
-        def add(_: Any, args: tuple[Any, ...]) -> None:
-            x = args[0]
-            number = next((n for y, n in seen if y is x), None)
-            if name not in of:
-                of[name] = len(matrices) if number is None else number
-                if number is None:
-                    matrices.append(torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64))
-            if number is None:
-                flat = x.detach().reshape(-1, x.shape[-1])
-                matrices[of[name]] += (flat.T @ flat).double()
-                seen.append((x, of[name]))
-
-        return add
-
-    hooks = [m.register_forward_pre_hook(hook(names[n])) for n, m in model.named_modules() if n in names]
-    with torch.no_grad():
-        for number, window in enumerate(windows):
-            seen.clear()
-            model(input_ids=torch.from_numpy(window).long()[None])
-            say(f"window {number + 1} of {len(windows)}")
-    for one in hooks:
-        one.remove()
-    return matrices, of
+def publish(found: Found, context: Context) -> None:
+    """From keep to out, with the diagonals as the importance matrix."""
+    diagonals = []
+    for number in range(len(found.hits)):
+        name = f"{number:03}.npy"
+        shutil.copyfile(context.keep / name, context.out / name)
+        diagonals.append(np.load(context.out / name, mmap_mode="r").diagonal().astype(np.float32))
+    rows = {n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)]) for n, of in found.of.items()}
+    np.savez(context.out / "importance.npz", **rows)
+    context.write_json("curvature.json", {"tensors": found.of, "tokens": max(found.hits), "unmapped": found.unmapped})
 
 
-STAGE = Stage("curvature", 1, run, tools=("torch", "transformers"))
+STAGE = Stage("curvature", 2, run, tools=("torch", "transformers"))
