@@ -9,12 +9,40 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-STUFF = "flour sugar butter salt rye oats lentils barley leeks thyme vinegar mustard cream beans squash walnuts".split()
-VERBS = "stir fold simmer whisk strain knead roast chill drain reduce".split()
-SKIES = "clear overcast drizzle sleet fog thunder haze gusts hail sunshine".split()
-STATIONS = "Norbeck Alvaston Telmire Quarrow Sundal Pinehurst Ostrava Kelmscott Varga Ludlow".split()
-GOODS = "copper wire|steel bolts|printer paper|pine boards|glass jars|rubber hose|cement|floor tiles|solder|paint".split("|")
-NOUNS = "total count index buffer offset value limit result width cursor".split()
+STUFF = [
+    "flour",
+    "sugar",
+    "butter",
+    "salt",
+    "rye",
+    "oats",
+    "lentils",
+    "barley",
+    "leeks",
+    "thyme",
+    "vinegar",
+    "mustard",
+    "cream",
+    "beans",
+    "squash",
+    "walnuts",
+]
+VERBS = ["stir", "fold", "simmer", "whisk", "strain", "knead", "roast", "chill", "drain", "reduce"]
+SKIES = ["clear", "overcast", "drizzle", "sleet", "fog", "thunder", "haze", "gusts", "hail", "sunshine"]
+STATIONS = ["Norbeck", "Alvaston", "Telmire", "Quarrow", "Sundal", "Pinehurst", "Ostrava", "Kelmscott", "Varga", "Ludlow"]
+GOODS = [
+    "copper wire",
+    "steel bolts",
+    "printer paper",
+    "pine boards",
+    "glass jars",
+    "rubber hose",
+    "cement",
+    "floor tiles",
+    "solder",
+    "paint",
+]
+NOUNS = ["total", "count", "index", "buffer", "offset", "value", "limit", "result", "width", "cursor"]
 UNITS = ("g", "ml", "tsp", "cups")
 
 

@@ -120,7 +120,8 @@ def text_documents(name: str) -> list[str]:
     seen: set[str] = set()
     for other in TEXT_BYTES:
         found, size = [], 0
-        for document in map(as_text, stories.documents(SEEDS[other])):
+        source = far.documents(SEEDS[other]) if other == "far" else map(as_text, stories.documents(SEEDS[other]))
+        for document in source:
             if size >= TEXT_BYTES[other]:
                 break
             key = digest(document)

@@ -31,8 +31,8 @@ class Checkpoint:
 
         index = folder / "model.safetensors.index.json"
         names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
-        self.files = [safe_open(folder / n, framework="pt") for n in names if (folder / n).exists()]
-        self.of = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118
+        self.files: list[Any] = [safe_open(folder / n, framework="pt") for n in names if (folder / n).exists()]
+        self.of: dict[str, Any] = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118
 
     def get(self, name: str) -> Tensor:
         """A whole tensor in float32."""
@@ -53,10 +53,10 @@ class Model:
         import transformers
         from accelerate import init_empty_weights
 
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kind = transformers.AutoModelForCausalLM
+        config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind: Any = transformers.AutoModelForCausalLM
         with init_empty_weights():
-            self.net: nn.Module = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
         self.checkpoint = Checkpoint(folder)
         tied = set(getattr(self.net, "all_tied_weights_keys", None) or ())
         self.whole = not {n for n, _ in self.net.named_parameters() if n not in tied} <= set(self.checkpoint.of)
@@ -64,7 +64,7 @@ class Model:
             self.net = kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         self.net.train(False)
         self.prefix, self.blocks = find_blocks(self.net, config.get_text_config().num_hidden_layers)
-        self.head = self.net.get_output_embeddings()  # type: ignore[operator]
+        self.head: nn.Module = self.net.get_output_embeddings()
         self.head_name = next(n for n, m in self.net.named_modules() if m is self.head)
         if not self.whole:
             self._load_rest()

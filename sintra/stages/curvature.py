@@ -238,7 +238,7 @@ def publish(found: Found, context: Context) -> None:
         shutil.copyfile(context.keep / name, context.out / name)
         diagonals.append(np.load(context.out / name, mmap_mode="r").diagonal().astype(np.float32))
     rows = {n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)]) for n, of in found.of.items()}
-    np.savez(context.out / "importance.npz", **rows)
+    np.savez(context.out / "importance.npz", **rows)  # type: ignore[arg-type]
     context.write_json("curvature.json", {"tensors": found.of, "tokens": max(found.hits), "unmapped": found.unmapped})
 
 
