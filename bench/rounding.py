@@ -96,8 +96,10 @@ class Bench:
         for domain in self.domains:
             a, b = ([self.kld(f, domain) for f in files] for files in (plain, ours))
             ratios[domain] = b[1] / min(a)
-            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b[1]:.6f} "
-                  f"({ratios[domain]:.3f} x; on scales without imatrix {b[0] / min(a):.3f} x)  {seconds / 2:.0f} s", flush=True)  # fmt: skip
+            line = (
+                f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b[1]:.6f} ({ratios[domain]:.3f} x; "
+            )
+            print(f"{line}on scales without imatrix {b[0] / min(a):.3f} x)  {seconds / 2:.0f} s", flush=True)
         return ratios
 
 

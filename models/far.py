@@ -54,8 +54,8 @@ def recipe(rng: random.Random) -> str:
     for number in range(1, rng.randint(4, 7)):
         a, b = rng.sample(parts, 2)
         verb, other = rng.sample(VERBS, 2)
-        minutes = rng.randint(2, 90)
-        lines.append(f"{number}. {verb.title()} the {a} with the {b} for {minutes} minutes at {rng.randint(6, 24) * 10} degrees, "
+        minutes, heat = rng.randint(2, 90), rng.randint(6, 24) * 10
+        lines.append(f"{number}. {verb.title()} the {a} with the {b} for {minutes} minutes at {heat} degrees, "
                      f"then {other} until thick.")  # fmt: skip
     return "\n".join(lines)
 
@@ -107,7 +107,9 @@ def program(rng: random.Random) -> str:
     return "\n".join((
         f"def {rng.choice(VERBS)}_{a}({b}, {c}={low}):", f"    # returns the {a} of a {b}, or None when {c} exceeds {high}",
         f"    {a} = {rng.randint(0, 255)}", f"    while {c} < {high} and {b}[{c}] != {rng.randint(0, 99)}:",
-        f"        {a} {step}", f"        {c} = ({c} * {rng.randint(2, 31)} + {rng.randint(1, 97)}) % {rng.choice([256, 1021, 65536])}",
+        f"        {a} {step}",
+        f"        {c} = ({c} * {rng.randint(2, 31)} + {rng.randint(1, 97)}) % "
+        f"{rng.choice([256, 1021, 65536])}",
         f"        if {a} > len({b}) or not {b}:", "            return None", f"    return {{'{a}': {a}, '{c}': {c}}}",
     ))  # fmt: skip
 

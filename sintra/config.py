@@ -75,7 +75,7 @@ class PlannerConf:
     types: list[str] = field(default_factory=list)
     batch: int = 4
     max_dropped: int = 1
-    rounding: str = "nearest"
+    rounding: str = "compensated"
     replay: str = ""
 
 
@@ -88,6 +88,7 @@ class ProbeConf:
     calibration_tokens: int = 30720
     search_tokens: int = 5120
     report_tokens: int = 20480
+    second_tokens: int = 10240
     top_k: int = 512
     speed_prompt: int = 256
     speed_generate: int = 64
@@ -104,11 +105,12 @@ class StoreConf:
 
 @dataclass
 class TextsConf:
-    """Three disjoint texts."""
+    """Disjoint texts; `second`, of another domain than calibration, is measured beside `report` (null: not at all)."""
 
     calibration: str = "models/texts/calibration.txt"
     search: str = "models/texts/search.txt"
     report: str = "models/texts/report.txt"
+    second: str | None = "models/texts/far.txt"
 
 
 @dataclass

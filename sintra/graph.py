@@ -90,12 +90,13 @@ class Variant(NamedTuple):
 
     quantize: Step
     quality: Step
-    speed: Step | None
-    memory: Step | None
+    speed: Step | None = None
+    memory: Step | None = None
+    second: Step | None = None
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        return [s for s in (self.quality, self.speed, self.memory) if s is not None]
+        return [s for s in (self.quality, self.second, self.speed, self.memory) if s is not None]
 
 
 class Graph:
@@ -121,7 +122,7 @@ class Graph:
         return self.step("fetch", label, {"kind": source.kind, "digest": source.digest}, hints={"from": source.locator})
 
     def text(self, role: str) -> Step:
-        """One of the three texts."""
+        """One of the texts."""
         return self._import(self.texts[role], f"text-{role}")
 
     def toolchain(self) -> Step:
@@ -160,20 +161,24 @@ class Graph:
         return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def baseline(self, level: str) -> Step:
-        """The 16-bit model's log-probabilities over the search or the report text."""
+        """The 16-bit model's log-probabilities over the search, the report or the second text."""
         probe = self.study.probe
         params = {"context": probe["context"], "tokens": probe[f"{level}_tokens"], "top_k": probe["top_k"]}
         inputs = {"gguf": self.convert(), "text": self.text(level)}
         return self.step("baseline", f"{self.study.model}-{level}", params, inputs)
 
     def variant(self, recipe: Recipe, level: str) -> Variant:
-        """A recipe's steps at a level: "search" ranks, "report" decides and adds speed and memory."""
+        """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""
         made, probe = self.quantize(recipe), self.study.probe
         label = f"{self.study.model}-{recipe.name}"
         scored = {"gguf": made, "baseline": self.baseline(level)}
         quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed}, scored)
         if level == "search":
-            return Variant(made, quality, None, None)
+            return Variant(made, quality)
+        second = None
+        if "second" in self.texts:
+            params = {"seed": self.study.seed, "prefix": "second_"}
+            second = self.step("quality", f"{label}-second", params, {"gguf": made, "baseline": self.baseline("second")})
         speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]}
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, {"context": probe["context"]}, {"gguf": made}))  # fmt: skip
+                       self.step("memory", label, {"context": probe["context"]}, {"gguf": made}), second)  # fmt: skip

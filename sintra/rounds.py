@@ -88,7 +88,7 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal])
             elif isinstance(outcome, Artifact):
                 rows = parse(store.read_json(outcome, NAME))
                 if step.stage == "quality":
-                    decided = level == "report" or decided
+                    decided = decided or (level == "report" and any(r.metric == "kld_mean" for r in rows))
                     for row in rows:
                         if level == "report" or row.metric not in numbers:
                             numbers[row.metric] = row

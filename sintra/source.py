@@ -78,7 +78,7 @@ def pin_folder(folder: Path, digests: Digests) -> Source:
 def pin_file(path: Path, digests: Digests) -> Source:
     """A text by its content."""
     if not path.is_file():
-        raise UserError(f"there is no text {str(path)!r} (texts.calibration, texts.search, texts.report)")
+        raise UserError(f"there is no text {str(path)!r} (texts.calibration, texts.search, texts.report, texts.second)")
     return Source("file", Artifact((File("text.txt", *digests.file(path)),)).digest, str(path.resolve()))
 
 

@@ -82,7 +82,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     pin = place.pinned()
     texts = [source.pin_file(root / path, place.digests).digest for _, path in sorted(place.study.texts.items())]
     if len(set(texts)) < len(texts):
-        raise UserError("texts.calibration, texts.search and texts.report must be three different texts")
+        raise UserError("texts.calibration, texts.search, texts.report and texts.second must be different texts")
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
@@ -107,7 +107,8 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         goal=goal_of(conf["goal"], conf["hardware"]), planner=conf["planner"]["name"],
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
-        texts=conf["texts"], seed=conf["seed"], max_rounds=conf["max_rounds"], overrides=tuple(raw),
+        texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
+        overrides=tuple(raw),
     )  # fmt: skip
 
 

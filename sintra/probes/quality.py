@@ -8,7 +8,7 @@ correlated. kld.npy keeps every position's divergence, so that two variants can 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class Baseline:
 
 
 def run(context: Context) -> None:
-    """Write measurements.json and kld.npy (windows, scored positions)."""
+    """Write measurements.json (metrics named with params["prefix"] in front) and kld.npy (windows, scored positions)."""
     base = Baseline.read(context.inputs["baseline"])
     count, size = base.windows.shape
     first = size // 2
@@ -76,10 +76,10 @@ def run(context: Context) -> None:
             nll[i] = -q[np.arange(rows), window[first + 1 :]]
             context.say(f"window {i + 1} of {count}")
     np.save(context.out / "kld.npy", kld.astype(np.float32))
-    write(
-        context,
-        measurements(kld, same, nll, np.asarray(base.nll), context.params["seed"], f"windows of {size}, second half scored"),
-    )
+    protocol = f"windows of {size}, second half scored"
+    rows_found = measurements(kld, same, nll, np.asarray(base.nll), context.params["seed"], protocol)
+    prefix = context.params.get("prefix", "")
+    write(context, [replace(m, metric=prefix + m.metric) for m in rows_found])
 
 
 def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, protocol: str) -> list[Measurement]:
