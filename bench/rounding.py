@@ -39,7 +39,7 @@ class Bench:
         self.work, self.texts = work, texts
         hf = model.resolve()
         self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=hf, toolchain=tools)
-        limits = {"tokens": 30_000, "context": 512}
+        limits = {"tokens": 30_720, "context": 512, "random": 0.2}
         given = {"model": hf, "gguf": self.gguf, "text": self.text("calibration")}
         start = time.perf_counter()
         self.curvature = self.stage("curvature", curvature, limits, **given)

@@ -86,6 +86,7 @@ class ProbeConf:
     name: str = ""
     context: int = 512
     calibration_tokens: int = 30720
+    calibration_random: float = 0.2
     search_tokens: int = 5120
     report_tokens: int = 20480
     second_tokens: int = 10240

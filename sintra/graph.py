@@ -141,7 +141,7 @@ class Graph:
         """X'X of every linear layer over the calibration text, and the importance matrix, its diagonal."""
         probe = self.study.probe
         inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
-        params = {"tokens": probe["calibration_tokens"], "context": probe["context"]}
+        params = {"tokens": probe["calibration_tokens"], "context": probe["context"], "random": probe["calibration_random"]}
         return self.step("curvature", self.study.model, params, inputs)
 
     def quantize(self, recipe: Recipe) -> Step:

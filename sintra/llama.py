@@ -91,6 +91,12 @@ class Model:
             raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
 
+    def normal_tokens(self) -> NDArray[np.int32]:
+        """The ids of the ordinary tokens: no control, unknown, unused or byte token."""
+        normal = self.lib.LLAMA_TOKEN_ATTR_NORMAL
+        found = [i for i in range(self.vocabulary) if self.lib.llama_vocab_get_attr(self.vocab, i) & normal]
+        return np.array(found, np.int32)
+
     def windows(self, text: str, tokens: int) -> NDArray[np.int32]:
         """A text cut into windows of the context, (n, context), with begin of text first where the model wants it."""
         ids = self.tokenize(text)

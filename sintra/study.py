@@ -102,6 +102,8 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
     model = conf["model"]
     if not model["source"]:
         raise UserError("model.source is empty: give model=NAME, model=owner/name or model=FOLDER")
+    if not 0 <= conf["probe"]["calibration_random"] <= 0.9:
+        raise UserError(f"probe.calibration_random={conf['probe']['calibration_random']:g} is no share from 0 to 0.9")
     return Study(
         id="", model=model["name"] or config.slug(model["source"]), hardware=hardware_of(conf["hardware"]),
         goal=goal_of(conf["goal"], conf["hardware"]), planner=conf["planner"]["name"],

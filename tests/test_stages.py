@@ -114,12 +114,16 @@ def test_unknown_types_are_refused(lab):
 def test_iq2_needs_the_importance_matrix(lab):
     with pytest.raises(Infeasible, match=r"llama\.cpp can't make"):
         lab.quantize("IQ2_XXS")
-    matrix = lab.run(curvature, {"tokens": 512, "context": 128}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text")
+    matrix = lab.run(
+        curvature, {"tokens": 512, "context": 128, "random": 0.0}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text"
+    )
     assert "IQ2_XXS" in lab.types(lab.quantize("IQ2_XXS", importance=matrix)).values()
 
 
 def test_importance_is_the_mean_square_of_the_inputs(lab):
-    out = lab.run(curvature, {"tokens": 512, "context": 128}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text")
+    out = lab.run(
+        curvature, {"tokens": 512, "context": 128, "random": 0.0}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text"
+    )
     found = load(out, [])
     assert set(found) == {n for n in lab.types(lab.gguf) if n.endswith("weight") and "norm" not in n and "token" not in n}
     hf = AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)

@@ -1,6 +1,7 @@
-"""The curvature of every linear layer: X'X over the calibration text, X being the layer's inputs, (tokens, columns).
+"""The curvature of every linear layer: X'X over the calibration text and a share of random tokens, X being the layer's
+inputs, (tokens, columns).
 
-Compensated rounding (sintra.rounding) works in this metric, and its diagonal is the importance matrix that llama.cpp's
+Compensated rounding (sintra.rounding) works in this metric, and its diagonal over the text is the importance matrix that llama.cpp's
 quantizers weigh errors by: one pass serves both. Layers that read the same input (query, key and value; gate and up) share
 one matrix; every expert has its own. The model is run block by block, so that one block and its matrices are in memory;
 a killed run goes on at its block. The tokens are llama.cpp's own, from the converted model's vocabulary.
@@ -46,6 +47,7 @@ def run(context: Context) -> None:
     size = min(context.params["context"], layout["context"] or context.params["context"])
     tokenizer = Llama(path, size, context.threads, vocab_only=True)
     windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
+    normal = tokenizer.normal_tokens()
     tokenizer.close()
     model = Model(context.inputs["model"])
     names = gguf_names(model.net, layout)
@@ -54,10 +56,29 @@ def run(context: Context) -> None:
     if model.whole:
         context.say("the checkpoint's names aren't the modules': the whole model is loaded at once")
     context.keep.mkdir(parents=True, exist_ok=True)
-    found = walk(model, names, path, windows, context)
+    everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], normal)])
+    found = walk(model, names, path, Calibration(everything, len(windows)), context)
     if layout["shape"]["tied"] and "output.weight" in found.of:
         found.of["token_embd.weight"] = found.of.pop("output.weight")
     publish(found, context)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Windows of token ids, (n, tokens); the first `plain` are text, the others random."""
+
+    windows: Any
+    plain: int
+
+
+def noise(count: int, size: int, share: float, tokens: Any) -> Any:
+    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows of text.
+
+    They excite directions that the calibration text doesn't: without them rounding moves its errors there, where another
+    text meets them (docs/benchmarks.md).
+    """
+    number = round(count * share / (1 - share))
+    return np.random.default_rng(0).choice(tokens, (number, size)).astype(np.int32)
 
 
 @dataclass
@@ -82,13 +103,12 @@ class Found:
         part.replace(keep / "found.json")
 
 
-def walk(model: Model, names: dict[str, str], gguf: Path, windows: Any, context: Context) -> Found:
+def walk(model: Model, names: dict[str, str], gguf: Path, text: Calibration, context: Context) -> Found:
     """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it is done."""
-    keep, parts = context.keep, Passing(model)
+    keep, parts, windows = context.keep, Passing(model), text.windows
     found = Found.load(keep)
     count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
-    first = [parts.first(as_batch(w)) for w in windows[:1]]  # also learns what the blocks are called with
-    width = first[0].shape[-1]
+    width = parts.first(as_batch(windows[0])).shape[-1]  # also learns what the blocks are called with
     if found.blocks == 0:
         hidden = states(keep / "hidden-0.npy", windows, width, "w+")
         for i, window in enumerate(windows):
@@ -102,7 +122,7 @@ def walk(model: Model, names: dict[str, str], gguf: Path, windows: Any, context:
         after = states(keep / f"hidden-{number + 1}.npy", windows, width, "w+")
         with inputs.watching(model.net):
             for i in range(len(windows)):
-                inputs.seen.clear()
+                inputs.begin(i < text.plain)
                 after[i] = call(block, torch.from_numpy(np.array(before[i : i + 1])), parts.calls[number])[0].numpy()
         after.flush()
         model.drop(number)
@@ -117,6 +137,7 @@ def walk(model: Model, names: dict[str, str], gguf: Path, windows: Any, context:
         hidden, inputs = states(keep / f"hidden-{count}.npy", windows, width, "r"), Inputs(
             proven(model, gguf, own, found.unmapped))  # fmt: skip
         for i, window in enumerate(windows):
+            inputs.begin(i < text.plain)
             inputs.add("output.weight", parts.last(as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))))
         if own:
             inputs.write(found, keep)
@@ -151,6 +172,13 @@ class Inputs:
         self.hits: list[int] = []
         self.of: dict[str, int | list[int]] = {}
         self.seen: list[tuple[Tensor, int]] = []
+        self.plain = True
+        self.squares: list[Tensor] = []
+        self.texts: list[int] = []
+
+    def begin(self, plain: bool) -> None:
+        """A new window, of text or of random tokens."""
+        self.seen, self.plain = [], plain
 
     def watching(self, net: Any) -> Any:
         """A context in which the layers' inputs are added up."""
@@ -185,6 +213,8 @@ class Inputs:
         """Room for one more matrix."""
         self.sums.append(torch.zeros(width, width))
         self.hits.append(0)
+        self.squares.append(torch.zeros(width))
+        self.texts.append(0)
         return len(self.sums) - 1
 
     def accumulate(self, number: int, x: Tensor) -> None:
@@ -192,12 +222,16 @@ class Inputs:
         flat = x.detach().reshape(-1, x.shape[-1]).float()
         self.sums[number].addmm_(flat.T, flat)
         self.hits[number] += len(flat)
+        if self.plain:
+            self.squares[number] += flat.square().sum(0)
+            self.texts[number] += len(flat)
 
     def write(self, found: Found, keep: Path) -> None:
         """keep/NNN.npy for every matrix, numbered after those that are found already."""
         base = len(found.hits)
         for number, (total, hits) in enumerate(zip(self.sums, self.hits, strict=True)):
             np.save(keep / f"{base + number:03}.npy", (total / max(hits, 1)).numpy())
+            np.save(keep / f"{base + number:03}.diagonal.npy", (self.squares[number] / max(self.texts[number], 1)).numpy())
         found.hits += self.hits
         for name, of in self.of.items():
             found.of[name] = of + base if isinstance(of, int) else [n + base for n in of]
@@ -231,12 +265,12 @@ def same_rows(tensor: Any, slices: Iterator[Tensor]) -> bool:
 
 
 def publish(found: Found, context: Context) -> None:
-    """From keep to out, with the diagonals as the importance matrix."""
+    """From keep to out, with the diagonals over the text alone as the importance matrix."""
     diagonals = []
     for number in range(len(found.hits)):
         name = f"{number:03}.npy"
         shutil.copyfile(context.keep / name, context.out / name)
-        diagonals.append(np.load(context.out / name, mmap_mode="r").diagonal().astype(np.float32))
+        diagonals.append(np.load(context.keep / f"{number:03}.diagonal.npy"))
     rows = {n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)]) for n, of in found.of.items()}
     np.savez(context.out / "importance.npz", **rows)  # type: ignore[arg-type]
     context.write_json("curvature.json", {"tensors": found.of, "tokens": max(found.hits), "unmapped": found.unmapped})
