@@ -25,6 +25,7 @@ LAYERS = [
         "signals",
         "lazy",
         "layers",
+        "stream",
         "rounding",
     },
     {"history", "hardware", "judge", "planning"},
