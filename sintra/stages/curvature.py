@@ -2,9 +2,9 @@
 inputs, (tokens, columns).
 
 Compensated rounding (sintra.rounding) works in this metric, and its diagonal over the text is the importance matrix that
-llama.cpp's quantizers weigh errors by: one pass serves both. Layers that read the same input (query, key and value; gate and up) share
-one matrix; every expert has its own. The model is run block by block, so that one block and its matrices are in memory;
-a killed run goes on at its block. The tokens are llama.cpp's own, from the converted model's vocabulary.
+llama.cpp's quantizers weigh errors by: one pass serves both. Layers that read the same input (query, key and value; gate
+and up) share one matrix; every expert has its own. The model is run block by block, so that one block and its matrices are
+in memory; a killed run goes on at its block. The tokens are llama.cpp's own, from the converted model's vocabulary.
 """
 
 from __future__ import annotations
