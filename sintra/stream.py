@@ -1,7 +1,7 @@
 """A transformers model, block after block: weights are read when a block's turn comes and dropped when it is over.
 
-Needs a checkpoint in safetensors whose tensor names are the modules' own. Other checkpoints (merged experts, .bin files)
-are loaded whole.
+Needs a checkpoint in safetensors whose tensor names are the modules' own, or those of single experts. Other checkpoints
+(.bin files, renamed tensors) are loaded whole.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ else:
     torch = lazy.module("torch")
 
 ROWS = 4096
+# What a merged parameter of a bank of experts consists of in checkpoints, expert by expert.
+MERGED = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
 
 
 class Checkpoint:
@@ -34,10 +36,28 @@ class Checkpoint:
         self.files: list[Any] = [safe_open(folder / n, framework="pt") for n in names if (folder / n).exists()]
         self.of: dict[str, Any] = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118
 
+    def parts(self, name: str) -> list[list[str]] | None:
+        """The checkpoint's tensors that a module's parameter is made of, expert by expert; None where it has them not."""
+        for own in (name, name.replace(".mlp.", ".block_sparse_moe.")):
+            if own in self.of:
+                return [[own]]
+            bank, _, last = own.rpartition(".")
+            for kinds in MERGED.get(last, ()):
+                found: list[list[str]] = []
+                while all(f"{bank}.{len(found)}.{k}.weight" in self.of for k in kinds):
+                    found.append([f"{bank}.{len(found)}.{k}.weight" for k in kinds])
+                if found:
+                    return found
+        return None
+
     def get(self, name: str) -> Tensor:
-        """A whole tensor in float32."""
-        tensor: Tensor = self.of[name].get_tensor(name)
-        return tensor.float()
+        """A parameter in float32, assembled where the checkpoint has it in parts."""
+        parts = self.parts(name)
+        assert parts is not None, name
+        if len(parts) == 1 and len(parts[0]) == 1:
+            tensor: Tensor = self.of[parts[0][0]].get_tensor(parts[0][0])
+            return tensor.float()
+        return torch.stack([torch.cat([self.of[n].get_tensor(n).float() for n in row]) for row in parts])
 
     def rows(self, name: str) -> Iterator[Tensor]:
         """A matrix in slices of rows, in float32."""
@@ -59,7 +79,7 @@ class Model:
             self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
         self.checkpoint = Checkpoint(folder)
         tied = set(getattr(self.net, "all_tied_weights_keys", None) or ())
-        self.whole = not {n for n, _ in self.net.named_parameters() if n not in tied} <= set(self.checkpoint.of)
+        self.whole = any(self.checkpoint.parts(n) is None for n, _ in self.net.named_parameters() if n not in tied)
         if self.whole:
             self.net = kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         self.net.train(False)
@@ -72,7 +92,7 @@ class Model:
     def _load_rest(self) -> None:
         """Everything outside the blocks but the output head, whose product nobody needs."""
         own = self.head_name + "."
-        names = [n for n in self.checkpoint.of if not n.startswith((self.prefix + ".", own))]
+        names = [n for n in self.net.state_dict() if not n.startswith((self.prefix + ".", own)) and self.checkpoint.parts(n)]
         self.net.load_state_dict({n: self.checkpoint.get(n) for n in names}, strict=False, assign=True)
 
     def load(self, number: int) -> nn.Module:

@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from test_stages import TEXT, Lab
 
 from sintra import stream
@@ -15,7 +16,7 @@ from sintra.rounding.compensate import Options, compensate, damped
 from sintra.rounding.file import improve
 from sintra.rounding.grids import GRIDS
 from sintra.stage import Context
-from sintra.stages import curvature
+from sintra.stages import convert, curvature
 
 KINDS = {n: gguf.GGMLQuantizationType[n] for n in GRIDS}
 
@@ -132,6 +133,62 @@ def test_block_by_block_is_what_the_whole_model_sees(lab, measured):
     assert of["tensors"]["blk.0.attn_q.weight"] == of["tensors"]["blk.0.attn_v.weight"]
     assert of["tensors"]["blk.0.ffn_gate.weight"] == of["tensors"]["blk.0.ffn_up.weight"]
     assert of["tensors"]["blk.0.attn_q.weight"] != of["tensors"]["blk.1.attn_q.weight"]
+
+
+@pytest.fixture(scope="module")
+def mixture(lab, tmp_path_factory):
+    """A two-block Mixtral of four experts, converted, and its curvature."""
+    import make
+    import transformers
+
+    folder = tmp_path_factory.mktemp("mixtral")
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(vocab_size=2048, hidden_size=256, intermediate_size=256, num_hidden_layers=2,
+                                        num_attention_heads=2, num_key_value_heads=1, num_local_experts=4,
+                                        num_experts_per_tok=2, max_position_embeddings=512, bos_token_id=1,
+                                        eos_token_id=2, sliding_window=None)  # fmt: skip
+    shutil.copy(ROOT / "models" / "fable" / "tokenizer.model", folder)
+    make.save(transformers.MixtralForCausalLM(config), folder, [])
+    base = lab.run(convert, {"type": "f16"}, model=folder, toolchain=lab.tools)
+    inputs = {"model": folder, "gguf": base, "text": lab.root / "text"}
+    return folder, base, lab.run(curvature, {"tokens": 1024, "context": 128, "random": 0.2}, **inputs)
+
+
+def test_every_expert_has_its_own_curvature(lab, mixture):
+    import transformers
+
+    folder, base, measured = mixture
+    of = json.loads((measured / "curvature.json").read_text())
+    assert of["unmapped"] == []
+    gate, up, down = (of["tensors"][f"blk.1.ffn_{p}_exps.weight"] for p in ("gate", "up", "down"))
+    assert gate == up
+    assert len({*gate, *down}) == 8
+    assert not stream.Model(folder).whole, "single experts are merged while a block is loaded"
+    net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = Model(base / "model.gguf", 128, 1, vocab_only=True)
+    both = np.concatenate([tokens.windows(TEXT, 1024), curvature.noise(8, 128, 0.2, tokens.normal_tokens())])
+    tokens.close()
+    seen = {}
+    bank = net.model.layers[1].mlp.experts
+    bank.register_forward_pre_hook(lambda _, args: seen.update(x=args[0], chosen=args[1]))
+    with torch.no_grad():
+        net(input_ids=torch.from_numpy(both).long())
+        own = seen["x"][(seen["chosen"] == 2).any(-1)]
+        a, b = (own @ bank.gate_up_proj[2].T).chunk(2, -1)
+        made = torch.nn.functional.silu(a) * b
+    for number, x in ((gate[2], own), (down[2], made)):
+        found = np.load(measured / f"{number:03}.npy")
+        assert np.allclose(found, (x.T @ x / len(x)).numpy(), rtol=1e-2, atol=1e-5 * float(x.square().mean()))
+
+
+def test_experts_are_rounded_too(lab, mixture):
+    _, base, measured = mixture
+    made = lab.quantize("Q4_0", base=base, importance=measured, curvature=measured)
+    rounding = json.loads((made / "layout.json").read_text())["rounding"]
+    assert {n for n in rounding["compensated"] if "exps" in n} == {
+        f"blk.{i}.ffn_{p}_exps.weight" for i in range(2) for p in ("gate", "up", "down")
+    }
+    assert all(after < before for before, after in rounding["compensated"].values())
 
 
 def test_a_killed_curvature_goes_on_at_its_block(lab, measured, tmp_path, monkeypatch):

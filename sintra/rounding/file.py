@@ -33,17 +33,19 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
-        if grid is None or name not in of or len(tensor.shape) > 2:
+        if grid is None or name not in of:
             reason = f"{kind} has no grid here" if grid is None else "no curvature is known"
             left.append([name, reason])
             continue
         saved = keep / f"{name}.npz"
         if not saved.exists():
-            raw = np.array(tensor.data).reshape(-1, grid.size)
+            numbers = [of[name]] if isinstance(of[name], int) else of[name]
+            raw = np.array(tensor.data).reshape(len(numbers), -1, grid.size)
             w = dequantize(exact[name].data, exact[name].tensor_type)
-            blocks, before, after = compensate(w, raw, grid, np.load(curvature / f"{of[name]:03}.npy"), options)
+            w = w.reshape(len(numbers), -1, w.shape[-1])
+            made = [compensate(w[i], raw[i], grid, np.load(curvature / f"{n:03}.npy"), options) for i, n in enumerate(numbers)]
             part = keep / "part.npz"
-            np.savez(part, blocks=blocks, measure=np.array([before, after]))
+            np.savez(part, blocks=np.concatenate([m[0] for m in made]), measure=np.array([m[1:] for m in made]).sum(0))
             part.replace(saved)
         with np.load(saved) as found:
             tensor.data[:] = found["blocks"].reshape(tensor.data.shape)

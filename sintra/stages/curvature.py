@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     curvature.json: {"tensors": {GGUF tensor name: the number of its matrix, or a list of them, one for each expert},
     "tokens", "unmapped": [[tensor, reason]]}. importance.npz: GGUF tensor name -> float32 vector of the row's length.
     """
-    from sintra.layers import gguf_names
+    from sintra.layers import expert_names, gguf_names
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
 
@@ -57,10 +57,13 @@ def run(context: Context) -> None:
         context.say("the checkpoint's names aren't the modules': the whole model is loaded at once")
     context.keep.mkdir(parents=True, exist_ok=True)
     everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], normal)])
-    found = walk(model, names, path, Calibration(everything, len(windows)), context)
+    found = walk(model, names, expert_names(model.net), path, Calibration(everything, len(windows)), context)
     if layout["shape"]["tied"] and "output.weight" in found.of:
         found.of["token_embd.weight"] = found.of.pop("output.weight")
     publish(found, context)
+
+
+Bank = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class Found:
         part.replace(keep / "found.json")
 
 
-def walk(model: Model, names: dict[str, str], gguf: Path, text: Calibration, context: Context) -> Found:
+def walk(model: Model, names: dict[str, str], experts: dict[str, Bank], gguf: Path, text: Calibration,
+         context: Context) -> Found:  # fmt: skip
     """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it is done."""
     keep, parts, windows = context.keep, Passing(model), text.windows
     found = Found.load(keep)
@@ -117,7 +121,8 @@ def walk(model: Model, names: dict[str, str], gguf: Path, text: Calibration, con
     for number in range(found.blocks, count):
         block = model.load(number)
         own = prefixed(names, f"{model.prefix}.{number}.")
-        inputs = Inputs(proven(model, gguf, own, found.unmapped))
+        banks = prefixed(experts, f"{model.prefix}.{number}.")
+        inputs = Inputs(proven(model, gguf, own, found.unmapped), proven_banks(model, gguf, banks, found.unmapped))
         before = states(keep / f"hidden-{number}.npy", windows, width, "r")
         after = states(keep / f"hidden-{number + 1}.npy", windows, width, "w+")
         with inputs.watching(model.net):
@@ -158,7 +163,7 @@ def states(path: Path, windows: Any, width: int, mode: str) -> Any:
     return np.lib.format.open_memmap(path, "w+", np.float32, (*windows.shape, width))
 
 
-def prefixed(names: dict[str, str], start: str) -> dict[str, str]:
+def prefixed(names: dict[str, Any], start: str) -> dict[str, Any]:
     """The layers of one block."""
     return {n: t for n, t in names.items() if n.startswith(start)}
 
@@ -166,8 +171,8 @@ def prefixed(names: dict[str, str], start: str) -> dict[str, str]:
 class Inputs:
     """Sums of X'X for the layers of a block. seen: the inputs of this window so far: the same tensor, the same matrix."""
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
+    def __init__(self, names: dict[str, str], banks: dict[str, Bank] | None = None) -> None:
+        self.names, self.banks = names, banks or {}
         self.sums: list[Tensor] = []
         self.hits: list[int] = []
         self.of: dict[str, int | list[int]] = {}
@@ -187,6 +192,7 @@ class Inputs:
         @contextlib.contextmanager
         def hooked() -> Iterator[None]:
             hooks = [net.get_submodule(n).register_forward_pre_hook(self._hook(t)) for n, t in self.names.items()]
+            hooks += [net.get_submodule(n).register_forward_pre_hook(self._bank_hook(t)) for n, t in self.banks.items()]
             try:
                 yield
             finally:
@@ -197,6 +203,26 @@ class Inputs:
 
     def _hook(self, tensor: str) -> Any:
         return lambda _, args: self.add(tensor, args[0])
+
+    def _bank_hook(self, bank: Bank) -> Any:
+        return lambda module, args: self.add_experts(bank, module, args[0], args[1])
+
+    def add_experts(self, bank: Bank, module: Any, x: Tensor, chosen: Tensor) -> None:
+        """One window's inputs of every expert: of gate and up the tokens that chose it, of down what it made of them."""
+        gate, up, down = bank
+        count = len(module.down_proj)
+        if gate not in self.of:
+            self.of[gate] = self.of[up] = [self.new(x.shape[-1]) for _ in range(count)]
+            self.of[down] = [self.new(module.down_proj.shape[-1]) for _ in range(count)]
+        outer, inner = self.of[gate], self.of[down]
+        assert isinstance(outer, list)
+        assert isinstance(inner, list)
+        for e in range(count):
+            own = x[(chosen == e).any(-1)]
+            if len(own):
+                a, b = torch.nn.functional.linear(own, module.gate_up_proj[e]).chunk(2, -1)
+                self.accumulate(outer[e], own)
+                self.accumulate(inner[e], module.act_fn(a) * b)
 
     def add(self, tensor: str, x: Tensor) -> None:
         """One window's input of a layer."""
@@ -231,7 +257,9 @@ class Inputs:
         base = len(found.hits)
         for number, (total, hits) in enumerate(zip(self.sums, self.hits, strict=True)):
             np.save(keep / f"{base + number:03}.npy", (total / max(hits, 1)).numpy())
-            np.save(keep / f"{base + number:03}.diagonal.npy", (self.squares[number] / max(self.texts[number], 1)).numpy())
+            # An expert that no token chose gets ones, like llama.cpp's own: zeros would say that nothing there matters.
+            plain = self.squares[number] / self.texts[number] if self.texts[number] else torch.ones(len(total))
+            np.save(keep / f"{base + number:03}.diagonal.npy", plain.numpy())
         found.hits += self.hits
         for name, of in self.of.items():
             found.of[name] = of + base if isinstance(of, int) else [n + base for n in of]
@@ -247,20 +275,42 @@ def proven(model: Model, path: Path, names: dict[str, str], bad: list[list[str]]
         tensor = held.get(name) or (held.get("token_embd.weight") if name == "output.weight" else None)
         if tensor is None:
             bad.append([name, "not in the GGUF"])
-        elif same_rows(tensor, model.rows(module)):
+        elif same_rows(tensor.data, tensor.tensor_type.name, model.rows(module)):
             good[module] = name
         else:
             bad.append([name, "its rows are not the layer's"])
     return good
 
 
-def same_rows(tensor: Any, slices: Iterator[Tensor]) -> bool:
-    """Whether a 16-bit or 32-bit GGUF tensor and a layer's weight, in slices of rows (rows, columns), hold the same rows."""
-    kind = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}.get(tensor.tensor_type.name)
-    if kind is None:
+def proven_banks(model: Model, path: Path, banks: dict[str, Bank], bad: list[list[str]]) -> dict[str, Bank]:
+    """The same for banks of experts, whose weights are loaded."""
+    from gguf import GGUFReader
+
+    held = {t.name: t for t in GGUFReader(path).tensors}
+    good = {}
+    for module, names in banks.items():
+        bank = model.net.get_submodule(module)
+        both, down = bank.gate_up_proj.detach(), bank.down_proj.detach()
+        weights = dict(zip(names, (*both.chunk(2, 1), down), strict=True))
+        same = all(
+            name in held and len(held[name].data) == len(w) and all(
+                same_rows(held[name].data[e], held[name].tensor_type.name, iter([w[e]])) for e in range(len(w)))
+            for name, w in weights.items()
+        )  # fmt: skip
+        if same:
+            good[module] = names
+        else:
+            bad += [[name, "not in the GGUF, or not the expert's"] for name in names]
+    return good
+
+
+def same_rows(data: Any, kind: str, slices: Iterator[Tensor]) -> bool:
+    """Whether a 16-bit or 32-bit GGUF matrix and a layer's weight, in slices of rows (rows, columns), hold the same rows."""
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}.get(kind)
+    if dtype is None:
         return False
-    stored = tensor.data.view(np.uint8).reshape(tensor.data.shape[0], -1)
-    wanted = sorted(hash(r.tobytes()) for part in slices for r in part.to(kind).contiguous().view(torch.uint8).numpy())
+    stored = data.view(np.uint8).reshape(data.shape[0], -1)
+    wanted = sorted(hash(r.tobytes()) for part in slices for r in part.to(dtype).contiguous().view(torch.uint8).numpy())
     return sorted(hash(r.tobytes()) for r in stored) == wanted
 
 
