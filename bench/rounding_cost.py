@@ -40,15 +40,16 @@ def work_of(shape: tuple[int, int, int, int, int], tokens: int, random: float = 
     """Floating-point operations of the curvature pass and of the rounding.
 
     Curvature: two a weight and token forward; and two a token and entry of the three distinct square matrices of width
-    and the one of inner width. Rounding: a pass over a matrix costs 2 x rows x columns^2, GPTQ half of one, every sweep one,
-    every measure one; Cholesky factor and inverse 2/3 x columns^3 together.
+    and the one of inner width. Rounding: a pass over a matrix costs 2 x rows x columns^2, GPTQ and every sweep half of
+    one, every measure one; Cholesky factor and inverse 2/3 x columns^3 together.
     """
     blocks, width, inner, _, _ = shape
     all_tokens = tokens / (1 - random)
     matrices = shapes(*shape)
     forward = 2 * sum(r * c for r, c in matrices[:-1])
     grams = 2 * blocks * (3 * width**2 + inner**2)
-    passes = 0.5 + Options().sweeps + (Options().sweeps + 3)
+    sweeps = Options().sweeps
+    passes = 0.5 + 0.5 * sweeps + (sweeps + 2)
     return all_tokens * (forward + grams), sum(2 * passes * r * c * c + 2 / 3 * c**3 for r, c in matrices)
 
 

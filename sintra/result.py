@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
 from sintra.stage import tool_version
-from sintra.store import Store, write_atomic
+from sintra.store import Store, link_or_copy, write_atomic
 from sintra.study import Workspace
 from sintra.types import Candidate, Goal, Verdict, canonical, sha256
 
@@ -113,10 +112,7 @@ def sound(out: Path, result: dict[str, Any]) -> bool:
 def materialise(store: Store, digest: str, target: Path) -> None:
     """Put a blob at a path: a hard link where the filesystem allows one (read-only, like the blob), else a copy."""
     target.unlink(missing_ok=True)
-    try:
-        os.link(store.blob(digest), target)
-    except OSError:
-        shutil.copyfile(store.blob(digest), target)
+    link_or_copy(store.blob(digest), target)
 
 
 def recipe_yaml(result: dict[str, Any]) -> str:

@@ -58,6 +58,14 @@ def write_atomic(path: Path, text: str) -> None:
     fsync_folder(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file at a second path: a hard link where the filesystem allows one, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 class Store:
     """The cache folder. Every method is safe to call from several processes at once."""
 

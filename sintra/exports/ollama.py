@@ -18,7 +18,7 @@ from typing import Any
 
 from sintra.chat import ROLES, Chat, read_chat
 from sintra.errors import Transient, UserError
-from sintra.store import Store, hash_file
+from sintra.store import Store, hash_file, link_or_copy
 
 DEFAULT_CONTEXT = 4096
 
@@ -58,10 +58,7 @@ def write_folder(out: Path, model: Path, digest: str, chat: Chat) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     (out / "blobs").mkdir(parents=True)
     for target in (out / "model.gguf", out / "blobs" / f"sha256-{digest}"):
-        try:
-            os.link(model, target)
-        except OSError:
-            shutil.copyfile(model, target)
+        link_or_copy(model, target)
     (out / "Modelfile").write_text(modelfile(chat))
     return out
 

@@ -71,7 +71,7 @@ class Fit:
 
         self.d, self.m = shaped(found.d), shaped(found.m)
         self.sub, self.sub_min = shaped(found.sub), shaped(found.sub_min)
-        self.measure()
+        self.slope = torch.empty(0)  # made by measure()
 
     def scale(self) -> Tensor:
         """(rows, groups of a row)."""
@@ -162,7 +162,8 @@ def sweep(fit: Fit, width: int) -> None:
         h, slope = fit.h[start:stop, start:stop], fit.slope[:, start:stop].clone()
         refit(fit, h, slope, start, stop)
         descend(fit, h, slope, start, stop)
-        fit.slope -= (fit.now(start, stop) - old) @ fit.h[start:stop]
+        # Only what this pass has still to look at: the measure that follows makes the slope anew.
+        fit.slope[:, stop:] -= (fit.now(start, stop) - old) @ fit.h[start:stop, stop:]
 
 
 def descend(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:

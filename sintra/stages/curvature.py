@@ -9,8 +9,8 @@ in memory; a killed run goes on at its block. The tokens are llama.cpp's own, fr
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sintra import lazy
 from sintra.errors import Infeasible
 from sintra.stage import Context, Stage
+from sintra.store import link_or_copy
 from sintra.stream import Model, Passing, call
 
 if TYPE_CHECKING:
@@ -110,21 +111,22 @@ def walk(model: Model, names: dict[str, str], experts: dict[str, Bank], gguf: Pa
          context: Context) -> Found:  # fmt: skip
     """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it is done."""
     keep, parts, windows = context.keep, Passing(model), text.windows
-    found = Found.load(keep)
+    from gguf import GGUFReader
+
+    found, held = Found.load(keep), {t.name: t for t in GGUFReader(gguf).tensors}
     count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
     width = parts.first(as_batch(windows[0])).shape[-1]  # also learns what the blocks are called with
     if found.blocks == 0:
-        hidden = states(keep / "hidden-0.npy", windows, width, "w+")
+        hidden = states(keep / "hidden-0.npy", windows, width)
         for i, window in enumerate(windows):
             hidden[i] = parts.first(as_batch(window))[0].float().numpy()
         hidden.flush()
     for number in range(found.blocks, count):
         block = model.load(number)
-        own = prefixed(names, f"{model.prefix}.{number}.")
-        banks = prefixed(experts, f"{model.prefix}.{number}.")
-        inputs = Inputs(proven(model, gguf, own, found.unmapped), proven_banks(model, gguf, banks, found.unmapped))
-        before = states(keep / f"hidden-{number}.npy", windows, width, "r")
-        after = states(keep / f"hidden-{number + 1}.npy", windows, width, "w+")
+        own, banks = (prefixed(n, f"{model.prefix}.{number}.") for n in (names, experts))
+        inputs = Inputs(proven(model, held, own, found.unmapped), proven_banks(model, held, banks, found.unmapped))
+        before = np.load(keep / f"hidden-{number}.npy", mmap_mode="r")
+        after = states(keep / f"hidden-{number + 1}.npy", windows, width)
         with inputs.watching(model.net):
             for i in range(len(windows)):
                 inputs.begin(i < text.plain)
@@ -139,12 +141,12 @@ def walk(model: Model, names: dict[str, str], experts: dict[str, Bank], gguf: Pa
         context.say(f"block {number + 1} of {count}, {pace * (count - number - 1):.0f} s left")
     if found.blocks == count:
         own = {n: t for n, t in names.items() if n == model.head_name}
-        hidden, inputs = states(keep / f"hidden-{count}.npy", windows, width, "r"), Inputs(
-            proven(model, gguf, own, found.unmapped))  # fmt: skip
-        for i, window in enumerate(windows):
-            inputs.begin(i < text.plain)
-            inputs.add("output.weight", parts.last(as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))))
-        if own:
+        hidden = np.load(keep / f"hidden-{count}.npy", mmap_mode="r")
+        for name in proven(model, held, own, found.unmapped).values():
+            inputs = Inputs({})
+            for i, window in enumerate(windows):
+                inputs.begin(i < text.plain)
+                inputs.add(name, parts.last(as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))))
             inputs.write(found, keep)
         found.blocks += 1
         found.save(keep)
@@ -156,10 +158,8 @@ def as_batch(window: Any) -> Tensor:
     return torch.from_numpy(np.asarray(window)).long()[None]
 
 
-def states(path: Path, windows: Any, width: int, mode: str) -> Any:
-    """The hidden states between two blocks, (windows, tokens, width) float32, on disk."""
-    if mode == "r":
-        return np.load(path, mmap_mode="r")
+def states(path: Path, windows: Any, width: int) -> Any:
+    """Room for the hidden states between two blocks, (windows, tokens, width) float32, on disk."""
     return np.lib.format.open_memmap(path, "w+", np.float32, (*windows.shape, width))
 
 
@@ -185,21 +185,16 @@ class Inputs:
         """A new window, of text or of random tokens."""
         self.seen, self.plain = [], plain
 
-    def watching(self, net: Any) -> Any:
+    @contextlib.contextmanager
+    def watching(self, net: Any) -> Iterator[None]:
         """A context in which the layers' inputs are added up."""
-        import contextlib
-
-        @contextlib.contextmanager
-        def hooked() -> Iterator[None]:
-            hooks = [net.get_submodule(n).register_forward_pre_hook(self._hook(t)) for n, t in self.names.items()]
-            hooks += [net.get_submodule(n).register_forward_pre_hook(self._bank_hook(t)) for n, t in self.banks.items()]
-            try:
-                yield
-            finally:
-                for hook in hooks:
-                    hook.remove()
-
-        return hooked()
+        hooks = [net.get_submodule(n).register_forward_pre_hook(self._hook(t)) for n, t in self.names.items()]
+        hooks += [net.get_submodule(n).register_forward_pre_hook(self._bank_hook(t)) for n, t in self.banks.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _hook(self, tensor: str) -> Any:
         return lambda _, args: self.add(tensor, args[0])
@@ -265,11 +260,11 @@ class Inputs:
             found.of[name] = of + base if isinstance(of, int) else [n + base for n in of]
 
 
-def proven(model: Model, path: Path, names: dict[str, str], bad: list[list[str]]) -> dict[str, str]:
-    """The layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes some); others go to bad."""
-    from gguf import GGUFReader
+def proven(model: Model, held: dict[str, Any], names: dict[str, str], bad: list[list[str]]) -> dict[str, str]:
+    """The layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes some); others go to bad.
 
-    held = {t.name: t for t in GGUFReader(path).tensors}
+    held: the GGUF's tensors by name.
+    """
     good = {}
     for module, name in names.items():
         tensor = held.get(name) or (held.get("token_embd.weight") if name == "output.weight" else None)
@@ -282,11 +277,8 @@ def proven(model: Model, path: Path, names: dict[str, str], bad: list[list[str]]
     return good
 
 
-def proven_banks(model: Model, path: Path, banks: dict[str, Bank], bad: list[list[str]]) -> dict[str, Bank]:
+def proven_banks(model: Model, held: dict[str, Any], banks: dict[str, Bank], bad: list[list[str]]) -> dict[str, Bank]:
     """The same for banks of experts, whose weights are loaded."""
-    from gguf import GGUFReader
-
-    held = {t.name: t for t in GGUFReader(path).tensors}
     good = {}
     for module, names in banks.items():
         bank = model.net.get_submodule(module)
@@ -319,7 +311,7 @@ def publish(found: Found, context: Context) -> None:
     diagonals = []
     for number in range(len(found.hits)):
         name = f"{number:03}.npy"
-        shutil.copyfile(context.keep / name, context.out / name)
+        link_or_copy(context.keep / name, context.out / name)
         diagonals.append(np.load(context.keep / f"{number:03}.diagonal.npy"))
     rows = {n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)]) for n, of in found.of.items()}
     np.savez(context.out / "importance.npz", **rows)  # type: ignore[arg-type]
