@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 import time
@@ -25,14 +26,21 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     path.parent.mkdir(parents=True, exist_ok=True)
     base = sqlite3.connect(path, timeout=30)
     try:
-        base.execute("PRAGMA journal_mode=WAL")
-        version = base.execute("PRAGMA user_version").fetchone()[0]
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
+        with path.with_suffix(".lock").open("w") as handle:  # two may open a new database at once
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            migrate(base)
         with base:
             yield base
     finally:
         base.close()
+
+
+def migrate(base: sqlite3.Connection) -> None:
+    """Run the migrations that the database hasn't seen."""
+    base.execute("PRAGMA journal_mode=WAL")
+    version = base.execute("PRAGMA user_version").fetchone()[0]
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
 
 
 def append(path: Path, result: dict[str, Any], digest: str) -> bool:

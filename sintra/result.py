@@ -111,7 +111,6 @@ def sound(out: Path, result: dict[str, Any]) -> bool:
 
 def materialise(store: Store, digest: str, target: Path) -> None:
     """Put a blob at a path: a hard link where the filesystem allows one (read-only, like the blob), else a copy."""
-    target.unlink(missing_ok=True)
     link_or_copy(store.blob(digest), target)
 
 
@@ -128,7 +127,7 @@ def manifest(place: Workspace, result: dict[str, Any], graph: Graph) -> dict[str
     for path in sorted(place.outputs.iterdir()):
         if path.name == "model.gguf" and result["winner"]:
             files[path.name] = result["winner"]["artifact"]["sha256"]
-        elif path.is_file() and path.name != "manifest.json":
+        elif path.is_file() and path.name != "manifest.json" and not path.name.startswith("."):
             files[path.name] = sha256(path.read_text())
     return {
         "study": place.study.id, "sintra": __version__, "files": files, "overrides": list(place.study.overrides),

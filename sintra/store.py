@@ -59,11 +59,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at a second path: a hard link where the filesystem allows one, else a copy."""
+    """Put a file at a second path, in place of what is there: a hard link where the filesystem allows one, else a copy."""
+    temporary = target.with_name(f".{target.name}.{unique()}")
     try:
-        os.link(source, target)
+        os.link(source, temporary)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # two names of one file: then replacing leaves both
 
 
 class Store:

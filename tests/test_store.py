@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from sintra.store import Digests, Store
+from sintra.store import Digests, Store, link_or_copy
 from sintra.types import Artifact, Failure, File
 
 KEY = "a" * 64
@@ -118,3 +118,13 @@ def test_digests_read_a_file_once(tmp_path):
     fresh = Digests(tmp_path / "d.json")
     assert fresh.file(file) == first, "chmod changed the ctime, so the memo doesn't hold"
     assert Digests(tmp_path / "d.json").file(file) == first
+
+
+def test_a_link_replaces_what_is_there_and_may_be_its_own_source(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("a")
+    two.write_text("b")
+    link_or_copy(one, two)
+    link_or_copy(one, two)
+    assert two.read_text() == one.read_text() == "a"
+    assert {p.name for p in tmp_path.iterdir()} == {"one", "two"}
