@@ -78,7 +78,7 @@ class Model:
         with init_empty_weights():
             self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
         self.checkpoint = Checkpoint(folder)
-        tied = set(getattr(self.net, "all_tied_weights_keys", None) or ())
+        tied = self.tied = dict(getattr(self.net, "all_tied_weights_keys", None) or {})
         self.whole = any(self.checkpoint.parts(n) is None for n, _ in self.net.named_parameters() if n not in tied)
         if self.whole:
             self.net = kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
@@ -112,6 +112,8 @@ class Model:
     def rows(self, module: str) -> Iterator[Tensor]:
         """A linear layer's weight in slices of rows, read from the checkpoint where there is one to read."""
         name = f"{module}.weight"
+        if name not in self.checkpoint.of:
+            name = self.tied.get(name, name)
         if not self.whole and name in self.checkpoint.of:
             yield from self.checkpoint.rows(name)
         else:

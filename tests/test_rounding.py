@@ -226,6 +226,17 @@ def test_only_payload_differs(lab, measured, kind):
         assert (x.data.tobytes() == y.data.tobytes()) == (x.name not in rounding["compensated"])
 
 
+def test_a_tied_output_is_proven_from_the_embedding(tmp_path, toolchain):
+    """fable_mini, whose checkpoint holds no output of its own."""
+    lab = Lab(tmp_path, ROOT / "models" / "fable_mini", toolchain)
+    made = json.loads(
+        (lab.run(curvature, {"tokens": 512, "context": 128, "random": 0.2}, **given(lab)) / "curvature.json").read_text()
+    )
+    assert not made["unmapped"]
+    names = {t.name for t in gguf.GGUFReader(lab.gguf / "model.gguf").tensors if len(t.shape) > 1 and "_norm" not in t.name}
+    assert names - {"token_embd.weight"} <= set(made["tensors"])
+
+
 def test_a_killed_run_goes_on_behind_its_last_tensor(lab, measured, tmp_path):
     source = lab.gguf / "model.gguf"
     plain = lab.quantize("Q4_K_S") / "model.gguf"
