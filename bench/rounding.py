@@ -39,7 +39,7 @@ class Bench:
         self.work, self.texts = work, texts
         hf = model.resolve()
         self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=hf, toolchain=tools)
-        limits = {"tokens": 30_720, "context": 512, "random": 0.2}
+        limits = {"tokens": 40_960, "context": 512, "random": 0.2}
         given = {"model": hf, "gguf": self.gguf, "text": self.text("calibration")}
         start = time.perf_counter()
         self.curvature = self.stage("curvature", curvature, limits, **given)
@@ -82,24 +82,20 @@ class Bench:
     def compare(self, kind: str) -> dict[str, float]:
         """Domain -> compensated / nearest."""
         plain = [self.nearest(f"{kind}-{m}", kind, m) for m in (False, True)]
-        ours, seconds = [], 0.0
-        for folder in plain:
-            made = self.work / f"{folder.name}-ours"
-            shutil.copytree(folder, made)
-            start = time.perf_counter()
-            improve(
-                made / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{made.name}", lambda _: None
-            )
-            seconds += time.perf_counter() - start
-            ours.append(made)
+        ours = self.work / f"{kind}-ours"
+        shutil.copytree(plain[1], ours)
+        start = time.perf_counter()
+        improve(ours / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{kind}", lambda _: None,
+                other=plain[0] / "model.gguf")  # fmt: skip
+        seconds = time.perf_counter() - start
         ratios = {}
         for domain in self.domains:
-            a, b = ([self.kld(f, domain) for f in files] for files in (plain, ours))
-            ratios[domain] = b[1] / min(a)
-            line = (
-                f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b[1]:.6f} ({ratios[domain]:.3f} x; "
-            )
-            print(f"{line}on scales without imatrix {b[0] / min(a):.3f} x)  {seconds / 2:.0f} s", flush=True)
+            a, b = [self.kld(f, domain) for f in plain], self.kld(ours, domain)
+            ratios[domain] = b / min(a)
+            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b:.6f} ({ratios[domain]:.3f} x)  "
+                  f"{seconds:.0f} s", flush=True)  # fmt: skip
+        for folder in (*plain, ours):
+            shutil.rmtree(folder)
         return ratios
 
 

@@ -138,10 +138,10 @@ def main() -> None:
     rates = [done[0] / first, done[1] / (both - nearest)]
     print(f"  {rates[0] / 1e9:.1f} and {rates[1] / 1e9:.1f} GFLOP/s in curvature and rounding")
     for title, large in LARGER.items():
-        flops, (walk, widest) = work_of(large, 30720), memory_of(large)
+        flops, (walk, widest) = work_of(large, 40960), memory_of(large)
         disk = 4 * large[0] * (3 * large[1] ** 2 + large[2] ** 2)
         hours = [f / r / 3600 for f, r in zip(flops, rates, strict=True)]
-        print(f"{title}, extrapolated to 30720 tokens: curvature {hours[0]:.1f} h, {walk / 1e9:.1f} GB; "
+        print(f"{title}, extrapolated to 40960 tokens: curvature {hours[0]:.1f} h, {walk / 1e9:.1f} GB; "
               f"rounding {hours[1]:.1f} h a file, {widest / 1e9 + 1:.1f} GB; {disk / 1e9:.0f} GB of disk")  # fmt: skip
 
 

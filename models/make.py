@@ -19,11 +19,13 @@ import math
 import random
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import far
+import mixed
 import sentencepiece
 import stories
 import torch
@@ -40,8 +42,19 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SEEDS = {"train": 1, "validation": 2, "calibration": 3, "search": 4, "report": 5, "tasks": 6, "tokenizer": 7, "far": 8}
+SEEDS = {
+    "train": 1,
+    "validation": 2,
+    "calibration": 3,
+    "search": 4,
+    "report": 5,
+    "tasks": 6,
+    "tokenizer": 7,
+    "far": 8,
+    "mixed": 9,
+}
 TEXT_BYTES = {"calibration": 240_000, "search": 60_000, "report": 240_000, "far": 120_000}
+MIXED_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,18 @@ def text_documents(name: str) -> list[str]:
         if other == name:
             return found
     raise KeyError(name)
+
+
+def varied(documents: list[str]) -> Iterator[str]:
+    """Documents with others of many kinds between them, so that at every place a third of the bytes are the others'."""
+    others, own, strange = mixed.documents(SEEDS["mixed"]), 0, 0
+    for document in documents:
+        yield document
+        own += len(document)
+        while strange < own * MIXED_SHARE / (1 - MIXED_SHARE):
+            other = next(others)
+            strange += len(other)
+            yield other
 
 
 def kept_apart() -> set[str]:
@@ -232,7 +257,10 @@ def write_texts() -> None:
     for folder in ("texts", "tasks"):
         (HERE / folder).mkdir(exist_ok=True)
     for name in TEXT_BYTES:
-        (HERE / "texts" / f"{name}.txt").write_text("\n\n".join(text_documents(name)) + "\n")
+        found = text_documents(name)
+        if name == "calibration":
+            found = list(varied(found))
+        (HERE / "texts" / f"{name}.txt").write_text("\n\n".join(found) + "\n")
     rng = random.Random(SEEDS["tasks"])
     rows, seen = [], set()
     while len(rows) < 500:

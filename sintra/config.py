@@ -71,8 +71,9 @@ class GoalConf:
 class PlannerConf:
     """Which planner, and what it is told."""
 
-    name: str = "ladder"
+    name: str = "solver"
     types: list[str] = field(default_factory=list)
+    evaluations: int = 25
     batch: int = 4
     max_dropped: int = 1
     rounding: str = "compensated"
@@ -85,7 +86,7 @@ class ProbeConf:
 
     name: str = ""
     context: int = 512
-    calibration_tokens: int = 30720
+    calibration_tokens: int = 40960
     calibration_random: float = 0.2
     search_tokens: int = 5120
     report_tokens: int = 20480

@@ -13,6 +13,7 @@ from sintra.store import Outcome, Store
 from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sha256
 
 SCHEMA = 1
+SCREEN = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,14 +90,16 @@ class Variant(NamedTuple):
     """The steps of one recipe."""
 
     quantize: Step
-    quality: Step
+    quality: Step | None = None
     speed: Step | None = None
     memory: Step | None = None
     second: Step | None = None
+    distortion: Step | None = None
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        return [s for s in (self.quality, self.second, self.speed, self.memory) if s is not None]
+        found = [s for s in (self.distortion, self.quality, self.second, self.speed, self.memory) if s is not None]
+        return found or [self.quantize]
 
 
 class Graph:
@@ -144,12 +147,25 @@ class Graph:
         params = {"tokens": probe["calibration_tokens"], "context": probe["context"], "random": probe["calibration_random"]}
         return self.step("curvature", self.study.model, params, inputs)
 
+    def base(self, recipe: Recipe) -> Step:
+        """The 16-bit GGUF that a variant is made from: without the blocks that it leaves out."""
+        if not recipe.drop:
+            return self.convert()
+        label = f"{self.study.model}-drop{'_'.join(map(str, recipe.drop))}"
+        return self.step("prune", label, {"drop": list(recipe.drop)}, {"gguf": self.convert()})
+
+    def distortion(self, recipe: Recipe) -> Step:
+        """What a variant's rounding did to each matrix."""
+        inputs = {"gguf": self.quantize(recipe), "source": self.base(recipe), "curvature": self.curvature()}
+        return self.step("distortion", f"{self.study.model}-{recipe.name}", {"dropped": list(recipe.drop)}, inputs)
+
     def quantize(self, recipe: Recipe) -> Step:
-        """A variant's GGUF."""
-        base = self.convert()
-        if recipe.drop:
-            label = f"{self.study.model}-drop{'_'.join(map(str, recipe.drop))}"
-            base = self.step("prune", label, {"drop": list(recipe.drop)}, {"gguf": base})
+        """A variant's GGUF; a mix of types is put together from the uniform files of its types."""
+        if parts := recipe.parts():
+            mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
+            files = {part.tensors[0][1]: self.quantize(part) for part in parts}
+            return self.step("assemble", f"{self.study.model}-{recipe.name}", mix, files)
+        base = self.base(recipe)
         params: dict[str, Any] = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
         inputs = {"gguf": base}
         if recipe.importance:
@@ -161,19 +177,22 @@ class Graph:
         return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def baseline(self, level: str) -> Step:
-        """The 16-bit model's log-probabilities over the search, the report or the second text."""
+        """The 16-bit model's log-probabilities over the search, the report or the second text, or a part of the first."""
         probe = self.study.probe
-        params = {"context": probe["context"], "tokens": probe[f"{level}_tokens"], "top_k": probe["top_k"]}
-        inputs = {"gguf": self.convert(), "text": self.text(level)}
+        tokens = probe["search_tokens"] // SCREEN if level == "screen" else probe[f"{level}_tokens"]
+        params = {"context": probe["context"], "tokens": tokens, "top_k": probe["top_k"]}
+        inputs = {"gguf": self.convert(), "text": self.text("search" if level == "screen" else level)}
         return self.step("baseline", f"{self.study.model}-{level}", params, inputs)
 
     def variant(self, recipe: Recipe, level: str) -> Variant:
         """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""
         made, probe = self.quantize(recipe), self.study.probe
         label = f"{self.study.model}-{recipe.name}"
+        if level == "build":
+            return Variant(made, distortion=self.distortion(recipe))
         scored = {"gguf": made, "baseline": self.baseline(level)}
         quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed}, scored)
-        if level == "search":
+        if level in ("screen", "search"):
             return Variant(made, quality)
         second = None
         if "second" in self.texts:

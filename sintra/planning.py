@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from sintra.types import Candidate
+from sintra.hardware.estimate import Shape
+from sintra.matrices import Sizes
+from sintra.types import Candidate, Measurement, Recipe
+
+Shares = Mapping[str, float]
+Pair = Callable[[Recipe, Recipe], tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A recipe's numbers on one text: metric -> measurement."""
+
+    recipe: Recipe
+    level: str
+    metrics: Mapping[str, Measurement]
 
 
 @dataclass(frozen=True)
 class History:
-    """All candidates so far, in the order in which they were proposed, and the model's number of blocks once known."""
+    """What is known so far, in the order in which it was proposed.
+
+    candidates: what was measured; layers: the model's blocks, once known; built: uniform recipes that were made to build
+    mixes of; sizes, shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the
+    numbers text by text; tried: (recipe, level) of every proposal; paired: the mean difference of two recipes' KLD on
+    the search text and its standard error, bootstrapped over windows.
+    """
 
     candidates: tuple[Candidate, ...]
     layers: int | None
+    built: frozenset[Recipe] = frozenset()
+    failed: frozenset[Recipe] = frozenset()
+    sizes: Sizes | None = None
+    shape: Shape | None = None
+    distortion: Mapping[Recipe, Mapping[str, Shares]] = field(default_factory=dict)
+    seen: tuple[Seen, ...] = ()
+    tried: frozenset[tuple[Recipe, str]] = frozenset()
+    paired: Pair = lambda a, b: None
+
+    def kld(self, recipe: Recipe, level: str) -> Measurement | None:
+        """The mean KLD of a recipe on a text."""
+        return next((s.metrics["kld_mean"] for s in self.seen if s.recipe == recipe and s.level == level), None)

@@ -12,7 +12,7 @@ from sintra.bounds import hopeless
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape, estimate
 from sintra.judge import judge, ranked
-from sintra.planning import History
+from sintra.known import history
 from sintra.report import NAME, parse
 from sintra.store import Store, write_atomic
 from sintra.study import Workspace
@@ -61,10 +61,11 @@ def reasons(graph: Graph, given: Round) -> dict[str, str]:
 
 
 def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidate]:
-    """Every recipe proposed so far with all that the store knows of it."""
+    """Every recipe that was to be measured so far with all that the store knows of it."""
     levels: dict[Recipe, list[Proposal]] = {}
     for proposal in (p for r in rounds for p in proposals(r)):
-        levels.setdefault(proposal.recipe, []).append(proposal)
+        if proposal.level in ("search", "report"):
+            levels.setdefault(proposal.recipe, []).append(proposal)
     return [candidate(graph, store, recipe, given) for recipe, given in levels.items()]
 
 
@@ -105,7 +106,8 @@ def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:
     if number == 1 and (stop := hopeless(study, graph.source)):
         return _round(number, [], stop)
     if number <= study.max_rounds:
-        fresh = [p for p in plan(graph, store, known) if p.recipe not in {c.recipe for c in known}]
+        tried = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
+        fresh = [p for p in plan(graph, store, rounds, known) if (p.recipe, p.level) not in tried]
         if fresh:
             return _round(number, fresh, None)
     finalists = deciding(study, known)
@@ -114,11 +116,11 @@ def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:
     return _round(number, [], "decided" if known else "the planner proposed nothing")
 
 
-def plan(graph: Graph, store: Store, known: list[Candidate]) -> list[Proposal]:
+def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate]) -> list[Proposal]:
     """Ask the study's planner."""
-    base = graph.convert().outcome(store)
-    layers = store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None
-    proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(graph.study, History(tuple(known), layers))
+    proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
+        graph.study, history(graph, store, [proposals(r) for r in rounds], known)
+    )
     return proposed
 
 

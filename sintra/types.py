@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,6 +12,10 @@ How = Literal["measured", "estimated", "simulated", "exact"]
 Rounding = Literal["nearest", "compensated"]
 Status = Literal["met", "unmet", "infeasible", "undecided"]
 
+
+Level = Literal["build", "screen", "search", "report"]
+# The file type that names a file most of whose matrices are of a tensor type, where the names differ.
+FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
@@ -104,9 +108,9 @@ class Study:
 class Recipe:
     """How a variant is made from a converted model. Equal recipes are equal values.
 
-    type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins; importance:
-    whether the importance matrix is used; drop: blocks left out, ascending; rounding: of the integers, to the nearest grid
-    point or compensated (see sintra.rounding).
+    type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
+    matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
+    ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding).
     """
 
     type: str
@@ -118,16 +122,35 @@ class Recipe:
     @property
     def name(self) -> str:
         """A short, readable, unique name, fit for a task name and a file name."""
-        parts = [self.type]
+        if self.complete and not self.uniform:
+            return "mix-" + sha256(canonical(self.as_json()))[:8]
+        parts = [f"all-{self.tensors[0][1]}" if self.uniform else self.type]
         if self.importance:
             parts.append("imatrix")
         if self.rounding != "nearest":
             parts.append(self.rounding)
         if self.drop:
             parts.append("drop" + "_".join(map(str, self.drop)))
-        if self.tensors:
+        if self.tensors and not self.uniform:
             parts.append(sha256(canonical(self.tensors))[:8])
         return "-".join(parts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the patterns leave nothing to the file type."""
+        return bool(self.tensors) and self.tensors[-1][0] == ".*"
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every matrix has the same type."""
+        return self.complete and len(self.tensors) == 1
+
+    def parts(self) -> tuple[Recipe, ...]:
+        """The uniform recipes that a mix can be put together from; empty where it can't."""
+        if not self.complete or self.uniform or self.drop:
+            return ()
+        kinds = sorted({t for _, t in self.tensors})
+        return tuple(replace(self, type=FILE_TYPES.get(t, t), tensors=((".*", t),)) for t in kinds)
 
     @staticmethod
     def of(data: dict[str, Any]) -> Recipe:
@@ -189,12 +212,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe that a planner wants built. Nothing here is ever part of a key."""
+    """A recipe that a planner wants built, and how far. Nothing here is ever part of a key.
+
+    level: "build" makes the file and measures each tensor's distortion; "screen" measures quality on a part of the search
+    text, "search" on all of it; "report" decides. predicted: metric -> value, and metric_low and metric_high.
+    """
 
     recipe: Recipe
     why: str
     author: str
-    level: Literal["search", "report"] = "search"
+    level: Level = "search"
     predicted: dict[str, float] = field(default_factory=dict)
     confidence: float | None = None
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models"))
 os.environ["OMP_NUM_THREADS"] = "1"
-QUICK = ("probe=quick", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
+QUICK = ("probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
 
 
 def make_llama(folder: Path, hidden: int = 256, layers: int = 2, seed: int = 0) -> Path:

@@ -16,7 +16,7 @@ from sintra.run import run_step
 from sintra.store import Store, disk_trouble
 from sintra.types import Artifact, Failure, File
 
-SMALL = ("planner.types=[Q8_0]", "max_rounds=1")
+SMALL = ("planner=ladder", "planner.types=[Q8_0]", "max_rounds=1")
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_comment_in_a_stage_reruns_nothing(tmp_path, project, args):
     done = project.doit(*args, PYTHONPATH=str(project.root))
     assert done.returncode == 0, done.stderr
     assert project.built(done) == []
-    stage.write_text(stage.read_text().replace('Stage("quantize", 1', 'Stage("quantize", 2'))
+    stage.write_text(stage.read_text().replace('Stage("quantize", 2', 'Stage("quantize", 3'))
     done = project.doit(*args, PYTHONPATH=str(project.root))
     built = project.built(done)
     assert built, "a new stage version rebuilds the stage"

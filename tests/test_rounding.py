@@ -75,7 +75,7 @@ def problem(grid, seed=0):
 def test_what_is_written_has_the_error_that_is_claimed(name):
     grid = GRIDS[name]
     w, blocks, h = problem(grid)
-    made, before, after = compensate(w, blocks, grid, h)
+    made, before, after = compensate(w, [blocks], grid, h)
     e = torch.from_numpy(w - gguf.quants.dequantize(made, KINDS[name]).reshape(w.shape))
     true = float(((e @ damped(h, 0.01)) * e).sum())
     assert true == pytest.approx(after, rel=1e-2)
@@ -86,7 +86,7 @@ def test_what_is_written_has_the_error_that_is_claimed(name):
 def test_a_sweep_never_raises_the_error():
     grid = GRIDS["Q4_K"]
     w, blocks, h = problem(grid, 1)
-    errors = [compensate(w, blocks, grid, h, Options(sweeps=n))[2] for n in range(4)]
+    errors = [compensate(w, [blocks], grid, h, Options(sweeps=n))[2] for n in range(4)]
     assert errors == sorted(errors, reverse=True)
     assert errors[3] < errors[0]
 
@@ -94,14 +94,14 @@ def test_a_sweep_never_raises_the_error():
 def test_lazy_columns_change_nothing_but_the_last_digits():
     grid = GRIDS["Q4_0"]
     w, blocks, h = problem(grid, 2)
-    one, many = (compensate(w, blocks, grid, h, Options(sweeps=0, lazy=n))[2] for n in (512, 32))
+    one, many = (compensate(w, [blocks], grid, h, Options(sweeps=0, lazy=n))[2] for n in (512, 32))
     assert one == pytest.approx(many, rel=1e-2)
 
 
 def test_no_input_at_all_is_nearest():
     grid = GRIDS["Q5_0"]
     w, blocks, _ = problem(grid)
-    _, before, after = compensate(w, blocks, grid, np.zeros((512, 512), np.float32))
+    _, before, after = compensate(w, [blocks], grid, np.zeros((512, 512), np.float32))
     assert after <= before
 
 

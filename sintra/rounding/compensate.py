@@ -214,26 +214,44 @@ def refit(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
             step(fit.m[:, b, 0], at, fit.sub_min[:, b].repeat_interleave(grid.group, 1), half)
 
 
-def improved(fit: Fit, metric: Metric, options: Options) -> tuple[float, float]:
-    """Bring some rows to the best state found, row by row; the measure before and after."""
-    before = fit.measure()
-    best, kept = before.clone(), fit.state()
-    gptq(fit, metric, options.lazy)
-    for number in range(options.sweeps + 1):
-        if number:
-            sweep(fit, options.lazy)
-        error = fit.measure()
-        better = error < best
-        best = torch.where(better, error, best)
-        kept = [torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old)
-                for new, old in zip(fit.state(), kept, strict=True)]  # fmt: skip
+def started(fit: Fit, metric: Metric, width: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """GPTQ from one start: the start's measure, and row by row the better of the start and what GPTQ made of it."""
+    before, kept = fit.measure(), fit.state()
+    gptq(fit, metric, width)
+    return (before, *better_of(before, kept, fit.measure(), fit.state()))
+
+
+def better_of(one: Tensor, kept: list[Tensor], two: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Row by row the state whose measure is smaller."""
+    better = two < one
+    rows = [torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(state, kept, strict=True)]
+    return torch.where(better, two, one), rows
+
+
+def improved(fits: list[Fit], metric: Metric, options: Options) -> tuple[Fit, float, float]:
+    """Bring some rows from the best of their starts to the best state found, row by row; the measure before and after.
+
+    before: of each row's better start.
+    """
+    fit = fits[0]
+    before, best, kept = started(fit, metric, options.lazy)
+    for other in fits[1:]:
+        start, reached, state = started(other, metric, options.lazy)
+        before = torch.minimum(before, start)
+        best, kept = better_of(best, kept, reached, state)
+    fit.restore([x.clone() for x in kept])
+    fit.measure()
+    for _ in range(options.sweeps):
+        sweep(fit, options.lazy)
+        best, kept = better_of(best, kept, fit.measure(), fit.state())
     fit.restore(kept)
-    return float(before.sum()), float(best.sum())
+    return fit, float(before.sum()), float(best.sum())
 
 
-def compensate(w: NDArray[np.float32], blocks: NDArray[np.uint8], grid: Grid, h: NDArray[np.float32],
+def compensate(w: NDArray[np.float32], starts: list[NDArray[np.uint8]], grid: Grid, h: NDArray[np.float32],
                options: Options | None = None) -> tuple[NDArray[np.uint8], float, float]:  # fmt: skip
-    """Better blocks of the same type for weights w (rows, columns), given the nearest ones (rows * columns / block, size).
+    """Better blocks of the same type for weights w (rows, columns), given nearest ones (rows * columns / block, size), with the
+    scales of one quantizer or of several (with and without importance matrix): every row takes the start that serves it best.
 
     Returns them with the measure before and after, tr(E H E') of the damped H divided by its mean diagonal.
     """
@@ -241,11 +259,11 @@ def compensate(w: NDArray[np.float32], blocks: NDArray[np.uint8], grid: Grid, h:
     metric = Metric(h, chosen)
     rows, columns = w.shape
     step, per_row = max(1, SLICE // columns), columns // grid.block
-    made, before, after = np.empty_like(blocks), 0.0, 0.0
+    made, before, after = np.empty_like(starts[0]), 0.0, 0.0
     for start in range(0, rows, step):
         part = slice(start * per_row, min(start + step, rows) * per_row)
-        fit = Fit(torch.tensor(w[start : start + step], dtype=torch.float32), blocks[part], grid, metric)
-        old, new = improved(fit, metric, chosen)
-        made[part] = fit.pack(blocks[part])
+        own = torch.tensor(w[start : start + step], dtype=torch.float32)
+        fit, old, new = improved([Fit(own, blocks[part], grid, metric) for blocks in starts], metric, chosen)
+        made[part] = fit.pack(starts[0][part])
         before, after = before + old, after + new
     return made, before, after

@@ -13,10 +13,10 @@ from sintra.rounding.grids import GRIDS
 
 
 def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
-            dropped: list[int] | None = None, options: Options | None = None) -> dict[str, Any]:  # fmt: skip
+            dropped: list[int] | None = None, options: Options | None = None, other: Path | None = None) -> dict[str, Any]:  # fmt: skip
     """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
 
-    dropped: the blocks that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
+    other: the same file with other scales, from which rows may start as well; dropped: the blocks that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
     them. Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
     """
     import numpy as np
@@ -25,6 +25,7 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
 
     known = json.loads((curvature / "curvature.json").read_text())["tensors"]
     of = {new: number for old, number in known.items() if (new := moved(old, dropped or []))}
+    second = {t.name: t for t in GGUFReader(other).tensors} if other else {}
     exact = {t.name: t for t in GGUFReader(source).tensors}
     keep.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = {}
@@ -40,10 +41,14 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
         saved = keep / f"{name}.npz"
         if not saved.exists():
             numbers = [of[name]] if isinstance(of[name], int) else of[name]
-            raw = np.array(tensor.data).reshape(len(numbers), -1, grid.size)
+            both = [t.data for t in (tensor, second.get(name)) if t is not None and t.tensor_type == tensor.tensor_type]
+            raw = [np.array(data).reshape(len(numbers), -1, grid.size) for data in both]
             w = dequantize(exact[name].data, exact[name].tensor_type)
             w = w.reshape(len(numbers), -1, w.shape[-1])
-            made = [compensate(w[i], raw[i], grid, np.load(curvature / f"{n:03}.npy"), options) for i, n in enumerate(numbers)]
+            made = [
+                compensate(w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), options)
+                for i, n in enumerate(numbers)
+            ]
             part = keep / "part.npz"
             np.savez(part, blocks=np.concatenate([m[0] for m in made]), measure=np.array([m[1:] for m in made]).sum(0))
             part.replace(saved)

@@ -4,6 +4,7 @@ With a curvature at hand the integers are then chosen anew by compensated roundi
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -37,7 +38,14 @@ def run(context: Context) -> None:
 
         torch.set_num_threads(context.threads)
         source, curvature = context.inputs["gguf"] / "model.gguf", context.inputs["curvature"]
-        layout["rounding"] = improve(out, source, curvature, context.keep, context.say, context.params["dropped"])
+        other = None
+        if matrix is not None:
+            with contextlib.suppress(Infeasible):  # some types can't be made without an importance matrix
+                other = context.out.parent / f"{context.out.name}.plain.gguf"
+                quantizer.quantize(context.inputs["gguf"] / "model.gguf", other, context.threads, kind=kind, tensors=tensors)
+        layout["rounding"] = improve(out, source, curvature, context.keep, context.say, context.params["dropped"], other=other)
+        if other:
+            other.unlink(missing_ok=True)
     context.write_json("layout.json", layout)
 
 
@@ -60,4 +68,4 @@ def fallbacks(layout: dict[str, Any], tensors: list[tuple[str, str]]) -> list[li
     return missed
 
 
-STAGE = Stage("quantize", 1, run, tools=("llama-cpp-python",))
+STAGE = Stage("quantize", 2, run, tools=("llama-cpp-python",))

@@ -1,0 +1,74 @@
+"""A study run by the product's own planner, graph, store and workers, but for doit, speeds and memory: what quality needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sintra import rounds
+from sintra.graph import Graph, Step
+from sintra.run import run_step
+from sintra.store import Store
+from sintra.study import Workspace, open_workspace
+from sintra.types import Artifact, Candidate, Failure, Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def opened(cache: Path, *raw: str) -> Workspace:
+    """A study of this repository with a cache of its own."""
+    return open_workspace(ROOT, [f"store.path={cache}", *raw])
+
+
+def texts(folder: Path) -> list[str]:
+    """Overrides for a folder of texts; the second text is left out."""
+    return [f"texts.{role}={(folder / role).resolve()}.txt" for role in ("calibration", "search", "report")] + [
+        "texts.second=null"
+    ]
+
+
+def build(steps: list[Step], store: Store) -> None:
+    """Make what isn't there yet, inputs first."""
+    for step in steps:
+        if step.stage not in ("speed", "memory") and step.outcome(store) is None:
+            run_step(step, store)
+
+
+def run(place: Workspace, graph: Graph, say: bool = True) -> list[rounds.Round]:
+    """All rounds of a study, to its end."""
+    known: list[rounds.Round] = []
+    while not known or known[-1]["stop"] is None:
+        known.append(rounds.next_round(graph, place.store, known))
+        for step in rounds.steps_of(graph, known[-1]):
+            build([step], place.store)
+        if say:
+            print(f"    round {len(known)}: {len(known[-1]['proposals'])} proposals {known[-1]['stop'] or ''}", file=sys.stderr)
+    return known
+
+
+def kld(graph: Graph, store: Store, recipe: Recipe, level: str) -> "np.ndarray":  # noqa: F821, UP037
+    """Every position's divergence on a text, (windows, positions)."""
+    import numpy as np
+
+    step = graph.variant(recipe, level).quality
+    assert step is not None
+    build(list(step.all()), store)
+    found = step.outcome(store)
+    if isinstance(found, Failure):
+        raise SystemExit(f"{step.name}: {found.message}")
+    assert isinstance(found, Artifact)
+    return np.load(store.blob(next(f.sha256 for f in found.files if f.path == "kld.npy"))).astype(np.float64)
+
+
+def size(graph: Graph, store: Store, recipe: Recipe) -> int:
+    """Bytes of a recipe's file, made if need be."""
+    step = graph.quantize(recipe)
+    build(list(step.all()), store)
+    found = step.outcome(store)
+    assert isinstance(found, Artifact)
+    return next(f.size for f in found.files if f.path == "model.gguf")
+
+
+def candidates(place: Workspace, graph: Graph, known: list[rounds.Round]) -> list[Candidate]:
+    """Everything measured."""
+    return rounds.candidates(graph, place.store, known)

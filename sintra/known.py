@@ -1,0 +1,91 @@
+"""From the store to what a planner is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sintra.graph import Graph, Step
+from sintra.hardware.estimate import Shape
+from sintra.matrices import Sizes
+from sintra.planning import History, Pair, Seen
+from sintra.report import NAME, parse
+from sintra.store import Store
+from sintra.types import Artifact, Candidate, Failure, Proposal, Recipe
+
+RESAMPLES = 1000
+
+
+def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates: list[Candidate]) -> History:
+    """Everything known after some rounds' proposals."""
+    proposals = [p for row in given for p in row]
+    made = {p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"}
+    built = [r for r, outcome in made.items() if isinstance(outcome, Artifact)]
+    base = graph.convert().outcome(store)
+    return History(
+        candidates=tuple(candidates),
+        shape=shape(graph, store, built), layers=store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None,
+        built=frozenset(built), failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
+        sizes=sizes(graph, store, built), distortion={r: d for r in built if (d := distortion(graph, store, r))},
+        seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
+        tried=frozenset((p.recipe, p.level) for p in proposals), paired=pairs(graph, store),
+    )  # fmt: skip
+
+
+def sizes(graph: Graph, store: Store, built: list[Recipe]) -> Sizes | None:
+    """How large a mix is, from any uniform file."""
+    for recipe in built:
+        outcome = graph.quantize(recipe).outcome(store)
+        if isinstance(outcome, Artifact):
+            file = next(f for f in outcome.files if f.path == "model.gguf")
+            return Sizes.of(store.read_json(outcome, "layout.json"), file.size)
+    return None
+
+
+def shape(graph: Graph, store: Store, built: list[Recipe]) -> Shape | None:
+    """The architecture, from any uniform file."""
+    for recipe in built:
+        outcome = graph.quantize(recipe).outcome(store)
+        if isinstance(outcome, Artifact):
+            return Shape.of(store.read_json(outcome, "layout.json"))
+    return None
+
+
+def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, dict[str, float]] | None:
+    """A uniform file's distortion, tensor by tensor."""
+    found = _artifact(graph.distortion(recipe), store)
+    return None if found is None else {n: row for n, row in store.read_json(found, "distortion.json").items()}
+
+
+def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:
+    """A recipe's numbers on one text, where they have been measured."""
+    quality = graph.variant(recipe, level).quality
+    found = _artifact(quality, store) if quality else None
+    if found is None:
+        return None
+    return Seen(recipe, level, {m.metric: m for m in parse(store.read_json(found, NAME))})
+
+
+def pairs(graph: Graph, store: Store) -> Pair:
+    """The comparison of two recipes on the search text."""
+
+    def compared(one: Recipe, two: Recipe) -> tuple[float, float] | None:
+        import numpy as np
+
+        means: list[Any] = []
+        for recipe in (one, two):
+            quality = graph.variant(recipe, "search").quality
+            found = _artifact(quality, store) if quality else None
+            if found is None:
+                return None
+            file = next(f for f in found.files if f.path == "kld.npy")
+            means.append(np.load(store.blob(file.sha256)).astype(np.float64).mean(1))
+        gap = means[0] - means[1]
+        draws = np.random.default_rng(graph.study.seed).integers(0, len(gap), (RESAMPLES, len(gap)))
+        return float(gap.mean()), float(gap[draws].mean(1).std(ddof=1))
+
+    return compared
+
+
+def _artifact(step: Step, store: Store) -> Artifact | None:
+    outcome = step.outcome(store)
+    return outcome if isinstance(outcome, Artifact) else None
