@@ -2,7 +2,7 @@
 
     python bench/rounding.py [--model models/fable,models/fable_mini] [--texts models/texts] [--types Q4_K,Q2_K]
 
-Every linear layer in one type, the token embedding in Q8_0 where it isn't also the output. Nearest is the better of with and
+Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest is the better of with and
 without importance matrix. texts: a folder with calibration.txt, report.txt and, for the far domain, far.txt. Last line:
 `geo_mean=... worst=... far_domain=...` over the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to
 the report text's ("none" without far.txt).
@@ -68,8 +68,7 @@ class Bench:
 
         folder = self.work / label
         folder.mkdir()
-        own_head = "output.weight" in json.loads((self.curvature / "curvature.json").read_text())["tensors"]
-        tensors = [("token_embd", "Q8_0"), (".*", kind)] if own_head else [(".*", kind)]
+        tensors = [("token_embd", "Q8_0"), (".*", kind)]
         quantizer.quantize(self.gguf / "model.gguf", folder / "model.gguf", cores(), kind="Q8_0", tensors=tensors,
                            matrix=load(self.curvature, []) if matrix else None)  # fmt: skip
         return folder

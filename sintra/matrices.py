@@ -11,8 +11,10 @@ from typing import Any
 
 ALIGNMENT = 32
 # What llama.cpp writes instead where a row isn't a multiple of a type's block (llama-quant.cpp, tensor_type_fallback).
-FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0"}
-LOWEST = "IQ4_NL"
+FALLBACK = {
+    "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0",
+}  # fmt: skip
+OTHERS = "IQ4_NL"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def written(kind: str, columns: int) -> str:
     """The type that llama.cpp writes when it is asked for one: it falls back where rows aren't whole blocks."""
     if columns % block_size(kind)[0] == 0:
         return kind
-    other = FALLBACK.get(kind, LOWEST)
+    other = FALLBACK.get(kind, OTHERS)
     return other if columns % block_size(other)[0] == 0 else "F16"
 
 

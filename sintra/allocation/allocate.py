@@ -7,9 +7,12 @@ problem (scipy.optimize.milp, HiGHS), which also fills the gaps of the hull.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
+import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,17 +67,22 @@ def greedy(table: Table, objective: Array, what: Array, limit: float) -> list[in
         choice: NDArray[np.intp] = (objective + barred + price * what).argmin(1)
         return choice
 
-    low, high = 0.0, 1.0
     if what[rows, at(0.0)].sum() <= limit:
         return [int(c) for c in at(0.0)]
-    scale = float(np.ptp(np.where(table.allowed, objective, np.nan)[np.isfinite(objective)])) or 1.0
-    high = scale / max(float(what[what > 0].min()), 1e-30) if (what > 0).any() else 1.0
+    values = objective[table.allowed & np.isfinite(objective)]
+    low, high = 0.0, float(np.ptp(values)) / max(_step(what[table.allowed]), 1e-30)
     if what[rows, at(high)].sum() > limit:
         return None
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if what[rows, at(middle)].sum() > limit else (low, middle)
     return fill(table, objective + barred, what, limit, at(high))
+
+
+def _step(costs: Array) -> float:
+    """The smallest difference between two costs: above this price for it, only the cheapest are chosen."""
+    gaps = np.diff(np.unique(costs))
+    return float(gaps.min()) if len(gaps) else 1.0
 
 
 def fill(table: Table, objective: Array, what: Array, limit: float, chosen: NDArray[np.intp]) -> list[int]:
@@ -106,13 +114,28 @@ def milp(table: Table, objective: Array, limits: Sequence[tuple[Array, float]]) 
         unit = max(abs(limit), 1e-300)
         constraints.append(optimize.LinearConstraint(what.ravel()[None, :] / unit, -np.inf, limit / unit))
     bounds = optimize.Bounds(0, table.allowed.ravel().astype(float))
-    found = optimize.milp(cost, constraints=constraints, bounds=bounds, integrality=np.ones(rows * columns),
-                          options={"mip_rel_gap": GAP, "time_limit": SECONDS})  # fmt: skip
+    with silence():
+        found = optimize.milp(cost, constraints=constraints, bounds=bounds, integrality=np.ones(rows * columns),
+                              options={"mip_rel_gap": GAP, "time_limit": SECONDS})  # fmt: skip
     if found.x is None:
         return None
     chosen = [int(c) for c in found.x.reshape(rows, columns).argmax(1)]
     # HiGHS keeps limits to a tolerance of 1e-6 only; a file may not be a byte too large.
     return chosen if all(table.total(what, chosen) <= limit for what, limit in limits) else None
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without what HiGHS prints to the process's standard output even when it is told not to."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def floors(matrices: Sequence[Matrix], mix: Mapping[str, str], types: Sequence[str], far: float = 2.0) -> dict[str, set[str]]:

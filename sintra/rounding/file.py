@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sintra.imatrix import moved
 from sintra.rounding.compensate import Options, compensate
 from sintra.rounding.grids import GRIDS
+
+# An output that is also the embedding is looked up too, where every change counts alike: between the two metrics.
+LOOKED_UP, SHARED_DAMPING = "token_embd.weight", 1.0
 
 
 def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
@@ -45,8 +49,9 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
             raw = [np.array(data).reshape(len(numbers), -1, grid.size) for data in both]
             w = dequantize(exact[name].data, exact[name].tensor_type)
             w = w.reshape(len(numbers), -1, w.shape[-1])
+            chosen = replace(options or Options(), damping=SHARED_DAMPING) if name == LOOKED_UP else options
             made = [
-                compensate(w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), options)
+                compensate(w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), chosen)
                 for i, n in enumerate(numbers)
             ]
             part = keep / "part.npz"

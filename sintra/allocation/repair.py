@@ -1,0 +1,47 @@
+"""From any choice of types by group to one that holds the limits: single groups are lowered, then raised, at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from sintra.allocation.problem import Problem
+from sintra.allocation.recipes import Mix
+
+
+def as_mix(choice: Mapping[str, int], groups: Mapping[str, str], types: Sequence[str]) -> Mix:
+    """Tensor name -> type, from group -> number of its type."""
+    return {name: types[choice[group]] for name, group in groups.items()}
+
+
+def holds(problem: Problem, mix: Mix) -> bool:
+    """Whether a mix is allowed and within the limits on bytes and time."""
+    t = problem.table
+    chosen = [t.types.index(mix[n]) for n in t.names]
+    allowed = all(t.allowed[i, c] for i, c in enumerate(chosen))
+    return allowed and t.total(t.size, chosen) <= problem.size_limit and t.total(t.time, chosen) <= problem.time_limit
+
+
+def repaired(choice: Mapping[str, int], problem: Problem, groups: Mapping[str, str], rng: random.Random) -> Mix | None:
+    """The nearest such mix on a random walk; None where even the lowest types don't fit."""
+    types, now = problem.table.types, dict(choice)
+    order = sorted(set(groups.values()))
+    while not holds(problem, as_mix(now, groups, types)):
+        lower = [g for g in order if now[g] > 0 and allowed(problem, groups, g, now[g] - 1)]
+        if not lower:
+            return None
+        now[rng.choice(lower)] -= 1
+    left = list(order)
+    while left:
+        group = rng.choice(left)
+        more = {**now, group: now[group] + 1}
+        if more[group] < len(types) and holds(problem, as_mix(more, groups, types)):
+            now = more
+        else:
+            left.remove(group)
+    return as_mix(now, groups, types)
+
+
+def allowed(problem: Problem, groups: Mapping[str, str], group: str, kind: int) -> bool:
+    """Whether a group may have a type."""
+    return all(problem.table.allowed[i, kind] for i, name in enumerate(problem.table.names) if groups[name] == group)
