@@ -94,9 +94,9 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
             row[planner] = {"recipe": recipe.name, "bytes": size, "kld": float(found.mean()), "ratio": value, "low": low,
                             "high": high, "seconds": round(time.perf_counter() - start, 1),
                             "evaluations": bench.evaluations[-1]}  # fmt: skip
-            print(f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   {planner:12} {size / MB:7.3f} MB "
-                  f"{found.mean():.6f}  {value:.3f} x ({low:.3f} to {high:.3f})  {bench.evaluations[-1]} evaluations, "
-                  f"{row[planner]['seconds']} s", flush=True)  # fmt: skip
+            print(f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   "
+                  f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} to "
+                  f"{high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} s", flush=True)  # fmt: skip
         rows.append(row)
     return rows
 

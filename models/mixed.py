@@ -60,19 +60,20 @@ def thing(rng: random.Random) -> str:
 def letter(rng: random.Random) -> str:
     """A short business letter."""
     day = f"{rng.randint(1, 28)} {rng.choice(['January', 'April', 'June', 'September', 'November'])} {rng.randint(1985, 2026)}"
-    return (f"{rng.choice(CITIES)}, {day}\n\nDear {rng.choice(['Ms', 'Mr', 'Dr'])} {rng.choice(LAST)},\n\nThank you for your message "
-            f"about the {thing(rng)}. We have {rng.choice(ACTIONS)} it {rng.choice(['twice', 'in part', 'as agreed'])}; "
-            f"please {rng.choice(['confirm', 'reply', 'call us'])} before {rng.choice(['Monday', 'Thursday', 'noon'])} at "
+    return (f"{rng.choice(CITIES)}, {day}\n\nDear {rng.choice(['Ms', 'Mr', 'Dr'])} {rng.choice(LAST)},\n\n"
+            f"Thank you for your message about the {thing(rng)}. We have {rng.choice(ACTIONS)} it "
+            f"{rng.choice(['twice', 'in part', 'as agreed'])}; please {rng.choice(['confirm', 'reply', 'call us'])} before {rng.choice(['Monday', 'Thursday', 'noon'])} at "
             f"+{rng.randint(1, 99)} {rng.randint(100, 999)} {rng.randint(1000, 9999)} or write to "
-            f"{rng.choice(FIRST).lower()}@{rng.choice(CITIES).lower()}.example.\n\nYours sincerely,\n{person(rng)}")  # fmt: skip
+            f"{rng.choice(FIRST).lower()}@{rng.choice(CITIES).lower()}.example.\n\n"
+            f"Yours sincerely,\n{person(rng)}")  # fmt: skip
 
 
 def entry(rng: random.Random) -> str:
     """An encyclopedia's paragraph about nothing that exists."""
     year = rng.randint(1100, 2015)
-    return (f"The {thing(rng)} of {rng.choice(CITIES)} ({year}-{year + rng.randint(2, 90)}) was {rng.choice(ACTIONS)} by {person(rng)}. "
-            f"It is {rng.randint(2, 900)} {rng.choice(['metres', 'kilograms', 'pages', 'years'])} "
-            f"{rng.choice(['long', 'heavy', 'old'])}, and {rng.randint(2, 99)}% of its {rng.choice(THINGS)}s were later "
+    return (f"The {thing(rng)} of {rng.choice(CITIES)} ({year}-{year + rng.randint(2, 90)}) was "
+            f"{rng.choice(ACTIONS)} by {person(rng)}. It is {rng.randint(2, 900)} "
+            f"{rng.choice(['metres', 'kilograms', 'pages', 'years'])} {rng.choice(['long', 'heavy', 'old'])}, and {rng.randint(2, 99)}% of its {rng.choice(THINGS)}s were later "
             f"{rng.choice(ACTIONS)}; see also \"{thing(rng)}\" [{rng.randint(1, 60)}]. Although {rng.choice(QUALITIES)}, "
             f"no {rng.choice(THINGS)} has been {rng.choice(ACTIONS)} since.")  # fmt: skip
 
@@ -88,7 +89,8 @@ def markup(rng: random.Random) -> str:
     """A piece of HTML."""
     rows = "\n".join(f'  <li class="{rng.choice(KEYS)}"><a href="/{t.replace(" ", "-")}">{t.title()}</a></li>'
                      for t in (thing(rng) for _ in range(3)))  # fmt: skip
-    return f'<h2 id="s{rng.randint(1, 99)}">{thing(rng).title()}</h2>\n<ul>\n{rows}\n</ul>\n<p>&copy; {rng.randint(1999, 2026)}</p>'
+    head = f'<h2 id="s{rng.randint(1, 99)}">{thing(rng).title()}</h2>'
+    return f"{head}\n<ul>\n{rows}\n</ul>\n<p>&copy; {rng.randint(1999, 2026)}</p>"
 
 
 def log(rng: random.Random) -> str:
@@ -98,7 +100,8 @@ def log(rng: random.Random) -> str:
     for _ in range(rng.randint(3, 6)):
         clock += rng.randint(1, 400)
         rows.append(f"[{clock // 3600:02}:{clock // 60 % 60:02}:{clock % 60:02}.{rng.randint(0, 999):03}] {rng.choice(LEVELS)} "
-                    f"worker-{rng.randint(1, 16)}: {rng.choice(KEYS)}={rng.randint(0, 9999)} ({rng.choice(ACTIONS)} in {rng.randint(1, 900)} ms)")  # fmt: skip
+                    f"worker-{rng.randint(1, 16)}: {rng.choice(KEYS)}={rng.randint(0, 9999)} "
+                    f"({rng.choice(ACTIONS)} in {rng.randint(1, 900)} ms)")  # fmt: skip
     return "\n".join(rows)
 
 

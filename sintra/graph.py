@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from sintra import plugins
+from sintra.planning import SCREEN
 from sintra.stage import Stage
 from sintra.store import Outcome, Store
 from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sha256
 
 SCHEMA = 1
-SCREEN = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)

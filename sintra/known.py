@@ -22,12 +22,13 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
     built = [r for r, outcome in made.items() if isinstance(outcome, Artifact)]
     base = graph.convert().outcome(store)
     return History(
-        candidates=tuple(candidates),
-        shape=shape(graph, store, built), layers=store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None,
+        candidates=tuple(candidates), shape=shape(graph, store, built),
+        layers=store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None,
         built=frozenset(built), failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
         sizes=sizes(graph, store, built), distortion={r: d for r in built if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
-        tried=frozenset((p.recipe, p.level) for p in proposals), paired=pairs(graph, store),
+        tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
+        paired=pairs(graph, store),
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def shape(graph: Graph, store: Store, built: list[Recipe]) -> Shape | None:
 def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, dict[str, float]] | None:
     """A uniform file's distortion, tensor by tensor."""
     found = _artifact(graph.distortion(recipe), store)
-    return None if found is None else {n: row for n, row in store.read_json(found, "distortion.json").items()}
+    return None if found is None else dict(store.read_json(found, "distortion.json"))
 
 
 def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:

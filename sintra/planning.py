@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from sintra.hardware.estimate import Shape
 from sintra.matrices import Sizes
-from sintra.types import Candidate, Measurement, Recipe
+from sintra.types import Candidate, Measurement, Proposal, Recipe
 
+SCREEN = 4  # the part of the search text that a screen reads: one in so many windows
 Shares = Mapping[str, float]
 Pair = Callable[[Recipe, Recipe], tuple[float, float] | None]
 
@@ -26,10 +27,11 @@ class Seen:
 class History:
     """What is known so far, in the order in which it was proposed.
 
-    candidates: what was measured; layers: the model's blocks, once known; built: uniform recipes that were made to build
-    mixes of; sizes, shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the
-    numbers text by text; tried: (recipe, level) of every proposal; paired: the mean difference of two recipes' KLD on
-    the search text and its standard error, bootstrapped over windows.
+    candidates: what was measured; layers: the model's blocks, once known; built, failed: uniform recipes that were made to
+    build mixes of, or could not be; sizes, shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor
+    -> {"output", "diagonal", "weights"}; seen: the numbers text by text; tried: (recipe, level) of every proposal; last: the
+    last round's proposals; paired: the mean difference of two recipes' KLD on the search text and its standard error,
+    bootstrapped over windows.
     """
 
     candidates: tuple[Candidate, ...]
@@ -41,6 +43,7 @@ class History:
     distortion: Mapping[Recipe, Mapping[str, Shares]] = field(default_factory=dict)
     seen: tuple[Seen, ...] = ()
     tried: frozenset[tuple[Recipe, str]] = frozenset()
+    last: tuple[Proposal, ...] = ()
     paired: Pair = lambda a, b: None
 
     def kld(self, recipe: Recipe, level: str) -> Measurement | None:

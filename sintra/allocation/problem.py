@@ -49,7 +49,7 @@ class Problem:
 
 
 def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str]) -> Array:
-    """What a token reads of each matrix at each type, in bytes of a type of ordinary speed; an untied embedding costs nothing."""
+    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing."""
     free = set() if shape.tied else {"token_embd.weight"}
     return np.array(
         [[0.0 if m.name in free else bytes_of(m, t) * slowness(written(t, m.columns)) for t in types] for m in sizes.matrices]

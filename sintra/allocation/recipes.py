@@ -10,7 +10,7 @@ from sintra.allocation.problem import Problem, problem_of
 from sintra.allocation.surrogate import Observation, Space
 from sintra.errors import UserError
 from sintra.matrices import Sizes, bits_per_weight, patterns, resolved
-from sintra.planning import History
+from sintra.planning import SCREEN, History
 from sintra.types import FILE_TYPES, Proposal, Recipe, Study
 
 CURVE, CLOSING = 3, 6
@@ -76,6 +76,14 @@ class Plan:
         shares = {t: {n: row["output"] for n, row in history.distortion[self.uniform(t)].items()} for t in self.types}
         return Space(groups, shares)
 
+    def probes(self, space: Space, sizes: Sizes) -> list[str]:
+        """The groups that are probed: all that the evaluations allow, the largest first."""
+        weight = dict.fromkeys(space.group_names, 0)
+        for m in sizes.matrices:
+            weight[space.groups[m.name]] += m.count
+        room = max(0, self.evaluations - CURVE - CLOSING)
+        return sorted(sorted(weight, key=lambda g: -weight[g])[:room])
+
     def problem(self, study: Study, history: History, weights: Mapping[str, Mapping[str, float]]) -> Problem:
         """The study's limits with these weights of damage."""
         assert history.sizes is not None
@@ -103,6 +111,7 @@ def observations(plan: Plan, history: History, space: Space, level: str = "searc
     return found
 
 
-def spent(history: History) -> int:
-    """Recipes that were measured on the whole search text."""
-    return len({recipe for recipe, level in history.tried if level == "search"})
+def spent(history: History) -> float:
+    """Measurements on the search text; one on a part of it counts as that part."""
+    levels = [level for _, level in history.tried]
+    return levels.count("search") + levels.count("screen") / SCREEN

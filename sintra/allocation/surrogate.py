@@ -84,12 +84,15 @@ class Surrogate:
             for name, group in self.space.groups.items()
         }
 
-    def u_of(self, kld: float) -> float:
-        """The u at which the model predicts a KLD; 0 where the floor is above it. By bisection."""
+    def u_of(self, kld: float, theta: Array | None = None) -> float:
+        """The u at which the model predicts a KLD; 0 where the floor is above it, inf for inf. By bisection."""
+        if not math.isfinite(kld):
+            return kld
+        at = self.theta if theta is None else theta
         low, high = 0.0, max(kld, 1e-12) * 100
         for _ in range(80):
             middle = (low + high) / 2
-            low, high = (middle, high) if _value(middle, self.theta, self.scale) < kld else (low, middle)
+            low, high = (middle, high) if _value(middle, at, self.scale) < kld else (low, middle)
         return low
 
     def predict(self, mix: Mix) -> tuple[float, float, float]:

@@ -2,9 +2,8 @@
 
 After llama.cpp's pull request 15550 (EAddario): per tensor the squared error of plain quantization, weighted by the importance
 matrix and divided by the weights' own norm, times its rows; boosts for down-projections (6), attention values (1.25), the
-output (3) and a tied embedding (2.5), the first and the last off below 2.2 bits a weight; then a price on bytes by bisection
-and greedy upgrades. The mix is built with the study's own rounding. Under a limit on quality, which it can't foresee, the size is
-found by bisection on measured mixes.
+output (3) and a tied embedding (2.5); then a price on bytes by bisection and greedy upgrades. The mix is built with the
+study's own rounding. Under a limit on quality, which it can't foresee, the size is found by bisection on measured mixes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sintra.planning import History
 from sintra.types import Proposal, Study
 
 BOOST = {"ffn_down": 6.0, "attn_v": 1.25, "output": 3.0}
-TIED, LOW_BITS = 2.5, 2.2
+TIED = 2.5
 CLOSE = 1.01
 
 

@@ -24,14 +24,15 @@ def propose(study: Study, history: History) -> list[Proposal]:
     if not history.tried:
         return plan.files() + plan.curve()
     plan = plan.made(history)
-    left = min(BATCH, plan.evaluations - spent(history))
+    done = int(spent(history))
+    left = min(BATCH, plan.evaluations - done)
     if history.sizes is None or len(plan.types) < 2 or left <= 0:
         return []
     space = plan.space(history, history.sizes)
     problem = plan.problem(study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups})
     found = []
     for number, choice in enumerate(asked(study, plan, history, space, left)):
-        mix = repaired(choice, problem, space.groups, random.Random(f"{study.seed} {spent(history)} {number}"))
+        mix = repaired(choice, problem, space.groups, random.Random(f"{study.seed} {done} {number}"))
         if mix:
             found.append(Proposal(plan.mixed(mix), "a mix that Optuna's TPE asked for", plan.author))
     return found
@@ -45,9 +46,7 @@ def asked(study: Study, plan: Plan, history: History, space: Space, count: int) 
         raise UserError("planner=optuna needs Optuna: pip install -c constraints.txt 'sintra[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space_of = {g: optuna.distributions.IntDistribution(0, len(plan.types) - 1) for g in space.group_names}
-    sampler = optuna.samplers.TPESampler(
-        seed=study.seed * 1000 + spent(history), multivariate=True, warn_independent_sampling=False
-    )
+    sampler = optuna.samplers.TPESampler(seed=study.seed * 1000 + int(spent(history)), multivariate=True)
     trials = optuna.create_study(sampler=sampler)
     for seen in history.seen:
         mix = mix_of(seen.recipe, space) if seen.level == "search" else None

@@ -3,24 +3,30 @@
 1. Every type once, whole (the files that mixes are put together from), three of them measured: the type curve.
 2. Groups of tensors (class x depth) at the lowest type over the highest one: their sensitivities.
 3. The best mix by the fitted model; measured; the model fitted again; until it promises no more than could be told from
-   noise, or the evaluations are spent.
-4. The stock preset next below in size, so that nothing is delivered that measured worse.
+   noise.
+4. While evaluations are left: mixes of the same limits that are best in worlds drawn from the model's uncertainty, on a
+   quarter of the text; the best of them on all of it, and from there again as under 3.
+5. The stock preset next below in size, so that nothing is delivered that measured worse.
 """
 
 from __future__ import annotations
 
 import statistics
+from typing import TYPE_CHECKING
 
 from sintra.allocation.problem import QUALITY, floored
-from sintra.allocation.recipes import Mix, Plan, observations, spent
+from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
 from sintra.allocation.surrogate import Space, Surrogate, fit
 from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
-from sintra.planning import History
+from sintra.planning import SCREEN, History
 from sintra.presets import PRESET_BITS
-from sintra.types import Proposal, Recipe, Study
+from sintra.types import Level, Proposal, Recipe, Study
 
-NOTABLE = 0.003
+if TYPE_CHECKING:
+    from sintra.allocation.surrogate import Array
+
+NOTABLE, RIVALS, GUARDS = 0.003, 3, 2
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
@@ -32,7 +38,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     if history.sizes is None or len(plan.types) < 2:
         return []
     space = plan.space(history, history.sizes)
-    probes = probes_of(plan, space)
+    probes = probes_of(plan, space, plan.probes(space, history.sizes))
     if any((p.recipe, p.level) not in history.tried for p in probes):
         return probes
     seen = observations(plan, history, space)
@@ -41,41 +47,93 @@ def propose(study: Study, history: History) -> list[Proposal]:
     return improving(study, plan, history, fit(space, seen)) or guards(study, plan, history)
 
 
-def probes_of(plan: Plan, space: Space) -> list[Proposal]:
+def probes_of(plan: Plan, space: Space, groups: list[str]) -> list[Proposal]:
     """Each group at the lowest type over the highest."""
     low, high = plan.types[0], plan.types[-1]
     found = []
-    for group in space.group_names:
+    for group in groups:
         mix = {name: low if own == group else high for name, own in space.groups.items()}
         found.append(Proposal(plan.mixed(mix), f"{group} in {low}, all else in {high}: how much {group} matters", plan.author))
     return found
 
 
 def improving(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """The best mix by the model, unless it is known or promises too little."""
+    """The best mix by the model; when that is known or promises too little, what might be better still."""
+    left = plan.evaluations - spent(history) - GUARDS
+    if left < 1:
+        return []
+    if any(p.level == "screen" for p in history.last):
+        return promoted(study, plan, history, model)
     best = solved(study, plan, history, model)
-    if best is None or spent(history) >= plan.evaluations:
+    if best is None:
         return []
-    recipe = plan.mixed(best)
-    if (recipe, "search") in history.tried or not worth(study, history, model, best):
-        return []
-    return [proposal(plan, history, model, best, "the best mix by the model of the damage")]
+    if (plan.mixed(best), "search") not in history.tried and worth(study, history, model, best):
+        return [proposal(plan, history, model, best, "the best mix by the model of the damage")]
+    return rivals(study, plan, history, model) if left >= 1 + (RIVALS + 1) / SCREEN else []
 
 
-def proposal(plan: Plan, history: History, model: Surrogate, mix: Mix, why: str) -> Proposal:
+def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """Mixes that are best in other worlds which the measurements allow (Thompson's sampling), and the incumbent."""
+    lead = incumbent(study, history)
+    if lead is None:
+        return []
+    import numpy as np
+
+    rng = np.random.default_rng([study.seed, len(history.tried)])
+    found: dict[Recipe, Proposal] = {}
+    for _ in range(3 * RIVALS):
+        mix = solved(study, plan, history, model, model.draw(rng))
+        if mix and len(found) < RIVALS and not {(plan.mixed(mix), level) for level in ("screen", "search")} & history.tried:
+            found[plan.mixed(mix)] = proposal(
+                plan, history, model, mix, "the best mix of a world drawn from the model", "screen"
+            )
+    again = Proposal(lead, "the best so far, to compare with", plan.author, "screen")
+    return [again, *found.values()] if found else []
+
+
+def incumbent(study: Study, history: History) -> Recipe | None:
+    """The best mix so far that holds the limits."""
+    order = [c for c in ranked(history.candidates, study.goal) if c.recipe.complete and not judge(c, study.goal).violated]
+    return order[0].recipe if order else None
+
+
+def promoted(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """Of the last round's rivals the one that looks better than the incumbent, to be measured on all of the text."""
+    lead = incumbent(study, history)
+    whole = history.kld(lead, "search") if lead else None
+    part = history.kld(lead, "screen") if lead else None
+    if lead is None or whole is None or part is None or history.sizes is None:
+        return []
+    space = plan.space(history, history.sizes)
+    good = []
+    for rival in (p.recipe for p in history.last if p.recipe != lead):
+        seen, mix = history.kld(rival, "screen"), mix_of(rival, space)
+        if seen is None or mix is None:
+            continue
+        expected, size = seen.value * whole.value / part.value, history.sizes.total(mix)
+        if study.goal.optimise in QUALITY:
+            good += [(expected, mix)] if expected < whole.value else []
+        else:
+            good += [(float(size), mix)] if expected <= target(study, history) else []
+    if not good:
+        return []
+    return [proposal(plan, history, model, min(good, key=lambda g: g[0])[1], "a rival that led on a part of the text")]
+
+
+def proposal(plan: Plan, history: History, model: Surrogate, mix: Mix, why: str, level: Level = "search") -> Proposal:
     """With what is to be expected of it."""
     value, low, high = model.predict(mix)
     assert history.sizes is not None
     size = history.sizes.total(mix)
     predicted = {"size_bytes": float(size), "kld_mean": value, "kld_mean_low": low, "kld_mean_high": high}
     text = f"{why}: {size / 1e6:.2f} MB, {value:.5f} nats expected ({low:.5f} to {high:.5f})"
-    return Proposal(plan.mixed(mix), text, plan.author, "search", predicted, 0.9)
+    return Proposal(plan.mixed(mix), text, plan.author, level, predicted, 0.9)
 
 
-def solved(study: Study, plan: Plan, history: History, model: Surrogate) -> Mix | None:
-    """The best mix under the limits."""
-    problem = plan.problem(study, history, model.weights())
-    most = model.u_of(target(study, history))
+def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: Array | None = None) -> Mix | None:
+    """The best mix under the limits, by the most probable parameters or in a world with others."""
+    problem = plan.problem(study, history, model.weights(world))
+    most = model.u_of(target(study, history), world)
     first = problem.solve(most=most)
     if first is None or history.sizes is None:
         return None

@@ -17,11 +17,14 @@ LOOKED_UP, SHARED_DAMPING = "token_embd.weight", 1.0
 
 
 def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
-            dropped: list[int] | None = None, options: Options | None = None, other: Path | None = None) -> dict[str, Any]:  # fmt: skip
+            dropped: list[int] | None = None, options: Options | None = None,
+            other: Path | None = None) -> dict[str, Any]:  # fmt: skip
     """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
 
-    other: the same file with other scales, from which rows may start as well; dropped: the blocks that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
-    them. Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
+    other: the same file with other scales, from which rows may start as well; dropped: the blocks that both files lack;
+    keep: finished tensors are left there, so that a killed run goes on behind them.
+
+    Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
     """
     import numpy as np
     from gguf import GGUFReader

@@ -2,7 +2,8 @@
 
 With W the 16-bit weights (rows, columns), E their change and H = X'X / tokens of the inputs: `output` = tr(E H E') /
 tr(W H W'), the relative squared error of the layer's output; `diagonal` = the same with H's diagonal alone, which is what an
-importance matrix sees; `weights` = |E|^2 / |W|^2. Matrices whose inputs are unknown (the token embedding) have `weights` for all three.
+importance matrix sees; `weights` = |E|^2 / |W|^2. Matrices whose inputs are unknown (the token embedding) have `weights` for
+all three.
 """
 
 from __future__ import annotations
