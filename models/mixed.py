@@ -62,7 +62,8 @@ def letter(rng: random.Random) -> str:
     day = f"{rng.randint(1, 28)} {rng.choice(['January', 'April', 'June', 'September', 'November'])} {rng.randint(1985, 2026)}"
     return (f"{rng.choice(CITIES)}, {day}\n\nDear {rng.choice(['Ms', 'Mr', 'Dr'])} {rng.choice(LAST)},\n\n"
             f"Thank you for your message about the {thing(rng)}. We have {rng.choice(ACTIONS)} it "
-            f"{rng.choice(['twice', 'in part', 'as agreed'])}; please {rng.choice(['confirm', 'reply', 'call us'])} before {rng.choice(['Monday', 'Thursday', 'noon'])} at "
+            f"{rng.choice(['twice', 'in part', 'as agreed'])}; "
+            f"please {rng.choice(['confirm', 'reply', 'call us'])} before {rng.choice(['Monday', 'Thursday', 'noon'])} at "
             f"+{rng.randint(1, 99)} {rng.randint(100, 999)} {rng.randint(1000, 9999)} or write to "
             f"{rng.choice(FIRST).lower()}@{rng.choice(CITIES).lower()}.example.\n\n"
             f"Yours sincerely,\n{person(rng)}")  # fmt: skip
@@ -73,7 +74,8 @@ def entry(rng: random.Random) -> str:
     year = rng.randint(1100, 2015)
     return (f"The {thing(rng)} of {rng.choice(CITIES)} ({year}-{year + rng.randint(2, 90)}) was "
             f"{rng.choice(ACTIONS)} by {person(rng)}. It is {rng.randint(2, 900)} "
-            f"{rng.choice(['metres', 'kilograms', 'pages', 'years'])} {rng.choice(['long', 'heavy', 'old'])}, and {rng.randint(2, 99)}% of its {rng.choice(THINGS)}s were later "
+            f"{rng.choice(['metres', 'kilograms', 'pages', 'years'])} "
+            f"{rng.choice(['long', 'heavy', 'old'])}, and {rng.randint(2, 99)}% of its {rng.choice(THINGS)}s were later "
             f"{rng.choice(ACTIONS)}; see also \"{thing(rng)}\" [{rng.randint(1, 60)}]. Although {rng.choice(QUALITIES)}, "
             f"no {rng.choice(THINGS)} has been {rng.choice(ACTIONS)} since.")  # fmt: skip
 
