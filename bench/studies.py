@@ -34,11 +34,13 @@ def build(steps: list[Step], store: Store) -> None:
             run_step(step, store)
 
 
-def run(place: Workspace, graph: Graph, say: bool = True) -> list[rounds.Round]:
-    """All rounds of a study, to its end."""
+def run(place: Workspace, graph: Graph, say: bool = True, decide: bool = True) -> list[rounds.Round]:
+    """All rounds of a study, to its end; without `decide` until the first that would measure on the report text."""
     known: list[rounds.Round] = []
     while not known or known[-1]["stop"] is None:
         known.append(rounds.next_round(graph, place.store, known))
+        if not decide and any(p["level"] == "report" for p in known[-1]["proposals"]):
+            return known[:-1]
         for step in rounds.steps_of(graph, known[-1]):
             build([step], place.store)
         if say:

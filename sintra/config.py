@@ -74,6 +74,7 @@ class PlannerConf:
     name: str = "solver"
     types: list[str] = field(default_factory=list)
     evaluations: int = 25
+    seed: int = 0
     batch: int = 4
     max_dropped: int = 1
     rounding: str = "compensated"

@@ -189,7 +189,7 @@ class Graph:
         made, probe = self.quantize(recipe), self.study.probe
         label = f"{self.study.model}-{recipe.name}"
         if level == "build":
-            return Variant(made, distortion=self.distortion(recipe))
+            return Variant(made, distortion=self.distortion(recipe) if recipe.complete else None)
         scored = {"gguf": made, "baseline": self.baseline(level)}
         quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed}, scored)
         if level in ("screen", "search"):

@@ -20,12 +20,14 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
     proposals = [p for row in given for p in row]
     made = {p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"}
     built = [r for r, outcome in made.items() if isinstance(outcome, Artifact)]
+    uniform = [r for r in built if r.uniform]
+    files = {r: f.size for r, o in made.items() if isinstance(o, Artifact) for f in o.files if f.path == "model.gguf"}
     base = graph.convert().outcome(store)
     return History(
-        candidates=tuple(candidates), shape=shape(graph, store, built),
+        candidates=tuple(candidates), shape=shape(graph, store, uniform), bytes_of=files,
         layers=store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None,
         built=frozenset(built), failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
-        sizes=sizes(graph, store, built), distortion={r: d for r in built if (d := distortion(graph, store, r))},
+        sizes=sizes(graph, store, uniform), distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
         tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
         paired=pairs(graph, store),

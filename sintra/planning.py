@@ -27,17 +27,18 @@ class Seen:
 class History:
     """What is known so far, in the order in which it was proposed.
 
-    candidates: what was measured; layers: the model's blocks, once known; built, failed: uniform recipes that were made to
-    build mixes of, or could not be; sizes, shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor
-    -> {"output", "diagonal", "weights"}; seen: the numbers text by text; tried: (recipe, level) of every proposal; last: the
-    last round's proposals; paired: the mean difference of two recipes' KLD on the search text and its standard error,
-    bootstrapped over windows.
+    candidates: what was measured; layers: the model's blocks, once known; built, failed: recipes that were made without
+    being measured, or could not be; bytes_of: the files of those; sizes, shape: the bytes of any mix, the
+    architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the numbers text by text;
+    tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
+    KLD on the search text and its standard error, bootstrapped over windows.
     """
 
     candidates: tuple[Candidate, ...]
     layers: int | None
     built: frozenset[Recipe] = frozenset()
     failed: frozenset[Recipe] = frozenset()
+    bytes_of: Mapping[Recipe, int] = field(default_factory=dict)
     sizes: Sizes | None = None
     shape: Shape | None = None
     distortion: Mapping[Recipe, Mapping[str, Shares]] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from sintra.store import Store, link_or_copy, write_atomic
 from sintra.study import Workspace
 from sintra.types import Candidate, Goal, Verdict, canonical, sha256
 
+SHOWN = 12
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -53,7 +54,7 @@ def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:
         "artifact": {"path": "model.gguf", "sha256": file.sha256, "bytes": file.size} if file else None,
         "confidence": confidence(candidate, goal), "decided_on": "report" if candidate.decided else "search",
         "measurements": [{k: v for k, v in asdict(m).items() if v not in (None, "")} for m in candidate.measurements],
-        "failure": asdict(candidate.failure) if candidate.failure else None,
+        "predicted": candidate.predicted, "failure": asdict(candidate.failure) if candidate.failure else None,
         "verdict": {"status": verdict.status, "violated": [list(v) for v in verdict.violated], "unknown": list(verdict.unknown),
                     "reason": verdict.reason},
     }  # fmt: skip
@@ -149,14 +150,17 @@ def point(root: Path, study: str) -> None:
 
 
 def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
-    """Every candidate, the best first, in 80 columns."""
-    order = ranked(known, goal)
+    """The best candidates and every stock preset, the best first, in 80 columns."""
+    everything = ranked(known, goal)
+    order = [c for i, c in enumerate(everything) if i < SHOWN or c.decided or not c.recipe.tensors]
     lines = [f"{'variant':<18}{'MB':>8}{'KLD (nats)':>18}{'same top':>10}{'tok/s*':>9}{'RAM MB*':>9}  verdict"]
     for candidate in order:
         lines.append(_line(candidate, judge(candidate, goal)))
     for candidate in known:
         if candidate.failure:
             lines.append(f"{candidate.recipe.name:<18}  failed: {candidate.failure.kind}: {candidate.failure.message}"[:160])
+    if len(order) < len(everything):
+        lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
     lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
     return "\n".join(lines)
 
@@ -190,8 +194,10 @@ def advice(result: dict[str, Any]) -> str:
         return f"{result['status']}: {result['reason'] or 'no variant could be built'}"
     best = result["winner"]
     name = recipe_name(best["recipe"])
+    searched = any(c["recipe"]["tensors"] for c in result["candidates"])
+    stock = ", a stock preset that no mix could beat" if searched and not best["recipe"]["tensors"] else ""
     if result["status"] == "met":
-        return f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB, in {folder}/model.gguf; next: doit export_ollama"
+        return f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB{stock}, in {folder}/model.gguf; next: doit export_ollama"
     if result["status"] == "undecided":
         return f"undecided: {name} is the best so far; a larger max_rounds or more probe.report_tokens would tell"
     metric, value, limit, by = best["verdict"]["violated"][0]

@@ -95,7 +95,8 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal])
                             numbers[row.metric] = row
                 else:
                     numbers.update({row.metric: row for row in rows})
-    return Candidate(recipe, given[0].why, given[0].author, tuple(numbers.values()), file, failure, decided)
+    first = given[0]
+    return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted)
 
 
 def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:

@@ -214,8 +214,8 @@ class Measurement:
 class Proposal:
     """A recipe that a planner wants built, and how far. Nothing here is ever part of a key.
 
-    level: "build" makes the file and measures each tensor's distortion; "screen" measures quality on a part of the search
-    text, "search" on all of it; "report" decides. predicted: metric -> value, and metric_low and metric_high.
+    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen" measures quality on a
+    part of the search text, "search" on all of it; "report" decides. predicted: metric -> value, and metric_low and metric_high.
     """
 
     recipe: Recipe
@@ -228,7 +228,8 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe and all that is known of it so far. `artifact` is its GGUF when it was built."""
+    """A recipe and all that is known of it so far. `artifact` is its GGUF when it was built; `predicted` is what the planner
+    expected of it (Proposal.predicted)."""
 
     recipe: Recipe
     why: str
@@ -237,6 +238,7 @@ class Candidate:
     artifact: File | None = None
     failure: Failure | None = None
     decided: bool = False
+    predicted: dict[str, float] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or None where it is unknown."""

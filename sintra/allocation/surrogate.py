@@ -97,7 +97,7 @@ class Surrogate:
 
     def predict(self, mix: Mix) -> tuple[float, float, float]:
         """The KLD to expect and its 90 % interval."""
-        value, slope = _predict(self.space, mix, self.theta, self.scale)
+        value, slope = _predict(_shares(self.space, mix), self.theta, self.scale)
         spread = Z90 * math.sqrt(max(0.0, float(slope @ self.cov @ slope)) + self.misfit**2)
         return value, value * math.exp(-spread), value * math.exp(spread)
 
@@ -114,21 +114,21 @@ def _value(u: float, theta: Array, scale: float) -> float:
     return math.exp(theta[-2]) + u * math.exp(_bend(u, theta, scale))
 
 
-def _parts(space: Space, mix: Mix, theta: Array) -> Array:
-    """u's parts by (group, type)."""
+def _shares(space: Space, mix: Mix) -> Array:
+    """The distortion of a mix by (group, type)."""
     groups, types = space.group_names, space.types
     at_group, at_type = ({n: i for i, n in enumerate(x)} for x in (groups, types))
     parts = np.zeros((len(groups), len(types)))
     for name, group in space.groups.items():
         kind = mix[name]
         parts[at_group[group], at_type[kind]] += space.distortion[kind][name]
-    scale: Array = np.exp(theta[: len(groups), None] + theta[len(groups) : len(groups) + len(types)])
-    return parts * scale
+    return parts
 
 
-def _predict(space: Space, mix: Mix, theta: Array, scale: float) -> tuple[float, Array]:
+def _predict(shares: Array, theta: Array, scale: float) -> tuple[float, Array]:
     """The value, and the gradient of its logarithm."""
-    parts = _parts(space, mix, theta)
+    groups, types = shares.shape
+    parts = shares * np.exp(theta[:groups, None] + theta[groups : groups + types])
     u = float(parts.sum())
     bend = _bend(u, theta, scale)
     value = _value(u, theta, scale)
@@ -147,7 +147,8 @@ def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5) -> Surro
     scale = max(o.value for o in seen)
     start = np.zeros(size)
     start[-2] = math.log(max(floor, 1e-9))
-    level = np.median([math.log(max(o.value, 1e-9) / max(float(_parts(space, o.mix, start).sum()), 1e-30)) for o in seen])
+    shares = [_shares(space, o.mix) for o in seen]
+    level = np.median([math.log(max(o.value, 1e-9) / max(float(s.sum()), 1e-30)) for o, s in zip(seen, shares, strict=True)])
     start[:count] = level
     centre = start.copy()
     prior = np.diag([PRIOR_GROUP**-2.0] * count + [PRIOR_TYPE**-2.0] * len(space.types) + [PRIOR_FLOOR**-2.0, PRIOR_BEND**-2.0])
@@ -156,7 +157,7 @@ def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5) -> Surro
     theta, misfit = start, MISFIT
     normal = prior
     for _ in range(STEPS):
-        rows = [_predict(space, o.mix, theta, scale) for o in seen]
+        rows = [_predict(s, theta, scale) for s in shares]
         misses = np.array([math.log(max(o.value, 1e-9) / value) for o, (value, _) in zip(seen, rows, strict=True)])
         errors = np.array([math.hypot(o.stderr / max(o.value, 1e-9), misfit) for o in seen])
         slopes = np.array([s for _, s in rows])
@@ -165,6 +166,6 @@ def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5) -> Surro
         theta = theta + np.clip(step, -1.0, 1.0)
         if float(np.abs(step).max()) < 1e-6:
             break
-    rows = [_predict(space, o.mix, theta, scale) for o in seen]
+    rows = [_predict(s, theta, scale) for s in shares]
     misses = np.array([math.log(max(o.value, 1e-9) / v) for o, (v, _) in zip(seen, rows, strict=True)])
     return Surrogate(space, theta, np.linalg.inv(normal), scale, max(misfit, float(np.sqrt((misses**2).mean()))))

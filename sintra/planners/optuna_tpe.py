@@ -32,7 +32,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     problem = plan.problem(study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups})
     found = []
     for number, choice in enumerate(asked(study, plan, history, space, left)):
-        mix = repaired(choice, problem, space.groups, random.Random(f"{study.seed} {done} {number}"))
+        mix = repaired(choice, problem, space.groups, random.Random(f"{study.planner_options['seed']} {done} {number}"))
         if mix:
             found.append(Proposal(plan.mixed(mix), "a mix that Optuna's TPE asked for", plan.author))
     return found
@@ -46,7 +46,7 @@ def asked(study: Study, plan: Plan, history: History, space: Space, count: int) 
         raise UserError("planner=optuna needs Optuna: pip install -c constraints.txt 'sintra[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space_of = {g: optuna.distributions.IntDistribution(0, len(plan.types) - 1) for g in space.group_names}
-    sampler = optuna.samplers.TPESampler(seed=study.seed * 1000 + int(spent(history)), multivariate=True)
+    sampler = optuna.samplers.TPESampler(seed=study.planner_options["seed"] * 1000 + int(spent(history)), multivariate=True)
     trials = optuna.create_study(sampler=sampler)
     for seen in history.seen:
         mix = mix_of(seen.recipe, space) if seen.level == "search" else None

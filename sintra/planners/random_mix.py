@@ -26,7 +26,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     problem = plan.problem(study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups})
     found = []
     for number in range(left):
-        rng = random.Random(f"{study.seed} {done} {number}")
+        rng = random.Random(f"{study.planner_options['seed']} {done} {number}")
         choice = {g: rng.randrange(len(plan.types)) for g in space.group_names}
         if mix := repaired(choice, problem, space.groups, rng):
             found.append(Proposal(plan.mixed(mix), "a random mix that fills the limits", plan.author))

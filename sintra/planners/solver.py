@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sintra.allocation.problem import QUALITY, floored
@@ -21,12 +22,12 @@ from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
 from sintra.planning import SCREEN, History
 from sintra.presets import PRESET_BITS
-from sintra.types import Level, Proposal, Recipe, Study
+from sintra.types import Candidate, Level, Proposal, Recipe, Study
 
 if TYPE_CHECKING:
     from sintra.allocation.surrogate import Array
 
-NOTABLE, RIVALS, GUARDS = 0.003, 3, 2
+NOTABLE, RIVALS, GUARDS, NEAR = 0.003, 3, 2, 0.2
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
@@ -79,7 +80,7 @@ def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list
         return []
     import numpy as np
 
-    rng = np.random.default_rng([study.seed, len(history.tried)])
+    rng = np.random.default_rng([study.planner_options["seed"], len(history.tried)])
     found: dict[Recipe, Proposal] = {}
     for _ in range(3 * RIVALS):
         mix = solved(study, plan, history, model, model.draw(rng))
@@ -135,6 +136,9 @@ def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: 
     problem = plan.problem(study, history, model.weights(world))
     most = model.u_of(target(study, history), world)
     first = problem.solve(most=most)
+    if first is None:  # not all limits can be held: the least damage within those on bytes and time
+        problem = replace(problem, objective="damage")
+        first = problem.solve()
     if first is None or history.sizes is None:
         return None
     return floored(problem, history.sizes, first).solve(most=most) or first
@@ -156,10 +160,19 @@ def target(study: Study, history: History) -> float:
     found = [c.limit for c in limits if c.metric == "kld_mean"]
     for limit in (c for c in limits if c.metric != "kld_mean"):
         points = [(s.metrics["kld_mean"].value, limit.excess(s.metrics[limit.metric].value)) for s in history.seen]
-        held = max((k for k, excess in points if excess <= 0), default=0.0)
-        broken = min((k for k, excess in points if excess > 0), default=held)
-        found.append((held * broken) ** 0.5 if held and broken > held else min(held, broken))
+        found.append(crossing(points))
     return min(found) * margin / ratio
+
+
+def crossing(points: list[tuple[float, float]]) -> float:
+    """The KLD at which a limit is just held: (KLD, excess) of measured mixes, between the worst that holds it and the best that
+    breaks it, linear in the KLD's logarithm."""
+    held = max((p for p in points if p[1] <= 0 and p[0] > 0), default=None)
+    broken = min((p for p in points if p[1] > 0), default=None)
+    if held is None or broken is None or broken[0] <= held[0]:
+        return min((p[0] for p in (held, broken) if p is not None), default=0.0)
+    share: float = -held[1] / (broken[1] - held[1])
+    return float(held[0] * (broken[0] / held[0]) ** share)
 
 
 def worth(study: Study, history: History, model: Surrogate, mix: Mix) -> bool:
@@ -184,20 +197,31 @@ def paired_error(history: History, best: Recipe) -> float:
 
 
 def guards(study: Study, plan: Plan, history: History) -> list[Proposal]:
-    """The stock preset next below the best's size, with and without importance matrix."""
+    """The stock presets near the best's size, made; then the largest of at most its size, measured with and without
+    importance matrix."""
     best = next(iter(ranked(history.candidates, study.goal)), None)
-    size = best.value("size_bytes") if best else None
-    if size is None or history.sizes is None:
+    if best is None or history.sizes is None or not best.recipe.complete:
         return []
-    near = below(history, history.sizes, size)
-    why = "the stock preset next below in size: nothing that measures worse is delivered"
-    return [Proposal(Recipe(near, importance=matrix), why, plan.author) for matrix in (False, True) if near]
+    room = most_bytes(study, best)
+    near = [Recipe(p) for p, size in guessed(history.sizes).items() if abs(size / room - 1) < NEAR]
+    if any(r not in history.bytes_of and r not in history.failed for r in near):
+        return [Proposal(r, "how large is this stock preset?", plan.author, "build") for r in near]
+    fitting = [r for r in near if history.bytes_of.get(r, room + 1) <= room]
+    if not fitting:
+        return []
+    largest = max(fitting, key=lambda r: history.bytes_of[r])
+    why = "the largest stock preset that fits: nothing that measures worse is delivered"
+    return [Proposal(replace(largest, importance=matrix), why, plan.author) for matrix in (False, True)]
 
 
-def below(history: History, sizes: Sizes, size: float) -> str | None:
-    """The largest preset of at most a size, by its file where there is one, else by published bits a weight."""
-    known = {c.recipe.type: c.value("size_bytes") or 0.0 for c in history.candidates if not c.recipe.tensors}
+def most_bytes(study: Study, best: Candidate) -> float:
+    """Bytes that a preset may have to compete: the best's, or the limit on them where that is all that counts."""
+    limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
+    size = best.value("size_bytes") or 0.0
+    return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
+
+
+def guessed(sizes: Sizes) -> dict[str, float]:
+    """The presets' sizes by published bits a weight, which embeddings of small models change by a tenth or two."""
     count = sum(m.count for m in sizes.matrices)
-    bytes_of = {p: known.get(p, sizes.rest + count * bits / 8) for p, bits in PRESET_BITS.items()}
-    fitting = [p for p, b in bytes_of.items() if b <= size]
-    return max(fitting, key=lambda p: bytes_of[p], default=None)
+    return {preset: sizes.rest + count * bits / 8 for preset, bits in PRESET_BITS.items()}
