@@ -214,7 +214,8 @@ def slug(text: str) -> str:
 def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, Any]:
     """The composed and checked configuration as a plain dictionary. Raises UserError in one line."""
     state = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for d in conf_dirs(root) for p in sorted(d.rglob("*.yaml"))]
-    key = sha256(canonical([__version__, state, raw, [str(p) for p in conf_dirs(root)]]))
+    schema = [__version__, *sorted(keys())]  # so that a new option isn't missing from what was composed before it
+    key = sha256(canonical([schema, state, raw, [str(p) for p in conf_dirs(root)]]))
     kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
     if kept:
         try:

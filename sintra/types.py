@@ -214,8 +214,8 @@ class Measurement:
 class Proposal:
     """A recipe that a planner wants built, and how far. Nothing here is ever part of a key.
 
-    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen" measures quality on a
-    part of the search text, "search" on all of it; "report" decides. predicted: metric -> value, and metric_low and metric_high.
+    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen" measures quality on
+    a part of the search text, "search" on all of it; "report" decides. predicted: metric -> value; metric_low, metric_high.
     """
 
     recipe: Recipe

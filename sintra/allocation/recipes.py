@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sintra.allocation.groups import bins_for, groups_of
+from sintra.allocation.prior import weight
 from sintra.allocation.problem import Problem, problem_of
 from sintra.allocation.surrogate import Observation, Space
 from sintra.errors import UserError
@@ -71,9 +72,12 @@ class Plan:
         return replace(self, types=tuple(t for t in self.types if self.uniform(t) in history.distortion))
 
     def space(self, history: History, sizes: Sizes) -> Space:
-        """As many groups as the evaluations allow, and each type's distortion."""
+        """As many groups as the evaluations allow, and each type's distortion, weighted by what is known beforehand."""
         groups = groups_of(sizes.matrices, bins_for(sizes.matrices, self.evaluations - CURVE - CLOSING))
-        shares = {t: {n: row["output"] for n, row in history.distortion[self.uniform(t)].items()} for t in self.types}
+        tied = "output.weight" not in sizes.by_name
+        prior = {m.name: weight(m, tied) for m in sizes.matrices}
+        found = {t: history.distortion[self.uniform(t)] for t in self.types}
+        shares = {t: {n: prior[n] * row["output"] for n, row in rows.items()} for t, rows in found.items()}
         return Space(groups, shares)
 
     def probes(self, space: Space, sizes: Sizes) -> list[str]:

@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sintra.allocation.allocate import greedy
+from sintra.allocation.prior import weight
 from sintra.allocation.problem import QUALITY, Problem
 from sintra.allocation.recipes import Mix, Plan, spent
 from sintra.judge import judge
-from sintra.matrices import Matrix, Sizes
+from sintra.matrices import Sizes
 from sintra.planning import History
 from sintra.types import Proposal, Study
 
-BOOST = {"ffn_down": 6.0, "attn_v": 1.25, "output": 3.0}
-TIED = 2.5
 CLOSE = 1.01
 
 
@@ -44,14 +43,9 @@ def errors(plain: Plan, history: History, sizes: Sizes) -> Mapping[str, Mapping[
     """tensor -> type -> boosted error."""
     tied = "output.weight" not in sizes.by_name
     return {
-        m.name: {t: boost(m, tied) * m.rows * history.distortion[plain.uniform(t)][m.name]["diagonal"] for t in plain.types}
+        m.name: {t: weight(m, tied) * history.distortion[plain.uniform(t)][m.name]["diagonal"] for t in plain.types}
         for m in sizes.matrices
     }
-
-
-def boost(matrix: Matrix, tied: bool) -> float:
-    """How much more a tensor's error counts."""
-    return TIED if tied and matrix.kind == "token_embd" else BOOST.get(matrix.kind, 1.0)
 
 
 def mix_for(study: Study, history: History, problem: Problem) -> Mix | None:
