@@ -74,6 +74,7 @@ class PlannerConf:
     name: str = "solver"
     types: list[str] = field(default_factory=list)
     evaluations: int = 25
+    kv: list[str] = field(default_factory=lambda: ["f16"])
     seed: int = 0
     batch: int = 4
     max_dropped: int = 1

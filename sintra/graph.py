@@ -161,6 +161,7 @@ class Graph:
 
     def quantize(self, recipe: Recipe) -> Step:
         """A variant's GGUF; a mix of types is put together from the uniform files of its types."""
+        recipe = recipe.file
         if parts := recipe.parts():
             mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
             files = {part.tensors[0][1]: self.quantize(part) for part in parts}
@@ -188,16 +189,17 @@ class Graph:
         """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""
         made, probe = self.quantize(recipe), self.study.probe
         label = f"{self.study.model}-{recipe.name}"
+        cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}
         if level == "build":
             return Variant(made, distortion=self.distortion(recipe) if recipe.complete else None)
         scored = {"gguf": made, "baseline": self.baseline(level)}
-        quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed}, scored)
+        quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed} | cache, scored)
         if level in ("screen", "search"):
             return Variant(made, quality)
         second = None
         if "second" in self.texts:
-            params = {"seed": self.study.seed, "prefix": "second_"}
+            params = {"seed": self.study.seed, "prefix": "second_"} | cache
             second = self.step("quality", f"{label}-second", params, {"gguf": made, "baseline": self.baseline("second")})
-        speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]}
+        speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]} | cache
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, {"context": probe["context"]}, {"gguf": made}), second)  # fmt: skip
+                       self.step("memory", label, {"context": probe["context"]} | cache, {"gguf": made}), second)  # fmt: skip

@@ -47,7 +47,8 @@ def complaint() -> str:
 class Model:
     """A loaded GGUF. Use `opened`, which frees it."""
 
-    def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False) -> None:
+    def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False,
+                 kv: str = "f16") -> None:  # fmt: skip
         self.lib = api()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers, params.use_mmap, params.vocab_only = 0, mmap, vocab_only
@@ -58,12 +59,17 @@ class Model:
         self.vocabulary: int = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context, self.ctx, self.batch = context, None, None
         if not vocab_only:
-            self._open_context(threads)
+            self._open_context(threads, kv)
 
-    def _open_context(self, threads: int) -> None:
+    def _open_context(self, threads: int, kv: str) -> None:
         params = self.lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self.context
         params.n_threads = params.n_threads_batch = threads
+        if kv != "f16":
+            import gguf
+
+            params.type_k = params.type_v = int(gguf.GGMLQuantizationType[kv.upper()])
+            params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED  # values can't be quantized without
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise Infeasible("out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}")
@@ -149,9 +155,9 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, context: int, threads: int, mmap: bool = True) -> Iterator[Model]:
-    """A model with a context, freed at the end."""
-    model = Model(path, context, threads, mmap)
+def opened(path: Path, context: int, threads: int, mmap: bool = True, kv: str = "f16") -> Iterator[Model]:
+    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0)."""
+    model = Model(path, context, threads, mmap, kv=kv)
     try:
         yield model
     finally:

@@ -79,7 +79,7 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal])
         file = next(f for f in made.files if f.path == "model.gguf")
         shape = Shape.of(store.read_json(made, "layout.json"))
         numbers["size_bytes"] = Measurement("size_bytes", file.size, "bytes", "exact")
-        for row in estimate(shape, graph.study.hardware, graph.study.probe["context"]):
+        for row in estimate(shape, graph.study.hardware, graph.study.probe["context"], recipe.kv):
             numbers[row.metric] = row
     for level in sorted({p.level for p in given}, reverse=True):
         for step in graph.variant(recipe, level).ends():

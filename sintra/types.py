@@ -110,7 +110,8 @@ class Recipe:
 
     type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
-    ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding).
+    ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
+    the KV cache that it is to be run with.
     """
 
     type: str
@@ -118,10 +119,18 @@ class Recipe:
     drop: tuple[int, ...] = ()
     tensors: tuple[tuple[str, str], ...] = ()
     rounding: Rounding = "nearest"
+    kv: str = "f16"
+
+    @property
+    def file(self) -> Recipe:
+        """What its file is made of: the same for every KV cache."""
+        return replace(self, kv="f16")
 
     @property
     def name(self) -> str:
         """A short, readable, unique name, fit for a task name and a file name."""
+        if self.kv != "f16":
+            return f"{self.file.name}-kv_{self.kv}"
         if self.complete and not self.uniform:
             return "mix-" + sha256(canonical(self.as_json()))[:8]
         parts = [f"all-{self.tensors[0][1]}" if self.uniform else self.type]
@@ -157,7 +166,7 @@ class Recipe:
         """From its JSON form."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"))  # fmt: skip
+                      data.get("rounding", "nearest"), data.get("kv", "f16"))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """For round files and results."""

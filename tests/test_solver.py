@@ -8,8 +8,8 @@ from test_allocation import TYPES, World
 
 from sintra.allocation.recipes import mix_of, spent
 from sintra.errors import UserError
-from sintra.hardware.estimate import Shape, kv_bytes
-from sintra.matrices import Sizes, bytes_of
+from sintra.hardware.estimate import Shape, kv_bytes, memory_beside_weights
+from sintra.matrices import Sizes, bytes_of, resolved
 from sintra.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning import History, Seen
 from sintra.presets import PRESET_BITS
@@ -22,9 +22,16 @@ MB = 10**6
 
 def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **limits):
     metrics = {"size": ("size_bytes", "<="), "kld": ("kld_mean", "<="), "tps": ("device_tg_tps", ">="),
-               "top": ("same_top", ">=")}  # fmt: skip
+               "top": ("same_top", ">="), "ram": ("device_ram_bytes", "<=")}  # fmt: skip
     held = tuple(Constraint(*metrics[k], v, k) for k, v in limits.items())
-    options = {"types": list(types), "evaluations": evaluations, "rounding": "compensated", "seed": 0}
+    options = {
+        "types": list(types),
+        "evaluations": evaluations,
+        "rounding": "compensated",
+        "seed": 0,
+        "kv": ["f16", "q8_0"],
+        "max_dropped": 1,
+    }
     return Study("s", "m", DEVICE, Goal("g", held, optimise, 1), planner, options, {"context": 512}, {}, {}, 0, 99, ())
 
 
@@ -39,12 +46,16 @@ class Run:
         self.rounds, self.numbers, self.tried = [], {}, []
 
     def size(self, recipe):
+        if recipe.drop:
+            return int(0.88 * self.sizes.total(self.world.uniform("Q2_K")))
         if recipe.tensors:
             return self.sizes.total(mix_of(recipe, self.world.space))
         return int(self.sizes.rest + PRESET_BITS[recipe.type] * self.shape.parameters / 8)
 
     def kld(self, recipe):
         """A preset does what the cheapest uniform mix of its bits would, times `presets`."""
+        if recipe.drop:
+            return 1.0
         if recipe.tensors:
             return self.world.seen(mix_of(recipe, self.world.space)).value
         near = min(TYPES, key=lambda t: abs(self.size(recipe) - self.sizes.total(self.world.uniform(t))))
@@ -64,8 +75,10 @@ class Run:
             rows = {**self.numbers.get((recipe, "search"), {}), **self.numbers.get((recipe, "report"), {})}
             size = Measurement("size_bytes", self.size(recipe), "bytes", "exact")
             speed = Measurement("device_tg_tps", 1.2e10 / self.size(recipe), "tokens/s", "estimated")
+            ram = self.size(recipe) + memory_beside_weights(self.shape, 512, recipe.kv)
+            memory = Measurement("device_ram_bytes", ram, "bytes", "estimated")
             decided = (recipe, "report") in self.numbers
-            found.append(Candidate(recipe, "", "", (*rows.values(), size, speed), decided=decided))
+            found.append(Candidate(recipe, "", "", (*rows.values(), size, speed, memory), decided=decided))
         return tuple(found)
 
     def history(self):
@@ -176,6 +189,29 @@ def test_a_floor_on_speed_is_a_limit_on_bytes():
     kind = mix_of(last, world.space)[embedding.name]
     assert run.size(last) - bytes_of(embedding, kind) <= bits(world, 4) * 1.05
     assert free.best() < run.best()
+
+
+def test_where_memory_binds_a_smaller_cache_is_measured():
+    world = World(3)
+    shape = Run(study(), world).shape
+    beside = memory_beside_weights(shape, 512)
+    run = Run(study(ram=beside + bits(world, 3.4)), world).to_its_end()
+    cached = [r for r, level in run.tried if r.kv == "q8_0" and level == "search"]
+    assert cached
+    saved = kv_bytes(shape, 512) - kv_bytes(shape, 512, "q8_0")
+    assert bits(world, 3.4) < run.size(cached[0]) <= bits(world, 3.4) + saved
+    assert not [r for r, _ in Run(study(size=bits(world, 3.4)), world).to_its_end().tried if r.kv != "f16"]
+
+
+def test_a_block_is_dropped_only_where_quantization_alone_cannot_hold():
+    world = World(3)
+    least = Sizes(world.matrices, 60_000, 20_000).total(world.uniform("Q2_K"))
+    run = Run(study(size=least * 0.95), world).to_its_end()
+    dropped = [r for r, _ in run.tried if r.drop]
+    assert [r.drop for r in dropped] == [(2,), (6,)]
+    names = [n for n in world.own if not n.startswith("blk.7.")]
+    assert len(resolved(dropped[0].tensors, names)) == len(names)
+    assert not [r for r, _ in Run(study(size=least * 1.05), world).to_its_end().tried if r.drop]
 
 
 def test_an_unbeaten_preset_is_left_standing():

@@ -14,6 +14,7 @@ from sintra.layout import read_layout
 from sintra.llama import Model, opened
 from sintra.probes import baseline, memory, quality, speed
 from sintra.quantizer import file_types
+from sintra.report import parse
 from sintra.stage import Context
 from sintra.stages import convert, curvature, prune, quantize
 from sintra.store import Store
@@ -263,3 +264,19 @@ def test_refused_tokenizer_is_one_line(lab, tmp_path):
     with pytest.raises(UserError, match="tokenizer") as caught:
         lab.run(convert, {"type": "f16"}, model=odd, toolchain=lab.tools)
     assert "\n" not in str(caught.value)
+
+
+def test_a_smaller_kv_cache_is_measured_as_such(lab):
+    """Quality, speed and memory at a cache type: q4_0 does more damage than q8_0, and the file is the same."""
+    base = lab.run(baseline, {"context": 128, "tokens": 1024, "top_k": 64}, gguf=lab.gguf, text=lab.root / "text")
+
+    def kld(**cache):
+        out = lab.run(quality, {"seed": 0} | cache, gguf=lab.gguf, baseline=base)
+        return {m.metric: m.value for m in parse(json.loads((out / "measurements.json").read_text()))}["kld_mean"]
+
+    plain, eight, four = kld(), kld(kv="q8_0"), kld(kv="q4_0")
+    assert plain < 1e-6
+    assert plain < eight < four
+    for probe, params in ((memory, {"context": 128}), (speed, {"prompt": 32, "generate": 4, "repeat": 2})):
+        out = lab.run(probe, params | {"kv": "q8_0"}, gguf=lab.gguf)
+        assert all(m["value"] > 0 for m in json.loads((out / "measurements.json").read_text()))

@@ -56,28 +56,29 @@ def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str]) -> Array:
     )
 
 
-def time_limit(study: Study, shape: Shape, sizes: Sizes) -> float:
+def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
     """The bytes of matrices (at ordinary speed) that a token may read for the study's tokens/s."""
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
     if not least:
         return float("inf")
     device: Hardware = study.hardware
     seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
-    kv = kv_bytes(shape, study.probe["context"]) / 2
-    return seconds * device.efficiency * device.bandwidth - kv - sizes.beside
+    cache = kv_bytes(shape, study.probe["context"], kv) / 2
+    return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
-def size_limit(study: Study, shape: Shape, sizes: Sizes) -> float:
+def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    limits += [m - memory_beside_weights(shape, study.probe["context"]) - sizes.rest for m in memory]
+    limits += [m - memory_beside_weights(shape, study.probe["context"], kv) - sizes.rest for m in memory]
     return min(limits, default=float("inf"))
 
 
 def problem_of(study: Study, sizes: Sizes, shape: Shape, types: Sequence[str], weights: Mapping[str, Mapping[str, float]],
-               crushed: set[str]) -> Problem:  # fmt: skip
-    """The study's problem with these weights; `crushed` are types too low for tensors outside the blocks, unless measured."""
+               crushed: set[str], kv: str = "f16") -> Problem:  # fmt: skip
+    """The study's problem with these weights; `crushed` are types too low for tensors outside the blocks, unless measured;
+    kv: the cache's type."""
     names = tuple(m.name for m in sizes.matrices)
     damage = np.array([[weights[n][t] for t in types] for n in names])
     size = np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices])
@@ -85,7 +86,7 @@ def problem_of(study: Study, sizes: Sizes, shape: Shape, types: Sequence[str], w
     table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types), allowed)
     goal = study.goal.optimise
     objective = "damage" if goal in QUALITY else "time" if goal in SPEED else "size"
-    return Problem(table, objective, size_limit(study, shape, sizes), time_limit(study, shape, sizes))
+    return Problem(table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv))
 
 
 def floored(problem: Problem, sizes: Sizes, mix: Mapping[str, str]) -> Problem:

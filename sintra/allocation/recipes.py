@@ -88,13 +88,13 @@ class Plan:
         room = max(0, self.evaluations - CURVE - CLOSING)
         return sorted(sorted(weight, key=lambda g: -weight[g])[:room])
 
-    def problem(self, study: Study, history: History, weights: Mapping[str, Mapping[str, float]]) -> Problem:
-        """The study's limits with these weights of damage."""
+    def problem(self, study: Study, history: History, weights: Mapping[str, Mapping[str, float]], kv: str = "f16") -> Problem:
+        """The study's limits with these weights of damage and a type of the KV cache."""
         assert history.sizes is not None
         assert history.shape is not None
         # The lowest type is probed on every group; between it and CRUSHED bits nothing is known of embedding and output.
         crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED}
-        return problem_of(study, history.sizes, history.shape, self.types, weights, crushed)
+        return problem_of(study, history.sizes, history.shape, self.types, weights, crushed, kv)
 
 
 def mix_of(recipe: Recipe, space: Space) -> Mix | None:
@@ -107,8 +107,9 @@ def observations(plan: Plan, history: History, space: Space, level: str = "searc
     """Every mix of this plan's that was measured on a text."""
     found = []
     for seen in history.seen:
-        own = (seen.recipe.importance, seen.recipe.rounding, seen.recipe.drop) == (plan.importance, plan.rounding, ())
-        mix = mix_of(seen.recipe, space) if own and seen.level == level else None
+        recipe = seen.recipe
+        own = (recipe.importance, recipe.rounding, recipe.drop, recipe.kv) == (plan.importance, plan.rounding, (), "f16")
+        mix = mix_of(recipe, space) if own and seen.level == level else None
         if mix is not None:
             kld = seen.metrics["kld_mean"]
             found.append(Observation(mix, kld.value, kld.stderr or 0.0))

@@ -64,24 +64,24 @@ def compute_bytes(shape: Shape, context: int) -> float:
     return max((shape.vocabulary + shape.width) * ubatch * 4.0, 1.1 * context * ubatch * shape.heads * 4.0)
 
 
-def memory_beside_weights(shape: Shape, context: int) -> float:
+def memory_beside_weights(shape: Shape, context: int, kv: str = "f16") -> float:
     """Bytes of everything in memory but the weights."""
-    return kv_bytes(shape, context) + compute_bytes(shape, context) + RUNTIME_BYTES
+    return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + RUNTIME_BYTES
 
 
-def bytes_read(shape: Shape, context: int) -> float:
+def bytes_read(shape: Shape, context: int, kv: str = "f16") -> float:
     """Bytes that decoding one token reads, slow types counted for more: every weight but an untied embedding's other rows,
     and half the KV cache."""
     weights = shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes) + shape.slow_bytes
-    return weights + kv_bytes(shape, context) / 2
+    return weights + kv_bytes(shape, context, kv) / 2
 
 
-def estimate(shape: Shape, device: Hardware, context: int) -> tuple[Measurement, ...]:
-    """Device tokens/s and memory with 90 % intervals."""
-    seconds = bytes_read(shape, context) / (device.efficiency * device.bandwidth)
+def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[Measurement, ...]:
+    """Device tokens/s and memory with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
+    seconds = bytes_read(shape, context, kv) / (device.efficiency * device.bandwidth)
     seconds += shape.layers * device.overhead_s_per_layer
     speed, spread = 1 / seconds, device.efficiency_spread
-    ram = shape.weight_bytes + memory_beside_weights(shape, context)
+    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv)
     found = [
         Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed * (1 - spread), high=speed * (1 + spread),
                     where=device.name, protocol=f"bytes read / bandwidth at context {context}"),

@@ -6,7 +6,8 @@
    noise.
 4. While evaluations are left: mixes of the same limits that are best in worlds drawn from the model's uncertainty, on a
    quarter of the text; the best of them on all of it, and from there again as under 3.
-5. The stock preset next below in size, so that nothing is delivered that measured worse.
+5. Where memory binds, the same with a smaller KV cache; where no quantization holds the limits, without a block.
+6. The stock preset next below in size, so that nothing is delivered that measured worse.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from sintra.allocation.problem import QUALITY, floored
 from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
 from sintra.allocation.surrogate import Space, Surrogate, fit
+from sintra.imatrix import moved
 from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
 from sintra.planning import SCREEN, History
@@ -66,11 +68,52 @@ def improving(study: Study, plan: Plan, history: History, model: Surrogate) -> l
     if any(p.level == "screen" for p in history.last):
         return promoted(study, plan, history, model)
     best = solved(study, plan, history, model)
-    if best is None:
-        return []
-    if (plan.mixed(best), "search") not in history.tried and worth(study, history, model, best):
+    if best and (plan.mixed(best), "search") not in history.tried and worth(study, history, model, best):
         return [proposal(plan, history, model, best, "the best mix by the model of the damage")]
+    if more := caches(study, plan, history, model, best) or drops(study, plan, history, space_of(plan, history)):
+        return more
     return rivals(study, plan, history, model) if left >= 1 + (RIVALS + 1) / SCREEN else []
+
+
+def space_of(plan: Plan, history: History) -> Space:
+    """The plan's groups."""
+    assert history.sizes is not None
+    return plan.space(history, history.sizes)
+
+
+def caches(study: Study, plan: Plan, history: History, model: Surrogate, best: Mix | None) -> list[Proposal]:
+    """With smaller KV caches, whose savings go into the weights: where the device's memory is what keeps the best mix small.
+
+    What such a cache does to the quality is not foreseen but measured.
+    """
+    found = []
+    for kv in study.planner_options["kv"]:
+        mix = solved(study, plan, history, model, kv=kv) if kv != "f16" else None
+        if mix is None or mix == best:
+            continue
+        value = model.predict(mix)[0]
+        recipe = replace(plan.mixed(mix), kv=kv)
+        why = f"memory binds: a {kv} KV cache leaves room for {value:.5f} nats by the weights alone"
+        found.append(Proposal(recipe, why, plan.author))
+    return [p for p in found if (p.recipe, p.level) not in history.tried]
+
+
+def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Proposal]:
+    """Without a block, in the two pockets at a third and three quarters of the depth that lose least (EvoPress's published
+    optima): only where nothing else holds the limits, since without healing a block costs more than bits do."""
+    order = ranked(history.candidates, study.goal)
+    layers = history.layers or 0
+    if not study.planner_options["max_dropped"] or layers < 4 or not order or not judge(order[0], study.goal).violated:
+        return []
+    if any(recipe.drop for recipe, _ in history.tried):
+        return []
+    lowest = next((mix for c in order if (mix := mix_of(c.recipe, space))), None)
+    found = []
+    for block in sorted({layers // 3, min(3 * layers // 4, layers - 2)}) if lowest else []:
+        mix = {new: kind for name, kind in (lowest or {}).items() if (new := moved(name, [block]))}
+        recipe = replace(plan.mixed(mix), drop=(block,))
+        found.append(Proposal(recipe, f"quantization alone can't hold the limits: without block {block}", plan.author))
+    return found
 
 
 def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
@@ -131,9 +174,10 @@ def proposal(plan: Plan, history: History, model: Surrogate, mix: Mix, why: str,
     return Proposal(plan.mixed(mix), text, plan.author, level, predicted, 0.9)
 
 
-def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: Array | None = None) -> Mix | None:
+def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: Array | None = None,
+           kv: str = "f16") -> Mix | None:  # fmt: skip
     """The best mix under the limits, by the most probable parameters or in a world with others."""
-    problem = plan.problem(study, history, model.weights(world))
+    problem = plan.problem(study, history, model.weights(world), kv)
     most = model.u_of(target(study, history), world)
     first = problem.solve(most=most)
     if first is None:  # not all limits can be held: the least damage within those on bytes and time

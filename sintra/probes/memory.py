@@ -25,11 +25,11 @@ def peak() -> float:
 
 def run(context: Context) -> None:
     """Fill the context once. The process's own size before the model is loaded stands in the protocol."""
-    before, size = peak(), context.params["context"]
-    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, mmap=False) as model:
+    before, size, kv = peak(), context.params["context"], context.params.get("kv", "f16")
+    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, mmap=False, kv=kv) as model:
         model.feed(np.zeros(size, dtype=np.int32))
         model.wait()
-    how = f"context {size}, no mmap, {before / 2**20:.0f} MiB before loading"
+    how = f"context {size}, {kv} cache, no mmap, {before / 2**20:.0f} MiB before loading"
     write(context, [Measurement("ram_peak_bytes", peak(), "bytes", "measured", where=machine(), protocol=how)])
 
 

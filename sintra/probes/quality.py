@@ -68,7 +68,7 @@ def run(context: Context) -> None:
     first = size // 2
     rows = size - 1 - first
     kld, same, nll = (np.empty((count, rows)) for _ in range(3))
-    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads) as model:
+    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=context.params.get("kv", "f16")) as model:
         for i in range(count):
             window = np.asarray(base.windows[i])
             q = model.log_probs(window, first)

@@ -22,7 +22,8 @@ else:
 def run(context: Context) -> None:
     """Random tokens, an empty context each time, one warm-up, then the median of the repetitions."""
     prompt, generate, repeat = (context.params[k] for k in ("prompt", "generate", "repeat"))
-    with opened(context.inputs["gguf"] / "model.gguf", max(prompt, generate), context.threads) as model:
+    kv = context.params.get("kv", "f16")
+    with opened(context.inputs["gguf"] / "model.gguf", max(prompt, generate), context.threads, kv=kv) as model:
         ids = np.random.default_rng(0).integers(0, model.vocabulary, max(prompt, generate)).astype(np.int32)
         found = [
             rate("pp_tps", prompt, repeat, lambda: whole(model, ids[:prompt]), context.threads),
