@@ -72,7 +72,12 @@ def main() -> None:
         for link in ("dodo.py", "conf", "models"):
             (root / link).symlink_to(ROOT / link)
         doit = [sys.executable, "-m", "doit"]
-        args = [f"planner.types=[{options.types}]", f"planner.batch={len(options.types.split(','))}", "goal.max_kld=9"]
+        args = [
+            "planner=ladder",
+            f"planner.types=[{options.types}]",
+            f"planner.batch={len(options.types.split(','))}",
+            "goal.max_kld=9",
+        ]
         from sintra.graph import Step
         from sintra.run import run_step
         from sintra.stages.toolchain import pinned

@@ -80,6 +80,15 @@ class PlannerConf:
     max_dropped: int = 1
     rounding: str = "compensated"
     replay: str = ""
+    base_url: str = ""
+    model: str = ""
+    timeout_s: float = 60.0
+    max_calls: int = 12
+    max_tokens: int = 100_000
+    max_usd: float | None = 1.0
+    max_reply_tokens: int = 1024
+    price_input: float | None = None
+    price_output: float | None = None
 
 
 @dataclass

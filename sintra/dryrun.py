@@ -61,7 +61,7 @@ def line(graph: Graph, step: Step, store: Store, times: list[float] | None, expe
     outcome = step.outcome(store)
     row: Row = {"step": step.name, "state": "build" if outcome is None else "hit"}
     row["seconds"] = round(statistics.median(times), 3) if times and outcome is None else None
-    if step.stage != "quantize":
+    if step.stage not in ("quantize", "assemble"):
         return row
     size: float | None = expected.weight_bytes if expected else None
     if isinstance(outcome, Artifact):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sintra import plugins
@@ -105,8 +106,8 @@ class Variant(NamedTuple):
 class Graph:
     """Builds the steps of a study; equal steps are the same object, so that shared prefixes run once."""
 
-    def __init__(self, study: Study, source: Source, texts: dict[str, Source]) -> None:
-        self.study = study
+    def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path()) -> None:
+        self.study, self.root = study, root
         self.source = source
         self.texts = texts
         self.steps: dict[str, Step] = {}

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sintra.types import Recipe
+
 MIGRATIONS = (
     """CREATE TABLE result (
         id INTEGER PRIMARY KEY, made TEXT NOT NULL, study TEXT NOT NULL, model TEXT NOT NULL, hardware TEXT NOT NULL,
@@ -45,7 +47,7 @@ def migrate(base: sqlite3.Connection) -> None:
 
 def append(path: Path, result: dict[str, Any], digest: str) -> bool:
     """Add a result unless it is what this study's last row says; returns whether it was added."""
-    winner = result["winner"]["recipe"]["type"] if result["winner"] else None
+    winner = Recipe.of(result["winner"]["recipe"]).name if result["winner"] else None
     with opened(path) as base:
         last = base.execute("SELECT digest FROM result WHERE study = ? ORDER BY id DESC", (result["study"],)).fetchone()
         if last and last[0] == digest:

@@ -2,36 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from sintra.config import conf_dirs
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape
+from sintra.history import rows as results
 from sintra.matrices import Sizes
-from sintra.planning import History, Pair, Seen
+from sintra.planning import ADVISER, History, Pair, Seen
 from sintra.report import NAME, parse
 from sintra.store import Store
 from sintra.types import Artifact, Candidate, Failure, Proposal, Recipe
 
-RESAMPLES = 1000
+RESAMPLES, PAST = 1000, 3
+ADVISED = ("llm", "hybrid")
+Say = Callable[[str], None]
+_advisors: dict[tuple[str, bool], Any] = {}
 
 
-def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates: list[Candidate]) -> History:
-    """Everything known after some rounds' proposals."""
+def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates: list[Candidate], say: Say | None) -> History:
+    """Everything known after some rounds' proposals. say: a line for the user; without it nobody outside is asked."""
     proposals = [p for row in given for p in row]
     made = {p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"}
     built = [r for r, outcome in made.items() if isinstance(outcome, Artifact)]
     uniform = [r for r in built if r.uniform]
     files = {r: f.size for r, o in made.items() if isinstance(o, Artifact) for f in o.files if f.path == "model.gguf"}
     base = graph.convert().outcome(store)
+    layout = store.read_json(base, "layout.json") if isinstance(base, Artifact) else None
     return History(
         candidates=tuple(candidates), shape=shape(graph, store, uniform), bytes_of=files,
-        layers=store.read_json(base, "layout.json")["shape"]["layers"] if isinstance(base, Artifact) else None,
+        layers=layout["shape"]["layers"] if layout else None, architecture=layout["architecture"] if layout else "",
+        knowledge=knowledge(graph.root, layout["architecture"]) if layout else (), past=past(graph, store),
+        advice=sum(p.author == ADVISER and p.level == "search" for p in proposals),
+        say=say or (lambda text: None), **adviser(graph, store, say),
         built=frozenset(built), failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
         sizes=sizes(graph, store, uniform), distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
         tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
         paired=pairs(graph, store),
     )  # fmt: skip
+
+
+def adviser(graph: Graph, store: Store, say: Say | None) -> dict[str, Any]:
+    """The study's language model, where its planner takes advice."""
+    if graph.study.planner not in ADVISED:
+        return {}
+    from sintra.llm.advisor import Advisor
+
+    folder = store.root / "studies" / graph.study.id
+    key = (str(folder), say is not None)
+    if key not in _advisors:
+        kept = store.root / "meta" / "replies"
+        options = graph.study.planner_options
+        _advisors[key] = Advisor.of(options, folder, kept, say or (lambda text: None), say is not None)
+    return {"ask": _advisors[key].ask, "hush": _advisors[key].hush}
+
+
+def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
+    """What conf/arch says of an architecture, in sentences."""
+    import yaml
+
+    found: list[str] = []
+    for folder in conf_dirs(root):
+        path = folder / "arch" / f"{architecture}.yaml"
+        if path.is_file():
+            found += yaml.safe_load(path.read_text())["knowledge"]
+    return tuple(found)
+
+
+def past(graph: Graph, store: Store) -> tuple[dict[str, Any], ...]:
+    """The last results of other studies on the same device or goal: what won, how large, how good."""
+    if graph.study.planner not in ADVISED:
+        return ()
+    rows = [r for r in results(store.root / "history.db") if r["study"] != graph.study.id and r["winner"]]
+    near = [r for r in rows if r["hardware"] == graph.study.hardware.name or r["goal"] == graph.study.goal.name]
+    return tuple({k: r[k] for k in ("model", "hardware", "goal", "status", "winner")} for r in near[-PAST:])
 
 
 def sizes(graph: Graph, store: Store, built: list[Recipe]) -> Sizes | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sintra.hardware.estimate import Shape
 from sintra.matrices import Sizes
 from sintra.types import Candidate, Measurement, Proposal, Recipe
 
+ADVISER = "language model"  # the author of what was proposed on its advice
 SCREEN = 4  # the part of the search text that a screen reads: one in so many windows
 Shares = Mapping[str, float]
+Ask = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]
 Pair = Callable[[Recipe, Recipe], tuple[float, float] | None]
 
 
@@ -31,7 +34,10 @@ class History:
     being measured, or could not be; bytes_of: the files of those; sizes, shape: the bytes of any mix, the
     architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the numbers text by text;
     tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
-    KLD on the search text and its standard error, bootstrapped over windows.
+    KLD on the search text and its standard error, bootstrapped over windows. advice: variants measured on a language
+    model's advice; architecture, knowledge: the model's, and what is known of it; past: similar studies; ask: the language
+    model, (system, user, schema) -> answer or None on trouble, where the study has one; say: a line for the user; hush: ask no
+    more in this run.
     """
 
     candidates: tuple[Candidate, ...]
@@ -46,6 +52,13 @@ class History:
     tried: frozenset[tuple[Recipe, str]] = frozenset()
     last: tuple[Proposal, ...] = ()
     paired: Pair = lambda a, b: None
+    advice: int = 0
+    architecture: str = ""
+    knowledge: tuple[str, ...] = ()
+    past: tuple[dict[str, Any], ...] = ()
+    ask: Ask | None = None
+    say: Callable[[str], None] = lambda text: None
+    hush: Callable[[], None] = lambda: None
 
     def kld(self, recipe: Recipe, level: str) -> Measurement | None:
         """The mean KLD of a recipe on a text."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,14 @@ def build(
         "winner": row(best, goal) if best else None,
         "candidates": [row(c, goal) for c in order] + [row(c, goal) for c in known if c not in order],
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
-        "steps": steps, "llm": {"calls": 0, "tokens": 0, "usd": 0.0}, "wall_s": round(wall_s, 1),
+        "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
     }  # fmt: skip
+
+
+def llm_total() -> dict[str, float]:
+    """What this run has asked of a language model."""
+    advisor = sys.modules.get("sintra.llm.advisor")  # not imported where nobody was asked
+    return advisor.run_total() if advisor else {"calls": 0, "tokens": 0, "usd": 0.0}
 
 
 def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:

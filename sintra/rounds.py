@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sintra.study import Workspace
 from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
 
 Round = dict[str, Any]
+Say = Callable[[str], None]
 FINALISTS = 2
 
 
@@ -99,8 +101,11 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal])
     return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted)
 
 
-def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:
-    """What to do next: more variants, a decision on the report text, or to stop (with the reason)."""
+def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None = None) -> Round:
+    """What to do next: more variants, a decision on the report text, or to stop (with the reason).
+
+    say: a line for the user; without it (a dry run) nobody outside is asked.
+    """
     study = graph.study
     known = candidates(graph, store, rounds)
     number = len(rounds) + 1
@@ -108,7 +113,7 @@ def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:
         return _round(number, [], stop)
     if number <= study.max_rounds:
         tried = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
-        fresh = [p for p in plan(graph, store, rounds, known) if (p.recipe, p.level) not in tried]
+        fresh = [p for p in plan(graph, store, rounds, known, say) if (p.recipe, p.level) not in tried]
         if fresh:
             return _round(number, fresh, None)
     finalists = deciding(study, known)
@@ -117,10 +122,10 @@ def next_round(graph: Graph, store: Store, rounds: list[Round]) -> Round:
     return _round(number, [], "decided" if known else "the planner proposed nothing")
 
 
-def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate]) -> list[Proposal]:
+def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None) -> list[Proposal]:
     """Ask the study's planner."""
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
-        graph.study, history(graph, store, [proposals(r) for r in rounds], known)
+        graph.study, history(graph, store, [proposals(r) for r in rounds], known, say)
     )
     return proposed
 

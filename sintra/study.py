@@ -65,7 +65,7 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        return Graph(self.study, pin, texts)
+        return Graph(self.study, pin, texts, self.root)
 
 
 def model_folder(root: Path, text: str) -> Path | None:

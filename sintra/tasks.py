@@ -21,6 +21,7 @@ from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
 
+NAMED = 4
 START = time.monotonic()
 FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "help", "check"])
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
@@ -119,10 +120,9 @@ class Chain:
             say(intro(self.place))
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
-        given = rounds.next_round(graph, self.place.store, known)
+        given = rounds.next_round(graph, self.place.store, known, say)
         rounds.write_round(self.place, given)
-        named = ", ".join(f"{p.recipe.name} ({p.level})" for p in rounds.proposals(given))
-        say(f"round {number}: {named or given['stop']}")
+        say(f"round {number}: {summary(given)}")
 
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
@@ -134,9 +134,20 @@ class Chain:
         result.deliver(self.place, made, found, graph)
         print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
-        steps = made["steps"]
+        steps, llm = made["steps"], made["llm"]
+        if llm["calls"]:
+            print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")
         print(f"{steps['built']} steps built, {steps['cached']} from the cache, {steps['failed']} failed; {made['wall_s']} s")
         return bool(made["status"] == "met")
+
+
+def summary(given: rounds.Round) -> str:
+    """A round in a line: the variants by name, or the first of many, or why there is none."""
+    proposed = rounds.proposals(given)
+    named = [f"{p.recipe.name} ({p.level})" for p in proposed]
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    why = f": {proposed[-1].why}" if more or len(named) == 1 else ""
+    return ", ".join(named[:NAMED]) + more + why if named else str(given["stop"])
 
 
 def intro(place: Workspace) -> str:

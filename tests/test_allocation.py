@@ -141,7 +141,7 @@ def test_the_allocation_is_the_best_there_is(seed):
     best = min((t.total(t.damage, c) for c in possible), default=None)
     quick, exact = greedy(t, t.damage, t.size, limit), milp(t, t.damage, [(t.size, limit)])
     assert exact is not None
-    assert t.total(t.damage, exact) == pytest.approx(best, rel=1e-3)
+    assert t.total(t.damage, exact) == pytest.approx(best, rel=2e-3)
     assert quick is not None
     assert t.total(t.size, quick) <= limit
     assert best <= t.total(t.damage, quick) * (1 + 1e-9)
@@ -151,7 +151,7 @@ def test_the_allocation_is_the_best_there_is(seed):
     wanted = [t.total(t.damage, c) for c in possible if t.total(t.time, c) <= speed]
     assert (both is None) == (not wanted)
     if both:
-        assert t.total(t.damage, both) == pytest.approx(min(wanted), rel=1e-3)
+        assert t.total(t.damage, both) == pytest.approx(min(wanted), rel=2e-3)
     assert cheapest(t, t.damage, [(t.size, 1.0)]) is None, "what can't be is said so"
 
 

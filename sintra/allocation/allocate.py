@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-GAP, SECONDS = 1e-4, 20.0
+GAP, SECONDS = 1e-3, 20.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def fill(table: Table, objective: Array, what: Array, limit: float, chosen: NDAr
 
 
 def milp(table: Table, objective: Array, limits: Sequence[tuple[Array, float]]) -> list[int] | None:
-    """The exact optimum (to a relative gap of 1e-4), or None."""
+    """The exact optimum (to a relative gap of 1e-3), or None."""
     from scipy import optimize, sparse
 
     rows, columns = table.damage.shape

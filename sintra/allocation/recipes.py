@@ -117,6 +117,6 @@ def observations(plan: Plan, history: History, space: Space, level: str = "searc
 
 
 def spent(history: History) -> float:
-    """Measurements on the search text; one on a part of it counts as that part."""
+    """Measurements on the search text but for a language model's; one on a part of it counts as that part."""
     levels = [level for _, level in history.tried]
-    return levels.count("search") + levels.count("screen") / SCREEN
+    return levels.count("search") + levels.count("screen") / SCREEN - history.advice

@@ -30,7 +30,7 @@ else:
 
 PRIOR_GROUP, PRIOR_TYPE, PRIOR_BEND, PRIOR_FLOOR = 1.0, 0.25, 0.5, 1.0
 MISFIT = 0.06
-Z90 = 1.645
+T90 = 2.02  # Student with five degrees of freedom: what is left of some 25 measurements for the misfit
 STEPS = 40
 
 Mix = Mapping[str, str]
@@ -98,7 +98,7 @@ class Surrogate:
     def predict(self, mix: Mix) -> tuple[float, float, float]:
         """The KLD to expect and its 90 % interval."""
         value, slope = _predict(_shares(self.space, mix), self.theta, self.scale)
-        spread = Z90 * math.sqrt(max(0.0, float(slope @ self.cov @ slope)) + self.misfit**2)
+        spread = T90 * math.sqrt(max(0.0, float(slope @ self.cov @ slope)) + self.misfit**2)
         return value, value * math.exp(-spread), value * math.exp(spread)
 
     def draw(self, rng: np.random.Generator) -> Array:

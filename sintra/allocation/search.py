@@ -1,0 +1,265 @@
+"""How the solver searches: probes, the best mix of the model, rivals, caches, drops, the presets that guard the result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sintra.allocation.problem import QUALITY, Problem, floored
+from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
+from sintra.allocation.surrogate import Space, Surrogate, fit
+from sintra.imatrix import moved
+from sintra.judge import judge, ranked
+from sintra.matrices import Sizes
+from sintra.planning import SCREEN, History
+from sintra.presets import PRESET_BITS
+from sintra.types import Candidate, Level, Proposal, Recipe, Study
+
+if TYPE_CHECKING:
+    from sintra.allocation.surrogate import Array
+
+NOTABLE, RIVALS, GUARDS, NEAR = 0.003, 3, 2, 0.2
+
+
+def opened(study: Study, history: History) -> tuple[Plan, Surrogate | None, list[Proposal]]:
+    """The plan with the types that could be made; the fitted model, None while nothing is measured; and what has to be measured
+    before it can be trusted: the files and the type curve first, then the probes."""
+    plan = Plan.of(study)
+    if not history.tried:
+        return plan, None, plan.files() + plan.curve()
+    plan = plan.made(history)
+    if history.sizes is None or len(plan.types) < 2:
+        return plan, None, []
+    space = plan.space(history, history.sizes)
+    seen = observations(plan, history, space)
+    probes = probes_of(plan, space, plan.probes(space, history.sizes))
+    left = probes if any((p.recipe, p.level) not in history.tried for p in probes) else []
+    return plan, fit(space, seen) if seen else None, left
+
+
+def probes_of(plan: Plan, space: Space, groups: list[str]) -> list[Proposal]:
+    """Each group at the lowest type over the highest."""
+    low, high = plan.types[0], plan.types[-1]
+    found = []
+    for group in groups:
+        mix = {name: low if own == group else high for name, own in space.groups.items()}
+        found.append(Proposal(plan.mixed(mix), f"{group} in {low}, all else in {high}: how much {group} matters", plan.author))
+    return found
+
+
+def improving(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """The best mix by the model; when that is known or promises too little, what might be better still."""
+    left = plan.evaluations - spent(history) - GUARDS
+    if left < 1:
+        return []
+    if any(p.level == "screen" for p in history.last):
+        return promoted(study, plan, history, model)
+    best = solved(study, plan, history, model)
+    if best and (plan.mixed(best), "search") not in history.tried and worth(study, history, model, best):
+        return [proposal(plan, history, model, best, "the best mix by the model of the damage")]
+    if more := caches(study, plan, history, model, best) or drops(study, plan, history, space_of(plan, history)):
+        return more
+    return rivals(study, plan, history, model) if left >= 1 + (RIVALS + 1) / SCREEN else []
+
+
+def space_of(plan: Plan, history: History) -> Space:
+    """The plan's groups."""
+    assert history.sizes is not None
+    return plan.space(history, history.sizes)
+
+
+def caches(study: Study, plan: Plan, history: History, model: Surrogate, best: Mix | None) -> list[Proposal]:
+    """With smaller KV caches, whose savings go into the weights: where the device's memory is what keeps the best mix small.
+
+    What such a cache does to the quality is not foreseen but measured.
+    """
+    found = []
+    for kv in study.planner_options["kv"]:
+        mix = solved(study, plan, history, model, kv=kv) if kv != "f16" else None
+        if mix is None or mix == best:
+            continue
+        value = model.predict(mix)[0]
+        recipe = replace(plan.mixed(mix), kv=kv)
+        why = f"memory binds: a {kv} KV cache leaves room for {value:.5f} nats by the weights alone"
+        found.append(Proposal(recipe, why, plan.author))
+    return [p for p in found if (p.recipe, p.level) not in history.tried]
+
+
+def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Proposal]:
+    """Without a block, in the two pockets at a third and three quarters of the depth that lose least (EvoPress's published
+    optima): only where nothing else holds the limits, since without healing a block costs more than bits do."""
+    order = ranked(history.candidates, study.goal)
+    layers = history.layers or 0
+    if not study.planner_options["max_dropped"] or layers < 4 or not order or not judge(order[0], study.goal).violated:
+        return []
+    if any(recipe.drop for recipe, _ in history.tried):
+        return []
+    lowest = next((mix for c in order if (mix := mix_of(c.recipe, space))), None)
+    found = []
+    for block in sorted({layers // 3, min(3 * layers // 4, layers - 2)}) if lowest else []:
+        mix = {new: kind for name, kind in (lowest or {}).items() if (new := moved(name, [block]))}
+        recipe = replace(plan.mixed(mix), drop=(block,))
+        found.append(Proposal(recipe, f"quantization alone can't hold the limits: without block {block}", plan.author))
+    return found
+
+
+def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """Mixes that are best in other worlds which the measurements allow (Thompson's sampling), and the incumbent."""
+    lead = incumbent(study, history)
+    if lead is None:
+        return []
+    import numpy as np
+
+    rng = np.random.default_rng([study.planner_options["seed"], len(history.tried)])
+    found: dict[Recipe, Proposal] = {}
+    for _ in range(3 * RIVALS):
+        mix = solved(study, plan, history, model, model.draw(rng))
+        if mix and len(found) < RIVALS and not {(plan.mixed(mix), level) for level in ("screen", "search")} & history.tried:
+            found[plan.mixed(mix)] = proposal(
+                plan, history, model, mix, "the best mix of a world drawn from the model", "screen"
+            )
+    again = Proposal(lead, "the best so far, to compare with", plan.author, "screen")
+    return [again, *found.values()] if found else []
+
+
+def incumbent(study: Study, history: History) -> Recipe | None:
+    """The best mix so far that holds the limits."""
+    order = [c for c in ranked(history.candidates, study.goal) if c.recipe.complete and not judge(c, study.goal).violated]
+    return order[0].recipe if order else None
+
+
+def promoted(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """Of the last round's rivals the one that looks better than the incumbent, to be measured on all of the text."""
+    lead = incumbent(study, history)
+    whole = history.kld(lead, "search") if lead else None
+    part = history.kld(lead, "screen") if lead else None
+    if lead is None or whole is None or part is None or history.sizes is None:
+        return []
+    space = plan.space(history, history.sizes)
+    good = []
+    for rival in (p.recipe for p in history.last if p.recipe != lead):
+        seen, mix = history.kld(rival, "screen"), mix_of(rival, space)
+        if seen is None or mix is None:
+            continue
+        expected, size = seen.value * whole.value / part.value, history.sizes.total(mix)
+        if study.goal.optimise in QUALITY:
+            good += [(expected, mix)] if expected < whole.value else []
+        else:
+            good += [(float(size), mix)] if expected <= target(study, history) else []
+    if not good:
+        return []
+    return [proposal(plan, history, model, min(good, key=lambda g: g[0])[1], "a rival that led on a part of the text")]
+
+
+def proposal(plan: Plan, history: History, model: Surrogate, mix: Mix, why: str, level: Level = "search") -> Proposal:
+    """With what is to be expected of it."""
+    predicted, text = foreseen(history, model, mix)
+    return Proposal(plan.mixed(mix), f"{why}: {text}", plan.author, level, predicted, 0.9)
+
+
+def foreseen(history: History, model: Surrogate, mix: Mix) -> tuple[dict[str, float], str]:
+    """Size and KLD of a mix with its 90 % interval, as numbers and in words."""
+    assert history.sizes is not None
+    (value, low, high), size = model.predict(mix), history.sizes.total(mix)
+    predicted = {"size_bytes": float(size), "kld_mean": value, "kld_mean_low": low, "kld_mean_high": high}
+    return predicted, f"{size / 1e6:.2f} MB, {value:.5f} nats expected ({low:.5f} to {high:.5f})"
+
+
+def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: Array | None = None, kv: str = "f16",
+           narrowed: Callable[[Problem], Problem] = lambda p: p) -> Mix | None:  # fmt: skip
+    """The best mix under the limits, by the most probable parameters or in a world with others. narrowed: what else is to
+    hold, as a change of the problem."""
+    problem = narrowed(plan.problem(study, history, model.weights(world), kv))
+    most = model.u_of(target(study, history), world)
+    first = problem.solve(most=most)
+    if first is None:  # not all limits can be held: the least damage within those on bytes and time
+        problem = replace(problem, objective="damage")
+        first = problem.solve()
+    if first is None or history.sizes is None:
+        return None
+    return floored(problem, history.sizes, first).solve(most=most) or first
+
+
+def target(study: Study, history: History) -> float:
+    """The KLD on the search text that the limits allow; inf without a limit on quality.
+
+    The report text decides: its KLD is some ratio of the search text's, learnt from what was measured on both. Limits on
+    other metrics of quality become one on the KLD, by the measured candidates between which they lie.
+    """
+    limits = [c for c in study.goal.constraints if c.metric in QUALITY]
+    if not limits:
+        return float("inf")
+    both = [b.value / a.value for s in history.seen if s.level == "report"
+            and (a := history.kld(s.recipe, "search")) and (b := history.kld(s.recipe, "report"))]  # fmt: skip
+    ratio = statistics.median(both) if both else 1.0
+    margin = 0.98 if both else 0.95
+    found = [c.limit for c in limits if c.metric == "kld_mean"]
+    for limit in (c for c in limits if c.metric != "kld_mean"):
+        points = [(s.metrics["kld_mean"].value, limit.excess(s.metrics[limit.metric].value)) for s in history.seen]
+        found.append(crossing(points))
+    return min(found) * margin / ratio
+
+
+def crossing(points: list[tuple[float, float]]) -> float:
+    """The KLD at which a limit is just held: (KLD, excess) of measured mixes, between the worst that holds it and the best that
+    breaks it, linear in the KLD's logarithm."""
+    held = max((p for p in points if p[1] <= 0 and p[0] > 0), default=None)
+    broken = min((p for p in points if p[1] > 0), default=None)
+    if held is None or broken is None or broken[0] <= held[0]:
+        return min((p[0] for p in (held, broken) if p is not None), default=0.0)
+    share: float = -held[1] / (broken[1] - held[1])
+    return float(held[0] * (broken[0] / held[0]) ** share)
+
+
+def worth(study: Study, history: History, model: Surrogate, mix: Mix) -> bool:
+    """Whether a mix promises more than noise over the best that is known: twice the paired standard error, or 0.3 % of
+    what is to be made small."""
+    known = [c for c in ranked(history.candidates, study.goal) if not judge(c, study.goal).violated]
+    if not known:
+        return True
+    best = known[0]
+    if study.goal.optimise not in QUALITY:
+        assert history.sizes is not None
+        return history.sizes.total(mix) < (best.value("size_bytes") or 0.0) * (1 - NOTABLE)
+    kld = history.kld(best.recipe, "search")
+    return kld is None or kld.value - model.predict(mix)[0] > 2 * paired_error(history, best.recipe)
+
+
+def paired_error(history: History, best: Recipe) -> float:
+    """The standard error of a difference to the best: the smallest one to any other mix."""
+    errors = [p[1] for s in history.seen if s.level == "search" and s.recipe != best and s.recipe.complete
+              and (p := history.paired(best, s.recipe))]  # fmt: skip
+    return min(errors, default=0.0)
+
+
+def guards(study: Study, plan: Plan, history: History) -> list[Proposal]:
+    """The stock presets near the best's size, made; then the largest of at most its size, measured with and without
+    importance matrix."""
+    best = next(iter(ranked(history.candidates, study.goal)), None)
+    if best is None or history.sizes is None or not best.recipe.complete:
+        return []
+    room = most_bytes(study, best)
+    near = [Recipe(p) for p, size in guessed(history.sizes).items() if abs(size / room - 1) < NEAR]
+    if any(r not in history.bytes_of and r not in history.failed for r in near):
+        return [Proposal(r, "how large is this stock preset?", plan.author, "build") for r in near]
+    fitting = [r for r in near if history.bytes_of.get(r, room + 1) <= room]
+    if not fitting:
+        return []
+    largest = max(fitting, key=lambda r: history.bytes_of[r])
+    why = "the largest stock preset that fits: nothing that measures worse is delivered"
+    return [Proposal(replace(largest, importance=matrix), why, plan.author) for matrix in (False, True)]
+
+
+def most_bytes(study: Study, best: Candidate) -> float:
+    """Bytes that a preset may have to compete: the best's, or the limit on them where that is all that counts."""
+    limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
+    size = best.value("size_bytes") or 0.0
+    return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
+
+
+def guessed(sizes: Sizes) -> dict[str, float]:
+    """The presets' sizes by published bits a weight, which embeddings of small models change by a tenth or two."""
+    count = sum(m.count for m in sizes.matrices)
+    return {preset: sizes.rest + count * bits / 8 for preset, bits in PRESET_BITS.items()}

@@ -1,0 +1,117 @@
+"""A language model's advice, realised by the solver: `llm` asks before the probes, `hybrid` after the solver has done its own.
+
+The model's edits narrow or widen what the solver may choose from; the solver solves under them, prices and foresees the mix.
+What can't be parsed, leaves no mix, or was tried already is refused, with the reason told once. At most TRIALS mixes are
+measured for it, beside the solver's own evaluations, which all still happen: advice can add a candidate, never take one away.
+Whatever goes wrong with the endpoint, the study goes on with the solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sintra.allocation.problem import Problem
+from sintra.allocation.recipes import Mix, Plan, mix_of
+from sintra.allocation.search import foreseen, guards, improving, opened, solved
+from sintra.allocation.surrogate import Surrogate
+from sintra.imatrix import moved
+from sintra.llm import prompt
+from sintra.llm.edits import Edit, Scope, applied, parse, schema, switches
+from sintra.planning import ADVISER, History
+from sintra.types import Proposal, Recipe, Study
+
+TRIALS, ATTEMPTS = 2, 2
+
+
+def propose(study: Study, history: History) -> list[Proposal]:
+    """The next round."""
+    plan, model, first = opened(study, history)
+    if not history.tried or model is None:
+        return first
+    if study.planner == "llm":
+        return advised(study, plan, history, model) or first or own(study, plan, history, model)
+    better = first or improving(study, plan, history, model)
+    return better or advised(study, plan, history, model) or guards(study, plan, history)
+
+
+def own(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """The solver's next word."""
+    return improving(study, plan, history, model) or guards(study, plan, history)
+
+
+def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """One mix by the model's advice, or none: after TRIALS mixes, without an endpoint, on trouble, on repetition."""
+    if history.ask is None or history.sizes is None or history.advice >= TRIALS or not history.layers:
+        return []
+    scope = Scope(history.sizes.matrices, plan.types, history.layers)
+    refused: list[str] = []
+    for _ in range(ATTEMPTS):
+        text = prompt.user(study, history, model, TRIALS - history.advice, refused)
+        reply = history.ask(prompt.system(), text, schema(scope))
+        if reply is None:
+            return []
+        edits, refused, stop = parse(reply, scope)
+        if stop and not edits:
+            history.say(f"the language model has nothing to add: {prompt.plain(stop)}")
+            history.hush()
+            return []
+        made, trouble = realised(study, plan, history, model, edits)
+        refused += trouble
+        if made:
+            return [made]
+    history.hush()
+    history.say("the language model's advice could not be used: " + "; ".join(refused or ["it gave no edits"])[:300])
+    return []
+
+
+def realised(study: Study, plan: Plan, history: History, model: Surrogate,
+             edits: Sequence[Edit]) -> tuple[Proposal | None, list[str]]:  # fmt: skip
+    """The best mix under the edits as a proposal, or why there is none."""
+    if not edits:
+        return None, []
+    assert history.sizes is not None
+    matrices = history.sizes.matrices
+    kv, matrix, drop = switches(edits)
+    trouble: list[str] = []
+
+    def narrowed(problem: Problem) -> Problem:
+        changed, bad = applied(edits, problem, matrices)
+        trouble.extend(bad)
+        return changed
+
+    mix = solved(study, plan, history, model, kv=kv, narrowed=narrowed)
+    if mix is None:
+        return None, [*trouble, "no mix holds the limits under these edits"]
+    recipe = recipe_of(replace(plan, importance=matrix), mix, kv, drop)
+    if known := repeats(history, model, recipe, mix):
+        return None, [*trouble, known]
+    sure = sum(e.confidence for e in edits) / len(edits)
+    told = "; ".join(f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain(e.reason)}" for e in edits)
+    predicted, text = foreseen(history, model, mix)
+    return Proposal(recipe, f"{told} ({sure:.0%} sure); {text}", ADVISER, "search", predicted, sure), trouble
+
+
+def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
+    """With the switches."""
+    kept = {new: kind for name, kind in mix.items() if (new := moved(name, list(drop)))}
+    return replace(plan.mixed(kept), kv=kv, drop=drop)
+
+
+def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str:
+    """Why a recipe is nothing new: the same digest, or foreseen within noise of a measured one that differs in few tensors."""
+    if any(recipe == other for other, level in history.tried if level == "search"):
+        return "these edits lead to a variant that was measured already"
+    for seen in (s for s in history.seen if s.level == "search"):
+        other = mix_of(seen.recipe, model.space)
+        if other is None or (seen.recipe.kv, seen.recipe.importance, seen.recipe.drop) != (
+            recipe.kv,
+            recipe.importance,
+            recipe.drop,
+        ):
+            continue
+        differ = sum(mix[n] != other[n] for n in mix)
+        kld = seen.metrics["kld_mean"]
+        if differ <= 0.03 * len(mix) and abs(model.predict(mix)[0] - model.predict(other)[0]) < (kld.stderr or 0.0):
+            return "these edits lead to a variant within noise of one that was measured already"
+    return ""
