@@ -133,11 +133,12 @@ class Recipe:
             return f"{self.file.name}-kv_{self.kv}"
         if self.complete and not self.uniform:
             return "mix-" + sha256(canonical(self.as_json()))[:8]
-        parts = [f"all-{self.tensors[0][1]}" if self.uniform else self.type]
-        if self.importance:
-            parts.append("imatrix")
-        if self.rounding != "nearest":
-            parts.append(self.rounding)
+        if self.uniform:  # what planners of mixes make: with importance matrix, compensated
+            parts = [f"all-{self.tensors[0][1]}", *(["plain"] if not self.importance else [])]
+            parts += [self.rounding] if self.rounding == "nearest" else []
+        else:
+            parts = [self.type, *(["imatrix"] if self.importance else [])]
+            parts += [self.rounding] if self.rounding != "nearest" else []
         if self.drop:
             parts.append("drop" + "_".join(map(str, self.drop)))
         if self.tensors and not self.uniform:

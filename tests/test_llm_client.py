@@ -455,6 +455,7 @@ def test_a_damaged_cache_loses_no_answer(asker):
         ("```\n{}\n```", {}),
         ('Here: {"a": {"b": 2}} and that is it', {"a": {"b": 2}}),
         ('<think>maybe {"a": 2}?</think>\n{"a": 1}', {"a": 1}),
+        ('{"a": "two\nlines"}', {"a": "two\nlines"}),
         ('{"a": 1', None),
         ("", None),
         ("3", None),

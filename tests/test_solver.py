@@ -214,6 +214,17 @@ def test_a_block_is_dropped_only_where_quantization_alone_cannot_hold():
     assert not [r for r, _ in Run(study(size=least * 1.05), world).to_its_end().tried if r.drop]
 
 
+def test_without_a_curvature_the_stock_presets_are_what_there_is():
+    """Every file failed, as where an architecture's layers can't be mapped."""
+    given = study()
+    plan = solver.propose(given, History((), None))
+    tried = frozenset((p.recipe, p.level) for p in plan)
+    failed = frozenset(p.recipe for p in plan if p.level == "build")
+    found = solver.propose(given, History((), 8, failed=failed, tried=tried))
+    assert {p.recipe.type for p in found} == set(PRESET_BITS)
+    assert all(p.level == "search" and not p.recipe.tensors for p in found)
+
+
 def test_an_unbeaten_preset_is_left_standing():
     world = World(0)
     run = Run(study(size=bits(world, 3.6)), world, presets=1e-4).to_its_end()

@@ -31,7 +31,8 @@ def opened(study: Study, history: History) -> tuple[Plan, Surrogate | None, list
         return plan, None, plan.files() + plan.curve()
     plan = plan.made(history)
     if history.sizes is None or len(plan.types) < 2:
-        return plan, None, []
+        why = "mixes can't be made of this model (see what failed above): a stock preset"
+        return plan, None, [Proposal(Recipe(t), why, plan.author) for t in PRESET_BITS]
     space = plan.space(history, history.sizes)
     seen = observations(plan, history, space)
     probes = probes_of(plan, space, plan.probes(space, history.sizes))

@@ -51,7 +51,7 @@ class Scope:
 def schema(scope: Scope) -> dict[str, Any]:
     """The JSON schema of an answer: closed lists wherever there is one."""
     text = {"type": "string", "maxLength": REASON}
-    block = {"type": "integer", "minimum": 0, "maximum": scope.layers - 1}
+    block = {"type": "integer", "enum": list(range(scope.layers))}  # some servers' grammars ignore bounds
     fields = {
         "action": {"type": "string", "enum": list(ACTIONS)},
         "tensors": {"type": "string", "enum": ["all", *scope.kinds]},

@@ -41,7 +41,7 @@ def parsed(text: str) -> dict[str, Any] | None:
     spoken = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL)
     for candidate in (spoken, spoken[spoken.find("{") : spoken.rfind("}") + 1]):
         try:
-            data = json.loads(candidate)
+            data = json.loads(candidate, strict=False)  # llama_cpp.server's grammar lets line breaks into strings
             canonical(data).encode()  # no NaN, no infinity, no lone surrogate: what could not be written again
         except (ValueError, RecursionError):
             continue
