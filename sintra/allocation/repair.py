@@ -1,12 +1,38 @@
-"""From any choice of types by group to one that holds the limits: single groups are lowered, then raised, at random."""
+"""Searches over choices of a type for each group: a choice is made to hold the limits by lowering and raising single groups at
+random."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sintra.allocation.problem import Problem
-from sintra.allocation.recipes import Mix
+from sintra.allocation.recipes import Mix, Plan, spent
+from sintra.allocation.surrogate import Space
+from sintra.planning import History
+from sintra.types import Proposal, Study
+
+# (plan, space, how many, number of measurements so far) -> choices, group -> number of its type.
+Choose = Callable[[Plan, Space, int, int], list[dict[str, int]]]
+
+
+def searched(study: Study, history: History, batch: int, choose: Choose, why: str) -> list[Proposal]:
+    """The next round of a search that is told every measured mix and chooses blindly of the limits."""
+    plan = Plan.of(study)
+    if not history.tried:
+        return plan.files() + plan.curve()
+    plan, done = plan.made(history), int(spent(history))
+    left = min(batch, plan.evaluations - done)
+    if history.sizes is None or len(plan.types) < 2 or left <= 0:
+        return []
+    space = plan.space(history, history.sizes)
+    problem = plan.problem(study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups})
+    found = []
+    for number, choice in enumerate(choose(plan, space, left, done)):
+        rng = random.Random(f"{study.planner_options['seed']} {done} {number}")
+        if mix := repaired(choice, problem, space.groups, rng):
+            found.append(Proposal(plan.mixed(mix), why, plan.author))
+    return found
 
 
 def as_mix(choice: Mapping[str, int], groups: Mapping[str, str], types: Sequence[str]) -> Mix:
