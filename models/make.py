@@ -147,6 +147,11 @@ def text_documents(name: str) -> list[str]:
     raise KeyError(name)
 
 
+def text_of(name: str) -> list[str]:
+    """The documents of a bundled text as they stand in its file."""
+    return list(varied(text_documents(name))) if name == "calibration" else text_documents(name)
+
+
 def varied(documents: list[str]) -> Iterator[str]:
     """Documents with others of many kinds between them, so that at every place a third of the bytes are the others'."""
     others, own, strange = mixed.documents(SEEDS["mixed"]), 0, 0
@@ -257,10 +262,7 @@ def write_texts() -> None:
     for folder in ("texts", "tasks"):
         (HERE / folder).mkdir(exist_ok=True)
     for name in TEXT_BYTES:
-        found = text_documents(name)
-        if name == "calibration":
-            found = list(varied(found))
-        (HERE / "texts" / f"{name}.txt").write_text("\n\n".join(found) + "\n")
+        (HERE / "texts" / f"{name}.txt").write_text("\n\n".join(text_of(name)) + "\n")
     rng = random.Random(SEEDS["tasks"])
     rows, seen = [], set()
     while len(rows) < 500:

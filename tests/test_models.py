@@ -47,8 +47,8 @@ def test_texts_are_disjoint_and_the_scripts_own():
     import make
 
     texts = {n: (MODELS / "texts" / f"{n}.txt").read_text() for n in make.TEXT_BYTES}
-    documents = {n: set(make.text_documents(n)) for n in texts}
+    documents = {n: set(make.text_of(n)) for n in texts}
     for name, text in texts.items():
-        assert text == "\n\n".join(make.text_documents(name)) + "\n", "the script writes exactly these bytes"
+        assert text == "\n\n".join(make.text_of(name)) + "\n", "the script writes exactly these bytes"
         for other in documents:
             assert name == other or not documents[name] & documents[other]

@@ -17,6 +17,7 @@ from sintra.types import Candidate, Constraint, Goal, Hardware, Measurement, Rec
 
 DEVICE = Hardware("d", "d", "cpu", 4, "", 2**33, 2**33, 2e10, 0.6, 0.2, 0.0, None)
 MODULES = {"solver": solver, "imatrix_mse": imatrix_mse, "random": random_mix, "optuna": optuna_tpe}
+BASELINES = ("imatrix_mse", "random", "optuna")
 MB = 10**6
 
 
@@ -135,9 +136,9 @@ def test_the_solver_comes_near_the_optimum_that_only_the_world_knows(seed):
 
 
 def test_it_beats_the_baselines_at_equal_evaluations():
-    scores = {name: [] for name in MODULES}
+    scores = {name: [] for name in ("solver", *BASELINES)}
     for seed in range(3):
-        for name in MODULES:
+        for name in scores:
             world = World(seed)
             run = Run(study(name, evaluations=24, size=bits(world, 3.6)), world).to_its_end()
             scores[name].append(run.best())
@@ -149,7 +150,7 @@ def test_it_beats_the_baselines_at_equal_evaluations():
 @pytest.mark.parametrize("evaluations", [8, 16, 32])
 def test_evaluations_are_a_budget(evaluations):
     world = World(1)
-    for name in MODULES:
+    for name in ("solver", *BASELINES):
         run = Run(study(name, evaluations=evaluations, size=bits(world, 4.0)), world).to_its_end()
         assert spent(run.history()) <= evaluations
         assert run.best() < 1
@@ -183,7 +184,7 @@ def test_a_floor_on_speed_is_a_limit_on_bytes():
     free = Run(study(size=bits(world, 6)), world).to_its_end()
     kv = kv_bytes(free.shape, 512) / 2
     run = Run(study(size=bits(world, 6), tps=1.2e10 / (bits(world, 4) + kv)), world).to_its_end()
-    mixes = [r for r, level in run.tried if r.complete and not r.uniform and level == "search"]
+    mixes = [r for r, level in run.tried if r.complete and not r.uniform and level == "search" and r.kv == "f16"]
     last = mixes[-1]
     embedding = next(m for m in world.matrices if m.kind == "token_embd")
     kind = mix_of(last, world.space)[embedding.name]
