@@ -26,27 +26,27 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
     """Everything known after some rounds' proposals. say: a line for the user; without it nobody outside is asked."""
     proposals = [p for row in given for p in row]
     made = {p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"}
-    built = [r for r, outcome in made.items() if isinstance(outcome, Artifact)]
-    uniform = [r for r in built if r.uniform]
+    uniform = [r for r, outcome in made.items() if r.uniform and isinstance(outcome, Artifact)]
     files = {r: f.size for r, o in made.items() if isinstance(o, Artifact) for f in o.files if f.path == "model.gguf"}
     base = graph.convert().outcome(store)
     layout = store.read_json(base, "layout.json") if isinstance(base, Artifact) else None
+    sizes, shape = measures(graph, store, uniform)
+    architecture = layout["architecture"] if layout else ""
     return History(
-        candidates=tuple(candidates), shape=shape(graph, store, uniform), bytes_of=files,
-        layers=layout["shape"]["layers"] if layout else None, architecture=layout["architecture"] if layout else "",
-        knowledge=knowledge(graph.root, layout["architecture"]) if layout else (), past=past(graph, store),
+        candidates=tuple(candidates), sizes=sizes, shape=shape, bytes_of=files,
+        layers=layout["shape"]["layers"] if layout else None, architecture=architecture,
         advice=sum(p.author == ADVISER and p.level == "search" for p in proposals),
-        say=say or (lambda text: None), **adviser(graph, store, say),
-        built=frozenset(built), failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
-        sizes=sizes(graph, store, uniform), distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
+        say=say or (lambda text: None), **adviser(graph, store, architecture, say),
+        failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
+        distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
         tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
         paired=pairs(graph, store),
     )  # fmt: skip
 
 
-def adviser(graph: Graph, store: Store, say: Say | None) -> dict[str, Any]:
-    """The study's language model, where its planner takes advice."""
+def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> dict[str, Any]:
+    """The study's language model and what only it is told, where the planner takes advice."""
     if graph.study.planner not in ADVISED:
         return {}
     from sintra.llm.advisor import Advisor
@@ -57,7 +57,8 @@ def adviser(graph: Graph, store: Store, say: Say | None) -> dict[str, Any]:
         kept = store.root / "meta" / "replies"
         options = graph.study.planner_options
         _advisors[key] = Advisor.of(options, folder, kept, say or (lambda text: None), say is not None)
-    return {"ask": _advisors[key].ask, "hush": _advisors[key].hush}
+    told = {"knowledge": knowledge(graph.root, architecture), "past": past(graph, store)}
+    return told | {"ask": _advisors[key].ask, "hush": _advisors[key].hush}
 
 
 def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
@@ -74,30 +75,20 @@ def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
 
 def past(graph: Graph, store: Store) -> tuple[dict[str, Any], ...]:
     """The last results of other studies on the same device or goal: what won, how large, how good."""
-    if graph.study.planner not in ADVISED:
-        return ()
     rows = [r for r in results(store.root / "history.db") if r["study"] != graph.study.id and r["winner"]]
     near = [r for r in rows if r["hardware"] == graph.study.hardware.name or r["goal"] == graph.study.goal.name]
     return tuple({k: r[k] for k in ("model", "hardware", "goal", "status", "winner")} for r in near[-PAST:])
 
 
-def sizes(graph: Graph, store: Store, built: list[Recipe]) -> Sizes | None:
-    """How large a mix is, from any uniform file."""
-    for recipe in built:
+def measures(graph: Graph, store: Store, uniform: list[Recipe]) -> tuple[Sizes | None, Shape | None]:
+    """How large a mix is, and the architecture: from any uniform file."""
+    for recipe in uniform:
         outcome = graph.quantize(recipe).outcome(store)
         if isinstance(outcome, Artifact):
+            layout = store.read_json(outcome, "layout.json")
             file = next(f for f in outcome.files if f.path == "model.gguf")
-            return Sizes.of(store.read_json(outcome, "layout.json"), file.size)
-    return None
-
-
-def shape(graph: Graph, store: Store, built: list[Recipe]) -> Shape | None:
-    """The architecture, from any uniform file."""
-    for recipe in built:
-        outcome = graph.quantize(recipe).outcome(store)
-        if isinstance(outcome, Artifact):
-            return Shape.of(store.read_json(outcome, "layout.json"))
-    return None
+            return Sizes.of(layout, file.size), Shape.of(layout)
+    return None, None
 
 
 def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, dict[str, float]] | None:

@@ -30,8 +30,8 @@ class Seen:
 class History:
     """What is known so far, in the order in which it was proposed.
 
-    candidates: what was measured; layers: the model's blocks, once known; built, failed: recipes that were made without
-    being measured, or could not be; bytes_of: the files of those; sizes, shape: the bytes of any mix, the
+    candidates: what was measured; layers: the model's blocks, once known; failed: recipes that could not be made;
+    bytes_of: the files of those that were made without being measured; sizes, shape: the bytes of any mix, the
     architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the numbers text by text;
     tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
     KLD on the search text and its standard error, bootstrapped over windows. advice: variants measured on a language
@@ -42,7 +42,6 @@ class History:
 
     candidates: tuple[Candidate, ...]
     layers: int | None
-    built: frozenset[Recipe] = frozenset()
     failed: frozenset[Recipe] = frozenset()
     bytes_of: Mapping[Recipe, int] = field(default_factory=dict)
     sizes: Sizes | None = None

@@ -88,7 +88,7 @@ class Run:
         share = {r: {n: dict.fromkeys(("output", "diagonal", "weights"), v)
                      for n, v in self.world.space.distortion[r.tensors[0][1]].items()} for r in uniform}  # fmt: skip
         return History(
-            self.candidates(), 8, frozenset(built), frozenset(), {r: self.size(r) for r in built},
+            self.candidates(), 8, frozenset(), {r: self.size(r) for r in built},
             self.sizes if uniform else None, self.shape, share,
             tuple(Seen(r, level, rows) for (r, level), rows in self.numbers.items()), frozenset(self.tried),
             tuple(self.rounds[-1]) if self.rounds else (),
