@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import dryrun, history, plugins, result, rounds
+from sintra import dryrun, history, past, plugins, result, rounds
 from sintra.errors import Transient, UserError, nearest
 from sintra.steps import Call, explain
 from sintra.store import Store
@@ -22,7 +23,7 @@ DOCS = {
     "optimize": "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
     "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
     "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
-    "history": "Every result of every study",
+    "history": "Every result of every study: show, export as CSV or JSON, forget",
     "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
     "gc": "Delete what no study needs any more",
     "rollback": "Point outputs/latest to the last good result before the present one",
@@ -37,7 +38,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     """The command tasks of this command line."""
     store = place.store if place else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
-        "history": (lambda format: show_history(store, format), [FORMAT], None),
+        "history": (functools.partial(past.show, store.root / "history.db"), list(past.PARAMS), None),
         "verify": (lambda: verify(store), [], None),
         "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
                                                           "help": "only say what would go"}], None),
@@ -73,18 +74,6 @@ def export(name: str, root: Path, study: str) -> None:
     if not (folder / "result.json").exists():
         raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
     plugins.load("exports", name)(folder.resolve(), Store(root / "cache"))
-
-
-def show_history(store: Store, format: str) -> None:
-    """Print the history."""
-    rows = history.rows(store.root / "history.db")
-    if format == "json":
-        print(json.dumps([{k: v for k, v in r.items() if k != "result"} for r in rows], indent=1))
-        return
-    for r in rows:
-        print(f"{r['made']}  {r['study']:<44} {r['status']:<10} {r['winner'] or '-'}")
-    if not rows:
-        print("no study has ended yet: doit optimize hardware=jetson_nano")
 
 
 def verify(store: Store) -> bool:

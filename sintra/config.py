@@ -79,6 +79,7 @@ class PlannerConf:
     batch: int = 4
     max_dropped: int = 1
     rounding: str = "compensated"
+    learn: bool = True
     replay: str = ""
     base_url: str = ""
     model: str = ""

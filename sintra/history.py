@@ -19,6 +19,7 @@ MIGRATIONS = (
         goal TEXT NOT NULL, status TEXT NOT NULL, winner TEXT, digest TEXT NOT NULL, result TEXT NOT NULL
     );
     CREATE INDEX result_study ON result (study, id);""",
+    "ALTER TABLE result ADD COLUMN learned TEXT;",
 )
 
 
@@ -53,16 +54,36 @@ def append(path: Path, result: dict[str, Any], digest: str) -> bool:
         if last and last[0] == digest:
             return False
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        base.execute("INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, result) VALUES "
-                     "(?, ?, ?, ?, ?, ?, ?, ?, ?)", (made, result["study"], result["model"], result["hardware"],
-                     result["goal"]["name"], result["status"], winner, digest, json.dumps(result)))  # fmt: skip
+        learned = json.dumps(result["learned"]) if result.get("learned") else None
+        base.execute("INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, result, learned) VALUES "
+                     "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (made, result["study"], result["model"], result["hardware"],
+                     result["goal"]["name"], result["status"], winner, digest, json.dumps(result), learned))  # fmt: skip
     return True
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """All results, the oldest first."""
+    return _select(path, "SELECT * FROM result ORDER BY id")
+
+
+def lessons(path: Path) -> list[dict[str, Any]]:
+    """What each study taught, by its last result, the oldest first; without the results, which are large."""
+    return _select(path, "SELECT id, study, model, hardware, goal, status, winner, learned FROM result WHERE id IN "
+                         "(SELECT MAX(id) FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id")  # fmt: skip
+
+
+def forget(path: Path, study: str | None) -> int:
+    """Delete a study's results, or all of them; returns how many rows went. What it taught is gone with them."""
+    if not path.exists():
+        return 0
+    with opened(path) as base:
+        where, given = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        return base.execute(f"DELETE FROM result {where}", given).rowcount
+
+
+def _select(path: Path, query: str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with opened(path) as base:
         base.row_factory = sqlite3.Row
-        return [dict(r) for r in base.execute("SELECT * FROM result ORDER BY id")]
+        return [dict(r) for r in base.execute(query)]

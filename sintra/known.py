@@ -9,14 +9,13 @@ from typing import Any
 from sintra.config import conf_dirs
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape
-from sintra.history import rows as results
 from sintra.matrices import Sizes
-from sintra.planning import ADVISER, History, Pair, Seen
+from sintra.planning import ADVISER, EXPLORER, History, Pair, Seen
 from sintra.report import NAME, parse
 from sintra.store import Store
 from sintra.types import Artifact, Candidate, Failure, Proposal, Recipe
 
-RESAMPLES, PAST = 1000, 3
+RESAMPLES = 1000
 ADVISED = ("llm", "hybrid")
 Say = Callable[[str], None]
 _advisors: dict[tuple[str, bool], Any] = {}
@@ -35,7 +34,7 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
     return History(
         candidates=tuple(candidates), sizes=sizes, shape=shape, bytes_of=files,
         layers=layout["shape"]["layers"] if layout else None, architecture=architecture,
-        advice=sum(p.author == ADVISER and p.level == "search" for p in proposals),
+        advice=sum(p.author in (ADVISER, EXPLORER) and p.level == "search" for p in proposals),
         say=say or (lambda text: None), **adviser(graph, store, architecture, say),
         failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
         distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
@@ -57,8 +56,7 @@ def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> d
         kept = store.root / "meta" / "replies"
         options = graph.study.planner_options
         _advisors[key] = Advisor.of(options, folder, kept, say or (lambda text: None), say is not None)
-    told = {"knowledge": knowledge(graph.root, architecture), "past": past(graph, store)}
-    return told | {"ask": _advisors[key].ask, "hush": _advisors[key].hush}
+    return {"knowledge": knowledge(graph.root, architecture), "ask": _advisors[key].ask, "hush": _advisors[key].hush}
 
 
 def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
@@ -71,13 +69,6 @@ def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
         if path.is_file():
             found += yaml.safe_load(path.read_text())["knowledge"]
     return tuple(found)
-
-
-def past(graph: Graph, store: Store) -> tuple[dict[str, Any], ...]:
-    """The last results of other studies on the same device or goal: what won, how large, how good."""
-    rows = [r for r in results(store.root / "history.db") if r["study"] != graph.study.id and r["winner"]]
-    near = [r for r in rows if r["hardware"] == graph.study.hardware.name or r["goal"] == graph.study.goal.name]
-    return tuple({k: r[k] for k in ("model", "hardware", "goal", "status", "winner")} for r in near[-PAST:])
 
 
 def measures(graph: Graph, store: Store, uniform: list[Recipe]) -> tuple[Sizes | None, Shape | None]:

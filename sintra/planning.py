@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.hardware.estimate import Shape
 from sintra.matrices import Sizes
 from sintra.types import Candidate, Measurement, Proposal, Recipe
 
+if TYPE_CHECKING:
+    from sintra.allocation.kin import Lesson
+
 ADVISER = "language model"  # the author of what was proposed on its advice
+EXPLORER = "forced exploration"  # and of what is measured in its stead when it goes round in circles
 SCREEN = 4  # the part of the search text that a screen reads: one in so many windows
 Shares = Mapping[str, float]
 Ask = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]
@@ -35,7 +39,8 @@ class History:
     architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the numbers text by text;
     tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
     KLD on the search text and its standard error, bootstrapped over windows. advice: variants measured on a language
-    model's advice; architecture, knowledge: the model's, and what is known of it; past: similar studies; ask: the language
+    model's advice; architecture, knowledge: the model's, and what is known of it; past: similar studies, in words;
+    lessons: what they taught; ask: the language
     model, (system, user, schema) -> answer or None on trouble, where the study has one; say: a line for the user; hush: ask no
     more in this run.
     """
@@ -55,6 +60,7 @@ class History:
     architecture: str = ""
     knowledge: tuple[str, ...] = ()
     past: tuple[dict[str, Any], ...] = ()
+    lessons: tuple[Lesson, ...] = ()
     ask: Ask | None = None
     say: Callable[[str], None] = lambda text: None
     hush: Callable[[], None] = lambda: None

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sintra import __version__, history
 from sintra.graph import Graph
@@ -21,6 +22,7 @@ from sintra.study import Workspace
 from sintra.types import Candidate, Goal, Verdict, canonical, sha256
 
 SHOWN = 12
+ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -41,6 +43,7 @@ def build(
                  "minimise" if goal.sense > 0 else "maximise": goal.optimise},
         "winner": row(best, goal) if best else None,
         "candidates": [row(c, goal) for c in order] + [row(c, goal) for c in known if c not in order],
+        "learned": rounds[-1].get("learned") if rounds else None,
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
         "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
     }  # fmt: skip
@@ -61,7 +64,8 @@ def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:
         "artifact": {"path": "model.gguf", "sha256": file.sha256, "bytes": file.size} if file else None,
         "confidence": confidence(candidate, goal), "decided_on": "report" if candidate.decided else "search",
         "measurements": [{k: v for k, v in asdict(m).items() if v not in (None, "")} for m in candidate.measurements],
-        "predicted": candidate.predicted, "failure": asdict(candidate.failure) if candidate.failure else None,
+        "predicted": candidate.predicted, "stated": candidate.stated, "round": candidate.round,
+        "failure": asdict(candidate.failure) if candidate.failure else None,
         "verdict": {"status": verdict.status, "violated": [list(v) for v in verdict.violated], "unknown": list(verdict.unknown),
                     "reason": verdict.reason},
     }  # fmt: skip
@@ -88,7 +92,7 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
-def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], graph: Graph) -> None:
+def deliver(place: Workspace, result: dict[str, Any], rounds: list[Round], graph: Graph) -> None:
     """Write outputs/<study>/ unless it says so already, point outputs/latest to it, append to the history."""
     out = place.outputs
     with contextlib.suppress(OSError, ValueError):
@@ -103,6 +107,7 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], gr
     else:
         (out / "model.gguf").unlink(missing_ok=True)
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
     write_atomic(out / "manifest.json", json.dumps(manifest(place, result, graph), indent=1) + "\n")
     point(place.root, place.study.id)
     history.append(
@@ -210,6 +215,21 @@ def advice(result: dict[str, Any]) -> str:
     metric, value, limit, by = best["verdict"]["violated"][0]
     return (f"unmet: the best is {name}, whose {metric} is {value:.6g} where the limit is {limit:.6g} (off by {by:.3g}); "
             f"it is in {folder}/model.gguf; relax that limit, or try hardware with more room")  # fmt: skip
+
+
+def adviser_at_hand(planner: str) -> str:
+    """How to ask a language model, where the environment has a key or an address and nobody was asked; else "". None is ever
+    asked because of that alone."""
+    if planner in ("llm", "hybrid", "replay") or not any(os.environ.get(name) for name in ENDPOINT):
+        return ""
+    url = os.environ.get("OPENAI_BASE_URL") or "https://HOST/v1"
+    return f"a language model may know more: add planner=hybrid planner.base_url={shown(url)} planner.model=NAME"
+
+
+def shown(url: str) -> str:
+    """An address without what it may hide."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def recipe_name(data: dict[str, Any]) -> str:

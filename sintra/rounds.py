@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sintra import plugins
+from sintra import lazy, plugins
 from sintra.bounds import hopeless
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape, estimate
@@ -19,9 +19,15 @@ from sintra.store import Store, write_atomic
 from sintra.study import Workspace
 from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
 
+if TYPE_CHECKING:
+    from sintra import lessons
+else:
+    lessons = lazy.module("sintra.lessons")
+
 Round = dict[str, Any]
 Say = Callable[[str], None]
 FINALISTS = 2
+SEARCH_KLD = "kld_mean_search"
 
 
 def path_of(place: Workspace, number: int) -> Path:
@@ -39,7 +45,7 @@ def recorded(place: Workspace) -> list[Round]:
 
 def proposals(given: Round) -> list[Proposal]:
     """A round's proposals."""
-    return [Proposal(**{**p, "recipe": Recipe.of(p["recipe"])}) for p in given["proposals"]]
+    return [Proposal.of(p) for p in given["proposals"]]
 
 
 def steps_of(graph: Graph, given: Round) -> list[Step]:
@@ -65,13 +71,15 @@ def reasons(graph: Graph, given: Round) -> dict[str, str]:
 def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidate]:
     """Every recipe that was to be measured so far with all that the store knows of it."""
     levels: dict[Recipe, list[Proposal]] = {}
-    for proposal in (p for r in rounds for p in proposals(r)):
+    first: dict[Recipe, int] = {}
+    for number, proposal in ((r["round"], p) for r in rounds for p in proposals(r)):
         if proposal.level in ("search", "report"):
             levels.setdefault(proposal.recipe, []).append(proposal)
-    return [candidate(graph, store, recipe, given) for recipe, given in levels.items()]
+            first.setdefault(proposal.recipe, number)
+    return [candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()]
 
 
-def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal]) -> Candidate:
+def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal], number: int) -> Candidate:
     """One recipe: numbers of the report text replace those of the search text."""
     numbers: dict[str, Measurement] = {}
     made = graph.quantize(recipe).outcome(store)
@@ -95,10 +103,13 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal])
                     for row in rows:
                         if level == "report" or row.metric not in numbers:
                             numbers[row.metric] = row
+                        if level == "search" and row.metric == "kld_mean":  # what was foreseen, and is to be compared with
+                            numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)
                 else:
                     numbers.update({row.metric: row for row in rows})
     first = given[0]
-    return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted)
+    return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted,
+                     first.confidence, number)  # fmt: skip
 
 
 def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None = None) -> Round:
@@ -119,13 +130,16 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
     finalists = deciding(study, known)
     if finalists:
         return _round(number, finalists, None)
-    return _round(number, [], "decided" if known else "the planner proposed nothing")
+    end = _round(number, [], "decided" if known else "the planner proposed nothing")
+    return end | {"learned": lessons.learned(graph, store, [proposals(r) for r in rounds], known)}
 
 
 def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None) -> list[Proposal]:
     """Ask the study's planner."""
+    seen = history(graph, store, [proposals(r) for r in rounds], known, say)
+    past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
-        graph.study, history(graph, store, [proposals(r) for r in rounds], known, say)
+        graph.study, replace(seen, past=past, lessons=taught)
     )
     return proposed
 

@@ -131,9 +131,11 @@ class Chain:
         found = rounds.candidates(graph, self.place.store, known)
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
-        result.deliver(self.place, made, found, graph)
+        result.deliver(self.place, made, known, graph)
         print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
+        if made["status"] != "met" and (line := result.adviser_at_hand(self.place.study.planner)):
+            print(line)
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:
             print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")

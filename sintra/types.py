@@ -235,11 +235,16 @@ class Proposal:
     predicted: dict[str, float] = field(default_factory=dict)
     confidence: float | None = None
 
+    @staticmethod
+    def of(data: dict[str, Any]) -> Proposal:
+        """From its JSON form. Raises KeyError, TypeError."""
+        return Proposal(**{**data, "recipe": Recipe.of(data["recipe"])})
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A recipe and all that is known of it so far. `artifact` is its GGUF when it was built; `predicted` is what the planner
-    expected of it (Proposal.predicted)."""
+    expected of it (Proposal.predicted), `stated` how sure its author was (Proposal.confidence); `round` proposed it first."""
 
     recipe: Recipe
     why: str
@@ -249,6 +254,8 @@ class Candidate:
     failure: Failure | None = None
     decided: bool = False
     predicted: dict[str, float] = field(default_factory=dict)
+    stated: float | None = None
+    round: int = 0
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or None where it is unknown."""

@@ -91,12 +91,16 @@ class Project:
         return [line.split()[1] for line in done.stderr.splitlines() if line.startswith("built ")]
 
 
-@pytest.fixture
-def project(tmp_path, toolchain) -> Project:
+def make_project(root: Path, toolchain: Path) -> Project:
     """A fresh project; its cache has only the converter."""
-    root = tmp_path / "project"
     root.mkdir()
     for name in ("dodo.py", "conf", "models"):
         (root / name).symlink_to(ROOT / name)
     shutil.copytree(toolchain, root / "cache")
     return Project(root)
+
+
+@pytest.fixture
+def project(tmp_path, toolchain) -> Project:
+    """A project for one test."""
+    return make_project(tmp_path / "project", toolchain)

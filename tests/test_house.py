@@ -35,8 +35,9 @@ LAYERS = [
     {"stages", "probes", "planners", "exports"},
     {"graph", "study", "worker", "run"},
     {"bounds", "known"},
+    {"lessons"},
     {"rounds", "result", "steps", "reporter", "forget"},
-    {"dryrun"},
+    {"dryrun", "calibration", "past"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

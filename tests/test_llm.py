@@ -1,16 +1,10 @@
 """A language model's advice: what it may say, what becomes of it, and that it can never hurt."""
 
-import contextlib
 import dataclasses
 import json
-import socket
-import subprocess
-import sys
-import time
 
 import jsonschema
 import pytest
-from conftest import ROOT
 from test_allocation import TYPES, World, matrices
 from test_solver import MODULES, Run, bits, study
 
@@ -172,49 +166,6 @@ def test_refused_edits_are_told_once():
     assert run.asked[0]["refused"] == []
     assert "must be one of f16" in run.asked[1]["refused"][0]
     assert any("could not be used" in line for line in run.said)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, toolchain):
-    """llama-cpp-python's own server with fable on loopback."""
-    from test_stages import Lab
-
-    lab = Lab(tmp_path_factory.mktemp("served"), ROOT / "models" / "fable", toolchain)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(lab.gguf / "model.gguf"), "--host", "127.0.0.1",
-               "--port", str(port), "--n_ctx", "512", "--n_threads", "1", "--model_alias", "fable"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}/v1"
-    server.kill()
-    server.wait()
-
-
-def test_a_real_server_cannot_spoil_a_study(project, tiny, served):
-    """fable knows nothing of quantization, and its context is too small for the question: the study ends with the solver."""
-    key = "sk-secret-" + "x" * 24
-    args = ("optimize", "hardware=jetson_nano", f"model={tiny}", "probe=quick", "goal=quality", "goal.max_size_mb=1.1",
-            "planner.types=[Q2_K,Q4_K,Q8_0]", "planner.evaluations=10")  # fmt: skip
-    alone = project.doit(*args)
-    assert alone.returncode == 0, alone.stderr
-    best = project.result()["winner"]["artifact"]["sha256"]
-    asked = (*args, "planner=hybrid", f"planner.base_url={served}", "planner.model=fable", "planner.max_reply_tokens=200")
-    done = project.doit(*asked, OPENAI_API_KEY=key)
-    assert done.returncode == 0, done.stderr
-    assert "language model" in done.stderr
-    assert project.result()["winner"]["artifact"]["sha256"] == best
-    for folder in ("cache", "outputs"):
-        for path in (project.root / folder).rglob("*"):
-            assert not (path.is_file() and key.encode() in path.read_bytes()), path
-    assert key not in done.stdout + done.stderr
-    free = project.doit(*asked, "planner.max_usd=0", OPENAI_API_KEY=key)
-    assert project.result()["llm"]["calls"] == 0
-    assert free.returncode == 0
 
 
 @pytest.mark.parametrize("more", [(), ("planner.base_url=ftp://x/v1", "planner.model=m"),

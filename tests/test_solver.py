@@ -39,8 +39,8 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
 class Run:
     """A study on a world: proposals are measured at once. report: the report text's KLD over the search text's."""
 
-    def __init__(self, given, world, presets=1.0, report=1.0):
-        self.given, self.world, self.presets, self.report = given, world, presets, report
+    def __init__(self, given, world, presets=1.0, report=1.0, lessons=()):
+        self.given, self.world, self.presets, self.report, self.lessons = given, world, presets, report, lessons
         self.sizes = Sizes(world.matrices, 60_000, 20_000)
         count = sum(m.count for m in world.matrices)
         self.shape = Shape(0, 0, False, count, 8, 256, 4, 2, 64, 2048)
@@ -79,7 +79,9 @@ class Run:
             ram = self.size(recipe) + memory_beside_weights(self.shape, 512, recipe.kv)
             memory = Measurement("device_ram_bytes", ram, "bytes", "estimated")
             decided = (recipe, "report") in self.numbers
-            found.append(Candidate(recipe, "", "", (*rows.values(), size, speed, memory), decided=decided))
+            first = next(p for r in self.rounds for p in r if p.recipe == recipe and p.level in ("search", "report"))
+            found.append(Candidate(recipe, "", first.author, (*rows.values(), size, speed, memory), decided=decided,
+                                   predicted=first.predicted))  # fmt: skip
         return tuple(found)
 
     def history(self):
@@ -92,7 +94,7 @@ class Run:
             self.sizes if uniform else None, self.shape, share,
             tuple(Seen(r, level, rows) for (r, level), rows in self.numbers.items()), frozenset(self.tried),
             tuple(self.rounds[-1]) if self.rounds else (),
-            lambda a, b: (0.0, 0.02 * self.world.kld(mix_of(b, self.world.space))),
+            lambda a, b: (0.0, 0.02 * self.world.kld(mix_of(b, self.world.space))), lessons=self.lessons,
         )  # fmt: skip
 
     def to_its_end(self, most=60):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sintra.allocation.kin import belief
 from sintra.allocation.problem import QUALITY, Problem, floored
 from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
-from sintra.allocation.surrogate import Space, Surrogate, fit
+from sintra.allocation.surrogate import Belief, Space, Surrogate, fit
 from sintra.imatrix import moved
 from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
@@ -25,7 +26,7 @@ NOTABLE, RIVALS, GUARDS, NEAR = 0.003, 3, 2, 0.2
 
 def opened(study: Study, history: History) -> tuple[Plan, Surrogate | None, list[Proposal]]:
     """The plan with the types that could be made; the fitted model, None while nothing is measured; and what has to be measured
-    before it can be trusted: the files and the type curve first, then the probes."""
+    before it can be trusted: the files and the type curve first, then the probes, unless similar models' are known."""
     plan = Plan.of(study)
     if not history.tried:
         return plan, None, plan.files() + plan.curve()
@@ -35,9 +36,23 @@ def opened(study: Study, history: History) -> tuple[Plan, Surrogate | None, list
         return plan, None, [Proposal(Recipe(t), why, plan.author) for t in PRESET_BITS]
     space = plan.space(history, history.sizes)
     seen = observations(plan, history, space)
+    before = believed(plan, history, space)
+    if seen and before:
+        return plan, fit(space, seen, belief=before), []
     probes = probes_of(plan, space, plan.probes(space, history.sizes))
     left = probes if any((p.recipe, p.level) not in history.tried for p in probes) else []
     return plan, fit(space, seen) if seen else None, left
+
+
+def believed(plan: Plan, history: History, space: Space) -> Belief | None:
+    """What similar models' studies say of this one; None where there are none, or where a measurement has proved them wrong: a
+    mix's KLD outside the interval in which it was expected."""
+    assert history.sizes is not None
+    for c in history.candidates:
+        kld, p = history.kld(c.recipe, "search"), c.predicted
+        if kld and c.author == plan.author and "kld_mean" in p and not p["kld_mean_low"] <= kld.value <= p["kld_mean_high"]:
+            return None
+    return belief(history.lessons, space.groups, history.sizes.matrices, plan.types)
 
 
 def probes_of(plan: Plan, space: Space, groups: list[str]) -> list[Proposal]:
@@ -111,18 +126,25 @@ def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list
     lead = incumbent(study, history)
     if lead is None:
         return []
-    import numpy as np
-
-    rng = np.random.default_rng([study.planner_options["seed"], len(history.tried)])
     found: dict[Recipe, Proposal] = {}
-    for _ in range(3 * RIVALS):
-        mix = solved(study, plan, history, model, model.draw(rng))
-        if mix and len(found) < RIVALS and not {(plan.mixed(mix), level) for level in ("screen", "search")} & history.tried:
+    for mix in drawn(study, plan, history, model):
+        if len(found) < RIVALS:
             found[plan.mixed(mix)] = proposal(
                 plan, history, model, mix, "the best mix of a world drawn from the model", "screen"
             )
     again = Proposal(lead, "the best so far, to compare with", plan.author, "screen")
     return [again, *found.values()] if found else []
+
+
+def drawn(study: Study, plan: Plan, history: History, model: Surrogate) -> Iterator[Mix]:
+    """Mixes that nobody has tried, each the best in a world drawn from the model's uncertainty; deterministic."""
+    import numpy as np
+
+    rng = np.random.default_rng([study.planner_options["seed"], len(history.tried)])
+    for _ in range(3 * RIVALS):
+        mix = solved(study, plan, history, model, model.draw(rng))
+        if mix and not {(plan.mixed(mix), level) for level in ("screen", "search")} & history.tried:
+            yield mix
 
 
 def incumbent(study: Study, history: History) -> Recipe | None:

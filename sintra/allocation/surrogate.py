@@ -64,6 +64,22 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Belief:
+    """What is believed before anything is measured, (mean, standard deviation) each: log sensitivities by group, up to a
+    common shift; log factors by type; the bend."""
+
+    groups: Mapping[str, tuple[float, float]]
+    types: Mapping[str, tuple[float, float]]
+    bend: tuple[float, float]
+
+    @staticmethod
+    def none(space: Space) -> Belief:
+        """Where nothing is known: groups are alike, types as good as their distortion, the link straight."""
+        groups = dict.fromkeys(space.group_names, (0.0, PRIOR_GROUP))
+        return Belief(groups, dict.fromkeys(space.types, (0.0, PRIOR_TYPE)), (0.0, PRIOR_BEND))
+
+
+@dataclass(frozen=True)
 class Surrogate:
     """A fitted model. theta: sensitivities by group, factors by type, log of the floor, bend; cov: their covariance."""
 
@@ -138,23 +154,19 @@ def _predict(shares: Array, theta: Array, scale: float) -> tuple[float, Array]:
     return value, slope
 
 
-def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5) -> Surrogate:
+def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5, belief: Belief | None = None) -> Surrogate:
     """The most probable parameters given what was measured. Raises ValueError without observations."""
     if not seen:
         raise ValueError("nothing has been measured")
     count = len(space.group_names)
-    size = count + len(space.types) + 2
     scale = max(o.value for o in seen)
-    start = np.zeros(size)
-    start[-2] = math.log(max(floor, 1e-9))
     shares = [_shares(space, o.mix) for o in seen]
-    level = np.median([math.log(max(o.value, 1e-9) / max(float(s.sum()), 1e-30)) for o, s in zip(seen, shares, strict=True)])
-    start[:count] = level
+    start, prior = _before(space, belief or Belief.none(space), floor)
+    bare = [float((s * np.exp(start[:count, None] + start[count:-2])).sum()) for s in shares]
+    start[:count] += np.median([math.log(max(o.value, 1e-9) / max(u, 1e-30)) for o, u in zip(seen, bare, strict=True)])
     centre = start.copy()
-    prior = np.diag([PRIOR_GROUP**-2.0] * count + [PRIOR_TYPE**-2.0] * len(space.types) + [PRIOR_FLOOR**-2.0, PRIOR_BEND**-2.0])
-    # All groups may move together for nothing: what is known beforehand is how alike they are, not how large.
-    prior[:count, :count] -= (PRIOR_GROUP**-2.0) / count * 0.99
-    theta, misfit = start, MISFIT
+    theta: Array = start
+    misfit = MISFIT
     normal = prior
     for _ in range(STEPS):
         rows = [_predict(s, theta, scale) for s in shares]
@@ -168,4 +180,17 @@ def fit(space: Space, seen: Sequence[Observation], floor: float = 1e-5) -> Surro
             break
     rows = [_predict(s, theta, scale) for s in shares]
     misses = np.array([math.log(max(o.value, 1e-9) / v) for o, (v, _) in zip(seen, rows, strict=True)])
-    return Surrogate(space, theta, np.linalg.inv(normal), scale, max(misfit, float(np.sqrt((misses**2).mean()))))
+    cov: Array = np.linalg.inv(normal).astype(np.float64)
+    return Surrogate(space, theta, cov, scale, max(misfit, float(np.sqrt((misses**2).mean()))))
+
+
+def _before(space: Space, belief: Belief, floor: float) -> tuple[Array, Array]:
+    """The prior's centre and precision. All groups may move together for next to nothing: what is known beforehand is how
+    they stand to each other, not how large they are."""
+    groups = [belief.groups[g] for g in space.group_names]
+    types = [belief.types[t] for t in space.types]
+    centre = np.array([m for m, _ in (*groups, *types)] + [math.log(max(floor, 1e-9)), belief.bend[0]])
+    precision = np.array([s**-2.0 for _, s in (*groups, *types)] + [PRIOR_FLOOR**-2.0, belief.bend[1] ** -2.0])
+    prior, own = np.diag(precision), precision[: len(groups)]
+    prior[: len(groups), : len(groups)] -= 0.99 * np.outer(own, own) / own.sum()
+    return centre, prior

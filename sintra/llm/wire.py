@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ BODY = 1 << 20  # bytes of an answer with all that is around the reply
 UNSUPPORTED = (400, 422, 500, 501)  # how servers answer to a form that they don't know
 TIMED_OUT = (408, 504, 524)  # a proxy gave up waiting: the model behind it may have worked, and been paid
 AFTER = {"json_schema": "json_object", "lengthless": "json_object", "json_object": "plain"}
+TOO_LONG = re.compile(r"context (size|window|length)")  # no other form makes a question shorter
 LENGTHS = ("minLength", "maxLength")
 PLAIN = "\n\nAnswer with one JSON object that follows this schema, and nothing else:\n"
 
@@ -72,6 +74,8 @@ def next_form(form: Form, got: Got, schema: dict[str, Any], proven: bool) -> For
     """The form to try after this answer; None where the form isn't what is wrong. proven: the server took it before."""
     if got.status == 400 and form.limit == "max_tokens" and "max_completion_tokens" in got.trouble:
         return replace(form, limit="max_completion_tokens")
+    if TOO_LONG.search(got.trouble):
+        return None
     if got.status not in UNSUPPORTED or form.kind == "plain" or (proven and got.status >= 500):
         return None
     if form.kind == "json_schema" and got.status == 400 and lengthless(schema) != schema:

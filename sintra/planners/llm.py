@@ -13,15 +13,17 @@ from dataclasses import replace
 
 from sintra.allocation.problem import Problem
 from sintra.allocation.recipes import Mix, Plan, mix_of
-from sintra.allocation.search import foreseen, guards, improving, opened, solved
+from sintra.allocation.search import drawn, foreseen, guards, improving, opened, proposal, solved
 from sintra.allocation.surrogate import Surrogate
 from sintra.imatrix import moved
 from sintra.llm import prompt
 from sintra.llm.edits import Edit, Scope, applied, parse, schema, switches
-from sintra.planning import ADVISER, History
+from sintra.planning import ADVISER, EXPLORER, History
 from sintra.types import Proposal, Recipe, Study
 
 TRIALS, ATTEMPTS = 2, 2
+AGAIN = ("these edits lead to a variant that was measured already",
+         "these edits lead to a variant within noise of one that was measured already")  # fmt: skip
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
@@ -46,6 +48,7 @@ def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> lis
         return []
     scope = Scope(history.sizes.matrices, plan.types, history.layers)
     refused: list[str] = []
+    looped = False
     for _ in range(ATTEMPTS):
         text = prompt.user(study, history, model, TRIALS - history.advice, refused)
         reply = history.ask(prompt.system(), text, schema(scope))
@@ -56,24 +59,24 @@ def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> lis
             history.say(f"the language model has nothing to add: {prompt.plain(stop)}")
             history.hush()
             return []
-        made, trouble = realised(study, plan, history, model, edits)
-        refused += trouble
-        if made:
+        made = realised(study, plan, history, model, edits, refused)
+        if isinstance(made, Proposal):
             return [made]
+        refused, looped = [*refused, *([made] if made else [])], looped or made in AGAIN
     history.hush()
     history.say("the language model's advice could not be used: " + "; ".join(refused or ["it gave no edits"])[:300])
-    return []
+    return explored(study, plan, history, model) if looped else []
 
 
-def realised(study: Study, plan: Plan, history: History, model: Surrogate,
-             edits: Sequence[Edit]) -> tuple[Proposal | None, list[str]]:  # fmt: skip
-    """The best mix under the edits as a proposal, or why there is none."""
+def realised(study: Study, plan: Plan, history: History, model: Surrogate, edits: Sequence[Edit],
+             trouble: list[str]) -> Proposal | str:  # fmt: skip
+    """The best mix under the edits as a proposal, or why there is none; edits that had to be left out are added to the
+    trouble."""
     if not edits:
-        return None, []
+        return ""
     assert history.sizes is not None
     matrices = history.sizes.matrices
     kv, matrix, drop = switches(edits)
-    trouble: list[str] = []
 
     def narrowed(problem: Problem) -> Problem:
         changed, bad = applied(edits, problem, matrices)
@@ -82,14 +85,22 @@ def realised(study: Study, plan: Plan, history: History, model: Surrogate,
 
     mix = solved(study, plan, history, model, kv=kv, narrowed=narrowed)
     if mix is None:
-        return None, [*trouble, "no mix holds the limits under these edits"]
+        return "no mix holds the limits under these edits"
     recipe = recipe_of(replace(plan, importance=matrix), mix, kv, drop)
     if known := repeats(history, model, recipe, mix):
-        return None, [*trouble, known]
+        return known
     sure = sum(e.confidence for e in edits) / len(edits)
     told = "; ".join(f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain(e.reason)}" for e in edits)
     predicted, text = foreseen(history, model, mix)
-    return Proposal(recipe, f"{told} ({sure:.0%} sure); {text}", ADVISER, "search", predicted, sure), trouble
+    return Proposal(recipe, f"{told} ({sure:.0%} sure); {text}", ADVISER, "search", predicted, sure)
+
+
+def explored(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+    """In the stead of a model that goes round in circles: a mix that is best in a world drawn from what is not yet known."""
+    for mix in drawn(study, plan, history, model):
+        why = "the language model goes round in circles: a mix that nobody has tried"
+        return [replace(proposal(plan, history, model, mix, why), author=EXPLORER)]
+    return []
 
 
 def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
@@ -101,7 +112,7 @@ def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
 def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str:
     """Why a recipe is nothing new: the same digest, or foreseen within noise of a measured one that differs in few tensors."""
     if any(recipe == other for other, level in history.tried if level == "search"):
-        return "these edits lead to a variant that was measured already"
+        return AGAIN[0]
     for seen in (s for s in history.seen if s.level == "search"):
         other = mix_of(seen.recipe, model.space)
         if other is None or (seen.recipe.kv, seen.recipe.importance, seen.recipe.drop) != (
@@ -113,5 +124,5 @@ def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str
         differ = sum(mix[n] != other[n] for n in mix)
         kld = seen.metrics["kld_mean"]
         if differ <= 0.03 * len(mix) and abs(model.predict(mix)[0] - model.predict(other)[0]) < (kld.stderr or 0.0):
-            return "these edits lead to a variant within noise of one that was measured already"
+            return AGAIN[1]
     return ""
