@@ -40,7 +40,7 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
         distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
         tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
-        paired=pairs(graph, store),
+        paired=pairs(graph, store), influence=influence(graph, store),
     )  # fmt: skip
 
 
@@ -86,6 +86,12 @@ def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, dict[str
     """A uniform file's distortion, tensor by tensor."""
     found = _artifact(graph.distortion(recipe), store)
     return None if found is None else dict(store.read_json(found, "distortion.json"))
+
+
+def influence(graph: Graph, store: Store) -> tuple[float, ...]:
+    """Each block's, where the curvature has been measured."""
+    found = _artifact(graph.curvature(), store)
+    return () if found is None else tuple(store.read_json(found, "curvature.json")["influence"])
 
 
 def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:

@@ -194,3 +194,12 @@ def call(block: nn.Module, hidden: Tensor, arguments: tuple[tuple[Any, ...], dic
         out = block(hidden, *arguments[0], **arguments[1])
     first: Tensor = out[0] if isinstance(out, tuple) else out
     return first
+
+
+def influence(before: Any, after: Any) -> float:
+    """How much a block turns its hidden states: 1 - mean cosine of its input and its output over all tokens (ShortGPT's block
+    influence, arXiv 2403.03853). before, after: (windows, tokens, width), read window by window."""
+    means = []
+    for x, y in zip(before, after, strict=True):
+        means.append(torch.cosine_similarity(torch.tensor(x), torch.tensor(y), dim=-1).mean().item())
+    return float(1 - sum(means) / len(means))

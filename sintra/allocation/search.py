@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sintra.allocation import pruning
 from sintra.allocation.kin import belief
 from sintra.allocation.problem import QUALITY, Problem, floored
 from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
@@ -104,20 +105,14 @@ def caches(study: Study, plan: Plan, history: History, model: Surrogate, best: M
 
 
 def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Proposal]:
-    """Without a block, in the two pockets at a third and three quarters of the depth that lose least (EvoPress's published
-    optima): only where nothing else holds the limits, since without healing a block costs more than bits do."""
+    """Without blocks, where quantization alone can't hold the limits: the best mix so far on the blocks that are left."""
     order = ranked(history.candidates, study.goal)
-    layers = history.layers or 0
-    if not study.planner_options["max_dropped"] or layers < 4 or not order or not judge(order[0], study.goal).violated:
-        return []
-    if any(recipe.drop for recipe, _ in history.tried):
-        return []
-    lowest = next((mix for c in order if (mix := mix_of(c.recipe, space))), None)
+    lowest = next((mix for c in order if not c.recipe.drop and (mix := mix_of(c.recipe, space))), None)
     found = []
-    for block in sorted({layers // 3, min(3 * layers // 4, layers - 2)}) if lowest else []:
-        mix = {new: kind for name, kind in (lowest or {}).items() if (new := moved(name, [block]))}
-        recipe = replace(plan.mixed(mix), drop=(block,))
-        found.append(Proposal(recipe, f"quantization alone can't hold the limits: without block {block}", plan.author))
+    for drop in pruning.candidates(study, history) if lowest else []:
+        mix = {new: kind for name, kind in (lowest or {}).items() if (new := moved(name, list(drop)))}
+        why = f"quantization alone can't hold the limits: without block {' and '.join(map(str, drop))}"
+        found.append(Proposal(replace(plan.mixed(mix), drop=drop), why, plan.author))
     return found
 
 

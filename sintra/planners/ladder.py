@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sintra.allocation import pruning
 from sintra.errors import UserError
 from sintra.judge import judge, ranked
 from sintra.planning import History
@@ -75,15 +76,10 @@ def compensated(study: Study, history: History, plain: list[Candidate]) -> list[
 
 
 def drops(study: Study, history: History) -> list[Proposal]:
-    """Without healing, a dropped block costs more than bits do: offered only when nothing else holds the limits."""
-    most, layers = study.planner_options["max_dropped"], history.layers
-    if not most or not layers or layers < 4 or any(c.recipe.drop for c in history.candidates):
+    """Without blocks, where no preset holds the limits."""
+    base = next((c.recipe for c in ranked(history.candidates, study.goal) if not c.recipe.drop), None)
+    if base is None:
         return []
-    order = ranked(history.candidates, study.goal)
-    if not order or not judge(order[0], study.goal).violated:
-        return []
-    base = order[0].recipe
-    # Two pockets at a third and three quarters of the depth lose least (EvoPress's published optima).
-    blocks = sorted({layers // 3, min(3 * layers // 4, layers - 2)})
-    why = "quantization alone can't hold the limits: one block dropped"
-    return [Proposal(Recipe(base.type, base.importance, (b,), rounding=base.rounding), why, "ladder") for b in blocks]
+    why = "quantization alone can't hold the limits: blocks dropped"
+    recipes = [Recipe(base.type, base.importance, d, rounding=base.rounding) for d in pruning.candidates(study, history)]
+    return [Proposal(r, why, "ladder") for r in recipes]

@@ -21,7 +21,7 @@ from sintra import lazy
 from sintra.errors import Infeasible
 from sintra.stage import Context, Stage
 from sintra.store import link_or_copy
-from sintra.stream import Model, Passing, call
+from sintra.stream import Model, Passing, call, influence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,8 @@ def run(context: Context) -> None:
     """Write NNN.npy (columns, columns) float32, mean over tokens; curvature.json; importance.npz.
 
     curvature.json: {"tensors": {GGUF tensor name: the number of its matrix, or a list of them, one for each expert},
-    "tokens", "unmapped": [[tensor, reason]]}. importance.npz: GGUF tensor name -> float32 vector of the row's length.
+    "influence": [of each block, see sintra.stream.influence], "tokens", "unmapped": [[tensor, reason]]}.
+    importance.npz: GGUF tensor name -> float32 vector of the row's length.
     """
     from sintra.layers import expert_names, gguf_names
     from sintra.layout import read_layout
@@ -93,6 +94,7 @@ class Found:
     of: dict[str, int | list[int]] = field(default_factory=dict)
     hits: list[int] = field(default_factory=list)
     unmapped: list[list[str]] = field(default_factory=list)
+    influence: list[float] = field(default_factory=list)
 
     @staticmethod
     def load(keep: Path) -> Found:
@@ -132,6 +134,7 @@ def walk(model: Model, names: dict[str, str], experts: dict[str, Bank], gguf: Pa
                 inputs.begin(i < text.plain)
                 after[i] = call(block, torch.from_numpy(np.array(before[i : i + 1])), parts.calls[number])[0].numpy()
         after.flush()
+        found.influence.append(influence(before[: text.plain], after[: text.plain]))
         model.drop(number)
         inputs.write(found, keep)
         found.blocks = number + 1
@@ -315,7 +318,8 @@ def publish(found: Found, context: Context) -> None:
         diagonals.append(np.load(context.keep / f"{number:03}.diagonal.npy"))
     rows = {n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)]) for n, of in found.of.items()}
     np.savez(context.out / "importance.npz", **rows)  # type: ignore[arg-type]
-    context.write_json("curvature.json", {"tensors": found.of, "tokens": max(found.hits), "unmapped": found.unmapped})
+    about = {"influence": found.influence, "tokens": max(found.hits), "unmapped": found.unmapped}
+    context.write_json("curvature.json", {"tensors": found.of, **about})
 
 
-STAGE = Stage("curvature", 2, run, tools=("torch", "transformers"))
+STAGE = Stage("curvature", 3, run, tools=("torch", "transformers"))

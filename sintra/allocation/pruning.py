@@ -1,0 +1,48 @@
+"""Which blocks to leave out: those that turn the hidden states least, then dropped and measured again, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sintra.judge import judge, ranked
+from sintra.planning import History
+from sintra.types import Candidate, Study
+
+SHORTLIST, FEWEST = 3, 4
+
+Drop = tuple[int, ...]
+
+
+def candidates(study: Study, history: History) -> list[Drop]:
+    """Sets of blocks to try next, or none: only where nothing else holds the limits, since without healing a dropped block
+    costs more than bits do.
+
+    One block more than the best set so far, from the SHORTLIST blocks of least influence that it keeps (SLEB's greedy
+    drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's block influence, arXiv 2403.03853).
+    """
+    most, layers = study.planner_options["max_dropped"], history.layers or 0
+    order = ranked(history.candidates, study.goal)
+    if not most or layers < FEWEST or not order or not judge(order[0], study.goal).violated:
+        return []
+    measured = {c.recipe.drop for c in history.candidates if c.recipe.drop}
+    held = best(order)
+    if len(held) >= most or any(len(d) == len(held) + 1 for d in measured):
+        return []
+    return longer(held, history.influence, layers)
+
+
+def best(order: Iterable[Candidate]) -> Drop:
+    """The longest set that was measured, the best of its length; () where none was."""
+    dropped = [c.recipe.drop for c in order if c.recipe.drop]
+    longest = max((len(d) for d in dropped), default=0)
+    return next((d for d in dropped if len(d) == longest), ())
+
+
+def longer(held: Drop, influence: tuple[float, ...], layers: int) -> list[Drop]:
+    """The set with one block more, for each of the blocks of least influence; where that is unknown, of the two pockets at a
+    third and three quarters of the depth that lose least (EvoPress's published optima, arXiv 2410.14649)."""
+    if len(influence) != layers:
+        pockets = sorted({layers // 3, min(3 * layers // 4, layers - 2)} - set(held))
+        return [tuple(sorted((*held, b))) for b in pockets]
+    left = sorted((b for b in range(layers) if b not in held), key=lambda b: influence[b])
+    return [tuple(sorted((*held, b))) for b in left[:SHORTLIST]]

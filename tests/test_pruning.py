@@ -1,0 +1,61 @@
+"""Which blocks are left out: block influence against transformers' own hidden states, and the greedy choice."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+from conftest import make_llama
+from test_planners import measured, study
+from test_stages import Lab
+from transformers import LlamaForCausalLM
+
+from sintra.allocation.pruning import SHORTLIST, best, candidates, longer
+from sintra.llama import Model
+from sintra.planning import History
+from sintra.stages import curvature
+from sintra.types import Recipe
+
+INFLUENCE = (0.9, 0.2, 0.1, 0.4, 0.3, 0.8)
+
+
+def test_influence_is_what_transformers_hidden_states_say(tmp_path, toolchain):
+    lab = Lab(tmp_path, make_llama(tmp_path / "model", hidden=64, layers=3), toolchain)
+    given = {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
+    out = lab.run(curvature, {"tokens": 256, "context": 64, "random": 0.2}, **given)
+    found = json.loads((out / "curvature.json").read_text())["influence"]
+    vocabulary = Model(lab.gguf / "model.gguf", 64, 1, vocab_only=True)
+    windows = vocabulary.windows((lab.root / "text" / "text.txt").read_text(), 256)
+    vocabulary.close()
+    net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
+    with torch.no_grad():
+        states = net.model(torch.from_numpy(windows).long(), output_hidden_states=True).hidden_states
+        net.model.norm = torch.nn.Identity()  # the last hidden state before the final norm
+        states = (*states[:-1], net.model(torch.from_numpy(windows).long()).last_hidden_state)
+    wanted = [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in itertools.pairwise(states)]
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_next_set_keeps_the_best_and_adds_the_least_influential():
+    assert longer((), INFLUENCE, 6) == [(2,), (1,), (4,)]
+    assert longer((2,), INFLUENCE, 6) == [(1, 2), (2, 4), (2, 3)]
+    assert longer((), (), 8) == [(2,), (6,)], "where the influence is unknown, two pockets"
+
+
+def history(given, *drops):
+    rows = [measured(Recipe("Q2_K"), 0.5, 90), *(measured(Recipe("Q2_K", drop=d), kld, 80) for d, kld in drops)]
+    return dataclasses.replace(History(tuple(rows), 6), influence=INFLUENCE)
+
+
+def test_blocks_go_one_after_the_other_and_only_as_far_as_allowed():
+    given = study(size=75, max_dropped=2)
+    assert candidates(given, history(given)) == [(2,), (1,), (4,)]
+    one = history(given, ((2,), 1.0), ((1,), 0.8), ((4,), 2.0))
+    assert best(sorted(one.candidates[1:], key=lambda c: c.value("kld_mean"))) == (1,)
+    two = candidates(given, one)
+    assert len(two) == SHORTLIST
+    assert all(len(d) == 2 and 1 in d for d in two)
+    assert candidates(given, history(given, ((1,), 0.8), ((1, 2), 0.9))) == [], "as many as allowed"
+    assert candidates(study(size=75, max_dropped=0), history(given)) == []
+    assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], "what holds needs no drop"
