@@ -97,6 +97,12 @@ class Model:
             raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
 
+    def bytes_of(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """How many bytes of text each token stands for; control tokens stand for none."""
+        room = ctypes.create_string_buffer(1024)
+        known = {int(i): self.lib.llama_token_to_piece(self.vocab, int(i), room, 1024, 0, False) for i in np.unique(ids)}
+        return np.array([max(0, known[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
+
     def normal_tokens(self) -> NDArray[np.int32]:
         """The ids of the ordinary tokens: no control, unknown, unused or byte token."""
         normal = self.lib.LLAMA_TOKEN_ATTR_NORMAL

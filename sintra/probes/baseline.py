@@ -23,7 +23,8 @@ WHOLE = 8192
 
 
 def run(context: Context) -> None:
-    """Write tokens.npy (windows, context), logp.npy and, for a large vocabulary, ids.npy and rest.npy."""
+    """Write tokens.npy (windows, context), logp.npy and, for a large vocabulary, ids.npy and rest.npy; nll.npy and bytes.npy,
+    how many bytes of text each scored token stands for, (windows, scored positions)."""
     gguf, text = context.inputs["gguf"] / "model.gguf", (context.inputs["text"] / "text.txt").read_text()
     with opened(gguf, context.params["context"], context.threads) as model:
         windows = model.windows(text, context.params["tokens"])
@@ -36,6 +37,7 @@ def run(context: Context) -> None:
             ids = _memmap(context, "ids.npy", np.int32, logp.shape)
             rest = _memmap(context, "rest.npy", np.float32, logp.shape[:1])
         nll = np.empty((len(windows), rows))
+        sizes = model.bytes_of(windows[:, first + 1 :])
         for i, window in enumerate(windows):
             found, at = model.log_probs(window, first), slice(i * rows, (i + 1) * rows)
             nll[i] = -found[np.arange(rows), window[first + 1 :]]
@@ -49,6 +51,7 @@ def run(context: Context) -> None:
     logp.flush()
     np.save(context.out / "tokens.npy", windows)
     np.save(context.out / "nll.npy", nll)
+    np.save(context.out / "bytes.npy", sizes)
     value = float(np.exp(nll.mean()))
     error = value * float(nll.mean(1).std(ddof=1) / np.sqrt(len(windows)))
     write(context, [Measurement("ppl", value, "1", "measured", error, nll.size, protocol=protocol(context, model.context))])
@@ -63,4 +66,4 @@ def _memmap(context: Context, name: str, kind: Any, shape: tuple[int, ...]) -> A
     return np.lib.format.open_memmap(context.out / name, "w+", kind, shape)
 
 
-STAGE = Stage("baseline", 1, run, tools=("llama-cpp-python",))
+STAGE = Stage("baseline", 2, run, tools=("llama-cpp-python",))

@@ -1,8 +1,9 @@
 """How far a variant's predictions are from the 16-bit model's, on the same tokens.
 
 Mean KL divergence in nats (the primary number), its 99.9th percentile, the share of positions with the same top token,
-perplexity and its ratio to the baseline's. Standard errors are bootstrapped over windows, since tokens within one are
-correlated. kld.npy keeps every position's divergence, so that two variants can be compared pair by pair.
+perplexity and its ratio to the baseline's, and bits per byte of text, by which models with different tokenizers can be
+compared. Standard errors are bootstrapped over windows, since tokens within one are correlated. kld.npy keeps every
+position's divergence, so that two variants can be compared pair by pair.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def run(context: Context) -> None:
     np.save(context.out / "kld.npy", kld.astype(np.float32))
     protocol = f"windows of {size}, second half scored"
     rows_found = measurements(kld, same, nll, np.asarray(base.nll), context.params["seed"], protocol)
+    rows_found.append(per_byte(nll, np.load(context.inputs["baseline"] / "bytes.npy"), context.params["seed"], protocol))
     prefix = context.params.get("prefix", "")
     write(context, [replace(m, metric=prefix + m.metric) for m in rows_found])
 
@@ -102,5 +104,14 @@ def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, pr
     ]
 
 
-STAGE = Stage("quality", 1, run, tools=("llama-cpp-python", "numpy"),
-              metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio"))  # fmt: skip
+def per_byte(nll: Array, sizes: Array, seed: int, protocol: str) -> Measurement:
+    """Bits that the model needs for a byte of the scored text; nll in nats, sizes in bytes, (windows, positions)."""
+    bits, count = nll.sum(1) / np.log(2), sizes.sum(1)
+    draws = np.random.default_rng(seed).integers(0, len(bits), (RESAMPLES, len(bits)))
+    spread = float((bits[draws].sum(1) / count[draws].sum(1)).std(ddof=1))
+    value = float(bits.sum() / count.sum())
+    return Measurement("bits_per_byte", value, "bits", "measured", spread, nll.size, protocol=protocol)
+
+
+STAGE = Stage("quality", 2, run, tools=("llama-cpp-python", "numpy"),
+              metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio", "bits_per_byte"))  # fmt: skip
