@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from sintra.tasks import DOIT_CONFIG, tasks
+from sintra.tasks import configured, tasks
 
 __all__ = ["DOIT_CONFIG", "task_sintra"]
+
+DOIT_CONFIG = configured(sys.argv[1:])
 
 Path("cache").mkdir(exist_ok=True, mode=0o700)  # doit opens its database in it before any task is made
 

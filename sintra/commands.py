@@ -21,6 +21,8 @@ from sintra.study import Workspace
 
 DOCS = {
     "optimize": "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
+    "sweep": "A study for each combination: doit sweep model=a,b hardware=x,y goal.max_kld=0.01,0.05",
+    "compare": "Several models for one device, and which to take: doit compare model=a,b hardware=NAME",
     "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
     "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
     "history": "Every result of every study: show, export as CSV or JSON, forget",

@@ -15,6 +15,7 @@ from sintra.store import Outcome, Store
 from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sha256
 
 SCHEMA = 1
+MARK = "~"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +128,8 @@ class Graph:
 
     def text(self, role: str) -> Step:
         """One of the texts."""
-        return self._import(self.texts[role], f"text-{role}")
+        mark = self.study.model.partition(MARK)[2]  # in a sweep over texts they'd share a name
+        return self._import(self.texts[role], f"text-{role}{MARK if mark else ''}{mark}")
 
     def toolchain(self) -> Step:
         """llama.cpp's converter."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from doit.reporter import ConsoleReporter
+
+AT_END: list[Callable[[], None]] = []  # called when everything has been tried, also after failures
 
 
 class Reporter(ConsoleReporter):  # type: ignore[misc]
@@ -34,3 +37,5 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Errors of doit itself."""
         for text in self.runtime_errors:
             print(text, file=sys.stderr)
+        for close in AT_END:
+            close()

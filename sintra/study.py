@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_by
 
 @dataclass
 class Workspace:
-    """A study with everything around it."""
+    """A study with everything around it. label: what steps are called by, where it isn't the model's name, since in a
+    sweep others have that."""
 
     root: Path
     study: Study
     store: Store
     conf: dict[str, Any]
+    label: str = ""
 
     @cached_property
     def digests(self) -> Digests:
@@ -65,7 +67,14 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        return Graph(self.study, pin, texts, self.root)
+        return Graph(replace(self.study, model=self.label or self.study.model), pin, texts, self.root)
+
+    def base(self) -> str:
+        """What steps depend on beside their recipe: equal for studies that share them."""
+        pin, study = self.pinned(), self.study
+        texts = {role: source.pin_file(self.root / path, self.digests).digest for role, path in study.texts.items()}
+        model = [pin.kind, pin.digest] if pin else [self.conf["model"]["source"], self.conf["model"]["revision"]]
+        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts]))
 
 
 def model_folder(root: Path, text: str) -> Path | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source
+from sintra import commands, config, result, rounds, source, sweep
 from sintra.errors import UserError
-from sintra.reporter import Reporter
+from sintra.reporter import AT_END, Reporter
 from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
@@ -24,12 +24,18 @@ from sintra.study import Workspace, open_workspace
 NAMED = 4
 START = time.monotonic()
 FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "help", "check"])
+MANY = ("sweep", "compare")
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
     "par_type": "thread", "verbosity": 2, "check_file_uptodate": "timestamp",
 }  # fmt: skip
+
+
+def configured(argv: list[str]) -> dict[str, Any]:
+    """doit's settings; in a sweep a failed study doesn't stop the others."""
+    return DOIT_CONFIG | ({"continue": True} if set(words(argv)) & set(MANY) else {})
 
 
 def words(argv: list[str]) -> list[str]:
@@ -41,31 +47,74 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
     raw, named = config.overrides_of(argv), words(argv)
     try:
-        place = None if (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        together = next((n for n in named if n in MANY), None)
+        if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
+            raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
+        places = sweep.opened(root, raw) if together else []
+        place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     yield from commands.tasks(root, raw, place)
-    if place:
+    if place or places:
         stop_when_told()
+    if place:
         yield from Chain(place).tasks()
+    if together:
+        yield from Many(root, raw, places, together).tasks()
+
+
+class Many:
+    """The studies of a sweep or a comparison: their chains side by side, with one table at the end."""
+
+    def __init__(self, root: Path, raw: list[str], places: list[Workspace], command: str) -> None:
+        self.root, self.raw, self.places, self.command = root, raw, places, command
+        self.ended: set[str] = set()
+
+    def tasks(self) -> Iterator[Task]:
+        """Every chain; one study's end doesn't wait for another's, and neither does the table."""
+        seen: set[str] = set()
+        for place in self.places:
+            yield from Chain(place, place.study.id, seen, self.done).tasks()
+        cells = [f"cell:{p.study.id}" for p in self.places]
+        yield Task(self.command, None, task_dep=cells, doc=commands.DOCS[self.command], has_subtask=True)
+        AT_END.append(self.close)
+
+    def done(self, made: dict[str, Any]) -> None:
+        """A study has ended."""
+        self.ended.add(made["study"])
+        say(f"ended   {made['study']}: {made['status']}")
+
+    def close(self) -> None:
+        """The table, also where some studies failed."""
+        from sintra import overview  # not on the no-op path
+
+        rows = sweep.results(self.root, self.places, self.ended)
+        overview.tell(self.root, self.raw, rows, self.command)
 
 
 class Chain:
-    """The rounds of one study as tasks."""
+    """The rounds of one study as tasks. Beside others: mark, the study's name, is in the tasks that are its own; seen are the
+    steps that are tasks already; done is called with the result in the place of printing it."""
 
-    def __init__(self, place: Workspace) -> None:
-        self.place = place
-        self.seen: set[str] = set()
+    def __init__(self, place: Workspace, mark: str = "", seen: set[str] | None = None,
+                 done: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
+        self.place, self.mark, self.done = place, mark, done
+        self.seen = set() if seen is None else seen
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
-        yield _task("resolve", self.resolve, [self._resolved], "Pin a hub model to its commit")
+        first, last = self.named("resolve"), self.named("cell") if self.mark else "optimize"
+        yield _task(first, self.resolve, [self._resolved], "Pin a hub model to its commit")
         known = rounds.recorded(self.place) if self.place.pinned() else []
         if self.place.conf["refresh"]:
             known = []
-        yield from self.round(known[0]) if known else self.frontier(1, ["resolve"])
-        yield _task("optimize", self.conclude, [False], commands.DOCS["optimize"], ["round:01"])
+        yield from self.round(known[0]) if known else self.frontier(1, [first])
+        yield _task(last, self.conclude, [False], commands.DOCS["optimize"], [self.named("round", 1)])
+
+    def named(self, kind: str, number: int | None = None) -> str:
+        """A task of this study's own."""
+        return ":".join([kind, *([self.mark] if self.mark else []), *([f"{number:02}"] if number is not None else [])])
 
     def round(self, given: rounds.Round) -> Iterator[Task]:
         """A recorded round: its steps, its group, and, unless it was the last, what comes after it."""
@@ -79,19 +128,21 @@ class Chain:
                 self.seen.add(step.name)
                 yield step_task(step, store, self.place.conf["timeout_s"], reasons.get(step.name))
         last = given["stop"] is not None
-        group = names if last else [*names, f"round:{number + 1:02}"]
-        yield Task(f"round:{number:02}", None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round")
+        group = names if last else [*names, self.named("round", number + 1)]
+        yield Task(
+            self.named("round", number), None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round"
+        )
         if not last:
             later = rounds.recorded(self.place)[number:]
             yield from self.round(later[0]) if later else self.frontier(number + 1, names)
 
     def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
         """The planner's next word, and the round that is made of it."""
-        name = f"propose:{number:02}"
+        name = self.named("propose", number)
         anew = number == 1 and self.place.conf["refresh"]
         written = rounds.path_of(self.place, number).exists
         yield _task(name, lambda: self.propose(number), [False if anew else written], f"Plan round {number}", after)
-        yield Task(f"round:{number:02}", None, loader=DelayedLoader(lambda: self.created(number), executed=name),
+        yield Task(self.named("round", number), None, loader=DelayedLoader(lambda: self.created(number), executed=name),
                    task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
 
     def created(self, number: int) -> Iterator[Task]:
@@ -100,7 +151,7 @@ class Chain:
         if len(known) >= number:
             yield from self.round(known[number - 1])
         else:
-            yield Task(f"round:{number:02}", None, has_subtask=True)
+            yield Task(self.named("round", number), None, has_subtask=True)
 
     def _resolved(self) -> bool:
         return not self.place.conf["refresh"] and self.place.pinned() is not None
@@ -117,12 +168,12 @@ class Chain:
         if number == 1:
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
-            say(intro(self.place))
+            say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
         given = rounds.next_round(graph, self.place.store, known, say)
         rounds.write_round(self.place, given)
-        say(f"round {number}: {summary(given)}")
+        say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
 
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
@@ -132,6 +183,9 @@ class Chain:
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         result.deliver(self.place, made, known, graph)
+        if self.done is not None:
+            self.done(made)
+            return bool(made["status"] == "met")
         print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
         if made["status"] != "met" and (line := result.adviser_at_hand(self.place.study.planner)):

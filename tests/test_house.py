@@ -37,7 +37,8 @@ LAYERS = [
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "steps", "reporter", "forget"},
-    {"dryrun", "calibration", "past"},
+    {"dryrun", "calibration", "past", "sweep", "pareto", "recommend"},
+    {"overview"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}
