@@ -39,7 +39,7 @@ LAYERS = [
     {"rounds", "result", "steps", "reporter", "forget"},
     {"dryrun", "calibration", "past", "sweep", "pareto", "recommend"},
     {"overview"},
-    {"commands", "tasks"},
+    {"commands", "tasks", "__main__"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))

@@ -12,7 +12,7 @@ from sintra.allocation.recipes import mix_of
 from sintra.llm import prompt
 from sintra.llm.edits import Edit, Scope, chosen, parse, schema, wrong
 from sintra.planners import llm
-from sintra.planning import ADVISER
+from sintra.planning import ADVISER, EXPLORER
 
 SCOPE = Scope(matrices(), TYPES, 8)
 MODULES |= {"llm": llm, "hybrid": llm}
@@ -114,7 +114,24 @@ def test_it_can_never_hurt(alone, planner, model):
     assert run.best() <= 1.05 * alone.best()
     if model != "down":
         assert len(run.asked) <= llm.TRIALS + llm.ATTEMPTS, "a model that repeats itself is asked no more"
-    assert {p.author for r in run.rounds for p in r if p.recipe.complete} <= {planner, ADVISER}
+    assert {p.author for r in run.rounds for p in r if p.recipe.complete} <= {planner, ADVISER, EXPLORER}
+
+
+def test_who_goes_round_in_circles_is_asked_no_more_and_something_new_is_tried():
+    """A model that only ever forbids what the best mix doesn't have leads to what was measured already."""
+    world = World(0)
+    probe = Run(study(size=bits(world, 3.6)), World(0)).to_its_end()
+    held = {t for r, level in probe.tried if level == "search" and r.complete for _, t in r.tensors}
+    unused = next((t for t in TYPES if t not in held), None)
+    harmless = edit("allow", "all", 0, 7, unused or TYPES[-1])
+    run = Asked(study("hybrid", size=bits(world, 3.6)), World(0), lambda state, call: answer(harmless)).to_its_end()
+    explored = [p for r in run.rounds for p in r if p.author == EXPLORER]
+    assert len(explored) == 1
+    assert explored[0].level == "search"
+    assert "round in circles" in explored[0].why
+    assert run.hushed, "the loop is found in one round"
+    assert len(run.asked) == llm.ATTEMPTS
+    assert "measured already" in run.asked[1]["refused"][-1]
 
 
 def test_good_advice_reaches_the_target_sooner():

@@ -171,8 +171,7 @@ def test_a_study_with_advice_is_replayed_without_any(place, asked):
     first = place.result()
     assert done.returncode == 0, done.stderr
     advised = [c for c in first["candidates"] if c["author"] == "language model"]
-    assert [c["stated"] for c in advised] == [0.8]
-    assert "goes round in circles" in done.stderr + json.dumps(first)
+    assert {c["stated"] for c in advised} == {0.8}
     rounds = place.root / "outputs" / first["study"] / "rounds.json"
     plain = [w for w in words if not w.startswith(("planner.types", "planner.evaluations", "planner.learn"))]
     again = place.doit(*plain, "planner=replay", f"planner.replay={rounds}")

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import QUICK, ROOT
@@ -141,3 +143,30 @@ def test_several_values_need_a_sweep(project):
     done = project.doit("optimize", "hardware=laptop,jetson_nano")
     assert done.returncode == 2
     assert done.stderr.strip() == "sintra: hardware=laptop,jetson_nano names several: use `doit sweep` or `doit compare`"
+
+
+def test_the_same_through_hydra(project, tiny):
+    """A real @hydra.main application, with its basic launcher; the second job finds the first one's steps."""
+    folder = project.root / "conf2" / "model"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(f"name: mine\nsource: {tiny}\n")
+    words = ("hardware=jetson_nano,laptop", "model=mine", "goal.max_kld=1", *QUICKER)
+    command = [sys.executable, "-m", "sintra", "-m", *words]
+    done = subprocess.run(command, cwd=project.root, env=project.env(SINTRA_CONF_PATH=str(folder.parent)), capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    built = project.built(done)
+    assert len(built) == len(set(built))
+    results = [json.loads(p.read_text()) for p in (project.root / "outputs").glob("mine-*/result.json")]
+    assert {r["hardware"] for r in results} == {"jetson_nano", "laptop"}
+    elsewhere = subprocess.run(command, cwd=folder, env=project.env(), capture_output=True, text=True)
+    assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (2, 1)
+
+
+def test_what_a_sweeper_makes_small():
+    from sintra.__main__ import value
+
+    winner = {"measurements": [{"metric": "size_bytes", "value": 5.0}, {"metric": "device_tg_tps", "value": 7.0}]}
+    assert value({"goal": {"minimise": "size_bytes"}, "status": "met", "winner": winner}) == 5
+    assert value({"goal": {"maximise": "device_tg_tps"}, "status": "met", "winner": winner}) == -7
+    assert value({"goal": {"minimise": "size_bytes"}, "status": "unmet", "winner": winner}) == float("inf")
