@@ -23,7 +23,7 @@ from sintra.study import Workspace, open_workspace
 
 NAMED = 4
 START = time.monotonic()
-FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "help", "check"])
+FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check"])
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
 
 DOIT_CONFIG = {

@@ -30,13 +30,17 @@ LAYERS = [
         "matrices",
         "gguf_parts",
         "presets",
+        "evaluation",
+        "views",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
     {"stages", "probes", "planners", "exports"},
     {"graph", "study", "worker", "run"},
     {"bounds", "known"},
     {"rounds", "result", "steps", "reporter", "forget"},
-    {"dryrun"},
+    {"dryrun", "delivered"},
+    {"anatomy"},
+    {"pages"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

@@ -1,7 +1,7 @@
 """A task's questions to a model, through lm-eval: how many are right, and how many answers are no longer the baseline's.
 
-A study's goal can limit the share of the baseline's score that is kept (goal.min_task_retention). While variants are ranked every
-other item is asked; all of them decide. Accuracy hides much: many answers can flip both ways and leave it unchanged
+A study's goal can limit the share of the baseline's score that is kept (goal.min_task_retention). While variants are ranked
+every other item is asked; all of them decide. Accuracy hides much: many answers can flip both ways and leave it unchanged
 (arXiv 2407.09141), hence agreement and flips beside it.
 """
 
@@ -75,7 +75,7 @@ def scored(context: Context, model: Model) -> Scored:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEED)
     random.seed(0)
-    np.random.seed(SEED)  # noqa: NPY002
+    np.random.seed(SEED)
     samples = None
     if context.params["part"] == "half":
         samples = {name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()}
