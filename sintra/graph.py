@@ -201,16 +201,16 @@ class Graph:
     def task(self, name: str, recipe: Recipe | None, part: str) -> Step:
         """A task put to a variant, or to the 16-bit model (recipe None), which it is compared with."""
         probe, source = self.study.probe, self.tasks[name]
-        params = {"name": name, "part": part, "context": probe["task_context"], "seed": self.study.seed,
-                  "run_code": probe["run_code"]}  # fmt: skip
+        params = {"name": name, "part": part, "context": probe["task_context"], "seed": self.study.seed}
+        hints = {"run_code": probe["run_code"]}
         inputs = {"gguf": self.quantize(recipe) if recipe else self.convert()}
         if source:
             inputs["task"] = self._import(source, f"task-{name}")
         if recipe is None:
-            return self.step("tasks", f"{self.study.model}-{name}-{part}", params, inputs)
+            return self.step("tasks", f"{self.study.model}-{name}-{part}", params, inputs, hints)
         inputs["baseline"] = self.task(name, None, part)
         cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}
-        return self.step("tasks", f"{self.study.model}-{recipe.name}-{name}-{part}", params | cache, inputs)
+        return self.step("tasks", f"{self.study.model}-{recipe.name}-{name}-{part}", params | cache, inputs, hints)
 
     def variant(self, recipe: Recipe, level: str) -> Variant:
         """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""

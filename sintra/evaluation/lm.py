@@ -102,7 +102,8 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         """The text that greedy decoding says after a context, up to a stop, end of text or `most` tokens."""
         if most >= self.max_length:
             raise Infeasible("refused", f"{most} tokens to generate don't fit into a context of {self.max_length}")
-        ids, said, text = self.tok_encode(context)[-(self.max_length - most) :], [], ""
+        ids, text = self.tok_encode(context)[-(self.max_length - most) :], ""
+        said: list[int] = []
         while len(said) < most and not any(stop and stop in text for stop in until):
             token = int(self.logits(ids + said, len(ids) + len(said) - 1)[-1].argmax())
             if self.model.ends(token):

@@ -15,6 +15,7 @@ from typing import Any
 
 from sintra.errors import Transient, UserError
 from sintra.evaluation.compare import Scored, measurements
+from sintra.evaluation.spec import FILE, read
 from sintra.llama import Model, opened
 from sintra.report import write
 from sintra.stage import Context, Stage
@@ -55,7 +56,7 @@ def protocol(context: Context) -> str:
 
     which = "every other item" if context.params["part"] == "half" else "all items"
     how = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {which}"
-    if context.params["run_code"]:
+    if "task" in context.inputs and read(context.inputs["task"] / FILE).get("kind") == "code":
         from sintra.evaluation.code import network_is_cut
 
         how += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"
@@ -91,7 +92,7 @@ def load(context: Context) -> Any:
 
     name = context.params["name"]
     if "task" in context.inputs:
-        task = task_of(context.inputs["task"], name, context.params["run_code"])
+        task = task_of(context.inputs["task"], name, context.hints["run_code"])
         return TaskManager(include_defaults=False).load([task])
     manager = TaskManager()
     if name not in manager.all_tasks:

@@ -35,7 +35,7 @@ def page(found: dict[str, Any]) -> str:
 def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
     """A figure with places for its cells, in pixels."""
     kinds, outside = columns(figure["whole"])
-    lines = [("before", None, [n for n in outside if n.startswith("token")])]
+    lines: list[tuple[str, int | None, list[str]]] = [("before", None, [n for n in outside if n.startswith("token")])]
     lines += [(f"block {b}", b, [f"blk.{b}.{k}" for k in kinds]) for b in range(layers)]
     lines.append(("after", None, [n for n in outside if not n.startswith("token")]))
     lines = [line for line in lines if line[2]]
