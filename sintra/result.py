@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -168,8 +169,23 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
             lines.append(f"{candidate.recipe.name:<18}  failed: {candidate.failure.kind}: {candidate.failure.message}"[:160])
     if len(order) < len(everything):
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
+    lines += task_lines(order)
     lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
     return "\n".join(lines)
+
+
+def task_lines(order: list[Candidate]) -> list[str]:
+    """What the tasks said of each candidate whose quality is decided."""
+    lines = []
+    for candidate in (c for c in order if c.decided):
+        for name in [m.metric.split(":")[1] for m in candidate.measurements if re.fullmatch(r"task:[^:]+:retention", m.metric)]:
+            kept, same = candidate.find(f"task:{name}:retention"), candidate.find(f"task:{name}:agreement")
+            assert kept is not None
+            answers = f", {same.value:.1%} of {same.n} answers the same" if same else ""
+            lines.append(
+                f"task {name}: {candidate.recipe.name} keeps {kept.value:.4f} +-{kept.stderr or 0:.4f} of the score{answers}"
+            )
+    return lines
 
 
 def _line(candidate: Candidate, verdict: Verdict) -> str:

@@ -122,10 +122,12 @@ def test_mistakes_in_a_task(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
-def test_mistakes_in_rows(tmp_path):
-    given = spec.read(write(tmp_path, "mine", f"kind: answer\ndata: rows.jsonl\nanswer: right\n{PROMPT}"))
-    with pytest.raises(UserError, match=r"rows\.jsonl, row 1 has no 'right'"):
-        spec.check_rows(given, spec.rows(tmp_path / "rows.jsonl"), "rows.jsonl")
+def test_mistakes_in_rows(tmp_path, project):
+    path = write(tmp_path, "mine", f"kind: answer\ndata: rows.jsonl\nanswer: right\n{PROMPT}")
+    done = project.doit("optimize", "hardware=laptop", f"probe.tasks=[{path}]")
+    assert done.returncode == 2
+    assert "rows.jsonl, row 1 has no 'right'" in done.stderr
+    assert project.built(done) == []
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n[1]\n')
     with pytest.raises(UserError, match="line 2: not a JSON object"):
         spec.rows(tmp_path / "rows.jsonl")

@@ -147,6 +147,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def check(path: Path) -> None:
+    """Every row of a task's data, before a study starts. Raises UserError."""
+    given = read(path)
+    for name in data_of(given):
+        found = rows(data_file(path, name))
+        if "kind" in given:
+            check_rows(given, found, Path(name).name)
+
+
 def check_rows(given: dict[str, Any], found: list[dict[str, Any]], name: str) -> None:
     """Whether every row has the columns that a user's task names. Raises UserError with the row."""
     wanted = {c for key in TEMPLATES if isinstance(given.get(key), str) for c in columns(given[key])}
