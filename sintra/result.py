@@ -22,6 +22,7 @@ from sintra.study import Workspace
 from sintra.types import Candidate, Goal, Verdict, canonical, sha256
 
 SHOWN = 12
+PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -97,6 +98,8 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], gr
             point(place.root, place.study.id)
             return
     out.mkdir(parents=True, exist_ok=True)
+    for name in PAGES:  # of another winner
+        (out / name).unlink(missing_ok=True)
     winner = result["winner"]
     if winner:
         materialise(place.store, winner["artifact"]["sha256"], out / "model.gguf")
@@ -136,7 +139,7 @@ def manifest(place: Workspace, result: dict[str, Any], graph: Graph) -> dict[str
     for path in sorted(place.outputs.iterdir()):
         if path.name == "model.gguf" and result["winner"]:
             files[path.name] = result["winner"]["artifact"]["sha256"]
-        elif path.is_file() and path.name != "manifest.json" and not path.name.startswith("."):
+        elif path.is_file() and path.name not in ("manifest.json", *PAGES) and not path.name.startswith("."):
             files[path.name] = sha256(path.read_text())
     return {
         "study": place.study.id, "sintra": __version__, "files": files, "overrides": list(place.study.overrides),

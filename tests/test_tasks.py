@@ -15,13 +15,11 @@ from sintra.run import run_step
 from sintra.study import open_workspace, study_of
 
 ROWS = [
-    {"story": "Nora had two plums. Pell brought two more plums.", "ask": "How many plums does Nora have?", "is": "four"},
-    {
-        "story": "Sven had six candles. Jory brought three more candles.",
-        "ask": "How many candles does Sven have?",
-        "is": "nine",
-    },
-]
+    {"story": "Kaia had two candles. Ines brought two more candles. Now Kaia had four candles.",
+     "ask": "How many candles does Kaia have?", "is": "four"},
+    {"story": "Sven had six plums. Jory brought three more plums. Now Sven had nine plums.",
+     "ask": "How many plums does Sven have?", "is": "nine"},
+]  # fmt: skip
 PROMPT = 'prompt: "{{story}}\\nQuestion: {{ask}}\\nAnswer:"\n'
 
 
@@ -51,7 +49,7 @@ def ask(tmp_path_factory, toolchain):
 
 def test_lm_eval_through_transformers_finds_the_same(ask, tmp_path):
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", "pretrained=models/fable,dtype=float32"]
-    command += ["--tasks", "fable", "--include_path", "models/tasks", "--device", "cpu", "--batch_size", "8", "--limit", "100"]
+    command += ["--tasks", "fable", "--include_path", "models/tasks", "--device", "cpu", "--batch_size", "8", "--limit", "60"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "data"), "HOME": str(tmp_path)}
     env = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **offline}
     done = subprocess.run([*command, "--log_samples", "--output_path", str(tmp_path)], cwd=ROOT, env=env, capture_output=True)
@@ -59,9 +57,9 @@ def test_lm_eval_through_transformers_finds_the_same(ask, tmp_path):
     (path,) = tmp_path.rglob("samples_fable_*.jsonl")
     theirs = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda r: r["doc_id"])
     found, items = ask("fable", "fable")
-    ours = items[:100]
-    assert len(theirs) == 100
-    assert sum(r["acc"] for r in theirs) == sum(score for _, score, _ in ours) > 50
+    ours = items[:60]
+    assert len(theirs) == 60
+    assert sum(r["acc"] for r in theirs) == sum(score for _, score, _ in ours) > 30
     chosen = [max(range(4), key=lambda i, r=r: float(r["filtered_resps"][i][0])) for r in theirs]
     assert chosen == [answer for _, _, answer in ours]
     whole = [score for _, score, _ in items]
@@ -88,16 +86,39 @@ def test_every_kind_of_a_users_task(ask, tmp_path):
     assert "code in a child, network " in found["task:program:acc"]["protocol"]
 
 
-def test_texts_as_long_as_they_are(ask, tmp_path):
-    text = (ROOT / "models" / "texts" / "report.txt").read_text()
-    rows = [{"text": text[:3000]}, {"text": "Nora had two plums."}]
-    native = {"task": "x", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-              "test_split": "test", "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
-              "metric_list": [{"metric": "byte_perplexity"}]}  # fmt: skip
-    path = write(tmp_path, "roll", json.dumps(native), rows)
-    short, _ = ask("fable_mini", path, "probe.task_context=64")
-    long, _ = ask("fable_mini", path)
-    assert 1 < long["task:roll:byte_perplexity"]["value"] < short["task:roll:byte_perplexity"]["value"] < 3
+def test_texts_and_answers_are_lm_evals_too(ask, toolchain, monkeypatch):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from sintra.evaluation.lm import LlamaLM
+    from sintra.llama import opened
+    from sintra.store import Store
+
+    def asked(kind, *args):
+        return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(args)]
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = open_workspace(ROOT, ["model=fable", f"store.path={toolchain}"])
+    step = place.graph().convert()
+    for needed in step.all():
+        run_step(needed, place.store)
+    sha = next(f.sha256 for f in step.outcome(place.store).files if f.path == "model.gguf")
+    text = (ROOT / "models" / "texts" / "report.txt").read_text()[:1500]
+    stories = [r["story"] for r in ROWS]
+    options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 16}
+    for size in (64, 512):
+        theirs = HFLM(pretrained=str(ROOT / "models" / "fable"), dtype="float32", device="cpu", max_length=size, batch_size=1)
+        with opened(Store(toolchain).blob(sha), size, 1) as model:
+            ours = LlamaLM(model)
+            for kind, args in (("loglikelihood_rolling", [(text,), ("Nora",)]),
+                               ("loglikelihood", [(text, " Nora"), ("", "Nora had"), (text, " Nora had")])):  # fmt: skip
+                want, got = (getattr(lm, kind)(asked(kind, *args)) for lm in (theirs, ours))
+                first = [x if isinstance(x, float) else x[0] for x in want]
+                assert [x if isinstance(x, float) else x[0] for x in got] == pytest.approx(first, rel=1e-3, abs=0.01)
+            if size > 64:
+                args = [(s, options) for s in stories]
+                want, got = (lm.generate_until(asked("generate_until", *args)) for lm in (theirs, ours))
+                assert got == want
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Tokens, truncation and the token before an empty context are those of lm-eval's transformers model (HFLM), so that the same
 task gives the same number of right answers through both: special tokens in the text are parsed, begin of text comes first
-where the vocabulary says so, and what is too long is cut on the left.
+where the vocabulary says so, and what is too long is cut on the left. One difference is known: a text that begins with a space,
+with nothing before it, gets SentencePiece's own extra space here, as in llama.cpp, and none from transformers' fast tokenizers.
 """
 
 from __future__ import annotations

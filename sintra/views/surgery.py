@@ -11,7 +11,7 @@ from sintra.views.page import render
 # Fills from few bits to many, all light enough for black text (contrast over 7:1) in light and dark.
 FILLS = ((2.0, "#ff9d8a"), (3.0, "#ffbd80"), (4.0, "#ffdc82"), (5.0, "#e9ec9a"), (6.0, "#bfe6b0"), (8.0, "#a9dcea"),
          (12.0, "#b9c8f5"), (float("inf"), "#dcd0f0"))  # fmt: skip
-WIDTH, HEIGHT, LEFT, TOP, GAP = 104, 46, 74, 26, 4
+WIDTH, HEIGHT, LEFT, TOP, GAP = 104, 46, 88, 26, 4
 
 
 def fill(bits: float) -> str:
@@ -35,10 +35,10 @@ def page(found: dict[str, Any]) -> str:
 def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
     """A figure with places for its cells, in pixels."""
     kinds, outside = columns(figure["whole"])
-    lines: list[tuple[str, int | None, list[str]]] = [("before", None, [n for n in outside if n.startswith("token")])]
+    first = [n for n in outside if n.startswith("token")]
+    lines: list[tuple[str, int | None, list[str]]] = [(n.removesuffix(".weight"), None, [n]) for n in first]
     lines += [(f"block {b}", b, [f"blk.{b}.{k}" for k in kinds]) for b in range(layers)]
-    lines.append(("after", None, [n for n in outside if not n.startswith("token")]))
-    lines = [line for line in lines if line[2]]
+    lines += [(n.removesuffix(".weight"), None, [n]) for n in outside if n not in first]
     most = max((c["share"] or 0.0 for c in figure["tensors"].values()), default=0.0)
     rows = []
     for number, (label, block, names) in enumerate(lines):
@@ -61,7 +61,7 @@ def columns(names: list[str]) -> tuple[list[str], list[str]]:
 
 def placed(figure: dict[str, Any], name: str, column: int, y: int, most: float, dropped: bool) -> dict[str, Any]:
     """A cell: where it is, what it says, and all that is known in its title."""
-    place = {"x": LEFT + column * (WIDTH + GAP), "y": y, "name": name.removesuffix(".weight")}
+    place = {"x": LEFT + column * (WIDTH + GAP), "y": y}
     c = figure["tensors"].get(name)
     if dropped or c is None:
         return place | {"type": "dropped", "note": "", "fill": "none", "bar": 0.0, "said": f"{name}: left out"}
