@@ -217,17 +217,31 @@ def layout_of(project):
     return json.loads((project.root / "cache" / "cas" / sha[:2] / sha).read_text())["tensors"]
 
 
-def test_a_dropped_block_is_drawn_and_priced():
-    from sintra.views import surgery
-
-    names = [f"blk.{b}.attn_q.weight" for b in range(3)]
-    cell = {"type": "Q4_K", "bits": 4.5, "bytes": 9, "shape": [4, 4], "share": 0.5, "error": 0.01}
-    figure = {"name": "all-Q4_K-drop1", "bytes": 18, "kld": 0.5, "kld_error": 0.1, "bits": 4.5, "dropped": [1], "kv": "f16",
-              "tensors": {n: cell for n in names if n != names[1]}, "norms": ["F32"], "whole": names}  # fmt: skip
-    found = {"model": "m", "hardware": "<h>", "winner": figure, "layers": 3, "stock": None, "cost": "0.2 more", "probes": []}
-    html = surgery.page(found)
-    assert html.count(">dropped</text>") == 1
+def test_a_dropped_block_is_drawn_and_priced(project, tiny):
+    whole = {"type": "Q4_K_M", "tensors": [[".*", "Q4_K"]]}
+    (project.root / "two.yaml").write_text(json.dumps({"recipes": [whole, {**whole, "drop": [1]}]}))
+    run = ("optimize", "hardware=laptop", f"model={tiny}", "probe=quick", "planner=replay", "planner.replay=two.yaml")
+    done = project.doit(*run, "goal=small", "goal.max_kld=50")
+    assert done.returncode == 0, done.stderr
+    result = project.result()
+    assert result["winner"]["recipe"]["drop"] == [1], "the smaller one wins"
+    said = project.doit("surgery")
+    assert said.returncode == 0, said.stderr
+    words = re.search(r"without blocks 1: ([\d.]+) nats on the search text against ([\d.]+) .*: ([\d.-]+) more", said.stdout)
+    with_it, without, more = (float(words[i]) for i in (2, 1, 3))
+    assert more == pytest.approx(without - with_it, abs=1e-5)
+    html = (project.root / "outputs" / "latest" / "surgery.html").read_text()
+    assert html.count(">dropped</text>") == 7, "each matrix of the block"
+    assert html.count('class="cell"') == 7 + 2, "of the other block, the embedding and the output"
     assert "Left out: block 1." in html
-    assert "0.2 more" in html
-    assert "&lt;h&gt;" in html, "what comes from outside is escaped"
-    assert "without blocks 1: 0.2 more" in surgery.text(found)
+    assert "measured no sensitivities" in html, "a replay knows none"
+    assert html.count("<svg") == 1, "it made no stock preset"
+
+
+def test_what_comes_from_outside_is_escaped():
+    from sintra.views import ab
+
+    answer = {"prompt": "<b>", "original": ["<i>"], "variant": ["&"], "parted": 0, "kld": [0.2]}
+    html = ab.page({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")
+    assert "&lt;b&gt;" in html
+    assert not re.search("<(b|i|m)>", html)
