@@ -11,11 +11,13 @@ import importlib.util
 import json
 import os
 import random
+from pathlib import Path
 from typing import Any
 
 from sintra.errors import Transient, UserError
 from sintra.evaluation.compare import Scored, measurements
 from sintra.evaluation.spec import FILE, read
+from sintra.layout import read_layout
 from sintra.llama import Model, opened
 from sintra.report import write
 from sintra.stage import Context, Stage
@@ -41,13 +43,9 @@ def run(context: Context) -> None:
     write(context, measurements(params["name"], own, base, params["seed"], protocol(context)))
 
 
-def window(path: Any, most: int) -> int:
+def window(path: Path, most: int) -> int:
     """The model's own context length, or `most`."""
-    model = Model(path, 0, 1, vocab_only=True)
-    try:
-        return min(model.trained_context or most, most)
-    finally:
-        model.close()
+    return min(read_layout(path)["context"] or most, most)
 
 
 def protocol(context: Context) -> str:

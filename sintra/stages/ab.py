@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sintra import lazy
 from sintra.errors import Infeasible, UserError
+from sintra.layout import read_layout
 from sintra.llama import Model, log_softmax, opened
 from sintra.stage import Context, Stage
 
@@ -62,9 +63,10 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
     """The context that the longest prompt and its answer need. Raises Infeasible where the model has less."""
     model = Model(path, 0, 1, vocab_only=True)
     try:
-        need, most = max(len(encoded(model, p)) for p in prompts) + tokens + 1, model.trained_context
+        need = max(len(encoded(model, p)) for p in prompts) + tokens + 1
     finally:
         model.close()
+    most = read_layout(path)["context"]
     if most and need > most:
         raise Infeasible("refused", f"the longest prompt and {tokens} tokens make {need}, the model's context is {most}")
     return max(need, 32)
