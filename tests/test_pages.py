@@ -150,7 +150,7 @@ CONTRAST = """() => {
     const words = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
     if (!words || ['title', 'desc'].includes(e.tagName)) continue;
     const svg = e.tagName === 'text';
-    const cell = svg && e.parentElement.querySelector('rect.cell');
+    const cell = svg && e.parentElement.tagName === 'g' && e.parentElement.querySelector('rect.cell');
     const fore = rgb(svg ? getComputedStyle(e).fill : getComputedStyle(e).color).slice(0, 3);
     const back = cell ? rgb(getComputedStyle(cell).fill) : behind(svg ? e.ownerSVGElement.parentElement : e);
     const [a, b] = [lum(fore), lum(back)].sort((x, y) => y - x);
