@@ -16,7 +16,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra import commands, config, result, rounds, source
 from sintra.errors import UserError
-from sintra.evaluation.spec import check as check_task
+from sintra.evaluation.spec import check as check_tasks
 from sintra.reporter import Reporter
 from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
@@ -116,8 +116,7 @@ class Chain:
     def propose(self, number: int) -> None:
         """Write the round's file."""
         if number == 1:
-            for task in filter(None, self.place.tasks.values()):
-                check_task(Path(task.locator))
+            check_tasks(self.place.tasks.values())
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
             say(intro(self.place))

@@ -154,6 +154,17 @@ def test_mistakes_in_rows(tmp_path, project):
         spec.rows(tmp_path / "rows.jsonl")
 
 
+def test_without_lm_eval(tmp_path, monkeypatch):
+    import importlib.util
+
+    path = write(tmp_path, "mine", f"kind: answer\ndata: rows.jsonl\nanswer: is\n{PROMPT}")
+    place = open_workspace(ROOT, [f"store.path={tmp_path / 'cache'}", f"probe.tasks=[{path}]"])
+    spec.check(place.tasks.values())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install .*\[tasks\]"):
+        spec.check(place.tasks.values())
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -7,8 +7,10 @@ a prompt and an answer, each a column's name or a Jinja template. A file that ha
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +149,17 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def check(path: Path) -> None:
-    """Every row of a task's data, before a study starts. Raises UserError."""
+def check(found: Iterable[Source | None]) -> None:
+    """Before a study starts: whether tasks can be asked at all, and every row of their data. Raises UserError."""
+    for number, source in enumerate(found):
+        if number == 0 and importlib.util.find_spec("lm_eval") is None:
+            raise UserError("tasks need lm-eval: pip install -c constraints.txt -e '.[tasks]'")
+        if source:
+            check_data(Path(source.locator))
+
+
+def check_data(path: Path) -> None:
+    """Every row of a task's data. Raises UserError."""
     given = read(path)
     for name in data_of(given):
         found = rows(data_file(path, name))
