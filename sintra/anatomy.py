@@ -21,7 +21,8 @@ MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
 
 
 def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
-    """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None, "probes": rows}.
+    """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None, "probes": rows,
+    "modelled": whether the study fitted a model of the damage}.
 
     A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "norms", "tensors": {original name: cell}}, a cell:
     {"type", "bits" a weight, "bytes", "shape", "share": of the damage that the model of it foresees, "error": relative error of
@@ -36,7 +37,7 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     return {
         "model": done.place.study.model, "hardware": done.place.study.hardware.title, "winner": winner,
         "layers": base["shape"]["layers"], "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.drop else None, "probes": probed(done, seen, model),
+        "cost": cost(done, seen, winner) if done.recipe.drop else None, "probes": probed(done, seen, model), "modelled": model is not None,
     }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def figure(done: Delivered, recipe: Recipe, base: Layout, seen: History, model: 
     held = {t[0]: t for t in layout["tensors"]}
     back = {new: t[0] for t in base["tensors"] if (new := moved(t[0], list(recipe.drop)))}
     cells = {back[name]: cell(row) for name, row in held.items() if len(row[3]) > 1 and name in back}
-    shares = foreseen(model, {name: c["type"] for name, c in cells.items()})
+    shares = foreseen(model, {name: c["type"] for name, c in cells.items()}) if recipe.complete else {}
     errors = distortions(seen, recipe, {name: c["type"] for name, c in cells.items()})
     for name, found in cells.items():
         found |= {"share": shares.get(name), "error": errors.get(name)}
@@ -80,11 +81,11 @@ def cell(row: list[Any]) -> dict[str, Any]:
 
 
 def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]:
-    """Each tensor's share of the damage that the fitted model foresees for these types."""
-    if model is None:
+    """Each tensor's share of the damage that the fitted model foresees; nothing where it doesn't know one of the types."""
+    weights = model.weights() if model else {}
+    if any(t not in weights.get(n, {}) for n, t in types.items()):
         return {}
-    weights = model.weights()
-    parts = {n: weights[n][t] for n, t in types.items() if t in weights.get(n, {})}
+    parts = {n: weights[n][t] for n, t in types.items()}
     total = sum(parts.values())
     return {n: p / total for n, p in parts.items()} if total else {}
 

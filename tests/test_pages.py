@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, Project
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
-QUICK = ("model=fable_mini", "probe=quick", "planner.types=[Q2_K,Q4_K,Q8_0]", "planner.evaluations=5",
-         "probe.calibration_tokens=512", "planner.rounding=nearest")  # fmt: skip
+QUICK = ("model=fable_mini", "probe=quick", "planner.types=[Q2_K,Q8_0]", "planner.evaluations=4",
+         "probe.calibration_tokens=512", "planner.rounding=nearest", "texts.second=null")  # fmt: skip
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 

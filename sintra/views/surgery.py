@@ -29,7 +29,7 @@ def page(found: dict[str, Any]) -> str:
     legend = list(zip((c for _, c in FILLS), words, strict=True))
     known = any(c["share"] is not None for c in found["winner"]["tensors"].values())
     return render("surgery.html", figures=figures, legend=legend, known=known,
-                  **{k: found[k] for k in ("model", "hardware", "cost", "probes")})  # fmt: skip
+                  **{k: found[k] for k in ("model", "hardware", "cost", "probes", "modelled")})  # fmt: skip
 
 
 def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
