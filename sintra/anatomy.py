@@ -37,7 +37,8 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     return {
         "model": done.place.study.model, "hardware": done.place.study.hardware.title, "winner": winner,
         "layers": base["shape"]["layers"], "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.drop else None, "probes": probed(done, seen, model), "modelled": model is not None,
+        "cost": cost(done, seen, winner) if done.recipe.drop else None, "probes": probed(done, seen, model),
+        "modelled": model is not None,
     }  # fmt: skip
 
 
