@@ -79,10 +79,15 @@ def test_a_model_beside_itself(studied):
     winner, file = (project.doit("ab", "tokens=12", *more).stdout for more in ([], ["file=own.gguf"]))
     assert winner == file
     base = next(r for r in records(project) if r["stage"] == "convert")
-    sha = next(f["sha256"] for f in base["files"] if f["path"] == "model.gguf")
-    shutil.copy(project.root / "cache" / "cas" / sha[:2] / sha, project.root / "original.gguf")
+    shutil.copy(blob(project, base), project.root / "original.gguf")
     same = project.doit("ab", "tokens=12", "file=original.gguf").stdout
     assert "5 of 5 answers identical; mean KLD 0.00000 nats" in same
+
+
+def blob(project, record):
+    """Where a record's GGUF lies."""
+    sha = next(f["sha256"] for f in record["files"] if f["path"] == "model.gguf")
+    return project.root / "cache" / "cas" / sha[:2] / sha
 
 
 def records(project):
@@ -163,11 +168,14 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_ab_page(studied, browser, scheme):
     project, _ = studied
-    done = project.doit("ab", "tokens=24")
+    low = next(r for r in records(project) if r["stage"] == "quantize" and "all-Q2_K" in r["step"])
+    shutil.copy(blob(project, low), project.root / "low.gguf")
+    done = project.doit("ab", "tokens=24", "file=low.gguf")
     said = re.search(r"(\d) of 5 answers identical", done.stdout)[1]
     page = opened(browser, project.root / "outputs" / "latest" / "ab.html", scheme=scheme)
     assert f"{said} of 5 answers are identical" in page.inner_text("main")
     assert page.locator("section").count() == 5
+    assert int(said) < 5, "two bits a weight are too few for the same answers"
     assert page.locator("section:has(mark)").count() == 5 - int(said), "the place where they part is marked"
     parted = page.locator("section:has(mark)").first
     left, right = (parted.locator(".side").nth(i) for i in (0, 1))
