@@ -75,11 +75,11 @@ def test_ab_in_the_terminal(studied):
 def test_a_model_beside_itself(studied):
     """A file with the winner's bytes parts where the winner does; the original beside itself never."""
     project, _ = studied
-    shutil.copy(project.root / "outputs" / "latest" / "model.gguf", project.root / "own.gguf")
+    shutil.copyfile(project.root / "outputs" / "latest" / "model.gguf", project.root / "own.gguf")
     winner, file = (project.doit("ab", "tokens=12", *more).stdout for more in ([], ["file=own.gguf"]))
     assert winner == file
     base = next(r for r in records(project) if r["stage"] == "convert")
-    shutil.copy(blob(project, base), project.root / "original.gguf")
+    shutil.copyfile(blob(project, base), project.root / "original.gguf")
     same = project.doit("ab", "tokens=12", "file=original.gguf").stdout
     assert "5 of 5 answers identical; mean KLD 0.00000 nats" in same
 
@@ -169,7 +169,7 @@ CONTRAST = """() => {
 def test_ab_page(studied, browser, scheme):
     project, _ = studied
     low = next(r for r in records(project) if r["stage"] == "quantize" and "all-Q2_K" in r["step"])
-    shutil.copy(blob(project, low), project.root / "low.gguf")
+    shutil.copyfile(blob(project, low), project.root / "low.gguf")
     done = project.doit("ab", "tokens=24", "file=low.gguf")
     said = re.search(r"(\d) of 5 answers identical", done.stdout)[1]
     page = opened(browser, project.root / "outputs" / "latest" / "ab.html", scheme=scheme)
