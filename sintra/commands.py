@@ -30,6 +30,8 @@ DOCS = {
     "gc": "Delete what no study needs any more",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
+    "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
+    "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
@@ -47,6 +49,8 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "rollback": (lambda: rollback(root, store), [], None),
         "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
                                                                          "help": "a folder in outputs/"}], None),
+        "ab": (lambda: page("ab", root, raw), [], None),
+        "surgery": (lambda: page("surgery", root, raw), [], None),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
@@ -76,6 +80,13 @@ def export(name: str, root: Path, study: str) -> None:
     if not (folder / "result.json").exists():
         raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
     plugins.load("exports", name)(folder.resolve(), Store(root / "cache"))
+
+
+def page(name: str, root: Path, raw: list[str]) -> None:
+    """Run a command that leaves a page beside a result."""
+    from sintra import pages  # not on the no-op path
+
+    getattr(pages, name)(root, raw)
 
 
 def verify(store: Store) -> bool:
@@ -126,7 +137,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", "verify", "gc", "rollback", "export_ollama"):
+    for name in ("plan", "why", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

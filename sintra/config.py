@@ -61,6 +61,7 @@ class GoalConf:
     max_kld_p999: float | None = None
     max_ppl_ratio: float | None = None
     min_same_top: float | None = None
+    min_task_retention: float | None = None
     max_size_mb: float | None = None
     max_ram_gb: float | None = None
     min_tg_tps: float | None = None
@@ -107,6 +108,9 @@ class ProbeConf:
     speed_prompt: int = 256
     speed_generate: int = 64
     speed_repeat: int = 5
+    tasks: list[str] = field(default_factory=list)
+    task_context: int = 2048
+    run_code: bool = False
 
 
 @dataclass

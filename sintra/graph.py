@@ -97,18 +97,22 @@ class Variant(NamedTuple):
     memory: Step | None = None
     second: Step | None = None
     distortion: Step | None = None
+    tasks: tuple[Step, ...] = ()
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        found = [s for s in (self.distortion, self.quality, self.second, self.speed, self.memory) if s is not None]
+        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory)
+        found = [s for s in named if s is not None]
         return found or [self.quantize]
 
 
 class Graph:
     """Builds the steps of a study; equal steps are the same object, so that shared prefixes run once."""
 
-    def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path()) -> None:
+    def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path(),
+                 tasks: dict[str, Source | None] | None = None) -> None:  # fmt: skip
         self.study, self.root = study, root
+        self.tasks = tasks or {}
         self.source = source
         self.texts = texts
         self.steps: dict[str, Step] = {}
@@ -188,6 +192,28 @@ class Graph:
         inputs = {"gguf": self.convert(), "text": self.text("search" if level == "screen" else level)}
         return self.step("baseline", f"{self.study.model}-{level}", params, inputs)
 
+    def asked(self, recipe: Recipe, level: str) -> tuple[Step, ...]:
+        """The tasks put to a variant: all items where it is decided; every other one while variants are ranked, where the
+        goal has a limit on them."""
+        limited = any(c.metric.startswith("task:") for c in self.study.goal.constraints)
+        if level != "report" and not (level == "search" and limited):
+            return ()
+        return tuple(self.task(name, recipe, "all" if level == "report" else "half") for name in self.tasks)
+
+    def task(self, name: str, recipe: Recipe | None, part: str) -> Step:
+        """A task put to a variant, or to the 16-bit model (recipe None), which it is compared with."""
+        probe, source = self.study.probe, self.tasks[name]
+        params = {"name": name, "part": part, "context": probe["task_context"], "seed": self.study.seed}
+        hints = {"run_code": probe["run_code"]}
+        inputs = {"gguf": self.quantize(recipe) if recipe else self.convert()}
+        if source:
+            inputs["task"] = self._import(source, f"task-{name}")
+        if recipe is None:
+            return self.step("tasks", f"{self.study.model}-{name}-{part}", params, inputs, hints)
+        inputs["baseline"] = self.task(name, None, part)
+        cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}
+        return self.step("tasks", f"{self.study.model}-{recipe.name}-{name}-{part}", params | cache, inputs, hints)
+
     def variant(self, recipe: Recipe, level: str) -> Variant:
         """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""
         made, probe = self.quantize(recipe), self.study.probe
@@ -197,12 +223,14 @@ class Graph:
             return Variant(made, distortion=self.distortion(recipe) if recipe.complete else None)
         scored = {"gguf": made, "baseline": self.baseline(level)}
         quality = self.step("quality", f"{label}-{level}", {"seed": self.study.seed} | cache, scored)
+        asked = self.asked(recipe, level)
         if level in ("screen", "search"):
-            return Variant(made, quality)
+            return Variant(made, quality, tasks=asked)
         second = None
         if "second" in self.texts:
             params = {"seed": self.study.seed, "prefix": "second_"} | cache
             second = self.step("quality", f"{label}-second", params, {"gguf": made, "baseline": self.baseline("second")})
         speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]} | cache
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, {"context": probe["context"]} | cache, {"gguf": made}), second)  # fmt: skip
+                       self.step("memory", label, {"context": probe["context"]} | cache, {"gguf": made}), second,
+                       tasks=asked)  # fmt: skip

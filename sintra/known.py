@@ -96,11 +96,12 @@ def influence(graph: Graph, store: Store) -> tuple[float, ...]:
 
 def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:
     """A recipe's numbers on one text, where they have been measured."""
-    quality = graph.variant(recipe, level).quality
-    found = _artifact(quality, store) if quality else None
+    variant = graph.variant(recipe, level)
+    found = _artifact(variant.quality, store) if variant.quality else None
     if found is None:
         return None
-    return Seen(recipe, level, {m.metric: m for m in parse(store.read_json(found, NAME))})
+    made = [found, *(t for s in variant.tasks if (t := _artifact(s, store)))]
+    return Seen(recipe, level, {m.metric: m for f in made for m in parse(store.read_json(f, NAME))})
 
 
 def pairs(graph: Graph, store: Store) -> Pair:

@@ -88,11 +88,30 @@ class Model:
         """The context length that the model was trained for."""
         return int(self.lib.llama_model_n_ctx_train(self.model))
 
-    def tokenize(self, text: str) -> NDArray[np.int32]:
-        """Token ids of a text, without begin or end of text."""
+    @property
+    def bos(self) -> int:
+        """Begin of text, or -1."""
+        return int(self.lib.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> int:
+        """End of text, or -1."""
+        return int(self.lib.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether every text starts with begin of text."""
+        return bool(self.lib.llama_vocab_get_add_bos(self.vocab))
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends what is generated."""
+        return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
+
+    def tokenize(self, text: str, special: bool = False) -> NDArray[np.int32]:
+        """Token ids of a text, without begin or end of text; special: control tokens in the text are read as such."""
         raw = text.encode()
         room = (self.lib.llama_token * (len(raw) + 16))()
-        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(raw) + 16, False, False)
+        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(raw) + 16, False, special)
         if count < 0:
             raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
@@ -102,6 +121,17 @@ class Model:
         room = ctypes.create_string_buffer(1024)
         known = {int(i): self.lib.llama_token_to_piece(self.vocab, int(i), room, 1024, 0, False) for i in np.unique(ids)}
         return np.array([max(0, known[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
+
+    def text(self, ids: list[int]) -> str:
+        """The text of tokens; control tokens have none."""
+        tokens = (self.lib.llama_token * len(ids))(*ids)
+        size = 16 * len(ids) + 64
+        while True:
+            room = ctypes.create_string_buffer(size)
+            count = int(self.lib.llama_detokenize(self.vocab, tokens, len(ids), room, size, False, False))
+            if count >= 0:
+                return room.raw[:count].decode(errors="replace")
+            size = -count
 
     def normal_tokens(self) -> NDArray[np.int32]:
         """The ids of the ordinary tokens: no control, unknown, unused or byte token."""
@@ -145,6 +175,16 @@ class Model:
         rows = len(window) - first
         raw = np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=(rows, self.vocabulary))
         return log_softmax(raw[:-1])
+
+    def keep(self, count: int) -> bool:
+        """Forget everything after the first `count` positions; whether the model's memory can do that."""
+        return bool(self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.ctx), 0, count, -1))
+
+    def logits(self, ids: NDArray[np.int32], start: int, first: int) -> NDArray[np.float32]:
+        """Feed tokens at positions from `start`; a copy of the logits from index `first` on, (len(ids) - first, vocabulary)."""
+        self.feed(ids, start, first)
+        rows = (len(ids) - first, self.vocabulary)
+        return np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=rows).copy()
 
     def wait(self) -> None:
         """Until everything that was fed is computed."""

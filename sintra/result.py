@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from sintra.types import Candidate, Goal, Verdict, canonical, sha256
 
 SHOWN = 12
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -100,6 +102,8 @@ def deliver(place: Workspace, result: dict[str, Any], rounds: list[Round], graph
             point(place.root, place.study.id)
             return
     out.mkdir(parents=True, exist_ok=True)
+    for name in PAGES:  # of another winner
+        (out / name).unlink(missing_ok=True)
     winner = result["winner"]
     if winner:
         materialise(place.store, winner["artifact"]["sha256"], out / "model.gguf")
@@ -140,7 +144,7 @@ def manifest(place: Workspace, result: dict[str, Any], graph: Graph) -> dict[str
     for path in sorted(place.outputs.iterdir()):
         if path.name == "model.gguf" and result["winner"]:
             files[path.name] = result["winner"]["artifact"]["sha256"]
-        elif path.is_file() and path.name != "manifest.json" and not path.name.startswith("."):
+        elif path.is_file() and path.name not in ("manifest.json", *PAGES) and not path.name.startswith("."):
             files[path.name] = sha256(path.read_text())
     return {
         "study": place.study.id, "sintra": __version__, "files": files, "overrides": list(place.study.overrides),
@@ -173,8 +177,23 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
             lines.append(f"{candidate.recipe.name:<18}  failed: {candidate.failure.kind}: {candidate.failure.message}"[:160])
     if len(order) < len(everything):
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
+    lines += task_lines(order)
     lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
     return "\n".join(lines)
+
+
+def task_lines(order: list[Candidate]) -> list[str]:
+    """What the tasks said of each candidate whose quality is decided."""
+    lines = []
+    for candidate in (c for c in order if c.decided):
+        for name in [m.metric.split(":")[1] for m in candidate.measurements if re.fullmatch(r"task:[^:]+:retention", m.metric)]:
+            kept, same = candidate.find(f"task:{name}:retention"), candidate.find(f"task:{name}:agreement")
+            assert kept is not None
+            answers = f", {same.value:.1%} of {same.n} answers the same" if same else ""
+            lines.append(
+                f"task {name}: {candidate.recipe.name} keeps {kept.value:.4f} +-{kept.stderr or 0:.4f} of the score{answers}"
+            )
+    return lines
 
 
 def _line(candidate: Candidate, verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sintra import config, source
 from sintra.errors import UserError, nearest
+from sintra.evaluation import spec
 from sintra.graph import Graph
 from sintra.store import Digests, Store
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
@@ -44,6 +45,12 @@ class Workspace:
         """Known digests of the user's files."""
         return Digests(self.store.root / "meta" / "digests.json")
 
+    @cached_property
+    def tasks(self) -> dict[str, Source | None]:
+        """The study's tasks by name; None for one of lm-eval's own."""
+        probe = self.study.probe
+        return spec.sources(self.root, probe["tasks"], self.digests, probe["run_code"])
+
     @property
     def folder(self) -> Path:
         """Where the study's rounds lie."""
@@ -67,7 +74,7 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        return Graph(replace(self.study, model=self.label or self.study.model), pin, texts, self.root)
+        return Graph(replace(self.study, model=self.label or self.study.model), pin, texts, self.root, self.tasks)
 
     def base(self) -> str:
         """What steps depend on beside their recipe: equal for studies that share them."""
@@ -92,6 +99,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     texts = [source.pin_file(root / path, place.digests).digest for _, path in sorted(place.study.texts.items())]
     if len(set(texts)) < len(texts):
         raise UserError("texts.calibration, texts.search, texts.report and texts.second must be different texts")
+    texts += [task.digest for _, task in sorted(place.tasks.items()) if task]
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
@@ -115,7 +123,7 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         raise UserError(f"probe.calibration_random={conf['probe']['calibration_random']:g} is no share from 0 to 0.9")
     return Study(
         id="", model=model["name"] or config.slug(model["source"]), hardware=hardware_of(conf["hardware"]),
-        goal=goal_of(conf["goal"], conf["hardware"]), planner=conf["planner"]["name"],
+        goal=goal_of(conf["goal"], conf["hardware"], conf["probe"]["tasks"]), planner=conf["planner"]["name"],
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
@@ -134,15 +142,28 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
     )  # fmt: skip
 
 
-def goal_of(conf: dict[str, Any], hardware: dict[str, Any]) -> Goal:
+def goal_of(conf: dict[str, Any], hardware: dict[str, Any], tasks: list[str] | None = None) -> Goal:
     """The goal's limits in base units; with fit_memory, the device's usable memory is one of them."""
     found = [
         Constraint(metric, op, conf[name] * unit, f"goal.{name}")  # type: ignore[arg-type]
         for name, metric, op, unit in LIMITS
         if conf[name] is not None
     ]
+    found += task_limits(conf["min_task_retention"], tasks or [])
     if conf["fit_memory"]:
         found.append(Constraint("device_ram_bytes", "<=", hardware["usable_gb"] * GIB, f"hardware={hardware['name']}"))
     if conf["optimise"] not in OPTIMISABLE:
         raise UserError(f"goal.optimise={conf['optimise']} isn't a metric: {nearest(conf['optimise'], OPTIMISABLE)}")
     return Goal(conf["name"], tuple(found), conf["optimise"], -1 if conf["optimise"] in LARGER_IS_BETTER else 1)
+
+
+def task_limits(least: float | None, tasks: list[str]) -> list[Constraint]:
+    """The share of the baseline's score that every task must keep, as limits."""
+    if least is None:
+        return []
+    if not tasks:
+        raise UserError("goal.min_task_retention needs tasks: add probe.tasks=[fable], a YAML file of yours or lm-eval's names")
+    if not 0 < least <= 1:
+        raise UserError(f"goal.min_task_retention={least:g} is no share of the baseline's score: 0.98 keeps 98 % of it")
+    option = "goal.min_task_retention"
+    return [Constraint(f"task:{spec.name_of(t)}:retention", ">=", least, option) for t in tasks]

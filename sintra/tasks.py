@@ -16,6 +16,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra import commands, config, result, rounds, source, sweep
 from sintra.errors import UserError
+from sintra.evaluation.spec import check as check_tasks
 from sintra.reporter import AT_END, Reporter
 from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
@@ -23,8 +24,8 @@ from sintra.study import Workspace, open_workspace
 
 NAMED = 4
 START = time.monotonic()
-FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "help", "check"])
 MANY = ("sweep", "compare")
+FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check"])
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
 
 DOIT_CONFIG = {
@@ -166,6 +167,7 @@ class Chain:
     def propose(self, number: int) -> None:
         """Write the round's file."""
         if number == 1:
+            check_tasks(self.place.tasks.values())
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
             say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")

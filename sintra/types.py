@@ -78,10 +78,10 @@ class Source:
     """A pinned model or text: what it is by content, and (outside every key) where to get it.
 
     kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub": `digest` is the 40-hex
-    commit and `locator` the repository id.
+    commit and `locator` the repository id; kind "task": a task's YAML (`locator`) with its data, by the digest of all.
     """
 
-    kind: Literal["folder", "file", "hub"]
+    kind: Literal["folder", "file", "hub", "task"]
     digest: str
     locator: str
 

@@ -30,6 +30,8 @@ LAYERS = [
         "matrices",
         "gguf_parts",
         "presets",
+        "evaluation",
+        "views",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
     {"stages", "probes", "planners", "exports"},
@@ -37,8 +39,9 @@ LAYERS = [
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "steps", "reporter", "forget"},
-    {"dryrun", "calibration", "past", "sweep", "pareto", "recommend"},
-    {"overview"},
+    {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered"},
+    {"overview", "anatomy"},
+    {"pages"},
     {"commands", "tasks", "__main__"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import QUICK, ROOT, make_llama
 
-HEAVY = ("torch", "transformers", "llama_cpp", "hydra", "diskcache")
+HEAVY = ("torch", "transformers", "llama_cpp", "hydra", "diskcache", "lm_eval", "datasets", "jinja2")
 TIMES = ("steps", "wall_s", "llm")
 SPEEDS = ("pp_tps", "tg_tps", "ram_peak_bytes")
 

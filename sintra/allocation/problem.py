@@ -21,7 +21,13 @@ else:
     np = lazy.module("numpy")
 
 QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
+TASK = "task:"  # metrics of tasks start so
 SPEED = {"device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
+
+
+def of_quality(metric: str) -> bool:
+    """Whether a limit on a metric bounds the damage."""
+    return metric in QUALITY or metric.startswith(TASK)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sintra.allocation import pruning
 from sintra.allocation.kin import belief
-from sintra.allocation.problem import QUALITY, Problem, floored
+from sintra.allocation.problem import QUALITY, Problem, floored, of_quality
 from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
 from sintra.allocation.surrogate import Belief, Space, Surrogate, fit
 from sintra.imatrix import moved
@@ -206,7 +206,7 @@ def target(study: Study, history: History) -> float:
     The report text decides: its KLD is some ratio of the search text's, learnt from what was measured on both. Limits on
     other metrics of quality become one on the KLD, by the measured candidates between which they lie.
     """
-    limits = [c for c in study.goal.constraints if c.metric in QUALITY]
+    limits = [c for c in study.goal.constraints if of_quality(c.metric)]
     if not limits:
         return float("inf")
     both = [b.value / a.value for s in history.seen if s.level == "report"
@@ -215,9 +215,12 @@ def target(study: Study, history: History) -> float:
     margin = 0.98 if both else 0.95
     found = [c.limit for c in limits if c.metric == "kld_mean"]
     for limit in (c for c in limits if c.metric != "kld_mean"):
-        points = [(s.metrics["kld_mean"].value, limit.excess(s.metrics[limit.metric].value)) for s in history.seen]
+        points = [(s.metrics["kld_mean"].value, limit.excess(s.metrics[limit.metric].value))
+                  for s in history.seen if limit.metric in s.metrics]  # fmt: skip
+        if not points and limit.metric not in QUALITY:
+            continue  # tasks of lm-eval that keep no score of their own
         found.append(crossing(points))
-    return min(found) * margin / ratio
+    return min(found, default=float("inf")) * margin / ratio
 
 
 def crossing(points: list[tuple[float, float]]) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.errors import Transient, UserError
+from sintra.evaluation.spec import files as task_files
 from sintra.source import check_folder, safetensors_header, wanted
 from sintra.stage import Context, Stage
 from sintra.store import hash_file
@@ -21,11 +22,18 @@ def run(context: Context) -> None:
         check_folder(context.out)
         return
     place = Path(context.hints["from"])
-    for path in [place] if kind == "file" else check_folder(place):
-        shutil.copyfile(path, context.out / ("text.txt" if kind == "file" else path.name))
+    for name, path in listed(kind, place).items():
+        shutil.copyfile(path, context.out / name)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
         raise Transient(f"{place} changed while it was copied")
+
+
+def listed(kind: str, place: Path) -> dict[str, Path]:
+    """Name in the artifact -> file of a local source."""
+    if kind == "file":
+        return {"text.txt": place}
+    return task_files(place) if kind == "task" else {p.name: p for p in check_folder(place)}
 
 
 def download(context: Context, repo: str, commit: str) -> None:

@@ -1,0 +1,1 @@
+"""Pages: values in, one self-contained HTML file out."""
