@@ -9,6 +9,7 @@ from typing import Any
 
 from sintra import config, source
 from sintra.errors import UserError, nearest
+from sintra.formats import FORMATS, runnable
 from sintra.graph import Graph
 from sintra.store import Digests, Store
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
@@ -85,6 +86,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
         raise UserError("texts.calibration, texts.search, texts.report and texts.second must be different texts")
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
+    if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
+        del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -110,8 +113,26 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
-        overrides=tuple(raw),
+        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"],
     )  # fmt: skip
+
+
+def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
+    """The formats asked for, checked; one that the device can't run is no mistake as long as another can."""
+    asked, compress = tuple(dict.fromkeys(conf["formats"])), conf["compress"]
+    for name in asked:
+        if name not in FORMATS:
+            raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
+    if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
+        runs = ", ".join(conf["hardware"]["runtimes"])
+        raise UserError(f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} (hardware.runtimes)")
+    if compress["bits"] not in (4, 8):
+        raise UserError(f"compress.bits={compress['bits']} isn't packed by these formats: use 4 or 8")
+    if compress["group_size"] not in (32, 64, 128):
+        raise UserError(f"compress.group_size={compress['group_size']} isn't known to the kernels: use 32, 64 or 128")
+    if compress["python"] not in ("auto", "here"):
+        raise UserError(f"compress.python={compress['python']!r}: use auto (an environment in the cache) or here")
+    return asked
 
 
 def hardware_of(conf: dict[str, Any]) -> Hardware:
@@ -122,6 +143,7 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         bandwidth=conf["bandwidth_gbs"] * 1e9, efficiency=conf["efficiency"],
         efficiency_spread=conf["efficiency_spread"], overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
         flops=conf["tflops"] * 1e12 if conf["tflops"] else None, thermal=conf["thermal"],
+        runtimes=tuple(conf["runtimes"]),
     )  # fmt: skip
 
 

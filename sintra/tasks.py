@@ -15,6 +15,7 @@ from typing import Any
 from doit.task import DelayedLoader, Task
 
 from sintra import commands, config, result, rounds, source
+from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.reporter import Reporter
 from sintra.signals import stop_when_told
@@ -47,6 +48,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         raise SystemExit(2) from None
     yield from commands.tasks(root, raw, place)
     if place:
+        if "optimize" in named:
+            rounds.reopen(place)
         stop_when_told()
         yield from Chain(place).tasks()
 
@@ -154,8 +157,9 @@ def intro(place: Workspace) -> str:
     """What is about to happen, and how to stop it."""
     study = place.study
     limits = ", ".join(f"{c.metric} {c.op} {c.limit:g}" for c in study.goal.constraints)
-    return (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
-            f"with {limits}\nstop with Ctrl-C; the same command goes on where it stopped")  # fmt: skip
+    first = (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
+             f"with {limits}")  # fmt: skip
+    return "\n".join([first, *left_out(study), "stop with Ctrl-C; the same command goes on where it stopped"])
 
 
 def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:
