@@ -14,6 +14,8 @@ from sintra.report import NAME, parse
 from sintra.store import Store, link_or_copy
 from sintra.types import Artifact, Candidate, Failure, Goal, Recipe
 
+SAME = 0.99
+
 
 def artifact(graph: Graph, store: Store, recipe: dict[str, Any]) -> Artifact:
     """What was made of a recipe that stands in a result."""
@@ -119,8 +121,11 @@ def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str
                      f"{cells[2]:>8}  {row['runtime']}{mark}")  # fmt: skip
     for row in rows:
         if agreed := row.get("agreement"):
-            lines.append(f"{row['format']}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats apart, "
-                         f"{100 * agreed['agree_tokens']:.4g} % of the tokens are equal")  # fmt: skip
+            trap = "" if agreed["agree_tokens"] > SAME else ": transformers reads this model's tokenizer differently"
+            lines.append(
+                f"{row['format']}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats apart on the same tokens; "
+                f"the two tokenizers have {100 * agreed['agree_tokens']:.4g} % of theirs in common{trap}"
+            )
     return "\n".join([*lines, "tok/s (one after the other) and RAM measured on this machine, in each format's own runtime"])
 
 

@@ -9,6 +9,7 @@ import importlib
 import json
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def main(argv: list[str]) -> int:
         return _ended(end, "Infeasible", error.kind, str(error))
     except (Transient, UserError) as error:
         return _ended(end, type(error).__name__, str(error))
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not out_of_memory(error):
-            raise
+            traceback.print_exc()
+            first = next(iter(str(error).splitlines()), "")
+            return _ended(end, "Transient", f"{name} broke off: {type(error).__name__}: {first}"[:300])
         room = f" than the {data['memory'] / 2**30:.3g} GiB that it may have" if data["memory"] else " than there is"
         return _ended(end, "Infeasible", "out_of_memory", f"{name} asked for more memory{room}")
     return 0

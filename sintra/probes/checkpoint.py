@@ -96,13 +96,18 @@ def agreement(context: Context) -> None:
 
 
 def tokens_row(ours: Any, theirs: Any) -> Measurement:
-    """The share of equal tokens, position by position; the windows' first tokens, where begin of text stands, left out."""
-    same = ours.reshape(-1)
-    theirs = theirs[: same.size]
-    at = np.arange(theirs.size) % ours.shape[1] != 0
-    equal = (same[: theirs.size] == theirs)[at]
-    return Measurement("agree_tokens", float(equal.mean()), "1", "exact", n=int(equal.size),
-                       protocol="llama.cpp's and transformers' tokens of the search text, position by position")  # fmt: skip
+    """The share of tokens in common, in blocks that match in order (difflib's ratio), over the text of the windows; the
+    windows' first tokens, where begin of text stands, count as equal."""
+    from difflib import SequenceMatcher
+
+    one, two = ours.reshape(-1), theirs[: ours.size]
+    first = np.arange(two.size) % ours.shape[1] == 0
+    one = np.where(first, two, one[: two.size]) if two.size else one
+    same = float((one == two).mean()) if two.size else 0.0
+    if same < 1:
+        same = SequenceMatcher(None, one.tolist(), two.tolist(), autojunk=False).ratio()
+    return Measurement("agree_tokens", same, "1", "exact", n=int(one.size),
+                       protocol="llama.cpp's and transformers' tokens of the search text, in order")  # fmt: skip
 
 
 def original(context: Context) -> None:

@@ -125,6 +125,7 @@ def by_gptqmodel(context: Context) -> None:
     windows = np.load(context.keep / "tokens.npy").tolist()
     model.quantize([{"input_ids": w, "attention_mask": [1] * len(w)} for w in windows], batch_size=1)
     model.save(str(context.out / "model"))
+    (context.out / "model" / "quant_log.csv").unlink(missing_ok=True)  # it has times
 
 
 GPTQ = Stage("gptq", 1, lambda c: make(c, "compressor", "by_llmcompressor"), optional=True)
