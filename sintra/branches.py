@@ -13,10 +13,11 @@ def tried(study: Study) -> tuple[str, ...]:
 
 def branches(study: Study) -> list[Proposal]:
     """One variant of each format that no planner speaks for."""
-    kind = f"w{study.compress.get('bits')}g{study.compress.get('group_size')}"
+    kind, given = f"w{study.compress.get('bits')}g{study.compress.get('group_size')}", study.compress.get("checkpoint")
+    kinds = {"gptq_native": f"given_{given[:8]}"} if given else {}
     why = "{} beside GGUF, from the same text, measured on the same tokens"
     return [
-        Proposal(Recipe(kind, format=name), why.format(name.upper().replace("_", " ")), "study")
+        Proposal(Recipe(kinds.get(name, kind), format=name), why.format(name.upper().replace("_", " ")), "study")
         for name in tried(study)
         if name != "gguf"
     ]

@@ -129,11 +129,15 @@ class TextsConf:
 
 @dataclass
 class CompressConf:
-    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory for one checkpoint."""
+    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory for one checkpoint.
+
+    checkpoint: a folder with a GPTQ checkpoint that exists already: measured as gptq_native instead of making one.
+    """
 
     bits: int = 4
     group_size: int = 128
     python: str = "auto"
+    checkpoint: str = ""
     timeout_s: float | None = None
     max_ram_gb: float | None = None
 

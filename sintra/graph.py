@@ -108,8 +108,9 @@ class Variant(NamedTuple):
 class Graph:
     """Builds the steps of a study; equal steps are the same object, so that shared prefixes run once."""
 
-    def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path()) -> None:
-        self.study, self.root = study, root
+    def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path(),
+                 given: Source | None = None) -> None:  # fmt: skip
+        self.study, self.root, self.given = study, root, given
         self.source = source
         self.texts = texts
         self.steps: dict[str, Step] = {}
@@ -190,6 +191,9 @@ class Graph:
     def compressed(self, recipe: Recipe) -> Step:
         """A GPTQ or AWQ checkpoint, from the tokens that the curvature is taken over."""
         probe, options = self.study.probe, self.study.compress
+        if recipe.type.startswith("given_") and self.given:
+            inputs = {"model": self.fetch(), "gguf": self.convert(), "given": self._import(self.given, recipe.type)}
+            return self.step(recipe.format, f"{self.study.model}-{recipe.type}", {"method": "given"}, inputs)
         bits, _, group = recipe.type.removeprefix("w").partition("g")
         params = {"method": recipe.format, "bits": int(bits), "group": int(group), "tokens": probe["calibration_tokens"],
                   "context": probe["context"]}  # fmt: skip

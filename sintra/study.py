@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,12 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        return Graph(self.study, pin, texts, self.root)
+        return Graph(self.study, pin, texts, self.root, self.given())
+
+    def given(self) -> Source | None:
+        """The pin of a GPTQ checkpoint that exists already, where one is named."""
+        folder = self.conf["compress"]["checkpoint"]
+        return source.pin_folder(self.root / Path(folder).expanduser(), self.digests) if folder else None
 
 
 def model_folder(root: Path, text: str) -> Path | None:
@@ -80,6 +85,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     conf = config.compose(root, raw, cache=cache_root(root, raw))
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
+    if (given := place.given()) is not None:  # by content, not by its path
+        place.study = replace(place.study, compress=place.study.compress | {"checkpoint": given.digest})
     pin = place.pinned()
     texts = [source.pin_file(root / path, place.digests).digest for _, path in sorted(place.study.texts.items())]
     if len(set(texts)) < len(texts):
@@ -126,6 +133,8 @@ def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
     if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
         runs = ", ".join(conf["hardware"]["runtimes"])
         raise UserError(f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} (hardware.runtimes)")
+    if compress["checkpoint"] and "gptq_native" not in asked:
+        raise UserError("compress.checkpoint is measured as gptq_native: give formats=[gguf,gptq_native]")
     if compress["bits"] not in (4, 8):
         raise UserError(f"compress.bits={compress['bits']} isn't packed by these formats: use 4 or 8")
     if compress["group_size"] not in (32, 64, 128):

@@ -24,7 +24,7 @@ from sintra.store import Store
 from sintra.study import open_workspace
 from sintra.types import Artifact, Failure, Hardware, Recipe, canonical
 
-SMALL = ("probe.calibration_tokens=1024", "compress.group_size=64", "texts.second=null")
+SMALL = ("probe=quick", "planner=ladder", "probe.calibration_tokens=1024", "compress.group_size=64", "texts.second=null")
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +164,15 @@ def test_another_python_raises_here_and_keeps_to_its_memory(tmp_path, monkeypatc
 def test_a_missing_extra_is_a_failure_in_the_table(project, tiny):
     if tool_version("llmcompressor") != "none":
         pytest.skip("llmcompressor is installed here")
-    args = ("hardware=laptop", f"model={tiny}", *QUICK, *SMALL, "formats=[gguf,gptq]", "compress.python=here", "max_rounds=1")
+    args = (
+        "hardware=laptop",
+        f"model={tiny}",
+        *SMALL,
+        "planner.types=[Q8_0]",
+        "formats=[gguf,gptq]",
+        "compress.python=here",
+        "max_rounds=1",
+    )
     done = project.doit("optimize", *args, "goal.max_kld=100")
     assert done.returncode == 0, done.stderr
     assert "pip install 'sintra[compressor]'" in done.stdout
@@ -175,7 +183,15 @@ def test_a_missing_extra_is_a_failure_in_the_table(project, tiny):
 
 
 def test_a_fault_of_a_branch_is_tried_again(project, tiny):
-    args = ("hardware=laptop", f"model={tiny}", *QUICK, *SMALL, "formats=[gguf,gptq]", "max_rounds=1", "goal.max_kld=100")
+    args = (
+        "hardware=laptop",
+        f"model={tiny}",
+        *SMALL,
+        "planner.types=[Q8_0]",
+        "formats=[gguf,gptq]",
+        "max_rounds=1",
+        "goal.max_kld=100",
+    )
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
     done = project.doit("optimize", *args, **offline)
     assert done.returncode == 0, done.stderr
@@ -200,7 +216,7 @@ def three(tmp_path_factory, toolchain, environments, tiny):
     shutil.copytree(cache, root / "cache", dirs_exist_ok=True, ignore=shutil.ignore_patterns("envs", "orders", "tmp"))
     (root / "cache" / "envs").symlink_to(cache / "envs")
     project = Project(root)
-    args = ("hardware=laptop", f"model={tiny}", *QUICK, *SMALL, "planner.types=[Q4_K_M]", "max_rounds=1",
+    args = ("hardware=laptop", f"model={tiny}", *SMALL, "planner.types=[Q4_K_M]", "max_rounds=1",
             "formats=[gguf,gptq,awq]", "goal.max_kld=100")  # fmt: skip
     return project, args, project.doit("optimize", *args)
 
@@ -302,3 +318,39 @@ def test_estimates_of_other_runtimes_hold_the_whole_model():
     assert rows["device_tg_tps"].value < 1 / (shape.layers * 0.001)
     gpu = {m.metric: m for m in estimated(shape, replace(device, backend="cuda"), 512, "f16", "transformers")}
     assert gpu["device_ram_bytes"].value < rows["device_ram_bytes"].value
+
+
+@pytest.mark.skipif(
+    not os.environ.get("SINTRA_TEST_GPTQ"), reason="two minutes more: SINTRA_TEST_GPTQ=1 runs GPTQModel's tests"
+)
+def test_gptqmodel_makes_and_reads_auto_gptqs_format(project, tiny, environments, tmp_path):
+    cache = environments("gptq")
+    shutil.copytree(cache, project.root / "cache", dirs_exist_ok=True, ignore=shutil.ignore_patterns("envs", "orders", "tmp"))
+    (project.root / "cache" / "envs").symlink_to(cache / "envs")
+    args = ("hardware=laptop", f"model={tiny}", *SMALL, "max_rounds=1", "formats=[gptq_native]", "goal.max_kld=100")
+    done = project.doit("optimize", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, out = project.result(), project.root / "outputs" / "latest" / "model"
+    old = shutil.copytree(out, tmp_path / "auto_gptq")
+    config = json.loads((old / "config.json").read_text())
+    del config["quantization_config"]
+    (old / "config.json").unlink()
+    (old / "config.json").write_text(json.dumps(config))
+    assert (old / "quantize_config.json").is_file()
+    done = project.doit("optimize", *args, f"compress.checkpoint={old}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [s for s in project.built(done) if s.startswith("agreement")]
+    values = [{m["metric"]: m["value"] for m in r["winner"]["measurements"]}["kld_mean"] for r in (first, project.result())]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_a_checkpoint_needs_its_format(project, tiny):
+    with pytest.raises(UserError, match="formats="):
+        open_workspace(project.root, [f"compress.checkpoint={tiny}"])
+    place = open_workspace(project.root, [f"model={tiny}", f"compress.checkpoint={tiny}", "formats=[gptq_native]"])
+    step = place.graph().quantize(branches(place.study)[0].recipe)
+    for above in step.all():
+        run_step(above, place.store)
+    outcome = step.outcome(place.store)
+    assert isinstance(outcome, Failure)
+    assert "holds no GPTQ checkpoint" in outcome.message

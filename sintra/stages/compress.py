@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
-from sintra.checkpoint import indivisible, layout, prove
+from sintra.checkpoint import indivisible, layout, prove, quantization
 from sintra.environments import python_of
 from sintra.errors import Infeasible
 from sintra.foreign import call
@@ -56,6 +56,27 @@ def make(context: Context, environment: str, function: str) -> None:
             shutil.copyfile(path, made / path.name)
     prove(source, made, bits, group)
     context.write_json("layout.json", layout(made, original))
+
+
+def adopt(context: Context) -> None:
+    """A GPTQ checkpoint that exists already, auto-gptq's included: the same files, read back by what it says of itself."""
+    given, made = context.inputs["given"], context.out / "model"
+    made.mkdir()
+    for path in given.iterdir():
+        shutil.copyfile(path, made / path.name)
+    said = quantization(made)
+    if said.get("method") != "gptq":
+        raise Infeasible("refused", f"compress.checkpoint holds no GPTQ checkpoint: it says {said.get('method') or 'nothing'}")
+    prove(context.inputs["model"], made, said["bits"], said["group"])
+    context.write_json("layout.json", layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())))
+
+
+def native(context: Context) -> None:
+    """Make a checkpoint with GPTQModel, or take the one that is given."""
+    if context.params["method"] == "given":
+        adopt(context)
+    else:
+        make(context, "gptq", "by_gptqmodel")
 
 
 def kept_type(folder: Path) -> torch.dtype:
@@ -130,4 +151,4 @@ def by_gptqmodel(context: Context) -> None:
 
 GPTQ = Stage("gptq", 1, lambda c: make(c, "compressor", "by_llmcompressor"), optional=True)
 AWQ = Stage("awq", 1, lambda c: make(c, "compressor", "by_llmcompressor"), optional=True)
-NATIVE = Stage("gptq_native", 1, lambda c: make(c, "gptq", "by_gptqmodel"), optional=True)
+NATIVE = Stage("gptq_native", 1, native, optional=True)
