@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,13 +105,15 @@ def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "lock.json").exists():
             context.say(f"the environment {name} is built again")
-            made = create(context, [f"{n}=={v}" for n, v in sorted(lock.items())])
+            made = create(context, [f"{n}=={v.partition('+')[0]}" for n, v in sorted(lock.items())])
             settle(made, folder, lock)
     return interpreter(folder)
 
 
 def create(context: Context, requirements: list[str]) -> Path:
     """A new virtual environment over the main one with these requirements. Raises Transient where pip can't."""
+    import sysconfig
+
     folder = context.keep.parents[1] / "envs" / f"new-{unique()}"
     folder.parent.mkdir(exist_ok=True)
     try:

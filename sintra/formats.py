@@ -27,6 +27,10 @@ FORMATS = {
 }
 
 
+# Pruned weights: asked for, they are refused with the reason, since a file of the same bytes and speed is no gain.
+SPARSE = ("sparse", "2:4", "wanda", "sparsegpt")
+
+
 def runnable(formats: tuple[str, ...], runtimes: tuple[str, ...]) -> tuple[str, ...]:
     """Those that a device with these runtimes can run."""
     return tuple(f for f in formats if FORMATS[f].runtime in runtimes)

@@ -128,7 +128,8 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
         fresh = [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in before]
         if fresh:
             return _round(number, fresh, None)
-    finalists = [p for name in tried(study) for p in deciding(study, [c for c in known if c.recipe.format == name])]
+    kinds = dict.fromkeys(c.recipe.format for c in known)  # each format's best is measured, so that they can be compared
+    finalists = [p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])]
     if finalists:
         return _round(number, finalists, None)
     return _round(number, [], "decided" if known else "the planner proposed nothing") | {"again": store.excused}

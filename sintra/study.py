@@ -9,7 +9,7 @@ from typing import Any
 
 from sintra import config, source
 from sintra.errors import UserError, nearest
-from sintra.formats import FORMATS, runnable
+from sintra.formats import FORMATS, SPARSE, runnable
 from sintra.graph import Graph
 from sintra.store import Digests, Store
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
@@ -128,6 +128,10 @@ def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
     """The formats asked for, checked; one that the device can't run is no mistake as long as another can."""
     asked, compress = tuple(dict.fromkeys(conf["formats"])), conf["compress"]
     for name in asked:
+        if name in SPARSE:
+            raise UserError(
+                f"formats has {name!r}: llama.cpp and transformers store and multiply zeros like any number: no gain"
+            )
         if name not in FORMATS:
             raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
     if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
