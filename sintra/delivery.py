@@ -77,6 +77,16 @@ def digests(what: dict[str, Artifact]) -> dict[str, str]:
     return {Path(folder, path).as_posix(): digest for folder, made in what.items() for path, (_, digest) in parts(made).items()}
 
 
+def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, Any]:
+    """For the manifest: every version of the libraries that made and measured what isn't GGUF."""
+    found = {}
+    for name in tried(graph.study):
+        made = graph.environment(name).outcome(store) if FORMATS[name].environment else None
+        if isinstance(made, Artifact):
+            found[FORMATS[name].environment] = store.read_json(made, "lock.json")
+    return {"locks": found} if found and what else {}
+
+
 def by_format(graph: Graph, store: Store, known: list[Candidate], goal: Goal) -> list[dict[str, Any]]:
     """A row for each format that was asked for: its best variant, or why there is none."""
     reasons = dict(zip([f for f in graph.study.formats if f not in tried(graph.study)], left_out(graph.study), strict=True))

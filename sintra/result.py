@@ -133,7 +133,7 @@ def manifest(place: Workspace, what: dict[str, Artifact], graph: Graph) -> dict[
         "source": {"kind": graph.source.kind, "digest": graph.source.digest},
         "texts": {role: text.digest for role, text in graph.texts.items()},
         "tools": {name: tool_version(name) for name in TOOLS},
-    }  # fmt: skip
+    } | delivery.locks(graph, place.store, what)  # fmt: skip
 
 
 def point(root: Path, study: str) -> None:

@@ -1,7 +1,7 @@
 """Estimates of a device's speed and memory for runtimes other than llama.cpp.
 
 transformers unpacks a GPTQ or AWQ checkpoint when it runs it (on a CPU to float32, on a GPU to 16 bits), so that memory and
-bytes read are those of the whole model: packing saves disk, not memory. A block costs Python's calls on top: about 1 ms on one
+bytes read are those of the whole model: packing saves disk, not memory. A block costs Python's calls on top: about 2 ms on one
 core of an AMD EPYC (docs/benchmarks.md), taken for every machine, with half to twice the speed as the interval.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from sintra.hardware.estimate import Shape, estimate
 from sintra.types import Hardware, Measurement
 
-CALLS_S = 0.001
+CALLS_S = 0.002
 SPREAD = 0.5
 RUNTIME_BYTES = 400 * 2**20
 
