@@ -93,7 +93,8 @@ def by_format(graph: Graph, store: Store, known: list[Candidate], goal: Goal) ->
     rows = []
     for name in graph.study.formats:
         mine = [c for c in known if c.recipe.format == name]
-        best, row = ranked(mine, goal), {"format": name, "runtime": FORMATS[name].runtime}
+        best = ranked(mine, goal)
+        row: dict[str, Any] = {"format": name, "runtime": FORMATS[name].runtime}
         failed = next((c.failure for c in mine if c.failure), None)
         if best:
             row |= {"recipe": best[0].recipe.name, "status": judge(best[0], goal).status}

@@ -135,7 +135,8 @@ def create(context: Context, requirements: list[str]) -> Path:
 def settle(made: Path, folder: Path, lock: dict[str, str]) -> None:
     """Give a new environment its place, unless somebody else was faster. Python runs from a moved one."""
     (made / "lock.json").write_text(json.dumps(lock))
-    shutil.rmtree(folder, ignore_errors=True) if not (folder / "lock.json").exists() else None
+    if not (folder / "lock.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         made.rename(folder)
     shutil.rmtree(made, ignore_errors=True)
