@@ -61,7 +61,7 @@ class Model:
             torch.cuda.synchronize()
 
     def _batch(self, ids: NDArray[np.int32]) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(ids)).long()[None].to(self.device)
+        return torch.from_numpy(np.array(ids)).long()[None].to(self.device)
 
 
 def load(folder: Path, device: str) -> Any:
