@@ -100,7 +100,7 @@ def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
     if tool_version(root) == lock.get(root):
         return sys.executable
     folder = folder_of(context, lock)
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "lock.json").exists():
@@ -115,7 +115,7 @@ def create(context: Context, requirements: list[str]) -> Path:
     import sysconfig
 
     folder = context.keep.parents[1] / "envs" / f"new-{unique()}"
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
         own = site(folder)
