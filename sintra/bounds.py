@@ -68,6 +68,8 @@ def hopeless(study: Study, pin: Source) -> str | None:
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
     """The best size, memory and decode speed that any recipe of the planner could reach, from the tensors' shapes."""
     bits = min((BLOCK_BITS.get(t, SMALLEST) for t in study.planner_options.get("types") or []), default=SMALLEST)
+    if study.formats != ("gguf",):
+        bits = min(bits, study.compress["bits"])
     shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
     read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
     device = study.hardware

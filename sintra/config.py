@@ -38,6 +38,7 @@ class HardwareConf:
     overhead_us_per_layer: float = 0.0
     tflops: float | None = None
     thermal: dict[str, float] = field(default_factory=dict)
+    runtimes: list[str] = field(default_factory=lambda: ["llama.cpp"])
 
 
 @dataclass
@@ -132,6 +133,21 @@ class TextsConf:
 
 
 @dataclass
+class CompressConf:
+    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory for one checkpoint.
+
+    checkpoint: a folder with a GPTQ checkpoint that exists already: measured as gptq_native instead of making one.
+    """
+
+    bits: int = 4
+    group_size: int = 128
+    python: str = "auto"
+    checkpoint: str = ""
+    timeout_s: float | None = None
+    max_ram_gb: float | None = None
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
@@ -142,6 +158,8 @@ class Config:
     probe: ProbeConf = field(default_factory=ProbeConf)
     store: StoreConf = field(default_factory=StoreConf)
     texts: TextsConf = field(default_factory=TextsConf)
+    formats: list[str] = field(default_factory=lambda: ["gguf"])
+    compress: CompressConf = field(default_factory=CompressConf)
     seed: int = 0
     max_rounds: int = 12
     timeout_s: float | None = None

@@ -9,8 +9,10 @@ from typing import Any
 from sintra import rounds
 from sintra.bounds import expected_shape
 from sintra.errors import UserError
+from sintra.formats import FORMATS
 from sintra.graph import Graph, Step
-from sintra.hardware.estimate import Shape, estimate
+from sintra.hardware.estimate import Shape
+from sintra.hardware.runtimes import estimated
 from sintra.store import Store
 from sintra.study import Workspace
 from sintra.types import Artifact
@@ -61,14 +63,16 @@ def line(graph: Graph, step: Step, store: Store, times: list[float] | None, expe
     outcome = step.outcome(store)
     row: Row = {"step": step.name, "state": "build" if outcome is None else "hit"}
     row["seconds"] = round(statistics.median(times), 3) if times and outcome is None else None
-    if step.stage not in ("quantize", "assemble"):
+    if step.stage not in ("quantize", "assemble", *FORMATS):
         return row
     size: float | None = expected.weight_bytes if expected else None
     if isinstance(outcome, Artifact):
         expected = Shape.of(store.read_json(outcome, "layout.json"))
-        size = next(f.size for f in outcome.files if f.path == "model.gguf")
+        size = outcome.model.size
     if expected is not None:
-        found = {m.metric: m.value for m in estimate(expected, graph.study.hardware, graph.study.probe["context"])}
+        runtime = FORMATS[step.stage].runtime if step.stage in FORMATS else "llama.cpp"
+        rows = estimated(expected, graph.study.hardware, graph.study.probe["context"], "f16", runtime)
+        found = {m.metric: m.value for m in rows}
         row |= {"bytes": size, "exact": outcome is not None} | found
     return row
 

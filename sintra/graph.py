@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sintra import plugins
+from sintra.environments import wanted
+from sintra.formats import FORMATS
 from sintra.planning import SCREEN
 from sintra.stage import Stage
 from sintra.store import Outcome, Store
@@ -110,8 +112,8 @@ class Graph:
     """Builds the steps of a study; equal steps are the same object, so that shared prefixes run once."""
 
     def __init__(self, study: Study, source: Source, texts: dict[str, Source], root: Path = Path(),
-                 tasks: dict[str, Source | None] | None = None) -> None:  # fmt: skip
-        self.study, self.root = study, root
+                 tasks: dict[str, Source | None] | None = None, given: Source | None = None) -> None:  # fmt: skip
+        self.study, self.root, self.given = study, root, given
         self.tasks = tasks or {}
         self.source = source
         self.texts = texts
@@ -169,6 +171,8 @@ class Graph:
     def quantize(self, recipe: Recipe) -> Step:
         """A variant's GGUF; a mix of types is put together from the uniform files of its types."""
         recipe = recipe.file
+        if recipe.format != "gguf":
+            return self.compressed(recipe)
         if parts := recipe.parts():
             mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
             files = {part.tensors[0][1]: self.quantize(part) for part in parts}
@@ -183,6 +187,52 @@ class Graph:
             inputs["curvature"] = self.curvature()
             params |= {"dropped": list(recipe.drop), "rounding": recipe.rounding}
         return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
+
+    def environment(self, format: str) -> Step:
+        """The libraries of a format; its artifact is their lock."""
+        name = FORMATS[format].environment
+        return self.step("environment", name, wanted(name, self.study.compress["python"]))
+
+    def compressed(self, recipe: Recipe) -> Step:
+        """A GPTQ or AWQ checkpoint, from the tokens that the curvature is taken over."""
+        probe, options = self.study.probe, self.study.compress
+        if recipe.type.startswith("given_") and self.given:
+            inputs = {"model": self.fetch(), "gguf": self.convert(), "given": self._import(self.given, recipe.type)}
+            return self.step(recipe.format, f"{self.study.model}-{recipe.type}", {"method": "given"}, inputs)
+        bits, _, group = recipe.type.removeprefix("w").partition("g")
+        params = {"method": recipe.format, "bits": int(bits), "group": int(group), "tokens": probe["calibration_tokens"],
+                  "context": probe["context"]}  # fmt: skip
+        if options["max_ram_gb"]:  # whether it can be made in less room is another question
+            params["max_ram_gb"] = options["max_ram_gb"]
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
+        return self.step(recipe.format, f"{self.study.model}-{recipe.type}", params,
+                         inputs | {"environment": self.environment(recipe.format)},
+                         {"timeout_s": options["timeout_s"]})  # fmt: skip
+
+    def agreement(self, format: str) -> Step:
+        """Whether a format's runtime and llama.cpp start from the same 16-bit model and tokens."""
+        name = FORMATS[format].environment
+        inputs = {"model": self.fetch(), "baseline": self.baseline("search"), "text": self.text("search")}
+        return self.step("agreement", f"{self.study.model}-{name}", {"environment": name, "seed": self.study.seed},
+                         inputs | {"environment": self.environment(format)})  # fmt: skip
+
+    def foreign(self, recipe: Recipe, level: str) -> Variant:
+        """The steps of a checkpoint, measured by transformers: at "report" also the second text, speed and memory."""
+        made, probe, environment = self.compressed(recipe), self.study.probe, FORMATS[recipe.format].environment
+        label, seed = f"{self.study.model}-{recipe.name}", {"environment": environment, "seed": self.study.seed}
+        held = {"model": made, "environment": self.environment(recipe.format)}
+        scored = held | {"agreement": self.agreement(recipe.format)}
+        quality = self.step("quality_hf", f"{label}-{level}", seed, scored | {"baseline": self.baseline(level)})
+        if level != "report":
+            return Variant(made, quality)
+        second = None
+        if "second" in self.texts:
+            second = self.step("quality_hf", f"{label}-second", seed | {"prefix": "second_"},
+                               scored | {"baseline": self.baseline("second")})  # fmt: skip
+        sizes = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]}
+        speed = self.step("speed_hf", label, {"environment": environment} | sizes, held)
+        room = {"environment": environment, "context": probe["context"]}
+        return Variant(made, quality, speed, self.step("memory_hf", label, room, held), second)
 
     def baseline(self, level: str) -> Step:
         """The 16-bit model's log-probabilities over the search, the report or the second text, or a part of the first."""
@@ -216,6 +266,8 @@ class Graph:
 
     def variant(self, recipe: Recipe, level: str) -> Variant:
         """A recipe's steps at a level: "search" ranks; "report" decides and adds the second text, speed and memory."""
+        if recipe.format != "gguf":
+            return self.foreign(recipe, level)
         made, probe = self.quantize(recipe), self.study.probe
         label = f"{self.study.model}-{recipe.name}"
         cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}

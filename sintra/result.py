@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sintra import __version__, history
+from sintra import __version__, delivery, history
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
 from sintra.stage import tool_version
-from sintra.store import Store, link_or_copy, write_atomic
+from sintra.store import write_atomic
 from sintra.study import Workspace
-from sintra.types import Candidate, Goal, Verdict, canonical, sha256
+from sintra.types import Artifact, Candidate, Goal, Verdict, canonical, sha256
 
 SHOWN = 12
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
@@ -48,7 +48,14 @@ def build(
         "learned": rounds[-1].get("learned") if rounds else None,
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
         "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
-    }  # fmt: skip
+    } | formats_of(place, known)  # fmt: skip
+
+
+def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
+    """The formats side by side, where more than GGUF was asked for."""
+    if place.study.formats == ("gguf",):
+        return {}
+    return {"formats": delivery.by_format(place.graph(), place.store, known, place.study.goal)}
 
 
 def llm_total() -> dict[str, float]:
@@ -63,7 +70,7 @@ def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:
     file = candidate.artifact
     return {
         "recipe": candidate.recipe.as_json(), "why": candidate.why, "author": candidate.author,
-        "artifact": {"path": "model.gguf", "sha256": file.sha256, "bytes": file.size} if file else None,
+        "artifact": {"path": file.path, "sha256": file.sha256, "bytes": file.size} if file else None,
         "confidence": confidence(candidate, goal), "decided_on": "report" if candidate.decided else "search",
         "measurements": [{k: v for k, v in asdict(m).items() if v not in (None, "")} for m in candidate.measurements],
         "predicted": candidate.predicted, "stated": candidate.stated, "round": candidate.round,
@@ -94,41 +101,27 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
-def deliver(place: Workspace, result: dict[str, Any], rounds: list[Round], graph: Graph) -> None:
+def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], rounds: list[Round], graph: Graph) -> None:
     """Write outputs/<study>/ unless it says so already, point outputs/latest to it, append to the history."""
-    out = place.outputs
+    out, winner = place.outputs, result["winner"]
+    what = delivery.wanted(graph, place.store, winner, known, place.study.goal)
     with contextlib.suppress(OSError, ValueError):
-        if same(json.loads((out / "result.json").read_text()), result) and sound(out, result):
+        if same(json.loads((out / "result.json").read_text()), result) and delivery.sound(out, what):
             point(place.root, place.study.id)
             return
     out.mkdir(parents=True, exist_ok=True)
     for name in PAGES:  # of another winner
         (out / name).unlink(missing_ok=True)
-    winner = result["winner"]
+    delivery.put(place.store, out, what)
     if winner:
-        materialise(place.store, winner["artifact"]["sha256"], out / "model.gguf")
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
-    else:
-        (out / "model.gguf").unlink(missing_ok=True)
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
-    write_atomic(out / "manifest.json", json.dumps(manifest(place, result, graph), indent=1) + "\n")
+    write_atomic(out / "manifest.json", json.dumps(manifest(place, what, graph), indent=1) + "\n")
     point(place.root, place.study.id)
     history.append(
         place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
     )
-
-
-def sound(out: Path, result: dict[str, Any]) -> bool:
-    """Whether the folder still holds the winner, by size."""
-    if not result["winner"]:
-        return True
-    return bool((out / "model.gguf").stat().st_size == result["winner"]["artifact"]["bytes"])
-
-
-def materialise(store: Store, digest: str, target: Path) -> None:
-    """Put a blob at a path: a hard link where the filesystem allows one (read-only, like the blob), else a copy."""
-    link_or_copy(store.blob(digest), target)
 
 
 def recipe_yaml(result: dict[str, Any]) -> str:
@@ -138,20 +131,18 @@ def recipe_yaml(result: dict[str, Any]) -> str:
     return head + "recipes:\n- " + json.dumps(recipe) + "\n"
 
 
-def manifest(place: Workspace, result: dict[str, Any], graph: Graph) -> dict[str, Any]:
+def manifest(place: Workspace, what: dict[str, Artifact], graph: Graph) -> dict[str, Any]:
     """Where everything came from: digests, versions, texts."""
-    files = {}
+    files = delivery.digests(what)
     for path in sorted(place.outputs.iterdir()):
-        if path.name == "model.gguf" and result["winner"]:
-            files[path.name] = result["winner"]["artifact"]["sha256"]
-        elif path.is_file() and path.name not in ("manifest.json", *PAGES) and not path.name.startswith("."):
+        if path.is_file() and path.name not in ("manifest.json", "model.gguf", *PAGES) and not path.name.startswith("."):
             files[path.name] = sha256(path.read_text())
     return {
         "study": place.study.id, "sintra": __version__, "files": files, "overrides": list(place.study.overrides),
         "source": {"kind": graph.source.kind, "digest": graph.source.digest},
         "texts": {role: text.digest for role, text in graph.texts.items()},
         "tools": {name: tool_version(name) for name in TOOLS},
-    }  # fmt: skip
+    } | delivery.locks(graph, place.store, what)  # fmt: skip
 
 
 def point(root: Path, study: str) -> None:
@@ -179,6 +170,9 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
     lines += task_lines(order)
     lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
+    if "formats" in result:
+        best = order[0].recipe.name if order else None
+        lines += ["", delivery.format_table(result["formats"], known, best)]
     return "\n".join(lines)
 
 
@@ -227,13 +221,15 @@ def advice(result: dict[str, Any]) -> str:
     name = recipe_name(best["recipe"])
     searched = any(c["recipe"]["tensors"] for c in result["candidates"])
     stock = ", a stock preset that no mix could beat" if searched and not best["recipe"]["tensors"] else ""
+    path = best["artifact"]["path"]
+    next_step = "; next: doit export_ollama" if path == "model.gguf" else ""
     if result["status"] == "met":
-        return f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB{stock}, in {folder}/model.gguf; next: doit export_ollama"
+        return f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB{stock}, in {folder}/{path}{next_step}"
     if result["status"] == "undecided":
         return f"undecided: {name} is the best so far; a larger max_rounds or more probe.report_tokens would tell"
     metric, value, limit, by = best["verdict"]["violated"][0]
     return (f"unmet: the best is {name}, whose {metric} is {value:.6g} where the limit is {limit:.6g} (off by {by:.3g}); "
-            f"it is in {folder}/model.gguf; relax that limit, or try hardware with more room")  # fmt: skip
+            f"it is in {folder}/{path}; relax that limit, or try hardware with more room")  # fmt: skip
 
 
 def adviser_at_hand(planner: str) -> str:

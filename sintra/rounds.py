@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sintra import lazy, plugins
 from sintra.bounds import hopeless
+from sintra.branches import branches, tried
+from sintra.formats import FORMATS
 from sintra.graph import Graph, Step
-from sintra.hardware.estimate import Shape, estimate
+from sintra.hardware.estimate import Shape
+from sintra.hardware.runtimes import estimated
 from sintra.judge import judge, ranked
 from sintra.known import history
 from sintra.report import NAME, parse
@@ -41,6 +44,13 @@ def recorded(place: Workspace) -> list[Round]:
     while (path := path_of(place, len(found) + 1)).exists():
         found.append(json.loads(path.read_bytes()))
     return found
+
+
+def reopen(place: Workspace) -> None:
+    """Forget the end of a study in which something failed that may pass: the next run tries that again."""
+    known = recorded(place)
+    if known and known[-1].get("again"):
+        path_of(place, len(known)).unlink()
 
 
 def proposals(given: Round) -> list[Proposal]:
@@ -86,10 +96,11 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal],
     failure = made if isinstance(made, Failure) else None
     file, decided = None, False
     if isinstance(made, Artifact):
-        file = next(f for f in made.files if f.path == "model.gguf")
+        file = made.model
         shape = Shape.of(store.read_json(made, "layout.json"))
         numbers["size_bytes"] = Measurement("size_bytes", file.size, "bytes", "exact")
-        for row in estimate(shape, graph.study.hardware, graph.study.probe["context"], recipe.kv):
+        context, runtime = graph.study.probe["context"], FORMATS[recipe.format].runtime
+        for row in estimated(shape, graph.study.hardware, context, recipe.kv, runtime):
             numbers[row.metric] = row
     for level in sorted({p.level for p in given}, reverse=True):
         for step in graph.variant(recipe, level).ends():
@@ -98,7 +109,7 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal],
                 failure = outcome
             elif isinstance(outcome, Artifact):
                 rows = parse(store.read_json(outcome, NAME))
-                if step.stage == "quality":
+                if step.stage in ("quality", "quality_hf"):
                     decided = decided or (level == "report" and any(r.metric == "kld_mean" for r in rows))
                     for row in rows:
                         if level == "report" or row.metric not in numbers:
@@ -123,20 +134,25 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
     if number == 1 and (stop := hopeless(study, graph.source)):
         return _round(number, [], stop)
     if number <= study.max_rounds:
-        tried = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
-        fresh = [p for p in plan(graph, store, rounds, known, say) if (p.recipe, p.level) not in tried]
+        before = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
+        planned = plan(graph, store, rounds, known, say) if "gguf" in tried(study) else []
+        fresh = [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in before]
         if fresh:
             return _round(number, fresh, None)
-    finalists = deciding(study, known)
+    kinds = dict.fromkeys(c.recipe.format for c in known)  # each format's best is measured, so that they can be compared
+    finalists = [p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])]
     if finalists:
         return _round(number, finalists, None)
-    end = _round(number, [], "decided" if known else "the planner proposed nothing")
-    return end | {"learned": lessons.learned(graph, store, [proposals(r) for r in rounds], known)}
+    end = _round(number, [], "decided" if known else "the planner proposed nothing") | {"again": store.excused}
+    gguf = [[p for p in proposals(r) if p.recipe.format == "gguf"] for r in rounds]
+    return end | {"learned": lessons.learned(graph, store, gguf, known)}
 
 
 def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None) -> list[Proposal]:
-    """Ask the study's planner."""
-    seen = history(graph, store, [proposals(r) for r in rounds], known, say)
+    """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
+    every = graph.study.planner == "replay"
+    shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
+    seen = history(graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say)
     past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
         graph.study, replace(seen, past=past, lessons=taught)

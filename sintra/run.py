@@ -64,6 +64,7 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
     if action is None or key is None:
         raise Transient(f"{step.name}: an input is missing; run the same again")
     stage = step.plugin
+    timeout_s = timeout_s or step.hints.get("timeout_s")
     with GATE.hold(stage.resource):
         threads = 1 if stage.resource == "light" else cores()
         order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()),

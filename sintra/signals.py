@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM: end every worker, say one line, leave."""
+"""Ctrl-C and SIGTERM: end every worker, say one line, leave. And the other side: die with one's parent."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -31,3 +32,9 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed when the parent dies, so that `kill -9` of doit leaves nothing running."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -13,7 +13,7 @@ from sintra.store import Digests, Store, write_atomic
 from sintra.types import Artifact, File, Source
 
 WANTED = (
-    r"(config|generation_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json|tokenizer[\w.]*"
+    r"(config|generation_config|quantize_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json|tokenizer[\w.]*"
     r"|merges\.txt|chat_template\.\w+|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -43,7 +43,8 @@ class Stage:
     """A kind of step. `version` is raised whenever the same inputs may give other outputs.
 
     tools: distributions whose version is part of the key; platform: whether the CPU's name and the number of cores
-    are; resource: light (one core or the network), heavy (all cores) or alone (nothing else of ours may run).
+    are; optional: whether a study goes on without it, a fault that may pass being its variant's failure in this run; resource:
+    light (one core or the network), heavy (all cores) or alone (nothing else of ours may run).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     platform: bool = False
     timeout_s: float = 4 * 3600
     metrics: tuple[str, ...] = field(default=())
+    optional: bool = False
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -125,6 +125,14 @@ def changes(old: Any, new: Any, at: str = "") -> list[str]:
     return [f"{at}: {short(old)} -> {short(new)}"]
 
 
+def excuse(step: Step, store: Store, error: Transient) -> None:
+    """A fault of an optional step: its variant's failure for the rest of this run, tried again by the next one."""
+    key = step.key(store)
+    if key is None:
+        raise error
+    store.excuse(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
+
+
 def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None = None) -> Task:
     """The doit task of a step."""
 
@@ -133,7 +141,12 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
 
         gc.enable()
         start = time.monotonic()
-        run_step(step, store, timeout_s)
+        try:
+            run_step(step, store, timeout_s)
+        except Transient as error:
+            if not step.plugin.optional:
+                raise
+            excuse(step, store, error)
         found = step.outcome(store)
         if isinstance(found, Failure):
             count("failed")

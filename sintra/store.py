@@ -75,6 +75,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._memo: dict[str, Outcome] = {}
+        self.excused = False
 
     def __repr__(self) -> str:
         return f"Store({self.root})"
@@ -179,6 +180,11 @@ class Store:
             temporary.unlink(missing_ok=True)
         self._memo.pop(key, None)
         return self.lookup(key) or outcome
+
+    def excuse(self, key: str, failure: Failure) -> None:
+        """Take an action as failed for as long as this process lives; nothing is written."""
+        self._memo[key] = failure
+        self.excused = True
 
     def forget(self, key: str) -> bool:
         """Drop an AC entry; the blobs stay until `gc`."""

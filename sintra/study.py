@@ -10,6 +10,7 @@ from typing import Any
 from sintra import config, source
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
+from sintra.formats import FORMATS, SPARSE, runnable
 from sintra.graph import Graph
 from sintra.store import Digests, Store
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
@@ -74,14 +75,20 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        return Graph(replace(self.study, model=self.label or self.study.model), pin, texts, self.root, self.tasks)
+        named = replace(self.study, model=self.label or self.study.model)
+        return Graph(named, pin, texts, self.root, self.tasks, self.given())
 
     def base(self) -> str:
         """What steps depend on beside their recipe: equal for studies that share them."""
         pin, study = self.pinned(), self.study
         texts = {role: source.pin_file(self.root / path, self.digests).digest for role, path in study.texts.items()}
         model = [pin.kind, pin.digest] if pin else [self.conf["model"]["source"], self.conf["model"]["revision"]]
-        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts]))
+        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts, study.compress]))
+
+    def given(self) -> Source | None:
+        """The pin of a GPTQ checkpoint that exists already, where one is named."""
+        folder = self.conf["compress"]["checkpoint"]
+        return source.pin_folder(self.root / Path(folder).expanduser(), self.digests) if folder else None
 
 
 def model_folder(root: Path, text: str) -> Path | None:
@@ -95,6 +102,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     conf = config.compose(root, raw, cache=cache_root(root, raw))
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
+    if (given := place.given()) is not None:  # by content, not by its path
+        place.study = replace(place.study, compress=place.study.compress | {"checkpoint": given.digest})
     pin = place.pinned()
     texts = [source.pin_file(root / path, place.digests).digest for _, path in sorted(place.study.texts.items())]
     if len(set(texts)) < len(texts):
@@ -102,6 +111,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     texts += [task.digest for _, task in sorted(place.tasks.items()) if task]
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
+    if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
+        del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -127,8 +138,32 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
-        overrides=tuple(raw),
+        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"],
     )  # fmt: skip
+
+
+def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
+    """The formats asked for, checked; one that the device can't run is no mistake as long as another can."""
+    asked, compress = tuple(dict.fromkeys(conf["formats"])), conf["compress"]
+    for name in asked:
+        if name in SPARSE:
+            raise UserError(
+                f"formats has {name!r}: llama.cpp and transformers store and multiply zeros like any number: no gain"
+            )
+        if name not in FORMATS:
+            raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
+    if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
+        runs = ", ".join(conf["hardware"]["runtimes"])
+        raise UserError(f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} (hardware.runtimes)")
+    if compress["checkpoint"] and "gptq_native" not in asked:
+        raise UserError("compress.checkpoint is measured as gptq_native: give formats=[gguf,gptq_native]")
+    if compress["bits"] not in (4, 8):
+        raise UserError(f"compress.bits={compress['bits']} isn't packed by these formats: use 4 or 8")
+    if compress["group_size"] not in (32, 64, 128):
+        raise UserError(f"compress.group_size={compress['group_size']} isn't known to the kernels: use 32, 64 or 128")
+    if compress["python"] not in ("auto", "here"):
+        raise UserError(f"compress.python={compress['python']!r}: use auto (an environment in the cache) or here")
+    return asked
 
 
 def hardware_of(conf: dict[str, Any]) -> Hardware:
@@ -139,6 +174,7 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         bandwidth=conf["bandwidth_gbs"] * 1e9, efficiency=conf["efficiency"],
         efficiency_spread=conf["efficiency_spread"], overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
         flops=conf["tflops"] * 1e12 if conf["tflops"] else None, thermal=conf["thermal"],
+        runtimes=tuple(conf["runtimes"]),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from doit.task import DelayedLoader, Task
 
 from sintra import commands, config, result, rounds, source, sweep
+from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
 from sintra.reporter import AT_END, Reporter
@@ -59,6 +60,9 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     yield from commands.tasks(root, raw, place)
     if place or places:
         stop_when_told()
+    if set(named) & {"optimize", *MANY}:
+        for each in [place] if place else places:
+            rounds.reopen(each)
     if place:
         yield from Chain(place).tasks()
     if together:
@@ -184,7 +188,7 @@ class Chain:
         found = rounds.candidates(graph, self.place.store, known)
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
-        result.deliver(self.place, made, known, graph)
+        result.deliver(self.place, made, found, known, graph)
         if self.done is not None:
             self.done(made)
             return bool(made["status"] == "met")
@@ -212,8 +216,9 @@ def intro(place: Workspace) -> str:
     """What is about to happen, and how to stop it."""
     study = place.study
     limits = ", ".join(f"{c.metric} {c.op} {c.limit:g}" for c in study.goal.constraints)
-    return (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
-            f"with {limits}\nstop with Ctrl-C; the same command goes on where it stopped")  # fmt: skip
+    first = (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
+             f"with {limits}")  # fmt: skip
+    return "\n".join([first, *left_out(study), "stop with Ctrl-C; the same command goes on where it stopped"])
 
 
 def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:

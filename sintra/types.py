@@ -47,6 +47,7 @@ class Hardware:
     overhead_s_per_layer: float
     flops: float | None
     thermal: dict[str, float] = field(default_factory=dict)
+    runtimes: tuple[str, ...] = ("llama.cpp",)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Study:
     seed: int
     max_rounds: int
     overrides: tuple[str, ...]
+    formats: tuple[str, ...] = ("gguf",)
+    compress: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Recipe:
     type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
     ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
-    the KV cache that it is to be run with.
+    the KV cache that it is to be run with; format: of its file (sintra.formats): others than gguf have only a type, bits and
+    group size as in w4g128.
     """
 
     type: str
@@ -120,6 +124,7 @@ class Recipe:
     tensors: tuple[tuple[str, str], ...] = ()
     rounding: Rounding = "nearest"
     kv: str = "f16"
+    format: str = "gguf"
 
     @property
     def file(self) -> Recipe:
@@ -129,6 +134,8 @@ class Recipe:
     @property
     def name(self) -> str:
         """A short, readable, unique name, fit for a task name and a file name."""
+        if self.format != "gguf":
+            return f"{self.format}-{self.type}"
         if self.kv != "f16":
             return f"{self.file.name}-kv_{self.kv}"
         if self.complete and not self.uniform:
@@ -167,11 +174,11 @@ class Recipe:
         """From its JSON form."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"), data.get("kv", "f16"))  # fmt: skip
+                      data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """For round files and results."""
-        return asdict(self)
+        """For round files, results and names; a GGUF's is what it was before there were other formats."""
+        return {k: v for k, v in asdict(self).items() if k != "format" or v != "gguf"}
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,15 @@ class Artifact:
     def digest(self) -> str:
         """Hex SHA-256 of the tree."""
         return sha256(canonical([[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]))
+
+    @property
+    def model(self) -> File:
+        """What is delivered of a variant: its model.gguf, or its folder model/ as one, with all bytes and the tree's digest."""
+        whole = next((f for f in self.files if f.path == "model.gguf"), None)
+        if whole:
+            return whole
+        tree = Artifact(tuple(f for f in self.files if f.path.startswith("model/")))
+        return File("model", sum(f.size for f in tree.files), tree.digest)
 
 
 @dataclass(frozen=True)
@@ -243,8 +259,9 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe and all that is known of it so far. `artifact` is its GGUF when it was built; `predicted` is what the planner
-    expected of it (Proposal.predicted), `stated` how sure its author was (Proposal.confidence); `round` proposed it first."""
+    """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was built; `predicted` is what
+    the planner expected of it (Proposal.predicted), `stated` how sure its author was (Proposal.confidence); `round` proposed it
+    first."""
 
     recipe: Recipe
     why: str

@@ -8,13 +8,11 @@ user's, 75 a fault that may pass, anything else a crash; the last line on stderr
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from typing import Any
 
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
+from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage
 from sintra.store import Store, disk_trouble, unique
 from sintra.types import Artifact, Failure, File
@@ -46,10 +45,9 @@ class Order:
     threads: int
 
 
-def die_with_parent() -> None:
-    """On Linux, be killed when the parent dies, so that `kill -9` of doit leaves nothing running."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def bound_to_parent() -> None:
+    """Die with the parent, at once where it is gone already."""
+    die_with_parent()
     if os.environ.get("SINTRA_PARENT") not in (None, str(os.getppid())):
         os._exit(TRANSIENT)
 
@@ -103,7 +101,7 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
 
 def main(argv: list[str]) -> int:
     """The process's entry."""
-    die_with_parent()
+    bound_to_parent()
     order = Order(**json.loads(Path(argv[0]).read_text()))
     try:
         perform(order)

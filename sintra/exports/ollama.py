@@ -28,6 +28,8 @@ def export(folder: Path, store: Store) -> None:
     result = json.loads((folder / "result.json").read_text())
     if not result["winner"]:
         raise UserError(f"{folder.name} has no winner to export: {result['status']}")
+    if result["winner"]["artifact"]["path"] != "model.gguf":
+        raise UserError(f"Ollama runs GGUF, and the winner of {folder.name} is {result['winner']['recipe']['format']}")
     digest = result["winner"]["artifact"]["sha256"]
     model = folder / "model.gguf"
     if not model.exists() or hash_file(model) != digest:

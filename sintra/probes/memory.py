@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import TYPE_CHECKING
 
 from sintra import lazy
 from sintra.llama import opened
+from sintra.protocols import peak
 from sintra.report import write
 from sintra.stage import Context, Stage, machine
 from sintra.types import Measurement
@@ -16,11 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy.module("numpy")
-
-
-def peak() -> float:
-    """Peak resident set of this process in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run(context: Context) -> None:
