@@ -23,7 +23,11 @@ GROUPS = ("hardware", "model", "goal", "planner", "probe", "store")
 
 @dataclass
 class HardwareConf:
-    """A device. Speeds in GB/s (10^9 bytes) and TFLOP/s; efficiency is the share of the bandwidth that decoding gets."""
+    """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
+
+    bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
+    host_*: the computer that a graphics card sits in.
+    """
 
     name: str = ""
     title: str = ""
@@ -38,6 +42,13 @@ class HardwareConf:
     overhead_us_per_layer: float = 0.0
     tflops: float | None = None
     thermal: dict[str, float] = field(default_factory=dict)
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    tflops_spread: float = 0.5
+    storage_mbs: float | None = None
+    host_usable_gb: float = 0.0
+    host_bandwidth_gbs: float = 0.0
 
 
 @dataclass

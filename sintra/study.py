@@ -122,6 +122,9 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         bandwidth=conf["bandwidth_gbs"] * 1e9, efficiency=conf["efficiency"],
         efficiency_spread=conf["efficiency_spread"], overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
         flops=conf["tflops"] * 1e12 if conf["tflops"] else None, thermal=conf["thermal"],
+        overhead_spread=conf["overhead_spread"], bytes_per_weight=conf["bytes_per_weight"], k_quant=conf["k_quant"],
+        flops_spread=conf["tflops_spread"], storage=conf["storage_mbs"] * 1e6 if conf["storage_mbs"] else None,
+        host_usable_bytes=int(conf["host_usable_gb"] * GIB), host_bandwidth=conf["host_bandwidth_gbs"] * 1e9,
     )  # fmt: skip
 
 

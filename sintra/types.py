@@ -32,7 +32,11 @@ def sha256(text: str) -> str:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows."""
+    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows.
+
+    A device whose memory is a GPU's own may name its host's: what doesn't fit goes there. efficiency_spread,
+    overhead_spread, flops_spread: half-widths of 90 % intervals of the logarithms.
+    """
 
     name: str
     title: str
@@ -47,6 +51,13 @@ class Hardware:
     overhead_s_per_layer: float
     flops: float | None
     thermal: dict[str, float] = field(default_factory=dict)
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    flops_spread: float = 0.5
+    storage: float | None = None
+    host_usable_bytes: int = 0
+    host_bandwidth: float = 0.0
 
 
 @dataclass(frozen=True)
