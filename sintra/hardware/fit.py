@@ -109,8 +109,12 @@ def slopes(point: Point, value: dict[Name, float]) -> tuple[float, dict[Name, fl
     overhead = point.layers * math.exp(log_overhead)
     total = memory + overhead
     share, rest = memory / total, -overhead / total
-    found: dict[Name, float] = {("efficiency", backend): share, device: share, variant: share, ("overhead", backend): rest,
-                                ("weight", backend): -weights / total, k_quant(backend): -k * point.read / speed / total}  # fmt: skip
+    found: dict[Name, float] = dict.fromkeys((("efficiency", backend), device, variant), share)
+    found |= {
+        ("overhead", backend): rest,
+        ("weight", backend): -weights / total,
+        k_quant(backend): -k * point.read / speed / total,
+    }
     if not cpu:
         found |= {("device_overhead", *place): rest, GPU_OVERHEAD: rest, POWER: rest * scale}
     return -math.log(total), found
@@ -151,8 +155,10 @@ class Fit:
         slope = dict.fromkeys(overhead, 1.0) | ({POWER: scale} if scale else {})
         log_overhead = total(overhead) + (scale * total([POWER]) if scale else 0.0)
         spread = math.sqrt(self.variance(dict.fromkeys(efficiency, 1.0)) + VARIANT**2 + NOISE**2)
-        return Parameters(math.exp(total(efficiency)), NINETY * spread, math.exp(log_overhead),
-                          NINETY * math.sqrt(self.variance(slope)), math.exp(total([("weight", backend)])), max(0.0, total([k_quant(backend)])))  # fmt: skip
+        return Parameters(
+            math.exp(total(efficiency)), NINETY * spread, math.exp(log_overhead), NINETY * math.sqrt(self.variance(slope)),
+            math.exp(total([("weight", backend)])), max(0.0, total([k_quant(backend)])),
+        )  # fmt: skip
 
 
 def fit(points: Iterable[Point]) -> Fit:
@@ -177,7 +183,7 @@ def fit(points: Iterable[Point]) -> Fit:
         now = now + step
         if np.abs(step).max() < 1e-9:
             break
-    return Fit(dict(zip(wanted, now.tolist(), strict=True)), np.linalg.inv(curvature))
+    return Fit(dict(zip(wanted, now.tolist(), strict=True)), np.asarray(np.linalg.inv(curvature), np.float64))
 
 
 def leave_one_out(points: list[Point]) -> list[tuple[float, float, float]]:

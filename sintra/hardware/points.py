@@ -103,5 +103,6 @@ def point(row: dict[str, str], profile: str, bandwidth: float) -> Point:
     return Point(
         profile, row["backend"], row.get("device") or profile, row.get("model") or "", row["quant"], layers,
         float(row["params_b"]) * 1e9 - embedding, size + 2 * layers * CONTEXT * heads * width * 2, bandwidth, tps,
-        float(row["pp_tps"]) if (row.get("pp_tps") or "").strip() else None, UNIFORM * 10**-digits / tps, row.get("source") or "",
+        float(row["pp_tps"]) if (row.get("pp_tps") or "").strip() else None, UNIFORM * 10**-digits / tps,
+        row.get("source") or "",
     )  # fmt: skip
