@@ -27,9 +27,11 @@ DOCS = {
     "gc": "Delete what no study needs any more",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
+    "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
+DEVICE = ("estimate",)
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -47,11 +49,30 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
+    free |= device_commands(root, raw)
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
         yield command("plan", lambda format: dryrun.show(place, format), [FORMAT], None)
         yield command("why", lambda steps: why(place, steps), [], "steps")
+
+
+def option(name: str, default: Any, help: str) -> dict[str, Any]:
+    """A command's option, --name."""
+    kind = {"type": type(default)} if default is not None else {}
+    return {"name": name, "long": name, "default": default, "help": help} | kind
+
+
+def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
+    """The commands about devices; they need a model's config at most, so no study is opened for them."""
+
+    def estimate(devices: bool, type: str, format: str) -> None:
+        from sintra import devices as module
+
+        module.show(root, raw, devices, type, format)
+
+    every = option("devices", False, "one type on every device that there is a profile of")
+    return {"estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None)}
 
 
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
@@ -135,7 +156,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", "verify", "gc", "rollback", "export_ollama"):
+    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

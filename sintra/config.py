@@ -217,6 +217,10 @@ def _model(root: Path, value: str) -> list[str]:
     if value in names(root, "model"):
         return [f"model={value}"]
     folder = Path(value).expanduser()
+    if folder.name == "config.json" and folder.is_file():
+        folder = folder.parent
+    if folder.suffix == ".gguf" and folder.is_file():
+        return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
     if folder.is_dir():
         return ["model=custom", f"model.name={slug(folder.resolve().name)}", f"model.source='{folder}'"]
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)

@@ -36,7 +36,7 @@ LAYERS = [
     {"graph", "study", "worker", "run"},
     {"bounds", "known"},
     {"rounds", "result", "steps", "reporter", "forget"},
-    {"dryrun"},
+    {"dryrun", "devices"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

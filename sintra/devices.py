@@ -1,0 +1,117 @@
+"""`doit estimate`: what a model would do on a device, or on every device, without building anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sintra import config
+from sintra.errors import UserError
+from sintra.hardware import architecture, profiles
+from sintra.hardware.estimate import Shape, estimate, offload
+from sintra.study import GIB, hardware_of, model_folder
+from sintra.types import Hardware
+
+ROWS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+Row = dict[str, Any]
+
+
+def composed(root: Path, raw: list[str]) -> dict[str, Any]:
+    """The configuration of a command line, with the cache that it names."""
+    cache = next((o.split("=", 1)[1] for o in reversed(raw) if o.startswith("store.path=")), "cache")
+    return config.compose(root, raw, cache=root / cache)
+
+
+def device_of(conf: dict[str, Any]) -> Hardware:
+    """The composed profile in base units, with defaults for what a YAML leaves out."""
+    from dataclasses import asdict
+
+    return hardware_of(asdict(config.HardwareConf()) | conf)
+
+
+def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
+    """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of the file for a GGUF."""
+    text = conf["model"]["source"]
+    path = root / Path(text).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        from sintra.layout import read_layout
+
+        try:
+            return {path.stem: Shape.of(read_layout(path))}
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{text} is no GGUF that can be estimated: {error}") from None
+    folder = model_folder(root, text)
+    of = architecture.read((folder / "config.json") if folder else from_hub(text, conf["model"]["revision"]))
+    return {preset: architecture.shape(of, preset) for preset in ("F16", *ROWS)}
+
+
+def from_hub(name: str, revision: str) -> Path:
+    """A hub model's config.json and nothing else of it."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:  # the hub's own kinds of errors are many, and none is ours
+        raise UserError(f"the config of {name} can't be had: {str(error).splitlines()[0]}") from None
+
+
+def row(shape: Shape, device: Hardware, context: int, kv: str) -> Row:
+    """One variant on one device, every number with its interval [low, high]."""
+    found: Row = {"device": device.name, "context": context, "kv": kv, "weight_bytes": shape.weight_bytes}
+    for m in estimate(shape, device, context, kv):
+        found[m.metric] = {"value": m.value, "low": m.low, "high": m.high, "unit": m.unit, "how": m.how}
+    found["fits"] = found["device_ram_bytes"]["value"] <= device.usable_bytes
+    split = None if found["fits"] else offload(shape, device, context, kv)
+    if split:
+        found["offload"] = {"layers": split.layers, "of": shape.layers, "device_bytes": split.device_bytes,
+                            "host_bytes": split.host_bytes}  # fmt: skip
+        found["device_tg_tps"] |= {"value": split.tps, "low": split.low, "high": split.high}
+    return found
+
+
+def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
+    """Print the table of a device's types, or of one type on every device."""
+    conf = composed(root, raw)
+    context, kv = conf["probe"]["context"], conf["planner"]["kv"][0]
+    given = shapes(root, conf)
+    if every:
+        kind = type_ if type_ in given else next(iter(given)) if len(given) == 1 else ""
+        if not kind:
+            raise UserError(f"--type {type_} isn't known: use one of {', '.join(given)}")
+        devices = [device_of(p) for p in profiles.every(root).values()]
+        rows = sorted(({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place)
+    else:
+        device = device_of(conf["hardware"])
+        rows = [{"type": kind} | row(shape, device, context, kv) for kind, shape in given.items()]
+    if format == "json":
+        print(json.dumps(rows, indent=1))
+        return
+    print(table(rows, "device" if every else "type", context, kv))
+
+
+def table(rows: list[Row], first: str, context: int, kv: str) -> str:
+    """Rows in 80 columns."""
+    head = f"{first:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8}  fits"
+    lines = [head]
+    for r in rows:
+        speed = r["device_tg_tps"]
+        prefill = f"{r['device_pp_tps']['value']:.3g}" if "device_pp_tps" in r else "-"
+        lines.append(f"{r[first]:<24}{r['weight_bytes'] / 1e9:>7.2f}{speed['value']:>10.3g}"
+                     f"{speed['low']:>10.3g}{speed['high']:>8.3g}{prefill:>9}"
+                     f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}")  # fmt: skip
+    lines.append(f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; nothing was built or run")
+    return "\n".join(lines)
+
+
+def place(r: Row) -> tuple[bool, float]:
+    """What fits before what doesn't, the fastest first."""
+    return not (r["fits"] or "offload" in r), -float(r["device_tg_tps"]["value"])
+
+
+def fit_words(r: Row) -> str:
+    """Whether a variant fits, and how."""
+    if r["fits"]:
+        return "yes"
+    split = r.get("offload")
+    return f"{split['layers']} of {split['of']} layers on the card" if split else "no"
