@@ -28,10 +28,11 @@ DOCS = {
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
+    "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
-DEVICE = ("estimate",)
+DEVICE = ("estimate", "detect")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -71,8 +72,18 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 
         module.show(root, raw, devices, type, format)
 
+    def detect(out: str, quick: bool, format: str) -> None:
+        from sintra import devices as module
+
+        module.detect(root, raw, out, not quick, format)
+
+    out = option("out", "", "where the profile goes; without it, where hardware=auto looks")
+    quick = option("quick", False, "don't measure the bandwidth of a machine that a profile of ours stands for")
     every = option("devices", False, "one type on every device that there is a profile of")
-    return {"estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None)}
+    return {
+        "detect": (detect, [out, quick, FORMAT], None),
+        "estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None),
+    }
 
 
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:

@@ -1,4 +1,4 @@
-"""`doit estimate`: what a model would do on a device, or on every device, without building anything."""
+"""`doit estimate` and `doit detect`: what a model would do on a device or on every one, and what this machine is."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from sintra import config
 from sintra.errors import UserError
 from sintra.hardware import architecture, profiles
 from sintra.hardware.estimate import Shape, estimate, offload
-from sintra.study import GIB, hardware_of, model_folder
+from sintra.study import GIB, composed, hardware_of, model_folder
 from sintra.types import Hardware
 
 ROWS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 Row = dict[str, Any]
-
-
-def composed(root: Path, raw: list[str]) -> dict[str, Any]:
-    """The configuration of a command line, with the cache that it names."""
-    cache = next((o.split("=", 1)[1] for o in reversed(raw) if o.startswith("store.path=")), "cache")
-    return config.compose(root, raw, cache=root / cache)
 
 
 def device_of(conf: dict[str, Any]) -> Hardware:
@@ -28,6 +22,20 @@ def device_of(conf: dict[str, Any]) -> Hardware:
     from dataclasses import asdict
 
     return hardware_of(asdict(config.HardwareConf()) | conf)
+
+
+def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:
+    """Print what this machine is and write its profile: to `out`, or to where hardware=auto looks."""
+    from sintra.hardware import auto
+    from sintra.study import cache_root
+
+    path = root / Path(out).expanduser() if out else cache_root(root, raw) / auto.AUTO
+    found = auto.detect(path, measure)
+    if format == "json":
+        print(json.dumps(found, indent=1))
+        return
+    print(auto.text(found))
+    print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
 
 
 def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:

@@ -76,7 +76,7 @@ def model_folder(root: Path, text: str) -> Path | None:
 
 def open_workspace(root: Path, raw: list[str]) -> Workspace:
     """From raw overrides. Raises UserError."""
-    conf = config.compose(root, raw, cache=cache_root(root, raw))
+    conf = composed(root, raw)
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
     pin = place.pinned()
@@ -89,6 +89,24 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
     return place
+
+
+def composed(root: Path, raw: list[str]) -> dict[str, Any]:
+    """The configuration of a command line, hardware=auto included."""
+    cache = cache_root(root, raw)
+    return config.compose(root, [detected(cache) if o == "hardware=auto" else o for o in raw], cache=cache)
+
+
+def detected(cache: Path) -> str:
+    """hardware=auto as hardware=PATH: what was found on this machine the first time is kept, `doit detect` looks again."""
+    from sintra.hardware.profile import AUTO
+
+    path = cache / AUTO
+    if not path.is_file():
+        from sintra.hardware import auto
+
+        auto.detect(path)
+    return f"hardware={path.resolve()}"
 
 
 def cache_root(root: Path, raw: list[str]) -> Path:
