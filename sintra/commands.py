@@ -29,10 +29,11 @@ DOCS = {
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
+    "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
-DEVICE = ("estimate", "detect")
+DEVICE = ("estimate", "detect", "thermal")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -79,8 +80,19 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 
     out = option("out", "", "where the profile goes; without it, where hardware=auto looks")
     quick = option("quick", False, "don't measure the bandwidth of a machine that a profile of ours stands for")
+
+    def thermal(minutes: float, type: str, cooled: bool, log: str, plot: str, format: str) -> None:
+        from sintra import heat as module
+
+        module.show(root, raw, minutes, type, cooled, log, plot, format)
+
+    heat = [option("minutes", 15.0, "how long"), option("type", "Q4_K_M", "the model's type"),
+            option("cooled", False, "with the cooler that the profile knows of"),
+            option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
+            option("plot", "", "a PNG of the three over time (needs the bench extra)"), FORMAT]  # fmt: skip
     every = option("devices", False, "one type on every device that there is a profile of")
     return {
+        "thermal": (thermal, heat, None),
         "detect": (detect, [out, quick, FORMAT], None),
         "estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None),
     }

@@ -77,6 +77,9 @@ class GoalConf:
     max_ram_gb: float | None = None
     min_tg_tps: float | None = None
     min_pp_tps: float | None = None
+    min_tg_tps_sustained: float | None = None
+    accept_simulated: bool = False
+    enforce_memory: bool = False
 
 
 @dataclass

@@ -23,8 +23,9 @@ LIMITS = (
     ("max_ram_gb", "device_ram_bytes", "<=", GIB),
     ("min_tg_tps", "device_tg_tps", ">=", 1),
     ("min_pp_tps", "device_pp_tps", ">=", 1),
+    ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
 )
-LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
+LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps", "device_tg_tps_sustained"}
 OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_bytes", *LARGER_IS_BETTER}
 
 
@@ -157,4 +158,5 @@ def goal_of(conf: dict[str, Any], hardware: dict[str, Any]) -> Goal:
         found.append(Constraint("device_ram_bytes", "<=", hardware["usable_gb"] * GIB, f"hardware={hardware['name']}"))
     if conf["optimise"] not in OPTIMISABLE:
         raise UserError(f"goal.optimise={conf['optimise']} isn't a metric: {nearest(conf['optimise'], OPTIMISABLE)}")
-    return Goal(conf["name"], tuple(found), conf["optimise"], -1 if conf["optimise"] in LARGER_IS_BETTER else 1)
+    sense = -1 if conf["optimise"] in LARGER_IS_BETTER else 1
+    return Goal(conf["name"], tuple(found), conf["optimise"], sense, conf["accept_simulated"], conf["enforce_memory"])

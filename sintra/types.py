@@ -76,12 +76,17 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Goal:
-    """The limits, and what to make small (sense 1) or large (sense -1) under them."""
+    """The limits, and what to make small (sense 1) or large (sense -1) under them.
+
+    accept_simulated: whether a simulated value may be the ground on which a limit is called met; enforce_memory: whether
+    finalists are run under a limit of the device's usable memory."""
 
     name: str
     constraints: tuple[Constraint, ...]
     optimise: str
     sense: int
+    accept_simulated: bool = False
+    enforce_memory: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ LAYERS = [
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
     {"stages", "probes", "planners", "exports"},
-    {"graph", "study", "worker", "run"},
+    {"graph", "study", "worker", "run", "footprint"},
     {"bounds", "known"},
     {"rounds", "result", "steps", "reporter", "forget"},
     {"dryrun", "devices"},
+    {"heat"},
     {"commands", "tasks"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sintra import lazy
 from sintra.allocation.allocate import Table, cheapest, floors
+from sintra.hardware import thermal
 from sintra.hardware.estimate import Shape, kv_bytes, memory_beside_weights, slowness, weights_read
 from sintra.matrices import Sizes, bytes_of, written
 from sintra.types import Hardware, Study
@@ -63,10 +64,13 @@ def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], k_quant: float 
 
 def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
     """The bytes of matrices (at ordinary speed) that a token may read for the study's tokens/s."""
+    device: Hardware = study.hardware
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
+    if thermal.complete(device.thermal):
+        part = thermal.sustained(thermal.DEFAULTS | device.thermal)
+        least += [c.limit / part for c in study.goal.constraints if c.metric == "device_tg_tps_sustained"]
     if not least:
         return float("inf")
-    device: Hardware = study.hardware
     seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
     cache = kv_bytes(shape, study.probe["context"], kv) / 2 + device.bytes_per_weight * weights_read(shape)
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside

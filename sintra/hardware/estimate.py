@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sintra.hardware import thermal
 from sintra.types import Hardware, Measurement
 
 RUNTIME_BYTES = 100 * 2**20
@@ -116,6 +117,10 @@ def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> t
         Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - RUNTIME_SPREAD, high=ram + RUNTIME_SPREAD,
                     where=device.name, protocol=f"weights + KV + compute + runtime at context {context}"),
     ]  # fmt: skip
+    if thermal.complete(device.thermal):
+        hot = speed * thermal.sustained(thermal.DEFAULTS | device.thermal)
+        found.append(Measurement("device_tg_tps_sustained", hot, "tokens/s", "simulated", low=hot / spread, high=speed * spread,
+                                 where=device.name, protocol="heat in equilibrium, simulated"))  # fmt: skip
     if device.flops:
         prefill, wide = device.flops / (2 * shape.parameters * shape.active), math.exp(device.flops_spread)
         found.append(Measurement("device_pp_tps", prefill, "tokens/s", "estimated", low=prefill / wide, high=prefill * wide,
