@@ -30,10 +30,11 @@ DOCS = {
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
+    "calibrate": "Refine a profile by measurements: a CSV (--csv), or what the cache holds of this machine; the interval shrinks",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
-DEVICE = ("estimate", "detect", "thermal")
+DEVICE = ("estimate", "detect", "thermal", "calibrate")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -86,6 +87,12 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 
         module.show(root, raw, minutes, type, cooled, log, plot, format)
 
+    def calibrate(csv: str, out: str) -> None:
+        from sintra import devices as module
+
+        module.calibrate(root, raw, csv, out)
+
+    csv = option("csv", "", "a CSV of read_bytes, weights, layers, tg_tps")
     heat = [option("minutes", 15.0, "how long"), option("type", "Q4_K_M", "the model's type"),
             option("cooled", False, "with the cooler that the profile knows of"),
             option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
@@ -93,6 +100,7 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
     every = option("devices", False, "one type on every device that there is a profile of")
     return {
         "thermal": (thermal, heat, None),
+        "calibrate": (calibrate, [csv, option("out", "", "where the profile goes")], None),
         "detect": (detect, [out, quick, FORMAT], None),
         "estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None),
     }

@@ -123,3 +123,48 @@ def fit_words(r: Row) -> str:
         return "yes"
     split = r.get("offload")
     return f"{split['layers']} of {split['of']} layers on the card" if split else "no"
+
+
+def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
+    """Refine the composed profile by a CSV of measurements, or by this cache's measured variants, and write it to `out`."""
+    from sintra.hardware import calibrate as refining
+    from sintra.hardware import profile as files
+    from sintra.stage import machine
+    from sintra.study import cache_root
+
+    conf = composed(root, raw)["hardware"]
+    rows = refining.read(root / Path(csv).expanduser()) if csv else measured_here(cache_root(root, raw))
+    if not rows:
+        raise UserError("nothing was measured here yet: run `doit optimize` first, or give --csv FILE")
+    found = refining.refined(conf, rows)
+    where = csv or f"measured on {machine()}"
+    path = root / Path(out).expanduser() if out else cache_root(root, raw) / files.AUTO
+    files.write(path, found, [f"{conf['name']}, calibrated by {len(rows)} measurements ({where})"])
+    for name in ("efficiency", "efficiency_spread"):
+        print(f"{name:<18} {conf[name]:g} -> {found[name]:g}")
+    print(f"{len(rows)} measurements; written to {out or path}: hardware={out or 'auto'}")
+
+
+def measured_here(cache: Path) -> list[Any]:
+    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape."""
+    from sintra.hardware.calibrate import Row as Measured
+    from sintra.hardware.estimate import bytes_read, weights_read
+    from sintra.report import NAME
+    from sintra.stage import machine
+    from sintra.store import Store
+    from sintra.types import Artifact
+
+    store, found = Store(cache), []
+    records = list(store.records())
+    layouts = {a.digest: a for r in records if r.get("stage") in ("quantize", "assemble", "convert")
+               if isinstance(a := store.lookup(r["key"]), Artifact)}  # fmt: skip
+    for record in (r for r in records if r.get("stage") == "speed"):
+        made, file = store.lookup(record["key"]), layouts.get(record["action"]["inputs"]["gguf"])
+        if not isinstance(made, Artifact) or file is None:
+            continue
+        speed = next((m for m in store.read_json(made, NAME) if m["metric"] == "tg_tps"), None)
+        if speed and speed.get("where") == machine():
+            shape = Shape.of(store.read_json(file, "layout.json"))
+            context = int(record["action"]["params"]["generate"])
+            found.append(Measured(bytes_read(shape, context), weights_read(shape), shape.layers, speed["value"]))
+    return found

@@ -1,8 +1,8 @@
 """A process of its own that loads a model, reads a prompt and generates, and says all the while what memory it holds.
 
 `python -m sintra.footprint '{"gguf", "context", "threads", "kv", "mmap", "rlimit"}'` writes JSON lines: {"t": seconds,
-"phase", "rss": bytes, "peak": bytes}, then {"done": true} or {"error"}. It waits for a line on stdin before it loads, so that it
-can be put under a limit first; rlimit: bytes of data that it may have beyond what it has then, or null.
+"phase", "rss": bytes, "peak": bytes}, then {"done": true} or {"error"}. It waits for a line on stdin before it loads, so that
+it can be put under a limit first; rlimit: bytes of data that it may have beyond what it has then, or null.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LLAMA3_8B = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32
 NAMES = {"norm": ("attn_norm", "ffn_norm")}
 
 
-def write(path, config):
+def write(path, config, tokens=False):
     """A GGUF of a Llama with these sizes, the weights random."""
     import gguf
 
@@ -33,6 +33,13 @@ def write(path, config):
     writer.add_head_count_kv(of.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(of.vocabulary)
+    if tokens:
+        vocabulary = [b"<unk>", b"<s>", b"</s>", *(f"<0x{i:02X}>".encode() for i in range(256))]
+        vocabulary += [f"t{i}".encode() for i in range(of.vocabulary - len(vocabulary))]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(vocabulary)
+        writer.add_token_scores([0.0] * of.vocabulary)
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (of.vocabulary - 259)])
     seen = {}
     for tensor in of.tensors:
         kind, place = tensor.kind, f"blk.{tensor.block}." if tensor.block is not None else ""

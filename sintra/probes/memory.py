@@ -58,7 +58,7 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
     order = {"gguf": str(context.inputs["gguf"] / "model.gguf"), "context": context.params["context"], "mmap": mmap,
              "kv": context.params.get("kv", "f16"), "threads": context.threads, "rlimit": rlimit}  # fmt: skip
     code, lines, log = started(order, around)
-    last = lines[-1] if lines else {"phase": "start", "rss": 0, "peak": 0}
+    last: Line = lines[-1] if lines else {"phase": "start", "rss": 0, "peak": 0}
     if code == 0 and last.get("done"):
         return lines
     words = f"in {last['phase']}, the last reading was {last['rss'] / MIB:.0f} MiB"
