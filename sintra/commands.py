@@ -30,7 +30,7 @@ DOCS = {
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
-    "calibrate": "Refine a profile by measurements: a CSV (--csv), or what the cache holds of this machine; the interval shrinks",
+    "calibrate": "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval shrinks",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }

@@ -7,6 +7,7 @@ it can be put under a limit first; rlimit: bytes of data that it may have beyond
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -27,7 +28,10 @@ def rss() -> int:
 
 
 def peak() -> int:
-    """Peak resident bytes of this process."""
+    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives exec: it may be the parent's."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -87,7 +91,7 @@ def work(order: dict[str, Any], diary: Diary) -> None:
 
 def main(argv: list[str]) -> int:
     """The process's entry."""
-    from sintra.llama import api
+    from sintra.llama import api, complaints
     from sintra.worker import die_with_parent
 
     die_with_parent()
@@ -102,7 +106,7 @@ def main(argv: list[str]) -> int:
     try:
         work(order, diary)
     except Exception as error:  # whatever it is, the parent wants the last reading with it
-        diary.note(error=f"{type(error).__name__}: {error}")
+        diary.note(error=f"{type(error).__name__}: {error}", log=complaints())
         return 3
     finally:
         diary.ended.set()

@@ -44,6 +44,11 @@ def complaint() -> str:
     return _lines[-1] if _lines else "no reason given"
 
 
+def complaints() -> str:
+    """The last few things, a line each."""
+    return "\n".join(_lines)
+
+
 class Model:
     """A loaded GGUF. Use `opened`, which frees it."""
 

@@ -32,9 +32,7 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV with columns read_bytes, weights, layers, tg_tps. Raises UserError."""
     try:
         with path.open(newline="") as handle:
-            rows = [
-                Row(*(float(r[c]) for c in COLUMNS[:2]), int(r["layers"]), float(r["tg_tps"])) for r in csv.DictReader(handle)
-            ]
+            rows = [_row(r) for r in csv.DictReader(handle)]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} can't be read as CSV with columns {', '.join(COLUMNS)}: {error}") from None
     if not rows or any(min(r.read, r.tps) <= 0 for r in rows):
@@ -42,12 +40,16 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
+def _row(r: dict[str, str]) -> Row:
+    return Row(float(r["read_bytes"]), float(r["weights"]), int(r["layers"]), float(r["tg_tps"]))
+
+
 def implied(profile: dict[str, Any], row: Row) -> float:
     """The efficiency that would make the formula give what was measured. Raises UserError where none does."""
     left = 1 / row.tps - row.layers * profile["overhead_us_per_layer"] * 1e-6
     if left <= 0:
         raise UserError(f"{row.tps:g} tokens/s is faster than the profile's overhead of {row.layers} layers alone allows")
-    return (row.read + profile["bytes_per_weight"] * row.weights) / (profile["bandwidth_gbs"] * 1e9 * left)
+    return float((row.read + profile["bytes_per_weight"] * row.weights) / (profile["bandwidth_gbs"] * 1e9 * left))
 
 
 def refined(profile: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
