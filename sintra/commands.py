@@ -32,9 +32,14 @@ DOCS = {
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
+    "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
+    "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
+    "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
+    "calibrate": "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval shrinks",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
+DEVICE = ("estimate", "detect", "thermal", "calibrate")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -54,11 +59,58 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
+    free |= device_commands(root, raw)
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
         yield command("plan", lambda format: dryrun.show(place, format), [FORMAT], None)
         yield command("why", lambda steps: why(place, steps), [], "steps")
+
+
+def option(name: str, default: Any, help: str) -> dict[str, Any]:
+    """A command's option, --name."""
+    kind = {"type": type(default)} if default is not None else {}
+    return {"name": name, "long": name, "default": default, "help": help} | kind
+
+
+def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
+    """The commands about devices; they need a model's config at most, so no study is opened for them."""
+
+    def estimate(devices: bool, type: str, format: str) -> None:
+        from sintra import devices as module
+
+        module.show(root, raw, devices, type, format)
+
+    def detect(out: str, quick: bool, format: str) -> None:
+        from sintra import devices as module
+
+        module.detect(root, raw, out, not quick, format)
+
+    out = option("out", "", "where the profile goes; without it, where hardware=auto looks")
+    quick = option("quick", False, "don't measure the bandwidth of a machine that a profile of ours stands for")
+
+    def thermal(minutes: float, type: str, cooled: bool, log: str, plot: str, format: str) -> None:
+        from sintra import heat as module
+
+        module.show(root, raw, minutes, type, cooled, log, plot, format)
+
+    def calibrate(csv: str, out: str) -> None:
+        from sintra import devices as module
+
+        module.calibrate(root, raw, csv, out)
+
+    csv = option("csv", "", "a CSV of read_bytes, weights, layers, tg_tps")
+    heat = [option("minutes", 15.0, "how long"), option("type", "Q4_K_M", "the model's type"),
+            option("cooled", False, "with the cooler that the profile knows of"),
+            option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
+            option("plot", "", "a PNG of the three over time (needs the bench extra)"), FORMAT]  # fmt: skip
+    every = option("devices", False, "one type on every device that there is a profile of")
+    return {
+        "thermal": (thermal, heat, None),
+        "calibrate": (calibrate, [csv, option("out", "", "where the profile goes")], None),
+        "detect": (detect, [out, quick, FORMAT], None),
+        "estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None),
+    }
 
 
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
@@ -137,7 +189,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
+    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

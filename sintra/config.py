@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ GROUPS = ("hardware", "model", "goal", "planner", "probe", "store")
 
 @dataclass
 class HardwareConf:
-    """A device. Speeds in GB/s (10^9 bytes) and TFLOP/s; efficiency is the share of the bandwidth that decoding gets."""
+    """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
+
+    bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
+    host_*: the computer that a graphics card sits in.
+    """
 
     name: str = ""
     title: str = ""
@@ -39,6 +44,13 @@ class HardwareConf:
     tflops: float | None = None
     thermal: dict[str, float] = field(default_factory=dict)
     runtimes: list[str] = field(default_factory=lambda: ["llama.cpp"])
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    tflops_spread: float = 0.5
+    storage_mbs: float | None = None
+    host_usable_gb: float = 0.0
+    host_bandwidth_gbs: float = 0.0
 
 
 @dataclass
@@ -67,6 +79,9 @@ class GoalConf:
     max_ram_gb: float | None = None
     min_tg_tps: float | None = None
     min_pp_tps: float | None = None
+    min_tg_tps_sustained: float | None = None
+    accept_simulated: bool = False
+    enforce_memory: bool = False
 
 
 @dataclass
@@ -214,6 +229,8 @@ def checked(root: Path, raw: list[str]) -> list[str]:
         seen.add(key)
         if key == "model":
             result += _model(root, value)
+        elif key == "hardware" and (path := profile_path(root, override)):
+            result.append(f"hardware={_own_name(path)}")
         elif key in GROUPS:
             if value not in names(root, key):
                 raise UserError(f"no {key} is called {value!r}: {nearest(value, names(root, key))}")
@@ -225,10 +242,48 @@ def checked(root: Path, raw: list[str]) -> list[str]:
     return result
 
 
+def profile_path(root: Path, override: str) -> Path | None:
+    """The file of hardware=PATH: a YAML such as `doit detect` writes; None for any other override. Raises UserError."""
+    key, _, value = override.partition("=")
+    if key != "hardware" or not value.endswith((".yaml", ".yml")):
+        return None
+    path = root / Path(value).expanduser()
+    if not path.is_file():
+        raise UserError(f"hardware={value}: there is no such file; `doit detect --out {value}` writes one")
+    return path
+
+
+def _own_name(path: Path) -> str:
+    return f"file_{sha256(str(path.resolve()))[:8]}"
+
+
+def _write_profile(folder: Path, path: Path) -> None:
+    """Put a profile where Hydra looks for groups, under a name that no profile of ours has. Raises UserError."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml")
+    own = {f.name for f in fields(HardwareConf)}
+    for key in found:
+        if key not in own:
+            raise UserError(f"{path.name}: a profile has no {str(key)!r}: {nearest(str(key), own)}")
+    (folder / "hardware").mkdir(exist_ok=True)
+    text = yaml.safe_dump({"name": slug(path.stem), "title": path.stem} | found)
+    (folder / "hardware" / f"{_own_name(path)}.yaml").write_text(text)
+
+
 def _model(root: Path, value: str) -> list[str]:
     if value in names(root, "model"):
         return [f"model={value}"]
     folder = Path(value).expanduser()
+    if folder.name == "config.json" and folder.is_file():
+        folder = folder.parent
+    if folder.suffix == ".gguf" and folder.is_file():
+        return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
     if folder.is_dir():
         return ["model=custom", f"model.name={slug(folder.resolve().name)}", f"model.source='{folder}'"]
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
@@ -247,8 +302,10 @@ def slug(text: str) -> str:
 def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, Any]:
     """The composed and checked configuration as a plain dictionary. Raises UserError in one line."""
     state = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for d in conf_dirs(root) for p in sorted(d.rglob("*.yaml"))]
+    own = [p for o in raw if (p := profile_path(root, o))]
+    texts = [[str(p), sha256(p.read_text(errors="replace"))] for p in own]
     schema = [__version__, *sorted(keys())]  # so that a new option isn't missing from what was composed before it
-    key = sha256(canonical([schema, state, raw, [str(p) for p in conf_dirs(root)]]))
+    key = sha256(canonical([schema, state, texts, raw, [str(p) for p in conf_dirs(root)]]))
     kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
     if kept:
         try:
@@ -256,13 +313,16 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
             return known
         except (OSError, ValueError):
             pass
-    result = _compose(root, checked(root, raw))
+    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
+        for path in own:
+            _write_profile(Path(folder), path)
+        result = _compose(root, checked(root, raw), [folder] if own else [])
     if kept:
         write_atomic(kept, canonical(result))
     return result
 
 
-def _compose(root: Path, overrides: list[str]) -> dict[str, Any]:
+def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -271,7 +331,7 @@ def _compose(root: Path, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name="schema", node=Config)
-    main, *more = (str(d.resolve()) for d in conf_dirs(root))
+    main, *more = (*(str(d.resolve()) for d in conf_dirs(root)), *beside)
     paths = [f"hydra.searchpath=[{','.join('file://' + p for p in more)}]"] if more else []
     try:
         with initialize_config_dir(config_dir=main, version_base="1.3"):

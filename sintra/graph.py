@@ -283,6 +283,8 @@ class Graph:
             params = {"seed": self.study.seed, "prefix": "second_"} | cache
             second = self.step("quality", f"{label}-second", params, {"gguf": made, "baseline": self.baseline("second")})
         speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]} | cache
+        memory: dict[str, Any] = {"context": probe["context"]} | cache
+        if self.study.goal.enforce_memory:
+            memory["limit"] = self.study.hardware.usable_bytes
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, {"context": probe["context"]} | cache, {"gguf": made}), second,
-                       tasks=asked)  # fmt: skip
+                       self.step("memory", label, memory, {"gguf": made}), second, tasks=asked)  # fmt: skip

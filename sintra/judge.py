@@ -13,7 +13,8 @@ def judge(candidate: Candidate, goal: Goal) -> Verdict:
     """Whether a candidate holds every limit.
 
     A limit is violated when the value breaks it. While a candidate is only measured on the search text, a value
-    within two standard errors of its limit leaves it undecided, and so does a metric that is not known yet.
+    within two standard errors of its limit leaves it undecided, and so does a metric that is not known yet, or that is only
+    simulated (unless the goal accepts that).
     """
     if candidate.failure:
         return Verdict("infeasible", reason=f"{candidate.failure.kind}: {candidate.failure.message}")
@@ -27,7 +28,7 @@ def judge(candidate: Candidate, goal: Goal) -> Verdict:
         slack = 0.0 if candidate.decided else Z * (found.stderr or 0.0)
         if excess > slack:
             violated.append((limit.metric, found.value, limit.limit, excess))
-        elif excess > 0:
+        elif excess > 0 or (found.how == "simulated" and not goal.accept_simulated):
             unknown.append(limit.metric)
     violated.sort(key=lambda v: -relative(v))
     if violated:

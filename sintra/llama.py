@@ -44,6 +44,11 @@ def complaint() -> str:
     return _lines[-1] if _lines else "no reason given"
 
 
+def complaints() -> str:
+    """The last few things, a line each."""
+    return "\n".join(_lines)
+
+
 class Model:
     """A loaded GGUF. Use `opened`, which frees it."""
 
@@ -51,7 +56,8 @@ class Model:
                  kv: str = "f16") -> None:  # fmt: skip
         self.lib = api()
         params = self.lib.llama_model_default_params()
-        params.n_gpu_layers, params.use_mmap, params.vocab_only = 0, mmap, vocab_only
+        params.n_gpu_layers, params.vocab_only = 0, vocab_only
+        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mmap else self.lib.LLAMA_LOAD_MODE_NONE
         self.model = self.lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {complaint()}")

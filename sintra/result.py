@@ -225,6 +225,8 @@ def advice(result: dict[str, Any]) -> str:
     next_step = "; next: doit export_ollama" if path == "model.gguf" else ""
     if result["status"] == "met":
         return f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB{stock}, in {folder}/{path}{next_step}"
+    if result["status"] == "undecided" and "device_tg_tps_sustained" in best["verdict"]["unknown"]:
+        return f"undecided: {name} is the best; its sustained speed is only simulated: goal.accept_simulated=true takes that"
     if result["status"] == "undecided":
         return f"undecided: {name} is the best so far; a larger max_rounds or more probe.report_tokens would tell"
     metric, value, limit, by = best["verdict"]["violated"][0]

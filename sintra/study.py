@@ -25,8 +25,9 @@ LIMITS = (
     ("max_ram_gb", "device_ram_bytes", "<=", GIB),
     ("min_tg_tps", "device_tg_tps", ">=", 1),
     ("min_pp_tps", "device_pp_tps", ">=", 1),
+    ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
 )
-LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
+LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps", "device_tg_tps_sustained"}
 OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_bytes", *LARGER_IS_BETTER}
 
 
@@ -99,7 +100,7 @@ def model_folder(root: Path, text: str) -> Path | None:
 
 def open_workspace(root: Path, raw: list[str]) -> Workspace:
     """From raw overrides. Raises UserError."""
-    conf = config.compose(root, raw, cache=cache_root(root, raw))
+    conf = composed(root, raw)
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
     if (given := place.given()) is not None:  # by content, not by its path
@@ -117,6 +118,24 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
     return place
+
+
+def composed(root: Path, raw: list[str]) -> dict[str, Any]:
+    """The configuration of a command line, hardware=auto included."""
+    cache = cache_root(root, raw)
+    return config.compose(root, [detected(cache) if o == "hardware=auto" else o for o in raw], cache=cache)
+
+
+def detected(cache: Path) -> str:
+    """hardware=auto as hardware=PATH: what was found on this machine the first time is kept, `doit detect` looks again."""
+    from sintra.hardware.profile import AUTO
+
+    path = cache / AUTO
+    if not path.is_file():
+        from sintra.hardware import auto
+
+        auto.detect(path)
+    return f"hardware={path.resolve()}"
 
 
 def cache_root(root: Path, raw: list[str]) -> Path:
@@ -175,6 +194,9 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         efficiency_spread=conf["efficiency_spread"], overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
         flops=conf["tflops"] * 1e12 if conf["tflops"] else None, thermal=conf["thermal"],
         runtimes=tuple(conf["runtimes"]),
+        overhead_spread=conf["overhead_spread"], bytes_per_weight=conf["bytes_per_weight"], k_quant=conf["k_quant"],
+        flops_spread=conf["tflops_spread"], storage=conf["storage_mbs"] * 1e6 if conf["storage_mbs"] else None,
+        host_usable_bytes=int(conf["host_usable_gb"] * GIB), host_bandwidth=conf["host_bandwidth_gbs"] * 1e9,
     )  # fmt: skip
 
 
@@ -190,7 +212,8 @@ def goal_of(conf: dict[str, Any], hardware: dict[str, Any], tasks: list[str] | N
         found.append(Constraint("device_ram_bytes", "<=", hardware["usable_gb"] * GIB, f"hardware={hardware['name']}"))
     if conf["optimise"] not in OPTIMISABLE:
         raise UserError(f"goal.optimise={conf['optimise']} isn't a metric: {nearest(conf['optimise'], OPTIMISABLE)}")
-    return Goal(conf["name"], tuple(found), conf["optimise"], -1 if conf["optimise"] in LARGER_IS_BETTER else 1)
+    sense = -1 if conf["optimise"] in LARGER_IS_BETTER else 1
+    return Goal(conf["name"], tuple(found), conf["optimise"], sense, conf["accept_simulated"], conf["enforce_memory"])
 
 
 def task_limits(least: float | None, tasks: list[str]) -> list[Constraint]:

@@ -26,8 +26,10 @@ from sintra.study import Workspace, open_workspace
 NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
-FREE = frozenset(["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check"])
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format"}
+FREE = frozenset(
+    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+)
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,

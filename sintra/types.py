@@ -32,7 +32,11 @@ def sha256(text: str) -> str:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows."""
+    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows.
+
+    A device whose memory is a GPU's own may name its host's: what doesn't fit goes there. efficiency_spread,
+    overhead_spread, flops_spread: half-widths of 90 % intervals of the logarithms.
+    """
 
     name: str
     title: str
@@ -48,6 +52,13 @@ class Hardware:
     flops: float | None
     thermal: dict[str, float] = field(default_factory=dict)
     runtimes: tuple[str, ...] = ("llama.cpp",)
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    flops_spread: float = 0.5
+    storage: float | None = None
+    host_usable_bytes: int = 0
+    host_bandwidth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +77,17 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Goal:
-    """The limits, and what to make small (sense 1) or large (sense -1) under them."""
+    """The limits, and what to make small (sense 1) or large (sense -1) under them.
+
+    accept_simulated: whether a simulated value may be the ground on which a limit is called met; enforce_memory: whether
+    finalists are run under a limit of the device's usable memory."""
 
     name: str
     constraints: tuple[Constraint, ...]
     optimise: str
     sense: int
+    accept_simulated: bool = False
+    enforce_memory: bool = False
 
 
 @dataclass(frozen=True)

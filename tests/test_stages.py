@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT, make_llama
 from transformers import AutoModelForCausalLM
 
+from sintra import divergence
 from sintra.errors import Infeasible, UserError
 from sintra.imatrix import load
 from sintra.layout import read_layout
@@ -211,7 +212,7 @@ def test_top_k_is_close_to_exact(lab, monkeypatch):
 def test_bootstrap_error_is_that_of_windows():
     rng = np.random.default_rng(0)
     kld = rng.exponential(1.0, (400, 1)).repeat(50, axis=1)  # fully correlated within a window
-    rows = quality.measurements(kld, kld > 1, kld, kld * 0, 0, "")
+    rows = divergence.measurements(kld, kld > 1, kld, kld * 0, 0, "")
     found = {m.metric: m for m in rows}["kld_mean"]
     assert found.stderr == pytest.approx(1 / np.sqrt(400), rel=0.2), "not 1/sqrt(400*50)"
 

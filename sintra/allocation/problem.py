@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from sintra import lazy
 from sintra.allocation.allocate import Table, cheapest, floors
-from sintra.hardware.estimate import Shape, kv_bytes, memory_beside_weights, slowness
+from sintra.hardware import thermal
+from sintra.hardware.estimate import Shape, kv_bytes, memory_beside_weights, slowness, weights_read
 from sintra.matrices import Sizes, bytes_of, written
 from sintra.types import Hardware, Study
 
@@ -54,22 +55,30 @@ class Problem:
         return None if chosen is None else t.mix(chosen)
 
 
-def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str]) -> Array:
-    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing."""
+def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], k_quant: float = 0.0) -> Array:
+    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing.
+
+    k_quant: what a byte of a K-quant costs above others on the device."""
     free = set() if shape.tied else {"token_embd.weight"}
     return np.array(
-        [[0.0 if m.name in free else bytes_of(m, t) * slowness(written(t, m.columns)) for t in types] for m in sizes.matrices]
+        [
+            [0.0 if m.name in free else bytes_of(m, t) * slowness(written(t, m.columns), k_quant) for t in types]
+            for m in sizes.matrices
+        ]
     )
 
 
 def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
     """The bytes of matrices (at ordinary speed) that a token may read for the study's tokens/s."""
+    device: Hardware = study.hardware
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
+    if thermal.complete(device.thermal):
+        part = thermal.sustained(thermal.DEFAULTS | device.thermal)
+        least += [c.limit / part for c in study.goal.constraints if c.metric == "device_tg_tps_sustained"]
     if not least:
         return float("inf")
-    device: Hardware = study.hardware
     seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
-    cache = kv_bytes(shape, study.probe["context"], kv) / 2
+    cache = kv_bytes(shape, study.probe["context"], kv) / 2 + device.bytes_per_weight * weights_read(shape)
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
@@ -89,7 +98,7 @@ def problem_of(study: Study, sizes: Sizes, shape: Shape, types: Sequence[str], w
     damage = np.array([[weights[n][t] for t in types] for n in names])
     size = np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices])
     allowed = np.array([[m.block is not None or t not in crushed for t in types] for m in sizes.matrices])
-    table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types), allowed)
+    table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware.k_quant), allowed)
     goal = study.goal.optimise
     objective = "damage" if goal in QUALITY else "time" if goal in SPEED else "size"
     return Problem(table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv))

@@ -1,14 +1,17 @@
-"""Estimates from arithmetic: decode and prefill speed and memory of a GGUF on a device that isn't here.
+"""Estimates from arithmetic: speed, memory and load time of a GGUF on a device that isn't here.
 
-Decode: 1 / (tokens/s) = bytes read a token / (efficiency x bandwidth) + layers x overhead. Memory: weights + KV cache +
-compute buffer + runtime. Fitted on published llama-bench points; the sources stand in docs/guide.md and conf/hardware.
+Decode: seconds a token = (bytes read + bytes a weight x weights) / (efficiency x bandwidth) + layers x overhead, fitted on
+published llama-bench points (sintra/hardware/fit.py). Prefill: effective FLOP/s / (2 x weights). Memory: weights + KV
+cache + compute buffer + runtime. Load: bytes / the storage's speed. Sources: docs/guide.md and conf/hardware.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from sintra.hardware import thermal
 from sintra.types import Hardware, Measurement
 
 RUNTIME_BYTES = 100 * 2**20
@@ -21,16 +24,18 @@ KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
 SLOW = dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), 1.08)
 
 
-def slowness(kind: str) -> float:
-    """Time to read a byte of a tensor type, over that of ordinary types."""
-    return SLOW.get(kind, 1.0)
+def slowness(kind: str, k_quant: float = 0.0) -> float:
+    """Time to read a byte of a tensor type, over that of ordinary types. k_quant: what K and IQ types cost more there."""
+    slow = SLOW.get(kind, 1.0)
+    return slow + k_quant if kind in SLOW or kind.endswith("_K") else slow
 
 
 @dataclass(frozen=True)
 class Shape:
     """What matters of a GGUF: bytes of all tensors, of the token embedding, and the architecture's sizes.
 
-    slow_bytes: what slow types add to the bytes that a token reads.
+    slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are of K and IQ types;
+    active: the share of the weights that a token uses (experts); window: of `windowed` layers with sliding attention.
     """
 
     weight_bytes: int
@@ -44,18 +49,25 @@ class Shape:
     head_dim: int
     vocabulary: int
     slow_bytes: float = 0.0
+    k_bytes: float = 0.0
+    active: float = 1.0
+    window: int = 0
+    windowed: int = 0
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
         """From the layout.json that convert and quantize write."""
         free = set() if layout["shape"]["tied"] else {"token_embd.weight"}
         slow = sum((slowness(t[1]) - 1) * t[2] for t in layout["tensors"] if t[0] not in free)
-        return Shape(**layout["shape"], slow_bytes=slow)
+        k_bytes = sum(t[2] for t in layout["tensors"] if t[0] not in free and slowness(t[1], 1) >= 2)
+        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes)
 
 
 def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
-    """Bytes of the KV cache at a context length: keys and values of every layer."""
-    return 2 * shape.layers * context * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
+    """Bytes of the KV cache at a context length: keys and values of every layer, sliding ones up to window + micro-batch."""
+    short = min(context, shape.window + UBATCH) if shape.windowed else 0
+    places = (shape.layers - shape.windowed) * context + shape.windowed * short
+    return 2 * places * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
 
 
 def compute_bytes(shape: Shape, context: int) -> float:
@@ -69,27 +81,94 @@ def memory_beside_weights(shape: Shape, context: int, kv: str = "f16") -> float:
     return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + RUNTIME_BYTES
 
 
-def bytes_read(shape: Shape, context: int, kv: str = "f16") -> float:
+def weights_read(shape: Shape) -> float:
+    """How many weights decoding one token uses."""
+    return (shape.parameters - (0 if shape.tied else shape.vocabulary * shape.width)) * shape.active
+
+
+def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0) -> float:
     """Bytes that decoding one token reads, slow types counted for more: every weight but an untied embedding's other rows,
     and half the KV cache."""
-    weights = shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes) + shape.slow_bytes
-    return weights + kv_bytes(shape, context, kv) / 2
+    weights = shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes) + shape.slow_bytes + k_quant * shape.k_bytes
+    return weights * shape.active + kv_bytes(shape, context, kv) / 2
+
+
+def decode_seconds(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[float, float]:
+    """Seconds that a token takes for reading, and for the overhead of its layers."""
+    read = bytes_read(shape, context, kv, device.k_quant) + device.bytes_per_weight * weights_read(shape)
+    return read / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
+
+
+def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> float:
+    """Half-width of the 90 % interval of log(tokens/s): reading and overhead by their shares of the time."""
+    reading, overhead = decode_seconds(shape, device, context, kv)
+    total = reading + overhead
+    return math.hypot(reading / total * device.efficiency_spread, overhead / total * device.overhead_spread)
 
 
 def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[Measurement, ...]:
-    """Device tokens/s and memory with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
-    seconds = bytes_read(shape, context, kv) / (device.efficiency * device.bandwidth)
-    seconds += shape.layers * device.overhead_s_per_layer
-    speed, spread = 1 / seconds, device.efficiency_spread
+    """Device tokens/s, memory and load time with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
+    speed = 1 / sum(decode_seconds(shape, device, context, kv))
+    spread = math.exp(decode_spread(shape, device, context, kv))
     ram = shape.weight_bytes + memory_beside_weights(shape, context, kv)
     found = [
-        Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed * (1 - spread), high=speed * (1 + spread),
+        Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed / spread, high=speed * spread,
                     where=device.name, protocol=f"bytes read / bandwidth at context {context}"),
         Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - RUNTIME_SPREAD, high=ram + RUNTIME_SPREAD,
                     where=device.name, protocol=f"weights + KV + compute + runtime at context {context}"),
     ]  # fmt: skip
+    if thermal.complete(device.thermal):
+        hot = speed * thermal.sustained(thermal.DEFAULTS | device.thermal)
+        found.append(Measurement("device_tg_tps_sustained", hot, "tokens/s", "simulated", low=hot / spread, high=speed * spread,
+                                 where=device.name, protocol="heat in equilibrium, simulated"))  # fmt: skip
     if device.flops:
-        prefill = device.flops / (2 * shape.parameters)
-        found.append(Measurement("device_pp_tps", prefill, "tokens/s", "estimated", low=prefill * 0.5, high=prefill * 1.5,
+        prefill, wide = device.flops / (2 * shape.parameters * shape.active), math.exp(device.flops_spread)
+        found.append(Measurement("device_pp_tps", prefill, "tokens/s", "estimated", low=prefill / wide, high=prefill * wide,
                                  where=device.name, protocol="effective FLOP/s / (2 x parameters)"))  # fmt: skip
+    if device.storage:
+        load = shape.weight_bytes / device.storage
+        found.append(Measurement("device_load_s", load, "s", "estimated", low=load, high=2 * load,
+                                 where=device.name, protocol="weights / the storage's sequential speed"))  # fmt: skip
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Offload:
+    """A model split between a graphics card and its host: layers on the card, bytes on both sides, tokens/s with interval."""
+
+    layers: int
+    device_bytes: float
+    host_bytes: float
+    tps: float
+    low: float
+    high: float
+
+
+# What fitting gave for CPUs as a class (sintra/hardware/fit.py), for the layers that stay with the host; a test compares.
+HOST_EFFICIENCY, HOST_SPREAD = 0.55, 0.61
+
+
+def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Offload | None:
+    """The most layers that fit the card, the rest on the host; None where the device has no host or both are too small.
+
+    As llama.cpp's n_gpu_layers: a layer goes with its share of the cache; the output counts as one more layer and is the
+    last to go; the token embedding stays with the host.
+    """
+    if not device.host_bandwidth or shape.layers < 1:
+        return None
+    inside = (shape.weight_bytes - shape.embedding_bytes * (1 if shape.tied else 2)) / shape.layers
+    layer = inside + kv_bytes(shape, context, kv) / shape.layers
+    beside = compute_bytes(shape, context) + RUNTIME_BYTES
+    layers = min(shape.layers, int((device.usable_bytes - beside) // layer))
+    whole = layers == shape.layers and layers * layer + shape.embedding_bytes + beside <= device.usable_bytes
+    on_card = max(0, layers) * layer + beside + (shape.embedding_bytes if whole else 0)
+    on_host = (shape.layers - layers) * layer + shape.embedding_bytes * (1 if whole else 2) + RUNTIME_BYTES
+    if layers < 0 or on_host > device.host_usable_bytes:
+        return None
+    share = max(0, layers) / shape.layers
+    reading, overhead = decode_seconds(shape, device, context, kv)
+    slow = bytes_read(shape, context, kv) / (HOST_EFFICIENCY * device.host_bandwidth)
+    seconds = share * (reading + overhead) + (1 - share) * slow
+    part = (1 - share) * slow / seconds
+    spread = math.exp(math.hypot((1 - part) * decode_spread(shape, device, context, kv), part * HOST_SPREAD))
+    return Offload(max(0, layers), on_card, on_host, 1 / seconds, 1 / seconds / spread, spread / seconds)

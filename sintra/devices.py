@@ -1,0 +1,170 @@
+"""`doit estimate` and `doit detect`: what a model would do on a device or on every one, and what this machine is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sintra import config
+from sintra.errors import UserError
+from sintra.hardware import architecture, profiles
+from sintra.hardware.estimate import Shape, estimate, offload
+from sintra.study import GIB, composed, hardware_of, model_folder
+from sintra.types import Hardware
+
+ROWS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+Row = dict[str, Any]
+
+
+def device_of(conf: dict[str, Any]) -> Hardware:
+    """The composed profile in base units, with defaults for what a YAML leaves out."""
+    from dataclasses import asdict
+
+    return hardware_of(asdict(config.HardwareConf()) | conf)
+
+
+def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:
+    """Print what this machine is and write its profile: to `out`, or to where hardware=auto looks."""
+    from sintra.hardware import auto
+    from sintra.study import cache_root
+
+    path = root / Path(out).expanduser() if out else cache_root(root, raw) / auto.AUTO
+    found = auto.detect(path, measure)
+    if format == "json":
+        print(json.dumps(found, indent=1))
+        return
+    print(auto.text(found))
+    print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
+
+
+def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
+    """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of the file for a GGUF."""
+    text = conf["model"]["source"]
+    path = root / Path(text).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        from sintra.layout import read_layout
+
+        try:
+            return {path.stem: Shape.of(read_layout(path))}
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{text} is no GGUF that can be estimated: {error}") from None
+    folder = model_folder(root, text)
+    of = architecture.read((folder / "config.json") if folder else from_hub(text, conf["model"]["revision"]))
+    return {preset: architecture.shape(of, preset) for preset in ("F16", *ROWS)}
+
+
+def from_hub(name: str, revision: str) -> Path:
+    """A hub model's config.json and nothing else of it."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:  # the hub's own kinds of errors are many, and none is ours
+        raise UserError(f"the config of {name} can't be had: {str(error).splitlines()[0]}") from None
+
+
+def row(shape: Shape, device: Hardware, context: int, kv: str) -> Row:
+    """One variant on one device, every number with its interval [low, high]."""
+    found: Row = {"device": device.name, "context": context, "kv": kv, "weight_bytes": shape.weight_bytes}
+    for m in estimate(shape, device, context, kv):
+        found[m.metric] = {"value": m.value, "low": m.low, "high": m.high, "unit": m.unit, "how": m.how}
+    found["fits"] = found["device_ram_bytes"]["value"] <= device.usable_bytes
+    split = None if found["fits"] else offload(shape, device, context, kv)
+    if split:
+        found["offload"] = {"layers": split.layers, "of": shape.layers, "device_bytes": split.device_bytes,
+                            "host_bytes": split.host_bytes}  # fmt: skip
+        found["device_tg_tps"] |= {"value": split.tps, "low": split.low, "high": split.high}
+    return found
+
+
+def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
+    """Print the table of a device's types, or of one type on every device."""
+    conf = composed(root, raw)
+    context, kv = conf["probe"]["context"], conf["planner"]["kv"][0]
+    given = shapes(root, conf)
+    if every:
+        kind = type_ if type_ in given else next(iter(given)) if len(given) == 1 else ""
+        if not kind:
+            raise UserError(f"--type {type_} isn't known: use one of {', '.join(given)}")
+        devices = [device_of(p) for p in profiles.every(root).values()]
+        rows = sorted(({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place)
+    else:
+        device = device_of(conf["hardware"])
+        rows = [{"type": kind} | row(shape, device, context, kv) for kind, shape in given.items()]
+    if format == "json":
+        print(json.dumps(rows, indent=1))
+        return
+    print(table(rows, "device" if every else "type", context, kv))
+
+
+def table(rows: list[Row], first: str, context: int, kv: str) -> str:
+    """Rows in 80 columns."""
+    head = f"{first:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8}  fits"
+    lines = [head]
+    for r in rows:
+        speed = r["device_tg_tps"]
+        prefill = f"{r['device_pp_tps']['value']:.3g}" if "device_pp_tps" in r else "-"
+        lines.append(f"{r[first]:<24}{r['weight_bytes'] / 1e9:>7.2f}{speed['value']:>10.3g}"
+                     f"{speed['low']:>10.3g}{speed['high']:>8.3g}{prefill:>9}"
+                     f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}")  # fmt: skip
+    lines.append(f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; nothing was built or run")
+    return "\n".join(lines)
+
+
+def place(r: Row) -> tuple[bool, float]:
+    """What fits before what doesn't, the fastest first."""
+    return not (r["fits"] or "offload" in r), -float(r["device_tg_tps"]["value"])
+
+
+def fit_words(r: Row) -> str:
+    """Whether a variant fits, and how."""
+    if r["fits"]:
+        return "yes"
+    split = r.get("offload")
+    return f"{split['layers']} of {split['of']} layers on the card" if split else "no"
+
+
+def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
+    """Refine the composed profile by a CSV of measurements, or by this cache's measured variants, and write it to `out`."""
+    from sintra.hardware import calibrate as refining
+    from sintra.hardware import profile as files
+    from sintra.stage import machine
+    from sintra.study import cache_root
+
+    conf = composed(root, raw)["hardware"]
+    rows = refining.read(root / Path(csv).expanduser()) if csv else measured_here(cache_root(root, raw))
+    if not rows:
+        raise UserError("nothing was measured here yet: run `doit optimize` first, or give --csv FILE")
+    found = refining.refined(conf, rows)
+    where = csv or f"measured on {machine()}"
+    path = root / Path(out).expanduser() if out else cache_root(root, raw) / files.AUTO
+    files.write(path, found, [f"{conf['name']}, calibrated by {len(rows)} measurements ({where})"])
+    for name in ("efficiency", "efficiency_spread"):
+        print(f"{name:<18} {conf[name]:g} -> {found[name]:g}")
+    print(f"{len(rows)} measurements; written to {out or path}: hardware={out or 'auto'}")
+
+
+def measured_here(cache: Path) -> list[Any]:
+    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape."""
+    from sintra.hardware.calibrate import Row as Measured
+    from sintra.hardware.estimate import bytes_read, weights_read
+    from sintra.report import NAME
+    from sintra.stage import machine
+    from sintra.store import Store
+    from sintra.types import Artifact
+
+    store, found = Store(cache), []
+    records = list(store.records())
+    layouts = {a.digest: a for r in records if r.get("stage") in ("quantize", "assemble", "convert")
+               if isinstance(a := store.lookup(r["key"]), Artifact)}  # fmt: skip
+    for record in (r for r in records if r.get("stage") == "speed"):
+        made, file = store.lookup(record["key"]), layouts.get(record["action"]["inputs"]["gguf"])
+        if not isinstance(made, Artifact) or file is None:
+            continue
+        speed = next((m for m in store.read_json(made, NAME) if m["metric"] == "tg_tps"), None)
+        if speed and speed.get("where") == machine():
+            shape = Shape.of(store.read_json(file, "layout.json"))
+            context = int(record["action"]["params"]["generate"])
+            found.append(Measured(bytes_read(shape, context), weights_read(shape), shape.layers, speed["value"]))
+    return found
