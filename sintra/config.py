@@ -79,6 +79,7 @@ class PlannerConf:
     batch: int = 4
     max_dropped: int = 1
     rounding: str = "compensated"
+    polish: bool = True
     replay: str = ""
     base_url: str = ""
     model: str = ""
@@ -93,12 +94,17 @@ class PlannerConf:
 
 @dataclass
 class ProbeConf:
-    """How much is measured. Token counts are those read; the second half of each window is scored."""
+    """How much is measured. Token counts are those read; the second half of each window is scored.
+
+    polish_tokens, polish_epochs: of the calibration text, how much the finished file is tuned on and how often.
+    """
 
     name: str = ""
     context: int = 512
     calibration_tokens: int = 40960
     calibration_random: float = 0.2
+    polish_tokens: int = 40960
+    polish_epochs: float = 3.0
     search_tokens: int = 5120
     report_tokens: int = 20480
     second_tokens: int = 10240

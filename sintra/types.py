@@ -111,7 +111,7 @@ class Recipe:
     type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
     ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
-    the KV cache that it is to be run with.
+    the KV cache that it is to be run with; polish: whether the finished file is tuned end to end (see sintra.stages.polish).
     """
 
     type: str
@@ -120,6 +120,7 @@ class Recipe:
     tensors: tuple[tuple[str, str], ...] = ()
     rounding: Rounding = "nearest"
     kv: str = "f16"
+    polish: bool = False
 
     @property
     def file(self) -> Recipe:
@@ -131,6 +132,8 @@ class Recipe:
         """A short, readable, unique name, fit for a task name and a file name."""
         if self.kv != "f16":
             return f"{self.file.name}-kv_{self.kv}"
+        if self.polish:
+            return f"{replace(self, polish=False).name}-polished"
         if self.complete and not self.uniform:
             return "mix-" + sha256(canonical(self.as_json()))[:8]
         if self.uniform:  # what planners of mixes make: with importance matrix, compensated
@@ -167,11 +170,12 @@ class Recipe:
         """From its JSON form."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"), data.get("kv", "f16"))  # fmt: skip
+                      data.get("rounding", "nearest"), data.get("kv", "f16"), bool(data.get("polish")))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """For round files and results."""
-        return asdict(self)
+        """For round files and results; what is polished says so, so that the digests of all others stay what they were."""
+        found = asdict(self)
+        return found if self.polish else {k: v for k, v in found.items() if k != "polish"}
 
 
 @dataclass(frozen=True)
