@@ -1,4 +1,4 @@
-"""The end of a search: the winner tuned end to end (sintra.stages.polish), or a smaller mix that tuning brings under the limit."""
+"""The end of a search: the winner tuned end to end (sintra.stages.polish), or a smaller mix that this brings under the limit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ LEFT = 0.8
 
 
 def polishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One more candidate, twice at most: first the smaller mix, where bytes count and quality is limited; then the best so far."""
-    if not study.planner_options["polish"] or any(recipe.polish for recipe in history.failed):
+    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is limited, then the best so far.
+
+    Where it failed once (a model too large for this machine) it isn't asked for again.
+    """
+    if not study.planner_options["polish"] or any(c.recipe.polish and c.failure for c in history.candidates):
         return []
     lead = incumbent(study, history)
     done = [recipe for recipe, level in history.tried if recipe.polish and level == "search"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sintra.allocation.problem import Problem
 from sintra.allocation.finish import polishing
+from sintra.allocation.problem import Problem
 from sintra.allocation.recipes import Mix, Plan, mix_of
 from sintra.allocation.search import foreseen, guards, improving, opened, solved
 from sintra.allocation.surrogate import Surrogate

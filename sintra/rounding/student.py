@@ -80,6 +80,11 @@ class Student:
         logits: Tensor = out.logits
         return logits
 
+    def bound(self) -> None:
+        """Hold every code within its grid."""
+        for matrix, _ in self.matrices.values():
+            matrix.bound()
+
     def parameters(self) -> dict[str, list[Tensor]]:
         """What moves, by kind."""
         matrices = [m for m, _ in self.matrices.values()]

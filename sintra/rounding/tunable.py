@@ -21,7 +21,7 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-EDGE = 0.49  # how far from its level a position may start: it must still round to it
+EDGE = 0.45  # how far from its level a position may start: at 0.5 the first steps would move all those codes at once
 
 
 class Tunable:
@@ -73,7 +73,7 @@ class Tunable:
     def bound(self) -> None:
         """Hold positions within reach of the outer levels."""
         with torch.no_grad():
-            self.position.clamp_(float(self.levels[0]) - EDGE, float(self.levels[-1]) + EDGE)
+            self.position.clamp_(float(self.levels[0]) - 0.5, float(self.levels[-1]) + 0.5)
 
     def pack(self) -> NDArray[np.uint8]:
         """Raw blocks with these codes and scales."""
@@ -92,7 +92,7 @@ class _Dequantized(torch.autograd.Function if not TYPE_CHECKING else object):
     @staticmethod
     def forward(ctx: Any, position: Tensor, d: Tensor, m: Tensor, of: Tunable) -> Tensor:
         scale, offset = of._affine(d.half().float(), m.half().float())
-        level = of.snapped(position).reshape(scale.shape[:2] + (-1,))
+        level = of.snapped(position).reshape((*scale.shape[:2], -1))
         ctx.of = of
         ctx.save_for_backward(level, scale)
         return (scale * level + offset).reshape(of.shape)

@@ -22,7 +22,7 @@ else:
     torch = lazy.module("torch")
 
 # float32 each: the checkpoint, the dequantized weights, positions, their gradient, two moments, the kept state, levels.
-COPIES, BATCH = 8, 4
+COPIES, BATCH = 8, 1
 
 
 def run(context: Context) -> None:
