@@ -1,4 +1,4 @@
-"""The end of a search: the winner tuned end to end (sintra.stages.polish), or a smaller mix that this brings under the limit."""
+"""The end of a search: the winner tuned end to end (sintra.stages.polish), or a smaller mix that so comes under the limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LEFT = 0.8
 
 
 def polishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is limited, then the best so far.
+    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is limited; where there is
+    none or it breaks the limit still, the best so far.
 
     Where it failed once (a model too large for this machine) it isn't asked for again.
     """

@@ -129,9 +129,8 @@ def tune(student: Student, teacher: Teacher, settings: Settings, say: Callable[[
             if value < best:
                 best, kept, state = value, number, student.state()
             left = (time.monotonic() - start) / number * (total - number)
-            say(
-                f"step {number} of {total}: {value:.6f} nats on held-out text, {value / before:.3f} of before, {left:.0f} s left"
-            )
+            share = f"{value:.6f} nats on held-out text, {value / before:.3f} of before"
+            say(f"step {number} of {total}: {share}, {left:.0f} s left")
     student.restore(state)
     return Outcome(before, best, total, kept)
 
