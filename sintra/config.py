@@ -79,7 +79,7 @@ class PlannerConf:
     batch: int = 4
     max_dropped: int = 1
     rounding: str = "compensated"
-    polish: bool = True
+    polish: bool = False
     replay: str = ""
     base_url: str = ""
     model: str = ""
@@ -104,7 +104,7 @@ class ProbeConf:
     calibration_tokens: int = 40960
     calibration_random: float = 0.2
     polish_tokens: int = 40960
-    polish_epochs: float = 3.0
+    polish_epochs: float = 2.0
     search_tokens: int = 5120
     report_tokens: int = 20480
     second_tokens: int = 10240

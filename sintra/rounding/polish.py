@@ -1,17 +1,15 @@
 """Gradient descent on KL(16-bit model || quantized model) over calibration text, the file's layout held fixed.
 
-What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784), the scales of the blocks (EfficientQAT's
-second phase, arXiv 2407.11062) and the codes, from those that compensated rounding chose (AutoRound, arXiv 2309.05516,
-starts from the nearest ones and looks at one block of the model at a time). What is made small is the mean of the logarithm of
-each window's KLD: every window counts by what is left of its damage, where the plain mean heeds those of the strangest text
-alone. Windows that are held out say which state is kept.
+What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of the blocks (EfficientQAT's
+second phase, arXiv 2407.11062). What is made small is the mean of the logarithm of each window's KLD: every window counts by what is
+left of its damage, where the plain mean heeds those of the strangest text alone. Windows that are held out say which state is kept.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +30,13 @@ WHOLE = 8192  # vocabularies up to this have their teacher's logits kept on disk
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs over the training windows; batch: windows a step; rates: the largest step of each kind, codes in levels, scales
-    and vectors as a share of their own size; rise: steps until the rate is reached, from where it falls linearly to nothing;
+    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share of a value's size, for a KLD
+    of 1 nat to begin with: since the KLD grows with the square of a change, smaller by its root for less; rise: steps until the rate is reached, from where it falls linearly to nothing;
     held: one window in so many is held out; checks: how often the held-out windows are looked at."""
 
     epochs: float = 2.0
     batch: int = 1
-    rates: dict[str, float] = field(default_factory=lambda: {"codes": 0.002, "scales": 5e-3, "vectors": 5e-3})
+    rate: float = 0.01
     decay: tuple[float, float] = (0.9, 0.99)
     rise: int = 5
     held: int = 10
@@ -78,27 +76,24 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 class Descent:
-    """Adam (arXiv 1412.6980), with steps that are a share of each value's size for scales and vectors."""
+    """Adam (arXiv 1412.6980), with steps that are a share of each value's size."""
 
-    def __init__(self, kinds: dict[str, list[Tensor]], settings: Settings) -> None:
-        self.kinds, self.settings, self.count = kinds, settings, 0
-        self.moments = {k: [(torch.zeros_like(x), torch.zeros_like(x)) for x in xs] for k, xs in kinds.items()}
+    def __init__(self, values: list[Tensor], settings: Settings) -> None:
+        self.values, self.settings, self.count = values, settings, 0
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in values]
 
-    def step(self, share: float) -> None:
-        """Move everything by a share of its rate and forget the gradients."""
+    def step(self, rate: float) -> None:
+        """Move everything and forget the gradients."""
         self.count += 1
         first, second = self.settings.decay
         with torch.no_grad():
-            for kind, values in self.kinds.items():
-                rate = self.settings.rates[kind] * share
-                for x, (mean, square) in zip(values, self.moments[kind], strict=True):
-                    assert x.grad is not None
-                    mean.lerp_(x.grad, 1 - first)
-                    square.mul_(second).addcmul_(x.grad, x.grad, value=1 - second)
-                    root = (square / (1 - second**self.count)).sqrt_().add_(1e-12)
-                    move = (mean / (1 - first**self.count)).div_(root)
-                    x.sub_(move if kind == "codes" else move.mul_(x.abs()), alpha=rate)
-                    x.grad = None
+            for x, (mean, square) in zip(self.values, self.moments, strict=True):
+                assert x.grad is not None
+                mean.lerp_(x.grad, 1 - first)
+                square.mul_(second).addcmul_(x.grad, x.grad, value=1 - second)
+                root = (square / (1 - second**self.count)).sqrt_().add_(1e-12)
+                x.sub_((mean / (1 - first**self.count)).div_(root).mul_(x.abs()), alpha=rate)
+                x.grad = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +112,13 @@ def tune(student: Student, teacher: Teacher, settings: Settings, say: Callable[[
     held = list(range(0, len(teacher.windows), settings.held))
     train = [i for i in range(len(teacher.windows)) if i % settings.held]
     total = max(1, round(settings.epochs * len(train) / settings.batch))
-    descent, batches = Descent(student.parameters(), settings), shuffled(train, settings)
+    descent, batches = Descent(student.moving(), settings), shuffled(train, settings)
     before = best = distance(student, teacher, held)
+    rate = settings.rate * before**0.5
     kept, state, start, every = 0, student.state(), time.monotonic(), max(1, total // settings.checks)
     for number in range(1, total + 1):
         learn(student, teacher, next(batches))
-        descent.step(min(1.0, number / settings.rise) * (1 - (number - 1) / total))
-        student.bound()
+        descent.step(rate * min(1.0, number / settings.rise) * (1 - (number - 1) / total))
         if number % every == 0 or number == total:
             value = distance(student, teacher, held)
             if value < best:
@@ -144,7 +139,7 @@ def learn(student: Student, teacher: Teacher, chosen: list[int]) -> None:
 
 def shuffled(train: list[int], settings: Settings) -> Iterator[list[int]]:
     """Batches without end, every window once an epoch."""
-    rng, left = np.random.default_rng(settings.seed), []
+    rng, left = np.random.default_rng(settings.seed), list[int]()
     while True:
         if len(left) < settings.batch:
             left = left + [train[i] for i in rng.permutation(len(train))]

@@ -65,7 +65,7 @@ class Student:
             self.fixed[name] = stored if order is None else stored[order]
             return
         blocks = np.array(made.data).reshape(-1, grid.size)
-        self.matrices[name] = (Tunable(blocks, grid, wanted), order)
+        self.matrices[name] = (Tunable(blocks, grid, tuple(wanted.shape)), order)
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter as the file has it now, with gradients."""
@@ -80,28 +80,20 @@ class Student:
         logits: Tensor = out.logits
         return logits
 
-    def bound(self) -> None:
-        """Hold every code within its grid."""
-        for matrix, _ in self.matrices.values():
-            matrix.bound()
-
-    def parameters(self) -> dict[str, list[Tensor]]:
-        """What moves, by kind."""
+    def moving(self) -> list[Tensor]:
+        """Everything that moves."""
         matrices = [m for m, _ in self.matrices.values()]
-        return {
-            "codes": [m.position for m in matrices],
-            "scales": [x for m in matrices for x in ([m.d, m.m] if m.grid.m_at >= 0 else [m.d])],
-            "vectors": [v for v, _ in self.vectors.values()],
-        }
+        scales = [x for m in matrices for x in ([m.d, m.m] if m.grid.m_at >= 0 else [m.d])]
+        return scales + [v for v, _ in self.vectors.values()]
 
     def state(self) -> list[Tensor]:
         """Everything that moves, copied."""
-        return [x.detach().clone() for kind in self.parameters().values() for x in kind]
+        return [x.detach().clone() for x in self.moving()]
 
     def restore(self, state: list[Tensor]) -> None:
         """Back to a copied state."""
         with torch.no_grad():
-            for x, old in zip((x for kind in self.parameters().values() for x in kind), state, strict=True):
+            for x, old in zip(self.moving(), state, strict=True):
                 x.copy_(old)
 
     def write(self, target: Path) -> None:
@@ -157,4 +149,4 @@ def writable(path: Path) -> Iterator[dict[str, Any]]:
 
     reader = GGUFReader(path, "r+")
     yield {t.name: t for t in reader.tensors}
-    reader.data.flush()  # type: ignore[attr-defined]
+    reader.data.flush()

@@ -1,6 +1,6 @@
 """A finished variant tuned end to end: the same layout, other payload.
 
-Norm weights, the scales of the blocks and the codes are moved by gradient descent on the KL divergence to the 16-bit model over
+Norm weights, biases and the scales of the blocks are moved by gradient descent on the KL divergence to the 16-bit model over
 the calibration text (sintra.rounding.polish). The whole model is trained in float32, so it must be small for the machine:
 `need` is what it takes. A killed run starts again and makes the same file (on as many threads).
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
-# float32 each: the checkpoint, the dequantized weights, positions, their gradient, two moments, the kept state, levels.
-COPIES, BATCH = 8, 1
+# float32 each: the checkpoint, levels, their products kept for backward, the dequantized weights.
+COPIES, BATCH = 5, 1
 
 
 def run(context: Context) -> None:
@@ -76,7 +76,7 @@ def need(shape: dict[str, Any], size: int) -> int:
     """Bytes that polishing takes at its peak: COPIES of the weights, the logits (four copies in float32) of a batch of windows
     of `size` tokens, and some 40 values a token, block and unit of width for what backward needs.
 
-    By this a model of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 47 GB, one of 8 B 290 GB.
+    By this a model of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 24 GB, one of 8 B 171 GB.
     """
     tokens = BATCH * size
     activations = 40 * shape["layers"] * shape["width"] + 4 * shape["vocabulary"]
