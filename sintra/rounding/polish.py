@@ -1,8 +1,9 @@
 """Gradient descent on KL(16-bit model || quantized model) over calibration text, the file's layout held fixed.
 
-What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of the blocks (EfficientQAT's
-second phase, arXiv 2407.11062). What is made small is the mean of the logarithm of each window's KLD: every window counts by what is
-left of its damage, where the plain mean heeds those of the strangest text alone. Windows that are held out say which state is kept.
+What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of the blocks
+(EfficientQAT's second phase, arXiv 2407.11062). What is made small is the mean of the logarithm of each window's KLD: every
+window counts by what is left of its damage, where the plain mean heeds those of the strangest text alone. Windows that are
+held out say which state is kept.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ WHOLE = 8192  # vocabularies up to this have their teacher's logits kept on disk
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share of a value's size, for a KLD
-    of 1 nat to begin with: since the KLD grows with the square of a change, smaller by its root for less; rise: steps until the rate is reached, from where it falls linearly to nothing;
-    held: one window in so many is held out; checks: how often the held-out windows are looked at."""
+    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share of a value's size, for a
+    KLD of 1 nat to begin with: since the KLD grows with the square of a change, smaller by its root for less; decay: Adam's;
+    rise: steps until the rate is reached, from where it falls linearly to nothing; held: one window in so many is held out;
+    checks: how often the held-out windows are looked at."""
 
     epochs: float = 2.0
     batch: int = 1

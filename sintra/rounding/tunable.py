@@ -1,7 +1,7 @@
 """A quantized matrix as something that gradient descent can move: the half d and m of each block.
 
-A weight is `d * sub * level + m * sub_min` (sintra.rounding.grids). The codes and the small integers `sub` and `sub_min` stay, so
-it is linear in d and m; that they are stored as halves is passed over by the gradient.
+A weight is `d * sub * level + m * sub_min` (sintra.rounding.grids). The codes and the small integers `sub` and `sub_min`
+stay, so it is linear in d and m; that they are stored as halves is passed over by the gradient.
 """
 
 from __future__ import annotations
