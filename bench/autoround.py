@@ -1,28 +1,32 @@
-"""Compensated rounding beside AutoRound's GGUF export: same calibration text, same type for every tensor, same bytes.
+"""Compensated rounding, then polishing, beside AutoRound's GGUF export: same calibration text, type for every tensor and bytes.
 
-    python -m venv peer && peer/bin/pip install -c constraints.txt auto-round torch
-    python bench/autoround.py --peer peer/bin/python [--model models/fable] [--types q4_k_m,q2_k_s] [--iters 200]
+    python -m venv peer && peer/bin/pip install -c constraints.txt auto-round torch gguf sentencepiece protobuf
+    python bench/autoround.py --peer peer/bin/python [--model models/fable] [--types q4_k_m,q2_k_s] [--iters 200] [--keep peers]
 
 AutoRound (arXiv 2309.05516) runs with its own settings (200 iterations) on windows of 512 tokens of the calibration text. The
 tensor types that it chose are read back from its file, and ours is made with exactly those. KL divergence to the same
-16-bit GGUF over the report text. Last line: `worst=...`, the largest ratio of ours to AutoRound's.
+16-bit GGUF over the report text and the far one. --keep: a folder for AutoRound's files and seconds, which are taken from
+there where they exist already. Last line: `worst=...`, the largest ratio of ours to AutoRound's on the report text.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import Bench, toolchain
 
 from sintra.layout import read_layout
-from sintra.stages import quantize
+from sintra.options import ProbeConf
+from sintra.stages import polish, quantize
 
 SAMPLES = 60
 
@@ -32,6 +36,19 @@ def samples(text: str, target: Path) -> None:
     size = len(text) // SAMPLES
     rows = [{"text": text[i * size : (i + 1) * size]} for i in range(SAMPLES)]
     target.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def kept(folder: Path | None, kind: str, made: Callable[[], tuple[Path, float]]) -> tuple[Path, float]:
+    """AutoRound's file and its seconds, from the folder where it has them."""
+    if folder is None:
+        return made()
+    path, about = folder / f"{kind}.gguf", folder / f"{kind}.json"
+    if not about.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made_at, seconds = made()
+        shutil.move(made_at, path)
+        about.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+    return path, json.loads(about.read_text())["seconds"]
 
 
 def peer(python: Path, model: Path, kind: str, texts: Path, out: Path, iters: int) -> tuple[Path, float]:
@@ -58,6 +75,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=Path("models/texts"))
     parser.add_argument("--types", default="q4_k_m,q2_k_s")
     parser.add_argument("--iters", type=int, default=200)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     ratios = []
     with tempfile.TemporaryDirectory() as name:
@@ -66,23 +84,41 @@ def main() -> None:
         (work / "files").mkdir()
         bench = Bench(options.model, options.texts, tools, work / "files")
         for kind in options.types.split(","):
-            theirs, seconds = peer(options.peer.absolute(), options.model.resolve(), kind, options.texts, work / kind,
-                                   options.iters)  # fmt: skip
-            layout = read_layout(theirs)
+            theirs, seconds = kept(options.keep, kind, lambda kind=kind: peer(
+                options.peer.absolute(), options.model.resolve(), kind, options.texts, work / kind, options.iters))  # fmt: skip
             folder = work / f"theirs-{kind}"
             folder.mkdir()
-            theirs.rename(folder / "model.gguf")
-            types = [[f"^{n.replace('.', '[.]')}$", t] for n, t, _, shape in layout["tensors"] if len(shape) > 1]
-            start = time.perf_counter()
-            ours = bench.stage(f"ours-{kind}", quantize, {"type": "Q8_0", "tensors": types, "dropped": []}, gguf=bench.gguf,
-                               importance=bench.curvature, curvature=bench.curvature)  # fmt: skip
-            own = time.perf_counter() - start
-            sizes = [sum(t[2] for t in read_layout(f / "model.gguf")["tensors"]) for f in (folder, ours)]
-            a, b = bench.kld(folder, "report"), bench.kld(ours, "report")
-            ratios.append(b / a)
-            print(f"{kind}: AutoRound {a:.6f} in {seconds:.0f} s, {sizes[0]} bytes of weights; ours {b:.6f} in {own:.0f} s, "
-                  f"{sizes[1]} bytes; {b / a:.3f} x", flush=True)  # fmt: skip
+            shutil.copyfile(theirs, folder / "model.gguf")
+            print(f"{kind}: AutoRound {words(bench, folder)} in {seconds:.0f} s", flush=True)
+            ratios.append(compared(bench, kind, folder, options.model.resolve()))
     print(f"worst={max(ratios):.3f}")
+
+
+def words(bench: Bench, folder: Path) -> str:
+    """A file's divergence on every text and the bytes of its weights."""
+    size = sum(t[2] for t in read_layout(folder / "model.gguf")["tensors"])
+    return ", ".join(f"{d} {bench.kld(folder, d):.6f}" for d in bench.domains) + f", {size} bytes of weights"
+
+
+def compared(bench: Bench, kind: str, theirs: Path, model: Path) -> float:
+    """Ours, compensated and then polished, with the types of theirs: what the report text's KLD is of theirs."""
+    rows = read_layout(theirs / "model.gguf")["tensors"]
+    types = [[f"^{n.replace('.', '[.]')}$", t] for n, t, _, shape in rows if len(shape) > 1]
+    start = time.perf_counter()
+    rounded = bench.stage(f"ours-{kind}", quantize, {"type": "Q8_0", "tensors": types, "dropped": []}, gguf=bench.gguf,
+                          importance=bench.curvature, curvature=bench.curvature)  # fmt: skip
+    seconds = time.perf_counter() - start
+    print(f"{kind}: compensated {words(bench, rounded)} in {seconds:.0f} s", flush=True)
+    probe, start = ProbeConf(), time.perf_counter()
+    params = {"tokens": probe.polish_tokens, "context": 512, "epochs": probe.polish_epochs, "seed": 0}
+    ours = bench.stage(f"polished-{kind}", polish, params, gguf=rounded, source=bench.gguf, model=model,
+                       text=bench.text("calibration"))  # fmt: skip
+    seconds = time.perf_counter() - start
+    ratio = bench.kld(ours, "report") / bench.kld(theirs, "report")
+    print(f"{kind}: polished {words(bench, ours)} in {seconds:.0f} s more; {ratio:.3f} x", flush=True)
+    if sorted(rows) != sorted(read_layout(ours / "model.gguf")["tensors"]):
+        sys.exit("the files differ in the types, sizes or shapes of their tensors")
+    return ratio
 
 
 if __name__ == "__main__":

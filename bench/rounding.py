@@ -52,7 +52,7 @@ class Bench:
         """Run a stage into a folder of its own."""
         out = self.work / label
         out.mkdir()
-        module.run(Context(params, inputs, out, {}, self.work / "keep", cores()))
+        module.run(Context(params, inputs, out, {}, self.work / f"keep-{label}", cores()))
         return out
 
     def text(self, domain: str) -> Path:
@@ -75,7 +75,9 @@ class Bench:
 
     def kld(self, folder: Path, domain: str) -> float:
         """Mean KL divergence over a domain's text."""
-        out = self.stage(f"q-{folder.name}-{domain}", quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
+        out = self.work / f"q-{folder.name}-{domain}"
+        if not out.exists():
+            self.stage(out.name, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
         return next(m.value for m in parse(json.loads((out / "measurements.json").read_text())) if m.metric == "kld_mean")
 
     def compare(self, kind: str) -> dict[str, float]:

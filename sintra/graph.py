@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +173,8 @@ class Graph:
         recipe = recipe.file
         if recipe.format != "gguf":
             return self.compressed(recipe)
+        if recipe.polish:
+            return self.polish(recipe)
         if parts := recipe.parts():
             mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
             files = {part.tensors[0][1]: self.quantize(part) for part in parts}
@@ -233,6 +235,15 @@ class Graph:
         speed = self.step("speed_hf", label, {"environment": environment} | sizes, held)
         room = {"environment": environment, "context": probe["context"]}
         return Variant(made, quality, speed, self.step("memory_hf", label, room, held), second)
+
+    def polish(self, recipe: Recipe) -> Step:
+        """A variant's GGUF tuned end to end: the same layout."""
+        probe = self.study.probe
+        inputs = {"gguf": self.quantize(replace(recipe, polish=False)), "source": self.base(recipe), "model": self.fetch(),
+                  "text": self.text("calibration")}  # fmt: skip
+        params = {"tokens": probe["polish_tokens"], "context": probe["context"], "epochs": probe["polish_epochs"],
+                  "seed": self.study.seed}  # fmt: skip
+        return self.step("polish", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def baseline(self, level: str) -> Step:
         """The 16-bit model's log-probabilities over the search, the report or the second text, or a part of the first."""

@@ -131,7 +131,7 @@ class Recipe:
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
     ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
     the KV cache that it is to be run with; format: of its file (sintra.formats): others than gguf have only a type, bits and
-    group size as in w4g128.
+    group size as in w4g128; polish: whether the finished file is tuned end to end (see sintra.stages.polish).
     """
 
     type: str
@@ -141,6 +141,7 @@ class Recipe:
     rounding: Rounding = "nearest"
     kv: str = "f16"
     format: str = "gguf"
+    polish: bool = False
 
     @property
     def file(self) -> Recipe:
@@ -154,6 +155,8 @@ class Recipe:
             return f"{self.format}-{self.type}"
         if self.kv != "f16":
             return f"{self.file.name}-kv_{self.kv}"
+        if self.polish:
+            return f"{replace(self, polish=False).name}-polished"
         if self.complete and not self.uniform:
             return "mix-" + sha256(canonical(self.as_json()))[:8]
         if self.uniform:  # what planners of mixes make: with importance matrix, compensated
@@ -190,11 +193,12 @@ class Recipe:
         """From its JSON form."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"))  # fmt: skip
+                      data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"),
+                      bool(data.get("polish")))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """For round files, results and names; a GGUF's is what it was before there were other formats."""
-        return {k: v for k, v in asdict(self).items() if k != "format" or v != "gguf"}
+        """For round files, results and names; a plain GGUF's is what it was before there were formats and polishing."""
+        return {k: v for k, v in asdict(self).items() if (k, v) not in (("format", "gguf"), ("polish", False))}
 
 
 @dataclass(frozen=True)

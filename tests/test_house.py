@@ -12,6 +12,7 @@ LAYERS = [
     {"errors", "types", "__init__"},
     {
         "config",
+        "options",
         "plugins",
         "store",
         "stage",

@@ -186,11 +186,11 @@ def foreseen(history: History, model: Surrogate, mix: Mix) -> tuple[dict[str, fl
 
 
 def solved(study: Study, plan: Plan, history: History, model: Surrogate, world: Array | None = None, kv: str = "f16",
-           narrowed: Callable[[Problem], Problem] = lambda p: p) -> Mix | None:  # fmt: skip
+           narrowed: Callable[[Problem], Problem] = lambda p: p, left: float = 1.0) -> Mix | None:  # fmt: skip
     """The best mix under the limits, by the most probable parameters or in a world with others. narrowed: what else is to
-    hold, as a change of the problem."""
+    hold, as a change of the problem; left: what will be left of the KLD after what is done to the mix later."""
     problem = narrowed(plan.problem(study, history, model.weights(world), kv))
-    most = model.u_of(target(study, history), world)
+    most = model.u_of(target(study, history) / left, world)
     first = problem.solve(most=most)
     if first is None:  # not all limits can be held: the least damage within those on bytes and time
         problem = replace(problem, objective="damage")

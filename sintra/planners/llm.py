@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sintra.allocation.finish import polishing
 from sintra.allocation.problem import Problem
 from sintra.allocation.recipes import Mix, Plan, mix_of
 from sintra.allocation.search import drawn, foreseen, guards, improving, opened, proposal, solved
@@ -34,12 +35,14 @@ def propose(study: Study, history: History) -> list[Proposal]:
     if study.planner == "llm":
         return advised(study, plan, history, model) or first or own(study, plan, history, model)
     better = first or improving(study, plan, history, model)
-    return better or advised(study, plan, history, model) or guards(study, plan, history)
+    better = better or advised(study, plan, history, model) or polishing(study, plan, history, model)
+    return better or guards(study, plan, history)
 
 
 def own(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
     """The solver's next word."""
-    return improving(study, plan, history, model) or guards(study, plan, history)
+    better = improving(study, plan, history, model) or polishing(study, plan, history, model)
+    return better or guards(study, plan, history)
 
 
 def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:

@@ -7,11 +7,13 @@
 4. While evaluations are left: mixes of the same limits that are best in worlds drawn from the model's uncertainty, on a
    quarter of the text; the best of them on all of it, and from there again as under 3.
 5. Where memory binds, the same with a smaller KV cache; where no quantization holds the limits, without a block.
-6. The stock preset next below in size, so that nothing is delivered that measured worse.
+6. The winner tuned end to end; where bytes count, a smaller mix that tuning is expected to bring under the limit first.
+7. The stock preset next below in size, so that nothing is delivered that measured worse.
 """
 
 from __future__ import annotations
 
+from sintra.allocation.finish import polishing
 from sintra.allocation.search import guards, improving, opened
 from sintra.planning import History
 from sintra.types import Proposal, Study
@@ -24,4 +26,5 @@ def propose(study: Study, history: History) -> list[Proposal]:
         return first
     if model is None:
         return []
-    return improving(study, plan, history, model) or guards(study, plan, history)
+    better = improving(study, plan, history, model) or polishing(study, plan, history, model)
+    return better or guards(study, plan, history)

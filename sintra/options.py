@@ -1,0 +1,171 @@
+"""Every option as a field of a dataclass: Hydra's schema. Sizes: `_gb` of a device is GiB (2^30 bytes), as memory is sold; `_mb`
+of a file is 10^6 bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class HardwareConf:
+    """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
+
+    bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
+    host_*: the computer that a graphics card sits in.
+    """
+
+    name: str = ""
+    title: str = ""
+    backend: str = "cpu"
+    cores: int = 4
+    isa: str = ""
+    ram_gb: float = 8.0
+    usable_gb: float = 6.0
+    bandwidth_gbs: float = 20.0
+    efficiency: float = 0.63
+    efficiency_spread: float = 0.25
+    overhead_us_per_layer: float = 0.0
+    tflops: float | None = None
+    thermal: dict[str, float] = field(default_factory=dict)
+    runtimes: list[str] = field(default_factory=lambda: ["llama.cpp"])
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    tflops_spread: float = 0.5
+    storage_mbs: float | None = None
+    host_usable_gb: float = 0.0
+    host_bandwidth_gbs: float = 0.0
+
+
+@dataclass
+class ModelConf:
+    """A model: a folder or a hub id, with an optional revision; `convert` is the 16-bit type of its GGUF."""
+
+    name: str = ""
+    source: str = ""
+    revision: str = "main"
+    convert: str = "f16"
+
+
+@dataclass
+class GoalConf:
+    """Limits (None: no limit) and the metric to optimise under them."""
+
+    name: str = ""
+    optimise: str = "size_bytes"
+    fit_memory: bool = True
+    max_kld: float | None = None
+    max_kld_p999: float | None = None
+    max_ppl_ratio: float | None = None
+    min_same_top: float | None = None
+    min_task_retention: float | None = None
+    max_size_mb: float | None = None
+    max_ram_gb: float | None = None
+    min_tg_tps: float | None = None
+    min_pp_tps: float | None = None
+    min_tg_tps_sustained: float | None = None
+    accept_simulated: bool = False
+    enforce_memory: bool = False
+
+
+@dataclass
+class PlannerConf:
+    """Which planner, and what it is told."""
+
+    name: str = "solver"
+    types: list[str] = field(default_factory=list)
+    evaluations: int = 25
+    kv: list[str] = field(default_factory=lambda: ["f16"])
+    seed: int = 0
+    batch: int = 4
+    max_dropped: int = 1
+    rounding: str = "compensated"
+    learn: bool = True
+    polish: bool = False
+    replay: str = ""
+    base_url: str = ""
+    model: str = ""
+    timeout_s: float = 60.0
+    max_calls: int = 12
+    max_tokens: int = 100_000
+    max_usd: float | None = 1.0
+    max_reply_tokens: int = 1024
+    price_input: float | None = None
+    price_output: float | None = None
+
+
+@dataclass
+class ProbeConf:
+    """How much is measured. Token counts are those read; the second half of each window is scored.
+
+    polish_tokens, polish_epochs: of the calibration text, how much the finished file is tuned on and how often.
+    """
+
+    name: str = ""
+    context: int = 512
+    calibration_tokens: int = 40960
+    calibration_random: float = 0.2
+    polish_tokens: int = 40960
+    polish_epochs: float = 2.0
+    search_tokens: int = 5120
+    report_tokens: int = 20480
+    second_tokens: int = 10240
+    top_k: int = 512
+    speed_prompt: int = 256
+    speed_generate: int = 64
+    speed_repeat: int = 5
+    tasks: list[str] = field(default_factory=list)
+    task_context: int = 2048
+    run_code: bool = False
+
+
+@dataclass
+class StoreConf:
+    """Where the cache is."""
+
+    name: str = "local"
+    path: str = "cache"
+
+
+@dataclass
+class TextsConf:
+    """Disjoint texts; `second`, of another domain than calibration, is measured beside `report` (null: not at all)."""
+
+    calibration: str = "models/texts/calibration.txt"
+    search: str = "models/texts/search.txt"
+    report: str = "models/texts/report.txt"
+    second: str | None = "models/texts/far.txt"
+
+
+@dataclass
+class CompressConf:
+    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory for one checkpoint.
+
+    checkpoint: a folder with a GPTQ checkpoint that exists already: measured as gptq_native instead of making one.
+    """
+
+    bits: int = 4
+    group_size: int = 128
+    python: str = "auto"
+    checkpoint: str = ""
+    timeout_s: float | None = None
+    max_ram_gb: float | None = None
+
+
+@dataclass
+class Config:
+    """The whole of it."""
+
+    hardware: HardwareConf = field(default_factory=HardwareConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    goal: GoalConf = field(default_factory=GoalConf)
+    planner: PlannerConf = field(default_factory=PlannerConf)
+    probe: ProbeConf = field(default_factory=ProbeConf)
+    store: StoreConf = field(default_factory=StoreConf)
+    texts: TextsConf = field(default_factory=TextsConf)
+    formats: list[str] = field(default_factory=lambda: ["gguf"])
+    compress: CompressConf = field(default_factory=CompressConf)
+    seed: int = 0
+    max_rounds: int = 12
+    timeout_s: float | None = None
+    refresh: bool = False
