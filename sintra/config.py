@@ -16,7 +16,7 @@ from typing import Any
 
 from sintra import __version__
 from sintra.errors import UserError, nearest
-from sintra.options import Config
+from sintra.options import Config, HardwareConf
 from sintra.store import write_atomic
 from sintra.types import canonical, sha256
 

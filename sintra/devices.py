@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra import config
 from sintra.errors import UserError
 from sintra.hardware import architecture, profiles
 from sintra.hardware.estimate import Shape, estimate, offload
+from sintra.options import HardwareConf
 from sintra.study import GIB, composed, hardware_of, model_folder
 from sintra.types import Hardware
 
@@ -21,7 +21,7 @@ def device_of(conf: dict[str, Any]) -> Hardware:
     """The composed profile in base units, with defaults for what a YAML leaves out."""
     from dataclasses import asdict
 
-    return hardware_of(asdict(config.HardwareConf()) | conf)
+    return hardware_of(asdict(HardwareConf()) | conf)
 
 
 def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:

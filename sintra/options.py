@@ -1,5 +1,7 @@
-"""Every option as a field of a dataclass: Hydra's schema. Sizes: `_gb` of a device is GiB (2^30 bytes), as memory is sold; `_mb`
-of a file is 10^6 bytes."""
+"""Every option as a field of a dataclass: Hydra's schema.
+
+Sizes: `_gb` of a device is GiB (2^30 bytes), as memory is sold; `_mb` of a file is 10^6 bytes.
+"""
 
 from __future__ import annotations
 
