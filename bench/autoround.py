@@ -26,7 +26,7 @@ from rounding import Bench, toolchain
 
 from sintra.layout import read_layout
 from sintra.options import ProbeConf
-from sintra.stages import polish, quantize
+from sintra.stages import polish, quantize, refine
 
 SAMPLES = 60
 
@@ -101,7 +101,7 @@ def words(bench: Bench, folder: Path) -> str:
 
 
 def compared(bench: Bench, kind: str, theirs: Path, model: Path) -> float:
-    """Ours, compensated and then polished, with the types of theirs: what the report text's KLD is of theirs."""
+    """Ours, compensated, refined and polished, with the types of theirs: what the report text's KLD is of theirs."""
     rows = read_layout(theirs / "model.gguf")["tensors"]
     types = [[f"^{n.replace('.', '[.]')}$", t] for n, t, _, shape in rows if len(shape) > 1]
     start = time.perf_counter()
@@ -109,10 +109,14 @@ def compared(bench: Bench, kind: str, theirs: Path, model: Path) -> float:
                           importance=bench.curvature, curvature=bench.curvature)  # fmt: skip
     seconds = time.perf_counter() - start
     print(f"{kind}: compensated {words(bench, rounded)} in {seconds:.0f} s", flush=True)
+    start = time.perf_counter()
+    given = {"gguf": rounded, "source": bench.gguf, "model": model, "text": bench.text("calibration")}
+    refined = bench.stage(f"refined-{kind}", refine, {"tokens": 40960, "context": 512, "random": 0.2}, **given)
+    seconds = time.perf_counter() - start
+    print(f"{kind}: refined {words(bench, refined)} in {seconds:.0f} s more", flush=True)
     probe, start = ProbeConf(), time.perf_counter()
     params = {"tokens": probe.polish_tokens, "context": 512, "epochs": probe.polish_epochs, "seed": 0}
-    ours = bench.stage(f"polished-{kind}", polish, params, gguf=rounded, source=bench.gguf, model=model,
-                       text=bench.text("calibration"))  # fmt: skip
+    ours = bench.stage(f"polished-{kind}", polish, params, **given | {"gguf": refined})
     seconds = time.perf_counter() - start
     ratio = bench.kld(ours, "report") / bench.kld(theirs, "report")
     print(f"{kind}: polished {words(bench, ours)} in {seconds:.0f} s more; {ratio:.3f} x", flush=True)

@@ -21,7 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGS = ["optimize", "hardware=jetson_nano", "probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q3_K_M,Q2_K]"]
-PER_RUN, SPEEDS = ("steps", "wall_s", "llm"), ("pp_tps", "tg_tps", "ram_peak_bytes")
+PER_RUN, SPEEDS = (
+    ("steps", "wall_s", "llm"),
+    ("pp_tps", "tg_tps", "ram_peak_bytes", "ram_peak_mmap_bytes", "ram_load_bytes", "ram_prefill_bytes", "ram_decode_bytes"),
+)
 
 
 def project(root: Path) -> Path:

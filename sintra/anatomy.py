@@ -94,7 +94,7 @@ def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]
 def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
     """The relative error of each layer's output, tr(E H E') / tr(W H W'), as measured on the uniform file of its type that was
     rounded the same way; nothing for a stock preset, which isn't put together from those."""
-    if not recipe.complete:
+    if not recipe.complete or recipe.finished:
         return {}
     same = {r.tensors[0][1]: d for r, d in seen.distortion.items()
             if (r.rounding, r.importance) == (recipe.rounding, recipe.importance)}  # fmt: skip

@@ -173,8 +173,8 @@ class Graph:
         recipe = recipe.file
         if recipe.format != "gguf":
             return self.compressed(recipe)
-        if recipe.polish:
-            return self.polish(recipe)
+        if recipe.finished:
+            return self.polish(recipe) if recipe.polish else self.refine(recipe)
         if parts := recipe.parts():
             mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
             files = {part.tensors[0][1]: self.quantize(part) for part in parts}
@@ -235,6 +235,14 @@ class Graph:
         speed = self.step("speed_hf", label, {"environment": environment} | sizes, held)
         room = {"environment": environment, "context": probe["context"]}
         return Variant(made, quality, speed, self.step("memory_hf", label, room, held), second)
+
+    def refine(self, recipe: Recipe) -> Step:
+        """A variant's GGUF rounded anew, block after block: the same layout."""
+        probe = self.study.probe
+        inputs = {"gguf": self.quantize(replace(recipe, refine=False)), "source": self.base(recipe), "model": self.fetch(),
+                  "text": self.text("calibration")}  # fmt: skip
+        params = {"tokens": probe["calibration_tokens"], "context": probe["context"], "random": probe["calibration_random"]}
+        return self.step("refine", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def polish(self, recipe: Recipe) -> Step:
         """A variant's GGUF tuned end to end: the same layout."""

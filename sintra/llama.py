@@ -197,6 +197,16 @@ class Model:
         self.lib.llama_synchronize(self.ctx)
 
 
+def noise(count: int, size: int, share: float, tokens: Any) -> Any:
+    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows of text.
+
+    They excite directions that the calibration text doesn't: without them rounding moves its errors there, where another
+    text meets them (docs/benchmarks.md).
+    """
+    number = round(count * share / (1 - share))
+    return np.random.default_rng(0).choice(tokens, (number, size)).astype(np.int32)
+
+
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Row-wise log-softmax, stable. Raises Infeasible for logits that are no numbers."""
     if not np.isfinite(logits).all():

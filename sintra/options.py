@@ -83,6 +83,7 @@ class PlannerConf:
     max_dropped: int = 1
     rounding: str = "compensated"
     learn: bool = True
+    refine: bool = True
     polish: bool = False
     replay: str = ""
     base_url: str = ""

@@ -131,7 +131,8 @@ class Recipe:
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
     ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
     the KV cache that it is to be run with; format: of its file (sintra.formats): others than gguf have only a type, bits and
-    group size as in w4g128; polish: whether the finished file is tuned end to end (see sintra.stages.polish).
+    group size as in w4g128; refine: whether the finished file is rounded anew, block after block (sintra.stages.refine);
+    polish: whether it is tuned end to end after that (sintra.stages.polish).
     """
 
     type: str
@@ -141,6 +142,7 @@ class Recipe:
     rounding: Rounding = "nearest"
     kv: str = "f16"
     format: str = "gguf"
+    refine: bool = False
     polish: bool = False
 
     @property
@@ -157,6 +159,8 @@ class Recipe:
             return f"{self.file.name}-kv_{self.kv}"
         if self.polish:
             return f"{replace(self, polish=False).name}-polished"
+        if self.refine:
+            return f"{replace(self, refine=False).name}-refined"
         if self.complete and not self.uniform:
             return "mix-" + sha256(canonical(self.as_json()))[:8]
         if self.uniform:  # what planners of mixes make: with importance matrix, compensated
@@ -194,11 +198,17 @@ class Recipe:
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
                       data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"),
-                      bool(data.get("polish")))  # fmt: skip
+                      bool(data.get("refine")), bool(data.get("polish")))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """For round files, results and names; a plain GGUF's is what it was before there were formats and polishing."""
-        return {k: v for k, v in asdict(self).items() if (k, v) not in (("format", "gguf"), ("polish", False))}
+        """For round files, results and names; a plain GGUF's is what it was before there were formats and finishing."""
+        plain = (("format", "gguf"), ("refine", False), ("polish", False))
+        return {k: v for k, v in asdict(self).items() if (k, v) not in plain}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is more than put together from what other variants are made of."""
+        return self.refine or self.polish
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from conftest import QUICK, ROOT, make_llama
 
 HEAVY = ("torch", "transformers", "llama_cpp", "hydra", "diskcache", "lm_eval", "datasets", "jinja2")
 TIMES = ("steps", "wall_s", "llm")
-SPEEDS = ("pp_tps", "tg_tps", "ram_peak_bytes")
+SPEEDS = (
+    "pp_tps",
+    "tg_tps",
+    "ram_peak_bytes",
+    "ram_peak_mmap_bytes",
+    "ram_load_bytes",
+    "ram_prefill_bytes",
+    "ram_decode_bytes",
+)
 
 
 def essence(result):
@@ -37,7 +45,7 @@ def test_the_main_job(project, args):
     assert result["status"] == "met"
     winner = result["winner"]
     out = project.root / "outputs" / "latest"
-    assert {p.name for p in out.iterdir()} == {"model.gguf", "recipe.yaml", "result.json", "manifest.json"}
+    assert {p.name for p in out.iterdir()} == {"model.gguf", "recipe.yaml", "result.json", "rounds.json", "manifest.json"}
     assert (out / "model.gguf").stat().st_size == winner["artifact"]["bytes"]
     smaller = [c for c in result["candidates"] if c["artifact"]["bytes"] < winner["artifact"]["bytes"]]
     assert all(c["verdict"]["status"] == "unmet" for c in smaller), "nothing smaller holds the limits"

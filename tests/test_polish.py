@@ -12,13 +12,14 @@ from test_rounding import KINDS, random_blocks
 from test_solver import Run, study
 from test_stages import TEXT, Lab
 
-from sintra.allocation.finish import LEFT
+from sintra.allocation.finish import POLISHED, REFINED
 from sintra.errors import Infeasible
 from sintra.layout import read_layout
 from sintra.llama import opened
 from sintra.rounding.grids import GRIDS
+from sintra.rounding.sequential import Sums
 from sintra.rounding.tunable import Tunable
-from sintra.stages import curvature, polish, quantize
+from sintra.stages import curvature, polish, quantize, refine
 from sintra.types import Recipe, canonical
 
 UNSEEN = (ROOT / "models" / "texts" / "search.txt").read_text()[len(TEXT) : 3 * len(TEXT)]
@@ -111,6 +112,50 @@ def test_the_student_computes_what_llama_cpp_computes(lab, made):
     assert np.exp(np.log(found).mean()) == pytest.approx(claimed, rel=0.1)
 
 
+def refined(lab, variant):
+    """On more text than polishing has: a layer's 512 columns are to be told apart from it."""
+    text = lab.root / "longer"
+    text.mkdir(exist_ok=True)
+    (text / "text.txt").write_text((ROOT / "models" / "texts" / "calibration.txt").read_text())
+    params = {"tokens": 16384, "context": 128, "random": 0.2}
+    return lab.run(refine, params, gguf=variant, source=lab.gguf, model=lab.tiny, text=text)
+
+
+@pytest.fixture(scope="module")
+def sequel(lab, rounded):
+    return refined(lab, rounded)
+
+
+def test_rounding_in_sequence_changes_matrices_alone_and_is_nearer(lab, rounded, sequel):
+    before, after = (read_layout(f / "model.gguf") for f in (rounded, sequel))
+    assert all(before[k] == after[k] for k in LAYOUT)
+    one, two = (gguf.GGUFReader(f / "model.gguf") for f in (rounded, sequel))
+    changed = {a.name for a, b in zip(one.tensors, two.tensors, strict=True) if (a.data != b.data).any()}
+    told = json.loads((sequel / "layout.json").read_text())["refined"]
+    assert changed == set(told) == {t.name for t in one.tensors if len(t.shape) > 1} - {"token_embd.weight"}
+    assert kld(lab, sequel) < kld(lab, rounded)
+    assert (refined(lab, rounded) / "model.gguf").read_bytes() == (sequel / "model.gguf").read_bytes()
+
+
+def test_what_is_rounded_is_what_comes_nearest_from_other_inputs():
+    torch.manual_seed(0)
+    w, x = torch.randn(5, 8), torch.randn(1, 400, 8)
+    other = x @ (torch.eye(8) + 0.3 * torch.randn(8, 8)) + 0.1 * torch.randn(1, 400, 8)
+    sums = Sums()
+    for a, b in zip(x.split(100, 1), other.split(100, 1), strict=True):
+        sums.add(a, b)
+    best = torch.linalg.lstsq(other[0], x[0] @ w.T).solution.T
+    found = sums.target(w)
+
+    def error(v):
+        return float((x[0] @ w.T - other[0] @ v.T).square().mean())
+
+    assert error(best) <= error(found) <= 1.1 * error(best) < 0.5 * error(w)
+    same = Sums()
+    same.add(x, x)
+    assert torch.equal(same.target(w), w), "with the same inputs the weights themselves"
+
+
 def test_the_same_again_is_the_same_file(lab, rounded, made):
     again = polished(lab, rounded)
     assert (again / "model.gguf").read_bytes() == (made / "model.gguf").read_bytes()
@@ -157,39 +202,41 @@ class Polishing(Run):
     left = 0.5
 
     def kld(self, recipe):
-        return super().kld(recipe) * (self.left if recipe.polish else 1)
+        return super().kld(recipe) * (self.left if recipe.finished else 1)
 
     def polished(self):
-        return [r for r, level in self.tried if r.polish and level == "search"]
+        return [r for r, level in self.tried if r.finished and level == "search"]
 
 
-def wanting(**limits):
+def wanting(how, **limits):
     given = study(**limits)
-    given.planner_options["polish"] = True
+    given.planner_options[how] = True
     return given
 
 
-def test_the_best_is_polished_once_and_wins():
-    run = Polishing(wanting(size=2_000_000), World(0)).to_its_end()
+@pytest.mark.parametrize("how", ["refine", "polish"])
+def test_the_best_is_finished_once_and_wins(how):
+    run = Polishing(wanting(how, size=2_000_000), World(0)).to_its_end()
     (one,) = run.polished()
-    plain = min((r for r, level in run.tried if level == "search" and r.complete and not r.polish
+    plain = min((r for r, level in run.tried if level == "search" and r.complete and not r.finished
                  and run.size(r) <= 2_000_000), key=lambda r: run.numbers[r, "search"]["kld_mean"].value)  # fmt: skip
-    assert one == Recipe(**{**plain.__dict__, "polish": True})
+    assert one == Recipe(**{**plain.__dict__, how: True})
     assert [p.level for p in run.rounds[-1]] == ["search", "search"], "the stock presets that guard the result come last"
 
 
+@pytest.mark.parametrize(("how", "foreseen"), [("refine", REFINED), ("polish", POLISHED)])
 @pytest.mark.parametrize("left", [0.5, 1.0])
-def test_a_smaller_mix_is_polished_first_where_bytes_count(left):
-    run = Polishing(wanting(optimise="size_bytes", kld=0.01), World(0))
+def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, foreseen):
+    run = Polishing(wanting(how, optimise="size_bytes", kld=0.01), World(0))
     run.left = left
     run.to_its_end()
     first, *others = run.polished()
-    plain = [r for r, level in run.tried if level == "search" and r.complete and not r.polish
+    plain = [r for r, level in run.tried if level == "search" and r.complete and not r.finished
              and run.numbers[r, "search"]["kld_mean"].value <= 0.01]  # fmt: skip
     best = min(plain, key=run.size)
     assert run.size(first) < 0.997 * run.size(best)
-    assert (run.numbers[first, "search"]["kld_mean"].value <= 0.01) == (left < LEFT)
-    assert others == ([] if left < LEFT else [Recipe(**{**best.__dict__, "polish": True})])
+    assert (run.numbers[first, "search"]["kld_mean"].value <= 0.01) == (left < foreseen)
+    assert others == ([] if left < foreseen else [Recipe(**{**best.__dict__, how: True})])
 
 
 def test_nothing_is_polished_where_it_is_turned_off():

@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_stages import TEXT, Lab
 
 from sintra import stream
-from sintra.llama import Model
+from sintra.llama import Model, noise
 from sintra.rounding.compensate import Options, compensate, damped
 from sintra.rounding.file import improve
 from sintra.rounding.grids import GRIDS
@@ -117,7 +117,7 @@ def test_block_by_block_is_what_the_whole_model_sees(lab, measured):
     net = transformers.AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
     tokens = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
     text = tokens.windows(TEXT, 1024)
-    both = np.concatenate([text, curvature.noise(8, 128, 0.2, tokens.normal_tokens())])
+    both = np.concatenate([text, noise(8, 128, 0.2, tokens.normal_tokens())])
     tokens.close()
     seen = {}
     for name, module in net.named_modules():
@@ -169,7 +169,7 @@ def test_every_expert_has_its_own_curvature(lab, mixture):
     assert not stream.Model(folder).whole, "single experts are merged while a block is loaded"
     net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = Model(base / "model.gguf", 128, 1, vocab_only=True)
-    both = np.concatenate([tokens.windows(TEXT, 1024), curvature.noise(8, 128, 0.2, tokens.normal_tokens())])
+    both = np.concatenate([tokens.windows(TEXT, 1024), noise(8, 128, 0.2, tokens.normal_tokens())])
     tokens.close()
     seen = {}
     bank = net.model.layers[1].mlp.experts

@@ -33,6 +33,7 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
         "kv": ["f16", "q8_0"],
         "max_dropped": 1,
         "polish": False,
+        "refine": False,
     }
     return Study("s", "m", DEVICE, Goal("g", held, optimise, 1), planner, options, {"context": 512}, {}, {}, 0, 99, ())
 

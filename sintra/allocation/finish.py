@@ -1,47 +1,55 @@
-"""The end of a search: the winner tuned end to end (sintra.stages.polish), or a smaller mix that so comes under the limit."""
+"""The end of a search: the winner rounded anew block after block (sintra.stages.refine) and tuned end to end
+(sintra.stages.polish), or a smaller mix that so comes under the limit."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sintra.allocation.problem import QUALITY
+from sintra.allocation.problem import of_quality
 from sintra.allocation.recipes import Plan
 from sintra.allocation.search import NOTABLE, incumbent, solved, target
 from sintra.allocation.surrogate import Surrogate
 from sintra.planning import History
 from sintra.types import Proposal, Recipe, Study
 
-# What is left of a mix's KLD after polishing, until it has been seen here: rather too much than too little
-# (docs/benchmarks.md).
-LEFT = 0.8
+# What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too little
+# (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.7 to 0.8 after polishing).
+REFINED, POLISHED = 0.7, 0.8
 
 
-def polishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
+def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
     """One more candidate, twice at most: first a smaller mix, where bytes count and quality is limited; where there is
     none or it breaks the limit still, the best so far.
 
     Where it failed once (a model too large for this machine) it isn't asked for again.
     """
-    if not study.planner_options["polish"] or any(c.recipe.polish and c.failure for c in history.candidates):
+    options = study.planner_options
+    refine, polish = bool(options["refine"]), bool(options["polish"])
+    if not (refine or polish) or any(c.recipe.finished and c.failure for c in history.candidates):
         return []
     lead = incumbent(study, history)
-    done = [recipe for recipe, level in history.tried if recipe.polish and level == "search"]
-    if lead is None or lead.drop or lead.polish or len(done) > 1:
+    done = [recipe for recipe, level in history.tried if recipe.finished and level == "search"]
+    if lead is None or lead.drop or lead.finished or len(done) > 1:
         return []
-    if not done and (smaller := reachable(study, plan, history, model, lead)):
-        return [smaller]
-    why = "the best so far, tuned end to end: the same types and bytes"
-    return [Proposal(replace(lead, polish=True), why, plan.author)]
+    left = (REFINED if refine else 1.0) * (POLISHED if polish else 1.0)
+    if not done and (smaller := reachable(study, plan, history, model, lead, left)):
+        return [replace(smaller, recipe=replace(smaller.recipe, refine=refine, polish=polish))]
+    told = " and ".join(t for t, on in zip(TOLD, (refine, polish), strict=True) if on)
+    recipe = replace(lead, refine=refine, polish=polish)
+    return [Proposal(recipe, f"the best so far, {told}: the same types and bytes", plan.author)]
 
 
-def reachable(study: Study, plan: Plan, history: History, model: Surrogate, lead: Recipe) -> Proposal | None:
-    """A mix that breaks the limit on quality by no more than what polishing makes good."""
-    if study.goal.optimise in QUALITY or target(study, history) == float("inf"):
+TOLD = ("rounded anew block after block", "tuned end to end")
+
+
+def reachable(study: Study, plan: Plan, history: History, model: Surrogate, lead: Recipe, left: float) -> Proposal | None:
+    """A mix that breaks the limit on quality by no more than what finishing makes good."""
+    if of_quality(study.goal.optimise) or target(study, history) == float("inf"):
         return None
-    mix = solved(study, plan, history, model, kv=lead.kv, left=LEFT)
+    mix = solved(study, plan, history, model, kv=lead.kv, left=left)
     size = history.bytes_of.get(lead) or next((c.value("size_bytes") for c in history.candidates if c.recipe == lead), None)
     if mix is None or history.sizes is None or size is None or history.sizes.total(mix) > size * (1 - NOTABLE):
         return None
     value = model.predict(mix)[0]
-    why = f"{history.sizes.total(mix) / 1e6:.2f} MB, {value:.5f} nats expected, {value * LEFT:.5f} once tuned end to end"
-    return Proposal(replace(plan.mixed(mix), kv=lead.kv, polish=True), why, plan.author)
+    why = f"{history.sizes.total(mix) / 1e6:.2f} MB, {value:.5f} nats expected, {value * left:.5f} once it is finished"
+    return Proposal(replace(plan.mixed(mix), kv=lead.kv), why, plan.author)

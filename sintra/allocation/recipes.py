@@ -109,7 +109,7 @@ def observations(plan: Plan, history: History, space: Space, level: str = "searc
     for seen in history.seen:
         recipe = seen.recipe
         own = (recipe.importance, recipe.rounding, recipe.drop, recipe.kv) == (plan.importance, plan.rounding, (), "f16")
-        mix = mix_of(recipe, space) if own and not recipe.polish and seen.level == level else None
+        mix = mix_of(recipe, space) if own and not recipe.finished and seen.level == level else None
         if mix is not None:
             kld = seen.metrics["kld_mean"]
             found.append(Observation(mix, kld.value, kld.stderr or 0.0))

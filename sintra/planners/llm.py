@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sintra.allocation.finish import polishing
+from sintra.allocation.finish import finishing
 from sintra.allocation.problem import Problem
 from sintra.allocation.recipes import Mix, Plan, mix_of
 from sintra.allocation.search import drawn, foreseen, guards, improving, opened, proposal, solved
@@ -35,13 +35,13 @@ def propose(study: Study, history: History) -> list[Proposal]:
     if study.planner == "llm":
         return advised(study, plan, history, model) or first or own(study, plan, history, model)
     better = first or improving(study, plan, history, model)
-    better = better or advised(study, plan, history, model) or polishing(study, plan, history, model)
+    better = better or advised(study, plan, history, model) or finishing(study, plan, history, model)
     return better or guards(study, plan, history)
 
 
 def own(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
     """The solver's next word."""
-    better = improving(study, plan, history, model) or polishing(study, plan, history, model)
+    better = improving(study, plan, history, model) or finishing(study, plan, history, model)
     return better or guards(study, plan, history)
 
 

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from sintra.allocation.finish import polishing
+from sintra.allocation.finish import finishing
 from sintra.allocation.search import guards, improving, opened
 from sintra.planning import History
 from sintra.types import Proposal, Study
@@ -26,5 +26,5 @@ def propose(study: Study, history: History) -> list[Proposal]:
         return first
     if model is None:
         return []
-    better = improving(study, plan, history, model) or polishing(study, plan, history, model)
+    better = improving(study, plan, history, model) or finishing(study, plan, history, model)
     return better or guards(study, plan, history)

@@ -42,6 +42,7 @@ def run(context: Context) -> None:
     from sintra.layers import expert_names, gguf_names
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
+    from sintra.llama import noise
 
     torch.set_num_threads(context.threads)
     path = context.inputs["gguf"] / "model.gguf"
@@ -74,16 +75,6 @@ class Calibration:
 
     windows: Any
     plain: int
-
-
-def noise(count: int, size: int, share: float, tokens: Any) -> Any:
-    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows of text.
-
-    They excite directions that the calibration text doesn't: without them rounding moves its errors there, where another
-    text meets them (docs/benchmarks.md).
-    """
-    number = round(count * share / (1 - share))
-    return np.random.default_rng(0).choice(tokens, (number, size)).astype(np.int32)
 
 
 @dataclass

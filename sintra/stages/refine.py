@@ -1,0 +1,66 @@
+"""A finished variant rounded anew, block after block, from the inputs that its layers will really have: the same layout, other
+scales and integers (sintra.rounding.sequential).
+
+The model is run block by block, its weights read when a block's turn comes, so that two blocks' weights, one layer's matrices
+and, on disk, two models' hidden states are what it takes. A killed run starts again and makes the same file (on as many
+threads).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from sintra import lazy
+from sintra.errors import Infeasible
+from sintra.stage import Context, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = lazy.module("numpy")
+    torch = lazy.module("torch")
+
+
+def run(context: Context) -> None:
+    """inputs: gguf (a variant with all its blocks), source (the 16-bit GGUF), model (the checkpoint), text (calibration).
+
+    Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew.
+    """
+    from gguf import GGUFReader
+
+    from sintra.layers import expert_names, gguf_names
+    from sintra.layout import read_layout
+    from sintra.llama import Model as Llama
+    from sintra.llama import noise
+    from sintra.rounding.sequential import Rounder
+    from sintra.rounding.student import writable
+    from sintra.stream import Model
+
+    torch.set_num_threads(context.threads)
+    source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
+    layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
+    size = min(context.params["context"], layout["context"] or context.params["context"])
+    tokenizer = Llama(source, size, context.threads, vocab_only=True)
+    windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
+    everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())])
+    tokenizer.close()
+    model = Model(context.inputs["model"])
+    if expert_names(model.net):
+        raise Infeasible("unsupported", "rounding in sequence: banks of experts aren't taken apart")
+    shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
+    context.keep.mkdir(parents=True, exist_ok=True)
+    shape = (*everything.shape, layout["shape"]["width"])
+    rooms = [np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape) for n in ("theirs", "ours")]
+    exact = {t.name: t for t in GGUFReader(source).tensors}
+    with writable(target) as tensors:
+        rounder = Rounder(model, gguf_names(model.net, layout), tensors, exact, context.say)
+        layout["refined"] = rounder.run(torch.from_numpy(everything).long(), *rooms)
+    if read_layout(target)["tensors"] != layout["tensors"]:
+        raise RuntimeError("rounding in sequence changed the layout")
+    context.write_json("layout.json", layout)
+
+
+STAGE = Stage("refine", 1, run, tools=("torch", "transformers"))
