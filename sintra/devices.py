@@ -104,9 +104,9 @@ def table(rows: list[Row], first: str, context: int, kv: str) -> str:
     lines = [head]
     for r in rows:
         speed = r["device_tg_tps"]
-        prefill = f"{r['device_pp_tps']['value']:.3g}" if "device_pp_tps" in r else "-"
-        lines.append(f"{r[first]:<24}{r['weight_bytes'] / 1e9:>7.2f}{speed['value']:>10.3g}"
-                     f"{speed['low']:>10.3g}{speed['high']:>8.3g}{prefill:>9}"
+        prefill = short(r["device_pp_tps"]["value"]) if "device_pp_tps" in r else "-"
+        lines.append(f"{r[first]:<24}{short(r['weight_bytes'] / 1e9):>7}{short(speed['value']):>10}"
+                     f"{short(speed['low']):>10}{short(speed['high']):>8}{prefill:>9}"
                      f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}")  # fmt: skip
     lines.append(f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; nothing was built or run")
     return "\n".join(lines)
@@ -115,6 +115,11 @@ def table(rows: list[Row], first: str, context: int, kv: str) -> str:
 def place(r: Row) -> tuple[bool, float]:
     """What fits before what doesn't, the fastest first."""
     return not (r["fits"] or "offload" in r), -float(r["device_tg_tps"]["value"])
+
+
+def short(value: float) -> str:
+    """Three digits, without an exponent where numbers are large."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def fit_words(r: Row) -> str:
