@@ -64,8 +64,10 @@ class Rounder:
     def embed(self, windows: Tensor, theirs: Any, ours: Any) -> None:
         """What goes into the first block, with the exact and with the quantized embedding."""
         table: nn.Parameter = self.model.net.get_input_embeddings().weight
-        for room, rows in ((ours, values(self.tensors["token_embd.weight"])), (theirs, None)):
-            kept = table.data
+        quantized, kept = values(self.tensors["token_embd.weight"]), table.data
+        if quantized.shape != kept.shape:
+            raise Infeasible("unsupported", "rounding in sequence: the embedding isn't of the checkpoint's shape")
+        for room, rows in ((ours, quantized), (theirs, None)):
             if rows is not None:
                 table.data = rows.to(kept.dtype)
             for i, window in enumerate(windows):
