@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates:
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
         tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
         paired=pairs(graph, store), influence=influence(graph, store),
+        pockets=pockets(graph.root, architecture),
     )  # fmt: skip
 
 
@@ -61,14 +62,22 @@ def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> d
 
 def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
     """What conf/arch says of an architecture, in sentences."""
+    return tuple(line for text in arch(root, architecture) for line in text["knowledge"])
+
+
+def pockets(root: Path, architecture: str) -> tuple[float, ...]:
+    """Depths, from 0 to 1, at which conf/arch says that blocks lose least."""
+    return tuple(float(p) for text in arch(root, architecture) for p in text.get("pockets", ()))
+
+
+def arch(root: Path, architecture: str) -> Iterator[dict[str, Any]]:
+    """What the files of an architecture hold, the user's own behind the project's."""
     import yaml
 
-    found: list[str] = []
     for folder in conf_dirs(root):
         path = folder / "arch" / f"{architecture}.yaml"
         if path.is_file():
-            found += yaml.safe_load(path.read_text())["knowledge"]
-    return tuple(found)
+            yield yaml.safe_load(path.read_text())
 
 
 def measures(graph: Graph, store: Store, uniform: list[Recipe]) -> tuple[Sizes | None, Shape | None]:

@@ -40,7 +40,8 @@ class History:
     tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
     KLD on the search text and its standard error, bootstrapped over windows. advice: variants measured on a language
     model's advice; architecture, knowledge: the model's, and what is known of it; past: similar studies, in words;
-    lessons: what they taught; influence: each block's (sintra.stream.influence), where the curvature was measured; ask:
+    lessons: what they taught; influence: each block's (sintra.stream.influence), where the curvature was measured;
+    pockets: depths at which blocks of this architecture lose least, by conf/arch; ask:
     the language model, (system, user, schema) -> answer or None on trouble, where the study has one; say: a line for the user;
     hush: ask no more in this run.
     """
@@ -62,6 +63,7 @@ class History:
     past: tuple[dict[str, Any], ...] = ()
     lessons: tuple[Lesson, ...] = ()
     influence: tuple[float, ...] = ()
+    pockets: tuple[float, ...] = ()
     ask: Ask | None = None
     say: Callable[[str], None] = lambda text: None
     hush: Callable[[], None] = lambda: None

@@ -41,6 +41,7 @@ def test_the_next_set_keeps_the_best_and_adds_the_least_influential():
     assert longer((), INFLUENCE, 6) == [(2,), (1,), (4,)]
     assert longer((2,), INFLUENCE, 6) == [(1, 2), (2, 4), (2, 3)]
     assert longer((), (), 8) == [(2,), (6,)], "where the influence is unknown, two pockets"
+    assert longer((), (), 32, (0.34, 0.80)) == [(10,), (25,)]
 
 
 def history(given, *drops):
@@ -59,3 +60,13 @@ def test_blocks_go_one_after_the_other_and_only_as_far_as_allowed():
     assert candidates(given, history(given, ((1,), 0.8), ((1, 2), 0.9))) == [], "as many as allowed"
     assert candidates(study(size=75, max_dropped=0), history(given)) == []
     assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], "what holds needs no drop"
+
+
+def test_what_is_known_of_an_architecture_is_read():
+    from conftest import ROOT
+
+    from sintra.known import knowledge, pockets
+
+    assert pockets(ROOT, "llama") == (0.34, 0.80)
+    assert pockets(ROOT, "phi3") == pockets(ROOT, "nonesuch") == ()
+    assert any("blocks that may go" in line for line in knowledge(ROOT, "mistral"))

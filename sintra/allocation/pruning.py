@@ -9,6 +9,7 @@ from sintra.planning import History
 from sintra.types import Candidate, Study
 
 SHORTLIST, FEWEST = 3, 4
+POCKETS = (1 / 3, 3 / 4)
 
 Drop = tuple[int, ...]
 
@@ -28,7 +29,7 @@ def candidates(study: Study, history: History) -> list[Drop]:
     held = best(order)
     if len(held) >= most or any(len(d) == len(held) + 1 for d in measured):
         return []
-    return longer(held, history.influence, layers)
+    return longer(held, history.influence, layers, history.pockets or POCKETS)
 
 
 def best(order: Iterable[Candidate]) -> Drop:
@@ -38,11 +39,11 @@ def best(order: Iterable[Candidate]) -> Drop:
     return next((d for d in dropped if len(d) == longest), ())
 
 
-def longer(held: Drop, influence: tuple[float, ...], layers: int) -> list[Drop]:
-    """The set with one block more, for each of the blocks of least influence; where that is unknown, of the two pockets at a
-    third and three quarters of the depth that lose least (EvoPress's published optima, arXiv 2410.14649)."""
+def longer(held: Drop, influence: tuple[float, ...], layers: int, pockets: tuple[float, ...] = POCKETS) -> list[Drop]:
+    """The set with one block more, for each of the blocks of least influence; where that is unknown, of the pockets of depth
+    (0 to 1) that are known to lose least: conf/arch's, else a third and three quarters (EvoPress, arXiv 2410.14649)."""
     if len(influence) != layers:
-        pockets = sorted({layers // 3, min(3 * layers // 4, layers - 2)} - set(held))
-        return [tuple(sorted((*held, b))) for b in pockets]
+        blocks = sorted({min(int(p * layers), layers - 2) for p in pockets} - set(held))
+        return [tuple(sorted((*held, b))) for b in blocks]
     left = sorted((b for b in range(layers) if b not in held), key=lambda b: influence[b])
     return [tuple(sorted((*held, b))) for b in left[:SHORTLIST]]
