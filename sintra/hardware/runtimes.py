@@ -2,7 +2,7 @@
 
 transformers unpacks a GPTQ or AWQ checkpoint when it runs it (on a CPU to float32, on a GPU to 16 bits), so that memory and
 bytes read are those of the whole model: packing saves disk, not memory. A block costs Python's calls on top: about 2 ms on one
-core of an AMD EPYC (docs/benchmarks.md), taken for every machine, with half to twice the speed as the interval.
+core of an Intel Xeon (docs/benchmarks.md), taken for every machine, with half to twice the speed as the interval.
 The runtime's own memory is what fable's measured peak there has beyond its unpacked weights (484 less 29 MB), again taken for
 all, up to twice of it.
 """
