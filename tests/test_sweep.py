@@ -135,6 +135,7 @@ def test_the_better_model_unless_it_does_not_fit(project, tiny, tmp_path_factory
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stdout.splitlines() if line.startswith("jetson_nano: take ")]) == 1
     tight = project.doit(*words, "goal.max_size_mb=4")
+    assert tight.returncode == 1, "a goal was missed"
     assert "jetson_nano: take tiny" in tight.stdout
     assert "not wide: its size_bytes is" in tight.stdout
 
