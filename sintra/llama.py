@@ -122,6 +122,12 @@ class Model:
             raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids as the model is to be given them: control tokens are read as such, begin of text stands first where the
+        vocabulary says so."""
+        ids: list[int] = self.tokenize(text, special=True).tolist()
+        return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
+
     def bytes_of(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """How many bytes of text each token stands for; control tokens stand for none."""
         room = ctypes.create_string_buffer(1024)

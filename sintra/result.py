@@ -11,7 +11,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sintra import __version__, delivery, history
 from sintra.graph import Graph
@@ -239,14 +238,10 @@ def adviser_at_hand(planner: str) -> str:
     asked because of that alone."""
     if planner in ("llm", "hybrid", "replay") or not any(os.environ.get(name) for name in ENDPOINT):
         return ""
+    from sintra.llm.budget import bare  # not on the no-op path
+
     url = os.environ.get("OPENAI_BASE_URL") or "https://HOST/v1"
-    return f"a language model may know more: add planner=hybrid planner.base_url={shown(url)} planner.model=NAME"
-
-
-def shown(url: str) -> str:
-    """An address without what it may hide."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"a language model may know more: add planner=hybrid planner.base_url={bare(url)} planner.model=NAME"
 
 
 def recipe_name(data: dict[str, Any]) -> str:

@@ -123,10 +123,9 @@ def rivals(study: Study, plan: Plan, history: History, model: Surrogate) -> list
         return []
     found: dict[Recipe, Proposal] = {}
     for mix in drawn(study, plan, history, model):
-        if len(found) < RIVALS:
-            found[plan.mixed(mix)] = proposal(
-                plan, history, model, mix, "the best mix of a world drawn from the model", "screen"
-            )
+        found[plan.mixed(mix)] = proposal(plan, history, model, mix, "the best mix of a world drawn from the model", "screen")
+        if len(found) == RIVALS:
+            break
     again = Proposal(lead, "the best so far, to compare with", plan.author, "screen")
     return [again, *found.values()] if found else []
 

@@ -49,9 +49,10 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids; begin of text first where the vocabulary says so, unless it is there or not wanted."""
-        ids: list[int] = self.model.tokenize(string, special=True).tolist()
-        wanted = self.model.adds_bos if add_special_tokens is None else add_special_tokens and self.model.adds_bos
-        return [self.model.bos, *ids] if wanted and ids[:1] != [self.model.bos] else ids
+        if add_special_tokens is False:
+            ids: list[int] = self.model.tokenize(string, special=True).tolist()
+            return ids
+        return self.model.encode(string)
 
     def _loglikelihood_tokens(self, requests: list[Pair], **_: Any) -> list[tuple[float, bool]]:
         found = []

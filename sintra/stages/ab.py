@@ -28,7 +28,7 @@ def run(context: Context) -> None:
     prompts = [told(paths[0], p) for p in context.params["prompts"]] if context.params["chat"] else context.params["prompts"]
     size = room(paths[0], prompts, tokens)
     with opened(paths[0], size, context.threads) as model:
-        ids = [encoded(model, p) for p in prompts]
+        ids = [model.encode(p) for p in prompts]
         first = [(said := answered(model, i, tokens), pieces(model, i, said), predicted(model, i, said)) for i in ids]
         vocabulary = model.vocabulary
     answers = []
@@ -63,19 +63,13 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
     """The context that the longest prompt and its answer need. Raises Infeasible where the model has less."""
     model = Model(path, 0, 1, vocab_only=True)
     try:
-        need = max(len(encoded(model, p)) for p in prompts) + tokens + 1
+        need = max(len(model.encode(p)) for p in prompts) + tokens + 1
     finally:
         model.close()
     most = read_layout(path)["context"]
     if most and need > most:
         raise Infeasible("refused", f"the longest prompt and {tokens} tokens make {need}, the model's context is {most}")
     return max(need, 32)
-
-
-def encoded(model: Model, text: str) -> list[int]:
-    """Token ids, with begin of text first where the model wants it."""
-    ids: list[int] = model.tokenize(text, special=True).tolist()
-    return [model.bos, *ids] if model.adds_bos and ids[:1] != [model.bos] else ids
 
 
 def answered(model: Model, ids: list[int], most: int) -> list[int]:
