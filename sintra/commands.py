@@ -36,6 +36,7 @@ DOCS = {
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
     "calibrate": "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval shrinks",
+    "docs": "Make the reference pages in docs/reference from the code and conf; with --site the whole site, in site/",
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
@@ -56,6 +57,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
                                                                          "help": "a folder in outputs/"}], None),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
+        "docs": (lambda site: document(root, site), [option("site", False, "build the site with MkDocs too")], None),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
@@ -169,6 +171,16 @@ def rollback(root: Path, store: Store) -> None:
             print(f"outputs/latest is now {row['study']}")
             return
     raise UserError("there is no earlier good result to go back to")
+
+
+def document(root: Path, site: bool) -> None:
+    """Write the reference pages; with MkDocs (extra: docs) the site."""
+    from sintra import reference  # not on the no-op path
+
+    changed = reference.write(root, DOCS)
+    print(f"{len(changed)} reference pages changed" + (f": {', '.join(changed)}" if changed else ""))
+    if site:
+        reference.build(root)
 
 
 def check(root: Path) -> None:

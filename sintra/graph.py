@@ -241,7 +241,8 @@ class Graph:
         probe = self.study.probe
         inputs = {"gguf": self.quantize(replace(recipe, refine=False)), "source": self.base(recipe), "model": self.fetch(),
                   "text": self.text("calibration")}  # fmt: skip
-        params = {"tokens": probe["calibration_tokens"], "context": probe["context"], "random": probe["calibration_random"]}
+        params = {"tokens": probe["refine_tokens"], "context": probe["context"], "random": probe["calibration_random"],
+                  "steps": probe["refine_steps"]}  # fmt: skip
         return self.step("refine", f"{self.study.model}-{recipe.name}", params, inputs)
 
     def polish(self, recipe: Recipe) -> Step:

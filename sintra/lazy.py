@@ -1,21 +1,37 @@
-"""Modules that are only loaded when they are used: a stage's declaration is read on every run, its work rarely done."""
+"""Modules that are only loaded when they are used: a stage's declaration is read on every run, its work rarely done.
+
+importlib's own LazyLoader lets a second thread see a half-made module before Python 3.11.9 and 3.12.3 (python/cpython issue
+114763), and studies run in threads.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from typing import Any
+
+
+class Lazy:
+    """Stands for a module; each look at an attribute goes to the real one, which the first look imports."""
+
+    def __init__(self, name: str) -> None:
+        self.__dict__["_name"] = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        setattr(importlib.import_module(self._name), attribute, value)
+
+    def __delattr__(self, attribute: str) -> None:
+        delattr(importlib.import_module(self._name), attribute)
 
 
 def module(name: str) -> Any:
     """The module, loaded at the first look at one of its attributes. Raises ModuleNotFoundError where there is none."""
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
+    if importlib.util.find_spec(name) is None:
         raise ModuleNotFoundError(name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
+    return Lazy(name)

@@ -101,13 +101,17 @@ class PlannerConf:
 class ProbeConf:
     """How much is measured. Token counts are those read; the second half of each window is scored.
 
-    polish_tokens, polish_epochs: of the calibration text, how much the finished file is tuned on and how often.
+    refine_tokens, refine_steps: of the calibration text, on how much a variant is refined, and for how many steps each block
+    learns (None: by the model's size, see sintra.stages.refine). polish_tokens, polish_epochs: of the calibration text, how
+    much the finished file is tuned on and how often.
     """
 
     name: str = ""
     context: int = 512
     calibration_tokens: int = 40960
     calibration_random: float = 0.2
+    refine_tokens: int | None = None
+    refine_steps: int | None = None
     polish_tokens: int = 40960
     polish_epochs: float = 2.0
     search_tokens: int = 5120

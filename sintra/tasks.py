@@ -27,7 +27,7 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "docs", "check", *commands.DEVICE]
 )
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
 

@@ -50,7 +50,7 @@ LAYERS = [
     {"rounds", "result", "delivery", "steps", "reporter", "forget"},
     {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"overview", "anatomy", "heat"},
-    {"pages"},
+    {"pages", "glossary", "messages", "reference"},
     {"commands", "tasks", "__main__"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

@@ -17,6 +17,7 @@ from sintra.errors import Infeasible
 from sintra.layout import read_layout
 from sintra.llama import opened
 from sintra.rounding.grids import GRIDS
+from sintra.rounding.learned import Block, Learned, Settings, learn, loss
 from sintra.rounding.sequential import Sums
 from sintra.rounding.tunable import Tunable
 from sintra.stages import curvature, polish, quantize, refine
@@ -112,12 +113,12 @@ def test_the_student_computes_what_llama_cpp_computes(lab, made):
     assert np.exp(np.log(found).mean()) == pytest.approx(claimed, rel=0.1)
 
 
-def refined(lab, variant):
+def refined(lab, variant, steps=0):
     """On more text than polishing has: a layer's 512 columns are to be told apart from it."""
     text = lab.root / "longer"
     text.mkdir(exist_ok=True)
     (text / "text.txt").write_text((ROOT / "models" / "texts" / "calibration.txt").read_text())
-    params = {"tokens": 16384, "context": 128, "random": 0.2}
+    params = {"tokens": 16384, "context": 128, "random": 0.2, "steps": steps}
     return lab.run(refine, params, gguf=variant, source=lab.gguf, model=lab.tiny, text=text)
 
 
@@ -135,6 +136,86 @@ def test_rounding_in_sequence_changes_matrices_alone_and_is_nearer(lab, rounded,
     assert changed == set(told) == {t.name for t in one.tensors if len(t.shape) > 1} - {"token_embd.weight"}
     assert kld(lab, sequel) < kld(lab, rounded)
     assert (refined(lab, rounded) / "model.gguf").read_bytes() == (sequel / "model.gguf").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def learned(lab, rounded):
+    return refined(lab, rounded, steps=5)
+
+
+def test_blocks_that_got_no_better_are_left_alone(lab, sequel, learned):
+    """Five steps can't move a code over the half of a level."""
+    before, after = (read_layout(f / "model.gguf") for f in (sequel, learned))
+    assert all(before[k] == after[k] for k in LAYOUT)
+    said = json.loads((learned / "layout.json").read_text())["learned"]
+    assert len(said) == 2
+    one, two = ({t.name: t.data for t in gguf.GGUFReader(f / "model.gguf").tensors} for f in (sequel, learned))
+    first = [n for n in one if n.startswith("blk.0.")]
+    assert all((one[n] == two[n]).all() for n in first) == (not said[0][1] < said[0][0])
+    for name in first:
+        kind = next(t.tensor_type for t in gguf.GGUFReader(sequel / "model.gguf").tensors if t.name == name)
+        if grid := GRIDS.get(kind.name):
+            codes = [grid.codes(np.array(d).reshape(-1, grid.size)) for d in (one[name], two[name])]
+            assert (codes[0] == codes[1]).all()
+
+
+def test_a_block_learns_its_rounding():
+    """A network of two layers, its codes to the nearest: what learning claims is what the written blocks do."""
+    torch.manual_seed(0)
+    grid, width = GRIDS["Q4_0"], 64
+    exact = [torch.randn(width, width) / 8, torch.randn(width, width) / 8]
+    mix = torch.randn(width, width) / 8 + torch.eye(width) * torch.linspace(0.1, 3, width)
+    hidden = (torch.randn(40, 64, width) @ mix).numpy()
+
+    def run(weights, x):
+        return x + torch.nn.functional.silu(x @ weights["a"].T) @ weights["b"].T
+
+    def rounded(w):
+        return gguf.quants.quantize(w.numpy(), KINDS["Q4_0"]).reshape(-1, grid.size)
+
+    goal = run(dict(zip("ab", exact, strict=True)), torch.from_numpy(hidden)).numpy()
+    parts = {n: (Learned(rounded(w), grid, (width, width)), None) for n, w in zip("ab", exact, strict=True)}
+    block = Block(parts, {}, {})
+    before, after = learn(block, run, hidden, goal, Settings(300))
+    assert after < 0.8 * before
+    written = {
+        n: torch.from_numpy(gguf.quants.dequantize(m.pack(), KINDS["Q4_0"]).reshape(width, width))
+        for n, (m, _) in parts.items()
+    }
+    held = [
+        float(loss(run(written, torch.from_numpy(hidden[i : i + 1])), torch.from_numpy(goal[i : i + 1])))
+        for i in range(0, 40, 10)
+    ]
+    assert np.mean(held) == pytest.approx(after, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_codes_that_move_are_written_and_read_back(name):
+    grid = GRIDS[name]
+    raw = random_blocks(grid, 64)
+    exact = torch.from_numpy(grid.weights(raw)).reshape(8, -1)
+    matrix = Learned(raw, grid, tuple(exact.shape))
+    assert torch.allclose(matrix.weight(), exact, rtol=1e-6, atol=1e-7)
+    assert (matrix.pack() == raw).all()
+    with torch.no_grad():
+        matrix.position += torch.randint(-1, 2, matrix.position.shape)
+        matrix.by_d += 0.02
+    made = matrix.pack()
+    moved = grid.codes(made) - grid.codes(raw)
+    assert set(np.unique(moved)) <= {-1, 0, 1}
+    assert 0.3 < (moved != 0).mean() < 0.8
+    read = gguf.quants.dequantize(made, KINDS[name]).reshape(exact.shape)
+    assert np.allclose(read, matrix.weight().detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradient_of_a_code_is_the_step_between_levels():
+    grid = GRIDS["Q2_K"]
+    raw = random_blocks(grid, 4)
+    matrix = Learned(raw, grid, (4, 256))
+    matrix.weight().sum().backward()
+    scale = grid.scales(raw)
+    step = np.repeat(scale.d[:, None] * scale.sub, 16, axis=1)
+    assert np.allclose(matrix.position.grad.numpy(), step, rtol=1e-5, atol=1e-7)
 
 
 def test_what_is_rounded_is_what_comes_nearest_from_other_inputs():

@@ -7,7 +7,8 @@ the weights to round are not W but those that come nearest to it from X':
 
 (GPTAQ's asymmetric calibration, arXiv 2504.02692, in closed form). They are rounded as ever (sintra.rounding.compensate) onto
 the grid and from the scales that the file has, in the metric H. So errors of earlier layers are made good by later ones
-instead of adding up. Inside a block the layers go in the order in which they are run, those of one input together.
+instead of adding up. Inside a block the layers go in the order in which they are run, those of one input together. A block
+that is rounded can then learn (sintra.rounding.learned).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sintra import lazy
 from sintra.errors import Infeasible
 from sintra.rounding.compensate import Options, compensate
 from sintra.rounding.grids import GRIDS
+from sintra.rounding.learned import Block, Learned, Settings, learn
 from sintra.rounding.student import row_order, values
 from sintra.stream import Model, Passing
 
@@ -41,13 +43,19 @@ class Reached(Exception):
 
 
 class Rounder:
-    """tensors: the variant's, writable, and exact: the 16-bit file's, by GGUF name; names: module -> GGUF name."""
+    """tensors: the variant's, writable, and exact: the 16-bit file's, by GGUF name; names: parameter -> GGUF name; steps: for
+    how many each block learns. rounded: the tensors; learned: of each block, the held-out error before and after."""
 
     def __init__(self, model: Model, names: dict[str, str], tensors: dict[str, Any], exact: dict[str, Any],
-                 say: Callable[[str], None]) -> None:  # fmt: skip
-        self.model, self.names, self.tensors, self.exact, self.say = model, names, tensors, exact, say
+                 say: Callable[[str], None], steps: int = 0) -> None:  # fmt: skip
+        self.model, self.tensors, self.exact, self.say, self.steps = model, tensors, exact, say, steps
+        matrices = {n for n, m in model.net.named_modules() if isinstance(m, torch.nn.Linear)}
+        own = {n.removesuffix(".weight"): t for n, t in names.items()}
+        self.names = {n: t for n, t in own.items() if n in matrices}
+        self.vectors = {n: t for n, t in names.items() if t in tensors and len(tensors[t].shape) == 1}
         self.parts = Passing(model)
         self.rounded: list[str] = []
+        self.learned: list[tuple[float, float]] = []
 
     def run(self, windows: Tensor, theirs: Any, ours: Any) -> list[str]:
         """Round everything that has a grid; the names of the tensors. windows: (n, tokens) ids; theirs, ours: room for the
@@ -90,11 +98,35 @@ class Rounder:
                 sums.add(reach(block, own, group[0], x, arguments), reach(block, quantized, group[0], y, arguments))
             for layer in group:
                 quantized[f"{layer}.weight"] = self.round(layers[layer], sums, orders[layer])
-        for i in range(len(ours)):
-            for room, weights in ((theirs, own), (ours, quantized)):
-                out = forward(block, weights, torch.from_numpy(np.array(room[i : i + 1])), arguments)
-                room[i] = out[0].float().numpy()
+        pass_on(block, own, theirs, arguments)
+        if self.steps:
+            quantized = self.learn(block, start, layers, orders, own | quantized, theirs, ours, arguments)
+        pass_on(block, quantized, ours, arguments)
         self.model.drop(number)
+
+    def learn(self, block: nn.Module, start: str, layers: dict[str, str], orders: dict[str, Tensor | None],
+              weights: dict[str, Tensor], goal: Any, ours: Any, arguments: tuple[Any, Any]) -> dict[str, Tensor]:  # fmt: skip
+        """Learn a block's rounding and write it into the file; the block's weights."""
+        matrices = {}
+        for layer, name in layers.items():
+            if (grid := GRIDS.get(self.tensors[name].tensor_type.name)) is not None:
+                blocks = np.array(self.tensors[name].data).reshape(-1, grid.size)
+                matrices[f"{layer}.weight"] = (Learned(blocks, grid, tuple(weights[f"{layer}.weight"].shape)), orders[layer])
+        vectors = {n.removeprefix(start): t for n, t in self.vectors.items() if n.startswith(start)}
+        same = {n: weights[n] for n, t in vectors.items() if torch.equal(weights[n].float(), values(self.tensors[t]))}
+        parts = Block(matrices, same, {n: w for n, w in weights.items() if n not in matrices and n not in same})
+        found = learn(parts, lambda w, x: forward(block, w, x, arguments), ours, goal, Settings(self.steps))
+        self.learned.append(found)
+        self.say(f"learned rounding: {found[1] / max(found[0], 1e-30):.3f} of the block's error is left on held-out text")
+        for name, (matrix, _) in matrices.items():
+            data = self.tensors[layers[name.removesuffix(".weight")]].data
+            data[:] = matrix.pack().reshape(data.shape)
+        with torch.no_grad():
+            made = {n: w.detach() for n, w in parts.weights().items()}
+        for name in same:
+            data = self.tensors[vectors[name]].data
+            data[:] = made[name].numpy().reshape(data.shape)
+        return made
 
     def head(self, windows: Tensor, theirs: Any, ours: Any) -> None:
         """The output, unless it is the embedding too."""
@@ -154,16 +186,23 @@ class Sums:
 
 
 def forward(block: nn.Module, weights: dict[str, Tensor], hidden: Tensor, arguments: tuple[Any, Any]) -> Tensor:
-    """A block's output with these weights."""
-    with torch.no_grad():
-        out = torch.func.functional_call(block, weights, (hidden, *arguments[0]), arguments[1])
+    """A block's output with these weights, with gradients where they have any."""
+    out = torch.func.functional_call(block, weights, (hidden, *arguments[0]), arguments[1])
     first: Tensor = out[0] if isinstance(out, tuple) else out
     return first
 
 
+def pass_on(block: nn.Module, weights: dict[str, Tensor], room: Any, arguments: tuple[Any, Any]) -> None:
+    """Bring hidden states, (windows, tokens, width), behind a block."""
+    with torch.no_grad():
+        for i in range(len(room)):
+            out = forward(block, weights, torch.from_numpy(np.array(room[i : i + 1])), arguments)
+            room[i] = out[0].float().numpy()
+
+
 def reach(block: nn.Module, weights: dict[str, Tensor], layer: str, hidden: Tensor, arguments: tuple[Any, Any]) -> Tensor:
     """A layer's input, (1, tokens, columns)."""
-    with watching(block, [layer]) as found, contextlib.suppress(Reached):
+    with torch.no_grad(), watching(block, [layer]) as found, contextlib.suppress(Reached):
         forward(block, weights, hidden, arguments)
     x: Tensor = found[0][1]
     return x
@@ -172,7 +211,7 @@ def reach(block: nn.Module, weights: dict[str, Tensor], layer: str, hidden: Tens
 def groups(block: nn.Module, layers: dict[str, str], weights: dict[str, Tensor], hidden: Tensor,
            arguments: tuple[Any, Any]) -> list[list[str]]:  # fmt: skip
     """The layers in the order in which they are run, those that are given the same tensor together."""
-    with watching(block, list(layers), stop=False) as found:
+    with torch.no_grad(), watching(block, list(layers), stop=False) as found:
         forward(block, weights, hidden, arguments)
     made: list[tuple[Tensor, list[str]]] = []
     for layer, x in found:

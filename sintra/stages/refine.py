@@ -1,5 +1,6 @@
 """A finished variant rounded anew, block after block, from the inputs that its layers will really have: the same layout, other
-scales and integers (sintra.rounding.sequential).
+scales and integers (sintra.rounding.sequential), and, where there is time for it, each block's rounding learned
+(sintra.rounding.learned).
 
 The model is run block by block, its weights read when a block's turn comes, so that two blocks' weights, one layer's matrices
 and, on disk, two models' hidden states are what it takes. A killed run starts again and makes the same file (on as many
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
 from sintra.errors import Infeasible
@@ -23,20 +24,25 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
+# Each block of a small model learns, which takes more text: overfitting is what ends it (docs/benchmarks.md).
+SMALL = 100_000_000
+TOKENS, STEPS = {True: 98304, False: 40960}, {True: 300, False: 0}
+
 
 def run(context: Context) -> None:
     """inputs: gguf (a variant with all its blocks), source (the 16-bit GGUF), model (the checkpoint), text (calibration).
 
-    Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew.
+    Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew; layout["learned"]: of each block,
+    the held-out error before and after learning.
     """
     from gguf import GGUFReader
 
-    from sintra.layers import expert_names, gguf_names
+    from sintra.layers import expert_names
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
     from sintra.llama import noise
     from sintra.rounding.sequential import Rounder
-    from sintra.rounding.student import writable
+    from sintra.rounding.student import gguf_tensors, writable
     from sintra.stream import Model
 
     torch.set_num_threads(context.threads)
@@ -44,8 +50,11 @@ def run(context: Context) -> None:
     layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
     size = min(context.params["context"], layout["context"] or context.params["context"])
     tokenizer = Llama(source, size, context.threads, vocab_only=True)
-    windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
+    windows = tokenizer.windows(
+        (context.inputs["text"] / "text.txt").read_text(), given(context.params["tokens"], TOKENS, layout)
+    )
     everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())])
+    everything = everything[np.random.default_rng(0).permutation(len(everything))]  # every kind of text among the held-out
     tokenizer.close()
     model = Model(context.inputs["model"])
     if expert_names(model.net):
@@ -56,11 +65,22 @@ def run(context: Context) -> None:
     rooms = [np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape) for n in ("theirs", "ours")]
     exact = {t.name: t for t in GGUFReader(source).tensors}
     with writable(target) as tensors:
-        rounder = Rounder(model, gguf_names(model.net, layout), tensors, exact, context.say)
+        count = given(context.params["steps"], STEPS, layout)
+        rounder = Rounder(model, gguf_tensors(model.net, layout), tensors, exact, context.say, count)
         layout["refined"] = rounder.run(torch.from_numpy(everything).long(), *rooms)
+        layout["learned"] = rounder.learned
     if read_layout(target)["tensors"] != layout["tensors"]:
         raise RuntimeError("rounding in sequence changed the layout")
     context.write_json("layout.json", layout)
 
 
-STAGE = Stage("refine", 1, run, tools=("torch", "transformers"))
+def given(asked: int | None, usual: dict[bool, int], layout: dict[str, Any]) -> int:
+    """What was asked for, or else what is usual for a model of this size.
+
+    A step of learning costs about 8 FLOP for each of a block's weights and each of the 2048 tokens of its windows: 300 steps
+    over all blocks of 100 M parameters 5e14, an hour and a half at 0.1 TFLOP/s.
+    """
+    return usual[int(layout["shape"]["parameters"]) <= SMALL] if asked is None else asked
+
+
+STAGE = Stage("refine", 2, run, tools=("torch", "transformers"))
