@@ -35,12 +35,12 @@ class States:
         self.asked = float("-inf")
         self.known: dict[str, str] = {}
 
-    def of(self, job: str) -> str:
-        """A job's state; UNKNOWN while Slurm doesn't answer, GONE where it has forgotten the job."""
+    def of(self, job: str, since: float) -> str:
+        """The state of a job that is there since then: UNKNOWN while Slurm doesn't answer, GONE where it has forgotten it."""
         with self.lock:
             if time.monotonic() > self.asked + self.poll_s:
                 self._ask()
-            if job in self.known or not self.known:
+            if job in self.known or not self.known or since > self.asked:
                 return self.known.get(job, "UNKNOWN")
             self.known[job] = self._accounted(job)
             return self.known[job]
@@ -80,12 +80,13 @@ class SlurmJob(Watched):
     def __init__(self, job: Any, order: Path, folder: Path, poll_s: float, states: States | None) -> None:
         super().__init__(order, poll_s)
         self.job, self.folder, self.states = job, folder, states
+        self.since = time.monotonic()
 
     def gone(self) -> Ending | None:
         """See Watched."""
         if self.states is None:
             return Ending("exit", 0, f"submitit says {self.job.state}") if self.job.done() else None
-        return meaning(self.states.of(self.job.job_id))
+        return meaning(self.states.of(self.job.job_id, self.since))
 
     def stop(self) -> None:
         """See Watched; submitit's local executor kills on SIGINT, after a second."""
