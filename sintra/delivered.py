@@ -50,7 +50,7 @@ class Delivered:
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
-                run_step(needed, self.store, self.place.conf["timeout_s"])
+                run_step(needed, self.store, self.place.terms, say)
         found = step.outcome(self.store)
         if isinstance(found, Failure):
             raise UserError(f"{step.name}: {found.message}")

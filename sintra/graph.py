@@ -56,7 +56,8 @@ class Step:
             if not isinstance(outcome, Artifact):
                 return None
             digests[role] = outcome.digest
-        return {"schema": SCHEMA, **self.plugin.identity, "params": self.params, "inputs": digests}
+        elsewhere = {"platform": self.params["machine"]} if "machine" in self.params else {}
+        return {"schema": SCHEMA, **self.plugin.identity, **elsewhere, "params": self.params, "inputs": digests}
 
     def key(self, store: Store) -> str | None:
         """SHA-256 of the action's canonical JSON."""
@@ -121,7 +122,9 @@ class Graph:
 
     def step(self, stage: str, label: str, params: dict[str, Any], inputs: dict[str, Step] | None = None,
              hints: dict[str, Any] | None = None) -> Step:  # fmt: skip
-        """The step of this name, made when it is new."""
+        """The step of this name, made when it is new. What is measured on another machine says on which."""
+        if self.study.measured_on and plugins.step(stage).platform:
+            params = params | {"machine": self.study.measured_on}
         made = Step(stage, label, params, inputs or {}, hints or {})
         return self.steps.setdefault(made.name, made)
 

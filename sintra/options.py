@@ -160,6 +160,72 @@ class CompressConf:
 
 
 @dataclass
+class ExecutorConf:
+    """Where steps run: on this machine, as jobs of Slurm, as tasks of Ray. `_gb` is GiB.
+
+    jobs: how many are under way at once elsewhere; measure: where steps that measure go (a partition, a custom resource).
+    """
+
+    name: str = "local"
+    retries: int = 0
+    jobs: int = 16
+    cpus: int = 1
+    mem_gb: float | None = None
+    max_mem_gb: float | None = None
+    gpus: int = 0
+    measure: str | None = None
+    partition: str | None = None
+    minutes: int | None = None
+    cluster: str = "slurm"
+    sbatch: dict[str, str] = field(default_factory=dict)
+    address: str | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+    poll_s: float = 5.0
+
+
+@dataclass
+class TimeoutConf:
+    """Seconds that a step of each stage may take (None: timeout_s, or the stage's own limit)."""
+
+    fetch: float | None = None
+    toolchain: float | None = None
+    convert: float | None = None
+    curvature: float | None = None
+    prune: float | None = None
+    quantize: float | None = None
+    assemble: float | None = None
+    refine: float | None = None
+    polish: float | None = None
+    distortion: float | None = None
+    baseline: float | None = None
+    quality: float | None = None
+    speed: float | None = None
+    memory: float | None = None
+    tasks: float | None = None
+    ab: float | None = None
+    environment: float | None = None
+    gptq: float | None = None
+    awq: float | None = None
+    gptq_native: float | None = None
+    agreement: float | None = None
+    quality_hf: float | None = None
+    speed_hf: float | None = None
+    memory_hf: float | None = None
+
+
+@dataclass
+class LimitsConf:
+    """Of time and of this machine: minutes for one run; how many heavy steps at once, in how many GiB together; whether
+    workers give way to everything else."""
+
+    timeout: TimeoutConf = field(default_factory=TimeoutConf)
+    study_minutes: float | None = None
+    heavy: int = 1
+    memory_gb: float | None = None
+    background: bool = False
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
@@ -172,6 +238,8 @@ class Config:
     texts: TextsConf = field(default_factory=TextsConf)
     formats: list[str] = field(default_factory=lambda: ["gguf"])
     compress: CompressConf = field(default_factory=CompressConf)
+    executor: ExecutorConf = field(default_factory=ExecutorConf)
+    limits: LimitsConf = field(default_factory=LimitsConf)
     seed: int = 0
     max_rounds: int = 12
     timeout_s: float | None = None

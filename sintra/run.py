@@ -1,85 +1,51 @@
-"""Run a step in a worker: resources, time limit, and words for what went wrong."""
+"""Run a step in a worker, and words for what went wrong."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import threading
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from sintra.engine import KILLED, engine, in_words
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
-from sintra.signals import LIVE, kill_group
-from sintra.stage import Resource, cores
+from sintra.spawn import Ending, Need
 from sintra.store import Store
-from sintra.types import Artifact
-from sintra.worker import LOG_TAIL, TRANSIENT
+from sintra.terms import Terms
+from sintra.types import Artifact, Failure
+from sintra.worker import TRANSIENT
 
 
-class Gate:
-    """A counting gate over the machine: a light step takes 1, a heavy one all cores, one alone everything."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.free = size + 1
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, kind: Resource) -> Iterator[None]:
-        """Wait until there is room for a step of this kind."""
-        need = {"light": 1, "heavy": self.size, "alone": self.size + 1}[kind]
-        with self.changed:
-            self.changed.wait_for(lambda: self.free >= need)
-            self.free -= need
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.free += need
-                self.changed.notify_all()
-
-
-GATE = Gate(cores())
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The worker's environment: bounded threads, no bars or telemetry of libraries, our process as its parent."""
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    bound = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **quiet, **bound, "SINTRA_PARENT": str(os.getpid())}
-
-
-def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Callable[[str], None] = lambda _: None) -> None:
+def run_step(step: Step, store: Store, terms: Terms | None = None, say: Callable[[str], None] = lambda _: None) -> None:
     """Make a step's artifact unless the store has it. Raises UserError or Transient; a Failure is a result."""
     if step.outcome(store) is not None:
         return
+    terms = terms or Terms()
     action, key = step.action(store), step.key(store)
     if action is None or key is None:
         raise Transient(f"{step.name}: an input is missing; run the same again")
-    stage = step.plugin
-    timeout_s = timeout_s or step.hints.get("timeout_s")
-    with GATE.hold(stage.resource):
-        threads = 1 if stage.resource == "light" else cores()
-        order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()),
-                 "action": action, "hints": step.hints, "threads": threads,
-                 "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
-        sweep_once(store)
-        path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.json"
-        path.write_text(json.dumps(order))
-        try:
-            code, log = _spawn(path, environment(threads), timeout_s or stage.timeout_s)
-        finally:
-            path.unlink(missing_ok=True)
-    _explain(step, code, log, timeout_s or stage.timeout_s)
+    sweep_once(store)
+    machine = engine(terms, store.root.resolve())
+    order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()), "action": action,
+             "hints": step.hints, "cwd": str(Path.cwd()), "background": terms.background,
+             "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
+    need = machine.need(step, store)
+    ending = machine.run(need, lambda n: write_order(store, order, n), say)
+    _explain(step, store, ending, terms, need.timeout_s)
     if step.outcome(store) is None:
         raise Transient(f"{step.name}: the worker ended without a result; run the same again")
+
+
+def write_order(store: Store, order: dict[str, Any], need: Need) -> Path:
+    """The order as a file, which its worker and whoever waits for it read."""
+    path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{socket.gethostname()}.json"
+    path.write_text(json.dumps(order | {"threads": need.threads, "timeout_s": need.timeout_s}))
+    return path
 
 
 _swept: set[Path] = set()
@@ -92,6 +58,8 @@ def sweep_once(store: Store) -> None:
     _swept.add(store.root)
     store.sweep_tmp()
     for path in store.folder("orders").iterdir():
+        if f".{socket.gethostname()}." not in path.name:
+            continue  # of another machine that shares this cache
         try:
             os.kill(int(path.name.split(".")[0]), 0)
         except ProcessLookupError:
@@ -106,37 +74,28 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
     return [asdict(f) for f in outcome.files]
 
 
-def _spawn(order: Path, env: dict[str, str], timeout_s: float) -> tuple[int | None, str]:
-    """Exit code (None: out of time) and the tail of the log. The whole process group is gone afterwards."""
-    log_path = order.with_suffix(".log")
-    with log_path.open("w+b") as log:
-        process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
-        LIVE.add(process)
-        try:
-            code: int | None = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            kill_group(process)
-            LIVE.discard(process)
-        log.seek(max(0, log.tell() - LOG_TAIL) if log.seek(0, os.SEEK_END) > LOG_TAIL else 0)
-        text = log.read().decode(errors="replace")
-    log_path.unlink(missing_ok=True)
-    return code, text
-
-
-def _explain(step: Step, code: int | None, log: str, timeout_s: float) -> None:
-    """Raise what the worker's end means."""
-    last = next((x for x in reversed(log.splitlines()) if x.strip()), "")
-    if code == 0:
+def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: float) -> None:
+    """Raise what the worker's end means; no memory to be had is the step's failure for the rest of this run."""
+    last = in_words(ending)
+    if ending.cause == "exit" and ending.code == 0:
         return
-    if code is None:
-        raise Transient(f"{step.name}: stopped after {timeout_s:g} s, its time limit (timeout_s=...)")
-    if code == 2 and last.startswith("sintra: "):
-        raise UserError(last.removeprefix("sintra: "))
-    if code == TRANSIENT:
-        raise Transient(f"{step.name}: {last.removeprefix('sintra: ')}")
-    if code == -signal.SIGKILL:
+    if ending.cause == "memory":
+        key = step.key(store)
+        assert key is not None
+        store.excuse(key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})"))
+        return
+    if ending.cause == "late" and terms.over:
+        raise Transient(f"{step.name}: the run's time is up (limits.study_minutes={terms.study_s / 60:g}); the same goes on")
+    if ending.cause == "late":
+        raise Transient(f"{step.name}: stopped after {timeout_s:g} s, its time limit (limits.timeout.{step.stage}=...)")
+    if ending.cause == "cancelled":
+        raise Transient(f"{step.name}: cancelled{f' ({last})' if ending.log else ''}")
+    if ending.cause == "lost":
+        raise Transient(f"{step.name}: {last}; nothing was kept, run the same again")
+    if ending.code == 2 and "sintra: " in ending.log:
+        raise UserError(last)
+    if ending.code == TRANSIENT:
+        raise Transient(f"{step.name}: {last}")
+    if ending.code in KILLED:
         raise Transient(f"{step.name}: its worker was killed (out of memory, or by hand); nothing was kept, run the same again")
-    raise Transient(f"{step.name}: its worker crashed (exit {code}): {last}")
+    raise Transient(f"{step.name}: its worker crashed (exit {ending.code}): {last}")

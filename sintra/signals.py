@@ -9,22 +9,33 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Protocol
 
-LIVE: set[subprocess.Popen[bytes]] = set()
+
+class Stoppable(Protocol):
+    """What is under way and can be ended."""
+
+    def cancel(self) -> None:
+        """End it now, with all its children; may be called from a signal handler."""
+
+
+LIVE: set[Stoppable] = set()
 
 
 def stop_when_told() -> None:
     """From now on a signal ends the workers and then this process, with 128 + the signal's number as exit code."""
 
     def stop(number: int, _: object) -> None:
-        for process in list(LIVE):
-            kill_group(process)
+        for job in list(LIVE):
+            job.cancel()
         print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup says that the terminal may go
+            signal.signal(signal.SIGHUP, stop)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

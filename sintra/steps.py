@@ -17,6 +17,7 @@ from doit.task import Task
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
 from sintra.store import Store
+from sintra.terms import Terms
 from sintra.types import Failure
 
 COUNTS = {"built": 0, "cached": 0, "failed": 0}
@@ -133,7 +134,7 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
     store.excuse(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
 
 
-def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None = None) -> Task:
+def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = None) -> Task:
     """The doit task of a step."""
 
     def work() -> None:
@@ -142,7 +143,7 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
         gc.enable()
         start = time.monotonic()
         try:
-            run_step(step, store, timeout_s)
+            run_step(step, store, terms, say)
         except Transient as error:
             if not step.plugin.optional:
                 raise

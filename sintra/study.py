@@ -13,6 +13,7 @@ from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
 from sintra.graph import Graph
 from sintra.store import Digests, Store
+from sintra.terms import Terms, measured_on
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
 
 GIB, MB = 2**30, 10**6
@@ -41,6 +42,11 @@ class Workspace:
     store: Store
     conf: dict[str, Any]
     label: str = ""
+
+    @cached_property
+    def terms(self) -> Terms:
+        """How its steps are run."""
+        return Terms.of(self.conf)
 
     @cached_property
     def digests(self) -> Digests:
@@ -84,7 +90,8 @@ class Workspace:
         pin, study = self.pinned(), self.study
         texts = {role: source.pin_file(self.root / path, self.digests).digest for role, path in study.texts.items()}
         model = [pin.kind, pin.digest] if pin else [self.conf["model"]["source"], self.conf["model"]["revision"]]
-        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts, study.compress]))
+        parts = [model, study.model_options, study.probe, study.seed, texts, study.compress]
+        return sha256(canonical([*parts, study.measured_on] if study.measured_on else parts))
 
     def given(self) -> Source | None:
         """The pin of a GPTQ checkpoint that exists already, where one is named."""
@@ -103,6 +110,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     conf = composed(root, raw)
     store = Store(root / conf["store"]["path"])
     place = Workspace(root, study_of(conf, raw), store, conf)
+    _ = place.terms  # a mistake in them is said before anything is started
     if (given := place.given()) is not None:  # by content, not by its path
         place.study = replace(place.study, compress=place.study.compress | {"checkpoint": given.digest})
     pin = place.pinned()
@@ -114,6 +122,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
+    if not place.study.measured_on:
+        del wanted["measured_on"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -157,7 +167,7 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
-        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"],
+        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"], measured_on=measured_on(conf),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from sintra.reporter import AT_END, Reporter
 from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
+from sintra.terms import side_by_side
 
 NAMED = 4
 START = time.monotonic()
@@ -38,8 +39,9 @@ DOIT_CONFIG = {
 
 
 def configured(argv: list[str]) -> dict[str, Any]:
-    """doit's settings; in a sweep a failed study doesn't stop the others."""
-    return DOIT_CONFIG | ({"continue": True} if set(words(argv)) & set(MANY) else {})
+    """doit's settings; in a sweep a failed study doesn't stop the others, and where steps run elsewhere many do at once."""
+    beside = {"num_process": n} if (n := side_by_side(config.overrides_of(argv))) else {}
+    return DOIT_CONFIG | beside | ({"continue": True} if set(words(argv)) & set(MANY) else {})
 
 
 def words(argv: list[str]) -> list[str]:
@@ -140,7 +142,7 @@ class Chain:
             names.append(step.name)
             if step.name not in self.seen:
                 self.seen.add(step.name)
-                yield step_task(step, store, self.place.conf["timeout_s"], reasons.get(step.name))
+                yield step_task(step, store, self.place.terms, reasons.get(step.name))
         last = given["stop"] is not None
         group = names if last else [*names, self.named("round", number + 1)]
         yield Task(

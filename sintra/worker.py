@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,17 +24,18 @@ from typing import Any
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.signals import die_with_parent
-from sintra.stage import Context, Stage
+from sintra.stage import Context, Stage, cores
 from sintra.store import Store, disk_trouble, unique
 from sintra.types import Artifact, Failure, File
 
 TRANSIENT = 75
-LOG_TAIL = 4000
+IDLE = 19
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the parent asks for, as it stands in action.json."""
+    """What the parent asks for, as it stands in action.json. threads: 0 for all cores; timeout_s: for whoever waits; cwd: what
+    relative paths in hints start from; background: give way to everything else, unless this measures a speed."""
 
     key: str
     stage: str
@@ -43,6 +45,9 @@ class Order:
     inputs: dict[str, list[dict[str, Any]]]
     hints: dict[str, Any]
     threads: int
+    timeout_s: float = 4 * 3600.0
+    cwd: str = ""
+    background: bool = False
 
 
 def bound_to_parent() -> None:
@@ -55,14 +60,37 @@ def bound_to_parent() -> None:
 @contextlib.contextmanager
 def machine(store: Store, stage: Stage) -> Iterator[None]:
     """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s included."""
-    with (store.folder("lock") / "machine").open("w") as handle:
+    with (store.folder("lock") / f"machine.{socket.gethostname()}").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
+
+
+def give_way() -> None:
+    """Run when nobody else wants the processor or the disk."""
+    os.nice(IDLE)
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # ionice is Linux's and Windows' only
+        import psutil
+
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def same_tools(order: Order, stage: Stage) -> None:
+    """Another machine must have the versions that the key names. Raises UserError."""
+    for name, asked in order.action.get("tools", {}).items():
+        if (here := stage.identity["tools"].get(name)) != asked:
+            raise UserError(f"{socket.gethostname()} has {name} {here} where this study stands on {asked}: install that there")
+    if (asked := order.action.get("version", stage.version)) != stage.version:
+        raise UserError(
+            f"{socket.gethostname()} has version {stage.version} of {order.stage}, not {asked}: update Sintra there"
+        )
 
 
 def perform(order: Order) -> None:
     """Run the step unless the store has it, and publish what comes of it."""
     store, stage = Store(Path(order.store)), plugins.step(order.stage)
+    same_tools(order, stage)
+    if order.background and stage.resource != "alone":
+        give_way()
     with store.lock(order.key), machine(store, stage):
         if store.lookup(order.key) is not None:
             return
@@ -87,7 +115,7 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
     for role, files in order.inputs.items():
         (folder / role).mkdir()
         inputs[role] = store.lay_out(Artifact(tuple(File(**f) for f in files)), folder / role)
-    context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads)
+    context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads or cores())
     try:
         stage.run(context)
     except Infeasible as error:

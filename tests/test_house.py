@@ -41,10 +41,14 @@ LAYERS = [
         "protocols",
         "torch_model",
         "branches",
+        "terms",
+        "spawn",
+        "remote",
+        "gate",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
-    {"stages", "probes", "planners", "exports"},
-    {"graph", "study", "worker", "run", "footprint"},
+    {"stages", "probes", "planners", "exports", "executors"},
+    {"graph", "study", "worker", "engine", "run", "footprint"},
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "delivery", "steps", "reporter", "forget"},
@@ -53,7 +57,7 @@ LAYERS = [
     {"pages", "glossary", "messages", "reference"},
     {"commands", "tasks", "__main__"},
 ]
-LEAVES = {"stages", "probes", "planners", "exports", "hardware"}
+LEAVES = {"stages", "probes", "planners", "exports", "hardware", "executors"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
 
 

@@ -1,0 +1,1 @@
+"""Where workers run: each module is one executor, found through the entry points `sintra.executors`."""
