@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from typing import Any
 
 from sintra import rounds
@@ -13,6 +12,7 @@ from sintra.formats import FORMATS
 from sintra.graph import Graph, Step
 from sintra.hardware.estimate import Shape
 from sintra.hardware.runtimes import estimated
+from sintra.steps import usual
 from sintra.store import Store
 from sintra.study import Workspace
 from sintra.types import Artifact
@@ -51,18 +51,16 @@ def table(graph: Graph, store: Store, given: list[rounds.Round]) -> list[Row]:
     """A row for each step of the rounds."""
     steps = {s.name: s for r in given for s in rounds.steps_of(graph, r)}
     shapes = {graph.quantize(p.recipe).name: expected_shape(p.recipe, graph.source) for r in given for p in rounds.proposals(r)}
-    times: dict[str, list[float]] = {}
-    for record in store.records():
-        times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
+    times = usual(store)
     return [line(graph, step, store, times.get(step.stage), shapes.get(step.name)) for step in steps.values()]
 
 
-def line(graph: Graph, step: Step, store: Store, times: list[float] | None, expected: Shape | None) -> Row:
+def line(graph: Graph, step: Step, store: Store, time: float | None, expected: Shape | None) -> Row:
     """A step: hit or build, the median time of such steps, and a variant's size, speed and memory on the device, from its
     file where there is one (`exact`), else from what such a preset usually comes to."""
     outcome = step.outcome(store)
     row: Row = {"step": step.name, "state": "build" if outcome is None else "hit"}
-    row["seconds"] = round(statistics.median(times), 3) if times and outcome is None else None
+    row["seconds"] = round(time, 3) if time is not None and outcome is None else None
     if step.stage not in ("quantize", "assemble", *FORMATS):
         return row
     size: float | None = expected.weight_bytes if expected else None

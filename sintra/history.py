@@ -72,6 +72,12 @@ def lessons(path: Path) -> list[dict[str, Any]]:
                          "(SELECT MAX(id) FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id")  # fmt: skip
 
 
+def times(path: Path) -> list[dict[str, Any]]:
+    """Of each result its model, how long its run took (seconds) and how many steps that built, the oldest first."""
+    return _select(path, "SELECT model, json_extract(result, '$.wall_s') AS wall_s, json_extract(result, '$.steps.built') AS"
+                         " built FROM result WHERE built > 0 ORDER BY id")  # fmt: skip
+
+
 def forget(path: Path, study: str | None) -> int:
     """Delete a study's results, or all of them; returns how many rows went. What it taught is gone with them."""
     if not path.exists():

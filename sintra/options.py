@@ -240,6 +240,7 @@ class Config:
     compress: CompressConf = field(default_factory=CompressConf)
     executor: ExecutorConf = field(default_factory=ExecutorConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
+    progress: str = "auto"
     seed: int = 0
     max_rounds: int = 12
     timeout_s: float | None = None

@@ -22,6 +22,7 @@ from sintra.study import Workspace
 from sintra.types import Artifact, Candidate, Goal, Verdict, canonical, sha256
 
 SHOWN = 12
+WIDTH, NAME = 80, 18
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
 PER_RUN = ("steps", "wall_s", "llm")
@@ -159,16 +160,19 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
     """The best candidates and every stock preset, the best first, in 80 columns."""
     everything = ranked(known, goal)
     order = [c for i, c in enumerate(everything) if i < SHOWN or c.decided or not c.recipe.tensors]
-    lines = [f"{'variant':<18}{'MB':>8}{'KLD (nats)':>18}{'same top':>10}{'tok/s*':>9}{'RAM MB*':>9}  verdict"]
+    lines = [f"{'variant':<{NAME}}{'MB':>8} {'KLD (nats)':>18}{'top %':>6}{'tok/s*':>7}{'MB RAM*':>8}  verdict"]
     for candidate in order:
         lines.append(_line(candidate, judge(candidate, goal)))
     for candidate in known:
         if candidate.failure:
-            lines.append(f"{candidate.recipe.name:<18}  failed: {candidate.failure.kind}: {candidate.failure.message}"[:160])
+            lines.append(
+                f"{short(candidate.recipe.name):<{NAME}}  failed: {candidate.failure.kind}: {candidate.failure.message}"
+            )
     if len(order) < len(everything):
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
     lines += task_lines(order)
-    lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
+    lines += [f"* estimated for {result['hardware']}; KLD (+- standard error) and the share of equal top tokens are",
+              "measured against the 16-bit model"]  # fmt: skip
     if "formats" in result:
         best = order[0].recipe.name if order else None
         lines += ["", delivery.format_table(result["formats"], known, best)]
@@ -197,17 +201,22 @@ def _line(candidate: Candidate, verdict: Verdict) -> str:
     kld = candidate.find("kld_mean")
     quality = f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"
     speed = candidate.value("device_tg_tps")
-    return (f"{candidate.recipe.name:<18}{show('size_bytes', 1e6, 2):>8}{quality:>18}{show('same_top', 0.01, 1) + ' %':>10}"
-            f"{'-' if speed is None else f'{speed:.3g}':>9}{show('device_ram_bytes', 1e6, 0):>9}  "
-            f"{words(candidate, verdict)}")  # fmt: skip
+    rate = "-" if speed is None else f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
+    return (f"{short(candidate.recipe.name):<{NAME}}{show('size_bytes', 1e6, 2):>8} {quality:>18}{show('same_top', 0.01, 1):>6}"
+            f"{rate:>7}{show('device_ram_bytes', 1e6, 0):>8}  {words(candidate, verdict)}"[:WIDTH])  # fmt: skip
+
+
+def short(name: str) -> str:
+    """A variant's name in the table's first column; result.json has all of it."""
+    return name if len(name) < NAME else f"{name[: NAME - 9]}..{name[-6:]}"
 
 
 def words(candidate: Candidate, verdict: Verdict) -> str:
     """A verdict in a word or two."""
     if verdict.violated:
-        return f"unmet: {verdict.violated[0][0]}"
+        return f"no: {verdict.violated[0][0].removeprefix('device_')}"
     if verdict.status == "undecided" and not candidate.decided and not verdict.unknown:
-        return "holds on search"
+        return "so far yes"
     return verdict.status
 
 

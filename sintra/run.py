@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sintra.console import CONSOLE
 from sintra.engine import KILLED, engine, in_words
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
@@ -45,6 +46,7 @@ def write_order(store: Store, order: dict[str, Any], need: Need) -> Path:
     """The order as a file, which its worker and whoever waits for it read."""
     path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{socket.gethostname()}.json"
     path.write_text(json.dumps(order | {"threads": need.threads, "timeout_s": need.timeout_s}))
+    CONSOLE.log(need.name, path.with_suffix(".log"))
     return path
 
 

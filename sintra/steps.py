@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
-import sys
-import threading
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,7 @@ from doit.action import BaseAction
 from doit.exceptions import BaseFail, TaskError, TaskFailed
 from doit.task import Task
 
+from sintra.console import CONSOLE
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
 from sintra.store import Store
@@ -21,22 +22,18 @@ from sintra.terms import Terms
 from sintra.types import Failure
 
 COUNTS = {"built": 0, "cached": 0, "failed": 0}
-_lock = threading.Lock()
 
 # A no-op makes some ten thousand small objects and ends; looking for cycles among them took a tenth of its time. The first
 # step that is really built turns the collector on again.
 gc.disable()
 
 
-def say(text: str) -> None:
-    """A line of progress on stderr."""
-    with _lock:
-        print(text, file=sys.stderr, flush=True)
+say = CONSOLE.say
 
 
 def count(what: str) -> None:
     """One more step built, cached or failed in this run."""
-    with _lock:
+    with CONSOLE.lock:
         COUNTS[what] += 1
 
 
@@ -134,6 +131,15 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
     store.excuse(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
 
 
+@functools.cache
+def usual(store: Store) -> dict[str, float]:
+    """The median time of each stage's steps in this cache when the run began, seconds."""
+    times: dict[str, list[float]] = {}
+    for record in store.records():
+        times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
+    return {stage: statistics.median(found) for stage, found in times.items()}
+
+
 def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = None) -> Task:
     """The doit task of a step."""
 
@@ -143,7 +149,8 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
         gc.enable()
         start = time.monotonic()
         try:
-            run_step(step, store, terms, say)
+            with CONSOLE.step(step.name, usual(store).get(step.stage)):
+                run_step(step, store, terms, say)
         except Transient as error:
             if not step.plugin.optional:
                 raise
@@ -151,10 +158,11 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
         found = step.outcome(store)
         if isinstance(found, Failure):
             count("failed")
-            say(f"failed  {step.name}: {failure_line(found)}")
+            say(f"failed  {step.name}: {failure_line(found)}", "failed", step=step.name, kind=found.kind)
         else:
             count("built")
-            say(f"built   {step.name}  {time.monotonic() - start:.1f} s")
+            took = time.monotonic() - start
+            say(f"built   {step.name}  {took:.1f} s", "built", step=step.name, seconds=round(took, 3))
 
     def clean(dryrun: bool) -> None:
         key = step.key(store)

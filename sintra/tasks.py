@@ -14,15 +14,19 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, sweep
+from sintra import commands, config, history, result, rounds, source, sweep
 from sintra.branches import left_out
+from sintra.console import CONSOLE, span
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
+from sintra.graph import Graph
 from sintra.reporter import AT_END, Reporter
 from sintra.signals import stop_when_told
-from sintra.steps import COUNTS, Call, say, step_task
+from sintra.steps import COUNTS, Call, say, step_task, usual
+from sintra.store import Store
 from sintra.study import Workspace, open_workspace
 from sintra.terms import side_by_side
+from sintra.types import canonical
 
 NAMED = 4
 START = time.monotonic()
@@ -58,6 +62,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
         place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        for opened in [place] if place else places[:1]:
+            CONSOLE.configure(opened.conf["progress"])
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -115,7 +121,7 @@ class Chain:
 
     def __init__(self, place: Workspace, mark: str = "", seen: set[str] | None = None,
                  done: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
-        self.place, self.mark, self.done = place, mark, done
+        self.place, self.mark, self.done, self.told = place, mark, done, False
         self.seen = set() if seen is None else seen
 
     def tasks(self) -> Iterator[Task]:
@@ -175,9 +181,18 @@ class Chain:
     def resolve(self) -> None:
         """Pin the model."""
         model = self.place.conf["model"]
+        self.tell()
         if self.place.pinned() is None or source.pinned_hub(self.place.store, model["source"], model["revision"]):
             found = source.resolve_hub(self.place.store, model["source"], model["revision"])
             say(f"pinned  {found.locator} at {found.digest}")
+
+    def tell(self) -> None:
+        """What is about to happen, once, before anything takes long."""
+        if not self.told:
+            self.told = True
+            say(
+                intro(self.place) if self.done is None else f"study   {self.place.study.id}", "study", study=self.place.study.id
+            )
 
     def propose(self, number: int) -> None:
         """Write the round's file."""
@@ -185,12 +200,16 @@ class Chain:
             check_tasks(self.place.tasks.values())
             for path in self.place.folder.glob("round-*.json"):
                 path.unlink()
-            say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")
+            self.tell()
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
         given = rounds.next_round(graph, self.place.store, known, say)
         rounds.write_round(self.place, given)
-        say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
+        count, seconds = ahead(graph, self.place.store, given)
+        CONSOLE.ahead += count
+        of = f" of {self.mark}" if self.done is not None else ""
+        about = f" [{count} steps{f', about {span(seconds)}' if seconds >= 1 else ''}]" if count else ""
+        say(f"round {number}{of}: {summary(given)}{about}", "round", round=number, steps=count, seconds=round(seconds, 1))
 
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
@@ -203,8 +222,14 @@ class Chain:
         if self.done is not None:
             self.done(made)
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
-        print(result.table(made, found, self.place.study.goal))
+        if CONSOLE.mode == "json":
+            print(canonical(made))
+            return bool(made["status"] == "met")
+        if CONSOLE.mode != "quiet":
+            print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
+        if CONSOLE.mode == "quiet":
+            return bool(made["status"] == "met")
         if made["status"] != "met" and (line := result.adviser_at_hand(self.place.study.planner)):
             print(line)
         steps, llm = made["steps"], made["llm"]
@@ -229,7 +254,24 @@ def intro(place: Workspace) -> str:
     limits = ", ".join(f"{c.metric} {c.op} {c.limit:g}" for c in study.goal.constraints)
     first = (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
              f"with {limits}")  # fmt: skip
-    return "\n".join([first, *left_out(study), "stop with Ctrl-C; the same command goes on where it stopped"])
+    return "\n".join([first, *left_out(study), expected(place), "stop with Ctrl-C; the same command goes on where it stopped"])
+
+
+def expected(place: Workspace) -> str:
+    """How long it will take, as far as this cache's history tells."""
+    own = [r for r in history.times(place.store.root / "history.db") if r["model"] == place.study.model]
+    if not own:
+        return "how long isn't known yet: nothing of this model has been timed here; each round says what it expects"
+    most = max(own, key=lambda r: float(r["wall_s"]))
+    return (f"the longest study of {place.study.model} here took {span(most['wall_s'])} ({most['built']} steps built); what is "
+            "in the cache takes none")  # fmt: skip
+
+
+def ahead(graph: Graph, store: Store, given: rounds.Round) -> tuple[int, float]:
+    """How many of a round's steps are to be built, and the seconds that such steps usually take, where that is known."""
+    left = [s for s in rounds.steps_of(graph, given) if s.outcome(store) is None]
+    known = usual(store) if left else {}
+    return len(left), sum(known.get(s.stage, 0.0) for s in left)
 
 
 def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    {"errors", "types", "__init__"},
+    {"errors", "types", "__init__", "console"},
     {
         "config",
         "options",
