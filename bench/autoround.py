@@ -1,4 +1,4 @@
-"""Compensated rounding, then polishing, beside AutoRound's GGUF export: same calibration text, type for every tensor and bytes.
+"""Compensated rounding, then refining, beside AutoRound's GGUF export: same calibration text, type for every tensor and bytes.
 
     python -m venv peer && peer/bin/pip install -c constraints.txt auto-round torch gguf sentencepiece protobuf
     python bench/autoround.py --peer peer/bin/python [--model models/fable] [--types q4_k_m,q2_k_s] [--iters 200] [--keep peers]
@@ -26,7 +26,7 @@ from rounding import Bench, toolchain
 
 from sintra.layout import read_layout
 from sintra.options import ProbeConf
-from sintra.stages import polish, quantize, refine
+from sintra.stages import quantize, refine
 
 SAMPLES = 60
 
@@ -101,7 +101,7 @@ def words(bench: Bench, folder: Path) -> str:
 
 
 def compared(bench: Bench, kind: str, theirs: Path, model: Path) -> float:
-    """Ours, compensated, refined and polished, with the types of theirs: what the report text's KLD is of theirs."""
+    """Ours, compensated and refined, with the types of theirs: what the report text's KLD is of theirs."""
     rows = read_layout(theirs / "model.gguf")["tensors"]
     types = [[f"^{n.replace('.', '[.]')}$", t] for n, t, _, shape in rows if len(shape) > 1]
     start = time.perf_counter()
@@ -111,15 +111,12 @@ def compared(bench: Bench, kind: str, theirs: Path, model: Path) -> float:
     print(f"{kind}: compensated {words(bench, rounded)} in {seconds:.0f} s", flush=True)
     start = time.perf_counter()
     given = {"gguf": rounded, "source": bench.gguf, "model": model, "text": bench.text("calibration")}
-    refined = bench.stage(f"refined-{kind}", refine, {"tokens": 40960, "context": 512, "random": 0.2}, **given)
-    seconds = time.perf_counter() - start
-    print(f"{kind}: refined {words(bench, refined)} in {seconds:.0f} s more", flush=True)
-    probe, start = ProbeConf(), time.perf_counter()
-    params = {"tokens": probe.polish_tokens, "context": 512, "epochs": probe.polish_epochs, "seed": 0}
-    ours = bench.stage(f"polished-{kind}", polish, params, **given | {"gguf": refined})
+    probe = ProbeConf()
+    params = {"tokens": probe.refine_tokens, "context": 512, "random": probe.calibration_random, "steps": probe.refine_steps}
+    ours = bench.stage(f"refined-{kind}", refine, params, **given)
     seconds = time.perf_counter() - start
     ratio = bench.kld(ours, "report") / bench.kld(theirs, "report")
-    print(f"{kind}: polished {words(bench, ours)} in {seconds:.0f} s more; {ratio:.3f} x", flush=True)
+    print(f"{kind}: refined {words(bench, ours)} in {seconds:.0f} s more; {ratio:.3f} x", flush=True)
     if sorted(rows) != sorted(read_layout(ours / "model.gguf")["tensors"]):
         sys.exit("the files differ in the types, sizes or shapes of their tensors")
     return ratio
