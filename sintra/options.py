@@ -124,10 +124,12 @@ class ProbeConf:
 
 @dataclass
 class StoreConf:
-    """Where the cache is."""
+    """Where the cache is; remote: a bucket or folder that others share, mode: readwrite or readonly."""
 
     name: str = "local"
     path: str = "cache"
+    remote: str = ""
+    mode: str = "readwrite"
 
 
 @dataclass

@@ -36,7 +36,7 @@ def say(text: str) -> None:
 def count(what: str) -> None:
     """One more step built, cached or failed in this run."""
     with _lock:
-        COUNTS[what] += 1
+        COUNTS[what] = COUNTS.get(what, 0) + 1
 
 
 class Call(BaseAction):  # type: ignore[misc]
@@ -138,11 +138,12 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
 
     def work() -> None:
         from sintra.run import run_step  # not on the no-op path
+        from sintra.sharing import made
 
         gc.enable()
-        start = time.monotonic()
+        start, how = time.monotonic(), "built"
         try:
-            run_step(step, store, timeout_s)
+            how = made(step, store, lambda: run_step(step, store, timeout_s))
         except Transient as error:
             if not step.plugin.optional:
                 raise
@@ -152,8 +153,8 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
             count("failed")
             say(f"failed  {step.name}: {failure_line(found)}")
         else:
-            count("built")
-            say(f"built   {step.name}  {time.monotonic() - start:.1f} s")
+            count(how)
+            say(f"{how:<7} {step.name}  {time.monotonic() - start:.1f} s")
 
     def clean(dryrun: bool) -> None:
         key = step.key(store)

@@ -17,10 +17,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.errors import Transient
 from sintra.types import Artifact, Failure, File, canonical
+
+if TYPE_CHECKING:
+    from sintra.remote.shared import Shared
 
 CHUNK = 1 << 20
 Outcome = Artifact | Failure
@@ -74,6 +77,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.shared: Shared | None = None  # the remote store behind it, where there is one
         self._memo: dict[str, Outcome] = {}
         self.excused = False
 
@@ -130,7 +134,13 @@ class Store:
     def put_file(self, path: Path) -> tuple[int, str]:
         """Move a file into the CAS; returns its size and SHA-256. Raises Transient when the disk is full."""
         try:
-            digest, size = hash_file(path), path.stat().st_size
+            return self.keep(path, path.stat().st_size, hash_file(path))
+        except OSError as error:
+            raise disk_trouble(error, self.root) from error
+
+    def keep(self, path: Path, size: int, digest: str) -> tuple[int, str]:
+        """Move a file whose size and SHA-256 are known into the CAS. Raises Transient when the disk is full."""
+        try:
             target = self.blob(digest)
             if target.exists() and target.stat().st_size == size:
                 path.unlink()

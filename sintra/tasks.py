@@ -18,6 +18,7 @@ from sintra import commands, config, result, rounds, source, sweep
 from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
+from sintra.graph import Graph
 from sintra.reporter import AT_END, Reporter
 from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
@@ -186,9 +187,19 @@ class Chain:
             say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
-        given = rounds.next_round(graph, self.place.store, known, say)
+        given = self.planned(graph, known)
         rounds.write_round(self.place, given)
         say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
+
+    def planned(self, graph: Graph, known: list[rounds.Round]) -> rounds.Round:
+        """The next round: the planner's, or what others have planned from the same."""
+        store = self.place.store
+        if store.shared is None or self.place.conf["refresh"]:
+            return rounds.next_round(graph, store, known, say)
+        from sintra import sharing
+
+        recalled = sharing.recalled(self.place, graph, known)
+        return recalled or sharing.remember(self.place, graph, known, rounds.next_round(graph, store, known, say))
 
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
@@ -208,7 +219,9 @@ class Chain:
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:
             print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")
-        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {steps['failed']} failed; {made['wall_s']} s")
+        others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
+        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {others}{steps['failed']} failed; "
+              f"{made['wall_s']} s")  # fmt: skip
         return bool(made["status"] == "met")
 
 
