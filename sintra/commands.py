@@ -28,6 +28,8 @@ DOCS = {
     "history": "Every result of every study: show, export as CSV or JSON, forget",
     "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
     "gc": "Delete what no study needs any more",
+    "push": "Give what this cache has made to the shared store: doit push store.remote=s3://bucket/prefix",
+    "pull": "Take from the shared store what it has of a study, or all that it has (--all)",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
@@ -64,7 +66,25 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         yield command(name, function, params, pos)
     if place:
         yield command("plan", lambda format: dryrun.show(place, format), [FORMAT], None)
+        yield from shared_commands(place)
         yield command("why", lambda steps: why(place, steps), [], "steps")
+
+
+def shared_commands(place: Workspace) -> Iterator[Task]:
+    """push and pull."""
+
+    def push() -> bool:
+        from sintra import exchange  # not on the no-op path
+
+        return exchange.push(place)
+
+    def pull(all: bool) -> bool:
+        from sintra import exchange
+
+        return exchange.pull(place, all)
+
+    yield command("push", push, [], None)
+    yield command("pull", pull, [option("all", False, "everything that the shared store has")], None)
 
 
 def option(name: str, default: Any, help: str) -> dict[str, Any]:
@@ -189,7 +209,20 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
+    for name in (
+        "plan",
+        "why",
+        "history",
+        *DEVICE,
+        "verify",
+        "gc",
+        "push",
+        "pull",
+        "rollback",
+        "export_ollama",
+        "ab",
+        "surgery",
+    ):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -1,22 +1,18 @@
 """A shared store, against a real S3 server on loopback and in a folder: shared work, first writer wins, nothing believed."""
 
-import hashlib
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import uuid
 
 import pytest
-from conftest import QUICK, make_project
 
 from sintra.errors import UserError
 from sintra.remote.address import Address, address
 from sintra.remote.entries import Refused, parsed, sealed
 from sintra.remote.shared import Shared
 from sintra.store import Store
-from sintra.types import Artifact, Failure, canonical, sha256
+from sintra.types import Failure, canonical, sha256
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
@@ -138,12 +134,13 @@ def with_file(**change):
 
 
 FORGERIES = {
-    "another's": {"action": action(1)}, "another key": {"key": "b" * 64}, "no files": {"files": None}, "not a list": {"files": "x"},
-    "up": with_file(path="../../x"), "absolute": with_file(path="/etc/passwd"), "dots": with_file(path="a/./b"),
-    "backslash": with_file(path="..\\x"), "control": with_file(path="a\nb"), "empty": with_file(path=""),
-    "digest up": with_file(sha256="../" * 21 + "x"), "short digest": with_file(sha256="ab"), "upper": with_file(sha256="A" * 64),
-    "negative": with_file(size=-1), "a float": with_file(size=1.5), "true": with_file(size=True), "huge": with_file(size=1 << 60),
-    "more": with_file(mode=0o777), "twice": {"files": with_file()["files"] * 2}, "not a file": {"files": ["f.txt"]},
+    "another's": {"action": action(1)}, "another key": {"key": "b" * 64}, "no files": {"files": None},
+    "not a list": {"files": "x"}, "up": with_file(path="../../x"), "absolute": with_file(path="/etc/passwd"),
+    "dots": with_file(path="a/./b"), "backslash": with_file(path="..\\x"), "control": with_file(path="a\nb"),
+    "empty": with_file(path=""), "digest up": with_file(sha256="../" * 21 + "x"), "short digest": with_file(sha256="ab"),
+    "upper": with_file(sha256="A" * 64), "negative": with_file(size=-1), "a float": with_file(size=1.5),
+    "true": with_file(size=True), "huge": with_file(size=1 << 60), "more": with_file(mode=0o777),
+    "twice": {"files": with_file()["files"] * 2}, "not a file": {"files": ["f.txt"]},
     "both": {"files": [*with_file()["files"], *with_file(path="f.txt/x")["files"]]},
     "a failure of a machine": {"files": None, "failure": {"kind": "out_of_memory", "message": ""}},
     "a failure that is none": {"files": None, "failure": {"kind": 3}}, "many": {"files": with_file()["files"] * 10_001},
@@ -173,7 +170,9 @@ def test_a_forged_entry_reaches_nothing(remote, tmp_path):
     there, said, two = objects(remote), [], Store(tmp_path / "two")
     evil = json.dumps(forged(with_file(path="../../../evil"))).encode()
     there.put_entry(key_of(), evil)
-    there.store.put("ac/../evil.json" if remote.startswith("s3") else "ac/zz/evil.json", b"x")
+    folder = f"ac/{key_of()[:2]}"
+    for name in ("ac/zz/evil.json", f"ac/zz/{key_of()}.json", f"{folder}/{key_of()}", f"{folder}/x/{key_of()}.json"):
+        there.store.put(name, b"x")
     assert list(shared(remote).objects.keys()) == [key_of()]
     own = shared(remote, said)
     assert own.pull(two, key_of()) is None
@@ -181,6 +180,21 @@ def test_a_forged_entry_reaches_nothing(remote, tmp_path):
     assert not list(tmp_path.rglob("evil"))
     assert own.push(publish(two.root, 0, "mine"), key_of()) == "pushed", "an entry that nobody can believe is replaced"
     assert shared(remote).pull(Store(tmp_path / "three"), key_of()) == two.lookup(key_of())
+
+
+@pytest.mark.parametrize("name", ["ac/../../evil.json", "ac//evil", "/ac/x", "ac/%2e%2e/x", "ac/ é~", "ac/" + "x" * 900])
+def test_strange_names_in_a_bucket(s3, bucket, tmp_path, name):
+    import boto3
+
+    said, one = [], publish(tmp_path / "one", 0, "x")
+    assert shared(bucket).push(one, key_of()) == "pushed"
+    client = boto3.client("s3", endpoint_url=s3.url)
+    client.put_object(Bucket=bucket.split("/")[2], Key=f"team/{name}", Body=b"x")
+    own = shared(bucket, said)
+    found = own.pull(Store(tmp_path / "two"), key_of())
+    assert found == one.lookup(key_of()) or "going on without it" in said[0]
+    if found:
+        assert list(own.objects.keys()) == [key_of()]
 
 
 def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypatch):
@@ -272,7 +286,8 @@ def test_a_store_that_cannot_be_used_is_said_once(bucket, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(("remote", "mode", "wrong"), [
-    ("s4://b/x", "readwrite", "did you mean 's3'"), ("http://host/x", "readwrite", "known are"), ("s3://", "readwrite", "wanted is"),
+    ("s4://b/x", "readwrite", "did you mean 's3'"), ("http://host/x", "readwrite", "known are"),
+    ("s3://", "readwrite", "wanted is"),
     ("s3://key:secret@b/x", "readwrite", "credentials come from"), ("az://c/x?sig=1", "readwrite", "credentials come from"),
     ("s3://b/../x", "readwrite", "wanted is"), ("", "read", "did you mean 'readonly'"), ("x", "no", "store.mode='no'"),
 ])  # fmt: skip

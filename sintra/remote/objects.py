@@ -59,7 +59,7 @@ def answering() -> Iterator[None]:
         yield
     except AlreadyExistsError:
         raise
-    except (BaseError, PermissionError, NotADirectoryError) as error:
+    except (BaseError, PermissionError, NotADirectoryError, ValueError) as error:  # ValueError: a name that is no path
         line = re.sub(r"\?\S*", "", str(error).split("\n")[0])
         raise Unreachable(line[:240]) from None
 
