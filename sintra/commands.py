@@ -42,6 +42,7 @@ DOCS = {
     "next": "What can be done next",
 }
 DEVICE = ("estimate", "detect", "thermal", "calibrate")
+UPKEEP = ("verify", "gc", "du", "push", "pull")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -209,20 +210,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in (
-        "plan",
-        "why",
-        "history",
-        *DEVICE,
-        "verify",
-        "gc",
-        "push",
-        "pull",
-        "rollback",
-        "export_ollama",
-        "ab",
-        "surgery",
-    ):
+    for name in ("plan", "why", "history", *DEVICE, *UPKEEP, "rollback", "export_ollama", "ab", "surgery"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

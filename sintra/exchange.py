@@ -13,7 +13,7 @@ from sintra import rounds, sharing, source
 from sintra.errors import Transient
 from sintra.graph import Graph
 from sintra.remote.objects import Unreachable
-from sintra.remote.shared import Shared, required
+from sintra.remote.shared import Shared, required, shareable
 from sintra.steps import say
 from sintra.study import Workspace
 from sintra.types import Artifact
@@ -29,15 +29,14 @@ def push(place: Workspace) -> bool:
     there = listed(shared)
     if place.pinned():
         sharing.study_rounds(place, place.graph())
-    names = {str(r["key"]): str(r.get("step")) for r in place.store.records() if "action" in r and r["key"] not in there}
+    names = {str(r["key"]): str(r.get("step")) for r in place.store.records() if shareable(r) and r["key"] not in there}
     found = Counter(each(names, lambda key: shared.push(place.store, key, names[key]), "pushed"))
     for key in (k for k in names if place.store.lookup(k) is None):
         say(f"not shared: {names[key]}: it is damaged here (`doit verify` says more)")
     end(shared)
     kept = f"; {found['kept']} not shared" if found["kept"] else ""
-    print(
-        f"pushed {found['pushed']} results, {shared.moved['up'] / 1e6:.1f} MB; {len(there) + found['there']} were there{kept}"
-    )
+    print(f"pushed {found['pushed']} results, {shared.moved['up'] / 1e6:.1f} MB; "
+          f"{len(there) + found['there']} were there{kept}")  # fmt: skip
     if found["lost"]:
         print(f"{found['lost']} had been made by others meanwhile: theirs are here now")
     return not found["kept"]

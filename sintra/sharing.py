@@ -15,7 +15,6 @@ from typing import Any
 from sintra import __version__, rounds
 from sintra.formats import FORMATS
 from sintra.graph import Graph, Step
-from sintra.remote.shared import Shared
 from sintra.steps import say
 from sintra.store import Outcome, Store, unique
 from sintra.study import Workspace
@@ -130,7 +129,7 @@ def publish(store: Store, key: str, name: str, action: dict[str, Any], given: ro
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def study_rounds(place: Workspace, graph: Graph, shared: Shared) -> None:
+def study_rounds(place: Workspace, graph: Graph) -> None:
     """Give every recorded round of a study to the others: what `doit push` does for a study that was made alone."""
     known = rounds.recorded(place)
     for number, given in enumerate(known):

@@ -31,6 +31,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def shareable(data: dict[str, Any]) -> bool:
+    """Whether an entry of the cache says something of its action, not only of this machine."""
+    return "action" in data and ("failure" not in data or data["failure"].get("kind") in KINDS)
+
+
 class Meter:
     """Bytes moved; a large file says every ten seconds how far it is."""
 
@@ -133,7 +138,7 @@ class Shared:
         (nothing there, read-only, unreachable, a failure of this machine's own).
         """
         data = store.record(key)
-        if not self.writable or self.why_not or data is None or data.get("failure", {"kind": KINDS[0]})["kind"] not in KINDS:
+        if not self.writable or self.why_not or data is None or not shareable(data):
             return "kept"
         try:
             return self.send(store, key, data, name)
