@@ -33,6 +33,7 @@ def made(step: Step, store: Store, build: Callable[[], None]) -> str:
     if shared.pull(store, key, step.name) is not None:
         return "pulled"
     build()
+    shared.complete(store, {k: s.name for s in step.all() if (k := s.key(store)) and k != key})
     if shared.push(store, key, step.name) == "lost":
         step.found.clear()  # another was faster and made something else: that counts from now on
         say(f"taken   {step.name}: another machine was faster")
@@ -76,12 +77,16 @@ def recalled(place: Workspace, graph: Graph, known: list[rounds.Round]) -> round
     if shared is None or action is None:
         return None
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
-    found = shared.pull(place.store, key, name)
+    return read(place.store, shared.pull(place.store, key, name), len(known) + 1, name)
+
+
+def read(store: Store, found: Outcome | None, number: int, name: str) -> rounds.Round | None:
+    """The round in an artifact; None where there is none that can be believed."""
     if not isinstance(found, Artifact):
         return None
     try:
-        given = place.store.read_json(found, FILE)
-        check(given, len(known) + 1)
+        given = store.read_json(found, FILE)
+        check(given, number)
     except (StopIteration, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         say(f"refused {name} of the shared store: it is no round ({type(error).__name__}: {str(error)[:80]!r})")
         return None
@@ -113,9 +118,8 @@ def remember(place: Workspace, graph: Graph, known: list[rounds.Round], given: r
         return given
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
     publish(place.store, key, name, action, given)
-    if shared.push(place.store, key, name) == "lost":
-        return recalled(place, graph, known) or given
-    return given
+    shared.push(place.store, key, name)
+    return read(place.store, place.store.lookup(key), len(known) + 1, name) or given
 
 
 def publish(store: Store, key: str, name: str, action: dict[str, Any], given: rounds.Round) -> None:

@@ -93,7 +93,7 @@ class Objects:
         """The bytes of an entry, or None. Raises Refused, Unreachable."""
         with answering():
             try:
-                found = self.api.get(self.store, f"ac/{key[:2]}/{key}.json")
+                found = self.api.get(self.store, named(key))
             except FileNotFoundError:
                 return None
             if found.meta["size"] > MOST_BYTES:
@@ -106,7 +106,7 @@ class Objects:
 
         with answering():
             try:
-                self.api.put(self.store, f"ac/{key[:2]}/{key}.json", text, mode="overwrite" if over else "create",
+                self.api.put(self.store, named(key), text, mode="overwrite" if over else "create",
                              use_multipart=False)  # fmt: skip
             except AlreadyExistsError:
                 return False
@@ -114,11 +114,19 @@ class Objects:
 
     def has_blob(self, digest: str, size: int) -> bool:
         """Whether there is a blob of this name and size. Raises Unreachable."""
+        return self.size(blob(digest)) == size
+
+    def has_entry(self, key: str) -> bool:
+        """Whether there is an entry. Raises Unreachable."""
+        return self.size(named(key)) is not None
+
+    def size(self, name: str) -> int | None:
+        """An object's size in bytes; None where there is none. Raises Unreachable."""
         with answering():
             try:
-                return bool(self.api.head(self.store, blob(digest))["size"] == size)
+                return int(self.api.head(self.store, name)["size"])
             except FileNotFoundError:
-                return False
+                return None
 
     def put_blob(self, path: Path, digest: str, progress: Progress) -> None:
         """Send a file, in parts where it is large. Raises Refused where it isn't what its name says, Unreachable."""
@@ -166,6 +174,11 @@ class Objects:
 def blob(digest: str) -> str:
     """The name of a blob."""
     return f"cas/{digest[:2]}/{digest}"
+
+
+def named(key: str) -> str:
+    """The name of an entry."""
+    return f"ac/{key[:2]}/{key}.json"
 
 
 def matched(found: str, digest: str) -> None:

@@ -62,6 +62,7 @@ class Shared:
         self.moved = {"down": 0, "up": 0}
         self._objects: Objects | None = None
         self._bad: set[str] = set()  # blobs and entries that were not what they should be
+        self._there: set[str] = set()  # keys that are known to be there
 
     @property
     def objects(self) -> Objects:
@@ -107,6 +108,7 @@ class Shared:
             return None
         data = parsed(raw, key, self.secret)
         found = outcome(data)
+        self._there.add(key)
         if isinstance(found, Artifact):
             self.blobs(store, key, found, name)
         store.forget(key)
@@ -131,17 +133,29 @@ class Shared:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def push(self, store: Store, key: str, name: str = "") -> Pushed:
+    def complete(self, store: Store, above: dict[str, str]) -> None:
+        """Give what a step is made of (key -> name) to the others too, where it was in the cache before there was a shared
+        store: else they'd have to build that."""
+        try:
+            for key in [k for k in above if k not in self._there]:
+                if self.writable and not self.why_not and not self.objects.has_entry(key):
+                    self.push(store, key, above[key], adopt=False)
+                self._there.add(key)
+        except Unreachable as error:
+            self.down(error)
+
+    def push(self, store: Store, key: str, name: str = "", adopt: bool = True) -> Pushed:
         """Give the cache's result of a key to the others.
 
         "there": they have the same; "lost": somebody was faster with another, which the cache has now too; "kept": not given
-        (nothing there, read-only, unreachable, a failure of this machine's own).
+        (nothing there, read-only, unreachable, a failure of this machine's own). adopt: whether to take over another's.
         """
         data = store.record(key)
         if not self.writable or self.why_not or data is None or not shareable(data):
             return "kept"
         try:
-            return self.send(store, key, data, name)
+            self._there.add(key)
+            return self.send(store, key, data, name, adopt)
         except Refused as error:
             self.say(f"not shared: {name or key[:12]}: {error}")
         except Unreachable as error:
@@ -150,7 +164,7 @@ class Shared:
             self.say(f"not shared: {name or key[:12]}: {error.strerror}")
         return "kept"
 
-    def send(self, store: Store, key: str, data: dict[str, Any], name: str) -> Pushed:
+    def send(self, store: Store, key: str, data: dict[str, Any], name: str, adopt: bool) -> Pushed:
         """The same, unguarded. Raises Refused, Unreachable, OSError."""
         text = sealed(data, self.secret)
         self.upload(store, data, name)
@@ -159,7 +173,7 @@ class Shared:
         try:
             with store.lock(key):
                 theirs = parsed(self.objects.entry(key) or b"", key, self.secret)
-                if outcome(theirs) == outcome(parsed(text, key, self.secret)):
+                if not adopt or outcome(theirs) == outcome(parsed(text, key, self.secret)):
                     return "there"
                 self.fetch(store, key, name)
                 return "lost"
