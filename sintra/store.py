@@ -40,6 +40,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def mark(stat: os.stat_result) -> list[int]:
+    """What changes when a file is written to."""
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename or a link in the folder durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -245,17 +250,23 @@ class Store:
             if data is not None:
                 yield data
 
-    def verify(self) -> Iterator[tuple[File, str, str]]:
+    def verify(self, known: dict[str, list[int]] | None = None) -> Iterator[tuple[File, str, str]]:
         """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made it) and moves a
-        damaged blob into quarantine, so that it is a miss from then on."""
-        seen: dict[str, bool] = {}
+        damaged blob into quarantine, so that it is a miss from then on.
+
+        known: marks of blobs that were found sound; one whose mark still holds isn't read. Brought up to date.
+        """
+        known, seen = {} if known is None else known, {}
         for data in self.records():
             for file in (File(**f) for f in data.get("files", ())):
                 path = self.blob(file.sha256)
                 if file.sha256 not in seen:
-                    seen[file.sha256] = path.exists() and hash_file(path) == file.sha256
+                    now = mark(path.stat()) if path.exists() else []
+                    seen[file.sha256] = bool(now) and (known.get(file.sha256) == now or hash_file(path) == file.sha256)
+                    known[file.sha256] = now
                 if seen[file.sha256]:
                     continue
+                known.pop(file.sha256, None)
                 wrong = "damaged" if path.exists() else "missing"
                 if path.exists():
                     os.replace(path, self.folder("quarantine") / f"{file.sha256}.{int(time.time())}")
@@ -306,11 +317,11 @@ class Digests:
     def file(self, path: Path) -> tuple[int, str]:
         """Size and SHA-256 of a file."""
         stat = path.stat()
-        mark = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        now = mark(stat)
         known = self._known.get(str(path.resolve()))
-        if known and known[0] == mark:
+        if known and known[0] == now:
             return stat.st_size, str(known[1])
         digest = hash_file(path)
-        self._known[str(path.resolve())] = [mark, digest]
+        self._known[str(path.resolve())] = [now, digest]
         write_atomic(self.path, canonical(self._known))
         return stat.st_size, digest

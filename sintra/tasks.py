@@ -28,9 +28,10 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+    ["next", "history", "verify", "gc", "du", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
 )
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
+          "--older", "--max-size", "--pin", "--unpin"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
