@@ -19,7 +19,7 @@ from sintra.graph import Step
 from sintra.signals import LIVE, kill_group
 from sintra.stage import Resource, cores
 from sintra.store import Store
-from sintra.types import Artifact
+from sintra.types import Artifact, sha256
 from sintra.worker import LOG_TAIL, TRANSIENT
 
 
@@ -68,10 +68,10 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
     with GATE.hold(stage.resource):
         threads = 1 if stage.resource == "light" else cores()
         order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()),
-                 "action": action, "hints": step.hints, "threads": threads,
+                 "action": action, "hints": step.hints, "threads": threads, "locks": store.locks,
                  "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
         sweep_once(store)
-        path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.json"
+        path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{host()}.json"
         path.write_text(json.dumps(order))
         try:
             code, log = _spawn(path, environment(threads), timeout_s or stage.timeout_s)
@@ -80,6 +80,11 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
     _explain(step, code, log, timeout_s or stage.timeout_s)
     if step.outcome(store) is None:
         raise Transient(f"{step.name}: the worker ended without a result; run the same again")
+
+
+def host() -> str:
+    """This machine, as a part of a file's name."""
+    return sha256(os.uname().nodename)[:8]
 
 
 _swept: set[Path] = set()
@@ -91,7 +96,7 @@ def sweep_once(store: Store) -> None:
         return
     _swept.add(store.root)
     store.sweep_tmp()
-    for path in store.folder("orders").iterdir():
+    for path in store.folder("orders").glob(f"*.{host()}.*"):  # on a shared cache, others' processes can't be asked after
         try:
             os.kill(int(path.name.split(".")[0]), 0)
         except ProcessLookupError:

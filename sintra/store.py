@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sintra import locks
 from sintra.errors import Transient
 from sintra.types import Artifact, Failure, File, canonical
 
@@ -80,8 +80,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 class Store:
     """The cache folder. Every method is safe to call from several processes at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, kind: str = "auto") -> None:
+        """kind: of its locks (sintra.locks)."""
+        self.root, self.locks = root, kind
         self.shared: Shared | None = None  # the remote store behind it, where there is one
         self._memo: dict[str, Outcome] = {}
         self.excused = False
@@ -213,8 +214,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """An exclusive lock on a key, held by the worker: it saves work, correctness doesn't rest on it."""
-        with (self.folder("lock") / key).open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locks.exclusive(self.folder("lock") / key, self.locks):
             yield
 
     def lay_out(self, artifact: Artifact, folder: Path) -> Path:
@@ -235,13 +235,9 @@ class Store:
     def sweep_tmp(self) -> None:
         """Remove what killed workers left behind: folders whose worker's lock nobody holds."""
         for path in self.folder("tmp").iterdir():
-            lock = self.folder("lock") / path.name.split(".")[0]
-            with lock.open("w") as handle:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with locks.attempt(self.folder("lock") / path.name.split(".")[0], self.locks) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every AC entry."""

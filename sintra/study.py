@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sintra import config, source
+from sintra import config, locks, source
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
@@ -122,7 +122,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
 
 def store_of(root: Path, conf: dict[str, Any]) -> Store:
     """The cache, with the shared store behind it where one is named. Raises UserError."""
-    store = Store(root / conf["path"])
+    store = Store(root / conf["path"], locks.checked(conf["locks"]))
     if conf["remote"] or conf["mode"] != "readwrite":
         from sintra.remote.shared import shared
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
+from sintra.locks import machine as machine_lock
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage
 from sintra.store import Store, disk_trouble, unique
@@ -43,6 +44,7 @@ class Order:
     inputs: dict[str, list[dict[str, Any]]]
     hints: dict[str, Any]
     threads: int
+    locks: str = "auto"
 
 
 def bound_to_parent() -> None:
@@ -55,14 +57,15 @@ def bound_to_parent() -> None:
 @contextlib.contextmanager
 def machine(store: Store, stage: Stage) -> Iterator[None]:
     """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s included."""
-    with (store.folder("lock") / "machine").open("w") as handle:
+    store.folder("lock")
+    with machine_lock(store.root, store.locks).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
 
 
 def perform(order: Order) -> None:
     """Run the step unless the store has it, and publish what comes of it."""
-    store, stage = Store(Path(order.store)), plugins.step(order.stage)
+    store, stage = Store(Path(order.store), order.locks), plugins.step(order.stage)
     with store.lock(order.key), machine(store, stage):
         if store.lookup(order.key) is not None:
             return

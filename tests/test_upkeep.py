@@ -19,7 +19,11 @@ DAY = 86400
 
 def step(store, stage, label, files, inputs=None, number=0):
     """Publish a step; returns its key and what it made."""
-    action = {"stage": stage, "params": {"number": number, "label": label}, "inputs": {r: a.digest for r, a in (inputs or {}).items()}}
+    action = {
+        "stage": stage,
+        "params": {"number": number, "label": label},
+        "inputs": {r: a.digest for r, a in (inputs or {}).items()},
+    }
     key = sha256(canonical(action))
     folder = store.folder("tmp") / f"{key}.{uuid.uuid4().hex}"
     folder.mkdir()
