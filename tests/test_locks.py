@@ -144,8 +144,8 @@ def test_a_step_under_a_lease(tmp_path):
 
 
 MOUNTS = """22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-30 22 0:40 / /home rw - nfs4 server:/home rw,vers=4.2
-31 30 0:41 / /home/me/local\\040disk rw shared:7 master:2 - xfs /dev/vdb rw
+30 22 0:40 / /users rw - nfs4 server:/users rw,vers=4.2
+31 30 0:41 / /users/me/local\\040disk rw shared:7 master:2 - xfs /dev/vdb rw
 32 22 0:42 / /mnt rw - ext4 /dev/vdc rw
 33 32 0:43 / /mnt rw - fuse.sshfs host:/ rw
 34 22 0:44 / /lab rw - lustre mds@tcp:/lab rw
@@ -154,7 +154,7 @@ a line that is none
 
 
 @pytest.mark.parametrize(("path", "kind"), [
-    ("/", "ext4"), ("/homes/x", "ext4"), ("/home", "nfs4"), ("/home/me/cache", "nfs4"), ("/home/me/local disk/x", "xfs"),
+    ("/", "ext4"), ("/usersx/x", "ext4"), ("/users", "nfs4"), ("/users/me/cache", "nfs4"), ("/users/me/local disk/x", "xfs"),
     ("/mnt/cache", "fuse.sshfs"), ("/lab/x", "lustre"),
 ])  # fmt: skip
 def test_which_filesystem(path, kind):

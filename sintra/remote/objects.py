@@ -20,6 +20,7 @@ from sintra.errors import UserError
 from sintra.remote.address import Address
 from sintra.remote.entries import MOST_BYTES, Refused
 
+LACKING = "a shared store needs obstore: pip install -c constraints.txt -e '.[remote]'"
 PART = 8 << 20
 AT_ONCE = 4
 ENTRY = re.compile(r"ac/([0-9a-f]{2})/(\1[0-9a-f]{62})\.json")
@@ -35,7 +36,7 @@ def opened(where: Address, patient: bool) -> Any:
     try:
         from obstore.store import LocalStore, from_url
     except ImportError:
-        raise UserError("a shared store needs obstore: pip install -c constraints.txt -e '.[remote]'") from None
+        raise UserError(LACKING) from None
     if where.folder:
         return LocalStore(where.folder, mkdir=where.writable)
     http = {"connect_timeout": "3s", "read_timeout": "30s", "timeout": "10m" if patient else "10s", "allow_http": plain_http()}

@@ -11,13 +11,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from sintra.errors import UserError
 from sintra.remote.address import Address, secret
 from sintra.remote.entries import KINDS, Refused, outcome, parsed, sealed
-from sintra.remote.objects import Objects, Unreachable
+from sintra.remote.objects import LACKING, Objects, Unreachable
 from sintra.store import Outcome, Store, disk_trouble, unique
 from sintra.types import Artifact, File
 
@@ -201,6 +202,8 @@ def shared(root: Path, conf: dict[str, Any]) -> Shared | None:
     where = address(root, conf)
     if where is None:
         return None
+    if find_spec("obstore") is None:
+        raise UserError(LACKING)
     return _known.setdefault(where, Shared(where))
 
 
