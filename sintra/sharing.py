@@ -22,6 +22,7 @@ from sintra.types import Artifact, canonical, sha256
 
 ROUND = 1
 FILE = "round.json"
+LONGEST = 2000  # characters of a pattern
 
 
 def made(step: Step, store: Store, build: Callable[[], None]) -> str:
@@ -105,8 +106,13 @@ def check(given: Any, number: int) -> None:
             raise ValueError("a type is none")
         if recipe.format not in FORMATS or proposal.level not in ("build", "screen", "search", "report"):
             raise ValueError("its format or level is unknown")
-        if not all(type(n) is int for n in recipe.drop) or not isinstance(proposal.why, str):
+        if not all(type(n) is int and n >= 0 for n in recipe.drop) or not isinstance(proposal.why, str):
             raise ValueError("its blocks or its reason are none")
+        if not all(p.isprintable() and len(p) <= LONGEST for p, _ in recipe.tensors):
+            raise ValueError("a pattern is none")
+        numbers = [*proposal.predicted.values(), proposal.confidence or 0.0]
+        if not all(isinstance(n, (int, float)) and abs(n) < 1e30 for n in numbers):
+            raise ValueError("what it foresees are no numbers")
 
 
 def remember(place: Workspace, graph: Graph, known: list[rounds.Round], given: rounds.Round,

@@ -43,7 +43,7 @@ def parsed(raw: bytes, key: str, secret: bytes | None = None) -> dict[str, Any]:
         given = data.pop("hmac", None) if isinstance(data, dict) else None
         if not isinstance(data, dict) or data.get("key") != key or sha256(canonical(data.get("action"))) != key:
             raise Refused("it is not the entry of its key")
-        if secret is not None and not hmac.compare_digest(str(given), mark(data, secret)):
+        if secret is not None and not hmac.compare_digest(ascii(given), ascii(mark(data, secret))):
             raise Refused("its HMAC is missing or wrong (SINTRA_STORE_KEY)")
     except (ValueError, RecursionError):
         raise Refused("it is no AC entry") from None
@@ -98,15 +98,16 @@ def one(file: Any) -> File:
 def inside(path: str) -> bool:
     """Whether a path is relative, plain and stays below the folder that it is put in."""
     parts = path.split("/")
-    plain = all(p not in ("", ".", "..") and len(p.encode()) <= 255 for p in parts)
-    return plain and len(path) <= LONGEST and path.isprintable() and not set(path) & set("\\:")
+    if len(path) > LONGEST or not path.isprintable() or set(path) & set("\\:"):
+        return False
+    return all(p not in ("", ".", "..") and len(p.encode()) <= 255 for p in parts)
 
 
 def text(value: Any, name: str, longest: int = LONGEST) -> str:
-    """A text, not too long. Raises Refused."""
+    """A text, not too long, without control characters. Raises Refused."""
     if not isinstance(value, str) or len(value) > longest:
         raise Refused(f"its {name} is no text")
-    return value
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in value)  # it may be shown on a terminal
 
 
 def number(value: Any, name: str) -> float:
