@@ -23,13 +23,15 @@ class Quiet(WSGIRequestHandler):
 
 
 class S3:
-    """The server; `requests` counts what it was asked, by method; `broken` makes it answer 503 so many times."""
+    """The server; `requests` counts what it was asked, by method; `broken` makes it answer 503 so many times, `readonly` 403 to
+    whoever writes."""
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.one = threading.Lock()
         self.requests: Counter[str] = Counter()
         self.broken = 0
+        self.readonly = False
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -40,6 +42,9 @@ class S3:
         if self.broken:
             self.broken -= 1
             start_response("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        if self.readonly and environ["REQUEST_METHOD"] != "GET":
+            start_response("403 Forbidden", [("Content-Length", "0")])
             return [b""]
         if "HTTP_IF_NONE_MATCH" in environ:
             with self.one:

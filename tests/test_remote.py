@@ -270,6 +270,20 @@ def test_a_server_that_stumbles_is_asked_again(s3, bucket, tmp_path):
     assert s3.broken == 0
 
 
+def test_who_may_only_read_goes_on_reading(s3, bucket, tmp_path):
+    one = publish(publish(tmp_path / "one", 0, "hello").root, 1, "more")
+    assert shared(bucket).push(one, key_of(0)) == "pushed"
+    s3.readonly, said = True, []
+    try:
+        own = shared(bucket, said)
+        assert [own.push(one, key_of(1)), own.push(one, key_of(1))] == ["kept", "kept"]
+        assert own.pull(Store(tmp_path / "two"), key_of(0)) == one.lookup(key_of(0))
+    finally:
+        s3.readonly = False
+    assert len(said) == 1
+    assert "going on without pushing" in said[0]
+
+
 @pytest.mark.parametrize("why", ["nobody listens", "no such bucket", "no such folder"])
 def test_a_store_that_cannot_be_used_is_said_once(bucket, tmp_path, monkeypatch, why):
     where = {"nobody listens": bucket, "no such bucket": "s3://nosuchbucket/x", "no such folder": f"file://{tmp_path}/nowhere"}

@@ -51,18 +51,30 @@ def plain_http() -> bool:
     return host in ("127.0.0.1", "localhost", "::1") or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
 
 
+class Forbidden(Unreachable):
+    """It answers, but doesn't let us, or can't do what was asked."""
+
+
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
     """obstore's errors as Unreachable, in one line; that something isn't there, or is there already, is no such error."""
-    from obstore.exceptions import AlreadyExistsError, BaseError
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        NotSupportedError,
+        PermissionDeniedError,
+        UnauthenticatedError,
+    )
 
     try:
         yield
     except AlreadyExistsError:
         raise
     except (BaseError, PermissionError, NotADirectoryError, ValueError) as error:  # ValueError: a name that is no path
-        line = re.sub(r"\?\S*", "", str(error).split("\n")[0])
-        raise Unreachable(line[:240]) from None
+        line = re.sub(r"\?\S*", "", str(error).split("\n")[0])[:240]
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError, NotSupportedError, PermissionError)):
+            raise Forbidden(line) from None
+        raise Unreachable(line) from None
 
 
 class Objects:

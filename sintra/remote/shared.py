@@ -18,7 +18,7 @@ from typing import Any, Literal
 from sintra.errors import UserError
 from sintra.remote.address import Address, secret
 from sintra.remote.entries import KINDS, Refused, outcome, parsed, sealed
-from sintra.remote.objects import LACKING, Objects, Unreachable
+from sintra.remote.objects import LACKING, Forbidden, Objects, Unreachable
 from sintra.store import Outcome, Store, disk_trouble, unique
 from sintra.types import Artifact, File
 
@@ -59,10 +59,9 @@ class Shared:
         self.where, self.say, self.secret = where, say, secret()
         self.writable = where.writable
         self.why_not = ""  # why it isn't asked any more
-        self.refused = 0
         self.moved = {"down": 0, "up": 0}
         self._objects: Objects | None = None
-        self._bad: set[str] = set()  # blobs and entries that were not what they should be
+        self._bad: set[str] = set()  # blobs that were not what they should be
         self._there: set[str] = set()  # keys that are known to be there
 
     @property
@@ -75,8 +74,11 @@ class Shared:
         return self._objects
 
     def down(self, error: Unreachable) -> None:
-        """Go on without it, and say so once."""
-        if not self.why_not:
+        """Go on without it, or without writing to it, and say so once."""
+        if isinstance(error, Forbidden) and self._objects and self.writable:
+            self.writable = False
+            self.say(f"the shared store {self.where.url} can't be written to, going on without pushing: {error}")
+        elif not self.why_not:
             self.why_not = str(error)
             self.say(f"the shared store {self.where.url} can't be used, going on without it: {error}")
 
@@ -91,16 +93,10 @@ class Shared:
             with store.lock(key):
                 return store.lookup(key) or self.fetch(store, key, name)
         except Refused as error:
-            self.refuse(key, name, error)
+            self.say(f"refused {name or key[:12]} of the shared store: {error}")  # it is built, and that takes its place
         except Unreachable as error:
             self.down(error)
         return None
-
-    def refuse(self, key: str, name: str, error: Refused) -> None:
-        """Say what isn't believed; when the step has been built, its own result takes that place."""
-        self.refused += 1
-        self._bad.add(key)
-        self.say(f"refused {name or key[:12]} of the shared store: {error}")
 
     def fetch(self, store: Store, key: str, name: str) -> Outcome | None:
         """The same with the key's lock held, without looking into the cache. Raises Refused, Unreachable, Transient."""
