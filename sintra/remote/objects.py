@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,8 @@ class Objects:
 
     def get_blob(self, digest: str, size: int, target: Path, progress: Progress) -> None:
         """Receive a blob into a file, several parts at once. Raises Refused where it isn't what its name says, Unreachable."""
+        from concurrent.futures import Future, ThreadPoolExecutor
+
         hashed = hashlib.sha256()
         with answering(), ThreadPoolExecutor(AT_ONCE) as pool, target.open("wb") as out:
             starts = iter(range(0, size, PART))
