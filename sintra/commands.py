@@ -26,8 +26,11 @@ DOCS = {
     "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
     "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
     "history": "Every result of every study: show, export as CSV or JSON, forget",
-    "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
-    "gc": "Delete what no study needs any more",
+    "verify": "Rehash what has changed in the cache, or all (--full); what is damaged goes into quarantine and is rebuilt",
+    "gc": "Delete what no study needs; --older 30d and --max-size 20G let studies go that outputs/ and pins don't hold",
+    "du": "What the cache is full of, by stage and by model, shared and not",
+    "push": "Give what this cache has made to the shared store: doit push store.remote=s3://bucket/prefix",
+    "pull": "Take from the shared store what it has of a study, or all that it has (--all)",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
@@ -41,6 +44,7 @@ DOCS = {
     "next": "What can be done next",
 }
 DEVICE = ("estimate", "detect", "thermal", "calibrate")
+UPKEEP = ("verify", "gc", "du", "push", "pull")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
@@ -49,9 +53,6 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     store = place.store if place else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
         "history": (functools.partial(past.show, store.root / "history.db"), list(past.PARAMS), None),
-        "verify": (lambda: verify(store), [], None),
-        "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
-                                                          "help": "only say what would go"}], None),
         "rollback": (lambda: rollback(root, store), [], None),
         "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
                                                                          "help": "a folder in outputs/"}], None),
@@ -61,12 +62,62 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
-    free |= device_commands(root, raw)
+    free |= device_commands(root, raw) | cache_commands(root, store)
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
         yield command("plan", lambda format: dryrun.show(place, format), [FORMAT], None)
+        yield from shared_commands(place)
         yield command("why", lambda steps: why(place, steps), [], "steps")
+
+
+def cache_commands(root: Path, store: Store) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
+    """The commands about the cache as a whole."""
+
+    def verify(full: bool) -> bool:
+        from sintra import upkeep  # not on the no-op path
+
+        return upkeep.verify(root, store, full)
+
+    def collect(dry_run: bool, older: str, max_size: str, pin: str, unpin: str) -> None:
+        from sintra import upkeep
+
+        if pin or unpin:
+            upkeep.pin(store, pin or unpin, bool(pin))
+        else:
+            upkeep.collect(root, store, dry_run, older, max_size)
+
+    def du(format: str) -> None:
+        from sintra import usage
+
+        usage.show(store, format)
+
+    dry = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would go"}
+    most = {"name": "max_size", "long": "max-size", "default": "", "help": "until what stays is smaller: 500M, 20G, 4GiB"}
+    limits = [option("older", "", "studies not run for so long go too: 12h, 30d, 8w"), most,
+              option("pin", "", "keep this study whatever its age and size"), option("unpin", "", "no longer")]  # fmt: skip
+    return {
+        "verify": (verify, [option("full", False, "read everything again, outputs/ and what no step names included")], None),
+        "gc": (collect, [dry, *limits], None),
+        "du": (du, [FORMAT], None),
+    }
+
+
+def shared_commands(place: Workspace) -> Iterator[Task]:
+    """push and pull."""
+
+    def push() -> bool:
+        from sintra import exchange  # not on the no-op path
+
+        return exchange.push(place)
+
+    def pull(all: bool) -> bool:
+        from sintra import exchange
+
+        return exchange.pull(place, all)
+
+    yield command("push", push, [], None)
+    yield command("pull", pull, [option("all", False, "everything that the shared store has")], None)
 
 
 def option(name: str, default: Any, help: str) -> dict[str, Any]:
@@ -143,24 +194,6 @@ def page(name: str, root: Path, raw: list[str]) -> None:
     getattr(pages, name)(root, raw)
 
 
-def verify(store: Store) -> bool:
-    """Rehash, and say what will be rebuilt."""
-    bad = list(store.verify())
-    for file, wrong, step in bad:
-        print(f"{wrong}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it builds it again")
-    print(f"{len(bad)} damaged or missing" if bad else "all blobs are sound")
-    return not bad
-
-
-def collect(store: Store, dry_run: bool) -> None:
-    """Keep what the recorded studies of this cache need, by the keys that they reached."""
-    keep = set()
-    for path in (store.root / "studies").glob("*/keys.json"):
-        keep |= set(json.loads(path.read_text()))
-    entries, blobs, freed = store.gc(keep, dry_run)
-    print(f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, {freed / 1e6:.1f} MB")
-
-
 def rollback(root: Path, store: Store) -> None:
     """The newest other study that met its goal and still lies in outputs/."""
     latest = root / "outputs" / "latest"
@@ -201,7 +234,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
+    for name in ("plan", "why", "history", *DEVICE, *UPKEEP, "rollback", "export_ollama", "ab", "surgery"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

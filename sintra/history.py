@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sintra.locks import exclusive, leased
 from sintra.types import Recipe
 
 MIGRATIONS = (
@@ -29,18 +29,21 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     path.parent.mkdir(parents=True, exist_ok=True)
     base = sqlite3.connect(path, timeout=30)
     try:
-        with path.with_suffix(".lock").open("w") as handle:  # two may open a new database at once
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            migrate(base)
-        with base:
-            yield base
+        shared = leased(path.parent, "auto")
+        with ExitStack() as stack:
+            with ExitStack() as opening:  # two may open a new database at once
+                (stack if shared else opening).enter_context(exclusive(path.with_suffix(".lock"), "auto"))
+                migrate(base, shared)
+            with base:
+                yield base
     finally:
         base.close()
 
 
-def migrate(base: sqlite3.Connection) -> None:
-    """Run the migrations that the database hasn't seen."""
-    base.execute("PRAGMA journal_mode=WAL")
+def migrate(base: sqlite3.Connection, shared: bool = False) -> None:
+    """Run the migrations that the database hasn't seen. shared: on a network filesystem, where WAL doesn't work
+    (https://sqlite.org/wal.html) and the caller holds a lease all along."""
+    base.execute(f"PRAGMA journal_mode={'DELETE' if shared else 'WAL'}")
     version = base.execute("PRAGMA user_version").fetchone()[0]
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")

@@ -128,10 +128,14 @@ class ProbeConf:
 
 @dataclass
 class StoreConf:
-    """Where the cache is."""
+    """Where the cache is; remote: a bucket or folder that others share, mode: readwrite or readonly;
+    locks: auto, flock or lease."""
 
     name: str = "local"
     path: str = "cache"
+    remote: str = ""
+    mode: str = "readwrite"
+    locks: str = "auto"
 
 
 @dataclass

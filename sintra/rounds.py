@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -190,3 +191,5 @@ def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
     path = place.folder / "keys.json"
     if not path.exists() or path.read_text() != text:
         write_atomic(path, text)
+    else:
+        os.utime(path)  # when a study was last run is what `doit gc --older` goes by

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from sintra.graph import Step
 from sintra.spawn import Ending, Need
 from sintra.store import Store
 from sintra.terms import Terms
-from sintra.types import Artifact, Failure
+from sintra.types import Artifact, Failure, sha256
 from sintra.worker import TRANSIENT
 
 
@@ -33,7 +32,7 @@ def run_step(step: Step, store: Store, terms: Terms | None = None, say: Callable
     sweep_once(store)
     machine = engine(terms, store.root.resolve())
     order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()), "action": action,
-             "hints": step.hints, "cwd": str(Path.cwd()), "background": terms.background,
+             "hints": step.hints, "locks": store.locks, "cwd": str(Path.cwd()), "background": terms.background,
              "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
     need = machine.need(step, store)
     ending = machine.run(need, lambda n: write_order(store, order, n), say)
@@ -44,10 +43,15 @@ def run_step(step: Step, store: Store, terms: Terms | None = None, say: Callable
 
 def write_order(store: Store, order: dict[str, Any], need: Need) -> Path:
     """The order as a file, which its worker and whoever waits for it read."""
-    path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{socket.gethostname()}.json"
+    path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{host()}.json"
     path.write_text(json.dumps(order | {"threads": need.threads, "timeout_s": need.timeout_s}))
     CONSOLE.log(need.name, path.with_suffix(".log"))
     return path
+
+
+def host() -> str:
+    """This machine, as a part of a file's name."""
+    return sha256(os.uname().nodename)[:8]
 
 
 _swept: set[Path] = set()
@@ -59,9 +63,7 @@ def sweep_once(store: Store) -> None:
         return
     _swept.add(store.root)
     store.sweep_tmp()
-    for path in store.folder("orders").iterdir():
-        if f".{socket.gethostname()}." not in path.name:
-            continue  # of another machine that shares this cache
+    for path in store.folder("orders").glob(f"*.{host()}.*"):  # on a shared cache, others' processes can't be asked after
         try:
             os.kill(int(path.name.split(".")[0]), 0)
         except ProcessLookupError:

@@ -34,7 +34,7 @@ say = CONSOLE.say
 def count(what: str) -> None:
     """One more step built, cached or failed in this run."""
     with CONSOLE.lock:
-        COUNTS[what] += 1
+        COUNTS[what] = COUNTS.get(what, 0) + 1
 
 
 class Call(BaseAction):  # type: ignore[misc]
@@ -145,12 +145,13 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
 
     def work() -> None:
         from sintra.run import run_step  # not on the no-op path
+        from sintra.sharing import made
 
         gc.enable()
-        start = time.monotonic()
+        start, how = time.monotonic(), "built"
         try:
             with CONSOLE.step(step.name, usual(store).get(step.stage)):
-                run_step(step, store, terms, say)
+                how = made(step, store, lambda: run_step(step, store, terms, say))
         except Transient as error:
             if not step.plugin.optional:
                 raise
@@ -160,9 +161,9 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
             count("failed")
             say(f"failed  {step.name}: {failure_line(found)}", "failed", step=step.name, kind=found.kind)
         else:
-            count("built")
+            count(how)
             took = time.monotonic() - start
-            say(f"built   {step.name}  {took:.1f} s", "built", step=step.name, seconds=round(took, 3))
+            say(f"{how:<7} {step.name}  {took:.1f} s", how, step=step.name, seconds=round(took, 3))
 
     def clean(dryrun: bool) -> None:
         key = step.key(store)

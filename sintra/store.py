@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,10 +16,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sintra import locks
 from sintra.errors import Transient
 from sintra.types import Artifact, Failure, File, canonical
+
+if TYPE_CHECKING:
+    from sintra.remote.shared import Shared
 
 CHUNK = 1 << 20
 Outcome = Artifact | Failure
@@ -35,6 +38,11 @@ def hash_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def mark(stat: os.stat_result) -> list[int]:
+    """What changes when a file is written to."""
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -72,8 +80,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 class Store:
     """The cache folder. Every method is safe to call from several processes at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, kind: str = "auto") -> None:
+        """kind: of its locks (sintra.locks)."""
+        self.root, self.locks = root, kind
+        self.shared: Shared | None = None  # the remote store behind it, where there is one
         self._memo: dict[str, Outcome] = {}
         self.excused = False
 
@@ -130,7 +140,13 @@ class Store:
     def put_file(self, path: Path) -> tuple[int, str]:
         """Move a file into the CAS; returns its size and SHA-256. Raises Transient when the disk is full."""
         try:
-            digest, size = hash_file(path), path.stat().st_size
+            return self.keep(path, path.stat().st_size, hash_file(path))
+        except OSError as error:
+            raise disk_trouble(error, self.root) from error
+
+    def keep(self, path: Path, size: int, digest: str) -> tuple[int, str]:
+        """Move a file whose size and SHA-256 are known into the CAS. Raises Transient when the disk is full."""
+        try:
             target = self.blob(digest)
             if target.exists() and target.stat().st_size == size:
                 path.unlink()
@@ -198,8 +214,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """An exclusive lock on a key, held by the worker: it saves work, correctness doesn't rest on it."""
-        with (self.folder("lock") / key).open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locks.exclusive(self.folder("lock") / key, self.locks):
             yield
 
     def lay_out(self, artifact: Artifact, folder: Path) -> Path:
@@ -220,13 +235,9 @@ class Store:
     def sweep_tmp(self) -> None:
         """Remove what killed workers left behind: folders whose worker's lock nobody holds."""
         for path in self.folder("tmp").iterdir():
-            lock = self.folder("lock") / path.name.split(".")[0]
-            with lock.open("w") as handle:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with locks.attempt(self.folder("lock") / path.name.split(".")[0], self.locks) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every AC entry."""
@@ -235,17 +246,23 @@ class Store:
             if data is not None:
                 yield data
 
-    def verify(self) -> Iterator[tuple[File, str, str]]:
+    def verify(self, known: dict[str, list[int]] | None = None) -> Iterator[tuple[File, str, str]]:
         """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made it) and moves a
-        damaged blob into quarantine, so that it is a miss from then on."""
-        seen: dict[str, bool] = {}
+        damaged blob into quarantine, so that it is a miss from then on.
+
+        known: marks of blobs that were found sound; one whose mark still holds isn't read. Brought up to date.
+        """
+        known, seen = {} if known is None else known, {}
         for data in self.records():
             for file in (File(**f) for f in data.get("files", ())):
                 path = self.blob(file.sha256)
                 if file.sha256 not in seen:
-                    seen[file.sha256] = path.exists() and hash_file(path) == file.sha256
+                    now = mark(path.stat()) if path.exists() else []
+                    seen[file.sha256] = bool(now) and (known.get(file.sha256) == now or hash_file(path) == file.sha256)
+                    known[file.sha256] = now
                 if seen[file.sha256]:
                     continue
+                known.pop(file.sha256, None)
                 wrong = "damaged" if path.exists() else "missing"
                 if path.exists():
                     os.replace(path, self.folder("quarantine") / f"{file.sha256}.{int(time.time())}")
@@ -296,11 +313,11 @@ class Digests:
     def file(self, path: Path) -> tuple[int, str]:
         """Size and SHA-256 of a file."""
         stat = path.stat()
-        mark = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        now = mark(stat)
         known = self._known.get(str(path.resolve()))
-        if known and known[0] == mark:
+        if known and known[0] == now:
             return stat.st_size, str(known[1])
         digest = hash_file(path)
-        self._known[str(path.resolve())] = [mark, digest]
+        self._known[str(path.resolve())] = [now, digest]
         write_atomic(self.path, canonical(self._known))
         return stat.st_size, digest

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sintra import config, source
+from sintra import config, locks, source
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
@@ -108,7 +108,7 @@ def model_folder(root: Path, text: str) -> Path | None:
 def open_workspace(root: Path, raw: list[str]) -> Workspace:
     """From raw overrides. Raises UserError."""
     conf = composed(root, raw)
-    store = Store(root / conf["store"]["path"])
+    store = store_of(root, conf["store"])
     place = Workspace(root, study_of(conf, raw), store, conf)
     _ = place.terms  # a mistake in them is said before anything is started
     if (given := place.given()) is not None:  # by content, not by its path
@@ -128,6 +128,16 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
     return place
+
+
+def store_of(root: Path, conf: dict[str, Any]) -> Store:
+    """The cache, with the shared store behind it where one is named. Raises UserError."""
+    store = Store(root / conf["path"], locks.checked(conf["locks"]))
+    if conf["remote"] or conf["mode"] != "readwrite":
+        from sintra.remote.shared import shared
+
+        store.shared = shared(root, conf)
+    return store
 
 
 def composed(root: Path, raw: list[str]) -> dict[str, Any]:

@@ -32,9 +32,24 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "docs", "check", *commands.DEVICE]
+    [
+        "next",
+        "history",
+        "verify",
+        "gc",
+        "du",
+        "rollback",
+        "export_ollama",
+        "ab",
+        "surgery",
+        "help",
+        "docs",
+        "check",
+        *commands.DEVICE,
+    ]  # fmt: skip
 )
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
+          "--older", "--max-size", "--pin", "--unpin"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
@@ -203,13 +218,23 @@ class Chain:
             self.tell()
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
-        given = rounds.next_round(graph, self.place.store, known, say)
+        given = self.planned(graph, known)
         rounds.write_round(self.place, given)
         count, seconds = ahead(graph, self.place.store, given)
         CONSOLE.ahead += count
         of = f" of {self.mark}" if self.done is not None else ""
         about = f" [{count} steps{f', about {span(seconds)}' if seconds >= 1 else ''}]" if count else ""
         say(f"round {number}{of}: {summary(given)}{about}", "round", round=number, steps=count, seconds=round(seconds, 1))
+
+    def planned(self, graph: Graph, known: list[rounds.Round]) -> rounds.Round:
+        """The next round: the planner's, or what others have planned from the same."""
+        store = self.place.store
+        if store.shared is None or self.place.conf["refresh"]:
+            return rounds.next_round(graph, store, known, say)
+        from sintra import sharing
+
+        recalled = sharing.recalled(self.place, graph, known)
+        return recalled or sharing.remember(self.place, graph, known, rounds.next_round(graph, store, known, say))
 
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
@@ -235,7 +260,9 @@ class Chain:
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:
             print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")
-        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {steps['failed']} failed; {made['wall_s']} s")
+        others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
+        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {others}{steps['failed']} failed; "
+              f"{made['wall_s']} s")  # fmt: skip
         return bool(made["status"] == "met")
 
 

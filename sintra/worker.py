@@ -23,6 +23,7 @@ from typing import Any
 
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
+from sintra.locks import machine as machine_lock
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage, cores
 from sintra.store import Store, disk_trouble, unique
@@ -48,6 +49,7 @@ class Order:
     timeout_s: float = 4 * 3600.0
     cwd: str = ""
     background: bool = False
+    locks: str = "auto"
 
 
 def bound_to_parent() -> None:
@@ -60,7 +62,8 @@ def bound_to_parent() -> None:
 @contextlib.contextmanager
 def machine(store: Store, stage: Stage) -> Iterator[None]:
     """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s included."""
-    with (store.folder("lock") / f"machine.{socket.gethostname()}").open("w") as handle:
+    store.folder("lock")
+    with machine_lock(store.root, store.locks).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
 
@@ -87,7 +90,7 @@ def same_tools(order: Order, stage: Stage) -> None:
 
 def perform(order: Order) -> None:
     """Run the step unless the store has it, and publish what comes of it."""
-    store, stage = Store(Path(order.store)), plugins.step(order.stage)
+    store, stage = Store(Path(order.store), order.locks), plugins.step(order.stage)
     same_tools(order, stage)
     if order.background and stage.resource != "alone":
         give_way()
