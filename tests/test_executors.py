@@ -252,8 +252,8 @@ def ray(tmp_path_factory):
         patch.setenv("RAY_AUTH_TOKEN", os.urandom(16).hex())
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_health_check_period_ms", "500")
-        patch.setenv("RAY_health_check_failure_threshold", "3")
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "5")
         made = RayHead(tmp_path_factory.mktemp("ray"))
         made.head()
         yield made
