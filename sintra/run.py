@@ -89,7 +89,7 @@ def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: 
         store.excuse(key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})"))
         return
     if ending.cause == "late" and terms.over:
-        raise Transient(f"{step.name}: the run's time is up (limits.study_minutes={terms.study_s / 60:g}); the same goes on")
+        raise Transient(f"{step.name}: the run's time is up (limits.study_minutes={terms.minutes:g}); the same goes on")
     if ending.cause == "late":
         raise Transient(f"{step.name}: stopped after {timeout_s:g} s, its time limit (limits.timeout.{step.stage}=...)")
     if ending.cause == "cancelled":

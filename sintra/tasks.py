@@ -89,7 +89,10 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         for each in [place] if place else places:
             rounds.reopen(each)
     if place:
-        yield from Chain(place).tasks()
+        chain = Chain(place)
+        yield from chain.tasks()
+        if "optimize" in named:
+            AT_END.append(chain.cut)
     if together:
         yield from Many(root, raw, places, together).tasks()
 
@@ -101,12 +104,14 @@ class Many:
         self.root, self.raw, self.places, self.command = root, raw, places, command
         self.ended: set[str] = set()
         self.met: set[str] = set()
+        self.chains: list[Chain] = []
 
     def tasks(self) -> Iterator[Task]:
         """Every chain; one study's end doesn't wait for another's, and neither does the table."""
         seen: set[str] = set()
         for place in self.places:
-            yield from Chain(place, place.study.id, seen, self.done).tasks()
+            self.chains.append(Chain(place, place.study.id, seen, self.done))
+            yield from self.chains[-1].tasks()
         cells = [f"cell:{p.study.id}" for p in self.places]
         yield _task(self.command, self.every_met, [False], commands.DOCS[self.command], cells)
         AT_END.append(self.close)
@@ -126,6 +131,8 @@ class Many:
         """The table, also where some studies failed."""
         from sintra import overview  # not on the no-op path
 
+        for chain in self.chains:
+            chain.cut()
         rows = sweep.results(self.root, self.places, self.ended)
         overview.tell(self.root, self.raw, rows, self.command)
 
@@ -136,7 +143,8 @@ class Chain:
 
     def __init__(self, place: Workspace, mark: str = "", seen: set[str] | None = None,
                  done: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
-        self.place, self.mark, self.done, self.told = place, mark, done, False
+        self.place, self.mark, self.done = place, mark, done
+        self.told = self.concluded = False
         self.seen = set() if seen is None else seen
 
     def tasks(self) -> Iterator[Task]:
@@ -236,9 +244,21 @@ class Chain:
         recalled = sharing.recalled(self.place, graph, known)
         return recalled or sharing.remember(self.place, graph, known, rounds.next_round(graph, store, known, say))
 
-    def conclude(self) -> bool:
+    def cut(self) -> None:
+        """Where the run's time was up: judge and deliver what is known so far. The recorded rounds stay as they are."""
+        known, terms = rounds.recorded(self.place), self.place.terms
+        if self.concluded or not terms.over or not known:
+            return
+        found = rounds.candidates(self.place.graph(), self.place.store, known)
+        if any(c.artifact for c in found):
+            self.conclude(
+                [*known[:-1], known[-1] | {"stop": f"the run's time was up (limits.study_minutes={terms.minutes:g})"}]
+            )
+
+    def conclude(self, known: list[rounds.Round] | None = None) -> bool:
         """Judge, deliver, tell."""
-        known = rounds.recorded(self.place)
+        self.concluded = True
+        known = known or rounds.recorded(self.place)
         graph = self.place.graph()
         found = rounds.candidates(graph, self.place.store, known)
         rounds.write_keys(self.place, graph, known)

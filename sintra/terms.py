@@ -55,6 +55,11 @@ class Terms:
         return BEGUN + self.study_s
 
     @property
+    def minutes(self) -> float:
+        """What was given as limits.study_minutes."""
+        return self.study_s / 60
+
+    @property
     def over(self) -> bool:
         """Whether it is up."""
         return time.monotonic() >= self.until

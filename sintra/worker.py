@@ -25,7 +25,7 @@ from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.locks import machine as machine_lock
 from sintra.signals import die_with_parent
-from sintra.stage import Context, Stage, cores
+from sintra.stage import Context, Stage, cores, tool_version
 from sintra.store import Store, disk_trouble, unique
 from sintra.types import Artifact, Failure, File
 
@@ -80,7 +80,7 @@ def give_way() -> None:
 def same_tools(order: Order, stage: Stage) -> None:
     """Another machine must have the versions that the key names. Raises UserError."""
     for name, asked in order.action.get("tools", {}).items():
-        if (here := stage.identity["tools"].get(name)) != asked:
+        if (here := tool_version(name)) != asked:
             raise UserError(f"{socket.gethostname()} has {name} {here} where this study stands on {asked}: install that there")
     if (asked := order.action.get("version", stage.version)) != stage.version:
         raise UserError(

@@ -17,7 +17,7 @@ SLURM = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
@@ -39,10 +39,10 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
+SchedulerParameters=bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=2000
-RequeueExit=
 MpiDefault=none
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 State=UNKNOWN
 PartitionName=work Nodes={host} Default=YES MaxTime=INFINITE State=UP
@@ -159,7 +159,8 @@ class RayHead:
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """`ray start --block`, in a process group of its own."""
         ray = Path(sys.executable).with_name("ray")
-        fixed = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false"]
+        fixed = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0",
+                 "--max-worker-port=0"]  # fmt: skip
         command = [str(ray), "start", "--block", *fixed, *more]
         with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
             self.nodes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
@@ -179,8 +180,7 @@ class RayHead:
 
     def board(self) -> subprocess.Popen[bytes]:
         """A node with the resource of a board."""
-        return self.start(f"--address={self.address}", '--resources={"jetson_nano": 1}', "--min-worker-port=0",
-                          "--max-worker-port=0")  # fmt: skip
+        return self.start(f"--address={self.address}", '--resources={"jetson_nano": 1}')
 
     def stop(self) -> None:
         """End every node."""

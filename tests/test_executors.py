@@ -1,5 +1,6 @@
 """Steps elsewhere: jobs of Slurm (submitit's local executor, and a real one-node cluster where there is one), tasks of Ray."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -11,16 +12,16 @@ from dataclasses import asdict
 
 import psutil
 import pytest
-from clusters import RayHead, one_node
+from clusters import RayHead, lose, one_node
 from conftest import QUICK, make_project
 
+from sintra.elsewhere import ending_of, run_order
 from sintra.engine import engine
 from sintra.errors import UserError
 from sintra.executors.local import Local
 from sintra.executors.slurm import meaning
 from sintra.graph import Step
 from sintra.options import ExecutorConf
-from sintra.remote import ending_of, run_order
 from sintra.run import run_step, write_order
 from sintra.spawn import Need
 from sintra.store import Store, hash_file
@@ -83,13 +84,13 @@ def test_more_memory_up_to_a_limit(tmp_path):
 def test_a_node_with_other_versions_is_refused(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     order = {"key": step.key(store), "stage": "fetch", "step": step.name, "store": str(store.root), "inputs": {},
-             "action": step.action(store) | {"tools": {"doit": "0.0.1"}}, "hints": step.hints,
+             "action": step.action(store) | {"tools": {"nonesuch": "0.0.1"}}, "hints": step.hints,
              "cwd": str(tmp_path)}  # fmt: skip
     path = write_order(store, order, Need(step.name))
     assert run_order(str(path)) == 0
     ending = json.loads(ending_of(path).read_text())
     assert (ending["cause"], ending["code"]) == ("exit", 2)
-    assert "has doit none where this study stands on 0.0.1" in ending["log"]
+    assert "has nonesuch none where this study stands on 0.0.1" in ending["log"]
     path.unlink()
     assert run_order(str(path)) == 0, "an order that is gone was carried out by somebody else"
 
@@ -245,11 +246,14 @@ def test_a_cancelled_job_is_not_tried_again(slurm, held, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory):
-    pytest.importorskip("ray", reason="needs the ray extra")
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the ray extra")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", os.urandom(16).hex())
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "5")
         made = RayHead(tmp_path_factory.mktemp("ray"))
         made.head()
         yield made

@@ -20,6 +20,7 @@ LAYERS = [
         "llama",
         "imatrix",
         "quantizer",
+        "elsewhere",
         "remote",
         "report",
         "chat",

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sintra.elsewhere import Watched, run_order
 from sintra.errors import Transient, UserError
-from sintra.remote import Watched, run_order
 from sintra.spawn import Ending, Need
 from sintra.stage import Resource
 
@@ -57,6 +57,7 @@ class Ray:
         self.ray = connect(options["address"], options["resources"])
         self.task = self.ray.remote(run_order)
         self.lock = threading.Lock()
+        self.seen: set[str] = set()  # resources that were there: a step waits for a board to come back, not for a misspelt one
 
     def threads(self, resource: Resource) -> int:
         """See Executor; a speed is measured on all cores."""
@@ -67,10 +68,11 @@ class Ray:
         custom = {self.options["measure"]: 1} if need.measures and self.options["measure"] else {}
         there = self.ray.cluster_resources()
         for name in custom:
-            if not there.get(name):
+            if not there.get(name) and name not in self.seen:
                 known = sorted(k for k in there if ":" not in k and k not in ("CPU", "GPU", "memory", "object_store_memory"))
                 raise UserError(f"executor.measure={name}: no node of this Ray has that resource (known are: "
                                 f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`")  # fmt: skip
+        self.seen |= custom.keys()
         gpus = self.options["gpus"] if need.resource != "light" else 0
         memory = {"memory": int(need.mem_gb * 2**30)} if need.mem_gb else {}
         return {

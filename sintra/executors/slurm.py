@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sintra.elsewhere import Watched, run_order
 from sintra.errors import Transient, UserError
-from sintra.remote import Watched, run_order
 from sintra.spawn import Ending, Need
 from sintra.stage import Resource
 
