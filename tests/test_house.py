@@ -56,7 +56,7 @@ LAYERS = [
     {"rounds", "result", "delivery", "steps", "sharing", "reporter", "forget"},
     {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices", "exchange", "upkeep", "usage"},
     {"overview", "anatomy", "heat"},
-    {"pages", "glossary", "messages", "reference"},
+    {"briefing", "pages", "glossary", "messages", "reference"},
     {"commands", "tasks", "__main__"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware", "executors"}
