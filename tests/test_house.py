@@ -41,6 +41,7 @@ LAYERS = [
         "protocols",
         "torch_model",
         "branches",
+        "bundle",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
     {"stages", "probes", "planners", "exports"},
@@ -51,7 +52,7 @@ LAYERS = [
     {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"overview", "anatomy", "heat"},
     {"pages"},
-    {"commands", "tasks", "__main__"},
+    {"commands", "tasks", "__main__", "cli"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
