@@ -156,6 +156,25 @@ class CompressConf:
 
 
 @dataclass
+class NotifyConf:
+    """Messages: the events that are sent, seconds a request may take, how often it is tried again."""
+
+    on: list[str] = field(default_factory=lambda: ["met", "unmet", "failed"])
+    timeout_s: float = 5.0
+    retries: int = 4
+
+
+@dataclass
+class MlflowConf:
+    """MLflow: the tracking server ("": MLFLOW_TRACKING_URI, else SQLite in outputs/mlflow), the experiment, whether winners go
+    into its registry."""
+
+    uri: str = ""
+    experiment: str = "sintra"
+    register: bool = True
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
@@ -168,6 +187,9 @@ class Config:
     texts: TextsConf = field(default_factory=TextsConf)
     formats: list[str] = field(default_factory=lambda: ["gguf"])
     compress: CompressConf = field(default_factory=CompressConf)
+    listeners: list[str] = field(default_factory=list)
+    notify: NotifyConf = field(default_factory=NotifyConf)
+    mlflow: MlflowConf = field(default_factory=MlflowConf)
     seed: int = 0
     max_rounds: int = 12
     timeout_s: float | None = None

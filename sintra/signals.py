@@ -11,12 +11,14 @@ import sys
 import threading
 
 LIVE: set[subprocess.Popen[bytes]] = set()
+TOLD = threading.Event()  # set once we are to stop
 
 
 def stop_when_told() -> None:
     """From now on a signal ends the workers and then this process, with 128 + the signal's number as exit code."""
 
     def stop(number: int, _: object) -> None:
+        TOLD.set()
         for process in list(LIVE):
             kill_group(process)
         print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)

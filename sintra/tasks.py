@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, sweep
+from sintra import commands, config, result, rounds, source, story, sweep, telling
 from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
@@ -56,6 +56,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
         place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        for each in [place] if place else places:
+            telling.check(each.conf)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -65,10 +67,20 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
             rounds.reopen(each)
+    chains = Many(root, raw, places, together) if together else None
     if place:
-        yield from Chain(place).tasks()
-    if together:
-        yield from Many(root, raw, places, together).tasks()
+        chain = Chain(place)
+        if "optimize" in named:
+            AT_END.append(lambda: told([chain.story]))
+        yield from chain.tasks()
+    if chains:
+        yield from chains.tasks()
+
+
+def told(stories: list[story.Story]) -> None:
+    """The end of what listeners hear of this process."""
+    for line in story.close(stories):
+        say(line)
 
 
 class Many:
@@ -82,11 +94,12 @@ class Many:
     def tasks(self) -> Iterator[Task]:
         """Every chain; one study's end doesn't wait for another's, and neither does the table."""
         seen: set[str] = set()
-        for place in self.places:
-            yield from Chain(place, place.study.id, seen, self.done).tasks()
+        chains = [Chain(place, place.study.id, seen, self.done) for place in self.places]
+        for chain in chains:
+            yield from chain.tasks()
         cells = [f"cell:{p.study.id}" for p in self.places]
         yield _task(self.command, self.every_met, [False], commands.DOCS[self.command], cells)
-        AT_END.append(self.close)
+        AT_END.extend([self.close, lambda: told([c.story for c in chains])])
 
     def every_met(self) -> bool:
         """Whether every study met its goal."""
@@ -115,6 +128,7 @@ class Chain:
                  done: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
         self.place, self.mark, self.done = place, mark, done
         self.seen = set() if seen is None else seen
+        self.story = story.Story(place)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
@@ -186,6 +200,7 @@ class Chain:
             say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
+        self.story.so_far(graph, known)
         given = rounds.next_round(graph, self.place.store, known, say)
         rounds.write_round(self.place, given)
         say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
@@ -198,6 +213,7 @@ class Chain:
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         result.deliver(self.place, made, found, known, graph)
+        self.story.end(graph, known, made)
         if self.done is not None:
             self.done(made)
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run

@@ -42,19 +42,21 @@ LAYERS = [
         "torch_model",
         "branches",
         "bundle",
+        "events",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
-    {"stages", "probes", "planners", "exports"},
+    {"telling", "listening"},
+    {"stages", "probes", "planners", "exports", "listeners"},
     {"graph", "study", "worker", "run", "footprint"},
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "delivery", "steps", "reporter", "forget"},
-    {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
+    {"dryrun", "story", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"overview", "anatomy", "heat"},
     {"pages"},
     {"commands", "tasks", "__main__", "cli"},
 ]
-LEAVES = {"stages", "probes", "planners", "exports", "hardware"}
+LEAVES = {"stages", "probes", "planners", "exports", "listeners", "hardware"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
 
 
