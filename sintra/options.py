@@ -187,6 +187,7 @@ class Config:
     texts: TextsConf = field(default_factory=TextsConf)
     formats: list[str] = field(default_factory=lambda: ["gguf"])
     compress: CompressConf = field(default_factory=CompressConf)
+    extra: list[str] = field(default_factory=list)
     listeners: list[str] = field(default_factory=list)
     notify: NotifyConf = field(default_factory=NotifyConf)
     mlflow: MlflowConf = field(default_factory=MlflowConf)

@@ -27,7 +27,20 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+    [
+        "next",
+        "history",
+        "plugins",
+        "verify",
+        "gc",
+        "rollback",
+        "export_ollama",
+        "ab",
+        "surgery",
+        "help",
+        "check",
+        *commands.DEVICE,
+    ]
 )
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
 

@@ -51,7 +51,7 @@ LAYERS = [
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "delivery", "steps", "reporter", "forget"},
-    {"dryrun", "story", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
+    {"dryrun", "story", "catalogue", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"overview", "anatomy", "heat"},
     {"pages"},
     {"commands", "tasks", "__main__", "cli"},

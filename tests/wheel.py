@@ -31,11 +31,11 @@ def pip(python: str | Path, *args: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def environment(folder: Path, *packages: Path) -> Path:
-    """A fresh virtual environment with these packages; returns its folder of programs."""
+def environment(folder: Path, *packages: Path, more: tuple[Path, ...] = ()) -> Path:
+    """A fresh virtual environment with these packages; returns its folder of programs. more: folders on its path."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
     # Only the folder is added: its own .pth files, such as this repository's editable one, aren't read.
-    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "others.pth").write_text("\n".join([sysconfig.get_path("purelib"), *map(str, more)]) + "\n")
     pip(folder / "bin" / "python", "install", "--no-deps", "--no-build-isolation", *packages)
     return folder / "bin"
