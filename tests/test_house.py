@@ -52,7 +52,7 @@ LAYERS = [
     {"lessons"},
     {"rounds", "result", "delivery", "steps", "reporter", "forget"},
     {"dryrun", "story", "catalogue", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
-    {"overview", "anatomy", "heat"},
+    {"overview", "anatomy", "heat", "ci"},
     {"pages"},
     {"commands", "tasks", "__main__", "cli"},
 ]
