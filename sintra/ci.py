@@ -65,7 +65,8 @@ def optimize() -> int:
     if best:
         numbers = values(best)
         file = (path.parent / best["artifact"]["path"]).resolve()
-        told |= {"winner": name(best), "path": file, "kld": numbers.get("kld_mean", ""), "sha256": best["artifact"]["sha256"], "bytes": best["artifact"]["bytes"]}  # fmt: skip
+        told |= {"winner": name(best), "path": file, "kld": numbers.get("kld_mean", ""),
+                 "sha256": best["artifact"]["sha256"], "bytes": best["artifact"]["bytes"]}  # fmt: skip
     output(**told)
     return 0
 

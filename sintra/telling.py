@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from sintra import plugins
+from sintra import plugins, telemetry
 from sintra.errors import UserError, nearest
 from sintra.events import Event, Kind
 from sintra.store import unique, write_atomic
@@ -135,7 +135,7 @@ class Teller:
 
     def __init__(self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED) -> None:
         self.conf, self.study, self.root, self.cache, self.feed = conf, study, root, cache, feed
-        self.listeners = sorted(set(conf["listeners"]))
+        self.listeners = sorted({*conf["listeners"], *telemetry.chosen()})
         self.heard = Heard(cache / "told" / "heard" / f"{study}.json", self.listeners)
 
     def tell(self, kind: Kind, data: dict[str, Any], at: float | None = None) -> None:
