@@ -31,6 +31,7 @@ FREE = frozenset(
         "next",
         "history",
         "plugins",
+        "telemetry",
         "verify",
         "gc",
         "rollback",
@@ -42,7 +43,23 @@ FREE = frozenset(
         *commands.DEVICE,
     ]
 )
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED = {
+    "-n",
+    "-f",
+    "-d",
+    "-o",
+    "-r",
+    "-P",
+    "-v",
+    "--format",
+    "--type",
+    "--out",
+    "--csv",
+    "--log",
+    "--minutes",
+    "--plot",
+    "--endpoint",
+}
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,

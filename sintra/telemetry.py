@@ -1,7 +1,7 @@
 """Telemetry: off until the user turns it on, and then a few counts for each study that ends, to an address of the user's.
 
-No names of models or files, no prompts, no texts of errors, no id of a person, a machine or a study: see `payload`, which is all
-there is. DO_NOT_TRACK (any value but 0 and false) turns it off whatever was said. Without an address nothing can be sent.
+No names of models or files, no prompts, no texts of errors, no id of a person, a machine or a study: see `payload`, which is
+all there is. DO_NOT_TRACK (any value but 0 and false) turns it off whatever was said. Without an address nothing can be sent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def path(kind: str) -> Path:
 def settings() -> dict[str, Any]:
     """What the user has said."""
     try:
-        return OFF | json.loads(path("config").read_text())
+        found: dict[str, Any] = json.loads(path("config").read_text())
+        return OFF | found
     except (OSError, ValueError):
         return dict(OFF)
 

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models"))
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
 QUICK = ("probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
 
 

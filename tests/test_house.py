@@ -45,6 +45,7 @@ LAYERS = [
         "events",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
+    {"telemetry"},
     {"telling", "listening"},
     {"stages", "probes", "planners", "exports", "listeners"},
     {"graph", "study", "worker", "run", "footprint"},
