@@ -101,6 +101,15 @@ def make_project(root: Path, toolchain: Path) -> Project:
     return Project(root)
 
 
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory, toolchain, tiny) -> Project:
+    """A project in which one quick study of the tiny model has ended well; its cache may be copied by make_project."""
+    made = make_project(tmp_path_factory.mktemp("studied") / "project", toolchain)
+    done = made.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
 @pytest.fixture
 def project(tmp_path, toolchain) -> Project:
     """A project for one test."""

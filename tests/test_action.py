@@ -79,8 +79,8 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, toolchain):
-    return make_project(tmp_path_factory.mktemp("action") / "project", toolchain)
+def project(tmp_path_factory, studied):
+    return make_project(tmp_path_factory.mktemp("action") / "project", studied.root / "cache")
 
 
 def runner(project, tiny, tmp_path, *more, **inputs):

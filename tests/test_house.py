@@ -45,7 +45,8 @@ LAYERS = [
         "events",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
-    {"telemetry"},
+    {"telemetry", "served"},
+    {"adapters"},
     {"telling", "listening"},
     {"stages", "probes", "planners", "exports", "listeners"},
     {"graph", "study", "worker", "run", "footprint"},
@@ -57,7 +58,7 @@ LAYERS = [
     {"pages"},
     {"commands", "tasks", "__main__", "cli"},
 ]
-LEAVES = {"stages", "probes", "planners", "exports", "listeners", "hardware"}
+LEAVES = {"stages", "probes", "planners", "exports", "listeners", "adapters", "hardware"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
 
 

@@ -51,9 +51,9 @@ def env(hooks):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, toolchain, tiny, hooks, env):
+def study(tmp_path_factory, studied, tiny, hooks, env):
     """A study that has been told to four webhooks; others tell the same one to other listeners."""
-    project = make_project(tmp_path_factory.mktemp("heard") / "project", toolchain)
+    project = make_project(tmp_path_factory.mktemp("heard") / "project", studied.root / "cache")
 
     def run(*args, **more):
         return project.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, *args, **{**env, **more})

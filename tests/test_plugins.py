@@ -25,8 +25,8 @@ def doit(python, folder, *args, **env):
     return subprocess.run(command, cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=600)
 
 
-def test_the_example_adds_a_stage_and_a_listener(python, tmp_path, toolchain, tiny):
-    project = make_project(tmp_path / "project", toolchain)
+def test_the_example_adds_a_stage_and_a_listener(python, tmp_path, studied, tiny):
+    project = make_project(tmp_path / "project", studied.root / "cache")
     wanted = ("hardware=jetson_nano", f"model={tiny}", *QUICK, "extra=[letters]", "listeners=[diary]")
     without = project.doit("optimize", *wanted)
     assert without.returncode == 2

@@ -60,9 +60,9 @@ def test_nothing_that_names_anybody():
     assert telemetry.payload("failed", {"hardware": "laptop"})["hardware"] == "laptop"
 
 
-def test_a_study_sends_what_show_prints(own, server, toolchain, tiny):
+def test_a_study_sends_what_show_prints(own, server, studied, tiny):
     server.answers["/t"] = [(503, {}), (200, {})]
-    project = make_project(own / "project", toolchain)
+    project = make_project(own / "project", studied.root / "cache")
     quiet = project.doit("telemetry", "--show")
     assert "telemetry is off" in quiet.stdout
     args = ("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK)

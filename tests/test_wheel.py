@@ -40,7 +40,7 @@ def test_conf_has_one_source(installed):
     assert not [n for n in inside if n.endswith(".py") and n != "dodo.py"]
 
 
-def test_from_an_empty_folder_to_ollama(run, tmp_path, tiny, toolchain):
+def test_from_an_empty_folder_to_ollama(run, tmp_path, tiny, studied):
     before = run("sintra", "optimize", "hardware=laptop")
     assert (before.returncode, before.stderr.count("\n")) == (2, 1)
     assert "sintra init" in before.stderr
@@ -59,7 +59,7 @@ def test_from_an_empty_folder_to_ollama(run, tmp_path, tiny, toolchain):
     assert plan.stdout == run("python", "-m", "doit", "plan", "hardware=laptop", "probe=quick").stdout
 
     shutil.rmtree(tmp_path / "cache")
-    shutil.copytree(toolchain, tmp_path / "cache")
+    shutil.copytree(studied.root / "cache", tmp_path / "cache")
     done = run("python", "-m", "doit", "optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK)
     assert done.returncode == 0, done.stderr
     latest = tmp_path / "outputs" / "latest"
