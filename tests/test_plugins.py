@@ -58,10 +58,10 @@ def test_the_example_adds_a_stage_and_a_listener(python, tmp_path, studied, tiny
 
 
 def test_what_is_there_and_what_is_broken(python, tmp_path):
-    folder = plugin(tmp_path, "broken", "raise ImportError('no such thing')\n", {"stages": {"bad": "broken:STAGE"},
+    folder = plugin(tmp_path / "plugins", "broken", "raise ImportError('no such thing')\n", {"stages": {"bad": "broken:STAGE"},
                     "planners": {"worse": "nowhere:propose", "ladder": "broken:propose"}})  # fmt: skip
-    plugin(tmp_path, "leaves", "raise SystemExit(7)\n", {"exports": {"gone": "leaves:export"}})
-    plugin(tmp_path, "wrong", "STAGE = 3\ndef propose(study, history):\n    return []\n",
+    plugin(folder, "leaves", "raise SystemExit(7)\n", {"exports": {"gone": "leaves:export"}})
+    plugin(folder, "wrong", "STAGE = 3\ndef propose(study, history):\n    return []\n",
            {"probes": {"number": "wrong:STAGE"}, "planners": {"idle": "wrong:propose"}})  # fmt: skip
     (tmp_path / "dodo.py").symlink_to(ROOT / "dodo.py")
     done = doit(python, tmp_path, "plugins", "--format", "json", PYTHONPATH=str(folder))
