@@ -86,7 +86,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
         place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
-        for each in [place] if place else places:
+        for each in [place] if place and "optimize" in named else places:
             telling.check(each.conf)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)

@@ -56,7 +56,8 @@ class Heard:
     def note(self, **more: Any) -> None:
         """Remember it."""
         self.known |= more
-        write_atomic(self.path, json.dumps(self.known))
+        with contextlib.suppress(OSError):
+            write_atomic(self.path, json.dumps(self.known))
 
 
 class Feed:
