@@ -27,39 +27,10 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    [
-        "next",
-        "history",
-        "plugins",
-        "telemetry",
-        "verify",
-        "gc",
-        "rollback",
-        "export_ollama",
-        "ab",
-        "surgery",
-        "help",
-        "check",
-        *commands.DEVICE,
-    ]
-)
-VALUED = {
-    "-n",
-    "-f",
-    "-d",
-    "-o",
-    "-r",
-    "-P",
-    "-v",
-    "--format",
-    "--type",
-    "--out",
-    "--csv",
-    "--log",
-    "--minutes",
-    "--plot",
-    "--endpoint",
-}
+    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+) | {"plugins", "telemetry"}
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED |= {"--endpoint"}
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
