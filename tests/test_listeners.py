@@ -1,7 +1,12 @@
 """Listeners hear a study's events and can neither block nor fail it."""
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -236,3 +241,48 @@ def ended(path):
             pass
         time.sleep(0.5)
     raise AssertionError(f"no run has ended in {path}")
+
+
+SERVER = os.environ.get("SINTRA_TEST_MLFLOW", "")  # the mlflow program of an environment with the whole of it (851 MB)
+
+
+@pytest.mark.skipif(not SERVER, reason="SINTRA_TEST_MLFLOW names no mlflow with a server")
+def test_mlflow_server_and_its_page(study, tmp_path):
+    from mlflow import MlflowClient
+    from playwright.sync_api import sync_playwright
+
+    project, run = study
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, quiet = f"http://127.0.0.1:{port}", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    places = ["--backend-store-uri", f"sqlite:///{tmp_path / 'db'}", "--artifacts-destination", str(tmp_path / "files")]
+    command = [SERVER, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
+    server = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        answers(port)
+        assert run("listeners=[mlflow]", f"mlflow.uri={url}", "goal.max_kld=0.03").returncode == 0
+        ended(tmp_path / "db")
+        client = MlflowClient(url)
+        (logged,) = client.search_runs([client.get_experiment_by_name("sintra").experiment_id])
+        assert {a.path for a in client.list_artifacts(logged.info.run_id)} >= {"result.json", "model"}
+        assert client.get_model_version_by_alias(f"{project.result()['model']}-jetson_nano", "champion")
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.goto(f"{url}/#/experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}")
+            page.get_by_text(logged.data.tags["sintra.winner"]).first.wait_for(timeout=120_000)
+            browser.close()
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port):
+    """Wait until somebody listens."""
+    until = time.monotonic() + 240
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.5)
+    raise AssertionError("no server came up")
