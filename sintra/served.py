@@ -75,13 +75,12 @@ class Served:
         path = self.folder / "model.gguf"
         if not path.is_file() or hash_file(path) != self.about["sha256"]:
             raise UserError(f"{path} isn't the winner any more: run the same `doit optimize` again")
-        size = self.context or min(read_chat(path).context, DEFAULT_CONTEXT)
-        return Llama(str(path), n_ctx=size, n_threads=self.threads or None, seed=self.seed, verbose=False)
+        return Llama(str(path), n_ctx=self.window, n_threads=self.threads or None, seed=self.seed, verbose=False)
 
-    @property
+    @cached_property
     def window(self) -> int:
         """Context in tokens: the prompt and the answer."""
-        return int(self.llama.n_ctx())
+        return self.context or min(read_chat(self.folder / "model.gguf").context, DEFAULT_CONTEXT)
 
     @cached_property
     def template(self) -> Any:

@@ -58,7 +58,7 @@ class TestServed:
         data[-1] ^= 1
         path.write_bytes(data)
         with pytest.raises(UserError, match="isn't the winner any more"):
-            _ = Served(tmp_path / "copy").window
+            _ = Served(tmp_path / "copy").llama
         with pytest.raises(UserError, match="outputs/latest"):
             _ = Served(tmp_path).about
 

@@ -22,6 +22,12 @@ FILES = ("result.json", "recipe.yaml", "rounds.json", "manifest.json", "report.h
 NEEDED = ("mlflow", "sqlalchemy", "alembic", "sqlparse")
 BATCH = 100  # MLflow takes 100 params in one request
 LONGEST = 500  # characters of a param that every store takes
+# What is printed is a complaint to the user, and mlflow's own telemetry is nobody's wish.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 ENDED = {"met": "FINISHED", "unmet": "FINISHED", "failed": "FAILED"}
 
 
@@ -51,7 +57,8 @@ class Tracker:
     """The runs of this process's studies."""
 
     def __init__(self, setting: Setting) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
         self.setting, self.options = setting, setting.options["mlflow"]
@@ -149,7 +156,7 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         tags = {"sintra.study": event.study, "sintra.winner": winner["name"], "sha256": winner["artifact"]["sha256"]}
-        made = self.client.create_model_version(name, f"runs:/{run}/model", run_id=run, tags=tags)
+        made = self.client.create_model_version(name, f"runs:/{run}/model", run_id=run, tags=tags, await_creation_for=0)
         self.client.set_registered_model_alias(name, "champion", made.version)
 
     def close(self) -> None:
