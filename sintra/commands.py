@@ -13,7 +13,7 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import dryrun, history, past, plugins, result, rounds
+from sintra import catalogue, dryrun, history, past, plugins, result, rounds, telemetry
 from sintra.errors import Transient, UserError, nearest
 from sintra.steps import Call, explain
 from sintra.store import Store
@@ -31,6 +31,8 @@ DOCS = {
     "du": "What the cache is full of, by stage and by model, shared and not",
     "push": "Give what this cache has made to the shared store: doit push store.remote=s3://bucket/prefix",
     "pull": "Take from the shared store what it has of a study, or all that it has (--all)",
+    "plugins": "Every stage, probe, planner, export, listener and device that is installed, and why one can't be loaded",
+    "telemetry": "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly what would be sent",
     "rollback": "Point outputs/latest to the last good result before the present one",
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
@@ -56,6 +58,11 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "rollback": (lambda: rollback(root, store), [], None),
         "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
                                                                          "help": "a folder in outputs/"}], None),
+        "plugins": (lambda format: catalogue.show(format), [FORMAT], None),
+        "telemetry": (functools.partial(telemetry.command, root),
+                      [option("on", False, "turn it on"), option("off", False, "turn it off; what waits is dropped"),
+                       option("show", False, "print exactly what would be sent"),
+                       option("endpoint", "", "where it goes, with --on")], None),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
         "docs": (lambda site: document(root, site), [option("site", False, "build the site with MkDocs too")], None),
@@ -234,7 +241,8 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, *UPKEEP, "rollback", "export_ollama", "ab", "surgery"):
+    shown = ("plan", "why", "history", "plugins", "telemetry", *DEVICE, *UPKEEP, "rollback", "export_ollama", "ab", "surgery")
+    for name in shown:
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -72,6 +72,24 @@ def put(store: Store, out: Path, what: dict[str, Artifact]) -> None:
         (out / "model.gguf").unlink(missing_ok=True)
 
 
+def extra(graph: Graph, store: Store, winner: dict[str, Any] | None) -> dict[str, Artifact]:
+    """Folder below outputs/<study> -> what a plugin's stage or probe made of the winner."""
+    if winner is None or Recipe.of(winner["recipe"]).format != "gguf":
+        return {}
+    found = {f"extra/{s.stage}": s.outcome(store) for s in graph.extra(Recipe.of(winner["recipe"]))}
+    return {name: made for name, made in found.items() if isinstance(made, Artifact)}
+
+
+def put_extra(store: Store, out: Path, what: dict[str, Artifact]) -> dict[str, str]:
+    """Link the files of plugins; returns path -> SHA-256."""
+    shutil.rmtree(out / "extra", ignore_errors=True)
+    for folder, made in what.items():
+        for file in made.files:
+            (out / folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(store.blob(file.sha256), out / folder / file.path)
+    return {f"{folder}/{f.path}": f.sha256 for folder, made in what.items() for f in made.files}
+
+
 def digests(what: dict[str, Artifact]) -> dict[str, str]:
     """Path -> SHA-256, for the manifest."""
     return {Path(folder, path).as_posix(): digest for folder, made in what.items() for path, (_, digest) in parts(made).items()}

@@ -101,10 +101,11 @@ class Variant(NamedTuple):
     second: Step | None = None
     distortion: Step | None = None
     tasks: tuple[Step, ...] = ()
+    extra: tuple[Step, ...] = ()
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory)
+        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.extra)
         found = [s for s in named if s is not None]
         return found or [self.quantize]
 
@@ -310,4 +311,10 @@ class Graph:
         if self.study.goal.enforce_memory:
             memory["limit"] = self.study.hardware.usable_bytes
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, memory, {"gguf": made}), second, tasks=asked)  # fmt: skip
+                       self.step("memory", label, memory, {"gguf": made}), second, tasks=asked,
+                       extra=self.extra(recipe))  # fmt: skip
+
+    def extra(self, recipe: Recipe) -> tuple[Step, ...]:
+        """The stages and probes of plugins, put to a finished GGUF."""
+        made, label = self.quantize(recipe), f"{self.study.model}-{recipe.name}"
+        return tuple(self.step(name, label, {}, {"gguf": made}) for name in self.study.extra)

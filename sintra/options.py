@@ -230,6 +230,25 @@ class LimitsConf:
 
 
 @dataclass
+class NotifyConf:
+    """Messages: the events that are sent, seconds a request may take, how often it is tried again."""
+
+    on: list[str] = field(default_factory=lambda: ["met", "unmet", "failed"])
+    timeout_s: float = 5.0
+    retries: int = 4
+
+
+@dataclass
+class MlflowConf:
+    """MLflow: the tracking server ("": MLFLOW_TRACKING_URI, else SQLite in outputs/mlflow), the experiment, whether winners go
+    into its registry."""
+
+    uri: str = ""
+    experiment: str = "sintra"
+    register: bool = True
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
@@ -245,6 +264,10 @@ class Config:
     executor: ExecutorConf = field(default_factory=ExecutorConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
     progress: str = "auto"
+    extra: list[str] = field(default_factory=list)
+    listeners: list[str] = field(default_factory=list)
+    notify: NotifyConf = field(default_factory=NotifyConf)
+    mlflow: MlflowConf = field(default_factory=MlflowConf)
     seed: int = 0
     max_rounds: int = 12
     timeout_s: float | None = None

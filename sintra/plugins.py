@@ -18,10 +18,17 @@ def own() -> tuple[EntryPoint, ...]:
         raise UserError("sintra isn't installed here: run `pip install -e . -c constraints.txt`") from None
 
 
+def all_of(group: str) -> tuple[EntryPoint, ...]:
+    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...), none of them imported; our own first, so that nobody
+    can take their names."""
+    known = entry_points(group=f"sintra.{group}")
+    return tuple(sorted(known, key=lambda e: (not (e.dist and e.dist.name == "sintra"), str(e.dist and e.dist.name))))
+
+
 @functools.cache
 def found(group: str) -> dict[str, EntryPoint]:
-    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...) by name, none of them imported."""
-    return {e.name: e for e in entry_points(group=f"sintra.{group}")}
+    """The same by name."""
+    return {e.name: e for e in reversed(all_of(group))}
 
 
 @functools.cache
@@ -42,6 +49,11 @@ def step(name: str) -> Any:
     if name in probes or (name not in found_stages() and name in found("probes")):
         return load("probes", name)
     return load("stages", name)
+
+
+def built_in() -> frozenset[str]:
+    """Names of our own stages and probes."""
+    return frozenset(e.name for e in own() if e.group in ("sintra.stages", "sintra.probes"))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Any
 
 from doit.reporter import ConsoleReporter
 
+FAILURES: list[str] = []  # what went wrong in this run, a text each
 AT_END: list[Callable[[], None]] = []  # called when everything has been tried, also after failures
 
 
@@ -31,7 +32,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             return
         with self._lock:
             text = fail.message if str(fail.message).startswith("sintra: ") else fail.get_msg()
-            print(str(text).rstrip(), file=sys.stderr, flush=True)
+            FAILURES.append(str(text).strip())
+            print(FAILURES[-1], file=sys.stderr, flush=True)
 
     def complete_run(self) -> None:
         """Errors of doit itself."""

@@ -113,11 +113,12 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     for name in PAGES:  # of another winner
         (out / name).unlink(missing_ok=True)
     delivery.put(place.store, out, what)
+    more = delivery.put_extra(place.store, out, delivery.extra(graph, place.store, winner))
     if winner:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
-    write_atomic(out / "manifest.json", json.dumps(manifest(place, what, graph), indent=1) + "\n")
+    write_atomic(out / "manifest.json", json.dumps(manifest(place, what, graph, more), indent=1) + "\n")
     point(place.root, place.study.id)
     history.append(
         place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
@@ -131,9 +132,9 @@ def recipe_yaml(result: dict[str, Any]) -> str:
     return head + "recipes:\n- " + json.dumps(recipe) + "\n"
 
 
-def manifest(place: Workspace, what: dict[str, Artifact], graph: Graph) -> dict[str, Any]:
-    """Where everything came from: digests, versions, texts."""
-    files = delivery.digests(what)
+def manifest(place: Workspace, what: dict[str, Artifact], graph: Graph, more: dict[str, str]) -> dict[str, Any]:
+    """Where everything came from: digests, versions, texts. more: digests of what plugins made."""
+    files = delivery.digests(what) | more
     for path in sorted(place.outputs.iterdir()):
         if path.is_file() and path.name not in ("manifest.json", "model.gguf", *PAGES) and not path.name.startswith("."):
             files[path.name] = sha256(path.read_text())

@@ -109,7 +109,8 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal],
             if isinstance(outcome, Failure):
                 failure = outcome
             elif isinstance(outcome, Artifact):
-                rows = parse(store.read_json(outcome, NAME))
+                said = any(f.path == NAME for f in outcome.files)  # a plugin's stage need not measure anything
+                rows = parse(store.read_json(outcome, NAME)) if said else []
                 if step.stage in ("quality", "quality_hf"):
                     decided = decided or (level == "report" and any(r.metric == "kld_mean" for r in rows))
                     for row in rows:

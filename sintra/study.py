@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sintra import config, locks, source
+from sintra import config, locks, plugins, source
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
@@ -124,6 +124,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
     if not place.study.measured_on:
         del wanted["measured_on"]
+    if not place.study.extra:
+        del wanted["extra"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -178,6 +180,7 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
         overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"], measured_on=measured_on(conf),
+        extra=extra_of(conf["extra"]),
     )  # fmt: skip
 
 
@@ -203,6 +206,21 @@ def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
     if compress["python"] not in ("auto", "here"):
         raise UserError(f"compress.python={compress['python']!r}: use auto (an environment in the cache) or here")
     return asked
+
+
+def extra_of(names: list[str]) -> tuple[str, ...]:
+    """The stages and probes of plugins that every finalist goes through, checked."""
+    for name in dict.fromkeys(names):
+        known = {e.name for group in ("stages", "probes") for e in plugins.all_of(group)} - plugins.built_in()
+        if name not in known:
+            raise UserError(
+                f"extra has {name!r}, which no plugin offers (doit plugins): {nearest(name, known) if known else 'none'}"
+            )
+        try:
+            plugins.step(name)
+        except Exception as error:  # somebody else's module
+            raise UserError(f"extra has {name!r}, which can't be loaded: {type(error).__name__}: {error}") from None
+    return tuple(dict.fromkeys(names))
 
 
 def hardware_of(conf: dict[str, Any]) -> Hardware:

@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, sweep
+from sintra import commands, config, result, rounds, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
 from sintra.console import CONSOLE, span
 from sintra.errors import UserError
@@ -30,24 +30,10 @@ from sintra.types import canonical
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    [
-        "next",
-        "history",
-        "verify",
-        "gc",
-        "du",
-        "rollback",
-        "export_ollama",
-        "ab",
-        "surgery",
-        "help",
-        "docs",
-        "check",
-        *commands.DEVICE,
-    ]
-)
+    (set(commands.DOCS) | {"help"}) - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
+)  # these open a study
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
-          "--older", "--max-size", "--pin", "--unpin"}  # fmt: skip
+          "--older", "--max-size", "--pin", "--unpin", "--endpoint"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
@@ -77,6 +63,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
         for opened in [place] if place else places[:1]:
             CONSOLE.configure(opened.conf["progress"])
+        for each in [place] if place and "optimize" in named else places:
+            telling.check(each.conf)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -86,13 +74,20 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
             rounds.reopen(each)
+    chains = Many(root, raw, places, together) if together else None
     if place:
         chain = Chain(place)
-        yield from chain.tasks()
         if "optimize" in named:
-            AT_END.append(chain.cut)
-    if together:
-        yield from Many(root, raw, places, together).tasks()
+            AT_END.extend([chain.cut, lambda: told([chain.story])])
+        yield from chain.tasks()
+    if chains:
+        yield from chains.tasks()
+
+
+def told(stories: list[story.Story]) -> None:
+    """The end of what listeners hear of this process."""
+    for line in story.close(stories):
+        say(line)
 
 
 class Many:
@@ -107,12 +102,12 @@ class Many:
     def tasks(self) -> Iterator[Task]:
         """Every chain; one study's end doesn't wait for another's, and neither does the table."""
         seen: set[str] = set()
-        for place in self.places:
-            self.chains.append(Chain(place, place.study.id, seen, self.done))
-            yield from self.chains[-1].tasks()
+        self.chains = [Chain(place, place.study.id, seen, self.done) for place in self.places]
+        for chain in self.chains:
+            yield from chain.tasks()
         cells = [f"cell:{p.study.id}" for p in self.places]
         yield _task(self.command, self.every_met, [False], commands.DOCS[self.command], cells)
-        AT_END.append(self.close)
+        AT_END.extend([self.close, lambda: told([c.story for c in self.chains])])
 
     def every_met(self) -> bool:
         """Whether every study met its goal."""
@@ -144,6 +139,7 @@ class Chain:
         self.place, self.mark, self.done = place, mark, done
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
+        self.story = story.Story(place)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
@@ -224,6 +220,7 @@ class Chain:
             self.tell()
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
+        self.story.so_far(graph, known)
         given = self.planned(graph, known)
         rounds.write_round(self.place, given)
         count, seconds = ahead(graph, self.place.store, given)
@@ -262,6 +259,7 @@ class Chain:
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         result.deliver(self.place, made, found, known, graph)
+        self.story.end(graph, known, made)
         if self.done is not None:
             self.done(made)
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run

@@ -122,6 +122,7 @@ class Study:
     formats: tuple[str, ...] = ("gguf",)
     compress: dict[str, Any] = field(default_factory=dict)
     measured_on: str = ""
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

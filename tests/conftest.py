@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models"))
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
 QUICK = ("probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
 
 
@@ -98,6 +99,15 @@ def make_project(root: Path, toolchain: Path) -> Project:
         (root / name).symlink_to(ROOT / name)
     shutil.copytree(toolchain, root / "cache")
     return Project(root)
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory, toolchain, tiny) -> Project:
+    """A project in which one quick study of the tiny model has ended well; its cache may be copied by make_project."""
+    made = make_project(tmp_path_factory.mktemp("studied") / "project", toolchain)
+    done = made.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return made
 
 
 @pytest.fixture

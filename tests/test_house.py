@@ -47,19 +47,25 @@ LAYERS = [
         "terms",
         "spawn",
         "gate",
+        "bundle",
+        "events",
     },
     {"history", "hardware", "judge", "planning", "allocation", "llm"},
-    {"stages", "probes", "planners", "exports", "executors"},
+    {"telemetry", "served"},
+    {"adapters"},
+    {"telling", "listening"},
+    {"stages", "probes", "planners", "exports", "executors", "listeners"},
     {"graph", "study", "worker", "engine", "run", "footprint"},
     {"bounds", "known"},
     {"lessons"},
     {"rounds", "result", "delivery", "steps", "sharing", "reporter", "forget"},
-    {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices", "exchange", "upkeep", "usage"},
-    {"overview", "anatomy", "heat"},
+    {"dryrun", "story", "catalogue", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
+    {"exchange", "upkeep", "usage"},
+    {"overview", "anatomy", "heat", "ci"},
     {"briefing", "pages", "glossary", "messages", "reference"},
-    {"commands", "tasks", "__main__"},
+    {"commands", "tasks", "__main__", "cli"},
 ]
-LEAVES = {"stages", "probes", "planners", "exports", "hardware", "executors"}
+LEAVES = {"stages", "probes", "planners", "exports", "listeners", "adapters", "hardware", "executors"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
 
 

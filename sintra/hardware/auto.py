@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sintra.bundle import home
 from sintra.hardware import detect as machines
 from sintra.hardware import profile as profiles
 from sintra.hardware.profile import AUTO, GIB
@@ -13,7 +14,6 @@ from sintra.hardware.profiles import load
 from sintra.hardware.stream import bandwidth
 
 __all__ = ["AUTO", "detect", "text"]
-ROOT = Path(__file__).resolve().parent.parent.parent
 ARRAYS = 512 * 2**20
 
 
@@ -24,7 +24,7 @@ def detect(path: Path, measure: bool = True) -> dict[str, Any]:
     in any case.
     """
     machine = machines.this()
-    known = load(ROOT, machine.profile) if machine.profile and (ROOT / "conf").is_dir() else None
+    known = load(home(), machine.profile) if machine.profile and (home() / "conf").is_dir() else None
     measured = None
     if measure or not known:
         measured = bandwidth(machine.cores, min(ARRAYS, max(2**20, machine.usable // 8)))

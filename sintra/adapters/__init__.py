@@ -1,0 +1,1 @@
+"""Adapters: a result of outputs/ as a language model of LangChain or LlamaIndex."""
