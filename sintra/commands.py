@@ -13,7 +13,7 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import dryrun, history, past, plugins, result, rounds
+from sintra import dryrun, exported, history, past, result, rounds
 from sintra.errors import Transient, UserError, nearest
 from sintra.steps import Call, explain
 from sintra.store import Store
@@ -29,7 +29,6 @@ DOCS = {
     "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
     "gc": "Delete what no study needs any more",
     "rollback": "Point outputs/latest to the last good result before the present one",
-    "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
@@ -52,14 +51,12 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
                                                           "help": "only say what would go"}], None),
         "rollback": (lambda: rollback(root, store), [], None),
-        "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
-                                                                         "help": "a folder in outputs/"}], None),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
-    free |= device_commands(root, raw)
+    free |= device_commands(root, raw) | exported.commands(root, raw, store)
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
@@ -116,7 +113,7 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
     """A command as a task that always runs."""
     call = Call(function)
-    task = Task(name, [call], params=params, pos_arg=pos, doc=DOCS[name], verbosity=2, uptodate=[False])
+    task = Task(name, [call], params=params, pos_arg=pos, doc=DOCS.get(name) or exported.doc(name), verbosity=2, uptodate=[False])
     call.task = task
     return task
 
@@ -124,14 +121,6 @@ def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]
 def cache_name(raw: list[str]) -> str:
     """The cache folder that the command line names."""
     return next((o.split("=", 1)[1] for o in raw if o.startswith("store.path=")), "cache")
-
-
-def export(name: str, root: Path, study: str) -> None:
-    """Run an export plugin on a folder of outputs/."""
-    folder = root / "outputs" / study
-    if not (folder / "result.json").exists():
-        raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
-    plugins.load("exports", name)(folder.resolve(), Store(root / "cache"))
 
 
 def page(name: str, root: Path, raw: list[str]) -> None:
@@ -189,8 +178,8 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
-        print(f"doit {name:<15} {DOCS[name]}")
+    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", *exported.names(), "ab", "surgery"):
+        print(f"doit {name:<15} {DOCS.get(name) or exported.doc(name)}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 
 

@@ -24,6 +24,7 @@ from sintra.types import Artifact, Candidate, Goal, Verdict, canonical, sha256
 SHOWN = 12
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
+DEVICE = ("name", "title", "backend", "isa", "cores", "ram_bytes", "usable_bytes")
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -40,6 +41,7 @@ def build(
     return {
         "schema": 1, "study": place.study.id, "status": status, "reason": stop, "model": place.study.model,
         "hardware": place.study.hardware.name,
+        "device": {k: getattr(place.study.hardware, k) for k in DEVICE}, "context": place.study.probe["context"],
         "goal": {"name": goal.name, "constraints": [asdict(c) for c in goal.constraints],
                  "minimise" if goal.sense > 0 else "maximise": goal.optimise},
         "winner": row(best, goal) if best else None,

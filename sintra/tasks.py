@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, sweep
+from sintra import commands, config, exported, result, rounds, source, sweep
 from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
@@ -27,9 +27,10 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+    ["next", "history", "verify", "gc", "rollback", "ab", "surgery", "help", "check", *commands.DEVICE, *exported.names()]
 )
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
+          "--study"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
