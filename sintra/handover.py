@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,12 +87,32 @@ class Handover:
 
     def _fetched(self) -> Artifact:
         source = self.manifest["source"]
+        found = self._made("fetch", lambda action: all(action["params"].get(k) == source[k] for k in ("kind", "digest")))
+        if found is None:
+            raise UserError(f"the original of {self.folder.name} isn't in {self.store.root.name}/ any more: {AGAIN}")
+        return found
+
+    def tokens(self) -> Any:
+        """The report text as it was measured: token ids, (windows, context), int32. Raises UserError."""
+        import numpy as np
+
+        digest = self.manifest["texts"]["report"]
+        text = self._made("fetch", lambda action: action["params"] == {"kind": "file", "digest": digest})
+        base = self._made("baseline", lambda action: text is not None and action["inputs"].get("text") == text.digest
+                          and action["params"]["context"] == self.result["context"])  # fmt: skip
+        if base is None:
+            raise UserError(f"the baseline of {self.folder.name} isn't in {self.store.root.name}/ any more: {AGAIN}")
+        return np.load(self.store.blob(next(f.sha256 for f in base.files if f.path == "tokens.npy")))
+
+    def _made(self, stage: str, fits: Callable[[dict[str, Any]], bool]) -> Artifact | None:
+        """A sound artifact of a stage whose action fits."""
         for record in self.store.records():
             action = record.get("action") or {}
-            same = all(action.get("params", {}).get(k) == source[k] for k in ("kind", "digest"))
-            if action.get("stage") == "fetch" and same and isinstance(found := self.store.lookup(record["key"]), Artifact):
-                return found
-        raise UserError(f"the original of {self.folder.name} isn't in {self.store.root.name}/ any more: {AGAIN}")
+            if action.get("stage") == stage and fits(action):
+                found = self.store.lookup(record["key"])
+                if isinstance(found, Artifact):
+                    return found
+        return None
 
 
 def opened(folder: Path, store: Store, taker: str, format: str | None = "gguf") -> Handover:

@@ -8,7 +8,7 @@ from typing import Any
 FOLDER = Path(__file__).parent / "exports" / "templates"
 
 
-def render(name: str, **values: Any) -> str:
+def render(name: str, /, **values: Any) -> str:
     """A template's text. A name that it needs and isn't given raises jinja2.UndefinedError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
