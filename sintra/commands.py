@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import dryrun, exported, history, past, result, rounds
+from sintra import dryrun, exported, latest, past, result, rounds, validation
 from sintra.errors import Transient, UserError, nearest
 from sintra.steps import Call, explain
 from sintra.store import Store
@@ -28,7 +27,8 @@ DOCS = {
     "history": "Every result of every study: show, export as CSV or JSON, forget",
     "verify": "Rehash everything in the cache; what is damaged goes into quarantine and is built again by the next run",
     "gc": "Delete what no study needs any more",
-    "rollback": "Point outputs/latest to the last good result before the present one",
+    "rollback": "Point outputs/latest to the last good result before the present one; it is validated first",
+    "validate": "Whether a result is sound: its files have their SHA-256, its model loads and answers: doit validate STUDY",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
@@ -50,7 +50,8 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "verify": (lambda: verify(store), [], None),
         "gc": (lambda dry_run: collect(store, dry_run), [{"name": "dry_run", "long": "dry-run", "type": bool, "default": False,
                                                           "help": "only say what would go"}], None),
-        "rollback": (lambda: rollback(root, store), [], None),
+        "rollback": (lambda: latest.rollback(root, store), [], None),
+        "validate": (lambda studies: validation.show(root, store, studies), [], "studies"),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
         "check": (lambda: check(root), [], None),
@@ -113,7 +114,9 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
     """A command as a task that always runs."""
     call = Call(function)
-    task = Task(name, [call], params=params, pos_arg=pos, doc=DOCS.get(name) or exported.doc(name), verbosity=2, uptodate=[False])
+    task = Task(
+        name, [call], params=params, pos_arg=pos, doc=DOCS.get(name) or exported.doc(name), verbosity=2, uptodate=[False]
+    )
     call.task = task
     return task
 
@@ -148,18 +151,6 @@ def collect(store: Store, dry_run: bool) -> None:
     print(f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, {freed / 1e6:.1f} MB")
 
 
-def rollback(root: Path, store: Store) -> None:
-    """The newest other study that met its goal and still lies in outputs/."""
-    latest = root / "outputs" / "latest"
-    present = os.readlink(latest) if latest.is_symlink() else None
-    for row in reversed(history.rows(store.root / "history.db")):
-        if row["status"] == "met" and row["study"] != present and (root / "outputs" / row["study"] / "result.json").exists():
-            result.point(root, row["study"])
-            print(f"outputs/latest is now {row['study']}")
-            return
-    raise UserError("there is no earlier good result to go back to")
-
-
 def check(root: Path) -> None:
     """Run the linters and the tests, the first failure ends it."""
     for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"], ["pytest"]):
@@ -174,11 +165,11 @@ def check(root: Path) -> None:
 
 def advise(root: Path) -> None:
     """What a person can do now."""
-    latest = root / "outputs" / "latest" / "result.json"
-    if latest.exists():
-        print(f"latest: {result.advice(json.loads(latest.read_text()))}")
+    path = root / "outputs" / "latest" / "result.json"
+    if path.exists():
+        print(f"latest: {result.advice(json.loads(path.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", *exported.names(), "ab", "surgery"):
+    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "validate", "rollback", *exported.names(), "ab", "surgery"):
         print(f"doit {name:<15} {DOCS.get(name) or exported.doc(name)}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -113,8 +113,8 @@ def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
 
 
 def at_hand(context: Context, name: str) -> str:
-    """The Python of an environment that no lock asks for: this one where it has the library, else one made for its requirements,
-    once. Raises Transient where pip can't."""
+    """The Python of an environment that no lock asks for: this one where it has the library, else one made for its
+    requirements, once. Raises Transient where pip can't."""
     environment = ENVIRONMENTS[name]
     if tool_version(environment.root) != "none":
         return sys.executable

@@ -29,7 +29,9 @@ def upload(folder: Path, repo: str, kind: str, words: str) -> str:
 
     api = HfApi(token=os.environ["HF_TOKEN"])
     try:
-        url = api.create_repo(repo, repo_type=kind, private=True, exist_ok=True, space_sdk="gradio" if kind == "space" else None)
+        url = api.create_repo(
+            repo, repo_type=kind, private=True, exist_ok=True, space_sdk="gradio" if kind == "space" else None
+        )
         api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message=words)
     except (HfHubHTTPError, OSError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)

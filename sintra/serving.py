@@ -113,7 +113,9 @@ def memory(given: Handover, context: str) -> Memory:
         return Memory(int(peak["value"]), at, 0)
     layout = read_layout(given.model)
     if not context.isdigit() or not 0 < int(context) <= (layout["context"] or int(context)):
-        raise UserError(f"context={context} is no number of tokens up to the {layout['context']} that the model was trained for")
+        raise UserError(
+            f"context={context} is no number of tokens up to the {layout['context']} that the model was trained for"
+        )
     shape, kv = Shape.of(layout), given.recipe.kv
     return Memory(int(peak["value"]), at, max(0, int(kv_bytes(shape, int(context), kv) - kv_bytes(shape, at, kv))))
 

@@ -27,7 +27,20 @@ NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "ab", "surgery", "help", "check", *commands.DEVICE, *exported.names()]
+    [
+        "next",
+        "history",
+        "verify",
+        "gc",
+        "rollback",
+        "validate",
+        "ab",
+        "surgery",
+        "help",
+        "check",
+        *commands.DEVICE,
+        *exported.names(),
+    ]
 )
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
           "--study"}  # fmt: skip
@@ -56,7 +69,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
-        place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        free = not named or set(named) <= FREE or named[0] == "validate"  # whose arguments are studies
+        place = None if together or free else open_workspace(root, raw)
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -198,7 +212,9 @@ class Chain:
         found = rounds.candidates(graph, self.place.store, known)
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
-        result.deliver(self.place, made, found, known, graph)
+        wrong = result.deliver(self.place, made, found, known, graph)
+        if wrong:
+            say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
         if self.done is not None:
             self.done(made)
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
@@ -210,7 +226,7 @@ class Chain:
         if llm["calls"]:
             print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")
         print(f"{steps['built']} steps built, {steps['cached']} from the cache, {steps['failed']} failed; {made['wall_s']} s")
-        return bool(made["status"] == "met")
+        return bool(made["status"] == "met" and not wrong)
 
 
 def summary(given: rounds.Round) -> str:

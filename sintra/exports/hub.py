@@ -16,7 +16,8 @@ from sintra import __version__
 from sintra.chat import read_chat
 from sintra.errors import Transient, UserError
 from sintra.handover import Handover, opened
-from sintra.hub import check_target, upload as send
+from sintra.hub import check_target
+from sintra.hub import upload as send
 from sintra.store import Store, hash_file
 from sintra.templates import render
 

@@ -79,9 +79,9 @@ def deployment(given: Handover, how: Serving, name: str, image: str, labels: Man
         "containers": [server(given, how, image)],
         "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": name}}, {"name": "tmp", "emptyDir": {}}],
     }
-    peak = given.measured["ram_peak_bytes"]
+    peak, more = given.measured["ram_peak_bytes"], how.memory.more
     notes = {"sintra/study": given.result["study"], "sintra/sha256": given.digest,
-             "sintra/memory": f"{int(peak['value'])} bytes measured ({peak['protocol']}), {how.memory.more} estimated"}  # fmt: skip
+             "sintra/memory": f"{peak['value']:.0f} bytes measured ({peak['protocol']}), {more} estimated"}  # fmt: skip
     template = {"metadata": {"labels": all_labels, "annotations": notes}, "spec": pod}
     return {"replicas": 1, "strategy": {"type": "Recreate"}, "selector": {"matchLabels": labels}, "template": template}
 

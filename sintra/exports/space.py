@@ -13,7 +13,8 @@ from typing import Any
 from sintra.chat import read_chat
 from sintra.errors import UserError
 from sintra.handover import Handover, opened
-from sintra.hub import check_target, upload as send
+from sintra.hub import check_target
+from sintra.hub import upload as send
 from sintra.store import Store, link_or_copy
 from sintra.templates import render
 
@@ -49,7 +50,7 @@ def app(given: Handover, title: str) -> str:
     about += f"; {kld['value']:.4f} nats a token from the 16-bit model" if kld else ""
     values = {"title": title, "about": about, "digest": given.digest, "context": chat.context, "kv": given.recipe.kv,
               "chats": chat.turns is not None}  # fmt: skip
-    return render("app.py", **{k: repr(v) for k, v in values.items()})
+    return render("space.py.j2", **{k: repr(v) for k, v in values.items()})
 
 
 def readme(given: Handover, title: str, license: str) -> str:

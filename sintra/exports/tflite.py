@@ -1,7 +1,7 @@
 """TFLite: the original model through litert-torch, run by the LiteRT interpreter and compared with PyTorch (extra: tflite).
 
-A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or int4 of LiteRT's own. litert-torch
-clashes with constraints.txt, so it has an environment of its own (sintra.environments).
+A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or int4 of LiteRT's own.
+litert-torch clashes with constraints.txt, so it has an environment of its own (sintra.environments).
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
     given = opened(folder, store, "LiteRT", None)
     ids = given.tokens()[:WINDOWS]
     if length and not (length.isdigit() and 0 < int(length) <= ids.shape[1]):
-        raise UserError(f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's windows (probe.context)")
+        raise UserError(
+            f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's windows (probe.context)"
+        )
     ids = ids[:, : int(length or ids.shape[1])]
     with given.original() as source:
         out = given.fresh("tflite")
         keep = store.folder("tmp") / f"{unique()}.export"
         params = {"tokens": ids.tolist(), "weights": weights}
-        context = Context(params, {"model": source}, out, {}, keep, min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10)))
+        context = Context(
+            params, {"model": source}, out, {}, keep, min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10))
+        )
         try:
             call(context, at_hand(context, "tflite"), f"{__name__}:convert")
         except Infeasible as error:
@@ -77,13 +81,16 @@ def lower(net: Any, path: Path, ids: Any) -> None:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         kind = net.net.config.model_type
         known = ", ".join(sorted(ARCHITECTURES))
-        raise Infeasible("unsupported", f"litert-torch can't convert {kind!r} (tried and found good: {known}): {first[:160]}") from None
+        raise Infeasible(
+            "unsupported", f"litert-torch can't convert {kind!r} (tried and found good: {known}): {first[:160]}"
+        ) from None
     made.export(str(path))
 
 
 def pack(path: Path, recipe: str) -> None:
     """Quantize in place by one of ai-edge-quantizer's own recipes."""
-    from ai_edge_quantizer import quantizer, recipe as recipes
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import recipe as recipes
 
     packer = quantizer.Quantizer(str(path))
     packer.load_quantization_recipe(getattr(recipes, recipe)())
