@@ -17,6 +17,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from compose_spec import PyCompose
 
 from sintra.errors import UserError
 from sintra.exports import docker, k8s
@@ -115,7 +116,11 @@ def test_the_build_step_refuses_another_model(image, tmp_path):
 
 
 def test_compose_is_confined_and_has_the_measured_memory(image, given):
-    service = yaml.safe_load((image / "compose.yaml").read_text())["services"]["model"]
+    text = (image / "compose.yaml").read_text()
+    PyCompose.from_yaml(text)
+    with pytest.raises(ValueError, match="read_onl"):
+        PyCompose.from_yaml(text.replace("read_only:", "read_onl:"))
+    service = yaml.safe_load(text)["services"]["model"]
     assert service["platform"] == "linux/arm64"
     assert service["ports"] == ["127.0.0.1:8080:8080"]
     assert service["read_only"] is True
@@ -140,9 +145,9 @@ def test_other_devices(given):
     card = serving(changed(given, backend="cuda", isa="x86_64 avx2"))
     assert (card.image.split(":")[1], card.architecture) == ("server-cuda-v0.5.0", "amd64")
     assert card.arguments("m")[-2:] == ["--n-gpu-layers", "999"]
-    assert "nvidia" in json.dumps(docker.compose(given, card))
+    assert "nvidia" in PyCompose.from_yaml(json.dumps(docker.compose(given, card))).to_yaml()
     deck = serving(changed(given, backend="vulkan", isa="x86_64 avx2"))
-    assert "/dev/dri" in json.dumps(docker.compose(given, deck))
+    assert "/dev/dri" in PyCompose.from_yaml(json.dumps(docker.compose(given, deck))).to_yaml()
     mac = serving(changed(given, backend="metal", isa="arm64 i8mm"))
     assert mac.image.split(":")[1] == "server-v0.5.0"
     with pytest.raises(UserError, match="runs no containers"):
