@@ -37,7 +37,10 @@ def doc(command: str) -> str:
     """What an export says of itself. Loaded only where it is shown."""
     if not set(sys.argv) & LISTING and len(sys.argv) > 1:
         return command
-    module = inspect.getmodule(plugins.load("exports", command.removeprefix(PREFIX)))
+    try:
+        module = inspect.getmodule(plugins.load("exports", command.removeprefix(PREFIX)))
+    except Exception as error:  # another package's fault must not take the list away
+        return f"can't be loaded: {type(error).__name__}: {error}"
     return (inspect.getdoc(module) or command).splitlines()[0]
 
 

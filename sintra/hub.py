@@ -25,7 +25,6 @@ def upload(folder: Path, repo: str, kind: str, words: str) -> str:
     kind: "model" or "space". Raises Transient with the hub's own words.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=os.environ["HF_TOKEN"])
     try:
@@ -33,7 +32,7 @@ def upload(folder: Path, repo: str, kind: str, words: str) -> str:
             repo, repo_type=kind, private=True, exist_ok=True, space_sdk="gradio" if kind == "space" else None
         )
         api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message=words)
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's own errors, and those of whatever HTTP library the client has
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise Transient(f"the hub didn't take {repo}: {first}; the folder {folder} is complete") from None
     return str(url)

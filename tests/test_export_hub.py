@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import yaml
 
 from sintra.errors import UserError
 from sintra.exports import hub
@@ -61,6 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             server.repos["owner/model"] = json.loads(data)
             return self.reply(200, {"url": f"{server.url}/owner/model", "id": "owner/model"})
+        if self.path == "/api/validate-yaml":
+            front = yaml.safe_load(json.loads(data)["content"].split("---")[1])
+            errors = [] if isinstance(front.get("license"), str) else [{"message": "license"}]
+            return self.reply(200, {"errors": errors, "warnings": []})
         if "/preupload/" in self.path:
             files = json.loads(data)["files"]
             mode = {True: "lfs", False: "regular"}
@@ -154,7 +159,7 @@ def test_upload_only_with_a_token(out, finished, server):
                          HF_HUB_DISABLE_XET="1")  # fmt: skip
     assert sent.returncode == 0, sent.stderr
     assert "hf_secret" not in sent.stdout + sent.stderr
-    assert server.repos["owner/model"]["private"] is True
+    assert server.repos["owner/model"]["visibility"] == "private"
     assert server.tokens == {"Bearer hf_secret"}
     assert set(server.files) == {p.name for p in out.iterdir()}
     name = next(out.glob("*.gguf")).name
