@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
-from sintra.llama import log_softmax
+from sintra.errors import Infeasible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,11 @@ def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict
     {"max_abs", "mean_abs": differences of logits; "kld_mean": mean KL divergence to the reference in nats a token; "same_top":
     share of equal top tokens; "tokens"}. Raises Infeasible for logits that are no numbers.
     """
-    one, two = (x.reshape(-1, x.shape[-1]) for x in (reference, other))
+    from scipy.special import log_softmax
+
+    one, two = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, other))
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise Infeasible("not_a_number", "a runtime's logits are not finite")
     gap = np.abs(one - two)
     first, second = log_softmax(one), log_softmax(two)
     kld = (np.exp(first) * (first - second)).sum(axis=-1)
