@@ -76,6 +76,16 @@ def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict
             "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()), "tokens": len(one)}  # fmt: skip
 
 
+def reason(error: BaseException) -> str:
+    """What an exporter stumbled over, in a line: its own words are pages, and the cause is at the bottom of them."""
+    import re
+
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
+    return f"{type(error).__name__}: {next((line for line in lines if line), 'no word')}"[:200]
+
+
 def words(found: dict[str, float]) -> str:
     """A likeness in a line."""
     return (f"logits differ from PyTorch's by at most {found['max_abs']:.2g} ({found['kld_mean']:.2g} nats a token, "

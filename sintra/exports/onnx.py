@@ -13,7 +13,7 @@ from typing import Any
 
 from sintra.errors import Infeasible, UserError, nearest
 from sintra.handover import Handover, opened
-from sintra.likeness import likeness, logits, plain, words
+from sintra.likeness import likeness, logits, plain, reason, words
 from sintra.store import Store
 from sintra.templates import render
 
@@ -68,9 +68,8 @@ def write(net: Any, path: Path, ids: Any) -> None:
         assert program is not None
         program.save(path, external_data=heavy)
     except Exception as error:  # the exporter has no error type of its own that covers all it raises
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         kind = net.net.config.model_type
-        raise UserError(f"torch.onnx can't export the architecture {kind!r}: {first[:200]}") from None
+        raise UserError(f"torch.onnx can't export the architecture {kind!r}: {reason(error)}") from None
 
 
 def pack(out: Path, weights: str) -> None:

@@ -16,7 +16,7 @@ from sintra.environments import at_hand
 from sintra.errors import Infeasible, UserError, nearest
 from sintra.foreign import call
 from sintra.handover import Handover, opened
-from sintra.likeness import ARCHITECTURES, likeness, logits, plain, words
+from sintra.likeness import ARCHITECTURES, likeness, logits, plain, reason, words
 from sintra.stage import Context, cores
 from sintra.store import Store, unique
 from sintra.templates import render
@@ -78,12 +78,9 @@ def lower(net: Any, path: Path, ids: Any) -> None:
     try:
         made = litert_torch.convert(net, (torch.from_numpy(ids[:1]).long(),))
     except Exception as error:  # whatever torch.export or the lowering says of an operation
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        kind = net.net.config.model_type
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise Infeasible(
-            "unsupported", f"litert-torch can't convert {kind!r} (tried and found good: {known}): {first[:160]}"
-        ) from None
+        kind, known = net.net.config.model_type, ", ".join(sorted(ARCHITECTURES))
+        words = f"litert-torch can't convert {kind!r} (tried and found good: {known}): {reason(error)}"
+        raise Infeasible("unsupported", words) from None
     made.export(str(path))
 
 
