@@ -16,9 +16,8 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-ARCHITECTURES = {  # model_type -> what the two-block models of bench/portable.py did in both exports
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3",
-}  # fmt: skip
+# What came out right of both exports as a two-block model (bench/portable.py). Others are tried all the same.
+ARCHITECTURES = ("gemma", "gemma2", "gemma3_text", "gpt2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
 
 
 def plain(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sintra.errors import Infeasible, UserError, nearest
 from sintra.handover import Handover, opened
-from sintra.likeness import likeness, logits, plain, reason, words
+from sintra.likeness import ARCHITECTURES, likeness, logits, plain, reason, words
 from sintra.store import Store
 from sintra.templates import render
 
@@ -111,4 +111,5 @@ def readme(given: Handover, out: Path, weights: str, found: dict[str, float]) ->
 
     size = sum(p.stat().st_size for p in out.glob("*.onnx*"))
     return render("onnx.md", given=given, weights=weights, found=found, words=words(found), size=size, opset=OPSET,
+                  known=", ".join(ARCHITECTURES),
                   torch=torch.__version__, runtime=onnxruntime.__version__)  # fmt: skip

@@ -78,7 +78,7 @@ def lower(net: Any, path: Path, ids: Any) -> None:
     try:
         made = litert_torch.convert(net, (torch.from_numpy(ids[:1]).long(),))
     except Exception as error:  # whatever torch.export or the lowering says of an operation
-        kind, known = net.net.config.model_type, ", ".join(sorted(ARCHITECTURES))
+        kind, known = net.net.config.model_type, ", ".join(ARCHITECTURES)
         words = f"litert-torch can't convert {kind!r} (tried and found good: {known}): {reason(error)}"
         raise Infeasible("unsupported", words) from None
     made.export(str(path))
@@ -111,4 +111,4 @@ def readme(given: Handover, out: Path, weights: str, length: int, found: dict[st
     """What it is, how like the original, and what it isn't."""
     size = (out / "model.tflite").stat().st_size
     return render("tflite.md", given=given, weights=weights, words=words(found), size=size, length=length,
-                  known=", ".join(sorted(ARCHITECTURES)))  # fmt: skip
+                  known=", ".join(ARCHITECTURES))  # fmt: skip
