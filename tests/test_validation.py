@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 
 import pytest
 from conftest import QUICK, make_project
@@ -105,9 +104,9 @@ def test_a_model_that_does_not_load_or_answer(place, tmp_path):
     good = (folder / "model.gguf").read_bytes()
     signed(folder, good[: len(good) // 2])
     assert "answers: Infeasible: llama.cpp can't load model.gguf" in problem(validate(folder, store))
-    norm = next(t for t in GGUFReader(second / "model.gguf").tensors if t.name == "output_norm.weight")
+    last = next(t for t in GGUFReader(second / "model.gguf").tensors if t.name == "output.weight")
     poisoned = bytearray(good)
-    poisoned[norm.data_offset : norm.data_offset + 4] = struct.pack("<f", float("nan"))
+    poisoned[last.data_offset : last.data_offset + last.n_bytes] = b"\xff" * int(last.n_bytes)  # every scale is no number
     signed(folder, bytes(poisoned))
     assert "answers: Infeasible: the model's logits are not finite" in problem(validate(folder, store))
     signed(folder, good)
