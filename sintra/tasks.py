@@ -216,7 +216,7 @@ class Chain:
         if wrong:
             say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
         if self.done is not None:
-            self.done(made)
+            self.done(made | ({"status": "invalid"} if wrong else {}))
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
         print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
