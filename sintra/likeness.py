@@ -85,7 +85,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {next((line for line in lines if line), 'no word')}"[:200]
 
 
-def words(found: dict[str, float]) -> str:
+def words(found: dict[str, Any]) -> str:
     """A likeness in a line."""
     return (f"logits differ from PyTorch's by at most {found['max_abs']:.2g} ({found['kld_mean']:.2g} nats a token, "
             f"{found['same_top']:.1%} equal top tokens, {found['tokens']} tokens)")  # fmt: skip

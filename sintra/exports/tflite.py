@@ -17,7 +17,7 @@ from sintra.errors import Infeasible, UserError, nearest
 from sintra.foreign import call
 from sintra.handover import Handover, opened
 from sintra.likeness import ARCHITECTURES, likeness, logits, plain, reason, words
-from sintra.stage import Context, cores
+from sintra.stage import Context, cores, tool_version
 from sintra.store import Store, unique
 from sintra.templates import render
 
@@ -67,7 +67,8 @@ def convert(context: Context) -> None:
     lower(net, path, ids)
     if recipe := WEIGHTS[context.params["weights"]]:
         pack(path, recipe)
-    context.write_json("comparison.json", likeness(logits(net, ids), run(path, ids, context.threads)))
+    versions = {n: tool_version(n) for n in ("litert-torch", "ai-edge-litert", "torch", "transformers")}
+    context.write_json("comparison.json", likeness(logits(net, ids), run(path, ids, context.threads)) | versions)
 
 
 def lower(net: Any, path: Path, ids: Any) -> None:
@@ -107,8 +108,8 @@ def run(path: Path, ids: Any, threads: int) -> Any:
     return np.concatenate([runner(**{given: row[None].astype(np.int32)})[name] for row in ids])
 
 
-def readme(given: Handover, out: Path, weights: str, length: int, found: dict[str, float]) -> str:
+def readme(given: Handover, out: Path, weights: str, length: int, found: dict[str, Any]) -> str:
     """What it is, how like the original, and what it isn't."""
     size = (out / "model.tflite").stat().st_size
-    return render("tflite.md", given=given, weights=weights, words=words(found), size=size, length=length,
+    return render("tflite.md", given=given, weights=weights, words=words(found), found=found, size=size, length=length,
                   known=", ".join(ARCHITECTURES))  # fmt: skip
