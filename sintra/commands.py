@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from doit.task import Task
 
-from sintra import catalogue, dryrun, history, past, plugins, result, rounds, telemetry
+from sintra import catalogue, dryrun, exported, latest, past, result, rounds, telemetry, validation
 from sintra.errors import Transient, UserError, nearest
 from sintra.steps import Call, explain
 from sintra.store import Store
@@ -33,8 +32,8 @@ DOCS = {
     "pull": "Take from the shared store what it has of a study, or all that it has (--all)",
     "plugins": "Every stage, probe, planner, export, listener and device that is installed, and why one can't be loaded",
     "telemetry": "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly what would be sent",
-    "rollback": "Point outputs/latest to the last good result before the present one",
-    "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
+    "rollback": "Point outputs/latest to the last good result before the present one; it is validated first",
+    "validate": "Whether a result is sound: its files have their SHA-256, its model loads and answers: doit validate STUDY",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
@@ -55,9 +54,8 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     store = place.store if place else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
         "history": (functools.partial(past.show, store.root / "history.db"), list(past.PARAMS), None),
-        "rollback": (lambda: rollback(root, store), [], None),
-        "export_ollama": (lambda study: export("ollama", root, study), [{"name": "study", "long": "study", "default": "latest",
-                                                                         "help": "a folder in outputs/"}], None),
+        "rollback": (lambda: latest.rollback(root, store), [], None),
+        "validate": (lambda studies: validation.show(root, store, studies), [], "studies"),
         "plugins": (lambda format: catalogue.show(format), [FORMAT], None),
         "telemetry": (functools.partial(telemetry.command, root),
                       [option("on", False, "turn it on"), option("off", False, "turn it off; what waits is dropped"),
@@ -69,7 +67,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
-    free |= device_commands(root, raw) | cache_commands(root, store)
+    free |= device_commands(root, raw) | cache_commands(root, store) | exported.commands(root, raw, store)
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
@@ -176,7 +174,9 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
 def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
     """A command as a task that always runs."""
     call = Call(function)
-    task = Task(name, [call], params=params, pos_arg=pos, doc=DOCS[name], verbosity=2, uptodate=[False])
+    task = Task(
+        name, [call], params=params, pos_arg=pos, doc=DOCS.get(name) or exported.doc(name), verbosity=2, uptodate=[False]
+    )
     call.task = task
     return task
 
@@ -186,31 +186,11 @@ def cache_name(raw: list[str]) -> str:
     return next((o.split("=", 1)[1] for o in raw if o.startswith("store.path=")), "cache")
 
 
-def export(name: str, root: Path, study: str) -> None:
-    """Run an export plugin on a folder of outputs/."""
-    folder = root / "outputs" / study
-    if not (folder / "result.json").exists():
-        raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
-    plugins.load("exports", name)(folder.resolve(), Store(root / "cache"))
-
-
 def page(name: str, root: Path, raw: list[str]) -> None:
     """Run a command that leaves a page beside a result."""
     from sintra import pages  # not on the no-op path
 
     getattr(pages, name)(root, raw)
-
-
-def rollback(root: Path, store: Store) -> None:
-    """The newest other study that met its goal and still lies in outputs/."""
-    latest = root / "outputs" / "latest"
-    present = os.readlink(latest) if latest.is_symlink() else None
-    for row in reversed(history.rows(store.root / "history.db")):
-        if row["status"] == "met" and row["study"] != present and (root / "outputs" / row["study"] / "result.json").exists():
-            result.point(root, row["study"])
-            print(f"outputs/latest is now {row['study']}")
-            return
-    raise UserError("there is no earlier good result to go back to")
 
 
 def document(root: Path, site: bool) -> None:
@@ -237,13 +217,13 @@ def check(root: Path) -> None:
 
 def advise(root: Path) -> None:
     """What a person can do now."""
-    latest = root / "outputs" / "latest" / "result.json"
-    if latest.exists():
-        print(f"latest: {result.advice(json.loads(latest.read_text()))}")
+    path = root / "outputs" / "latest" / "result.json"
+    if path.exists():
+        print(f"latest: {result.advice(json.loads(path.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    shown = ("plan", "why", "history", "plugins", "telemetry", *DEVICE, *UPKEEP, "rollback", "export_ollama", "ab", "surgery")
-    for name in shown:
-        print(f"doit {name:<15} {DOCS[name]}")
+    shown = ("plan", "why", "history", "plugins", "telemetry", *DEVICE, *UPKEEP, "validate", "rollback", *exported.names())
+    for name in (*shown, "ab", "surgery"):
+        print(f"doit {name:<15} {DOCS.get(name) or exported.doc(name)}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 
 

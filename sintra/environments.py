@@ -40,6 +40,8 @@ ENVIRONMENTS = {
     "compressor": Environment("llmcompressor", ("llmcompressor==0.14.0.1", "protobuf>=6")),
     # 7.7 needs torch 2.14.1; transformers loads what it writes through optimum.
     "gptq": Environment("gptqmodel", ("gptqmodel==7.6.0", "optimum==2.3.0")),
+    # It pins typing-extensions below 4.13, which ours has outgrown.
+    "tflite": Environment("litert-torch", ("litert-torch==0.10.0", "ai-edge-quantizer==0.10.0")),
 }
 
 
@@ -107,6 +109,21 @@ def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
             context.say(f"the environment {name} is built again")
             made = create(context, [f"{n}=={v.partition('+')[0]}" for n, v in sorted(lock.items())])
             settle(made, folder, lock)
+    return interpreter(folder)
+
+
+def at_hand(context: Context, name: str) -> str:
+    """The Python of an environment that no lock asks for: this one where it has the library, else one made for its
+    requirements, once. Raises Transient where pip can't."""
+    environment = ENVIRONMENTS[name]
+    if tool_version(environment.root) != "none":
+        return sys.executable
+    kept = {n: tool_version(n) for n in (*SHARED, "transformers")}
+    wanted = [*environment.requirements, *(f"{n}=={v.partition('+')[0]}" for n, v in kept.items())]
+    folder = context.keep.parents[1] / "envs" / sha256(canonical([wanted, sys.prefix]))[:16]
+    if not (folder / "lock.json").exists():
+        context.say(f"{environment.root} gets an environment of its own in {folder.parent.name}/: a few minutes")
+        settle(create(context, wanted), folder, {})
     return interpreter(folder)
 
 

@@ -9,10 +9,9 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from sintra import __version__, delivery, history
+from sintra import __version__, delivery, history, latest
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
@@ -25,6 +24,7 @@ SHOWN = 12
 WIDTH, NAME = 80, 18
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
+DEVICE = ("name", "title", "backend", "isa", "cores", "ram_bytes", "usable_bytes")
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 
@@ -41,6 +41,7 @@ def build(
     return {
         "schema": 1, "study": place.study.id, "status": status, "reason": stop, "model": place.study.model,
         "hardware": place.study.hardware.name,
+        "device": {k: getattr(place.study.hardware, k) for k in DEVICE}, "context": place.study.probe["context"],
         "goal": {"name": goal.name, "constraints": [asdict(c) for c in goal.constraints],
                  "minimise" if goal.sense > 0 else "maximise": goal.optimise},
         "winner": row(best, goal) if best else None,
@@ -101,14 +102,14 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
-def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], rounds: list[Round], graph: Graph) -> None:
-    """Write outputs/<study>/ unless it says so already, point outputs/latest to it, append to the history."""
+def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], rounds: list[Round], graph: Graph) -> str:
+    """Write outputs/<study>/ unless it says so already, append to the history, and point outputs/latest to it if it has a
+    winner that is sound; what is wrong with it otherwise, in a line."""
     out, winner = place.outputs, result["winner"]
     what = delivery.wanted(graph, place.store, winner, known, place.study.goal)
     with contextlib.suppress(OSError, ValueError):
         if same(json.loads((out / "result.json").read_text()), result) and delivery.sound(out, what):
-            point(place.root, place.study.id)
-            return
+            return latest.promote(place.root, place.store, place.study.id, False) if winner else ""
     out.mkdir(parents=True, exist_ok=True)
     for name in PAGES:  # of another winner
         (out / name).unlink(missing_ok=True)
@@ -119,10 +120,10 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
     write_atomic(out / "manifest.json", json.dumps(manifest(place, what, graph, more), indent=1) + "\n")
-    point(place.root, place.study.id)
     history.append(
         place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
     )
+    return latest.promote(place.root, place.store, place.study.id, True) if winner else ""
 
 
 def recipe_yaml(result: dict[str, Any]) -> str:
@@ -144,17 +145,6 @@ def manifest(place: Workspace, what: dict[str, Artifact], graph: Graph, more: di
         "texts": {role: text.digest for role, text in graph.texts.items()},
         "tools": {name: tool_version(name) for name in TOOLS},
     } | delivery.locks(graph, place.store, what)  # fmt: skip
-
-
-def point(root: Path, study: str) -> None:
-    """outputs/latest -> the study's folder, in one step."""
-    latest = root / "outputs" / "latest"
-    if latest.is_symlink() and os.readlink(latest) == study:
-        return
-    temporary = latest.with_name(f".latest.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(study)
-    os.replace(temporary, latest)
 
 
 def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:

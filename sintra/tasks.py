@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, story, sweep, telling
+from sintra import commands, config, exported, result, rounds, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
 from sintra.console import CONSOLE, span
 from sintra.errors import UserError
@@ -30,10 +30,10 @@ from sintra.types import canonical
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
-    (set(commands.DOCS) | {"help"}) - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
+    {*commands.DOCS, *exported.names(), "help"} - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
 )  # these open a study
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
-          "--older", "--max-size", "--pin", "--unpin", "--endpoint"}  # fmt: skip
+          "--older", "--max-size", "--pin", "--unpin", "--endpoint", "--study"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
@@ -60,7 +60,8 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
-        place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        free = not named or set(named) <= FREE or named[0] == "validate"  # whose arguments are studies
+        place = None if together or free else open_workspace(root, raw)
         for opened in [place] if place else places[:1]:
             CONSOLE.configure(opened.conf["progress"])
         for each in [place] if place and "optimize" in named else places:
@@ -258,10 +259,12 @@ class Chain:
         found = rounds.candidates(graph, self.place.store, known)
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
-        result.deliver(self.place, made, found, known, graph)
+        wrong = result.deliver(self.place, made, found, known, graph)
+        if wrong:
+            say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
         self.story.end(graph, known, made)
         if self.done is not None:
-            self.done(made)
+            self.done(made | ({"status": "invalid"} if wrong else {}))
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
         if CONSOLE.mode == "json":
             print(canonical(made))
@@ -279,7 +282,7 @@ class Chain:
         others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
         print(f"{steps['built']} steps built, {steps['cached']} from the cache, {others}{steps['failed']} failed; "
               f"{made['wall_s']} s")  # fmt: skip
-        return bool(made["status"] == "met")
+        return bool(made["status"] == "met" and not wrong)
 
 
 def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:

@@ -18,26 +18,19 @@ from typing import Any
 
 from sintra.chat import ROLES, Chat, read_chat
 from sintra.errors import Transient, UserError
-from sintra.store import Store, hash_file, link_or_copy
+from sintra.handover import opened
+from sintra.store import Store, link_or_copy
 
 DEFAULT_CONTEXT = 4096
 
 
 def export(folder: Path, store: Store) -> None:
     """Write <folder>/ollama and create the model where an Ollama is at hand."""
-    result = json.loads((folder / "result.json").read_text())
-    if not result["winner"]:
-        raise UserError(f"{folder.name} has no winner to export: {result['status']}")
-    if result["winner"]["artifact"]["path"] != "model.gguf":
-        raise UserError(f"Ollama runs GGUF, and the winner of {folder.name} is {result['winner']['recipe']['format']}")
-    digest = result["winner"]["artifact"]["sha256"]
-    model = folder / "model.gguf"
-    if not model.exists() or hash_file(model) != digest:
-        raise UserError(f"{model} isn't the winner any more: run the same `doit optimize` again")
-    chat, name = read_chat(model), model_name(f"{result['model']}-{result['hardware']}")
+    given = opened(folder, store, "Ollama")
+    model, digest = given.model, given.digest
+    chat, name = read_chat(model), model_name(given.title)
     out = write_folder(folder / "ollama", model, digest, chat)
-    if result["status"] != "met":
-        print(f"note: this model is {result['status']}: the limits of its goal are not all held")
+    given.warn()
     if os.environ.get("OLLAMA_HOST"):
         create(os.environ["OLLAMA_HOST"], name, out, digest, chat)
         print(f"created {name}; run it: ollama run {name}")
