@@ -32,6 +32,7 @@ DOCS = {
     "export_ollama": "Hand the latest winner to Ollama: Modelfile, blobs, and `ollama create` where there is one",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
+    "report": "The report of a study (the latest unless one is named) again, as one page: outputs/<study>/report.html",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
@@ -56,6 +57,7 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
                                                                          "help": "a folder in outputs/"}], None),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
+        "report": (lambda words: report(root, words, raw), [], "words"),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
@@ -141,6 +143,13 @@ def page(name: str, root: Path, raw: list[str]) -> None:
     getattr(pages, name)(root, raw)
 
 
+def report(root: Path, words: list[str], raw: list[str]) -> None:
+    """Write a study's page anew."""
+    from sintra import pages  # not on the no-op path
+
+    pages.report(root, [*(f"study={w}" for w in words), *raw])
+
+
 def verify(store: Store) -> bool:
     """Rehash, and say what will be rebuilt."""
     bad = list(store.verify())
@@ -189,7 +198,7 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery"):
+    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "report"):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -26,8 +26,9 @@ from sintra.study import Workspace, open_workspace
 NAMED = 4
 START = time.monotonic()
 MANY = ("sweep", "compare")
+PAGES = ("report", "dashboard")  # they take a word behind them
 FREE = frozenset(
-    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *commands.DEVICE]
+    ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *PAGES, *commands.DEVICE]
 )
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
 
@@ -55,7 +56,11 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
-        place = None if together or (named and set(named) <= FREE) or not named else open_workspace(root, raw)
+        place = (
+            None
+            if together or (named and set(named) <= FREE) or set(named[:1]) & set(PAGES) or not named
+            else open_workspace(root, raw)
+        )
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -190,6 +195,13 @@ class Chain:
         rounds.write_round(self.place, given)
         say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
 
+    def report(self) -> None:
+        """The page that people look at, unless it is there: a result that has changed takes it away."""
+        if not (self.place.outputs / "report.html").is_file():
+            from sintra import account  # not on the no-op path
+
+            account.write(self.place.root, self.place.study.id, self.place)
+
     def conclude(self) -> bool:
         """Judge, deliver, tell."""
         known = rounds.recorded(self.place)
@@ -198,6 +210,7 @@ class Chain:
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         result.deliver(self.place, made, found, known, graph)
+        self.report()
         if self.done is not None:
             self.done(made)
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
