@@ -33,6 +33,7 @@ DOCS = {
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
     "report": "The report of a study (the latest unless one is named) again, as one page: outputs/<study>/report.html",
+    "dashboard": "A web page on this machine: studies as they run, plots, comparison, an A/B box (extra: dashboard)",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
@@ -57,6 +58,9 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
                                                                          "help": "a folder in outputs/"}], None),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
+        "dashboard": (lambda host, port: dashboard(root, host, port), [
+            option("host", "127.0.0.1", "the address to listen on; beyond this machine a token is asked for"),
+            option("port", 8080, "0: any free one")], None),
         "report": (lambda words: report(root, words, raw), [], "words"),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
@@ -150,6 +154,13 @@ def report(root: Path, words: list[str], raw: list[str]) -> None:
     pages.report(root, [*(f"study={w}" for w in words), *raw])
 
 
+def dashboard(root: Path, host: str, port: int) -> None:
+    """Serve the web page until Ctrl-C."""
+    from sintra.dashboard.serve import serve  # not on the no-op path
+
+    serve(root, host, port)
+
+
 def verify(store: Store) -> bool:
     """Rehash, and say what will be rebuilt."""
     bad = list(store.verify())
@@ -198,7 +209,20 @@ def advise(root: Path) -> None:
     if latest.exists():
         print(f"latest: {result.advice(json.loads(latest.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    for name in ("plan", "why", "history", *DEVICE, "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "report"):
+    for name in (
+        "plan",
+        "why",
+        "history",
+        *DEVICE,
+        "verify",
+        "gc",
+        "rollback",
+        "export_ollama",
+        "ab",
+        "surgery",
+        "report",
+        "dashboard",
+    ):
         print(f"doit {name:<15} {DOCS[name]}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, result, rounds, source, sweep
+from sintra import commands, config, result, rounds, running, source, sweep
 from sintra.branches import left_out
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
@@ -30,7 +30,24 @@ PAGES = ("report", "dashboard")  # they take a word behind them
 FREE = frozenset(
     ["next", "history", "verify", "gc", "rollback", "export_ollama", "ab", "surgery", "help", "check", *PAGES, *commands.DEVICE]
 )
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
+VALUED = {
+    "-n",
+    "-f",
+    "-d",
+    "-o",
+    "-r",
+    "-P",
+    "-v",
+    "--format",
+    "--type",
+    "--out",
+    "--csv",
+    "--log",
+    "--minutes",
+    "--plot",
+    "--host",
+    "--port",
+}
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
@@ -70,6 +87,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
             rounds.reopen(each)
+            running.note(each, rounds.ended(each))
     if place:
         yield from Chain(place).tasks()
     if together:
