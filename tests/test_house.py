@@ -47,10 +47,11 @@ LAYERS = [
     {"graph", "study", "worker", "run", "footprint"},
     {"bounds", "known"},
     {"lessons"},
-    {"rounds", "result", "delivery", "steps", "reporter", "forget"},
+    {"rounds", "result", "delivery", "steps", "reporter", "forget", "running"},
     {"dryrun", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"overview", "anatomy", "heat"},
-    {"pages"},
+    {"account"},
+    {"pages", "dashboard"},
     {"commands", "tasks", "__main__"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "hardware"}

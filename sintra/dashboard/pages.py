@@ -31,7 +31,7 @@ def frame(here: str, title: str) -> Iterator[None]:
             tab = fields.text(words, "a").props(f'href="{to}"')
             if to == here:
                 tab.props('aria-current="page"')
-    with ui.element("main"):
+    with ui.element("div").classes("page"):
         yield
 
 
@@ -167,9 +167,15 @@ def form(studies: Studies) -> None:
 
         async def begin() -> None:
             found = await check()
-            if found:
-                runs.start(studies.root, studies.store.root, *found)
+            if not found:
+                return
+            runs.start(studies.root, studies.store.root, *found)
+            while runs.starting(found[0]) and not studies.known(found[0]):
+                await asyncio.sleep(0.2)
+            if studies.known(found[0]):
                 ui.navigate.to(f"/study/{found[0]}")
+            else:
+                put(wrong, show.escaped((studies.log(found[0]) or ["it ended before it began"])[-1]))
 
         async def foresee() -> None:
             found = await check()

@@ -26,7 +26,7 @@ NUMBERS = {
 }  # fmt: skip
 PLAN_S = 120
 _one = threading.Lock()  # Hydra composes one configuration at a time
-_begun: list[subprocess.Popen[bytes]] = []
+_begun: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def choices(root: Path) -> dict[str, list[str]]:
@@ -87,14 +87,20 @@ def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
         return False
     (store / "runs").mkdir(exist_ok=True, mode=0o700)
     with (store / "runs" / f"{name}.log").open("wb") as log:
-        _begun.append(subprocess.Popen(command(root, ["optimize"], given), cwd=root, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=log, start_new_session=True, env=os.environ))  # fmt: skip
+        _begun[name] = subprocess.Popen(command(root, ["optimize"], given), cwd=root, stdin=subprocess.DEVNULL, stdout=log,
+                                        stderr=log, start_new_session=True, env=os.environ)  # fmt: skip
     return True
+
+
+def starting(name: str) -> bool:
+    """Whether the process that was begun here for a study is alive."""
+    return name in _begun and _begun[name].poll() is None
 
 
 def reap() -> None:
     """Let go of studies that have ended."""
-    _begun[:] = [p for p in _begun if p.poll() is None]
+    for name in [n for n, p in _begun.items() if p.poll() is not None]:
+        del _begun[name]
 
 
 def foreseen(root: Path, given: list[str]) -> dict[str, Any]:

@@ -28,9 +28,10 @@ def serve(root: Path, host: str, port: int) -> None:
     routed(root, app, ui)
     app.add_middleware(Guard, token=token)
     name = f"[{host}]" if ":" in host else host
-    print(f"dashboard: http://{name}:{port}/{f'?token={token}' if token else ''}  (Ctrl-C ends it; studies go on)", flush=True)
-    ui.run(host=host, port=port, show=False, reload=False, title="Sintra", dark=None, tailwind=False, favicon="\u25c6",
-           show_welcome_message=False)  # fmt: skip
+    asked = f"?token={token}" if token else ""
+    print(f"dashboard: http://{name}:{port}/{asked}  (Ctrl-C ends it; studies go on)", flush=True)
+    ui.run(host=host, port=port, show=False, reload=False, title="Sintra", dark=None, language="en-US", tailwind=False,
+           favicon="\u25c6", show_welcome_message=False)  # fmt: skip
 
 
 def routed(root: Path, app: Any, ui: Any) -> None:

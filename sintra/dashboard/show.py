@@ -39,7 +39,7 @@ def part(name: str, now: Row) -> str:
     return render(
         "live.html", part=name, s=now, shown=SHOWN, plain=plain, verdict=sentence(now) if name == "head" else "",
         facts=facts({"result": result, "original_bytes": None}) if result and name == "head" else [],
-        flow=flow.placed(progress) if progress and name == "progress" else None,
+        flow=flow.placed(progress) if progress and progress["total"] and name == "progress" else None,
         plot=plot(now) if name == "candidates" else None,
     )  # fmt: skip
 
