@@ -112,8 +112,9 @@ def quoted(text: str) -> str:
 
 def profile(device: Hardware) -> list[tuple[str, str]]:
     """The device in a few lines."""
+    usable = f"{device.usable_bytes / 2**30:g} GiB ({device.usable_bytes / 1e9:.2f} GB) usable"
     rows = [("processor", f"{device.cores} cores, {device.isa}"), ("backend", device.backend),
-            ("memory", f"{device.ram_bytes / 2**30:g} GiB, of which {device.usable_bytes / 2**30:g} GiB usable"),
+            ("memory", f"{device.ram_bytes / 2**30:g} GiB, of which {usable}"),
             ("bandwidth", f"{device.bandwidth / 1e9:g} GB/s")]  # fmt: skip
     return [(k, v) for k, v in rows if v.strip(", ")]
 

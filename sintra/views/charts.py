@@ -55,7 +55,7 @@ def both(draw: Callable[[int], Chart]) -> dict[str, str]:
 def ticks(low: float, high: float) -> list[float]:
     """Places of a logarithmic axis: decades, and 2 and 5 between them where there are few."""
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) < 4 else (1,)
+    steps = (1, 2, 5) if sum(low <= 10.0**d <= high for d in decades) < 3 else (1,)
     return [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
 
 

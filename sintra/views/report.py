@@ -8,7 +8,19 @@ from typing import Any
 from sintra.types import Recipe
 from sintra.views import charts, surgery, words
 from sintra.views.page import render
-from sintra.views.words import LEVELS, STATUS, aim_said, bytes_said, discreet, limit_said, named, numbers, plain, said
+from sintra.views.words import (
+    LEVELS,
+    STATUS,
+    aim_said,
+    bytes_said,
+    discreet,
+    limit_said,
+    named,
+    numbers,
+    plain,
+    said,
+    with_error,
+)
 
 Row = dict[str, Any]
 SHOWN = 12
@@ -25,7 +37,8 @@ def page(found: Row) -> str:
         "report.html", f=found, result=result, status=STATUS[result["status"]], verdict=verdict(found), facts=facts(found),
         limits=limits(result), aim=aim_said(result["goal"]), rows=rows, first=rows[:SHOWN], plots=plots(found, rows),
         extra=charts.available(), figures=surgery.figures(picture) if picture else [], legend=surgery.legend(),
-        known=bool(picture) and surgery.known(picture), rounds=[told(r, rows) for r in found["rounds"]],
+        stock=any(r["kind"] == "stock" and r["kld"] for r in rows),
+        known=bool(picture) and surgery.known(picture), rounds=chapters(found["rounds"], rows),
         winner=rows[0] if result["winner"] else None, uses=uses(found), discreet=discreet, bytes_said=bytes_said, plain=plain,
         named=named, texts=len(found["manifest"]["texts"]), parts=list(zip(charts.TINTS, charts.PARTS, strict=True)),
     )  # fmt: skip
@@ -39,7 +52,7 @@ def verdict(found: Row) -> str:
     row = numbers(winner)
     name, kld = Recipe.of(winner["recipe"]).name, row.get("kld_mean")
     what = f"{name}, {bytes_said(winner['artifact']['bytes'])}"
-    near = f", {kld['value']:.4f} ± {kld.get('stderr') or 0:.4f} nats a token from the 16-bit model" if kld else ""
+    near = f", {with_error(kld['value'], kld.get('stderr'))} nats a token from the 16-bit model" if kld else ""
     if result["status"] == "met":
         return f"{what}{near}, is {aim_said(result['goal'])} found that holds every limit."
     if winner["verdict"]["violated"]:
@@ -59,7 +72,7 @@ def facts(found: Row) -> list[tuple[str, str, str]]:
     size = winner["artifact"]["bytes"]
     made = [("Size", bytes_said(size), f"{100 * size / whole:.0f} % of 16 bits" if whole else "exact")]
     if kld := row.get("kld_mean"):
-        made.append(("KL divergence", f"{kld['value']:.4f}", f"± {kld.get('stderr') or 0:.4f} nats, {where(winner)}"))
+        made.append(("KL divergence", *halves(kld, where(winner))))
     if top := row.get("same_top"):
         made.append(("Same top token", f"{100 * top['value']:.1f} %", "measured"))
     if speed := row.get("device_tg_tps"):
@@ -67,6 +80,12 @@ def facts(found: Row) -> list[tuple[str, str, str]]:
     if ram := row.get("device_ram_bytes"):
         made.append(("Memory", bytes_said(ram["value"]), "estimated"))
     return made
+
+
+def halves(kld: Row, text: str) -> tuple[str, str]:
+    """A divergence, and its error with the text that it is of."""
+    value, _, error = with_error(kld["value"], kld.get("stderr")).partition(" ")
+    return value, f"{error} nats, {text}"
 
 
 def where(row: Row) -> str:
@@ -94,7 +113,7 @@ def limits(result: Row) -> list[Row]:
         found = row.get(metric)
         value = said(metric, found["value"]) if found else "\u2013"
         if found and found.get("stderr") and "kld" in metric:
-            value = f"{found['value']:.4f} ± {found['stderr']:.4f} nats"
+            value = f"{with_error(found['value'], found['stderr'])} nats"
         state = "missed" if metric in missed else "open" if metric in open_ones or not found else "holds"
         made.append({"say": limit_said(limit), "option": discreet(limit["option"]), "state": state,
                      "value": value, "how": how(found)})  # fmt: skip
@@ -161,23 +180,35 @@ def front(points: list[Row]) -> list[Row]:
     return best
 
 
-def told(given: Row, rows: list[Row]) -> Row:
-    """A round: a summary, and who proposed what, why, with what was expected and what came."""
+def chapters(rounds: list[Row], rows: list[Row]) -> list[Row]:
+    """The rounds, those in a row that have the same reason as one."""
     came = {r["name"]: r for r in rows}
+    named_rounds = [(r["round"], [proposed(p, came) for p in r["proposals"]], r["stop"]) for r in rounds]
     made = []
-    for p in given["proposals"]:
-        name, expected = Recipe.of(p["recipe"]).name, p.get("predicted", {}).get("kld_mean")
-        seen = came.get(name)
-        made.append({"name": name, "level": p["level"], "author": p["author"], "why": discreet(p["why"]),
-                     "expected": expected, "came": seen["kld"] if seen and p["level"] in ("search", "report") else None,
-                     "sure": p.get("confidence")})  # fmt: skip
-    counts = [
-        (level, len(list(group))) for level, group in groupby(sorted(made, key=lambda m: m["level"]), lambda m: m["level"])
-    ]
-    said_of = ", ".join(f"{n} made" if level == "build" else f"{n} on {LEVELS[level]}" for level, n in counts)
-    return {"number": given["round"], "words": said_of or discreet(str(given["stop"])), "proposals": made,
-            "gist": f"{made[-1]['author']}: {made[-1]['why']}" if made else "",
-            "expected": any(m["expected"] for m in made)}  # fmt: skip
+    for gist, group in groupby(named_rounds, lambda r: r[1][-1]["gist"] if r[1] else f"{r[0]}"):
+        own = list(group)
+        proposals = [p for r in own for p in r[1]]
+        made.append({"number": own[0][0], "to": own[-1][0], "proposals": proposals, "gist": gist if proposals else "",
+                     "words": counted(proposals) or discreet(str(own[0][2])),
+                     "expected": any(p["expected"] for p in proposals)})  # fmt: skip
+    return made
+
+
+def proposed(given: Row, came: dict[str, Row]) -> Row:
+    """A proposal: what, by whom, why, what was expected and what came."""
+    name, level = Recipe.of(given["recipe"]).name, given["level"]
+    why = discreet(given["why"])
+    seen = came.get(name) if level in ("search", "report") else None
+    return {"name": name, "level": level, "author": given["author"], "why": why, "gist": f"{given['author']}: {why}",
+            "expected": given.get("predicted", {}).get("kld_mean"), "came": seen["kld"] if seen else None,
+            "sure": given.get("confidence")}  # fmt: skip
+
+
+def counted(proposals: list[Row]) -> str:
+    """How many were made, and how many measured on which text."""
+    levels = sorted(p["level"] for p in proposals)
+    counts = [(level, len(list(group))) for level, group in groupby(levels)]
+    return ", ".join(f"{n} made" if level == "build" else f"{n} on {LEVELS[level]}" for level, n in counts)
 
 
 def uses(found: Row) -> list[tuple[str, str]]:

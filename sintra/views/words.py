@@ -14,11 +14,11 @@ NAMES = {
     "pp_tps": "prompt processing here",
 }  # fmt: skip
 AIMS = {
-    "size_bytes": "the smallest file", "kld_mean": "the least damage", "kld_p999": "the least damage at its worst",
-    "ppl_ratio": "the least rise in perplexity", "device_ram_bytes": "the least memory",
-    "same_top": "the most equal top tokens",
-    "device_tg_tps": "the fastest generation", "device_pp_tps": "the fastest prompt processing",
-    "device_tg_tps_sustained": "the fastest generation when hot",
+    "size_bytes": "the smallest variant", "kld_mean": "the least damaged variant",
+    "same_top": "the variant with the most equal top tokens",
+    "kld_p999": "the variant least damaged at its worst", "ppl_ratio": "the variant with the least rise in perplexity",
+    "device_ram_bytes": "the variant with the least memory", "device_tg_tps": "the fastest variant",
+    "device_pp_tps": "the variant fastest at reading prompts", "device_tg_tps_sustained": "the variant fastest when hot",
 }  # fmt: skip
 LEVELS = {
     "build": "made", "screen": "a quarter of the search text", "search": "the search text", "report": "the report text",
@@ -58,6 +58,12 @@ def said(metric: str, value: float | None) -> str:
     return f"{value:.4f}"
 
 
+def with_error(value: float, error: float | None) -> str:
+    """A value with its standard error, to the error's second digit."""
+    digits = min(max(1 - math.floor(math.log10(error)), 4), 7) if error else 5
+    return f"{value:.{digits}f} \u00b1 {error or 0:.{digits}f}"
+
+
 def named(metric: str) -> str:
     """A metric in words: `task:fable:retention` is the score kept at fable."""
     task = re.fullmatch(r"task:(.+):(\w+)", metric)
@@ -74,7 +80,7 @@ def limit_said(limit: Row) -> str:
 def aim_said(goal: Row) -> str:
     """What the goal makes best."""
     metric = goal.get("minimise") or goal.get("maximise") or ""
-    return AIMS.get(metric, f"the best {named(metric)}")
+    return AIMS.get(metric, f"the variant with the best {named(metric)}")
 
 
 def numbers(row: Row) -> dict[str, Row]:
