@@ -32,10 +32,7 @@ class Box:
             with ui.element("div").classes("form"):
                 fields.area("Prompt", "prompt", self.values, lambda: None)
                 fields.line("Tokens at most", "tokens", self.values, lambda: None, more='inputmode="numeric"')
-                with ui.element("label").classes("check"):
-                    tick = ui.element("input").props('type="checkbox"')
-                    tick.on("change", self.chat, js_handler="(e) => emit(e.target.checked)")
-                    fields.text("as a chat", "span")
+                fields.tick("as a chat", self.chat)
             with ui.element("div").classes("row"):
                 self.go = fields.button("Ask", self.ask, main=True)
             self.said = ui.html("", sanitize=False).classes("wrong").props('role="status"')
@@ -48,9 +45,9 @@ class Box:
         with ui.element("div").classes("panel"):
             return fields.text(words, "h3"), ui.html("", sanitize=False, tag="pre")
 
-    def chat(self, event: Any) -> None:
+    def chat(self, wanted: bool) -> None:
         """Whether the prompt goes through the model's chat template."""
-        self.values["chat"] = "true" if event.args else ""
+        self.values["chat"] = "true" if wanted else ""
 
     def offer(self, now: Row) -> None:
         """Show the box where there is something to talk to."""

@@ -1,4 +1,5 @@
-"""Plain HTML form parts on NiceGUI's elements: labelled, reachable by keyboard, in the page's own style."""
+"""Plain HTML form parts on NiceGUI's elements: labelled, reachable by keyboard, in the page's own style. A control is written
+once, as HTML, so that no update of the page takes away what is being typed."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 from nicegui import ui
 
 VALUE = "(e) => emit(e.target.value)"
+TICKED = "(e) => emit(e.target.checked)"
 Values = dict[str, str]
 Changed = Callable[[], Any]
 
@@ -18,45 +20,43 @@ def text(words: str, tag: str = "div", classes: str = "") -> ui.html:
     return ui.html(html.escape(words), sanitize=False, tag=tag).classes(classes)
 
 
-def labelled(words: str, classes: str = "") -> ui.element:
-    """A label around a control."""
-    label = ui.element("label").classes(f"field {classes}")
-    with label:
-        text(words, "span")
-    return label
-
-
-def bound(element: ui.element, key: str, values: Values, changed: Changed) -> ui.element:
-    """Keep what is typed or chosen."""
+def labelled(words: str, control: str, key: str, values: Values, changed: Changed, classes: str = "") -> None:
+    """A control below its label; what is typed or chosen is kept."""
 
     def kept(event: Any) -> Any:
         values[key] = str(event.args)
         return changed()
 
-    return element.on("input", kept, js_handler=VALUE)
+    made = ui.html(f"<span>{html.escape(words)}</span>{control}", sanitize=False, tag="label")
+    made.classes(f"field {classes}").on("input", kept, js_handler=VALUE)
 
 
 def choice(words: str, key: str, options: list[str], values: Values, changed: Changed) -> None:
     """One of several; an empty first one where nothing is chosen yet."""
-    with labelled(words), bound(ui.element("select"), key, values, changed).props(f'name="{key}"'):
-        for option in options if values.get(key) else ["", *options]:
-            one = text(option or "choose", "option").props(f'value="{option}"')
-            if option == values.get(key, ""):
-                one.props("selected")
+    now = values.get(key, "")
+    rows = [
+        f'<option value="{html.escape(o)}"{" selected" if o == now else ""}>{html.escape(o or "choose")}</option>'
+        for o in (options if now else ["", *options])
+    ]
+    labelled(words, f'<select name="{key}">{"".join(rows)}</select>', key, values, changed)
 
 
 def line(words: str, key: str, values: Values, changed: Changed, hint: str = "", more: str = "", classes: str = "") -> None:
     """A line of text; hint stands in it while it is empty. more: further attributes."""
-    with labelled(words, classes):
-        box = bound(ui.element("input"), key, values, changed)
-        hinted, value = html.escape(hint), html.escape(values.get(key, ""))
-        box.props(f'name="{key}" autocomplete="off" placeholder="{hinted}" value="{value}" {more}')
+    hinted, now = html.escape(hint), html.escape(values.get(key, ""))
+    box = f'<input name="{key}" autocomplete="off" placeholder="{hinted}" value="{now}" {more}>'
+    labelled(words, box, key, values, changed, classes)
 
 
 def area(words: str, key: str, values: Values, changed: Changed) -> None:
     """Several lines."""
-    with labelled(words, "all"):
-        bound(ui.element("textarea"), key, values, changed).props(f'name="{key}" rows="3"')
+    labelled(words, f'<textarea name="{key}" rows="3"></textarea>', key, values, changed, "all")
+
+
+def tick(words: str, changed: Callable[[bool], Any]) -> None:
+    """A box to tick."""
+    made = ui.html(f'<input type="checkbox"><span>{html.escape(words)}</span>', sanitize=False, tag="label").classes("check")
+    made.on("change", lambda event: changed(bool(event.args)), js_handler=TICKED)
 
 
 def button(words: str, act: Callable[[], Any], main: bool = False) -> ui.html:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,7 @@ def listing(studies: Studies) -> None:
         fields.text("Studies", "h1")
         with ui.element("div").classes("row"):
             fields.link("New study", "/new", main=True)
-        part = ui.html("", sanitize=False)
+        part = ui.html(show.listing(studies), sanitize=False)
 
         async def look() -> None:
             runs.reap()
@@ -75,6 +76,7 @@ def study(studies: Studies, name: str) -> None:
             stop = fields.button("Cancel", lambda: cancel())
             again = fields.button("Go on", lambda: go_on(), main=True)
         made |= pieces(PARTS[1:])
+        put(made["head"], '<p class="soft">Looking at it\u2026</p>')
         box = Box(studies, name)
 
         def cancel() -> None:
@@ -111,18 +113,16 @@ def comparison(studies: Studies) -> None:
         async def look() -> None:
             put(table, await asyncio.to_thread(lambda: show.compared([r for r in rows if r["name"] in chosen])))
 
-        async def toggle(name: str) -> None:
-            chosen.remove(name) if name in chosen else chosen.append(name)
+        async def toggle(name: str, wanted: bool) -> None:
+            chosen[:] = [n for n in chosen if n != name] + [name] * wanted
             await look()
 
         with ui.element("fieldset").style("border: 0; padding: 0; margin: 0"):
             fields.text("Studies with a result", "legend")
             with ui.element("ul").classes("picks"):
                 for r in rows:
-                    with ui.element("li"), ui.element("label").classes("check"):
-                        box = ui.element("input").props('type="checkbox"')
-                        box.on("change", lambda name=r["name"]: toggle(name))
-                        fields.text(r["name"], "span")
+                    with ui.element("li"):
+                        fields.tick(r["name"], functools.partial(toggle, r["name"]))
         table.move(target_index=-1)
         ui.timer(0.1, look, once=True)
 
@@ -147,9 +147,8 @@ def form(studies: Studies) -> None:
 
         with ui.element("div").classes("form"):
             fields.line("Model (a name, owner/name, or a folder)", "model", values, check, more='list="models"')
-            with ui.element("datalist").props('id="models"'):
-                for m in offered["model"]:
-                    ui.element("option").props(f'value="{m}"')
+            rows = "".join(f'<option value="{show.escaped(m)}">' for m in offered["model"])
+            ui.html(rows, sanitize=False, tag="datalist").props('id="models"')
             for group, words in (
                 ("hardware", "Hardware"),
                 ("goal", "Goal"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def routed(root: Path, app: Any, ui: Any) -> None:
     @ui.page("/study/{name}")  # type: ignore[untyped-decorator]
     def one(name: str) -> None:
         pages.study(studies, name)
+
+    @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
+    async def trouble(request: Any, error: Exception) -> Response:
+        traceback.print_exception(error)
+        return PlainTextResponse("This page could not be made; the terminal says why.", 500)
 
     @app.get("/report/{name}")  # type: ignore[untyped-decorator]
     def report(name: str) -> Response:

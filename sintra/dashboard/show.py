@@ -13,7 +13,7 @@ from sintra.dashboard.studies import Studies
 from sintra.views import charts, flow
 from sintra.views.page import HERE, render
 from sintra.views.report import facts, front, point, verdict
-from sintra.views.words import aim_said, bytes_said, limit_said, named, plain, said
+from sintra.views.words import aim_said, bytes_said, limit_said, named, plain, said, with_error
 
 Row = dict[str, Any]
 SHOWN = 20
@@ -30,7 +30,7 @@ def style() -> str:
 
 def listing(studies: Studies) -> str:
     """The table of studies."""
-    return render("studies.html", rows=studies.listing(), bytes_said=bytes_said, plain=plain)
+    return render("studies.html", rows=studies.listing(), bytes_said=bytes_said, plain=plain, with_error=with_error)
 
 
 def part(name: str, now: Row) -> str:

@@ -42,7 +42,7 @@ def svg(chart: Chart) -> str:
     import vl_convert
 
     made = chart.configure(background="transparent", font="system-ui, sans-serif", padding=4).configure_view(stroke=None)
-    text: str = vl_convert.vegalite_to_svg(made.configure_axis(**AXIS).to_dict())
+    text: str = vl_convert.vegalite_to_svg(made.configure_axis(**AXIS).to_dict(validate=False))
     text = SYMBOL.sub(r"<path\2><title>\1</title></path>", text)
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
@@ -149,7 +149,7 @@ def heat(rows: list[Row]) -> dict[str, str]:
     def draw(width: int) -> Chart:
         alt = library()
 
-        x = alt.X("minutes:Q", title="minutes", axis=alt.Axis(tickCount=6))
+        x = alt.X("minutes:Q", title="minutes", axis=alt.Axis(tickCount=6), scale=alt.Scale(nice=False))
         c = alt.Y(
             "C:Q", title="temperature, Celsius (simulated)", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, **FLAT)
         )

@@ -11,7 +11,7 @@ NAMES = {
     "size_bytes": "size", "kld_mean": "mean KL divergence", "kld_p999": "99.9 % KL divergence", "same_top": "same top token",
     "ppl_ratio": "perplexity ratio", "device_tg_tps": "generation", "device_pp_tps": "prompt processing",
     "device_tg_tps_sustained": "generation when hot", "device_ram_bytes": "memory", "tg_tps": "generation here",
-    "pp_tps": "prompt processing here",
+    "pp_tps": "prompt processing here", "bits_per_byte": "bits per byte of text",
 }  # fmt: skip
 AIMS = {
     "size_bytes": "the smallest variant", "kld_mean": "the least damaged variant",
