@@ -11,7 +11,7 @@ from typing import Any
 Row = dict[str, Any]
 Chart = Any
 WIDE, NARROW = 860, 300  # pixels of the plot itself
-SYMBOL = re.compile(r'<path aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="[^"]*"([^>]*)/>')
+SYMBOL = re.compile(r'<path aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="(?:point|bar)"([^>]*)/>')
 PARTS = ("weights", "KV cache", "compute buffer", "runtime")
 FLAT = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleY": -12, "titleX": -30}
 AXIS = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": "var(--grid)", "domainColor": "var(--line)",
