@@ -1,6 +1,5 @@
 """`doit dashboard` in a real browser: a study begun, watched, cancelled, finished, read and talked to; and who may ask."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -27,8 +26,8 @@ from sintra.errors import UserError
 from sintra.study import open_workspace
 from sintra.views import flow
 
-MORE = "planner.types=[Q8_0,Q4_K_M,Q2_K] texts.second=null probe.calibration_tokens=512 planner.rounding=nearest"
-LONG = 240_000  # ms
+MORE = "planner.types=[Q8_0,Q2_K] texts.second=null probe.calibration_tokens=512 planner.rounding=nearest"
+LONG = 400_000  # ms
 
 
 class Dashboard:
@@ -122,7 +121,7 @@ def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
     alert.get_by_text("the command line says so").wait_for()
     page.get_by_label("More options").fill(MORE)
     page.get_by_text("doit optimize hardware=raspberry_pi_5 model=mine").wait_for()
-    assert alert.inner_text() == ""
+    assert page.locator("[role=alert]").inner_text() == ""
     assert not (project.root / "cache" / "studies").exists(), "nothing has been started"
     page.get_by_role("button", name="Dry run").click()
     page.get_by_text("The dry run").wait_for()
@@ -265,6 +264,15 @@ def test_without_the_extra(project, tmp_path):
     assert "pip install -c constraints.txt -e '.[dashboard]'" in done.stderr
 
 
+def ran(coroutine):
+    """The value of a coroutine that waits for nothing; Playwright's loop runs in this thread, so that asyncio.run can't."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits for something")
+
+
 def test_websockets_are_guarded_too():
     async def asked(headers, query=b""):
         heard = []
@@ -280,10 +288,10 @@ def test_websockets_are_guarded_too():
         return heard
 
     host = (b"host", b"example.org:1")
-    assert asyncio.run(asked([host])) == ["websocket.close"]
-    assert asyncio.run(asked([host, (b"cookie", b"sintra=wrong")])) == ["websocket.close"]
-    assert asyncio.run(asked([host, (b"cookie", b"sintra=word")])) == ["let in"]
-    assert asyncio.run(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == ["websocket.close"]
+    assert ran(asked([host])) == ["websocket.close"]
+    assert ran(asked([host, (b"cookie", b"sintra=wrong")])) == ["websocket.close"]
+    assert ran(asked([host, (b"cookie", b"sintra=word")])) == ["let in"]
+    assert ran(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == ["websocket.close"]
     assert all(map(loopback, ("127.0.0.1", "::1", "localhost")))
     assert not any(map(loopback, ("0.0.0.0", "10.0.0.1", "evil.example")))
 
