@@ -36,6 +36,8 @@ DOCS = {
     "validate": "Whether a result is sound: its files have their SHA-256, its model loads and answers: doit validate STUDY",
     "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
     "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
+    "report": "The report of a study (the latest unless one is named) again, as one page: outputs/<study>/report.html",
+    "dashboard": "A web page on this machine: studies as they run, plots, comparison, an A/B box (extra: dashboard)",
     "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
     "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
     "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
@@ -64,6 +66,10 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
         "docs": (lambda site: document(root, site), [option("site", False, "build the site with MkDocs too")], None),
+        "dashboard": (lambda host, port: dashboard(root, host, port), [
+            option("host", "127.0.0.1", "the address to listen on; beyond this machine a token is asked for"),
+            option("port", 8080, "0: any free one")], None),
+        "report": (lambda words: report(root, words, raw), [], "words"),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
     }  # fmt: skip
@@ -193,6 +199,20 @@ def page(name: str, root: Path, raw: list[str]) -> None:
     getattr(pages, name)(root, raw)
 
 
+def report(root: Path, words: list[str], raw: list[str]) -> None:
+    """Write a study's page anew."""
+    from sintra import pages  # not on the no-op path
+
+    pages.report(root, [*(f"study={w}" for w in words), *raw])
+
+
+def dashboard(root: Path, host: str, port: int) -> None:
+    """Serve the web page until Ctrl-C."""
+    from sintra.dashboard.serve import serve  # not on the no-op path
+
+    serve(root, host, port)
+
+
 def document(root: Path, site: bool) -> None:
     """Write the reference pages; with MkDocs (extra: docs) the site."""
     from sintra import reference  # not on the no-op path
@@ -222,7 +242,7 @@ def advise(root: Path) -> None:
         print(f"latest: {result.advice(json.loads(path.read_text()))}")
     print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
     shown = ("plan", "why", "history", "plugins", "telemetry", *DEVICE, *UPKEEP, "validate", "rollback", *exported.names())
-    for name in (*shown, "ab", "surgery"):
+    for name in (*shown, "ab", "surgery", "report", "dashboard"):
         print(f"doit {name:<15} {DOCS.get(name) or exported.doc(name)}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
 

@@ -1,4 +1,4 @@
-"""The commands that leave a page beside a study's result: `ab` and `surgery`."""
+"""The commands that leave a page beside a study's result: `ab`, `surgery` and `report`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sintra.store import write_atomic
 from sintra.types import Source
 
 AB = {"study", "file", "prompt", "prompts", "tokens", "chat"}
-SURGERY = {"study"}
+SURGERY = REPORT = {"study"}
 DEFAULT_PROMPTS, DEFAULT_TOKENS = 5, 64
 
 
@@ -117,3 +117,11 @@ def surgery(root: Path, raw: list[str]) -> None:
     write_atomic(done.folder / "surgery.html", view.page(found))
     print(view.text(found))
     print(f"page: outputs/{done.folder.name}/surgery.html")
+
+
+def report(root: Path, raw: list[str]) -> None:
+    """The study's report, made again: outputs/<study>/report.html."""
+    from sintra import account
+
+    path = account.write(root, options(raw, REPORT, "report").get("study", "latest"))
+    print(f"page: outputs/{path.parent.name}/report.html, {path.stat().st_size / 1e3:.0f} kB")

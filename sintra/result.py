@@ -23,7 +23,7 @@ from sintra.types import Artifact, Candidate, Goal, Verdict, canonical, sha256
 SHOWN = 12
 WIDTH, NAME = 80, 18
 ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
-PAGES = ("ab.html", "surgery.html")  # drawn from the rest, by their own commands
+PAGES = ("ab.html", "surgery.html", "report.html")  # drawn from the rest, by their own commands
 DEVICE = ("name", "title", "backend", "isa", "cores", "ram_bytes", "usable_bytes")
 PER_RUN = ("steps", "wall_s", "llm")
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")

@@ -47,6 +47,12 @@ def recorded(place: Workspace) -> list[Round]:
     return found
 
 
+def ended(place: Workspace) -> bool:
+    """Whether the last recorded round says that there are no more."""
+    paths = sorted(place.folder.glob("round-*.json"))
+    return bool(paths) and json.loads(paths[-1].read_bytes())["stop"] is not None
+
+
 def reopen(place: Workspace) -> None:
     """Forget the end of a study in which something failed that may pass: the next run tries that again."""
     known = recorded(place)

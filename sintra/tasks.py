@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, exported, result, rounds, source, story, sweep, telling
+from sintra import commands, config, exported, result, rounds, running, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
 from sintra.console import CONSOLE, span
 from sintra.errors import UserError
@@ -29,11 +29,12 @@ from sintra.types import canonical
 
 START = time.monotonic()
 MANY = ("sweep", "compare")
+WORDED = ("validate", "report")  # the words behind them are studies
 FREE = frozenset(
     {*commands.DOCS, *exported.names(), "help"} - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
 )  # these open a study
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
-          "--older", "--max-size", "--pin", "--unpin", "--endpoint", "--study"}  # fmt: skip
+          "--older", "--max-size", "--pin", "--unpin", "--endpoint", "--study", "--host", "--port"}  # fmt: skip
 
 DOIT_CONFIG = {
     "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
@@ -60,7 +61,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
-        free = not named or set(named) <= FREE or named[0] == "validate"  # whose arguments are studies
+        free = not named or set(named) <= FREE or named[0] in WORDED
         place = None if together or free else open_workspace(root, raw)
         for opened in [place] if place else places[:1]:
             CONSOLE.configure(opened.conf["progress"])
@@ -75,6 +76,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
             rounds.reopen(each)
+            running.note(each, rounds.ended(each))
     chains = Many(root, raw, places, together) if together else None
     if place:
         chain = Chain(place)
@@ -240,6 +242,13 @@ class Chain:
         recalled = sharing.recalled(self.place, graph, known)
         return recalled or sharing.remember(self.place, graph, known, rounds.next_round(graph, store, known, say))
 
+    def report(self) -> None:
+        """The page that people look at, unless it is there: a result that has changed takes it away."""
+        if not (self.place.outputs / "report.html").is_file():
+            from sintra import account  # not on the no-op path
+
+            account.write(self.place.root, self.place.study.id, self.place)
+
     def cut(self) -> None:
         """Where the run's time was up: judge and deliver what is known so far. The recorded rounds stay as they are."""
         known, terms = rounds.recorded(self.place), self.place.terms
@@ -260,6 +269,7 @@ class Chain:
         rounds.write_keys(self.place, graph, known)
         made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
         wrong = result.deliver(self.place, made, found, known, graph)
+        self.report()
         if wrong:
             say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
         self.story.end(graph, known, made)

@@ -113,6 +113,20 @@ def studied(tmp_path_factory, toolchain, tiny) -> Project:
     return made
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, or what CHROMIUM names."""
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("no chromium here (apt-get install chromium): the pages were not opened")
+    with sync_playwright() as kit:
+        made = kit.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
 @pytest.fixture
 def project(tmp_path, toolchain) -> Project:
     """A project for one test."""

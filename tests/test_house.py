@@ -62,11 +62,12 @@ LAYERS = [
     {"graph", "study", "worker", "engine", "run", "footprint", "answer"},
     {"bounds", "known"},
     {"lessons"},
-    {"rounds", "result", "delivery", "validation", "latest", "steps", "sharing", "reporter", "forget"},
+    {"rounds", "result", "delivery", "validation", "latest", "steps", "sharing", "reporter", "forget", "running"},
     {"dryrun", "story", "catalogue", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
     {"exchange", "upkeep", "usage"},
     {"overview", "anatomy", "heat", "ci"},
-    {"briefing", "pages", "glossary", "messages", "reference"},
+    {"account"},
+    {"briefing", "pages", "dashboard", "glossary", "messages", "reference"},
     {"exported", "commands", "tasks", "__main__", "cli"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "listeners", "adapters", "hardware", "executors"}

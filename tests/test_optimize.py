@@ -12,7 +12,19 @@ import time
 import pytest
 from conftest import QUICK, ROOT, make_llama
 
-HEAVY = ("torch", "transformers", "llama_cpp", "hydra", "diskcache", "lm_eval", "datasets", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "llama_cpp",
+    "hydra",
+    "diskcache",
+    "lm_eval",
+    "datasets",
+    "jinja2",
+    "altair",
+    "vl_convert",
+    "nicegui",
+)
 TIMES = ("steps", "wall_s", "llm")
 SPEEDS = (
     "pp_tps",
@@ -45,7 +57,9 @@ def test_the_main_job(project, args):
     assert result["status"] == "met"
     winner = result["winner"]
     out = project.root / "outputs" / "latest"
-    assert {p.name for p in out.iterdir()} == {"model.gguf", "recipe.yaml", "result.json", "rounds.json", "manifest.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "model.gguf", "recipe.yaml", "result.json", "rounds.json", "manifest.json", "report.html",
+    }  # fmt: skip
     assert (out / "model.gguf").stat().st_size == winner["artifact"]["bytes"]
     smaller = [c for c in result["candidates"] if c["artifact"]["bytes"] < winner["artifact"]["bytes"]]
     assert all(c["verdict"]["status"] == "unmet" for c in smaller), "nothing smaller holds the limits"

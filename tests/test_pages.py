@@ -114,22 +114,6 @@ def test_mistakes(studied, args, says):
     assert len(done.stderr.strip().splitlines()[-1:]) == 1
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's chromium, or what CHROMIUM names."""
-    import os
-
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not path:
-        pytest.skip("no chromium here (apt-get install chromium): the pages were not opened")
-    with sync_playwright() as kit:
-        made = kit.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield made
-        made.close()
-
-
 def opened(browser, path, size=DESK, scheme="light", shot=None):
     """A page without network and what it complained about."""
     context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)

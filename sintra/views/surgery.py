@@ -21,15 +21,26 @@ def fill(bits: float) -> str:
 
 def page(found: dict[str, Any]) -> str:
     """The page of what `sintra.anatomy` knows."""
-    figures = [drawn(found["winner"], found["layers"], "Winner")]
-    if found["stock"]:
-        figures.append(drawn(found["stock"], found["layers"], "Stock preset"))
+    return render("surgery.html", figures=figures(found), legend=legend(), known=known(found),
+                  **{k: found[k] for k in ("model", "hardware", "cost", "probes", "modelled")})  # fmt: skip
+
+
+def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The winner's picture, and the stock preset's where there is one."""
+    made = [drawn(found["winner"], found["layers"], "Winner")]
+    return [*made, drawn(found["stock"], found["layers"], "Stock preset")] if found["stock"] else made
+
+
+def legend() -> list[tuple[str, str]]:
+    """Colours and the bits a weight that they stand for."""
     ends = [2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]
     words = ["under 2", *(f"{a:g} to {b:g}" for a, b in pairwise(ends)), "12 and more"]
-    legend = list(zip((c for _, c in FILLS), words, strict=True))
-    known = any(c["share"] is not None for c in found["winner"]["tensors"].values())
-    return render("surgery.html", figures=figures, legend=legend, known=known,
-                  **{k: found[k] for k in ("model", "hardware", "cost", "probes", "modelled")})  # fmt: skip
+    return list(zip((c for _, c in FILLS), words, strict=True))
+
+
+def known(found: dict[str, Any]) -> bool:
+    """Whether shares of the damage are known."""
+    return any(c["share"] is not None for c in found["winner"]["tensors"].values())
 
 
 def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
@@ -68,7 +79,8 @@ def placed(figure: dict[str, Any], name: str, column: int, y: int, most: float, 
     known = [f"{name}: {c['type']}, {c['bits']:.2f} bits a weight, {c['bytes']} bytes, {' x '.join(map(str, c['shape']))}"]
     known += [f"{c['share']:.1%} of the damage foreseen"] if c["share"] is not None else []
     known += [f"relative error of its output {c['error']:.2e}"] if c["error"] is not None else []
-    note = f"{c['bits']:.2f} bits" + (f", {c['share']:.1%}" if c["share"] is not None else "")
+    share = c["share"]
+    note = f"{c['bits']:.2f} bits" + (f", {share:.{1 if share < 0.0995 else 0}%}" if share is not None else "")
     bar = (WIDTH - 12) * c["share"] / most if c["share"] and most else 0.0
     return place | {"type": c["type"], "note": note, "fill": fill(c["bits"]), "bar": bar, "said": "; ".join(known)}
 
