@@ -6,7 +6,6 @@ overrides and our version.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 from sintra import __version__
 from sintra.errors import UserError, nearest
 from sintra.options import Config, HardwareConf
+from sintra.sealed import sealed, unsealed
 from sintra.store import write_atomic
 from sintra.types import canonical, sha256
 
@@ -151,16 +151,17 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
     kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
     if kept:
         try:
-            known: dict[str, Any] = json.loads(kept.read_bytes())
+            known = unsealed(kept.read_bytes())
+        except OSError:
+            known = None
+        if known is not None:
             return known
-        except (OSError, ValueError):
-            pass
     with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
         for path in own:
             _write_profile(Path(folder), path)
         result = _compose(root, checked(root, raw), [folder] if own else [])
     if kept:
-        write_atomic(kept, canonical(result))
+        write_atomic(kept, sealed(canonical(result)))
     return result
 
 

@@ -19,7 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sintra import entries
 from sintra.errors import Transient
+from sintra.sealed import sealed, unsealed
 from sintra.types import Artifact, Failure, File, canonical
 
 CHUNK = 1 << 20
@@ -98,10 +100,9 @@ class Store:
         """The AC entry as it was written (outputs, action, times), without a look at the blobs."""
         try:
             with open(f"{self.root}/ac/{key[:2]}/{key}.json", "rb") as handle:  # noqa: PTH123 (a no-op does this for every step)
-                data: dict[str, Any] = json.loads(handle.read())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+                return entries.read(handle.read(), key)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return data if "files" in data or "failure" in data else None
 
     def lookup(self, key: str) -> Outcome | None:
         """What this action produced, or None: unknown, or one of its blobs is missing or has the wrong size."""
@@ -110,14 +111,11 @@ class Store:
         data = self.record(key)
         if data is None:
             return None
-        if "failure" in data:
-            found: Outcome = Failure(**data["failure"])
-        else:
-            files = tuple(File(**f) for f in data["files"])
-            if not all(self.sound(f) for f in files):
-                return None
-            found = Artifact(files)
-        self._memo[key] = found
+        found = entries.outcome(data)
+        if isinstance(found, Artifact) and not all(self.sound(f) for f in found.files):
+            return None
+        if found is not None:
+            self._memo[key] = found
         return found
 
     def sound(self, file: File) -> bool:
@@ -165,7 +163,7 @@ class Store:
         temporary = self.folder("tmp") / f"{key}.{unique()}.json"
         try:
             with temporary.open("w") as handle:
-                json.dump(data, handle, sort_keys=True)
+                handle.write(entries.text(data))
                 handle.flush()
                 os.fsync(handle.fileno())
             try:
@@ -289,9 +287,10 @@ class Digests:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._known: dict[str, list[Any]] = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            self._known = {}
+            known = unsealed(path.read_bytes())
+        except OSError:
+            known = None
+        self._known: dict[str, list[Any]] = known or {}
 
     def file(self, path: Path) -> tuple[int, str]:
         """Size and SHA-256 of a file."""
@@ -302,5 +301,5 @@ class Digests:
             return stat.st_size, str(known[1])
         digest = hash_file(path)
         self._known[str(path.resolve())] = [mark, digest]
-        write_atomic(self.path, canonical(self._known))
+        write_atomic(self.path, sealed(canonical(self._known)))
         return stat.st_size, digest

@@ -13,6 +13,7 @@ from typing import Any
 from sintra.config import GROUPS, conf_dirs, names
 from sintra.errors import UserError, nearest
 from sintra.graph import MARK
+from sintra.sealed import sealed, unsealed
 from sintra.store import write_atomic
 from sintra.study import Workspace, cache_root, open_workspace
 from sintra.types import canonical, sha256
@@ -44,12 +45,14 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
     kept = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
-        known: list[Overrides] = json.loads(kept.read_bytes())
-        return known
-    except (OSError, ValueError):
-        found = cells(root, raw)
-        write_atomic(kept, canonical(found))
-        return found
+        known = unsealed(kept.read_bytes())
+    except OSError:
+        known = None
+    if known is not None:
+        return [[str(o) for o in cell] for cell in known["cells"]]
+    found = cells(root, raw)
+    write_atomic(kept, sealed(canonical({"cells": found})))
+    return found
 
 
 def values(root: Path, override: str) -> Overrides:

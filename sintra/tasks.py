@@ -154,8 +154,14 @@ class Chain:
         """The planner's next word, and the round that is made of it."""
         name = self.named("propose", number)
         anew = number == 1 and self.place.conf["refresh"]
-        written = rounds.path_of(self.place, number).exists
-        yield _task(name, lambda: self.propose(number), [False if anew else written], f"Plan round {number}", after)
+        path = rounds.path_of(self.place, number)
+        yield _task(
+            name,
+            lambda: self.propose(number),
+            [False if anew else lambda: rounds.read(path) is not None],
+            f"Plan round {number}",
+            after,
+        )
         yield Task(self.named("round", number), None, loader=DelayedLoader(lambda: self.created(number), executed=name),
                    task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
 
