@@ -236,6 +236,10 @@ class Store:
     def verify(self) -> Iterator[tuple[File, str, str]]:
         """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made it) and moves a
         damaged blob into quarantine, so that it is a miss from then on."""
+        for path in sorted((self.root / "ac").glob("??/*.json")):
+            if self.record(path.stem) is None:
+                yield File(path.name, path.stat().st_size, path.stem), "damaged", "an AC entry"
+                self.quarantine(path)
         seen: dict[str, bool] = {}
         for data in self.records():
             for file in (File(**f) for f in data.get("files", ())):
@@ -246,8 +250,20 @@ class Store:
                     continue
                 wrong = "damaged" if path.exists() else "missing"
                 if path.exists():
-                    os.replace(path, self.folder("quarantine") / f"{file.sha256}.{int(time.time())}")
+                    self.quarantine(path)
                 yield file, wrong, str(data.get("step", data["key"][:12]))
+
+    def quarantine(self, path: Path) -> None:
+        """Put a damaged file aside, so that it is missing from then on."""
+        os.replace(path, self.folder("quarantine") / f"{path.name}.{int(time.time())}")
+
+    def genuine(self, file: File) -> bool:
+        """Whether a blob's bytes are those of its name; one whose aren't goes into quarantine."""
+        path = self.blob(file.sha256)
+        good = self.sound(file) and hash_file(path) == file.sha256
+        if not good and path.exists():
+            self.quarantine(path)
+        return good
 
     def gc(self, keep: set[str], dry_run: bool = False) -> tuple[int, int, int]:
         """Delete AC entries whose key is not in `keep`, then blobs that no entry names.

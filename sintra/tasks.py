@@ -32,7 +32,7 @@ FREE = frozenset(
 VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot"}
 
 DOIT_CONFIG = {
-    "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
+    "backend": "sintra", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
     "par_type": "thread", "verbosity": 2, "check_file_uptodate": "timestamp",
 }  # fmt: skip
 

@@ -86,7 +86,10 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
     inputs = {}
     for role, files in order.inputs.items():
         (folder / role).mkdir()
-        inputs[role] = store.lay_out(Artifact(tuple(File(**f) for f in files)), folder / role)
+        given = Artifact(tuple(File(**f) for f in files))
+        if wrong := next((f for f in given.files if not store.genuine(f)), None):
+            raise Transient(f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again builds it anew")
+        inputs[role] = store.lay_out(given, folder / role)
     context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads)
     try:
         stage.run(context)
