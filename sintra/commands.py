@@ -154,7 +154,10 @@ def collect(store: Store, dry_run: bool) -> None:
     """Keep what the recorded studies of this cache need, by the keys that they reached."""
     keep = set()
     for path in (store.root / "studies").glob("*/keys.json"):
-        keep |= set(json.loads(path.read_text()))
+        try:
+            keep |= set(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
+            raise UserError(f"{path} is damaged: run that study's `doit optimize` again first, or delete its folder") from None
     entries, blobs, freed = store.gc(keep, dry_run)
     print(f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, {freed / 1e6:.1f} MB")
 

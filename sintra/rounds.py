@@ -198,5 +198,5 @@ def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
     keys = {s.key(place.store) for r in known for s in steps_of(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = place.folder / "keys.json"
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)

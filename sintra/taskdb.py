@@ -57,6 +57,5 @@ class TaskDB(SqliteDB):  # type: ignore[misc]
 
     def remove_all(self) -> None:
         """Forget everything."""
-        self._cache, self._dirty = {}, set()
         with contextlib.suppress(*TROUBLE):
             super().remove_all()
