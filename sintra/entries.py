@@ -15,7 +15,7 @@ from sintra.sealed import sealed, unsealed
 from sintra.types import Artifact, Failure, File
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LONGEST = 4096
+LONGEST, LONGEST_NAME = 1024, 200  # filesystems take 4096 and 255, of which ours are a part
 
 
 def text(data: dict[str, Any]) -> str:
@@ -26,7 +26,7 @@ def text(data: dict[str, Any]) -> str:
 def read(raw: bytes, key: str) -> dict[str, Any] | None:
     """An entry's content, or None where it isn't what was written, isn't this key's, or names no outcome that may be used."""
     data = unsealed(raw)
-    if data is None or data.get("key", key) != key:
+    if data is None or data.get("key") != key:
         return None
     return data if outcome(data) is not None else None
 
@@ -42,7 +42,9 @@ def outcome(data: dict[str, Any]) -> Artifact | Failure | None:
         return None
     files = [file(row) for row in rows]
     made = tuple(f for f in files if f is not None)
-    return Artifact(made) if len(made) == len(files) and len({f.path for f in made}) == len(made) else None
+    paths = {f.path for f in made}
+    above = {str(p) for f in made for p in PurePosixPath(f.path).parents}
+    return Artifact(made) if len(made) == len(files) == len(paths) and not paths & above else None
 
 
 def file(row: Any) -> File | None:
@@ -60,4 +62,6 @@ def inside(path: str) -> bool:
     if not path or len(path) > LONGEST or "\0" in path or "\\" in path or not path.isprintable():
         return False
     parts = PurePosixPath(path).parts
+    if any(len(part.encode()) > LONGEST_NAME for part in parts):
+        return False
     return not path.startswith("/") and ".." not in parts and "/".join(parts) == path
