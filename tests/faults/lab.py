@@ -19,8 +19,9 @@ HOOK = Path(__file__).resolve().parent / "hook"
 PER_RUN = ("steps", "wall_s", "llm")
 SPEEDS = {"pp_tps", "tg_tps"}
 LIMIT_S = 300
-OPTIONS = ["hardware=jetson_nano", "probe=quick", "planner=ladder", "planner.types=[Q8_0]", "planner.rounding=nearest",
-           "max_rounds=2", "goal.max_kld=9"]  # fmt: skip
+OPTIONS = ["hardware=jetson_nano", "probe=quick", "planner=ladder", "planner.types=[Q8_0]",
+           "planner.rounding=nearest", "max_rounds=1", "goal.max_kld=9", "texts.second=null",
+           "probe.search_tokens=256", "probe.report_tokens=512"]  # fmt: skip
 
 
 @dataclass
@@ -216,6 +217,7 @@ def laboratory(folder: Path | None = None) -> tuple[Path, Path, Path]:
     from sintra.store import Store
 
     folder = folder or Path(tempfile.mkdtemp(prefix="sintra-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
     run_step(Step("toolchain", "llama.cpp", pinned()), Store(folder / "start"))
     tiny = folder / "tiny"
-    return folder, tiny if tiny.exists() else make_llama(tiny), folder / "start"
+    return folder, tiny if tiny.exists() else make_llama(tiny, hidden=64), folder / "start"
