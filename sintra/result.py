@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sqlite3
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -111,8 +112,10 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     out, winner = place.outputs, result["winner"]
     what = delivery.wanted(graph, place.store, winner, known, place.study.goal)
     with contextlib.suppress(OSError, ValueError):
-        if same(json.loads((out / "result.json").read_text()), result) and delivery.sound(out, what) and as_written(out):
+        known = same(json.loads((out / "result.json").read_text()), result)
+        if known and delivery.sound(place.store, out, what) and as_written(out):
             point(place.root, place.study.id)
+            remember(place, result)
             return
     out.mkdir(parents=True, exist_ok=True)
     for name in PAGES:  # of another winner
@@ -123,11 +126,18 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
     point(place.root, place.study.id)
-    history.append(
-        place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
-    )
+    remember(place, result)
     # Last: until it is there the folder counts as unwritten, so that a kill in between loses none of the above.
     write_atomic(out / "manifest.json", sealed(json.dumps(manifest(place, what, graph), indent=1) + "\n"))
+
+
+def remember(place: Workspace, result: dict[str, Any]) -> None:
+    """Into the history, unless its last word on this study is the same; a cache that can't be written is left as it is."""
+    digest = sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
+    try:
+        history.append(place.store.root / "history.db", result, digest)
+    except (sqlite3.OperationalError, OSError) as error:
+        print(f"sintra: the history can't be written: {error}", file=sys.stderr)
 
 
 def as_written(out: Path) -> bool:
