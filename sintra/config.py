@@ -17,7 +17,7 @@ from sintra import __version__
 from sintra.errors import UserError, nearest
 from sintra.options import Config, HardwareConf
 from sintra.sealed import sealed, unsealed
-from sintra.store import write_atomic
+from sintra.store import keep
 from sintra.types import canonical, sha256
 
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store")
@@ -184,7 +184,7 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
             _write_profile(Path(folder), path)
         result = _compose(root, checked(root, raw), [folder] if own else [])
     if kept:
-        write_atomic(kept, sealed(canonical(result)))
+        keep(kept, sealed(canonical(result)))
     return result
 
 

@@ -112,8 +112,8 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     out, winner = place.outputs, result["winner"]
     what = delivery.wanted(graph, place.store, winner, known, place.study.goal)
     with contextlib.suppress(OSError, ValueError):
-        known = same(json.loads((out / "result.json").read_text()), result)
-        if known and delivery.sound(place.store, out, what) and as_written(out):
+        unchanged = same(json.loads((out / "result.json").read_text()), result)
+        if unchanged and delivery.sound(place.store, out, what) and as_written(out):
             point(place.root, place.study.id)
             remember(place, result)
             return

@@ -7,7 +7,6 @@ AC entry by an exclusive link, so the first writer wins. Freshness is decided he
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra import entries
-from sintra.errors import Transient
+from sintra.disk import disk_trouble
 from sintra.sealed import sealed, unsealed
 from sintra.types import Artifact, Failure, File, canonical
 
@@ -52,12 +51,23 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{unique()}")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     fsync_folder(path.parent)
+
+
+def keep(path: Path, text: str) -> None:
+    """Write what only saves time, where that can be done."""
+    with contextlib.suppress(OSError):
+        write_atomic(path, text)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -290,13 +300,6 @@ class Store:
         return entries, blobs, freed
 
 
-def disk_trouble(error: OSError, root: Path) -> Exception:
-    """A full disk in words; anything else as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Transient(f"no space left on the disk of {root}: free some (`doit gc` helps) and run the same again")
-    return error
-
-
 class Digests:
     """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of them."""
 
@@ -317,5 +320,5 @@ class Digests:
             return stat.st_size, str(known[1])
         digest = hash_file(path)
         self._known[str(path.resolve())] = [mark, digest]
-        write_atomic(self.path, sealed(canonical(self._known)))
+        keep(self.path, sealed(canonical(self._known)))
         return stat.st_size, digest

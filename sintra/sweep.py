@@ -14,7 +14,7 @@ from sintra.config import GROUPS, conf_dirs, names
 from sintra.errors import UserError, nearest
 from sintra.graph import MARK
 from sintra.sealed import sealed, unsealed
-from sintra.store import write_atomic
+from sintra.store import keep
 from sintra.study import Workspace, cache_root, open_workspace
 from sintra.types import canonical, sha256
 
@@ -51,7 +51,7 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
     if known is not None:
         return [[str(o) for o in cell] for cell in known["cells"]]
     found = cells(root, raw)
-    write_atomic(kept, sealed(canonical({"cells": found})))
+    keep(kept, sealed(canonical({"cells": found})))
     return found
 
 

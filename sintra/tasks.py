@@ -16,6 +16,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra import commands, config, result, rounds, source, sweep
 from sintra.branches import left_out
+from sintra.disk import disk_trouble
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
 from sintra.reporter import AT_END, Reporter
@@ -59,6 +60,11 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if (trouble := disk_trouble(error, Path(error.filename or "the cache"))) is error:
+            raise
+        print(f"sintra: {trouble}", file=sys.stderr)
+        raise SystemExit(1) from None
     yield from commands.tasks(root, raw, place)
     if place or places:
         stop_when_told()

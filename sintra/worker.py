@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from sintra import plugins
+from sintra.disk import disk_trouble
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage
-from sintra.store import Store, disk_trouble, unique
+from sintra.store import Store, unique
 from sintra.types import Artifact, Failure, File
 
 TRANSIENT = 75

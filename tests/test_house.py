@@ -41,6 +41,7 @@ LAYERS = [
         "protocols",
         "torch_model",
         "sealed",
+        "disk",
         "entries",
         "gguf_header",
         "model_code",
