@@ -69,7 +69,7 @@ def read_only(lab: Lab, ref: Reference, tally: Tally) -> None:
         for state in ("empty", "half", "whole"):
             lab.fresh()
             if state == "half":
-                lab.run(*lab.optimize, fault={"match": r"^os\.link cache/ac/", "at": 5, "do": "kill"})
+                lab.run(*lab.optimize, fault={"match": r"^os\.link cache/ac/", "at": 4, "do": "kill"})
             if state == "whole":
                 lab.run(*lab.optimize)
             before = tree(lab.cache)

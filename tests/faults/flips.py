@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from .lab import Lab, Reference, Tally, told
@@ -58,13 +57,10 @@ def each_kind(lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0)
 
 def mended(lab: Lab, ref: Reference, tally: Tally, what: str) -> None:
     """Run, verify, run again: then nothing may be left of the damage."""
-    for words, codes in (
-        (lab.optimize, (0, 1)),
-        (["verify"], (0, 1)),
-        (["history"], (0,)),
-        (lab.optimize, (0,)),
-        (["verify"], (0,)),
-    ):
+    tries: list[tuple[list[str], tuple[int, ...]]] = [(lab.optimize, (0, 1)), (["verify"], (0, 1)), (lab.optimize, (0,))]
+    if "history" in what:
+        tries.insert(0, (["history"], (0,)))
+    for words, codes in tries:
         done = lab.run(*words)
         tally.runs += 1
         tally.wrong(f"{what}, {words[0]}", told(done, *codes))
@@ -103,11 +99,11 @@ def remembered(lab: Lab, ref: Reference) -> list[str]:
 def poisoned(lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0) -> None:
     """A byte of an input is flipped before a step reads it: nothing may be published from it."""
     rng, wanted = random.Random(seed), r"^os\.mkdir cache/tmp/[0-9a-f]{64}\.[0-9a-f]{32}/?$"
-    chooser: Callable[[list[Path]], Path] = lambda files: max(files, key=lambda p: p.stat().st_size)  # noqa: E731
     for number in range(times):
         lab.fresh()
-        lab.run(*lab.optimize, fault={"match": wanted, "at": rng.randrange(9, 14), "do": "kill"})
-        what = flip(chooser([p for p in (lab.cache / "cas").glob("??/*") if p.name not in at_start(lab)]), rng)
+        lab.run(*lab.optimize, fault={"match": wanted, "at": rng.randrange(2, 9), "do": "kill"})
+        largest = sorted((lab.cache / "cas").glob("??/*"), key=lambda p: p.stat().st_size)[-3:]
+        what = flip(rng.choice(largest), rng)
         tally.faults += 1
         done = lab.run(*lab.optimize)
         for _ in range(3):
@@ -120,8 +116,3 @@ def poisoned(lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0) 
         tally.wrong(f"{number}: {what}", told(done, 0))
         if lab.essence() != ref.essence:
             tally.wrong(f"{number}: {what}", ["the result was made from damaged bytes"])
-
-
-def at_start(lab: Lab) -> set[str]:
-    """Blobs that were there before the study."""
-    return {p.name for p in (lab.start / "cas").glob("??/*")}

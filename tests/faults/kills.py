@@ -80,7 +80,8 @@ def moments(lab: Lab, ref: Reference, tally: Tally, count: int, seed: int = 0, n
             tally.wrong(where, told(done, 0) + whole(lab, ref))
             lab.fresh()
             continue
-        tally.wrong(where, told(done, -9 if number == signal.SIGKILL else 143) + alone(lab))
+        ended = (-9,) if number == signal.SIGKILL else (143, -15)  # -15: before anything was begun
+        tally.wrong(where, told(done, *ended) + alone(lab))
         tally.wrong(where, lab.published() + lab.sound())
     finish(lab, ref, tally)
 

@@ -183,6 +183,21 @@ def reference(lab: Lab) -> Reference:
     return found
 
 
+def warmed(lab: Lab, folder: Path) -> Path:
+    """A start for experiments that needn't convert the model each time: a finished study's cache up to the 16-bit file."""
+    from sintra.store import Store
+
+    shutil.rmtree(folder, ignore_errors=True)
+    held, begun = Store(lab.cache), Store(folder)
+    for record in list(held.records()):
+        if record["stage"] in ("toolchain", "convert") or record["step"] == f"fetch:{lab.model.name}":
+            pairs = [(held.blob(f["sha256"]), begun.blob(f["sha256"])) for f in record["files"]]
+            for source, target in [*pairs, (held.entry(record["key"]), begun.entry(record["key"]))]:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+    return folder
+
+
 def whole(lab: Lab, ref: Reference) -> list[str]:
     """Violations after a run that ended well: everything is there once, sound, and as in an uninterrupted one."""
     wrong = lab.published() + lab.sound() + lab.left()
