@@ -59,14 +59,14 @@ def free(lab: Lab) -> None:
     (lab.cache / ".filler").unlink(missing_ok=True)
 
 
-def read_only(lab: Lab, ref: Reference, tally: Tally) -> None:
+def read_only(lab: Lab, ref: Reference, tally: Tally, states: tuple[str, ...] = ("empty", "half", "whole")) -> None:
     """A cache that can be read and not written: everything in it serves, nothing in it changes, what lacks is said."""
     with mounted(lab) as able:
         if not able:
             tally.note = "needs the right to mount"
             return
         tally.note = "tmpfs mounted read-only"
-        for state in ("empty", "half", "whole"):
+        for state in states:
             lab.fresh()
             if state == "half":
                 lab.run(*lab.optimize, fault={"match": r"^os\.link cache/ac/", "at": 4, "do": "kill"})

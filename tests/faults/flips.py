@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from .lab import Lab, Reference, Tally, told
@@ -41,13 +42,16 @@ def flip(path: Path, rng: random.Random) -> str:
     return f"byte {at} of {path.name[:20]}: {old:#x} -> {data[at]:#x}"
 
 
-def each_kind(lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0) -> None:
+def each_kind(
+    lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0, kinds: Iterable[str] = KINDS, fresh: bool = True
+) -> None:
     """A byte is flipped in a finished study: the next run, `verify` and the run after that end with everything as it was."""
     rng = random.Random(seed)
-    lab.fresh()
+    if fresh:
+        lab.fresh()
     tally.wrong("the first run", told(lab.run(*lab.optimize), 0))
     tally.runs += 1
-    for kind, glob in KINDS.items():
+    for kind, glob in ((k, KINDS[k]) for k in kinds):
         for _ in range(times):
             files = sorted(p for p in lab.root.glob(glob) if p.is_file() and not p.parent.is_symlink() and p.stat().st_size)
             what = f"{kind}, {flip(rng.choice(files), rng)}"

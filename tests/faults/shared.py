@@ -86,12 +86,15 @@ def studies(lab: Lab, ref: Reference, tally: Tally) -> None:
     tally.wrong("four studies", lab.sound() + lab.left())
 
 
-def clocks(lab: Lab, ref: Reference, tally: Tally) -> None:
+OFFSETS = (("+2d", None), ("-2d", None), (None, "-30y"), ("+2d", "-30y"))
+
+
+def clocks(lab: Lab, ref: Reference, tally: Tally, offsets: tuple[tuple[str | None, str | None], ...] = OFFSETS) -> None:
     """The clock two days ahead, then back, then in the year 2001, between and within runs."""
     library = next((p for p in FAKETIME if Path(p).exists()), None)
     tally.note = "libfaketime" if library else "files dated into the future and the past: no libfaketime here"
     half = {"match": r"^os\.link cache/ac/", "at": 3, "do": "kill"}
-    for first, then in (("+2d", None), ("-2d", None), (None, "-30y"), ("+2d", "-30y")):
+    for first, then in offsets:
         lab.fresh()
         for offset, fault in ((first, half), (then, half), (None, None)):
             clock = {"LD_PRELOAD": library, "FAKETIME": offset} if library and offset else {}
