@@ -58,7 +58,7 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
 def values(root: Path, override: str) -> Overrides:
     """One override for each value: lists, choice(), range(), glob(), shuffle(), sort() as Hydra's basic sweeper takes them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob
+    from hydra.core.override_parser.types import Glob, RangeSweep
     from hydra.errors import HydraException
 
     key = override.partition("=")[0]
@@ -67,11 +67,26 @@ def values(root: Path, override: str) -> Overrides:
         value: Any = parsed.value()
         if isinstance(value, Glob):
             return [f"{key}={name}" for name in globbed(root, key, value.include, value.exclude)]
+        if isinstance(value, RangeSweep) and not possible(value):
+            raise UserError(f"{override!r} is no range of at most {MOST} values: range(start,stop,step)")
         if not parsed.is_discrete_sweep():
             raise UserError(f"{override!r} is a range without steps: give values, or range(start,stop,step)")
-        return [f"{key}={v}" for v in parsed.sweep_string_iterator()]
-    except HydraException as error:
-        raise UserError(f"{override!r} can't be read as a list of values: {str(error).splitlines()[0]}") from None
+        found = [f"{key}={v}" for v in itertools.islice(parsed.sweep_string_iterator(), MOST + 1)]
+        if len(found) > MOST:
+            raise UserError(f"{key} has more than {MOST} values")
+        return found
+    except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise UserError(
+            f"{override!r} can't be read as a list of values: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+
+
+def possible(value: Any) -> bool:
+    """Whether a range has an end and isn't too long, before anything counts through it."""
+    try:
+        return bool(0 <= (float(value.stop) - float(value.start)) / float(value.step) <= MOST)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
 
 
 def globbed(root: Path, key: str, include: list[str], exclude: list[str]) -> list[str]:
