@@ -68,7 +68,7 @@ def values(root: Path, override: str) -> Overrides:
         if isinstance(value, Glob):
             return [f"{key}={name}" for name in globbed(root, key, value.include, value.exclude)]
         if isinstance(value, RangeSweep) and not possible(value):
-            raise UserError(f"{override!r} is no range of at most {MOST} values: range(start,stop,step)")
+            raise UserError(f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes {MOST} at most")
         if not parsed.is_discrete_sweep():
             raise UserError(f"{override!r} is a range without steps: give values, or range(start,stop,step)")
         found = [f"{key}={v}" for v in itertools.islice(parsed.sweep_string_iterator(), MOST + 1)]
