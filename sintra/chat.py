@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sintra import gguf_header
+
 ROLES = ("system", "user", "assistant")
 MARK = "\ue000content\ue000"
 
@@ -23,9 +25,7 @@ class Chat:
 
 def read_chat(path: Path) -> Chat:
     """From a GGUF's own metadata."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
+    reader = gguf_header.reader(path)
 
     def value(name: str, default: Any = None) -> Any:
         field = reader.get_field(name)

@@ -6,7 +6,6 @@ overrides and our version.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -17,7 +16,8 @@ from typing import Any
 from sintra import __version__
 from sintra.errors import UserError, nearest
 from sintra.options import Config, HardwareConf
-from sintra.store import write_atomic
+from sintra.sealed import sealed, unsealed
+from sintra.store import keep
 from sintra.types import canonical, sha256
 
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor")
@@ -63,6 +63,10 @@ def checked(root: Path, raw: list[str]) -> list[str]:
     result = []
     for override in raw:
         key, _, value = override.partition("=")
+        if "${oc.env" in value:
+            raise UserError(
+                f"{key}: the environment isn't read by options, since they are written down; keys have names of their own"
+            )
         plain = key.lstrip("+~")
         if plain != key:
             raise UserError(f"{override!r}: `+` and `~` are not taken here; every key exists, so write {plain}={value}")
@@ -89,10 +93,26 @@ def profile_path(root: Path, override: str) -> Path | None:
     key, _, value = override.partition("=")
     if key != "hardware" or not value.endswith((".yaml", ".yml")):
         return None
-    path = root / Path(value).expanduser()
-    if not path.is_file():
+    path = root / user_path(value)
+    if not there(path):
         raise UserError(f"hardware={value}: there is no such file; `doit detect --out {value}` writes one")
     return path
+
+
+def user_path(text: str) -> Path:
+    """What a user wrote as a path; a home that nobody has stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def there(path: Path, kind: str = "is_file") -> bool:
+    """Whether there is such a file or folder; no name is too long or too odd to ask for."""
+    try:
+        return bool(getattr(path, kind)())
+    except (OSError, ValueError):
+        return False
 
 
 def _own_name(path: Path) -> str:
@@ -105,7 +125,7 @@ def _write_profile(folder: Path, path: Path) -> None:
 
     try:
         found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml")
@@ -121,12 +141,12 @@ def _write_profile(folder: Path, path: Path) -> None:
 def _model(root: Path, value: str) -> list[str]:
     if value in names(root, "model"):
         return [f"model={value}"]
-    folder = Path(value).expanduser()
-    if folder.name == "config.json" and folder.is_file():
+    folder = user_path(value)
+    if folder.name == "config.json" and there(folder):
         folder = folder.parent
-    if folder.suffix == ".gguf" and folder.is_file():
+    if folder.suffix == ".gguf" and there(folder):
         return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
-    if folder.is_dir():
+    if there(folder, "is_dir"):
         return ["model=custom", f"model.name={slug(folder.resolve().name)}", f"model.source='{folder}'"]
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
     if not hub or value.startswith((".", "/", "~")):
@@ -143,6 +163,9 @@ def slug(text: str) -> str:
 
 def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, Any]:
     """The composed and checked configuration as a plain dictionary. Raises UserError in one line."""
+    for override in raw:
+        if not override.isprintable():
+            raise UserError(f"{override!r} has characters in it that can't be written down")
     state = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for d in conf_dirs(root) for p in sorted(d.rglob("*.yaml"))]
     own = [p for o in raw if (p := profile_path(root, o))]
     texts = [[str(p), sha256(p.read_text(errors="replace"))] for p in own]
@@ -151,16 +174,17 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
     kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
     if kept:
         try:
-            known: dict[str, Any] = json.loads(kept.read_bytes())
+            known = unsealed(kept.read_bytes())
+        except OSError:
+            known = None
+        if known is not None:
             return known
-        except (OSError, ValueError):
-            pass
     with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
         for path in own:
             _write_profile(Path(folder), path)
         result = _compose(root, checked(root, raw), [folder] if own else [])
     if kept:
-        write_atomic(kept, canonical(result))
+        keep(kept, sealed(canonical(result)))
     return result
 
 

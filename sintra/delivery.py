@@ -44,12 +44,19 @@ def parts(made: Artifact) -> dict[str, tuple[int, str]]:
     return {f.path: (f.size, f.sha256) for f in made.files if f.path == "model.gguf" or f.path.startswith("model/")}
 
 
-def sound(out: Path, what: dict[str, Artifact]) -> bool:
-    """Whether the folder holds them all, by size, and nothing else that could be taken for one."""
-    files = {Path(folder, path): size for folder, made in what.items() for path, (size, _) in parts(made).items()}
+def sound(store: Store, out: Path, what: dict[str, Artifact]) -> bool:
+    """Whether the folder holds them all and nothing else that could be taken for one: by size, and not from before a blob was
+    made anew (since the old one was damaged)."""
+    files = {Path(folder, path): part for folder, made in what.items() for path, part in parts(made).items()}
     if models(out) != {p.parts[0] for p in files}:
         return False
-    return all((out / path).is_file() and (out / path).stat().st_size == size for path, size in files.items())
+    return all((out / path).is_file() and _same(out / path, store.blob(digest), size) for path, (size, digest) in files.items())
+
+
+def _same(path: Path, blob: Path, size: int) -> bool:
+    here, there = path.stat(), blob.stat()
+    linked = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    return here.st_size == size and (linked or here.st_mtime_ns >= there.st_mtime_ns)
 
 
 def models(out: Path) -> set[str]:

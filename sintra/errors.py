@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 80  # of a word that is compared with others: that takes time with the square of it
+
 
 class UserError(Exception):
     """A mistake of the user's: one line on stderr, exit code 2, nothing started."""
@@ -29,5 +31,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     import difflib
 
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:LONGEST], names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"

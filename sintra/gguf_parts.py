@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sintra import gguf_header
 from sintra.matrices import padded
 
 
@@ -20,9 +21,7 @@ def assemble(parts: Mapping[str, Path], chosen: Mapping[str, str], file_type: in
 
     Raises ValueError where the files don't hold the same tensors or metadata.
     """
-    from gguf import GGUFReader
-
-    readers = {role: GGUFReader(path) for role, path in parts.items()}
+    readers = {role: gguf_header.reader(path) for role, path in parts.items()}
     tensors = {role: {t.name: t for t in reader.tensors} for role, reader in readers.items()}
     first = next(iter(parts))
     if any(list(t) != list(tensors[first]) or readers[r].data_offset != readers[first].data_offset for r, t in tensors.items()):

@@ -131,10 +131,11 @@ class Graph:
 
     def fetch(self) -> Step:
         """The pinned model's files."""
-        return self._import(self.source, self.study.model)
+        return self._import(self.source, self.study.model, bool(self.study.model_options.get("trust_remote_code")))
 
-    def _import(self, source: Source, label: str) -> Step:
-        return self.step("fetch", label, {"kind": source.kind, "digest": source.digest}, hints={"from": source.locator})
+    def _import(self, source: Source, label: str, code: bool = False) -> Step:
+        params = {"kind": source.kind, "digest": source.digest} | ({"code": True} if code else {})
+        return self.step("fetch", label, params, hints={"from": source.locator})
 
     def text(self, role: str) -> Step:
         """One of the texts."""

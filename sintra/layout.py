@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sintra import gguf_header
+
 
 def read_layout(path: Path) -> dict[str, Any]:
     """{"architecture", "shape": fields of hardware.estimate.Shape, "context", "tensors": [[name, type, bytes, shape]]}.
 
     Tensor shapes are GGUF's: the row length first. Bytes are those of the data, without the header.
     """
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
+    reader = gguf_header.reader(path)
     arch = _value(reader, "general.architecture")
 
     def number(name: str, default: int | None = None) -> int:

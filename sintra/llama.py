@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
+from sintra import gguf_header, lazy
 from sintra.errors import Infeasible
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Model:
 
     def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False,
                  kv: str = "f16") -> None:  # fmt: skip
+        gguf_header.check(path)
         self.lib = api()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = 0, vocab_only

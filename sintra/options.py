@@ -41,12 +41,15 @@ class HardwareConf:
 
 @dataclass
 class ModelConf:
-    """A model: a folder or a hub id, with an optional revision; `convert` is the 16-bit type of its GGUF."""
+    """A model: a folder or a hub id, with an optional revision; `convert` is the 16-bit type of its GGUF.
+
+    trust_remote_code: whether Python code that comes with the model may be run."""
 
     name: str = ""
     source: str = ""
     revision: str = "main"
     convert: str = "f16"
+    trust_remote_code: bool = False
 
 
 @dataclass

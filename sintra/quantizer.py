@@ -6,6 +6,7 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from sintra import gguf_header
 from sintra.errors import Infeasible, Transient, nearest
 from sintra.llama import api, complaint
 
@@ -24,6 +25,7 @@ def quantize(source: Path, target: Path, threads: int, *, kind: str = "F16", ten
 
     Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is full.
     """
+    gguf_header.check(source)
     lib, types = api(), file_types()
     if kind not in types:
         raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")

@@ -7,14 +7,17 @@ import json
 import math
 import os
 import re
+import sqlite3
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sintra import __version__, delivery, history, latest
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
+from sintra.sealed import sealed, unsealed
 from sintra.stage import tool_version
 from sintra.store import write_atomic
 from sintra.study import Workspace
@@ -49,7 +52,7 @@ def build(
         "learned": rounds[-1].get("learned") if rounds else None,
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
         "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
-    } | formats_of(place, known)  # fmt: skip
+    } | formats_of(place, known) | own_code(place)  # fmt: skip
 
 
 def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
@@ -57,6 +60,11 @@ def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
     if place.study.formats == ("gguf",):
         return {}
     return {"formats": delivery.by_format(place.graph(), place.store, known, place.study.goal)}
+
+
+def own_code(place: Workspace) -> dict[str, bool]:
+    """That Python code of the model's own was allowed to run, where it was."""
+    return {"trust_remote_code": True} if place.study.model_options.get("trust_remote_code") else {}
 
 
 def llm_total() -> dict[str, float]:
@@ -108,7 +116,9 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
     out, winner = place.outputs, result["winner"]
     what = delivery.wanted(graph, place.store, winner, known, place.study.goal)
     with contextlib.suppress(OSError, ValueError):
-        if same(json.loads((out / "result.json").read_text()), result) and delivery.sound(out, what):
+        unchanged = same(json.loads((out / "result.json").read_text()), result)
+        if unchanged and delivery.sound(place.store, out, what) and as_written(out):
+            remember(place, result)
             return latest.promote(place.root, place.store, place.study.id, False) if winner else ""
     out.mkdir(parents=True, exist_ok=True)
     for name in PAGES:  # of another winner
@@ -119,11 +129,26 @@ def deliver(place: Workspace, result: dict[str, Any], known: list[Candidate], ro
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
-    write_atomic(out / "manifest.json", json.dumps(manifest(place, what, graph, more), indent=1) + "\n")
-    history.append(
-        place.store.root / "history.db", result, sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
-    )
+    # Last of the files: until it is there the folder counts as unwritten, so that a kill in between loses none of the above.
+    write_atomic(out / "manifest.json", sealed(json.dumps(manifest(place, what, graph, more), indent=1) + "\n"))
+    remember(place, result)
     return latest.promote(place.root, place.store, place.study.id, True) if winner else ""
+
+
+def remember(place: Workspace, result: dict[str, Any]) -> None:
+    """Into the history, unless its last word on this study is the same; a cache that can't be written is left as it is."""
+    digest = sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
+    try:
+        history.append(place.store.root / "history.db", result, digest)
+    except (sqlite3.OperationalError, OSError) as error:
+        print(f"sintra: the history can't be written: {error}", file=sys.stderr)
+
+
+def as_written(out: Path) -> bool:
+    """Whether the small files of a result's folder are those that its manifest names."""
+    said = unsealed((out / "manifest.json").read_bytes())
+    small = ("result.json", "rounds.json", "recipe.yaml")
+    return said is not None and all(sha256((out / n).read_text()) == d for n, d in said["files"].items() if n in small)
 
 
 def recipe_yaml(result: dict[str, Any]) -> str:
@@ -164,6 +189,8 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
     lines += task_lines(order)
     lines += [f"* estimated for {result['hardware']}; KLD (+- standard error) and the share of equal top tokens are",
               "measured against the 16-bit model"]  # fmt: skip
+    if result.get("trust_remote_code"):
+        lines.append(f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)")
     if "formats" in result:
         best = order[0].recipe.name if order else None
         lines += ["", delivery.format_table(result["formats"], known, best)]

@@ -19,6 +19,7 @@ from sintra.hardware.runtimes import estimated
 from sintra.judge import judge, ranked
 from sintra.known import history
 from sintra.report import NAME, parse
+from sintra.sealed import sealed, unsealed
 from sintra.store import Store, write_atomic
 from sintra.study import Workspace
 from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
@@ -42,15 +43,25 @@ def path_of(place: Workspace, number: int) -> Path:
 def recorded(place: Workspace) -> list[Round]:
     """All rounds so far."""
     found: list[Round] = []
-    while (path := path_of(place, len(found) + 1)).exists():
-        found.append(json.loads(path.read_bytes()))
+    while (given := read(path_of(place, len(found) + 1))) is not None:
+        found.append(given)
     return found
+
+
+def read(path: Path) -> Round | None:
+    """A recorded round; None for one that isn't as it was written: it is planned anew, and those behind it wait for it."""
+    try:
+        given = unsealed(path.read_bytes())
+        return given if given is not None and {"round", "stop"} <= set(given) and proposals(given) is not None else None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def ended(place: Workspace) -> bool:
     """Whether the last recorded round says that there are no more."""
     paths = sorted(place.folder.glob("round-*.json"))
-    return bool(paths) and json.loads(paths[-1].read_bytes())["stop"] is not None
+    last = read(paths[-1]) if paths else None
+    return last is not None and last["stop"] is not None
 
 
 def reopen(place: Workspace) -> None:
@@ -188,7 +199,7 @@ def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
 
 def write_round(place: Workspace, given: Round) -> None:
     """Record a round, whole or not at all."""
-    write_atomic(path_of(place, given["round"]), json.dumps(given, indent=1, sort_keys=True) + "\n")
+    write_atomic(path_of(place, given["round"]), sealed(json.dumps(given, indent=1, sort_keys=True) + "\n"))
 
 
 def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
@@ -196,7 +207,7 @@ def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
     keys = {s.key(place.store) for r in known for s in steps_of(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = place.folder / "keys.json"
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)
     else:
         os.utime(path)  # when a study was last run is what `doit gc --older` goes by

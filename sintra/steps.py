@@ -8,6 +8,7 @@ import inspect
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from doit.action import BaseAction
@@ -15,6 +16,7 @@ from doit.exceptions import BaseFail, TaskError, TaskFailed
 from doit.task import Task
 
 from sintra.console import CONSOLE
+from sintra.disk import disk_trouble
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
 from sintra.store import Store
@@ -63,6 +65,12 @@ class Call(BaseAction):  # type: ignore[misc]
         except Transient as error:
             count("failed")
             return TaskFailed(f"sintra: {error}")
+        except OSError as error:
+            trouble = disk_trouble(error, Path(error.filename or "the cache"))
+            if trouble is error:
+                raise
+            count("failed")
+            return TaskFailed(f"sintra: {trouble}")
         return TaskFailed("", report=False) if good is False else None
 
 

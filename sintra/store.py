@@ -7,7 +7,6 @@ AC entry by an exclusive link, so the first writer wins. Freshness is decided he
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -18,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sintra import locks
-from sintra.errors import Transient
-from sintra.types import Artifact, Failure, File, canonical
+from sintra import entries, locks
+from sintra.disk import disk_trouble
+from sintra.types import Artifact, Failure, File
 
 if TYPE_CHECKING:
     from sintra.remote.shared import Shared
@@ -58,12 +57,23 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{unique()}")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     fsync_folder(path.parent)
+
+
+def keep(path: Path, text: str) -> None:
+    """Write what only saves time, where that can be done."""
+    with contextlib.suppress(OSError):
+        write_atomic(path, text)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -108,10 +118,9 @@ class Store:
         """The AC entry as it was written (outputs, action, times), without a look at the blobs."""
         try:
             with open(f"{self.root}/ac/{key[:2]}/{key}.json", "rb") as handle:  # noqa: PTH123 (a no-op does this for every step)
-                data: dict[str, Any] = json.loads(handle.read())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+                return entries.read(handle.read(), key)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return data if "files" in data or "failure" in data else None
 
     def lookup(self, key: str) -> Outcome | None:
         """What this action produced, or None: unknown, or one of its blobs is missing or has the wrong size."""
@@ -120,14 +129,11 @@ class Store:
         data = self.record(key)
         if data is None:
             return None
-        if "failure" in data:
-            found: Outcome = Failure(**data["failure"])
-        else:
-            files = tuple(File(**f) for f in data["files"])
-            if not all(self.sound(f) for f in files):
-                return None
-            found = Artifact(files)
-        self._memo[key] = found
+        found = entries.outcome(data)
+        if isinstance(found, Artifact) and not all(self.sound(f) for f in found.files):
+            return None
+        if found is not None:
+            self._memo[key] = found
         return found
 
     def sound(self, file: File) -> bool:
@@ -181,7 +187,7 @@ class Store:
         temporary = self.folder("tmp") / f"{key}.{unique()}.json"
         try:
             with temporary.open("w") as handle:
-                json.dump(data, handle, sort_keys=True)
+                handle.write(entries.text(data))
                 handle.flush()
                 os.fsync(handle.fileno())
             try:
@@ -252,6 +258,10 @@ class Store:
 
         known: marks of blobs that were found sound; one whose mark still holds isn't read. Brought up to date.
         """
+        for path in sorted((self.root / "ac").glob("??/*.json")):
+            if self.record(path.stem) is None:
+                yield File(path.name, path.stat().st_size, path.stem), "damaged", "an AC entry"
+                self.quarantine(path)
         known, seen = {} if known is None else known, {}
         for data in self.records():
             for file in (File(**f) for f in data.get("files", ())):
@@ -265,8 +275,20 @@ class Store:
                 known.pop(file.sha256, None)
                 wrong = "damaged" if path.exists() else "missing"
                 if path.exists():
-                    os.replace(path, self.folder("quarantine") / f"{file.sha256}.{int(time.time())}")
+                    self.quarantine(path)
                 yield file, wrong, str(data.get("step", data["key"][:12]))
+
+    def quarantine(self, path: Path) -> None:
+        """Put a damaged file aside, so that it is missing from then on."""
+        os.replace(path, self.folder("quarantine") / f"{path.name}.{int(time.time())}")
+
+    def genuine(self, file: File) -> bool:
+        """Whether a blob's bytes are those of its name; one whose aren't goes into quarantine."""
+        path = self.blob(file.sha256)
+        good = self.sound(file) and hash_file(path) == file.sha256
+        if not good and path.exists():
+            self.quarantine(path)
+        return good
 
     def gc(self, keep: set[str], dry_run: bool = False) -> tuple[int, int, int]:
         """Delete AC entries whose key is not in `keep`, then blobs that no entry names.
@@ -291,33 +313,3 @@ class Store:
                 if not dry_run:
                     path.unlink()
         return entries, blobs, freed
-
-
-def disk_trouble(error: OSError, root: Path) -> Exception:
-    """A full disk in words; anything else as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Transient(f"no space left on the disk of {root}: free some (`doit gc` helps) and run the same again")
-    return error
-
-
-class Digests:
-    """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._known: dict[str, list[Any]] = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            self._known = {}
-
-    def file(self, path: Path) -> tuple[int, str]:
-        """Size and SHA-256 of a file."""
-        stat = path.stat()
-        now = mark(stat)
-        known = self._known.get(str(path.resolve()))
-        if known and known[0] == now:
-            return stat.st_size, str(known[1])
-        digest = hash_file(path)
-        self._known[str(path.resolve())] = [now, digest]
-        write_atomic(self.path, canonical(self._known))
-        return stat.st_size, digest

@@ -1,7 +1,7 @@
 """A transformers model, block after block: weights are read when a block's turn comes and dropped when it is over.
 
 Needs a checkpoint in safetensors whose tensor names are the modules' own, or those of single experts. Other checkpoints
-(.bin files, renamed tensors) are loaded whole.
+(renamed tensors) are loaded whole.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
+from sintra.errors import Infeasible
+from sintra.model_code import allowed
 
 if TYPE_CHECKING:
     import torch
@@ -70,18 +72,24 @@ class Model:
     """A causal language model whose blocks are loaded one at a time; `whole` where it had to be loaded at once."""
 
     def __init__(self, folder: Path) -> None:
+        trust = allowed(folder)
         import transformers
         from accelerate import init_empty_weights
 
-        config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        try:
+            config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise Infeasible("refused", "it needs Python code of its own: model.trust_remote_code=true runs it") from None
         kind: Any = transformers.AutoModelForCausalLM
         with init_empty_weights():
-            self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust)
         self.checkpoint = Checkpoint(folder)
         tied = self.tied = dict(getattr(self.net, "all_tied_weights_keys", None) or {})
         self.whole = any(self.checkpoint.parts(n) is None for n, _ in self.net.named_parameters() if n not in tied)
         if self.whole:
-            self.net = kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+            self.net = kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust, use_safetensors=True)
         self.net.train(False)
         self.prefix, self.blocks = find_blocks(self.net, config.get_text_config().num_hidden_layers)
         self.head: nn.Module = self.net.get_output_embeddings()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sintra import config, locks, plugins, source
+from sintra.digests import Digests
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
 from sintra.graph import Graph
-from sintra.store import Digests, Store
+from sintra.store import Store
 from sintra.terms import Terms, measured_on
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
 
@@ -74,7 +75,7 @@ class Workspace:
         model = self.conf["model"]
         folder = model_folder(self.root, model["source"])
         if folder is not None:
-            return source.pin_folder(folder, self.digests)
+            return source.pin_folder(folder, self.digests, model["trust_remote_code"])
         return source.pinned_hub(self.store, model["source"], model["revision"])
 
     def graph(self) -> Graph:
@@ -177,11 +178,16 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         id="", model=model["name"] or config.slug(model["source"]), hardware=hardware_of(conf["hardware"]),
         goal=goal_of(conf["goal"], conf["hardware"], conf["probe"]["tasks"]), planner=conf["planner"]["name"],
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
-        probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
+        probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options=model_options(model),
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
         overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"], measured_on=measured_on(conf),
         extra=extra_of(conf["extra"]),
     )  # fmt: skip
+
+
+def model_options(model: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's options steps depend on; trust_remote_code only where it was given."""
+    return {"convert": model["convert"]} | ({"trust_remote_code": True} if model["trust_remote_code"] else {})
 
 
 def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
@@ -197,6 +203,10 @@ def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
     if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
         runs = ", ".join(conf["hardware"]["runtimes"])
         raise UserError(f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} (hardware.runtimes)")
+    if conf["model"]["trust_remote_code"] and asked != ("gguf",):
+        raise UserError(
+            "model.trust_remote_code=true goes with formats=[gguf] only: checkpoints with code of their own aren't made"
+        )
     if compress["checkpoint"] and "gptq_native" not in asked:
         raise UserError("compress.checkpoint is measured as gptq_native: give formats=[gguf,gptq_native]")
     if compress["bits"] not in (4, 8):

@@ -13,7 +13,8 @@ from typing import Any
 from sintra.config import GROUPS, conf_dirs, names
 from sintra.errors import UserError, nearest
 from sintra.graph import MARK
-from sintra.store import write_atomic
+from sintra.sealed import sealed, unsealed
+from sintra.store import keep
 from sintra.study import Workspace, cache_root, open_workspace
 from sintra.types import canonical, sha256
 
@@ -44,18 +45,20 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
     kept = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
-        known: list[Overrides] = json.loads(kept.read_bytes())
-        return known
-    except (OSError, ValueError):
-        found = cells(root, raw)
-        write_atomic(kept, canonical(found))
-        return found
+        known = unsealed(kept.read_bytes())
+    except OSError:
+        known = None
+    if known is not None:
+        return [[str(o) for o in cell] for cell in known["cells"]]
+    found = cells(root, raw)
+    keep(kept, sealed(canonical({"cells": found})))
+    return found
 
 
 def values(root: Path, override: str) -> Overrides:
     """One override for each value: lists, choice(), range(), glob(), shuffle(), sort() as Hydra's basic sweeper takes them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob
+    from hydra.core.override_parser.types import Glob, RangeSweep
     from hydra.errors import HydraException
 
     key = override.partition("=")[0]
@@ -64,11 +67,26 @@ def values(root: Path, override: str) -> Overrides:
         value: Any = parsed.value()
         if isinstance(value, Glob):
             return [f"{key}={name}" for name in globbed(root, key, value.include, value.exclude)]
+        if isinstance(value, RangeSweep) and not possible(value):
+            raise UserError(f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes {MOST} at most")
         if not parsed.is_discrete_sweep():
             raise UserError(f"{override!r} is a range without steps: give values, or range(start,stop,step)")
-        return [f"{key}={v}" for v in parsed.sweep_string_iterator()]
-    except HydraException as error:
-        raise UserError(f"{override!r} can't be read as a list of values: {str(error).splitlines()[0]}") from None
+        found = [f"{key}={v}" for v in itertools.islice(parsed.sweep_string_iterator(), MOST + 1)]
+        if len(found) > MOST:
+            raise UserError(f"{key} has more than {MOST} values")
+        return found
+    except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise UserError(
+            f"{override!r} can't be read as a list of values: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+
+
+def possible(value: Any) -> bool:
+    """Whether a range has an end and isn't too long, before anything counts through it."""
+    try:
+        return bool(0 <= (float(value.stop) - float(value.start)) / float(value.step) <= MOST)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
 
 
 def globbed(root: Path, key: str, include: list[str], exclude: list[str]) -> list[str]:

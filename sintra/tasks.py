@@ -17,6 +17,7 @@ from doit.task import DelayedLoader, Task
 from sintra import commands, config, exported, result, rounds, running, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
 from sintra.console import CONSOLE, span
+from sintra.disk import disk_trouble
 from sintra.errors import UserError
 from sintra.evaluation.spec import check as check_tasks
 from sintra.graph import Graph
@@ -37,7 +38,7 @@ VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out
           "--older", "--max-size", "--pin", "--unpin", "--endpoint", "--study", "--host", "--port"}  # fmt: skip
 
 DOIT_CONFIG = {
-    "backend": "sqlite3", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
+    "backend": "sintra", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
     "par_type": "thread", "verbosity": 2, "check_file_uptodate": "timestamp",
 }  # fmt: skip
 
@@ -70,6 +71,11 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if (trouble := disk_trouble(error, Path(error.filename or "the cache"))) is error:
+            raise
+        print(f"sintra: {trouble}", file=sys.stderr)
+        raise SystemExit(1) from None
     yield from commands.tasks(root, raw, place)
     if place or places:
         stop_when_told()
@@ -182,8 +188,14 @@ class Chain:
         """The planner's next word, and the round that is made of it."""
         name = self.named("propose", number)
         anew = number == 1 and self.place.conf["refresh"]
-        written = rounds.path_of(self.place, number).exists
-        yield _task(name, lambda: self.propose(number), [False if anew else written], f"Plan round {number}", after)
+        path = rounds.path_of(self.place, number)
+        yield _task(
+            name,
+            lambda: self.propose(number),
+            [False if anew else lambda: rounds.read(path) is not None],
+            f"Plan round {number}",
+            after,
+        )
         yield Task(self.named("round", number), None, loader=DelayedLoader(lambda: self.created(number), executed=name),
                    task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
 

@@ -74,7 +74,7 @@ def load(folder: Path, device: str) -> Any:
 
         kind: Any = torch.float32 if device == "cpu" else "auto"
         loader: Any = transformers.AutoModelForCausalLM
-        return loader.from_pretrained(folder, dtype=kind, trust_remote_code=False).to(device)
+        return loader.from_pretrained(folder, dtype=kind, trust_remote_code=False, use_safetensors=True).to(device)
     except (ImportError, ValueError, KeyError) as error:
         raise Infeasible(
             "unsupported", f"transformers can't load the checkpoint ({method or '16 bit'}): {error}"[:200]
@@ -89,4 +89,4 @@ def native(folder: Path, device: str) -> Any:
     from gptqmodel import BACKEND, GPTQModel
 
     backend = BACKEND.TORCH if device == "cpu" else BACKEND.AUTO
-    return GPTQModel.load(str(folder), device=device, backend=backend).model
+    return GPTQModel.load(str(folder), device=device, backend=backend, trust_remote_code=False).model

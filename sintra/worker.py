@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from sintra import plugins
+from sintra.disk import disk_trouble
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.locks import machine as machine_lock
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage, cores, tool_version
-from sintra.store import Store, disk_trouble, unique
+from sintra.store import Store, unique
 from sintra.types import Artifact, Failure, File
 
 TRANSIENT = 75
@@ -117,7 +118,10 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
     inputs = {}
     for role, files in order.inputs.items():
         (folder / role).mkdir()
-        inputs[role] = store.lay_out(Artifact(tuple(File(**f) for f in files)), folder / role)
+        given = Artifact(tuple(File(**f) for f in files))
+        if wrong := next((f for f in given.files if not store.genuine(f)), None):
+            raise Transient(f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again builds it anew")
+        inputs[role] = store.lay_out(given, folder / role)
     context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads or cores())
     try:
         stage.run(context)

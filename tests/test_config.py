@@ -81,7 +81,7 @@ def test_own_conf_folder(tmp_path, monkeypatch):
 def test_models_by_name_folder_and_hub(tiny):
     assert config.compose(ROOT, ["model=fable"])["model"]["source"] == "models/fable"
     assert config.compose(ROOT, [f"model={tiny}"])["model"] | {"convert": ""} == {
-        "name": "tiny", "source": str(tiny), "revision": "main", "convert": ""}  # fmt: skip
+        "name": "tiny", "source": str(tiny), "revision": "main", "convert": "", "trust_remote_code": False}  # fmt: skip
     assert config.compose(ROOT, ["model=owner/some-name@v1"])["model"]["revision"] == "v1"
 
 

@@ -10,10 +10,11 @@ import time
 import pytest
 from conftest import QUICK
 
+from sintra.disk import disk_trouble
 from sintra.errors import Transient
 from sintra.graph import Step
 from sintra.run import run_step
-from sintra.store import Store, disk_trouble
+from sintra.store import Store
 from sintra.types import Artifact, Failure, File
 
 SMALL = ("planner=ladder", "planner.types=[Q8_0]", "max_rounds=1")

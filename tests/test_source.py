@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from sintra.digests import Digests
 from sintra.errors import UserError
 from sintra.source import check_folder, pin_folder, wanted
-from sintra.store import Digests
 
 
 @pytest.fixture

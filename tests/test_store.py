@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from sintra.store import Digests, Store, link_or_copy
+from sintra.digests import Digests
+from sintra.store import Store, link_or_copy
 from sintra.types import Artifact, Failure, File
 
 KEY = "a" * 64

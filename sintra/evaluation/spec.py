@@ -7,6 +7,7 @@ a prompt and an answer, each a column's name or a Jinja template. A file that ha
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -82,17 +83,19 @@ def splits(given: dict[str, Any]) -> dict[str, list[str]]:
     """Split -> data files; nothing for lm-eval's format with data of its own."""
     if "kind" in given:
         return {"test": [given["data"]]}
-    held = (given.get("dataset_kwargs") or {}).get("data_files") or {}
-    named = held if isinstance(held, dict) else {"train": held}
-    return {split: [f] if isinstance(f, str) else list(f) for split, f in named.items()}
+    more = given.get("dataset_kwargs")
+    held = more.get("data_files") if isinstance(more, dict) else None
+    named = held if isinstance(held, dict) else {"train": held} if held else {}
+    return {str(split): f if isinstance(f, list) else [f] for split, f in named.items()}
 
 
 def data_file(path: Path, name: str) -> Path:
     """Where a data file lies: beside the YAML, or as lm-eval's command line finds it, from the working folder."""
     places = [path.parent / name, path.parent / Path(name).name, Path(name)]
     for place in places:
-        if place.is_file():
-            return place
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            if place.is_file():
+                return place
     raise UserError(f"{path}: there is no data file {name!r} beside it")
 
 
@@ -104,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
         given = yaml.safe_load(path.read_text())
     except yaml.constructor.ConstructorError:
         raise UserError(f"{path}: tags such as !function, which run code, aren't taken") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(given, dict) or not {"kind", "task"} & set(given):
         raise UserError(f"{path} needs `kind` (one of {', '.join(NEEDED)}), or `task` for lm-eval's own format")
@@ -112,7 +115,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _own(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    if given["kind"] not in NEEDED:
+    if not isinstance(given["kind"], str) or given["kind"] not in NEEDED:
         raise UserError(f"{path}: no kind is called {given['kind']!r}: {nearest(str(given['kind']), NEEDED)}")
     for key in given:
         if key not in KEYS:
@@ -120,12 +123,17 @@ def _own(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     for key in ("data", "prompt", *NEEDED[given["kind"]]):
         if not given.get(key):
             raise UserError(f"{path}: a task of kind {given['kind']} needs {key!r}")
+    for key in ("data", "prompt"):
+        if not isinstance(given[key], str):
+            raise UserError(f"{path}: {key} is no text")
     return given
 
 
 def _native(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     if "include" in given:
         raise UserError(f"{path}: `include` isn't taken: write the task in one file")
+    if not all(isinstance(f, str) for part in splits(given).values() for f in part):
+        raise UserError(f"{path}: data_files are names of files, or lists of them")
     if splits(given) and given.get("dataset_path") != "json":
         raise UserError(f"{path}: data_files are read with `dataset_path: json` only")
     return given
@@ -134,12 +142,16 @@ def _native(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file. Raises UserError with the line."""
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path.name} isn't UTF-8") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(f"{path.name}, line {number}: not a JSON object")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from sintra.errors import UserError
 from sintra.llm.budget import Limits, Spent
 from sintra.llm.client import Endpoint, ask
+from sintra.sealed import sealed, unsealed
 from sintra.store import write_atomic
 
 RUN: list[Spent] = []  # what this process has spent, for result.json
@@ -59,7 +60,7 @@ class Advisor:
         used = Spent(reply.spent.calls - before.calls, reply.spent.tokens - before.tokens, reply.spent.usd - before.usd)
         if used.calls:
             RUN.append(used)
-            write_atomic(self.folder / "llm.json", json.dumps(asdict(reply.spent)) + "\n")
+            write_atomic(self.folder / "llm.json", sealed(json.dumps(asdict(reply.spent)) + "\n"))
         if reply.data is None:
             self.silent = True
             if self.live:
@@ -72,5 +73,10 @@ class Advisor:
 
     def spent(self) -> Spent:
         """By all runs of the study."""
-        path = self.folder / "llm.json"
-        return Spent(**json.loads(path.read_text())) if path.exists() else Spent(0, 0, 0.0)
+        try:
+            data = unsealed((self.folder / "llm.json").read_bytes())
+            return Spent(**(data or {}))
+        except FileNotFoundError:
+            return Spent(0, 0, 0.0)
+        except (TypeError, OSError):  # who knows what was spent: nothing more is
+            return Spent(self.limits.max_calls, self.limits.max_tokens, self.limits.max_usd or 0.0)

@@ -37,11 +37,14 @@ def loaded(path: Path) -> Any:
             return data
         rows = data["recipes"] if "recipes" in data else [c["recipe"] for c in data["candidates"]]
         return {"recipes": [Recipe.of(r) for r in rows]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError):
         raise UserError(f"{path} holds no recipes: expected a recipe.yaml, rounds.json or result.json from outputs/") from None
 
 
 def _yaml(path: Path) -> Any:
     import yaml
 
-    return yaml.safe_load(path.read_text())
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None

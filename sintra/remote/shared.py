@@ -15,11 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from sintra.disk import disk_trouble
 from sintra.errors import UserError
 from sintra.remote.address import Address, secret
 from sintra.remote.entries import KINDS, Refused, outcome, parsed, sealed
 from sintra.remote.objects import LACKING, Forbidden, Objects, Unreachable
-from sintra.store import Outcome, Store, disk_trouble, unique
+from sintra.store import Outcome, Store, unique
 from sintra.types import Artifact, File
 
 Say = Callable[[str], None]

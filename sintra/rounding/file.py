@@ -27,17 +27,18 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
     Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
     """
     import numpy as np
-    from gguf import GGUFReader
     from gguf.quants import dequantize
+
+    from sintra.gguf_header import reader as opened
 
     known = json.loads((curvature / "curvature.json").read_text())["tensors"]
     of = {new: number for old, number in known.items() if (new := moved(old, dropped or []))}
-    second = {t.name: t for t in GGUFReader(other).tensors} if other else {}
-    exact = {t.name: t for t in GGUFReader(source).tensors}
+    second = {t.name: t for t in opened(other).tensors} if other else {}
+    exact = {t.name: t for t in opened(source).tensors}
     keep.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = {}
     left: list[list[str]] = []
-    tensors = [t for t in GGUFReader(target, "r+").tensors if len(t.shape) > 1]
+    tensors = [t for t in opened(target, "r+").tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
@@ -69,5 +70,5 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
         base = tensors[0].data
         while not isinstance(base, np.memmap) and base.base is not None:
             base = base.base
-        base.flush()  # type: ignore[attr-defined]
+        base.flush()
     return {"compensated": done, "nearest": left}

@@ -97,7 +97,9 @@ def by_llmcompressor(context: Context) -> None:
     folder = context.inputs["model"]
     # On a CPU half precision is slow and loses digits in the Hessian; what is saved is 16 bits again.
     kind = kept_type(folder) if torch.cuda.is_available() else torch.float32
-    net: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=kind, trust_remote_code=False)
+    net: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=kind, trust_remote_code=False, use_safetensors=True
+    )
     windows = np.load(context.keep / "tokens.npy").tolist()
     texts = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(w) for w in windows]})
     tokenizer: Any = transformers.AutoTokenizer
@@ -142,7 +144,8 @@ def by_gptqmodel(context: Context) -> None:
     torch.set_num_threads(context.threads)
     config = QuantizeConfig(bits=context.params["bits"], group_size=context.params["group"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GPTQModel.load(str(context.inputs["model"]), config, device=device, dtype=kept_type(context.inputs["model"]))
+    model = GPTQModel.load(str(context.inputs["model"]), config, device=device, trust_remote_code=False,
+                           dtype=kept_type(context.inputs["model"]))  # fmt: skip
     windows = np.load(context.keep / "tokens.npy").tolist()
     model.quantize([{"input_ids": w, "attention_mask": [1] * len(w)} for w in windows], batch_size=1)
     model.save(str(context.out / "model"))

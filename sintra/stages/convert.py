@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 from sintra.errors import Transient, UserError
 from sintra.layout import read_layout
+from sintra.model_code import home
 from sintra.stage import Context, Stage
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}
@@ -23,7 +25,9 @@ def run(context: Context) -> None:
     tools = context.inputs["toolchain"]
     command = [sys.executable, str(tools / "convert_hf_to_gguf.py"), str(model), "--outfile", str(out), "--outtype", kind]
     # Python looks for modules beside the blob that the script's link leads to, so the folder is named here.
-    env = {**os.environ, "PYTHONPATH": str(tools), "PYTHONDONTWRITEBYTECODE": "1"}
+    # It asks transformers for tokenizers with trust_remote_code=True: without a network and in an empty home there is no code
+    # but what lies in the folder, and that is there only where the user said so (sintra.model_code).
+    env = {**os.environ, "PYTHONPATH": str(tools), "PYTHONDONTWRITEBYTECODE": "1", **home(context.out.parent / "home")}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
     context.say(done.stdout)
     if done.returncode or not out.exists():
@@ -40,6 +44,8 @@ def explain(log: str, config: dict[str, object]) -> None:
     last = next((x.strip() for x in reversed(log.splitlines()) if x.strip()), "no reason given")
     if "is not supported" in log:
         raise UserError(f"llama.cpp's converter doesn't know the architecture {name}")
+    if re.search(r"contains custom code|does not appear to have a file named \S+\.py", log):
+        raise UserError(f"this {name} needs Python code of its own: model.trust_remote_code=true runs it (docs/security.md)")
     if "pre-tokenizer was not recognized" in log or "tokenizer" in last.lower():
         raise UserError(f"llama.cpp's converter refuses the tokenizer of this {name}: {last}")
     if "No space left" in log:

@@ -104,9 +104,9 @@ def walk(model: Model, names: dict[str, str], experts: dict[str, Bank], gguf: Pa
          context: Context) -> Found:  # fmt: skip
     """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it is done."""
     keep, parts, windows = context.keep, Passing(model), text.windows
-    from gguf import GGUFReader
+    from sintra.gguf_header import reader as opened
 
-    found, held = Found.load(keep), {t.name: t for t in GGUFReader(gguf).tensors}
+    found, held = Found.load(keep), {t.name: t for t in opened(gguf).tensors}
     count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
     width = parts.first(as_batch(windows[0])).shape[-1]  # also learns what the blocks are called with
     if found.blocks == 0:

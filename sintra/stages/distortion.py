@@ -28,14 +28,14 @@ SLICE = 2**24
 
 def run(context: Context) -> None:
     """Write distortion.json: {tensor: {"type", "output", "diagonal", "weights"}}."""
-    from gguf import GGUFReader
+    from sintra.gguf_header import reader as opened
 
     torch.set_num_threads(context.threads)
     known = json.loads((context.inputs["curvature"] / "curvature.json").read_text())["tensors"]
     of = {new: number for old, number in known.items() if (new := moved(old, context.params["dropped"]))}
-    exact = {t.name: t for t in GGUFReader(context.inputs["source"] / "model.gguf").tensors}
+    exact = {t.name: t for t in opened(context.inputs["source"] / "model.gguf").tensors}
     found = {}
-    tensors = [t for t in GGUFReader(context.inputs["gguf"] / "model.gguf").tensors if len(t.shape) > 1]
+    tensors = [t for t in opened(context.inputs["gguf"] / "model.gguf").tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         if tensor.tensor_type.name in ("F32", "F16", "BF16"):
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from sintra.errors import Transient, UserError
 from sintra.evaluation.spec import files as task_files
+from sintra.model_code import mark
 from sintra.source import check_folder, safetensors_header, wanted
 from sintra.stage import Context, Stage
 from sintra.store import hash_file
@@ -16,24 +17,28 @@ from sintra.types import Artifact, File
 
 def run(context: Context) -> None:
     """Copy or download, and check that the content is what was pinned."""
-    kind, digest = context.params["kind"], context.params["digest"]
+    kind, digest, code = context.params["kind"], context.params["digest"], context.params.get("code", False)
     if kind == "hub":
         download(context, context.hints["from"], digest)
-        check_folder(context.out)
+        check_folder(context.out, code)
+        if code:
+            mark(context.out)
         return
     place = Path(context.hints["from"])
-    for name, path in listed(kind, place).items():
+    for name, path in listed(kind, place, code).items():
         shutil.copyfile(path, context.out / name)
+    if code:
+        mark(context.out)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
         raise Transient(f"{place} changed while it was copied")
 
 
-def listed(kind: str, place: Path) -> dict[str, Path]:
+def listed(kind: str, place: Path, code: bool = False) -> dict[str, Path]:
     """Name in the artifact -> file of a local source."""
     if kind == "file":
         return {"text.txt": place}
-    return task_files(place) if kind == "task" else {p.name: p for p in check_folder(place)}
+    return task_files(place) if kind == "task" else {p.name: p for p in check_folder(place, code)}
 
 
 def download(context: Context, repo: str, commit: str) -> None:
@@ -46,7 +51,7 @@ def download(context: Context, repo: str, commit: str) -> None:
 
     try:
         info = HfApi().model_info(repo, revision=commit, files_metadata=True)
-        files = [s for s in info.siblings or [] if wanted(s.rfilename)]
+        files = [s for s in info.siblings or [] if wanted(s.rfilename, context.params.get("code", False))]
         if not any(s.rfilename.endswith(".safetensors") for s in files):
             raise UserError(f"{repo} has no safetensors weights; pickled weights are refused, since they can run code")
         for item in files:

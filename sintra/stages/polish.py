@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra import lazy
 from sintra.errors import Infeasible
+from sintra.model_code import allowed
 from sintra.stage import Context, Stage
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def run(context: Context) -> None:
 
 def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str, Any]:
     """Tune and write the payload; nothing is written where held-out text says that it got no better."""
+    trust = allowed(context.inputs["model"])
     import transformers
 
     from sintra.rounding.polish import Settings, Teacher, tune
@@ -58,7 +60,7 @@ def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str
 
     source, variant = (context.inputs[role] / "model.gguf" for role in ("source", "gguf"))
     net: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        context.inputs["model"], dtype=torch.float32, trust_remote_code=False
+        context.inputs["model"], dtype=torch.float32, trust_remote_code=trust, use_safetensors=True
     )
     net.train(False)
     student = Student(net, source, variant, layout)

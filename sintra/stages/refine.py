@@ -35,8 +35,7 @@ def run(context: Context) -> None:
     Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew; layout["learned"]: of each block,
     the held-out error before and after learning.
     """
-    from gguf import GGUFReader
-
+    from sintra.gguf_header import reader as opened
     from sintra.layers import expert_names
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
@@ -63,7 +62,7 @@ def run(context: Context) -> None:
     context.keep.mkdir(parents=True, exist_ok=True)
     shape = (*everything.shape, layout["shape"]["width"])
     rooms = [np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape) for n in ("theirs", "ours")]
-    exact = {t.name: t for t in GGUFReader(source).tensors}
+    exact = {t.name: t for t in opened(source).tensors}
     with writable(target) as tensors:
         count = given(context.params["steps"], STEPS, layout)
         rounder = Rounder(model, gguf_tensors(model.net, layout), tensors, exact, context.say, count)

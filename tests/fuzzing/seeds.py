@@ -1,0 +1,139 @@
+"""Sound inputs for every target, and the words that edits put into them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+JSON = (
+    b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"true", b"NaN", b"1e999", b"-1", b"\\ud800", b"\\u0000", b"{}" * 8,
+    b"[" * 300, b'"../../x"', b'"/etc/passwd"', b"\xff", b"9" * 5000,
+)  # fmt: skip
+YAML = (
+    *JSON, b"!!python/object/apply:os.system ['true']", b"&a", b"*a", b"<<: *a", b"- ", b": ", b"? ", b"|\n", b"!!binary ",
+    b"---\n", b"\t", b"0x", b".inf", b"2001-01-01", b"!function x.y", b"&a [*a,*a]", b"\xe2\x80\xa8",
+)  # fmt: skip
+HYDRA = (
+    b"+", b"~", b"=", b",", b"[", b"]", b"${oc.env:HOME}", b"${", b"}", b"'", b'"', b"\\", b"@", b"../", b"/etc/passwd",
+    b"glob(", b")", b"range(1,9999999999,1)", b"range(0,1,0)", b"choice(", b"sort(", b"hydra.run.dir=/tmp/x", b"model=",
+    b"hardware=", b"planner=", b"\n", b"null", b"nan", b"1e999", b"\xff", b"\x00", b"goal.", b"--", b"a" * 300,
+    b"interval(0,1)", b"hydra/launcher=x",
+)  # fmt: skip
+GGUF = (
+    b"GGUF", b"general.architecture", b"general.alignment", b"llama.block_count", b"tokenizer.ggml.tokens",
+    b"tokenizer.ggml.scores", *(struct.pack("<I", n) for n in range(13)), struct.pack("<Q", 1 << 62), struct.pack("<Q", 2),
+    b"\xff" * 8, b"\0" * 8,
+)  # fmt: skip
+
+
+def overrides() -> list[bytes]:
+    lines = ["hardware=jetson_nano", "model=fable", "goal.max_kld=0.02", "planner.types=[Q8_0,Q4_K_M]",
+             "model=owner/name@main", "hardware=./mine.yaml", "seed=range(1,4)", "goal.max_kld=0.01,0.05",
+             "hardware=glob(jet*)", "probe=quick", "texts.second=null", "planner.base_url='http://127.0.0.1:1/v1'",
+             "store.path=cache", "planner.replay=x.json"]  # fmt: skip
+    return ["\n".join(lines[i : i + 3]).encode() for i in range(len(lines) - 2)]
+
+
+def recipes() -> list[bytes]:
+    recipe = {"type": "Q4_K_M", "importance": True, "drop": [3], "tensors": [["blk\\.0\\..*", "Q8_0"], [".*", "Q4_K"]],
+              "rounding": "compensated", "kv": "f16"}  # fmt: skip
+    given = {"round": 1, "stop": None, "proposals": [{"recipe": recipe, "why": "x", "author": "y", "level": "search"}]}
+    return [f"# a study\nrecipes:\n- {json.dumps(recipe)}\n".encode(), json.dumps([given]).encode(),
+            json.dumps({"candidates": [{"recipe": recipe}]}).encode(), b"recipes:\n- type: Q8_0\n  drop: [1, 2]\n"]  # fmt: skip
+
+
+@cache
+def gguf() -> list[bytes]:
+    import tempfile
+
+    import numpy as np
+    from gguf import GGUFWriter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.gguf"
+        writer = GGUFWriter(path, "llama")
+        writer.add_block_count(1)
+        writer.add_embedding_length(32)
+        writer.add_head_count(2)
+        writer.add_context_length(64)
+        writer.add_token_list(["a", "b", "c"])
+        writer.add_token_scores([0.0, 1.0, 2.0])
+        writer.add_token_types([1, 1, 1])
+        writer.add_tensor("token_embd.weight", np.zeros((3, 32), np.float32))
+        writer.add_tensor("blk.0.attn_q.weight", np.zeros((32, 32), np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return [path.read_bytes()]
+
+
+def replies() -> list[bytes]:
+    edit = {"action": "pin", "tensors": "ffn_down", "first": 0, "last": 3, "value": "Q4_K", "reason": "x", "confidence": 0.5}
+    whole = json.dumps({"edits": [edit, edit | {"action": "drop", "first": 1, "last": 1}], "stop": ""})
+    return [
+        whole.encode(),
+        f"<think>so</think> Here it is:\n```json\n{whole}\n```\n".encode(),
+        b'{"edits": [], "stop": "enough"}',
+    ]
+
+
+def entries() -> list[bytes]:
+    from sintra import entries as written
+
+    key, blob = "a" * 64, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    files = [{"path": p, "size": 5, "sha256": blob} for p in ("model.gguf", "model/config.json", "a/b.txt")]
+    whole = {"key": key, "step": "s:x", "stage": "s", "action": {"params": {}}, "files": files}
+    failure = {"key": key, "failure": {"kind": "refused", "message": "no", "log": ""}}
+    return [
+        written.text(whole).encode(),
+        json.dumps(whole).encode(),
+        json.dumps(failure).encode(),
+        written.text(failure).encode(),
+    ]
+
+
+def profiles() -> list[bytes]:
+    names = ("laptop", "jetson_nano", "raspberry_pi_5", "rtx_3060")
+    return [(ROOT / "conf" / "hardware" / f"{n}.yaml").read_bytes() for n in names]
+
+
+def tasks() -> list[bytes]:
+    own = b"kind: choice\ndata: rows.jsonl\nprompt: '{{story}} Question: {{question}}'\nchoices: options\nanswer: right\n"
+    native = b"task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: rows.jsonl\noutput_type: generate_until\n"
+    return [own, native, (ROOT / "models" / "tasks" / "fable.yaml").read_bytes(),
+            b'{"story": "a", "question": "b", "options": ["c", "d"], "right": "c"}\n']  # fmt: skip
+
+
+def safetensors() -> list[bytes]:
+    half, single = {"dtype": "F16", "shape": [2, 3]}, {"dtype": "F32", "shape": [1]}
+    tensors = {"a.weight": half | {"data_offsets": [0, 12]}, "b": single | {"data_offsets": [12, 16]}}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    return [struct.pack("<Q", len(header)) + header + bytes(16)]
+
+
+def folders() -> list[bytes]:
+    index = {"weight_map": {"a": "model.safetensors", "b": "../x.safetensors"}}
+    config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "auto_map": {"AutoConfig": "own.Config"},
+              "weight_map": {"a": "model.safetensors"}}  # fmt: skip
+    return [json.dumps(index).encode(), json.dumps(config).encode()]
+
+
+def rounds() -> list[bytes]:
+    from sintra.sealed import sealed
+
+    recipe = {"type": "Q4_K_M", "importance": True, "drop": [], "tensors": [], "rounding": "compensated", "kv": "f16"}
+    proposal = {
+        "recipe": recipe,
+        "why": "x",
+        "author": "y",
+        "level": "search",
+        "predicted": {"kld_mean": 0.1},
+        "confidence": None,
+    }
+    text = json.dumps({"round": 1, "stop": None, "proposals": [proposal]}, indent=1)
+    return [sealed(text).encode(), text.encode()]

@@ -1,0 +1,212 @@
+"""Everything of ours that reads what others wrote: a target is one line in TARGETS.
+
+A target has seeds (sound inputs), words (what edits put in), and `run(data, folder)`: it does with the input what Sintra would,
+in a folder of its own, and raises nothing but the errors named.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sintra.errors import Infeasible, UserError
+from sintra.types import canonical
+
+from . import seeds
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Target:
+    """slow: inputs that take more than about a millisecond each; bench/fuzz.py gives these a smaller count of their own."""
+
+    run: Callable[[bytes, Path], None]
+    seeds: Callable[[], list[bytes]]
+    words: tuple[bytes, ...]
+    allowed: tuple[type, ...] = (UserError,)
+    slow: bool = False
+
+
+def _file(data: bytes, folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def _lines(data: bytes) -> list[str]:
+    """Arguments as a process gets them: bytes without NUL, as Python decodes them."""
+    return [os.fsdecode(x) for x in data.replace(b"\0", b"").split(b"\n")]
+
+
+def overrides(data: bytes, folder: Path) -> None:
+    """A command line, one override a line, as far as Hydra isn't needed: keys, groups, models, profiles, sweeps."""
+    from sintra.config import checked, overrides_of
+    from sintra.sweep import several, values
+
+    raw = overrides_of(_lines(data))
+    checked(ROOT, [o for o in raw if not several(o)])
+    for override in [o for o in raw if several(o)][:2]:
+        values(ROOT, override)
+
+
+def composed(data: bytes, folder: Path) -> None:
+    """A command line through Hydra to a study."""
+    from sintra.config import compose, overrides_of
+    from sintra.study import study_of
+
+    raw = overrides_of(_lines(data))
+    study_of(compose(ROOT, raw, folder / "cache"), raw)
+
+
+def recipes(data: bytes, folder: Path) -> None:
+    """planner.replay's file, as YAML and as JSON."""
+    from sintra.planners.replay import loaded
+
+    for name in ("recipe.yaml", "result.json"):
+        loaded(_file(data, folder, name))
+
+
+def gguf(data: bytes, folder: Path) -> None:
+    """A GGUF's header; what passes is read by gguf's reader too."""
+    from sintra.layout import read_layout
+
+    read_layout(_file(data, folder, "model.gguf"))
+
+
+def replies(data: bytes, folder: Path) -> None:
+    """A language model's words, to edits of the solver's problem."""
+    from sintra.llm.edits import parse, switches
+    from sintra.llm.replies import read
+
+    scope, schema = _scope()
+    found, _ = read(data.decode(errors="surrogateescape"), schema)
+    if found is not None:
+        good, bad, stop = parse(found, scope)
+        canonical([[e.action for e in good], bad, stop, switches(good)]).encode()
+
+
+def entries(data: bytes, folder: Path) -> None:
+    """An AC entry: looked up, laid out, delivered, verified, collected."""
+    from sintra.delivery import put
+    from sintra.store import Store
+    from sintra.types import Artifact
+
+    key, store = "a" * 64, Store(folder / "cache")
+    store.entry(key).parent.mkdir(parents=True, exist_ok=True)
+    store.entry(key).write_bytes(data)
+    _blob(store)
+    found = store.lookup(key)
+    if isinstance(found, Artifact):
+        view, out = folder / "view", folder / "out"
+        out.mkdir(exist_ok=True)
+        store.lay_out(found, view)
+        put(store, out, {"": found, "gptq": found})
+        shutil.rmtree(view)
+        shutil.rmtree(out)
+    list(store.verify())
+    store.gc(set(), dry_run=True)
+
+
+def profiles(data: bytes, folder: Path) -> None:
+    """hardware=FILE, as far as Hydra isn't needed."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sintra.config import _write_profile
+    from sintra.options import HardwareConf
+
+    path = _file(data, folder, "mine.yaml")
+    _write_profile(folder, path)
+    try:  # what Hydra does with it
+        made = OmegaConf.load(next((folder / "hardware").glob("*.yaml")))
+        OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(HardwareConf), made), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+
+
+def composed_profiles(data: bytes, folder: Path) -> None:
+    """hardware=FILE through Hydra to a study."""
+    from sintra.config import compose
+    from sintra.study import study_of
+
+    raw = [f"hardware={_file(data, folder, 'mine.yaml')}"]
+    study_of(compose(ROOT, raw, folder / "cache"), raw)
+
+
+def tasks(data: bytes, folder: Path) -> None:
+    """A task's YAML and, by the same bytes, its data."""
+    from sintra.evaluation.spec import check_data, files, read
+
+    path = _file(data, folder, "mine.yaml")
+    _file(data, folder, "rows.jsonl")
+    read(path)
+    files(path)
+    check_data(path)
+
+
+def safetensors(data: bytes, folder: Path) -> None:
+    """The header of a checkpoint's file."""
+    from sintra.checkpoint import tensors
+
+    _file(data, folder, "model.safetensors")
+    tensors(folder)
+
+
+def folders(data: bytes, folder: Path) -> None:
+    """A model's configuration and index."""
+    from sintra.source import check_folder
+
+    _file(seeds.safetensors()[0], folder, "model.safetensors")
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors.index.json"):
+        _file(data, folder, name)
+    check_folder(folder, code=True)
+
+
+def rounds(data: bytes, folder: Path) -> None:
+    """A recorded round."""
+    from sintra.rounds import proposals, read
+
+    found = read(_file(data, folder, "round-01.json"))
+    if found is not None:
+        proposals(found)
+
+
+@cache
+def _scope() -> tuple[Any, dict[str, Any]]:
+    from sintra.llm.edits import Scope, schema
+    from sintra.matrices import Matrix
+
+    kinds = ("attn_q", "ffn_down")
+    made = [Matrix(f"blk.{block}.{kind}.weight", 256, 256, kind, block) for block in range(4) for kind in kinds]
+    scope = Scope(tuple(made), ("Q2_K", "Q4_K", "Q8_0"), 4)
+    return scope, schema(scope)
+
+
+def _blob(store: Any) -> None:
+    data = b"hello"
+    path = store.blob("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+TARGETS: dict[str, Target] = {
+    "config overrides": Target(overrides, seeds.overrides, seeds.HYDRA),
+    "overrides to a study": Target(composed, seeds.overrides, seeds.HYDRA, slow=True),
+    "recipe YAML": Target(recipes, seeds.recipes, seeds.YAML, slow=True),
+    "GGUF header": Target(gguf, seeds.gguf, seeds.GGUF, (Infeasible, ValueError, KeyError)),
+    "LLM replies": Target(replies, seeds.replies, seeds.JSON),
+    "AC entries": Target(entries, seeds.entries, (*seeds.JSON, b"model/../../x", b"model/", b"a" * 64, b'"size": -1')),
+    "hardware profiles": Target(profiles, seeds.profiles, seeds.YAML, slow=True),
+    "profiles to a study": Target(composed_profiles, seeds.profiles, seeds.YAML, slow=True),
+    "tasks YAML": Target(tasks, seeds.tasks, (*seeds.YAML, b"{{", b"}}", b"{%", b"kind: ", b"task: ", b"data: "), slow=True),
+    "safetensors header": Target(safetensors, seeds.safetensors, (*seeds.JSON, b'"data_offsets":', b'"shape":', b"\0" * 8)),
+    "model folder": Target(folders, seeds.folders, (*seeds.JSON, b"evil/x--own.Config", b'"auto_map"', b'"weight_map"')),
+    "recorded rounds": Target(rounds, seeds.rounds, seeds.JSON),
+}
