@@ -20,7 +20,7 @@ from sintra.options import Config, HardwareConf
 from sintra.store import write_atomic
 from sintra.types import canonical, sha256
 
-GROUPS = ("hardware", "model", "goal", "planner", "probe", "store")
+GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "device")
 
 
 def overrides_of(argv: list[str]) -> list[str]:

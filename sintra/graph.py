@@ -100,10 +100,11 @@ class Variant(NamedTuple):
     second: Step | None = None
     distortion: Step | None = None
     tasks: tuple[Step, ...] = ()
+    board: tuple[Step, ...] = ()
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory)
+        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.board)
         found = [s for s in named if s is not None]
         return found or [self.quantize]
 
@@ -306,4 +307,14 @@ class Graph:
         if self.study.goal.enforce_memory:
             memory["limit"] = self.study.hardware.usable_bytes
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
-                       self.step("memory", label, memory, {"gguf": made}), second, tasks=asked)  # fmt: skip
+                       self.step("memory", label, memory, {"gguf": made}), second, tasks=asked,
+                       board=self.board(recipe, speed, memory))  # fmt: skip
+
+    def board(self, recipe: Recipe, speed: dict[str, Any], memory: dict[str, Any]) -> tuple[Step, ...]:
+        """The same two probes on the board, where the study has one: first whether it fits, then how fast it is."""
+        device, inputs = self.study.device, {"gguf": self.quantize(recipe)}
+        if not device:
+            return ()
+        label, hints = f"{self.study.model}-{recipe.name}", {"device": device["options"]}
+        fits = self.step("device_memory", label, memory | device["asked"], inputs, hints)
+        return fits, self.step("device_speed", label, speed | device["asked"], inputs | {"memory": fits}, hints)

@@ -131,6 +131,29 @@ class StoreConf:
 
 
 @dataclass
+class DeviceConf:
+    """Where device speeds and memory come from: estimates (local), or a board that is measured over SSH (ssh).
+
+    port, user, key: where they differ from ~/.ssh/config and OpenSSH's defaults; folder: on the board, relative to its home;
+    threads, gpu_layers: None for every core, and for every layer where the runtime there has a GPU.
+    """
+
+    name: str = "local"
+    host: str = ""
+    port: int | None = None
+    user: str = ""
+    key: str = ""
+    known_hosts: str = "~/.ssh/known_hosts"
+    folder: str = ".cache/sintra"
+    python: str = ""
+    bench: str = ""
+    install: bool = False
+    threads: int | None = None
+    gpu_layers: int | None = None
+    timeout_s: float = 3600.0
+
+
+@dataclass
 class TextsConf:
     """Disjoint texts; `second`, of another domain than calibration, is measured beside `report` (null: not at all)."""
 
@@ -165,6 +188,7 @@ class Config:
     planner: PlannerConf = field(default_factory=PlannerConf)
     probe: ProbeConf = field(default_factory=ProbeConf)
     store: StoreConf = field(default_factory=StoreConf)
+    device: DeviceConf = field(default_factory=DeviceConf)
     texts: TextsConf = field(default_factory=TextsConf)
     formats: list[str] = field(default_factory=lambda: ["gguf"])
     compress: CompressConf = field(default_factory=CompressConf)

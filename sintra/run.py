@@ -17,7 +17,7 @@ from pathlib import Path
 from sintra.errors import Transient, UserError
 from sintra.graph import Step
 from sintra.signals import LIVE, kill_group
-from sintra.stage import Resource, cores
+from sintra.stage import PROGRESS, Resource, cores
 from sintra.store import Store
 from sintra.types import Artifact
 from sintra.worker import LOG_TAIL, TRANSIENT
@@ -47,6 +47,7 @@ class Gate:
 
 
 GATE = Gate(cores())
+FOLLOW_S = 0.5
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -74,7 +75,7 @@ def run_step(step: Step, store: Store, timeout_s: float | None = None, say: Call
         path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.json"
         path.write_text(json.dumps(order))
         try:
-            code, log = _spawn(path, environment(threads), timeout_s or stage.timeout_s)
+            code, log = _spawn(path, environment(threads), timeout_s or stage.timeout_s, lambda x: say(f"{step.name}: {x}"))
         finally:
             path.unlink(missing_ok=True)
     _explain(step, code, log, timeout_s or stage.timeout_s)
@@ -106,18 +107,33 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
     return [asdict(f) for f in outcome.files]
 
 
-def _spawn(order: Path, env: dict[str, str], timeout_s: float) -> tuple[int | None, str]:
+def _follow(path: Path, ended: threading.Event, say: Callable[[str], None]) -> None:
+    """Pass on the lines of a growing log that are marked as progress."""
+    with path.open(errors="replace") as log:
+        begun = ""
+        while not ended.wait(FOLLOW_S):
+            begun += log.read()
+            *lines, begun = begun.split("\n")
+            for line in lines:
+                if line.startswith(PROGRESS):
+                    say(line.removeprefix(PROGRESS))
+
+
+def _spawn(order: Path, env: dict[str, str], timeout_s: float, say: Callable[[str], None]) -> tuple[int | None, str]:
     """Exit code (None: out of time) and the tail of the log. The whole process group is gone afterwards."""
     log_path = order.with_suffix(".log")
     with log_path.open("w+b") as log:
         process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
         LIVE.add(process)
+        ended = threading.Event()
+        threading.Thread(target=_follow, args=(log_path, ended, say), daemon=True).start()
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             code = None
         finally:
+            ended.set()
             kill_group(process)
             LIVE.discard(process)
         log.seek(max(0, log.tell() - LOG_TAIL) if log.seek(0, os.SEEK_END) > LOG_TAIL else 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Resource = Literal["light", "heavy", "alone"]
+PROGRESS = "> "  # how a line of a worker's log begins that is to be shown while it works
 
 
 class Context(NamedTuple):

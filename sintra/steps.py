@@ -142,7 +142,7 @@ def step_task(step: Step, store: Store, timeout_s: float | None, why: str | None
         gc.enable()
         start = time.monotonic()
         try:
-            run_step(step, store, timeout_s)
+            run_step(step, store, timeout_s, say)
         except Transient as error:
             if not step.plugin.optional:
                 raise

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sintra import config, source
+from sintra import attached, config, source
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
 from sintra.formats import FORMATS, SPARSE, runnable
@@ -71,12 +71,19 @@ class Workspace:
             return source.pin_folder(folder, self.digests)
         return source.pinned_hub(self.store, model["source"], model["revision"])
 
+    @property
+    def ready(self) -> bool:
+        """Whether the model is pinned and the board, where there is one, known."""
+        return self.pinned() is not None and attached.ready(self.store, self.conf["device"])
+
     def graph(self) -> Graph:
-        """The graph; the model must be pinned."""
+        """The graph; the model must be pinned, and a board known."""
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        named = replace(self.study, model=self.label or self.study.model)
+        named = replace(
+            self.study, model=self.label or self.study.model, device=attached.known(self.store, self.conf["device"])
+        )
         return Graph(named, pin, texts, self.root, self.tasks, self.given())
 
     def base(self) -> str:
@@ -114,6 +121,8 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
+    if not place.study.device:
+        del wanted["device"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -157,7 +166,7 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options={"convert": model["convert"]},
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
-        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"],
+        overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"], device=attached.wanted(conf["device"]),
     )  # fmt: skip
 
 

@@ -121,6 +121,7 @@ class Study:
     overrides: tuple[str, ...]
     formats: tuple[str, ...] = ("gguf",)
     compress: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)  # the board that is measured: sintra.attached
 
 
 @dataclass(frozen=True)
