@@ -73,6 +73,8 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
     shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
     read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
     device = study.hardware
+    if study.device:  # a board is to be asked, not argued with
+        return {"size_bytes": shape.weight_bytes}
     return {
         "size_bytes": shape.weight_bytes,
         "device_ram_bytes": shape.weight_bytes + kv_bytes(shape, study.probe["context"]) + RUNTIME_BYTES,

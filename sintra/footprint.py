@@ -7,7 +7,6 @@ it can be put under a limit first; rlimit: bytes of data that it may have beyond
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
 import sys
@@ -15,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from sintra.protocols import peak
 
 PERIOD_S = 0.01
 TOKENS = 16
@@ -25,14 +26,6 @@ def rss() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def peak() -> int:
-    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives exec: it may be the parent's."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Diary:

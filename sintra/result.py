@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sintra import __version__, delivery, history
+from sintra import __version__, delivery, history, truth
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
@@ -47,7 +47,7 @@ def build(
         "learned": rounds[-1].get("learned") if rounds else None,
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
         "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
-    } | formats_of(place, known)  # fmt: skip
+    } | formats_of(place, known) | truth.board_of(place.graph().study)  # fmt: skip
 
 
 def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
@@ -168,7 +168,11 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
     if len(order) < len(everything):
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
     lines += task_lines(order)
-    lines.append(f"* estimated for {result['hardware']}; KLD and same top measured against the 16-bit model, +- standard error")
+    unless = ", where no board was asked" if "board" in result else ""
+    lines.append(
+        f"* estimated for {result['hardware']}{unless}; KLD and same top measured against the 16-bit model, +- standard error"
+    )
+    lines += truth.lines(order)
     if "formats" in result:
         best = order[0].recipe.name if order else None
         lines += ["", delivery.format_table(result["formats"], known, best)]

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from sintra import plugins
 from sintra.errors import Infeasible, Transient, UserError
+from sintra.protocols import peak
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage
 from sintra.store import Store, disk_trouble, unique
@@ -70,9 +70,8 @@ def perform(order: Order) -> None:
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
-            usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": usage,
+            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": peak(),
                      "wall_s": round(time.monotonic() - start, 3), "made": made}  # fmt: skip
             store.publish(order.key, outcome, about)
         finally:

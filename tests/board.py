@@ -40,11 +40,10 @@ class Sshd:
         (root / "authorized_keys").write_text(keygen(root / "client") + "\n")
         self.known = root / "known_hosts"
         self.trust(self.public)
-        (root / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {root / 'host'}\nAuthorizedKeysFile {root / 'authorized_keys'}\n"
-            f"PidFile {root / 'pid'}\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-            "KbdInteractiveAuthentication no\nPubkeyAuthentication yes\nSubsystem sftp internal-sftp\nPrintMotd no\n"
-        )
+        lines = ("ListenAddress 127.0.0.1", f"Port {self.port}", f"HostKey {root / 'host'}", f"PidFile {root / 'pid'}",
+                 f"AuthorizedKeysFile {root / 'authorized_keys'}", "UsePAM no", "StrictModes no", "PermitRootLogin yes",
+                 "PasswordAuthentication no", "KbdInteractiveAuthentication no", "Subsystem sftp internal-sftp")  # fmt: skip
+        (root / "sshd_config").write_text("\n".join(lines) + "\n")
         self.start()
 
     def trust(self, public: str) -> None:
@@ -60,8 +59,8 @@ class Sshd:
                 resource.setrlimit(resource.RLIMIT_DATA, (self.data, self.data))
 
         self.log = (self.root / "log").open("ab")
-        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")], stderr=self.log, cwd=self.home,
-                                        preexec_fn=limited)  # fmt: skip
+        command = [SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")]
+        self.process = subprocess.Popen(command, stderr=self.log, cwd=self.home, preexec_fn=limited)
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return

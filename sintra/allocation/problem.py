@@ -86,7 +86,10 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    limits += [m - memory_beside_weights(shape, study.probe["context"], kv) - sizes.rest for m in memory]
+    beside = memory_beside_weights(shape, study.probe["context"], kv) + sizes.rest
+    limits += [m - study.device.get("more_ram", 0.0) - beside for m in memory]
+    if study.device.get("full"):  # so much didn't fit the board
+        limits.append(study.device["full"] - 1 - beside)
     return min(limits, default=float("inf"))
 
 

@@ -1,0 +1,210 @@
+"""A board over SSH: a real sshd on loopback, real files, real models, real cuts of the line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from board import Sshd, free_port, keygen, runnable
+from conftest import QUICK, make_llama
+
+from sintra.boards import copying, runner
+from sintra.boards.copying import CHUNK, resumed
+from sintra.errors import Infeasible, Transient, UserError
+from sintra.probes.board import check
+from sintra.store import hash_file
+
+pytestmark = pytest.mark.skipif(not runnable(), reason="no sshd that can be started here (Debian: openssh-server)")
+MIB = 2**20
+JOB = {"job": "speed", "prompt": 8, "generate": 8, "repeat": 1, "kv": "f16", "limit": None, "threads": 1, "gpu_layers": None}
+
+
+@pytest.fixture
+def sshd(tmp_path):
+    """A board for one test."""
+    made = Sshd(tmp_path / "sshd")
+    yield made
+    made.stop()
+
+
+def board(sshd, say=lambda text: None, **options):
+    from sintra.boards.ssh import Board
+
+    return Board(sshd.options(**options), say)
+
+
+def rows(candidate):
+    return {m["metric"]: m for m in candidate["measurements"]}
+
+
+def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny):
+    wanted = ["optimize", "hardware=laptop", f"model={tiny}", *QUICK, "planner.rounding=nearest", "goal.max_kld=5"]
+    first = project.doit(*wanted, *sshd.overrides())
+    assert first.returncode == 0, first.stderr
+    result = project.result()
+    best = rows(result["winner"])
+    assert {m: best[m]["how"] for m in ("device_tg_tps", "device_pp_tps", "device_ram_bytes")} == dict.fromkeys(
+        ("device_tg_tps", "device_pp_tps", "device_ram_bytes"), "measured"
+    )
+    assert best["device_tg_tps"]["where"] == f"{runner.machine({'bench': ''})['cpu']} {os.uname().machine} x{runner.cores()}"
+    assert best["device_tg_tps_estimated"]["how"] == best["device_ram_bytes_estimated"]["how"] == "estimated"
+    assert best["device_ram_bytes"]["value"] > result["winner"]["artifact"]["bytes"]
+    assert f"measured on {best['device_tg_tps']['where']}: Q2_K" in first.stdout
+    assert "device_memory:tiny-Q2_K: copying" in first.stderr, "progress is shown while it happens"
+    assert [p.name for p in sshd.blobs.iterdir()] == [result["winner"]["artifact"]["sha256"]]
+    assert result["board"]["host_key"].startswith("SHA256:")
+    made = [json.loads(p.read_text()) for p in (project.root / "cache" / "ac").glob("??/*.json")]
+    keys = [r["action"] for r in made if r["stage"] == "device_speed"]
+    assert [k["params"]["board"]["host_key"] for k in keys] == [result["board"]["host_key"]]
+    assert not any(str(sshd.port) in json.dumps(k) for k in keys), "an address is in no key"
+
+    again = project.doit(*wanted, *sshd.overrides(), "probe.speed_generate=9")
+    assert again.returncode == 0, again.stderr
+    assert {n.split(":")[0] for n in project.built(again)} == {"speed", "device_speed"}
+    assert "nothing copied" in again.stderr
+    assert "copying" not in again.stderr
+    assert [c for c in sshd.sessions() if "runner" in " ".join(c.cmdline())] == [], "nothing of ours is left running there"
+    sshd.stop()
+    offline = project.doit(*wanted, *sshd.overrides())
+    assert (offline.returncode, project.built(offline)) == (0, []), "what was measured needs no board"
+
+
+def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
+    data, said = tmp_path / "model.gguf", []
+    data.write_bytes(os.urandom(16 * CHUNK + 12345))
+    digest = hash_file(data)
+    part = sshd.blobs / f"{digest}.part"
+    cuts = []
+
+    def say(text):
+        said.append(text)
+        if text.startswith("copied") and not cuts:
+            cuts.append(part.stat().st_size)
+            sshd.hang_up()
+
+    there = board(sshd, say)
+    identity = there.identify()
+    original, copying.TELL_S = copying.TELL_S, 0.0  # a line for every chunk
+    try:
+        found = there.measure(JOB, data, digest, identity)
+    finally:
+        copying.TELL_S = original
+    assert cuts, said
+    with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are no model
+        check(found, "board", 60)
+    assert any("was lost" in line for line in said)
+    going_on = [line for line in said if "going on at" in line]
+    assert len(going_on) == 1
+    assert float(going_on[0].split()[-2]) * 1e6 > cuts[0] - 2 * CHUNK > 0, "what had arrived isn't sent twice"
+    assert [p.name for p in sshd.blobs.iterdir()] == [digest]
+    assert hash_file(sshd.blobs / digest) == digest
+
+
+def test_going_on_never_trusts_the_last_chunk():
+    assert [resumed(n, 10 * CHUNK) for n in (0, 1, CHUNK, CHUNK + 1, 2 * CHUNK, 11 * CHUNK)] == [0, 0, 0, CHUNK, CHUNK, 0]
+
+
+def test_what_arrives_damaged_is_copied_anew(tmp_path, sshd):
+    data, said = tmp_path / "model.gguf", []
+    data.write_bytes(os.urandom(2 * CHUNK))
+    digest = hash_file(data)
+    sshd.blobs.mkdir(parents=True)
+    (sshd.blobs / f"{digest}.part").write_bytes(bytes(CHUNK + 5))  # of another file: the first chunk is wrong
+    there = board(sshd, said.append)
+    there._patiently(lambda remote: there._copy(remote, data, digest))
+    assert "what arrived is damaged: copied anew" in said
+    assert hash_file(sshd.blobs / digest) == digest
+
+
+def test_a_wrong_or_unknown_host_key_is_refused(project, sshd, tiny, tmp_path):
+    other = keygen(tmp_path / "other")
+    sshd.trust(other)
+    wanted = ["optimize", f"model={tiny}", *QUICK, *sshd.overrides()]
+    done = project.doit(*wanted)
+    lines = [x for x in done.stderr.splitlines() if x.startswith("sintra: ")]
+    print_of = subprocess.run(["ssh-keygen", "-lf", str(sshd.root / "host.pub")], capture_output=True, text=True, check=True)
+    assert done.returncode == 2
+    assert len(lines) == 1
+    assert f"has changed ({print_of.stdout.split()[1]}), and nothing was sent" in lines[0]
+    assert "ssh-keygen -R" in lines[0]
+    assert project.built(done) == []
+    assert not sshd.blobs.exists()
+    sshd.known.write_text("elsewhere " + other + "\n")
+    with pytest.raises(UserError, match=rf"isn't known \(SHA256:.*ssh-keyscan -p {sshd.port} 127.0.0.1 >> "):
+        board(sshd).identify()
+    sshd.known.unlink()
+    with pytest.raises(UserError, match="isn't known"):
+        board(sshd).identify()
+
+
+def test_what_fails_is_one_line(project, sshd, tiny, tmp_path):
+    keygen(tmp_path / "stranger")
+    with pytest.raises(UserError, match=r"takes none of your keys .*ssh-copy-id"):
+        board(sshd, key=str(tmp_path / "stranger")).identify()
+    with pytest.raises(UserError, match="there is no such file"):
+        board(sshd, key=str(tmp_path / "nothing")).identify()
+    with pytest.raises(UserError, match=r"has no /nowhere/python \(device.python\)"):
+        board(sshd, python="/nowhere/python").identify()
+    with pytest.raises(UserError, match=r"has no llama\.cpp: .* set device.python, device.bench or device.install=true"):
+        board(sshd, python="/usr/bin/python3", bench="no-such-bench").identify()
+    with pytest.raises(Transient, match=r"can't be reached by SSH \(.*\): is the board on"):
+        board(sshd, port=free_port()).identify()
+    for given, said in ((["device=ssh"], "device=ssh needs the board's name or address: device.host=..."),
+                        (["device.host=pi"], "device.host is for a board: add device=ssh"),
+                        (["device=shh"], "did you mean 'ssh'?")):  # fmt: skip
+        done = project.doit("optimize", f"model={tiny}", *given)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    plan = project.doit("plan", f"model={tiny}", *QUICK, *sshd.overrides())
+    assert plan.returncode == 2
+    assert "hasn't been asked yet what it is: run `doit optimize` first" in plan.stderr
+
+
+def test_another_board_at_the_address_is_noticed(tmp_path, sshd):
+    data = tmp_path / "model.gguf"
+    data.write_bytes(b"GGUF")
+    there = board(sshd)
+    identity = there.identify() | {"memory": 1}
+    with pytest.raises(UserError, match=r"isn't what it was \(memory\): refresh=true"):
+        there.measure({"job": "speed"}, data, hash_file(data), identity)
+    assert list(sshd.blobs.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def broad(tmp_path_factory) -> Path:
+    """A Llama of some 40 M parameters: what its types need differs by tens of megabytes."""
+    return make_llama(tmp_path_factory.mktemp("broad") / "broad", hidden=1024, layers=4)
+
+
+def data_of_the_library() -> int:
+    """Bytes of data that a process has which has loaded llama.cpp and nothing else."""
+    code = ("import sys, re, os; sys.path.insert(0, sys.argv[1]); import child; child.library();"
+            "print(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])")  # fmt: skip
+    folder = str(Path(runner.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    return int(done.stdout) * 1024
+
+
+def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_path, broad):
+    from sintra.hardware.architecture import read, shape
+
+    types = {t: shape(read(broad / "config.json"), t).weight_bytes for t in ("Q8_0", "Q4_K_M", "Q2_K")}
+    room = data_of_the_library() + (types["Q8_0"] + types["Q4_K_M"]) // 2 + 4 * MIB
+    sshd = Sshd(tmp_path / "small", data=room)
+    try:
+        done = project.doit("optimize", "hardware=laptop", f"model={broad}", *QUICK, "planner.rounding=nearest", "goal=quality",
+                            "probe.report_tokens=1024", "texts.second=null", *sshd.overrides())  # fmt: skip
+    finally:
+        sshd.stop()
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = project.result()
+    assert result["board"]["limit"] == room
+    assert result["winner"]["recipe"]["type"] == "Q4_K_M"
+    assert rows(result["winner"])["device_ram_bytes"]["how"] == "measured"
+    largest = next(c for c in result["candidates"] if c["recipe"]["type"] == "Q8_0")
+    assert largest["failure"]["kind"] == "out_of_memory"
+    assert "it doesn't fit the board's memory: in load on" in largest["failure"]["message"]
+    assert "failed  device_memory:broad-Q8_0: out_of_memory" in done.stderr
