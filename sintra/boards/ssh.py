@@ -59,6 +59,8 @@ class Board:
         raise AssertionError
 
     async def _connected(self, work: Callable[[Remote], Awaitable[T]]) -> T:
+        # When the line is cut, every block on its way has an error of its own, and asyncio would print those nobody asks for.
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         async with connected(self.target) as connection, connection.start_sftp_client() as sftp:
             remote = Remote(connection, sftp, self.target.folder)
             await sftp.makedirs(f"{remote.folder}/blobs", exist_ok=True)
