@@ -5,7 +5,7 @@
 models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted, quantized and measured by
 the study's own steps (stages quantize, probes speed and memory; kept in DIR/cache, so that a second run measures nothing).
 Then this machine is detected, calibrated by what the cache holds, and every variant estimated from its layout alone. `without
-it`: from a calibration by the other rows only. Last line: worst relative errors as fractions, `ram=... tps=... tps_without=...`.
+it`: from a calibration by the other rows only. Last line: worst relative errors: `ram=... tps=... tps_without=...`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ class HardwareConf:
     """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
 
     bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
-    host_*: the computer that a graphics card sits in.
+    host_*: the computer that a graphics card sits in; type_costs: what a byte of a tensor type costs by `doit calibrate`;
+    runtime_mib: memory of a process beside weights, cache and buffers.
     """
 
     name: str = ""
@@ -37,6 +38,9 @@ class HardwareConf:
     storage_mbs: float | None = None
     host_usable_gb: float = 0.0
     host_bandwidth_gbs: float = 0.0
+    type_costs: dict[str, float] = field(default_factory=dict)
+    runtime_mib: float = 100.0
+    runtime_spread_mib: float = 50.0
 
 
 @dataclass

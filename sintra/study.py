@@ -15,7 +15,7 @@ from sintra.graph import Graph
 from sintra.store import Digests, Store
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
 
-GIB, MB = 2**30, 10**6
+GIB, MIB, MB = 2**30, 2**20, 10**6
 LIMITS = (
     ("max_kld", "kld_mean", "<=", 1),
     ("max_kld_p999", "kld_p999", "<=", 1),
@@ -27,6 +27,7 @@ LIMITS = (
     ("min_pp_tps", "device_pp_tps", ">=", 1),
     ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
 )
+USUAL: dict[str, Any] = {"type_costs": {}, "runtime_bytes": 100 * MIB, "runtime_spread": 50 * MIB}
 LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps", "device_tg_tps_sustained"}
 OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_bytes", *LARGER_IS_BETTER}
 
@@ -121,6 +122,9 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
+    for name, usual in USUAL.items():  # likewise a profile that nothing was measured for
+        if wanted["hardware"][name] == usual:
+            del wanted["hardware"][name]
     if not place.study.device:
         del wanted["device"]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
@@ -206,6 +210,8 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         overhead_spread=conf["overhead_spread"], bytes_per_weight=conf["bytes_per_weight"], k_quant=conf["k_quant"],
         flops_spread=conf["tflops_spread"], storage=conf["storage_mbs"] * 1e6 if conf["storage_mbs"] else None,
         host_usable_bytes=int(conf["host_usable_gb"] * GIB), host_bandwidth=conf["host_bandwidth_gbs"] * 1e9,
+        type_costs=conf["type_costs"], runtime_bytes=int(conf["runtime_mib"] * MIB),
+        runtime_spread=int(conf["runtime_spread_mib"] * MIB),
     )  # fmt: skip
 
 

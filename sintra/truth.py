@@ -87,12 +87,10 @@ def informed(study: Study, known: list[Candidate]) -> Study:
     if found is None:
         return study
     device = study.hardware
-    real = replace(
-        device, efficiency=device.efficiency * found.speed, overhead_s_per_layer=device.overhead_s_per_layer / found.speed
-    )
-    return replace(
-        study, hardware=real, device=study.device | {"more_ram": found.ram, "full": found.full[1] if found.full else None}
-    )
+    real = replace(device, efficiency=device.efficiency * found.speed, runtime_bytes=int(device.runtime_bytes + found.ram),
+                   overhead_s_per_layer=device.overhead_s_per_layer / found.speed)  # fmt: skip
+    full = found.full[1] + found.ram if found.full else None  # as an estimate of this device would be
+    return replace(study, hardware=real, device=study.device | {"full": full})
 
 
 def board_of(study: Study) -> dict[str, Any]:

@@ -47,5 +47,5 @@ def test_mistakes_are_lines(tmp_path):
     with pytest.raises(UserError, match="nothing was measured here yet"):
         devices.calibrate(ROOT, ["hardware=laptop", f"store.path={tmp_path}"], "", "")
     conf = config.compose(ROOT, ["hardware=rtx_4090"])["hardware"]
-    with pytest.raises(UserError, match="faster than the profile's overhead"):
-        calibrate.implied(conf, calibrate.Row(1e6, 1e6, 32, 1e6))
+    with pytest.raises(UserError, match=r"1e\+06 tokens/s can't be of this device: the profile gives \d+"):
+        calibrate.refined(conf, [calibrate.Row(1e6, 1e6, 32, 1e6)])

@@ -15,7 +15,6 @@ from sintra.hardware import thermal
 from sintra.types import Hardware, Measurement
 
 RUNTIME_BYTES = 100 * 2**20
-RUNTIME_SPREAD = 50 * 2**20
 UBATCH = 512
 KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
 
@@ -30,12 +29,18 @@ def slowness(kind: str, k_quant: float = 0.0) -> float:
     return slow + k_quant if kind in SLOW or kind.endswith("_K") else slow
 
 
+def cost(kind: str, device: Hardware) -> float:
+    """The same on a device, where its own measurements may have told (sintra/hardware/calibrate.py)."""
+    return device.type_costs.get(kind, slowness(kind, device.k_quant))
+
+
 @dataclass(frozen=True)
 class Shape:
     """What matters of a GGUF: bytes of all tensors, of the token embedding, and the architecture's sizes.
 
     slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are of K and IQ types;
-    active: the share of the weights that a token uses (experts); window: of `windowed` layers with sliding attention.
+    types: bytes that a token reads of each tensor type; active: the share of the weights that a token uses (experts);
+    window: of `windowed` layers with sliding attention.
     """
 
     weight_bytes: int
@@ -53,6 +58,7 @@ class Shape:
     active: float = 1.0
     window: int = 0
     windowed: int = 0
+    types: tuple[tuple[str, int], ...] = ()
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
@@ -60,7 +66,10 @@ class Shape:
         free = set() if layout["shape"]["tied"] else {"token_embd.weight"}
         slow = sum((slowness(t[1]) - 1) * t[2] for t in layout["tensors"] if t[0] not in free)
         k_bytes = sum(t[2] for t in layout["tensors"] if t[0] not in free and slowness(t[1], 1) >= 2)
-        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes)
+        types: dict[str, int] = {}
+        for _, kind, size, *_ in (t for t in layout["tensors"] if t[0] not in free):
+            types[kind] = types.get(kind, 0) + size
+        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes, types=tuple(sorted(types.items())))
 
 
 def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
@@ -76,9 +85,9 @@ def compute_bytes(shape: Shape, context: int) -> float:
     return max((shape.vocabulary + shape.width) * ubatch * 4.0, 1.1 * context * ubatch * shape.heads * 4.0)
 
 
-def memory_beside_weights(shape: Shape, context: int, kv: str = "f16") -> float:
-    """Bytes of everything in memory but the weights."""
-    return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + RUNTIME_BYTES
+def memory_beside_weights(shape: Shape, context: int, kv: str = "f16", runtime: float = RUNTIME_BYTES) -> float:
+    """Bytes of everything in memory but the weights. runtime: what the process itself holds."""
+    return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + runtime
 
 
 def weights_read(shape: Shape) -> float:
@@ -96,6 +105,8 @@ def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0
 def decode_seconds(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[float, float]:
     """Seconds that a token takes for reading, and for the overhead of its layers."""
     read = bytes_read(shape, context, kv, device.k_quant) + device.bytes_per_weight * weights_read(shape)
+    if device.type_costs:
+        read += sum(size * (cost(t, device) - slowness(t, device.k_quant)) for t, size in shape.types) * shape.active
     return read / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
 
 
@@ -110,11 +121,12 @@ def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> t
     """Device tokens/s, memory and load time with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
     speed = 1 / sum(decode_seconds(shape, device, context, kv))
     spread = math.exp(decode_spread(shape, device, context, kv))
-    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv)
+    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device.runtime_bytes)
     found = [
         Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed / spread, high=speed * spread,
                     where=device.name, protocol=f"bytes read / bandwidth at context {context}"),
-        Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - RUNTIME_SPREAD, high=ram + RUNTIME_SPREAD,
+        Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - device.runtime_spread,
+                    high=ram + device.runtime_spread,
                     where=device.name, protocol=f"weights + KV + compute + runtime at context {context}"),
     ]  # fmt: skip
     if thermal.complete(device.thermal):
@@ -158,7 +170,7 @@ def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Of
         return None
     inside = (shape.weight_bytes - shape.embedding_bytes * (1 if shape.tied else 2)) / shape.layers
     layer = inside + kv_bytes(shape, context, kv) / shape.layers
-    beside = compute_bytes(shape, context) + RUNTIME_BYTES
+    beside = compute_bytes(shape, context) + device.runtime_bytes
     layers = min(shape.layers, int((device.usable_bytes - beside) // layer))
     whole = layers == shape.layers and layers * layer + shape.embedding_bytes + beside <= device.usable_bytes
     on_card = max(0, layers) * layer + beside + (shape.embedding_bytes if whole else 0)
