@@ -153,8 +153,8 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
 
 
 def measured_here(cache: Path) -> list[Any]:
-    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape, and the memory that the
-    process held beside, where that was measured too."""
+    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape, and the memory that
+    the process held beside, where that was measured too."""
     from sintra.hardware.calibrate import Row as Measured
     from sintra.hardware.estimate import bytes_read, weights_read
     from sintra.store import Store

@@ -104,14 +104,23 @@ def refined(profile: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     mean, wide = law.prior
     found = least_squares(law.residuals, mean, method="lm")
     doubt(law, found.x)
-    narrow = np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
-    spread = NINETY * np.minimum(np.hypot(narrow, FLOOR), np.maximum(wide, FLOOR))
-    after = {"efficiency": rounded(math.exp(found.x[0])), "efficiency_spread": rounded(spread[0])}
+    reading, overhead = NINETY * np.minimum(np.hypot(deviations(found.jac), FLOOR), np.maximum(wide[:2], FLOOR))
+    after = {"efficiency": rounded(math.exp(found.x[0])), "efficiency_spread": rounded(reading)}
     if profile["overhead_us_per_layer"]:
-        after |= {"overhead_us_per_layer": rounded(math.exp(found.x[1])), "overhead_spread": rounded(spread[1])}
+        after |= {"overhead_us_per_layer": rounded(math.exp(found.x[1])), "overhead_spread": rounded(overhead)}
     costs = {t: rounded(math.exp(v)) for t, v in zip(law.types, found.x[2:], strict=True)}
     known = {"type_costs": profile.get("type_costs", {}) | costs} if costs else {}
     return profile | after | known | memory(profile, [r.more_ram / MIB for r in rows if r.more_ram is not None])
+
+
+def deviations(jacobian: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviations of the logarithms of the time to read, and of the overhead. Efficiency and the types' costs can move
+    together without changing the time: of them the quotient counts, in quadratic mean over the types."""
+    spread = np.linalg.inv(jacobian.T @ jacobian)
+    quotients = [spread[0, 0] + spread[i, i] - 2 * spread[0, i] for i in range(2, len(spread))]
+    reading: list[float] = quotients or [float(spread[0, 0])]
+    found: NDArray[np.float64] = np.sqrt(np.array([np.mean(reading), spread[1, 1]]))
+    return found
 
 
 def doubt(law: Law, x: NDArray[np.float64]) -> None:

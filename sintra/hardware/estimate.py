@@ -16,6 +16,7 @@ from sintra.types import Hardware, Measurement
 
 RUNTIME_BYTES = 100 * 2**20
 UBATCH = 512
+UNMEASURED = 0.4  # half-width of the 90 % interval of the logarithm of a type's cost, where other types' were measured
 KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
 
 
@@ -114,7 +115,13 @@ def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16")
     """Half-width of the 90 % interval of log(tokens/s): reading and overhead by their shares of the time."""
     reading, overhead = decode_seconds(shape, device, context, kv)
     total = reading + overhead
-    return math.hypot(reading / total * device.efficiency_spread, overhead / total * device.overhead_spread)
+    known = sum(size for t, size in shape.types if t in device.type_costs)
+    foreign = 1 - known / sum(size for _, size in shape.types) if device.type_costs and shape.types else 0.0
+    return math.hypot(
+        reading / total * device.efficiency_spread,
+        reading / total * foreign * UNMEASURED,
+        overhead / total * device.overhead_spread,
+    )
 
 
 def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[Measurement, ...]:
