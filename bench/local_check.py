@@ -36,7 +36,10 @@ Row = dict[str, Any]
 
 def measured(model: Path, types: list[str], cache: Path) -> list[Row]:
     """A row for each type: its shape, and what was measured of it here."""
-    place = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", "probe.speed_generate=64"])
+    place = open_workspace(
+        ROOT,
+        [f"model={model}", f"store.path={cache}", "probe.speed_generate=64", "probe.speed_prompt=64", "probe.speed_repeat=15"],
+    )
     graph, store, found = place.graph(), place.store, []
     for kind in types:
         variant = graph.variant(Recipe(kind), "report")

@@ -92,7 +92,8 @@ class Workspace:
         pin, study = self.pinned(), self.study
         texts = {role: source.pin_file(self.root / path, self.digests).digest for role, path in study.texts.items()}
         model = [pin.kind, pin.digest] if pin else [self.conf["model"]["source"], self.conf["model"]["revision"]]
-        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts, study.compress]))
+        board = [study.device] if study.device else []
+        return sha256(canonical([model, study.model_options, study.probe, study.seed, texts, study.compress, *board]))
 
     def given(self) -> Source | None:
         """The pin of a GPTQ checkpoint that exists already, where one is named."""

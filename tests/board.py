@@ -73,15 +73,14 @@ class Sshd:
 
     def hang_up(self) -> None:
         """Kill every open session, as a lost connection does; go on listening."""
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
                 child.kill()
 
     def stop(self) -> None:
-        """End it with all that it started."""
-        for process in [*self.sessions(), psutil.Process(self.process.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        """End it and its sessions; what ran in them must end by itself."""
+        self.hang_up()
+        self.process.kill()
         self.process.wait()
         self.log.close()
 

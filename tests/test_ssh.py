@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from board import Sshd, free_port, keygen, runnable
 from conftest import QUICK, make_llama
+from test_architecture import LLAMA, write
 
 from sintra.boards import copying, runner
 from sintra.boards.copying import CHUNK, resumed
@@ -173,6 +178,67 @@ def test_another_board_at_the_address_is_noticed(tmp_path, sshd):
     with pytest.raises(UserError, match=r"isn't what it was \(memory\): refresh=true"):
         there.measure({"job": "speed"}, data, hash_file(data), identity)
     assert list(sshd.blobs.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A random GGUF of some 8 MB."""
+    path = tmp_path_factory.mktemp("small") / "model.gguf"
+    write(path, LLAMA | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1024}, tokens=True)
+    return path
+
+
+def ours(sshd):
+    """Processes of ours on the board: {pid: which of our files}."""
+    found = {}
+    for process in sshd.sessions():
+        with contextlib.suppress(psutil.Error, StopIteration):
+            names = [Path(word).name for word in process.cmdline()]
+            found |= dict.fromkeys([process.pid], next(n for n in names if n.startswith(("runner-", "child-"))))
+    return found
+
+
+def until(condition, seconds=60):
+    """Wait for something that has to happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_cut_line_ends_what_ran_there(sshd, small):
+    said, ended = [], []
+    there = board(sshd, said.append)
+    identity, endless = there.identify(), JOB | {"repeat": 10**6, "generate": 64}
+
+    def work():
+        try:
+            there.measure(endless, small, hash_file(small), identity)
+        except Transient as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: "child" in "".join(ours(sshd).values()))
+    first = [psutil.Process(p) for p in ours(sshd)]
+    sshd.hang_up()
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in first))
+    until(lambda: "child" in "".join(ours(sshd).values()))  # it is taken up again
+    second = [psutil.Process(p) for p in ours(sshd)]
+    sshd.stop()
+    thread.join(60)
+    psutil.wait_procs(second, 10)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in second)
+    assert ended[0].startswith(f"127.0.0.1:{sshd.port} can't be reached by SSH")
+    assert len([line for line in said if "was lost" in line]) >= 1
+
+
+def test_a_time_limit_ends_a_measurement(sshd, small):
+    there = board(sshd, timeout_s=1.0)
+    found = there.measure(JOB | {"repeat": 10**6}, small, hash_file(small), there.identify())
+    with pytest.raises(Transient, match=r"stopped after 1 s, its time limit \(device.timeout_s\), in \w+ on here"):
+        check(found, "here", 1.0)
+    assert ours(sshd) == {}
 
 
 @pytest.fixture(scope="module")
