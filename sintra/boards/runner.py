@@ -216,16 +216,21 @@ def command(job: dict[str, Any]) -> list[str]:
     """What is started: our child with the library, or the user's llama-bench."""
     if job["runtime"]["kind"] == "llama-cpp-python":
         return [sys.executable, "-u", job["child"], json.dumps(job)]
-    prompt, generate, repeat = job["context"] - LAST, LAST, 1
-    if job["job"] == "speed":
-        prompt, generate, repeat = job["prompt"], job["generate"], job["repeat"]
-    options = {"-m": job["gguf"], "-p": prompt, "-n": generate, "-r": repeat, "-t": job["threads"], "-ctk": job["kv"],
-               "-ctv": job["kv"], "-mmp": int(job["job"] == "speed"), "-o": "json"}  # fmt: skip
-    if job["gpu_layers"] is not None:
-        options["-ngl"] = job["gpu_layers"]
-    if job["kv"] != "f16":
-        options["-fa"] = 1
-    return [job["runtime"]["path"], *(str(x) for pair in options.items() for x in pair)]
+    bench, mapped = job["runtime"]["path"], job["job"] == "speed"
+    sizes = ["-p", job["prompt"], "-n", job["generate"], "-r", job["repeat"]]
+    if not mapped:  # one test that reads the context but a few tokens, and generates those
+        sizes = ["-p", 0, "-n", 0, "-pg", f"{job['context'] - LAST},{LAST}", "-r", 1]
+    given = ["-m", job["gguf"], *sizes, "-t", job["threads"], "-o", "json", "-v", "-ctk", job["kv"], "-ctv", job["kv"]]
+    given += ["-lm", "mmap" if mapped else "none"] if "--load-mode" in usage(bench) else ["-mmp", int(mapped)]
+    given += ["-ngl", job["gpu_layers"]] if job["gpu_layers"] is not None else []
+    given += ["-fa", 1] if job["kv"] != "f16" else []
+    return [bench, *map(str, given)]
+
+
+def usage(bench: str) -> str:
+    """What a llama-bench says of its options: -mmp became -lm in 2026."""
+    done = subprocess.run([bench, "--help"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    return done.stdout + done.stderr
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
