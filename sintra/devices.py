@@ -191,8 +191,8 @@ def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
 
 def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
     """Bytes that a measured process held beyond weights, KV cache and compute buffer."""
-    from sintra.hardware.estimate import memory_beside_weights
+    from sintra.hardware.estimate import compute_bytes, kv_bytes
 
     peak, params = taken(store, record, "ram_peak_bytes"), record["action"]["params"]
-    known = shape.weight_bytes + memory_beside_weights(shape, params["context"], params.get("kv", "f16"), 0)
-    return None if peak is None else peak - known
+    known = shape.weight_bytes + compute_bytes(shape, params["context"])
+    return None if peak is None else peak - known - kv_bytes(shape, params["context"], params.get("kv", "f16"))

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sintra.hardware.estimate import UBATCH
 from sintra.protocols import peak
 
 PERIOD_S = 0.01
@@ -71,7 +72,8 @@ def work(order: dict[str, Any], diary: Diary) -> None:
     diary.enter("load")
     context = order["context"]
     tokens = min(TOKENS, context // 2)
-    with opened(Path(order["gguf"]), context, order["threads"], mmap=order["mmap"], kv=order["kv"]) as model:
+    micro = min(UBATCH, context)  # what llama.cpp's programs take unless told otherwise
+    with opened(Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro) as model:
         diary.enter("prefill")
         model.feed(np.zeros(context - tokens, dtype=np.int32))
         model.wait()

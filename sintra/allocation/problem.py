@@ -84,7 +84,7 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    beside = memory_beside_weights(shape, study.probe["context"], kv, study.hardware.runtime_bytes) + sizes.rest
+    beside = memory_beside_weights(shape, study.probe["context"], kv, study.hardware) + sizes.rest
     limits += [m - beside for m in memory]
     if study.device.get("full"):  # so much didn't fit the board
         limits.append(study.device["full"] - 1 - beside)

@@ -21,7 +21,7 @@ from typing import Any
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # numpy's threads are none of the model's
     os.environ[name] = "1"
 
-LAST, KV_TYPES = 16, {"f16": 1, "q8_0": 8, "q4_0": 2}
+LAST, UBATCH, KV_TYPES = 16, 512, {"f16": 1, "q8_0": 8, "q4_0": 2}
 LOG: list[str] = []
 
 
@@ -73,7 +73,8 @@ class Model:
             raise Trouble("llama.cpp can't load it")
         self.vocabulary = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
         params = self.lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.context
+        params.n_ctx = params.n_batch = self.context
+        params.n_ubatch = min(self.context, UBATCH) if self.job["job"] == "memory" else self.context
         params.n_threads = params.n_threads_batch = self.job["threads"]
         if self.job["kv"] != "f16":
             params.type_k = params.type_v = KV_TYPES[self.job["kv"]]

@@ -224,7 +224,8 @@ def command(job: dict[str, Any]) -> list[str]:
     given += ["-lm", "mmap" if mapped else "none"] if "--load-mode" in usage(bench) else ["-mmp", int(mapped)]
     given += ["-ngl", job["gpu_layers"]] if job["gpu_layers"] is not None else []
     given += ["-fa", 1] if job["kv"] != "f16" else []
-    return [bench, *map(str, given)]
+    fence = ["sh", "-c", f'ulimit -d {job["limit"] // 1024} && exec "$0" "$@"'] if job["limit"] is not None else []
+    return [*fence, bench, *map(str, given)]
 
 
 def usage(bench: str) -> str:

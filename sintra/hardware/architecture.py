@@ -224,5 +224,5 @@ def shape(of: Architecture, preset: str) -> Shape:
     return Shape(
         int(total), int(embedding), of.tied, sum(t.count for t in of.tensors), of.layers, of.width, of.heads, of.kv_heads,
         of.head_dim, of.vocabulary, slow, k_bytes, of.active, of.window, of.windowed,
-        tuple(sorted(types.items())),
+        tuple(sorted(types.items())), max((t.columns for t in of.tensors if t.kind == "ffn_down"), default=0),
     )  # fmt: skip

@@ -41,7 +41,7 @@ class Shape:
 
     slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are of K and IQ types;
     types: bytes that a token reads of each tensor type; active: the share of the weights that a token uses (experts);
-    window: of `windowed` layers with sliding attention.
+    window: of `windowed` layers with sliding attention; inner: the feed-forward width, 0 where experts have it.
     """
 
     weight_bytes: int
@@ -60,6 +60,7 @@ class Shape:
     window: int = 0
     windowed: int = 0
     types: tuple[tuple[str, int], ...] = ()
+    inner: int = 0
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
@@ -70,7 +71,8 @@ class Shape:
         types: dict[str, int] = {}
         for _, kind, size, *_ in (t for t in layout["tensors"] if t[0] not in free):
             types[kind] = types.get(kind, 0) + size
-        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes, types=tuple(sorted(types.items())))
+        inner = max((t[3][0] for t in layout["tensors"] if t[0].endswith(".ffn_down.weight")), default=0)
+        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes, types=tuple(sorted(types.items())), inner=inner)
 
 
 def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
@@ -80,15 +82,23 @@ def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
     return 2 * places * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
 
 
-def compute_bytes(shape: Shape, context: int) -> float:
-    """Bytes of the compute buffer: logits and hidden states of one micro-batch, or its attention scores if larger."""
+def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
+    """Bytes of the compute buffer for one micro-batch: logits beside hidden states, or a block's feed-forward part (three
+    times its inner width, four times the width) with the attention mask, or, without flash attention, the scores if larger.
+
+    As llama.cpp's log has it (llama-cpp-python 0.3.36, CPU): 7.01, 32.51, 34.01 and 136.05 MiB; tests/test_estimate.py.
+    """
     ubatch = min(UBATCH, context)
-    return max((shape.vocabulary + shape.width) * ubatch * 4.0, 1.1 * context * ubatch * shape.heads * 4.0)
+    logits = (shape.vocabulary + shape.width) * ubatch * 4.0
+    block = (3 * shape.inner + 4 * shape.width) * ubatch * 4.0 + 2.0 * context * ubatch if shape.inner else 0.0
+    return max(logits, block, 0.0 if flash else 1.1 * context * ubatch * shape.heads * 4.0)
 
 
-def memory_beside_weights(shape: Shape, context: int, kv: str = "f16", runtime: float = RUNTIME_BYTES) -> float:
-    """Bytes of everything in memory but the weights. runtime: what the process itself holds."""
-    return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + runtime
+def memory_beside_weights(shape: Shape, context: int, kv: str = "f16", device: Hardware | None = None) -> float:
+    """Bytes of everything in memory but the weights. llama.cpp takes flash attention by itself where the backend has it: surely
+    on a CPU."""
+    runtime, flash = (device.runtime_bytes, device.backend == "cpu") if device else (RUNTIME_BYTES, False)
+    return kv_bytes(shape, context, kv) + compute_bytes(shape, context, flash or kv != "f16") + runtime
 
 
 def weights_read(shape: Shape) -> float:
@@ -128,7 +138,7 @@ def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> t
     """Device tokens/s, memory and load time with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
     speed = 1 / sum(decode_seconds(shape, device, context, kv))
     spread = math.exp(decode_spread(shape, device, context, kv))
-    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device.runtime_bytes)
+    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device)
     found = [
         Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed / spread, high=speed * spread,
                     where=device.name, protocol=f"bytes read / bandwidth at context {context}"),
@@ -177,7 +187,7 @@ def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Of
         return None
     inside = (shape.weight_bytes - shape.embedding_bytes * (1 if shape.tied else 2)) / shape.layers
     layer = inside + kv_bytes(shape, context, kv) / shape.layers
-    beside = compute_bytes(shape, context) + device.runtime_bytes
+    beside = compute_bytes(shape, context, False) + device.runtime_bytes
     layers = min(shape.layers, int((device.usable_bytes - beside) // layer))
     whole = layers == shape.layers and layers * layer + shape.embedding_bytes + beside <= device.usable_bytes
     on_card = max(0, layers) * layer + beside + (shape.embedding_bytes if whole else 0)
