@@ -156,8 +156,9 @@ def test_what_fails_is_one_line(project, sshd, tiny, tmp_path):
         board(sshd, key=str(tmp_path / "nothing")).identify()
     with pytest.raises(UserError, match=r"has no /nowhere/python \(device.python\)"):
         board(sshd, python="/nowhere/python").identify()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     with pytest.raises(UserError, match=r"has no llama\.cpp: .* set device.python, device.bench or device.install=true"):
-        board(sshd, python="/usr/bin/python3", bench="no-such-bench").identify()
+        board(sshd, python=str(tmp_path / "bare" / "bin" / "python"), bench="no-such-bench").identify()
     with pytest.raises(Transient, match=r"can't be reached by SSH \(.*\): is the board on"):
         board(sshd, port=free_port()).identify()
     for given, said in ((["device=ssh"], "device=ssh needs the board's name or address: device.host=..."),
