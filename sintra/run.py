@@ -110,8 +110,9 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
 def _follow(path: Path, ended: threading.Event, say: Callable[[str], None]) -> None:
     """Pass on the lines of a growing log that are marked as progress."""
     with path.open(errors="replace") as log:
-        begun = ""
-        while not ended.wait(FOLLOW_S):
+        begun, last = "", False
+        while not last:
+            last = ended.wait(FOLLOW_S)
             begun += log.read()
             *lines, begun = begun.split("\n")
             for line in lines:
@@ -127,14 +128,16 @@ def _spawn(order: Path, env: dict[str, str], timeout_s: float, say: Callable[[st
                                    stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
         LIVE.add(process)
         ended = threading.Event()
-        threading.Thread(target=_follow, args=(log_path, ended, say), daemon=True).start()
+        follower = threading.Thread(target=_follow, args=(log_path, ended, say), daemon=True)
+        follower.start()
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            ended.set()
             kill_group(process)
+            ended.set()
+            follower.join()
             LIVE.discard(process)
         log.seek(max(0, log.tell() - LOG_TAIL) if log.seek(0, os.SEEK_END) > LOG_TAIL else 0)
         text = log.read().decode(errors="replace")
