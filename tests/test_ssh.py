@@ -20,6 +20,7 @@ from test_architecture import LLAMA, write
 from sintra.boards import copying, runner
 from sintra.boards.copying import CHUNK, resumed
 from sintra.errors import Infeasible, Transient, UserError
+from sintra.hardware.architecture import read, shape
 from sintra.probes.board import check
 from sintra.store import hash_file
 
@@ -244,34 +245,35 @@ def test_a_time_limit_ends_a_measurement(sshd, small):
 
 @pytest.fixture(scope="module")
 def broad(tmp_path_factory) -> Path:
-    """A Llama of some 40 M parameters: what its types need differs by tens of megabytes."""
-    return make_llama(tmp_path_factory.mktemp("broad") / "broad", hidden=1024, layers=4)
+    """A Llama of some 32 M parameters: what its types need differs by tens of megabytes."""
+    return make_llama(tmp_path_factory.mktemp("broad") / "broad", hidden=1024, layers=3)
 
 
-def data_of_the_library() -> int:
-    """Bytes of data that a process has which has loaded llama.cpp and nothing else."""
-    code = ("import sys, re, os; sys.path.insert(0, sys.argv[1]); import child; child.library();"
+def data_beside(model: Path) -> int:
+    """Bytes of data that a process has which has loaded a model, beyond the model's own."""
+    code = ("import sys, re; sys.path.insert(0, sys.argv[1]); import child;"
+            "job = {'gguf': sys.argv[2], 'threads': 1, 'kv': 'f16', 'gpu_layers': None, 'job': 'memory'};"
+            "child.Model(job, 128, False).open();"
             "print(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])")  # fmt: skip
-    folder = str(Path(runner.__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
-    return int(done.stdout) * 1024
+    command = [sys.executable, "-c", code, str(Path(runner.__file__).parent), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) * 1024 - model.stat().st_size
 
 
-def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_path, broad):
-    from sintra.hardware.architecture import read, shape
-
-    types = {t: shape(read(broad / "config.json"), t).weight_bytes for t in ("Q8_0", "Q4_K_M", "Q2_K")}
-    room = data_of_the_library() + (types["Q8_0"] + types["Q4_K_M"]) // 2 + 4 * MIB
+def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_path, broad, small):
+    types = {t: shape(read(broad / "config.json"), t).weight_bytes for t in ("Q8_0", "Q2_K")}
+    room = data_beside(small) + (types["Q8_0"] + types["Q2_K"]) // 2 + 4 * MIB  # buffers of a wider model
     sshd = Sshd(tmp_path / "small", data=room)
     try:
-        done = project.doit("optimize", "hardware=laptop", f"model={broad}", *QUICK, "planner.rounding=nearest", "goal=quality",
-                            "probe.report_tokens=1024", "texts.second=null", *sshd.overrides())  # fmt: skip
+        done = project.doit("optimize", "hardware=laptop", f"model={broad}", "probe=quick", "planner=ladder",
+                            "planner.types=[Q8_0,Q2_K]", "planner.rounding=nearest", "goal=quality", "texts.second=null",
+                            "probe.report_tokens=1024", *sshd.overrides())  # fmt: skip
     finally:
         sshd.stop()
     assert done.returncode == 0, done.stderr + done.stdout
     result = project.result()
     assert result["board"]["limit"] == room
-    assert result["winner"]["recipe"]["type"] == "Q4_K_M"
+    assert result["winner"]["recipe"]["type"] == "Q2_K"
     assert rows(result["winner"])["device_ram_bytes"]["how"] == "measured"
     largest = next(c for c in result["candidates"] if c["recipe"]["type"] == "Q8_0")
     assert largest["failure"]["kind"] == "out_of_memory"
