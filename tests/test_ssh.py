@@ -243,6 +243,47 @@ def test_a_time_limit_ends_a_measurement(sshd, small):
     assert ours(sshd) == {}
 
 
+# A llama-bench stands for itself here: its real answers to these very options, recorded (llama.cpp of llama-cpp-python 0.3.36).
+BENCH = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+  *--help*) echo "  -lm, --load-mode <auto|none|mmap|mlock|mmap+mlock|dio> (default: auto)" ;;
+  *-pg*) echo '[ {{"build_commit": "abc1234", "n_prompt": 112, "n_gen": 16, "samples_ts": [ 658.798 ]}} ]' ;;
+  *) echo '[ {{"build_commit": "abc1234", "n_prompt": 32, "n_gen": 0, "samples_ts": [ 4007.02, 2450.84 ]}},
+             {{"build_commit": "abc1234", "n_prompt": 0, "n_gen": 8, "samples_ts": [ 2953.51, 1961.02 ]}} ]' ;;
+esac
+"""
+
+
+def test_the_users_llama_bench(sshd, small, tmp_path):
+    bench = tmp_path / "llama-bench"
+    bench.write_text(BENCH.format(log=tmp_path / "asked"))
+    bench.chmod(0o755)
+    there = board(sshd, bench=str(bench))
+    identity = there.identify()
+    assert identity["runtime"] == {"kind": "llama-bench", "version": hash_file(bench)[:12], "path": str(bench)}
+    given = JOB | {"prompt": 32, "repeat": 2, "kv": "q8_0"}
+    found = there.measure(given, small, hash_file(small), identity)
+    assert {r["metric"]: r["rates"] for r in found["rows"]} == {"pp_tps": [4007.02, 2450.84], "tg_tps": [2953.51, 1961.02]}
+    check(found, "here", 60)
+    there.measure(JOB | {"job": "memory", "context": 128}, small, hash_file(small), identity)
+    asked = [line.partition(" -p ")[2] for line in (tmp_path / "asked").read_text().splitlines() if "--help" not in line]
+    assert asked == ["32 -n 8 -r 2 -t 1 -o json -v -ctk q8_0 -ctv q8_0 -lm mmap -fa 1",
+                     "0 -n 0 -pg 112,16 -r 1 -t 1 -o json -v -ctk f16 -ctv f16 -lm none"]  # fmt: skip
+
+
+def test_how_a_run_ended():
+    run = {"rows": [{"error": "Trouble: llama.cpp can't load it", "log": ""}], "code": 3, "phase": "load", "rss": 5 * MIB,
+           "late": False, "oom_kills": 0, "log": ""}  # fmt: skip
+    for more, error, said in (({}, Infeasible, "llama.cpp can't load it"),
+                              ({"log": "alloc_tensor_range: failed to allocate CPU buffer"}, Infeasible, "doesn't fit"),
+                              ({"oom_kills": 1, "code": -9}, Infeasible, "in load on here, the last reading was 5 MiB"),
+                              ({"code": -9, "rows": []}, Transient, "ended with -9"),
+                              ({"late": True}, Transient, "its time limit")):  # fmt: skip
+        with pytest.raises(error, match=said):
+            check(run | more, "here", 60)
+
+
 @pytest.fixture(scope="module")
 def broad(tmp_path_factory) -> Path:
     """A Llama of some 32 M parameters: what its types need differs by tens of megabytes."""

@@ -217,8 +217,9 @@ def command(job: dict[str, Any]) -> list[str]:
     if job["runtime"]["kind"] == "llama-cpp-python":
         return [sys.executable, "-u", job["child"], json.dumps(job)]
     bench, mapped = job["runtime"]["path"], job["job"] == "speed"
-    sizes = ["-p", job["prompt"], "-n", job["generate"], "-r", job["repeat"]]
-    if not mapped:  # one test that reads the context but a few tokens, and generates those
+    if mapped:
+        sizes = ["-p", job["prompt"], "-n", job["generate"], "-r", job["repeat"]]
+    else:  # one test that reads the context but a few tokens, and generates those
         sizes = ["-p", 0, "-n", 0, "-pg", f"{job['context'] - LAST},{LAST}", "-r", 1]
     given = ["-m", job["gguf"], *sizes, "-t", job["threads"], "-o", "json", "-v", "-ctk", job["kv"], "-ctv", job["kv"]]
     given += ["-lm", "mmap" if mapped else "none"] if "--load-mode" in usage(bench) else ["-mmp", int(mapped)]

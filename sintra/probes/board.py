@@ -7,6 +7,7 @@ slowest core), device_throttled (1 where the board held its clock down) and devi
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,10 @@ from sintra.stage import PROGRESS, Context, Stage
 from sintra.types import Measurement
 
 MIB = 2**20
-OUT_OF_MEMORY = ("alloc", "memoryerror", "out of memory")
+# In the words of llama.cpp, C++, Python and the kernel.
+OUT_OF_MEMORY = re.compile(
+    "(failed|unable|attempted) to allocate|insufficient memory|bad_alloc|MemoryError|out of memory", re.I
+)
 Run = dict[str, Any]
 
 
@@ -44,7 +48,7 @@ def check(found: Run, board: str, timeout_s: float) -> None:
     if found["late"]:
         raise Transient(f"stopped after {timeout_s:g} s, its time limit (device.timeout_s), {words}")
     said = f"{error.get('error', '')} {error.get('log', '')} {found['log']}".strip()
-    if found["oom_kills"] or found["code"] == -6 or any(w in said.lower() for w in OUT_OF_MEMORY):
+    if found["oom_kills"] or found["code"] == -6 or OUT_OF_MEMORY.search(said):
         raise Infeasible("out_of_memory", f"it doesn't fit the board's memory: {words}")
     last = next((x for x in reversed(said.splitlines()) if x.strip()), "no word")
     if error.get("error", "").startswith("Trouble"):
