@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sintra.hardware.estimate import RUNTIME_BYTES, Shape, kv_bytes
+from sintra.hardware.estimate import Shape, kv_bytes
 from sintra.judge import impossible
 from sintra.presets import BLOCK_BITS, PRESET_BITS
 from sintra.source import safetensors_header
@@ -73,8 +73,10 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
     shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
     read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
     device = study.hardware
+    if study.device:  # a board is to be asked, not argued with
+        return {"size_bytes": shape.weight_bytes}
     return {
         "size_bytes": shape.weight_bytes,
-        "device_ram_bytes": shape.weight_bytes + kv_bytes(shape, study.probe["context"]) + RUNTIME_BYTES,
+        "device_ram_bytes": shape.weight_bytes + kv_bytes(shape, study.probe["context"]) + device.runtime_bytes,
         "device_tg_tps": device.efficiency * device.bandwidth / read,
     }

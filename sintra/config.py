@@ -20,7 +20,7 @@ from sintra.sealed import sealed, unsealed
 from sintra.store import keep
 from sintra.types import canonical, sha256
 
-GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor")
+GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
 
 
 def overrides_of(argv: list[str]) -> list[str]:

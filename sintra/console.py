@@ -20,8 +20,27 @@ from sintra.errors import UserError
 
 MODES = ("auto", "plain", "quiet", "json")
 REFRESH_S, REMIND_S = 0.5, 60.0
+MARK = "> "  # how a line of a worker's log begins that is shown as it comes, also without a terminal
 TAIL = 2000
 COLOURS = {"built": "2", "failed": "31", "met": "32", "unmet": "33", "again": "33"}  # SGR: dim, red, green, yellow
+
+
+class Running:
+    """A step under way: since when (time.monotonic), the seconds that such a step usually takes, its worker's log, and what of
+    that has been read."""
+
+    def __init__(self, usual: float | None) -> None:
+        self.start, self.usual = time.monotonic(), usual
+        self.path: Path | None = None
+        self.log: Any = None
+        self.part = ""
+
+    def marked(self) -> list[str]:
+        """The marked lines that are new."""
+        if self.log is None:
+            return []
+        *lines, self.part = (self.part + self.log.read()).split("\n")
+        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
 
 
 class Console:
@@ -31,7 +50,7 @@ class Console:
     def __init__(self) -> None:
         self.mode = "auto"
         self.lock = threading.RLock()
-        self.running: dict[str, tuple[float, Path | None, float | None]] = {}
+        self.running: dict[str, Running] = {}
         self.done, self.ahead = 0, 0
         self.thread: threading.Thread | None = None
         self.bar: Any = None
@@ -71,13 +90,15 @@ class Console:
     def step(self, name: str, usual: float | None = None) -> Iterator[None]:
         """A step under way. usual: seconds that such a step takes, where that is known."""
         with self.lock:
-            self.running[name] = (time.monotonic(), None, usual)
+            self.running[name] = Running(usual)
             self._watch()
         try:
             yield
         finally:
             with self.lock:
-                self.running.pop(name, None)
+                self._follow(name)
+                if (ended := self.running.pop(name)).log is not None:
+                    ended.log.close()
                 self.done += 1
                 if not self.running:
                     self._close()
@@ -86,8 +107,18 @@ class Console:
         """Where a step's worker says what it is doing."""
         with self.lock:
             if name in self.running:
-                start, _, usual = self.running[name]
-                self.running[name] = (start, path, usual)
+                self.running[name].path = path
+
+    def opened(self, path: Path) -> None:
+        """A worker's log is there now; it is held open, since it goes with the worker."""
+        with self.lock:
+            for running in self.running.values():
+                if running.path == path and running.log is None:
+                    running.log = path.open(errors="replace")
+
+    def _follow(self, name: str) -> None:
+        for line in self.running[name].marked():
+            self.say(f"{name}: {line}", "progress", step=name)
 
     def _watch(self) -> None:
         if self.mode == "quiet" or (self.thread and self.thread.is_alive()):
@@ -101,6 +132,8 @@ class Console:
             with self.lock:
                 if not self.running:
                     return
+                for name in self.running:
+                    self._follow(name)
                 self._draw() if self.live else self._remind()
             time.sleep(REFRESH_S)
 
@@ -109,18 +142,19 @@ class Console:
 
         if self.bar is None:
             self.bar = tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True, file=sys.stderr)
-        name, (start, path, usual) = next(iter(self.running.items()))
+        name, now = next(iter(self.running.items()))
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
         count = f"[{self.done + 1}/{max(self.ahead, self.done + len(self.running))}] "
-        text = count + name + others + ": " + state(time.monotonic() - start, usual, path)
+        text = count + name + others + ": " + state(time.monotonic() - now.start, now.usual, now.path)
         self.bar.set_description_str(text[: (self.bar.ncols or 80) - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()
-        for name, (start, path, usual) in self.running.items():
-            if now - self.reminded.get(name, start) >= REMIND_S:
+        for name, each in self.running.items():
+            if now - self.reminded.get(name, each.start) >= REMIND_S:
                 self.reminded[name] = now
-                self.say(f"still   {name}: {state(now - start, usual, path)}", "progress", step=name, seconds=now - start)
+                seconds = now - each.start
+                self.say(f"still   {name}: {state(seconds, each.usual, each.path)}", "progress", step=name, seconds=seconds)
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -143,7 +177,7 @@ def last_line(path: Path) -> str:
             text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return next((x.strip() for x in reversed(text.replace("\r", "\n").splitlines()) if x.strip()), "")
+    return next((x.strip().removeprefix(MARK) for x in reversed(text.replace("\r", "\n").splitlines()) if x.strip()), "")
 
 
 def span(seconds: float) -> str:

@@ -145,31 +145,54 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
     where = csv or f"measured on {machine()}"
     path = root / Path(out).expanduser() if out else cache_root(root, raw) / files.AUTO
     files.write(path, found, [f"{conf['name']}, calibrated by {len(rows)} measurements ({where})"])
-    for name in ("efficiency", "efficiency_spread"):
-        print(f"{name:<18} {conf[name]:g} -> {found[name]:g}")
+    for name in (n for n in found if n.startswith(("efficiency", "overhead", "runtime_")) and found[n] != conf.get(n)):
+        print(f"{name:<22} {conf[name]:g} -> {found[name]:g}")
+    if costs := found.get("type_costs"):
+        print(f"{'a byte of':<22} " + ", ".join(f"{t} {v:g}" for t, v in costs.items()))
     print(f"{len(rows)} measurements; written to {out or path}: hardware={out or 'auto'}")
 
 
 def measured_here(cache: Path) -> list[Any]:
-    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape."""
+    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape, and the memory that
+    the process held beside, where that was measured too."""
     from sintra.hardware.calibrate import Row as Measured
     from sintra.hardware.estimate import bytes_read, weights_read
-    from sintra.report import NAME
-    from sintra.stage import machine
     from sintra.store import Store
     from sintra.types import Artifact
 
     store, found = Store(cache), []
     records = list(store.records())
-    layouts = {a.digest: a for r in records if r.get("stage") in ("quantize", "assemble", "convert")
+    layouts = {a.digest: a for r in records if r.get("stage") in ("quantize", "assemble", "convert", "refine", "polish")
                if isinstance(a := store.lookup(r["key"]), Artifact)}  # fmt: skip
+    shapes = {digest: Shape.of(store.read_json(a, "layout.json")) for digest, a in layouts.items()}
+    memory = {file: own for r in records if r.get("stage") == "memory" and (file := r["action"]["inputs"]["gguf"]) in shapes
+              if (own := beside(store, r, shapes[file])) is not None}  # fmt: skip
     for record in (r for r in records if r.get("stage") == "speed"):
-        made, file = store.lookup(record["key"]), layouts.get(record["action"]["inputs"]["gguf"])
-        if not isinstance(made, Artifact) or file is None:
-            continue
-        speed = next((m for m in store.read_json(made, NAME) if m["metric"] == "tg_tps"), None)
-        if speed and speed.get("where") == machine():
-            shape = Shape.of(store.read_json(file, "layout.json"))
-            context = int(record["action"]["params"]["generate"])
-            found.append(Measured(bytes_read(shape, context), weights_read(shape), shape.layers, speed["value"]))
+        file = record["action"]["inputs"]["gguf"]
+        tps = taken(store, record, "tg_tps")
+        if tps is not None and file in shapes:
+            shape, context = shapes[file], int(record["action"]["params"]["generate"])
+            found.append(
+                Measured(bytes_read(shape, context), weights_read(shape), shape.layers, tps, shape.types, memory.get(file))
+            )
     return found
+
+
+def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
+    """A number of a probe's artifact, where it was measured on a machine like this one."""
+    from sintra.report import NAME
+    from sintra.stage import machine
+    from sintra.types import Artifact
+
+    made = store.lookup(record["key"])
+    rows = store.read_json(made, NAME) if isinstance(made, Artifact) else []
+    return next((m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None)
+
+
+def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
+    """Bytes that a measured process held beyond weights, KV cache and compute buffer."""
+    from sintra.hardware.estimate import compute_bytes, kv_bytes
+
+    peak, params = taken(store, record, "ram_peak_bytes"), record["action"]["params"]
+    known = shape.weight_bytes + compute_bytes(shape, params["context"])
+    return None if peak is None else peak - known - kv_bytes(shape, params["context"], params.get("kv", "f16"))

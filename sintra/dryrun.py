@@ -24,6 +24,8 @@ def show(place: Workspace, format: str) -> None:
     """Print the plan as text or JSON."""
     if place.pinned() is None:
         raise UserError(f"{place.study.model} hasn't been pinned yet, which needs the hub: run `doit optimize` first")
+    if not place.ready:
+        raise UserError(f"{place.conf['device']['host']} hasn't been asked yet what it is: run `doit optimize` first")
     graph = place.graph()
     known = rounds.recorded(place)
     given = foreseen(graph, place.store, known)

@@ -7,7 +7,6 @@ it can be put under a limit first; rlimit: bytes of data that it may have beyond
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
 import sys
@@ -15,6 +14,9 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from sintra.hardware.estimate import UBATCH
+from sintra.protocols import peak
 
 PERIOD_S = 0.01
 TOKENS = 16
@@ -25,14 +27,6 @@ def rss() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def peak() -> int:
-    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives exec: it may be the parent's."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Diary:
@@ -78,7 +72,8 @@ def work(order: dict[str, Any], diary: Diary) -> None:
     diary.enter("load")
     context = order["context"]
     tokens = min(TOKENS, context // 2)
-    with opened(Path(order["gguf"]), context, order["threads"], mmap=order["mmap"], kv=order["kv"]) as model:
+    micro = min(UBATCH, context)  # what llama.cpp's programs take unless told otherwise
+    with opened(Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro) as model:
         diary.enter("prefill")
         model.feed(np.zeros(context - tokens, dtype=np.int32))
         model.wait()

@@ -102,10 +102,11 @@ class Variant(NamedTuple):
     distortion: Step | None = None
     tasks: tuple[Step, ...] = ()
     extra: tuple[Step, ...] = ()
+    board: tuple[Step, ...] = ()
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.extra)
+        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.extra, *self.board)
         found = [s for s in named if s is not None]
         return found or [self.quantize]
 
@@ -303,9 +304,8 @@ class Graph:
         asked = self.asked(recipe, level)
         if level in ("screen", "search"):
             return Variant(made, quality, tasks=asked)
-        second = None
+        second, params = None, {"seed": self.study.seed, "prefix": "second_"} | cache
         if "second" in self.texts:
-            params = {"seed": self.study.seed, "prefix": "second_"} | cache
             second = self.step("quality", f"{label}-second", params, {"gguf": made, "baseline": self.baseline("second")})
         speed = {"prompt": probe["speed_prompt"], "generate": probe["speed_generate"], "repeat": probe["speed_repeat"]} | cache
         memory: dict[str, Any] = {"context": probe["context"]} | cache
@@ -313,9 +313,18 @@ class Graph:
             memory["limit"] = self.study.hardware.usable_bytes
         return Variant(made, quality, self.step("speed", label, speed, {"gguf": made}),
                        self.step("memory", label, memory, {"gguf": made}), second, tasks=asked,
-                       extra=self.extra(recipe))  # fmt: skip
+                       extra=self.extra(recipe), board=self.board(recipe, speed, memory))  # fmt: skip
 
     def extra(self, recipe: Recipe) -> tuple[Step, ...]:
         """The stages and probes of plugins, put to a finished GGUF."""
         made, label = self.quantize(recipe), f"{self.study.model}-{recipe.name}"
         return tuple(self.step(name, label, {}, {"gguf": made}) for name in self.study.extra)
+
+    def board(self, recipe: Recipe, speed: dict[str, Any], memory: dict[str, Any]) -> tuple[Step, ...]:
+        """The same two probes on the board, where the study has one: first whether it fits, then how fast it is."""
+        device, inputs = self.study.device, {"gguf": self.quantize(recipe)}
+        if not device:
+            return ()
+        label, hints = f"{self.study.model}-{recipe.name}", {"device": device["options"]}
+        fits = self.step("device_memory", label, memory | device["asked"], inputs, hints)
+        return fits, self.step("device_speed", label, speed | device["asked"], inputs | {"memory": fits}, hints)

@@ -53,7 +53,7 @@ class Model:
     """A loaded GGUF. Use `opened`, which frees it."""
 
     def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False,
-                 kv: str = "f16") -> None:  # fmt: skip
+                 kv: str = "f16", ubatch: int | None = None) -> None:  # fmt: skip
         gguf_header.check(path)
         self.lib = api()
         params = self.lib.llama_model_default_params()
@@ -66,11 +66,12 @@ class Model:
         self.vocabulary: int = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context, self.ctx, self.batch = context, None, None
         if not vocab_only:
-            self._open_context(threads, kv)
+            self._open_context(threads, kv, ubatch or context)
 
-    def _open_context(self, threads: int, kv: str) -> None:
+    def _open_context(self, threads: int, kv: str, ubatch: int) -> None:
         params = self.lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.context
+        params.n_ctx = params.n_batch = self.context
+        params.n_ubatch = ubatch
         params.n_threads = params.n_threads_batch = threads
         if kv != "f16":
             import gguf
@@ -224,9 +225,11 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, context: int, threads: int, mmap: bool = True, kv: str = "f16") -> Iterator[Model]:
-    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0)."""
-    model = Model(path, context, threads, mmap, kv=kv)
+def opened(path: Path, context: int, threads: int, mmap: bool = True, kv: str = "f16",
+           ubatch: int | None = None) -> Iterator[Model]:  # fmt: skip
+    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0); ubatch: how many tokens are computed at
+    once (default: the whole context)."""
+    model = Model(path, context, threads, mmap, kv=kv, ubatch=ubatch)
     try:
         yield model
     finally:

@@ -13,7 +13,8 @@ class HardwareConf:
     """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
 
     bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
-    host_*: the computer that a graphics card sits in.
+    host_*: the computer that a graphics card sits in; type_costs: what a byte of a tensor type costs by `doit calibrate`;
+    runtime_mib: memory of a process beside weights, cache and buffers.
     """
 
     name: str = ""
@@ -37,6 +38,9 @@ class HardwareConf:
     storage_mbs: float | None = None
     host_usable_gb: float = 0.0
     host_bandwidth_gbs: float = 0.0
+    type_costs: dict[str, float] = field(default_factory=dict)
+    runtime_mib: float = 100.0
+    runtime_spread_mib: float = 50.0
 
 
 @dataclass
@@ -139,6 +143,29 @@ class StoreConf:
     remote: str = ""
     mode: str = "readwrite"
     locks: str = "auto"
+
+
+@dataclass
+class DeviceConf:
+    """Where device speeds and memory come from: estimates (local), or a board that is measured over SSH (ssh).
+
+    port, user, key: where they differ from ~/.ssh/config and OpenSSH's defaults; folder: on the board, relative to its home;
+    threads, gpu_layers: None for every core, and for every layer where the runtime there has a GPU.
+    """
+
+    name: str = "local"
+    host: str = ""
+    port: int | None = None
+    user: str = ""
+    key: str = ""
+    known_hosts: str = "~/.ssh/known_hosts"
+    folder: str = ".cache/sintra"
+    python: str = ""
+    bench: str = ""
+    install: bool = False
+    threads: int | None = None
+    gpu_layers: int | None = None
+    timeout_s: float = 3600.0
 
 
 @dataclass
@@ -261,6 +288,7 @@ class Config:
     planner: PlannerConf = field(default_factory=PlannerConf)
     probe: ProbeConf = field(default_factory=ProbeConf)
     store: StoreConf = field(default_factory=StoreConf)
+    device: DeviceConf = field(default_factory=DeviceConf)
     texts: TextsConf = field(default_factory=TextsConf)
     formats: list[str] = field(default_factory=lambda: ["gguf"])
     compress: CompressConf = field(default_factory=CompressConf)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sintra import __version__, delivery, history, latest
+from sintra import __version__, delivery, history, latest, truth
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
@@ -52,7 +52,7 @@ def build(
         "learned": rounds[-1].get("learned") if rounds else None,
         "rounds": len(rounds), "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
         "steps": steps, "llm": llm_total(), "wall_s": round(wall_s, 1),
-    } | formats_of(place, known) | own_code(place)  # fmt: skip
+    } | formats_of(place, known) | own_code(place) | truth.board_of(place.graph().study)  # fmt: skip
 
 
 def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
@@ -187,10 +187,12 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
     if len(order) < len(everything):
         lines.append(f"and {len(everything) - len(order)} more that were measured on the way: result.json has them all")
     lines += task_lines(order)
-    lines += [f"* estimated for {result['hardware']}; KLD (+- standard error) and the share of equal top tokens are",
-              "measured against the 16-bit model"]  # fmt: skip
+    unless = ", where no board was asked" if "board" in result else ""
+    lines += [f"* estimated for {result['hardware']}{unless}; KLD (+- standard error) and the share of equal top",
+              "tokens are measured against the 16-bit model"]  # fmt: skip
     if result.get("trust_remote_code"):
         lines.append(f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)")
+    lines += truth.lines(order)
     if "formats" in result:
         best = order[0].recipe.name if order else None
         lines += ["", delivery.format_table(result["formats"], known, best)]

@@ -22,6 +22,7 @@ from sintra.report import NAME, parse
 from sintra.sealed import sealed, unsealed
 from sintra.store import Store, write_atomic
 from sintra.study import Workspace
+from sintra.truth import corrected, informed, replaced
 from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidat
         if proposal.level in ("search", "report"):
             levels.setdefault(proposal.recipe, []).append(proposal)
             first.setdefault(proposal.recipe, number)
-    return [candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()]
+    found = [candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()]
+    return corrected(found) if graph.study.device else found
 
 
 def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal], number: int) -> Candidate:
@@ -136,7 +138,7 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal],
                         if level == "search" and row.metric == "kld_mean":  # what was foreseen, and is to be compared with
                             numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)
                 else:
-                    numbers.update({row.metric: row for row in rows})
+                    replaced(numbers, rows)
     first = given[0]
     return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted,
                      first.confidence, number)  # fmt: skip
@@ -174,7 +176,7 @@ def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate]
     seen = history(graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say)
     past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
-        graph.study, replace(seen, past=past, lessons=taught)
+        informed(graph.study, known), replace(seen, past=past, lessons=taught)
     )
     return proposed
 

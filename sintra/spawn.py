@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sintra.console import CONSOLE
 from sintra.signals import kill_group
 from sintra.stage import Resource
 
@@ -101,6 +102,7 @@ class Worker:
             self.process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, env=environment(threads), cwd=cwd,
                                             start_new_session=True)  # fmt: skip
+        CONSOLE.opened(self.log_path)
 
     def run(self, timeout_s: float) -> Ending:
         """Wait so long at most; the whole process group is gone afterwards."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sintra import config, locks, plugins, source
+from sintra import attached, config, locks, plugins, source
 from sintra.digests import Digests
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
@@ -17,7 +17,7 @@ from sintra.store import Store
 from sintra.terms import Terms, measured_on
 from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
 
-GIB, MB = 2**30, 10**6
+GIB, MIB, MB = 2**30, 2**20, 10**6
 LIMITS = (
     ("max_kld", "kld_mean", "<=", 1),
     ("max_kld_p999", "kld_p999", "<=", 1),
@@ -29,6 +29,7 @@ LIMITS = (
     ("min_pp_tps", "device_pp_tps", ">=", 1),
     ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
 )
+USUAL: dict[str, Any] = {"type_costs": {}, "runtime_bytes": 100 * MIB, "runtime_spread": 50 * MIB}
 LARGER_IS_BETTER = {"same_top", "device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps", "device_tg_tps_sustained"}
 OPTIMISABLE = {"size_bytes", "kld_mean", "kld_p999", "ppl_ratio", "device_ram_bytes", *LARGER_IS_BETTER}
 
@@ -78,12 +79,19 @@ class Workspace:
             return source.pin_folder(folder, self.digests, model["trust_remote_code"])
         return source.pinned_hub(self.store, model["source"], model["revision"])
 
+    @property
+    def ready(self) -> bool:
+        """Whether the model is pinned and the board, where there is one, known."""
+        return self.pinned() is not None and attached.ready(self.store, self.conf["device"])
+
     def graph(self) -> Graph:
-        """The graph; the model must be pinned."""
+        """The graph; the model must be pinned, and a board known."""
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         texts = {role: source.pin_file(self.root / path, self.digests) for role, path in self.study.texts.items()}
-        named = replace(self.study, model=self.label or self.study.model)
+        named = replace(
+            self.study, model=self.label or self.study.model, device=attached.known(self.store, self.conf["device"])
+        )
         return Graph(named, pin, texts, self.root, self.tasks, self.given())
 
     def base(self) -> str:
@@ -92,7 +100,8 @@ class Workspace:
         texts = {role: source.pin_file(self.root / path, self.digests).digest for role, path in study.texts.items()}
         model = [pin.kind, pin.digest] if pin else [self.conf["model"]["source"], self.conf["model"]["revision"]]
         parts = [model, study.model_options, study.probe, study.seed, texts, study.compress]
-        return sha256(canonical([*parts, study.measured_on] if study.measured_on else parts))
+        parts += [study.measured_on] if study.measured_on else []
+        return sha256(canonical([*parts, study.device] if study.device else parts))
 
     def given(self) -> Source | None:
         """The pin of a GPTQ checkpoint that exists already, where one is named."""
@@ -123,10 +132,12 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
     if place.study.formats == ("gguf",):  # a study that asks for nothing else is the same as before there was anything else
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
-    if not place.study.measured_on:
-        del wanted["measured_on"]
-    if not place.study.extra:
-        del wanted["extra"]
+    for name in ("measured_on", "extra", "device"):
+        if not wanted[name]:
+            del wanted[name]
+    for name, usual in USUAL.items():  # likewise a profile that nothing was measured for
+        if wanted["hardware"][name] == usual:
+            del wanted["hardware"][name]
     mark = sha256(canonical([wanted, conf["model"]["source"] if pin is None or pin.kind == "hub" else "", local, texts]))
     name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
     place.study = Study(**{**place.study.__dict__, "id": name})
@@ -181,7 +192,7 @@ def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
         probe={k: v for k, v in conf["probe"].items() if k != "name"}, model_options=model_options(model),
         texts={k: v for k, v in conf["texts"].items() if v}, seed=conf["seed"], max_rounds=conf["max_rounds"],
         overrides=tuple(raw), formats=formats_of(conf), compress=conf["compress"], measured_on=measured_on(conf),
-        extra=extra_of(conf["extra"]),
+        extra=extra_of(conf["extra"]), device=attached.wanted(conf["device"]),
     )  # fmt: skip
 
 
@@ -245,6 +256,8 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
         overhead_spread=conf["overhead_spread"], bytes_per_weight=conf["bytes_per_weight"], k_quant=conf["k_quant"],
         flops_spread=conf["tflops_spread"], storage=conf["storage_mbs"] * 1e6 if conf["storage_mbs"] else None,
         host_usable_bytes=int(conf["host_usable_gb"] * GIB), host_bandwidth=conf["host_bandwidth_gbs"] * 1e9,
+        type_costs=conf["type_costs"], runtime_bytes=int(conf["runtime_mib"] * MIB),
+        runtime_spread=int(conf["runtime_spread_mib"] * MIB),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import commands, config, exported, result, rounds, running, source, story, sweep, telling
+from sintra import attached, commands, config, exported, result, rounds, running, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
 from sintra.console import CONSOLE, span
 from sintra.disk import disk_trouble
@@ -154,7 +154,7 @@ class Chain:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
         first, last = self.named("resolve"), self.named("cell") if self.mark else "optimize"
         yield _task(first, self.resolve, [self._resolved], "Pin a hub model to its commit")
-        known = rounds.recorded(self.place) if self.place.pinned() else []
+        known = rounds.recorded(self.place) if self.place.ready else []
         if self.place.conf["refresh"]:
             known = []
         yield from self.round(known[0]) if known else self.frontier(1, [first])
@@ -208,13 +208,16 @@ class Chain:
             yield Task(self.named("round", number), None, has_subtask=True)
 
     def _resolved(self) -> bool:
-        return not self.place.conf["refresh"] and self.place.pinned() is not None
+        return not self.place.conf["refresh"] and self.place.ready
 
     def resolve(self) -> None:
-        """Pin the model."""
-        model = self.place.conf["model"]
+        """Pin the model, and ask the board what it is."""
+        store, model, device = self.place.store, self.place.conf["model"], self.place.conf["device"]
+        anew = self.place.conf["refresh"]
         self.tell()
-        if self.place.pinned() is None or source.pinned_hub(self.place.store, model["source"], model["revision"]):
+        if not attached.ready(store, device) or (anew and device["name"] != attached.LOCAL):
+            say(f"board   {attached.resolve(store, device, say)}")
+        if self.place.pinned() is None or (anew and source.pinned_hub(store, model["source"], model["revision"])):
             found = source.resolve_hub(self.place.store, model["source"], model["revision"])
             say(f"pinned  {found.locator} at {found.digest}")
 

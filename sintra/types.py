@@ -35,7 +35,8 @@ class Hardware:
     """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows.
 
     A device whose memory is a GPU's own may name its host's: what doesn't fit goes there. efficiency_spread,
-    overhead_spread, flops_spread: half-widths of 90 % intervals of the logarithms.
+    overhead_spread, flops_spread: half-widths of 90 % intervals of the logarithms. type_costs: of a byte of a tensor type,
+    where it was measured; runtime_bytes: what a process holds beside weights, cache and buffers.
     """
 
     name: str
@@ -59,6 +60,9 @@ class Hardware:
     storage: float | None = None
     host_usable_bytes: int = 0
     host_bandwidth: float = 0.0
+    type_costs: dict[str, float] = field(default_factory=dict)
+    runtime_bytes: int = 100 * 2**20
+    runtime_spread: int = 50 * 2**20
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,12 @@ class Study:
     compress: dict[str, Any] = field(default_factory=dict)
     measured_on: str = ""
     extra: tuple[str, ...] = ()
+    device: dict[str, Any] = field(default_factory=dict)  # the board that is measured: sintra.attached
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a variant is made from a converted model. Equal recipes are equal values.
-
+    """How a variant is made from a converted model; equal recipes are equal values.
     type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
     matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
     ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import shutil
 import socket
 import sys
@@ -25,6 +24,7 @@ from sintra import plugins
 from sintra.disk import disk_trouble
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.locks import machine as machine_lock
+from sintra.protocols import peak
 from sintra.signals import die_with_parent
 from sintra.stage import Context, Stage, cores, tool_version
 from sintra.store import Store, unique
@@ -102,9 +102,8 @@ def perform(order: Order) -> None:
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
-            usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": usage,
+            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": peak(),
                      "wall_s": round(time.monotonic() - start, 3), "made": made}  # fmt: skip
             store.publish(order.key, outcome, about)
         finally:

@@ -1,5 +1,7 @@
 """The formulas against published numbers."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import ROOT
 
@@ -17,6 +19,17 @@ LLAMA3_8B = Shape(int(4.58 * GIB), int(128256 * 4096 * 0.5625), False, 8_030_000
 def test_memory_as_llama_cpp_logs_it():
     assert kv_bytes(LLAMA3_8B, 512) == 64 * MIB
     assert compute_bytes(LLAMA3_8B, 512) / MIB == pytest.approx(258.5, abs=0.01)
+    assert compute_bytes(replace(LLAMA3_8B, inner=14336), 2048) / MIB == pytest.approx(258.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("width", "inner", "context", "logged"), [
+    (256, 768, 512, 7.0137), (1024, 4096, 512, 32.5137), (1024, 4096, 2048, 34.0137),
+])  # fmt: skip
+def test_compute_buffers_as_llama_cpp_logs_them(width, inner, context, logged):
+    """Micro-batches of 512 tokens, a vocabulary of 2048, flash attention on a CPU."""
+    small = replace(LLAMA3_8B, vocabulary=2048, width=width, inner=inner)
+    assert compute_bytes(small, context) / MIB == pytest.approx(logged, abs=0.02)
+    assert compute_bytes(replace(small, heads=width // 64), context, flash=False) >= compute_bytes(small, context)
 
 
 @pytest.mark.parametrize(("hardware", "shape", "published"), [

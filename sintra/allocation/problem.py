@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sintra import lazy
 from sintra.allocation.allocate import Table, cheapest, floors
 from sintra.hardware import thermal
-from sintra.hardware.estimate import Shape, kv_bytes, memory_beside_weights, slowness, weights_read
+from sintra.hardware.estimate import Shape, cost, kv_bytes, memory_beside_weights, weights_read
 from sintra.matrices import Sizes, bytes_of, written
 from sintra.types import Hardware, Study
 
@@ -55,14 +55,12 @@ class Problem:
         return None if chosen is None else t.mix(chosen)
 
 
-def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], k_quant: float = 0.0) -> Array:
-    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing.
-
-    k_quant: what a byte of a K-quant costs above others on the device."""
+def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
+    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing."""
     free = set() if shape.tied else {"token_embd.weight"}
     return np.array(
         [
-            [0.0 if m.name in free else bytes_of(m, t) * slowness(written(t, m.columns), k_quant) for t in types]
+            [0.0 if m.name in free else bytes_of(m, t) * cost(written(t, m.columns), device) for t in types]
             for m in sizes.matrices
         ]
     )
@@ -86,7 +84,10 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    limits += [m - memory_beside_weights(shape, study.probe["context"], kv) - sizes.rest for m in memory]
+    beside = memory_beside_weights(shape, study.probe["context"], kv, study.hardware) + sizes.rest
+    limits += [m - beside for m in memory]
+    if study.device.get("full"):  # so much didn't fit the board
+        limits.append(study.device["full"] - 1 - beside)
     return min(limits, default=float("inf"))
 
 
@@ -98,7 +99,7 @@ def problem_of(study: Study, sizes: Sizes, shape: Shape, types: Sequence[str], w
     damage = np.array([[weights[n][t] for t in types] for n in names])
     size = np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices])
     allowed = np.array([[m.block is not None or t not in crushed for t in types] for m in sizes.matrices])
-    table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware.k_quant), allowed)
+    table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware), allowed)
     goal = study.goal.optimise
     objective = "damage" if goal in QUALITY else "time" if goal in SPEED else "size"
     return Problem(table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv))

@@ -209,6 +209,7 @@ def shape(of: Architecture, preset: str) -> Shape:
     if preset not in PRESETS:
         raise UserError(f"no sizes are known for {preset!r}: {nearest(preset, PRESETS)}")
     total = embedding = slow = k_bytes = 0.0
+    types: dict[str, int] = {}
     for tensor in of.tensors:
         kind = tensor_type(preset, tensor, of)
         weights, size = block_size(kind)
@@ -217,9 +218,11 @@ def shape(of: Architecture, preset: str) -> Shape:
         if tensor.kind == "token_embd":
             embedding = found
         if tensor.kind != "token_embd" or of.tied:
+            types[kind] = types.get(kind, 0) + int(found)
             slow += (slowness(kind) - 1) * found
             k_bytes += found if slowness(kind, 1) >= 2 else 0
     return Shape(
         int(total), int(embedding), of.tied, sum(t.count for t in of.tensors), of.layers, of.width, of.heads, of.kv_heads,
         of.head_dim, of.vocabulary, slow, k_bytes, of.active, of.window, of.windowed,
+        tuple(sorted(types.items())), max((t.columns for t in of.tensors if t.kind == "ffn_down"), default=0),
     )  # fmt: skip

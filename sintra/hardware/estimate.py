@@ -15,8 +15,8 @@ from sintra.hardware import thermal
 from sintra.types import Hardware, Measurement
 
 RUNTIME_BYTES = 100 * 2**20
-RUNTIME_SPREAD = 50 * 2**20
 UBATCH = 512
+UNMEASURED = 0.4  # half-width of the 90 % interval of the logarithm of a type's cost, where other types' were measured
 KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
 
 
@@ -30,12 +30,18 @@ def slowness(kind: str, k_quant: float = 0.0) -> float:
     return slow + k_quant if kind in SLOW or kind.endswith("_K") else slow
 
 
+def cost(kind: str, device: Hardware) -> float:
+    """The same on a device, where its own measurements may have told (sintra/hardware/calibrate.py)."""
+    return device.type_costs.get(kind, slowness(kind, device.k_quant))
+
+
 @dataclass(frozen=True)
 class Shape:
     """What matters of a GGUF: bytes of all tensors, of the token embedding, and the architecture's sizes.
 
     slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are of K and IQ types;
-    active: the share of the weights that a token uses (experts); window: of `windowed` layers with sliding attention.
+    types: bytes that a token reads of each tensor type; active: the share of the weights that a token uses (experts);
+    window: of `windowed` layers with sliding attention; inner: the feed-forward width, 0 where experts have it.
     """
 
     weight_bytes: int
@@ -53,6 +59,8 @@ class Shape:
     active: float = 1.0
     window: int = 0
     windowed: int = 0
+    types: tuple[tuple[str, int], ...] = ()
+    inner: int = 0
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
@@ -60,7 +68,11 @@ class Shape:
         free = set() if layout["shape"]["tied"] else {"token_embd.weight"}
         slow = sum((slowness(t[1]) - 1) * t[2] for t in layout["tensors"] if t[0] not in free)
         k_bytes = sum(t[2] for t in layout["tensors"] if t[0] not in free and slowness(t[1], 1) >= 2)
-        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes)
+        types: dict[str, int] = {}
+        for _, kind, size, *_ in (t for t in layout["tensors"] if t[0] not in free):
+            types[kind] = types.get(kind, 0) + size
+        inner = max((t[3][0] for t in layout["tensors"] if t[0].endswith(".ffn_down.weight")), default=0)
+        return Shape(**layout["shape"], slow_bytes=slow, k_bytes=k_bytes, types=tuple(sorted(types.items())), inner=inner)
 
 
 def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
@@ -70,15 +82,23 @@ def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
     return 2 * places * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
 
 
-def compute_bytes(shape: Shape, context: int) -> float:
-    """Bytes of the compute buffer: logits and hidden states of one micro-batch, or its attention scores if larger."""
+def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
+    """Bytes of the compute buffer for one micro-batch: logits beside hidden states, or a block's feed-forward part (three
+    times its inner width, four times the width) with the attention mask, or, without flash attention, the scores if larger.
+
+    As llama.cpp's log has it (llama-cpp-python 0.3.36, CPU): 7.01, 32.51, 34.01 and 136.05 MiB; tests/test_estimate.py.
+    """
     ubatch = min(UBATCH, context)
-    return max((shape.vocabulary + shape.width) * ubatch * 4.0, 1.1 * context * ubatch * shape.heads * 4.0)
+    logits = (shape.vocabulary + shape.width) * ubatch * 4.0
+    block = (3 * shape.inner + 4 * shape.width) * ubatch * 4.0 + 2.0 * context * ubatch if shape.inner else 0.0
+    return max(logits, block, 0.0 if flash else 1.1 * context * ubatch * shape.heads * 4.0)
 
 
-def memory_beside_weights(shape: Shape, context: int, kv: str = "f16") -> float:
-    """Bytes of everything in memory but the weights."""
-    return kv_bytes(shape, context, kv) + compute_bytes(shape, context) + RUNTIME_BYTES
+def memory_beside_weights(shape: Shape, context: int, kv: str = "f16", device: Hardware | None = None) -> float:
+    """Bytes of everything in memory but the weights. llama.cpp takes flash attention by itself where the backend has it: surely
+    on a CPU."""
+    runtime, flash = (device.runtime_bytes, device.backend == "cpu") if device else (RUNTIME_BYTES, False)
+    return kv_bytes(shape, context, kv) + compute_bytes(shape, context, flash or kv != "f16") + runtime
 
 
 def weights_read(shape: Shape) -> float:
@@ -96,6 +116,8 @@ def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0
 def decode_seconds(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[float, float]:
     """Seconds that a token takes for reading, and for the overhead of its layers."""
     read = bytes_read(shape, context, kv, device.k_quant) + device.bytes_per_weight * weights_read(shape)
+    if device.type_costs:
+        read += sum(size * (cost(t, device) - slowness(t, device.k_quant)) for t, size in shape.types) * shape.active
     return read / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
 
 
@@ -103,18 +125,25 @@ def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16")
     """Half-width of the 90 % interval of log(tokens/s): reading and overhead by their shares of the time."""
     reading, overhead = decode_seconds(shape, device, context, kv)
     total = reading + overhead
-    return math.hypot(reading / total * device.efficiency_spread, overhead / total * device.overhead_spread)
+    known = sum(size for t, size in shape.types if t in device.type_costs)
+    foreign = 1 - known / sum(size for _, size in shape.types) if device.type_costs and shape.types else 0.0
+    return math.hypot(
+        reading / total * device.efficiency_spread,
+        reading / total * foreign * UNMEASURED,
+        overhead / total * device.overhead_spread,
+    )
 
 
 def estimate(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> tuple[Measurement, ...]:
     """Device tokens/s, memory and load time with 90 % intervals, with a KV cache of a type (KV_BYTES)."""
     speed = 1 / sum(decode_seconds(shape, device, context, kv))
     spread = math.exp(decode_spread(shape, device, context, kv))
-    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv)
+    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device)
     found = [
         Measurement("device_tg_tps", speed, "tokens/s", "estimated", low=speed / spread, high=speed * spread,
                     where=device.name, protocol=f"bytes read / bandwidth at context {context}"),
-        Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - RUNTIME_SPREAD, high=ram + RUNTIME_SPREAD,
+        Measurement("device_ram_bytes", ram, "bytes", "estimated", low=ram - device.runtime_spread,
+                    high=ram + device.runtime_spread,
                     where=device.name, protocol=f"weights + KV + compute + runtime at context {context}"),
     ]  # fmt: skip
     if thermal.complete(device.thermal):
@@ -158,7 +187,7 @@ def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Of
         return None
     inside = (shape.weight_bytes - shape.embedding_bytes * (1 if shape.tied else 2)) / shape.layers
     layer = inside + kv_bytes(shape, context, kv) / shape.layers
-    beside = compute_bytes(shape, context) + RUNTIME_BYTES
+    beside = compute_bytes(shape, context, False) + device.runtime_bytes
     layers = min(shape.layers, int((device.usable_bytes - beside) // layer))
     whole = layers == shape.layers and layers * layer + shape.embedding_bytes + beside <= device.usable_bytes
     on_card = max(0, layers) * layer + beside + (shape.embedding_bytes if whole else 0)

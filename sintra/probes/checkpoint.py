@@ -69,7 +69,7 @@ def memory(context: Context) -> None:
     model.feed(np.zeros(size, dtype=np.int32))
     model.wait()
     how = f"context {size}, {before / 2**20:.0f} MiB before loading; {model.runtime}"
-    found = [Measurement("ram_peak_bytes", peak(), "bytes", "measured", where=machine(), protocol=how)]
+    found = [Measurement("ram_peak_bytes", float(peak()), "bytes", "measured", where=machine(), protocol=how)]
     if model.device == "cuda":
         vram = float(torch.cuda.max_memory_allocated())
         found.append(Measurement("vram_peak_bytes", vram, "bytes", "measured", where=machine(), protocol=how))
@@ -127,5 +127,5 @@ QUALITY = Stage("quality_hf", 1, lambda c: there(c, "quality"), optional=True,
 SPEED = Stage(
     "speed_hf", 1, lambda c: there(c, "speed"), (), "alone", platform=True, metrics=("pp_tps", "tg_tps"), optional=True
 )
-MEMORY = Stage("memory_hf", 1, lambda c: there(c, "memory"), platform=True, metrics=("ram_peak_bytes", "vram_peak_bytes"),
+MEMORY = Stage("memory_hf", 2, lambda c: there(c, "memory"), platform=True, metrics=("ram_peak_bytes", "vram_peak_bytes"),
                optional=True)  # fmt: skip

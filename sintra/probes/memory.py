@@ -91,5 +91,5 @@ def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
     return child.returncode, [json.loads(x) for x in (first + out).splitlines() if x.startswith("{") and x.endswith("}")], err
 
 
-STAGE = Stage("memory", 2, run, ("llama-cpp-python",), platform=True, metrics=(
+STAGE = Stage("memory", 3, run, ("llama-cpp-python",), platform=True, metrics=(
     "ram_peak_bytes", "ram_peak_mmap_bytes", *(f"ram_{p}_bytes" for p in PHASES)))  # fmt: skip

@@ -1,0 +1,1 @@
+"""Real boards: reached, filled with files, and made to measure."""
