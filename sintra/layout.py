@@ -28,12 +28,14 @@ def read_layout(path: Path) -> dict[str, Any]:
     by_name = {t[0]: t for t in tensors}
     heads, width = number("attention.head_count"), number("embedding_length")
     embedding = by_name["token_embd.weight"]
+    if len(embedding[3]) != 2:
+        raise ValueError(f"{path.name}: token_embd.weight has {len(embedding[3])} sides, a matrix is wanted")
     shape = {
         "weight_bytes": sum(t[2] for t in tensors), "embedding_bytes": embedding[2],
         "tied": "output.weight" not in by_name, "parameters": sum(_elements(t[3]) for t in tensors),
         "layers": number("block_count"), "width": width, "heads": heads,
         "kv_heads": number("attention.head_count_kv", heads),
-        "head_dim": number("attention.key_length", width // heads), "vocabulary": embedding[3][1],
+        "head_dim": number("attention.key_length", width // max(1, heads)), "vocabulary": embedding[3][1],
     }  # fmt: skip
     return {"architecture": arch, "shape": shape, "context": number("context_length", 0), "tensors": tensors}
 

@@ -98,6 +98,14 @@ def test_a_header_that_lies_is_refused(gguf, lie):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_without_heads(gguf):
+    """Found by bench/fuzz.py; state-space models say 0."""
+    from sintra.layout import read_layout
+
+    key = b"llama.attention.head_count"
+    assert read_layout(patched(gguf, key + U32(4) + U32(2), key + U32(4) + U32(0)))["shape"]["heads"] == 0
+
+
 def test_llama_cpp_is_not_shown_what_is_refused(gguf):
     """Every way to llama.cpp and to gguf's reader goes through the check."""
     from sintra.llama import Model

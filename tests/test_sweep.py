@@ -35,6 +35,8 @@ def test_one_value_is_one(override):
 @pytest.mark.parametrize(("override", "says"), [
     ("goal.max_kld=interval(0,1)", "range without steps"), ("hardware=glob(zx81*)", "no hardware matches"),
     ("seed=glob(*)", "glob() is for"), ("seed=range(1", "can't be read"), ("seed=range(0,1000000)", "a sweep takes 20000"),
+    ("seed=range(0,1,0)", "no range"), ("seed=range(nan)", "no range"),
+    ("seed=shuffle(range(1,9999999999))", "no range"),
 ])  # fmt: skip
 def test_what_is_no_list_is_refused(override, says):
     with pytest.raises(UserError, match=re.escape(says)):
