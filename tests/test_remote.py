@@ -182,6 +182,13 @@ def test_a_forged_entry_reaches_nothing(remote, tmp_path):
     assert shared(remote).pull(Store(tmp_path / "three"), key_of()) == two.lookup(key_of())
 
 
+def test_an_entry_of_many_megabytes_is_not_read(remote, tmp_path):
+    objects(remote).put_entry(key_of(), b" " * (9 << 20))
+    said = []
+    assert shared(remote, said).pull(Store(tmp_path / "two"), key_of()) is None
+    assert "too large for an entry" in said[0]
+
+
 @pytest.mark.parametrize("name", ["ac/../../evil.json", "ac//evil", "/ac/x", "ac/%2e%2e/x", "ac/ é~", "ac/" + "x" * 900])
 def test_strange_names_in_a_bucket(s3, bucket, tmp_path, name):
     import boto3
