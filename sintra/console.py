@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -123,7 +124,7 @@ class Console:
     def _watch(self) -> None:
         if self.mode == "quiet" or (self.thread and self.thread.is_alive()):
             return
-        self.thread = threading.Thread(target=self._loop, daemon=True)
+        self.thread = threading.Thread(target=self._loop, daemon=True, name="console")
         self.thread.start()
 
     def _loop(self) -> None:
@@ -140,13 +141,15 @@ class Console:
     def _draw(self) -> None:
         from tqdm import tqdm
 
+        columns = shutil.get_terminal_size().columns
         if self.bar is None:
-            self.bar = tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True, file=sys.stderr)
+            self.bar = tqdm(bar_format="{desc}", leave=False, file=sys.stderr)
+        self.bar.ncols = columns
         name, now = next(iter(self.running.items()))
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
         count = f"[{self.done + 1}/{max(self.ahead, self.done + len(self.running))}] "
         text = count + name + others + ": " + state(time.monotonic() - now.start, now.usual, now.path)
-        self.bar.set_description_str(text[: (self.bar.ncols or 80) - 1])
+        self.bar.set_description_str(text[: columns - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()

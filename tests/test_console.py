@@ -1,10 +1,13 @@
 """What a run says: a live line on a terminal, plain lines elsewhere, JSON, nothing; and the table in 80 columns."""
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from conftest import QUICK, ROOT, make_project
@@ -30,6 +33,7 @@ CONSOLE.say("failed  at last")
 def on_a_terminal(tmp_path, **env):
     """What a terminal of 80 columns is sent."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, stderr=theirs, stdout=theirs,
                                env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **env})  # fmt: skip
     os.close(theirs)
