@@ -197,7 +197,8 @@ class TestLlamaIndex:
 
         index = VectorStoreIndex([TextNode(text=t) for t in FACTS], embed_model=Words())
         brief = PromptTemplate("Facts: {context_str}\nQuestion: {query_str}\nAnswer: ")
-        engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=brief)
+        again = PromptTemplate("Facts: {context_msg}\nQuestion: {query_str}\nAnswer so far: {existing_answer}")
+        engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=brief, refine_template=again)
         answer = engine.query("How many plums had Nora?")
         assert [n.node.text for n in answer.source_nodes] == [FACTS[0]]
         asked = f"Facts: {FACTS[0]}\nQuestion: How many plums had Nora?\nAnswer: "
