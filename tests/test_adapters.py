@@ -32,6 +32,20 @@ def digest(studied):
     return studied.result()["winner"]["artifact"]["sha256"]
 
 
+@pytest.fixture(scope="module")
+def chat(folder):
+    from sintra.adapters.langchain import ChatSintra
+
+    return ChatSintra(folder=str(folder), max_tokens=12, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    from sintra.adapters.llamaindex import SintraLLM
+
+    return SintraLLM(folder=str(folder), max_tokens=12, temperature=0.0)
+
+
 class TestServed:
     def test_template_context_and_stop(self, folder):
         served = Served(folder)
@@ -64,12 +78,6 @@ class TestServed:
 
 
 class TestLangChain:
-    @pytest.fixture(scope="class")
-    def chat(self, folder):
-        from sintra.adapters.langchain import ChatSintra
-
-        return ChatSintra(folder=str(folder), max_tokens=12, temperature=0.0)
-
     def test_invoke_stream_and_async_agree(self, chat, digest):
         answer = chat.invoke([("system", "Be brief."), ("human", "Hi")])
         assert answer.response_metadata["sha256"] == digest
@@ -147,16 +155,12 @@ class TestLangChain:
 
 
 class TestLlamaIndex:
-    @pytest.fixture(scope="class")
-    def llm(self, folder):
-        from sintra.adapters.llamaindex import SintraLLM
-
-        return SintraLLM(folder=str(folder), max_tokens=12, temperature=0.0)
-
     def test_metadata(self, llm):
         assert (llm.metadata.context_window, llm.metadata.num_output, llm.metadata.is_chat_model) == (512, 12, True)
         assert llm.metadata.model_name.startswith("tiny:")
         assert llm.class_name() == "SintraLLM"
+        assert "folder=" in repr(llm)
+        assert '"max_tokens": 12' in llm.to_json()
 
     def test_all_ways_agree(self, llm, digest):
         from llama_index.core.llms import ChatMessage
@@ -179,7 +183,7 @@ class TestLlamaIndex:
 
         assert asyncio.run(others()) == [whole.text] * 4
 
-    def test_a_retrieval_chain(self, llm):
+    def test_a_retrieval_chain(self, folder):
         from llama_index.core import VectorStoreIndex
         from llama_index.core.base.embeddings.base import BaseEmbedding
         from llama_index.core.prompts import PromptTemplate
@@ -195,9 +199,13 @@ class TestLlamaIndex:
             async def _aget_query_embedding(self, query):
                 return vector(query)
 
+        from sintra.adapters.llamaindex import SintraLLM
+
+        llm = SintraLLM(folder=str(folder), max_tokens=12, temperature=0.0, context=1024)  # LlamaIndex itself leaves 500 free
         index = VectorStoreIndex([TextNode(text=t) for t in FACTS], embed_model=Words())
         brief = PromptTemplate("Facts: {context_str}\nQuestion: {query_str}\nAnswer: ")
-        engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=brief)
+        again = PromptTemplate("Facts: {context_msg}\nQuestion: {query_str}\nAnswer so far: {existing_answer}")
+        engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=brief, refine_template=again)
         answer = engine.query("How many plums had Nora?")
         assert [n.node.text for n in answer.source_nodes] == [FACTS[0]]
         asked = f"Facts: {FACTS[0]}\nQuestion: How many plums had Nora?\nAnswer: "

@@ -25,6 +25,7 @@ class Diary:
 
     def __init__(self, setting: Setting) -> None:
         self.path = setting.root / "outputs" / "diary.txt"
+        self.path.parent.mkdir(exist_ok=True)  # a study's first event may come before its first result
 
     def hear(self, event: Event) -> None:
         """Write it down."""

@@ -46,9 +46,9 @@ class SintraLLM(CustomLLM):
         super().__init__(**given)
         self._served = Served(Path(self.folder).expanduser(), self.context, self.threads, self.seed)
         if "messages_to_prompt" not in given:
-            self.messages_to_prompt = self.conversation
+            self.messages_to_prompt = lambda messages: self.conversation(messages)  # a bound method's repr holds its owner's
         if "completion_to_prompt" not in given:
-            self.completion_to_prompt = self.instruction
+            self.completion_to_prompt = lambda prompt: self.instruction(prompt)
 
     @classmethod
     def class_name(cls) -> str:
