@@ -1,6 +1,6 @@
 """Estimated against measured on this machine: tokens/s and peak memory of two models in six types, after `doit calibrate`.
 
-    python bench/local_check.py [--work DIR] [--layers 18] [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
+    python bench/local_check.py [--work DIR] [--layers 18] [--ram] [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
 
 models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted, quantized and measured by
 the study's own steps (stages quantize, probes speed and memory; kept in DIR/cache, so that a second run measures nothing). A
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -24,8 +25,9 @@ from rounding_cost import ROOT, random_model
 
 from sintra import devices
 from sintra.graph import Step
+from sintra.hardware import calibrate
 from sintra.hardware.calibrate import refined
-from sintra.hardware.estimate import Shape, estimate
+from sintra.hardware.estimate import Shape, compute_bytes, estimate, kv_bytes
 from sintra.report import NAME, parse
 from sintra.run import run_step
 from sintra.stage import machine
@@ -35,10 +37,11 @@ from sintra.types import Measurement, Recipe
 
 TYPES = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K"
 TRIES, DISTURBED = 8, 0.07
+NOTHING = Measurement("tg_tps", math.nan, "tokens/s", "measured", high=math.nan)
 Row = dict[str, Any]
 
 
-def measured(model: Path, types: list[str], cache: Path) -> list[Row]:
+def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[Row]:
     """A row for each type: its shape, and what was measured of it here."""
     sizes = ["probe.speed_generate=64", "probe.speed_prompt=64", "probe.speed_repeat=15"]
     place = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", *sizes])
@@ -47,14 +50,15 @@ def measured(model: Path, types: list[str], cache: Path) -> list[Row]:
         variant = graph.variant(Recipe(kind), "report")
         assert variant.speed
         assert variant.memory
-        for step in (*variant.speed.all(), variant.memory):
+        for step in (*(variant.speed.all() if speeds else variant.memory.all()), variant.memory):
             run_step(step, store)
-        speed = calm(variant.speed, store)
+        speed = calm(variant.speed, store) if speeds else NOTHING
         layout = store.read_json(variant.quantize.outcome(store), "layout.json")
         ram = numbers(variant.memory, store)["ram_peak_bytes"].value
         found.append({"model": model.name, "type": kind, "shape": Shape.of(layout), "context": place.study.probe["context"],
                       "tg_tps": speed.value, "ram_peak_bytes": ram})  # fmt: skip
-        print(f"{model.name} {kind}: {speed.value:.1f} tokens/s (best {speed.high:.1f}), {ram / 1e6:.1f} MB", flush=True)
+        said = f"{speed.value:.1f} tokens/s (best {speed.high:.1f}), " if speeds else ""
+        print(f"{model.name} {kind}: {said}{ram / 1e6:.1f} MB", flush=True)
     return found
 
 
@@ -97,6 +101,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--layers", type=int, default=18)
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--ram", action="store_true", help="memory only: for a machine too busy to measure speeds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = (options.work or Path(name)).resolve()
@@ -105,8 +110,30 @@ def main() -> None:
         if not large.exists():
             random_model(large, options.layers)
         types = options.types.split(",")
-        rows = [r for model in (ROOT / "models" / "fable", large) for r in measured(model, types, work / "cache")]
-        compare(rows, profile_of(work), devices.measured_here(work / "cache"))
+        rows = [
+            r for model in (ROOT / "models" / "fable", large) for r in measured(model, types, work / "cache", not options.ram)
+        ]
+        if options.ram:
+            memory(rows, profile_of(work))
+        else:
+            compare(rows, profile_of(work), devices.measured_here(work / "cache"))
+
+
+def memory(rows: list[Row], before: dict[str, Any]) -> None:
+    """The same for memory alone."""
+    beside = [(r["ram_peak_bytes"] - r["shape"].weight_bytes - kv_bytes(r["shape"], r["context"])
+               - compute_bytes(r["shape"], r["context"])) / 2**20 for r in rows]  # fmt: skip
+    after = before | calibrate.memory(before, beside)
+    print(f"\n{machine()}; runtime {after['runtime_mib']} +-{after['runtime_spread_mib']} MiB")
+    print("| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | --- | --- | --- | --- |")
+    worst = 0.0
+    for row in rows:
+        first, ram, true = estimated(before, row)[1], estimated(after, row)[1], row["ram_peak_bytes"]
+        worst = max(worst, abs(ram / true - 1))
+        size = f"{row['shape'].weight_bytes / 1e6:.1f}"
+        print(f"| {row['model']} | {row['type']} | {size} | {true / 1e6:.1f} | {first / 1e6:.1f} | {ram / 1e6:.1f} "
+              f"({ram / true - 1:+.1%}) |")  # fmt: skip
+    print(f"ram={worst:.3f}")
 
 
 def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
