@@ -20,12 +20,14 @@ class Stoppable(Protocol):
 
 
 LIVE: set[Stoppable] = set()
+STOPPED = threading.Event()  # set for good once a signal has come
 
 
 def stop_when_told() -> None:
     """From now on a signal ends the workers and then this process, with 128 + the signal's number as exit code."""
 
     def stop(number: int, _: object) -> None:
+        STOPPED.set()
         for job in list(LIVE):
             job.cancel()
         print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
