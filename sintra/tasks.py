@@ -7,6 +7,7 @@ A study's rounds are native delayed tasks: recorded rounds are ordinary tasks; t
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from sintra.study import Workspace, open_workspace
 from sintra.terms import side_by_side
 
 NAMED = 4
+PLANNING = threading.Lock()  # modules that are loaded lazily (sintra/lazy.py) must not be loaded by two threads at once
 START = time.monotonic()
 MANY = ("sweep", "compare")
 FREE = frozenset(
@@ -196,7 +198,8 @@ class Chain:
             say(intro(self.place) if self.done is None else f"study   {self.place.study.id}")
         known, graph = rounds.recorded(self.place)[: number - 1], self.place.graph()
         rounds.write_keys(self.place, graph, known)
-        given = rounds.next_round(graph, self.place.store, known, say)
+        with PLANNING:
+            given = rounds.next_round(graph, self.place.store, known, say)
         rounds.write_round(self.place, given)
         say(f"round {number}: {summary(given)}" if self.done is None else f"round {number} of {self.mark}: {summary(given)}")
 
