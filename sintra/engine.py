@@ -12,7 +12,7 @@ from pathlib import Path
 from sintra import plugins
 from sintra.gate import Gate
 from sintra.graph import Step
-from sintra.signals import LIVE
+from sintra.signals import LIVE, TOLD
 from sintra.spawn import Ending, Executor, Need
 from sintra.stage import cores
 from sintra.store import Store
@@ -45,12 +45,14 @@ class Engine:
     def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
         """Run a worker to its end. order: writes the order's file."""
         with self.gate.hold(need) if self.executor.here else contextlib.nullcontext():
-            if self.terms.over:
-                return Ending("late")
+            if self.terms.over or TOLD.is_set():
+                return Ending("cancelled" if TOLD.is_set() else "late")
             path = order(need)
             try:
                 job = self.executor.submit(path, need)
                 LIVE.add(job)
+                if TOLD.is_set():  # the signal came while it was submitted
+                    job.cancel()
                 try:
                     return job.wait(self.terms.until)
                 finally:
@@ -63,13 +65,15 @@ class Engine:
         tries = 0
         while True:
             ending = self.carry_out(need, order)
+            if TOLD.is_set():
+                return ending
             if ending.cause == "memory" and (more := self.executor.more(need)):
                 say(f"again   {need.name}: {memory_line(need, more)}")
                 need = more
             elif passing(ending) and tries < self.executor.retries and not self.terms.over:
                 tries += 1
                 say(f"again   {need.name} ({tries} of {self.executor.retries}): {in_words(ending)}")
-                time.sleep(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
+                TOLD.wait(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
             else:
                 return ending
 

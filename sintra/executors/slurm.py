@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -89,8 +90,11 @@ class SlurmJob(Watched):
         return meaning(self.states.of(self.job.job_id, self.since))
 
     def stop(self) -> None:
-        """See Watched; submitit's local executor kills on SIGINT, after a second."""
-        self.job.cancel(check=False)
+        """See Watched. submitit's stand-in passes SIGTERM on to `run_order`; its own way is SIGINT, which prints tracebacks."""
+        if self.states is not None:
+            self.job.cancel(check=False)
+        elif not self.job.done():
+            os.kill(int(self.job.job_id), signal.SIGTERM)
 
     def wait(self, until: float) -> Ending:
         """See Job. What submitit wrote is removed, pickles unread."""
