@@ -223,9 +223,13 @@ def document(root: Path, site: bool) -> None:
         reference.build(root)
 
 
+# Each worker keeps to one core (tests/conftest.py): llama.cpp's threads spin, and two on a core take ten times as long.
+TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]
+
+
 def check(root: Path) -> None:
     """Run the linters and the tests, the first failure ends it."""
-    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"], ["pytest"]):
+    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"], TESTS):
         print("+ " + " ".join(command), flush=True)
         try:
             done = subprocess.run([sys.executable, "-m", *command], cwd=root, check=False)

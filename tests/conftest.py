@@ -13,6 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models"))
 os.environ["OMP_NUM_THREADS"] = "1"
+if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):  # each with what it starts on a core of its own
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(worker.removeprefix("gw")) % len(CORES)]})
 os.environ["DO_NOT_TRACK"] = "1"
 QUICK = ("probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
 
