@@ -47,8 +47,8 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise UserError(f"{path} is no safetensors file: its header can't be read")
     header.pop("__metadata__", None)
-    if strange := next((name for name, entry in header.items() if not _is_tensor(entry)), None):
-        raise UserError(f"{path} is no safetensors file: its header says nothing sensible of {strange[:80]!r}")
+    if strange := [name for name, entry in header.items() if not _is_tensor(entry)]:
+        raise UserError(f"{path} is no safetensors file: its header says nothing sensible of {strange[0][:80]!r}")
     need = max((t["data_offsets"][1] for t in header.values()), default=0)
     if need + 8 + length != size:
         raise UserError(f"{path} is truncated: {size} bytes where its header names {need + 8 + length}; get it again")

@@ -17,7 +17,7 @@ from sintra import entries, gguf_header, model_code
 from sintra.digests import Digests
 from sintra.errors import Infeasible, UserError
 from sintra.sealed import sealed, unsealed
-from sintra.source import check_folder, pin_folder, wanted
+from sintra.source import check_folder, pin_folder, safetensors_header, wanted
 from sintra.stage import Context
 from sintra.stages.fetch import STAGE as FETCH
 from sintra.store import Store
@@ -204,6 +204,15 @@ def test_an_index_cannot_name_files_elsewhere(tiny, tmp_path, shard):
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": shard}}))
     with pytest.raises(UserError, match="lacks"):
         check_folder(model)
+
+
+def test_a_tensor_without_a_name(tmp_path):
+    """Found by bench/fuzz.py."""
+    header = json.dumps({"": "x"}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(UserError, match="nothing sensible of"):
+        safetensors_header(path)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', "[" * 100_000, "\xff"])
