@@ -12,7 +12,7 @@ from test_rounding import KINDS, random_blocks
 from test_solver import Run, study
 from test_stages import TEXT, Lab
 
-from sintra.allocation.finish import POLISHED, REFINED
+from sintra.allocation.finish import LEARNED, POLISHED, REFINED
 from sintra.errors import Infeasible
 from sintra.layout import read_layout
 from sintra.llama import opened
@@ -305,10 +305,14 @@ def test_the_best_is_finished_once_and_wins(how):
     assert [p.level for p in run.rounds[-1]] == ["search", "search"], "the stock presets that guard the result come last"
 
 
-@pytest.mark.parametrize(("how", "foreseen"), [("refine", REFINED), ("polish", POLISHED)])
-@pytest.mark.parametrize("left", [0.5, 1.0])
-def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, foreseen):
-    run = Polishing(wanting(how, optimise="size_bytes", kld=0.01), World(0))
+@pytest.mark.parametrize(
+    ("how", "steps", "foreseen"), [("refine", 0, REFINED), ("refine", 300, LEARNED), ("polish", 0, POLISHED)]
+)
+@pytest.mark.parametrize("left", [0.4, 1.0])
+def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, steps, foreseen):
+    asked = wanting(how, optimise="size_bytes", kld=0.01)
+    asked.probe["refine_steps"] = steps
+    run = Polishing(asked, World(0))
     run.left = left
     run.to_its_end()
     first, *others = run.polished()

@@ -35,7 +35,20 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
         "polish": False,
         "refine": False,
     }
-    return Study("s", "m", DEVICE, Goal("g", held, optimise, 1), planner, options, {"context": 512}, {}, {}, 0, 99, ())
+    return Study(
+        "s",
+        "m",
+        DEVICE,
+        Goal("g", held, optimise, 1),
+        planner,
+        options,
+        {"context": 512, "refine_steps": None},
+        {},
+        {},
+        0,
+        99,
+        (),
+    )
 
 
 class Run:

@@ -10,11 +10,12 @@ from sintra.allocation.recipes import Plan
 from sintra.allocation.search import NOTABLE, incumbent, solved, target
 from sintra.allocation.surrogate import Surrogate
 from sintra.planning import History
+from sintra.rounding.effort import SMALL, STEPS, given
 from sintra.types import Proposal, Recipe, Study
 
 # What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too little
-# (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.7 to 0.8 after polishing).
-REFINED, POLISHED = 0.7, 0.8
+# (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7 to 0.8 after polishing).
+REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
 
 
 def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
@@ -31,12 +32,18 @@ def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> l
     done = [recipe for recipe, level in history.tried if recipe.finished and level == "search"]
     if lead is None or lead.drop or lead.finished or len(done) > 1:
         return []
-    left = (REFINED if refine else 1.0) * (POLISHED if polish else 1.0)
+    left = (refined(study, history) if refine else 1.0) * (POLISHED if polish else 1.0)
     if not done and (smaller := reachable(study, plan, history, model, lead, left)):
         return [replace(smaller, recipe=replace(smaller.recipe, refine=refine, polish=polish))]
     told = " and ".join(t for t, on in zip(TOLD, (refine, polish), strict=True) if on)
     recipe = replace(lead, refine=refine, polish=polish)
     return [Proposal(recipe, f"the best so far, {told}: the same types and bytes", plan.author)]
+
+
+def refined(study: Study, history: History) -> float:
+    """What refining leaves: less where blocks learn their rounding."""
+    parameters = history.shape.parameters if history.shape else SMALL + 1
+    return LEARNED if given(study.probe["refine_steps"], STEPS, parameters) else REFINED
 
 
 TOLD = ("rounded anew block after block", "tuned end to end")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sintra import lazy
 from sintra.errors import Infeasible
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
-
-# Each block of a small model learns, which takes more text: overfitting is what ends it (docs/benchmarks.md).
-SMALL = 100_000_000
-TOKENS, STEPS = {True: 98304, False: 40960}, {True: 300, False: 0}
 
 
 def run(context: Context) -> None:
@@ -40,6 +36,7 @@ def run(context: Context) -> None:
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
     from sintra.llama import noise
+    from sintra.rounding.effort import STEPS, TOKENS, given
     from sintra.rounding.sequential import Rounder
     from sintra.rounding.student import gguf_tensors, writable
     from sintra.stream import Model
@@ -49,9 +46,8 @@ def run(context: Context) -> None:
     layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
     size = min(context.params["context"], layout["context"] or context.params["context"])
     tokenizer = Llama(source, size, context.threads, vocab_only=True)
-    windows = tokenizer.windows(
-        (context.inputs["text"] / "text.txt").read_text(), given(context.params["tokens"], TOKENS, layout)
-    )
+    tokens = given(context.params["tokens"], TOKENS, layout["shape"]["parameters"])
+    windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), tokens)
     everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())])
     everything = everything[np.random.default_rng(0).permutation(len(everything))]  # every kind of text among the held-out
     tokenizer.close()
@@ -64,22 +60,13 @@ def run(context: Context) -> None:
     rooms = [np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape) for n in ("theirs", "ours")]
     exact = {t.name: t for t in opened(source).tensors}
     with writable(target) as tensors:
-        count = given(context.params["steps"], STEPS, layout)
+        count = given(context.params["steps"], STEPS, layout["shape"]["parameters"])
         rounder = Rounder(model, gguf_tensors(model.net, layout), tensors, exact, context.say, count)
         layout["refined"] = rounder.run(torch.from_numpy(everything).long(), *rooms)
         layout["learned"] = rounder.learned
     if read_layout(target)["tensors"] != layout["tensors"]:
         raise RuntimeError("rounding in sequence changed the layout")
     context.write_json("layout.json", layout)
-
-
-def given(asked: int | None, usual: dict[bool, int], layout: dict[str, Any]) -> int:
-    """What was asked for, or else what is usual for a model of this size.
-
-    A step of learning costs about 8 FLOP for each of a block's weights and each of the 2048 tokens of its windows: 300 steps
-    over all blocks of 100 M parameters 5e14, an hour and a half at 0.1 TFLOP/s.
-    """
-    return usual[int(layout["shape"]["parameters"]) <= SMALL] if asked is None else asked
 
 
 STAGE = Stage("refine", 2, run, tools=("torch", "transformers"))
