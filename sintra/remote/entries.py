@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
+from sintra import entries
 from sintra.types import Artifact, Failure, File, canonical, sha256
 
 MOST_BYTES = 8 << 20
 MOST_FILES = 10_000
 LONGEST = 1024
-HEX = re.compile(r"[0-9a-f]{64}")
 MADE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 KINDS = (
     "unsupported",
@@ -86,7 +86,7 @@ def one(file: Any) -> File:
     if not isinstance(file, dict) or set(file) != {"path", "size", "sha256"}:
         raise Refused("one of its files is no file")
     path, size, digest = file["path"], file["size"], file["sha256"]
-    if not isinstance(digest, str) or not HEX.fullmatch(digest):
+    if not isinstance(digest, str) or not entries.DIGEST.fullmatch(digest):
         raise Refused("one of its digests is no SHA-256")
     if type(size) is not int or not 0 <= size < 1 << 50:
         raise Refused("one of its sizes is none")
@@ -97,10 +97,7 @@ def one(file: Any) -> File:
 
 def inside(path: str) -> bool:
     """Whether a path is relative, plain and stays below the folder that it is put in."""
-    parts = path.split("/")
-    if len(path) > LONGEST or not path.isprintable() or set(path) & set("\\:"):
-        return False
-    return all(p not in ("", ".", "..") and len(p.encode()) <= 255 for p in parts)
+    return entries.inside(path) and ":" not in path  # of which Windows makes another stream or drive
 
 
 def text(value: Any, name: str, longest: int = LONGEST) -> str:

@@ -97,6 +97,24 @@ def entries() -> list[bytes]:
     ]
 
 
+ACTION = {"stage": "s", "version": 1, "params": {}, "inputs": {}, "tools": {}}
+
+
+def pulled() -> list[bytes]:
+    from sintra.types import canonical, sha256
+
+    key = sha256(canonical(ACTION))
+    files = [{"path": p, "size": 5, "sha256": "2cf2" * 16} for p in ("model.gguf", "model/config.json")]
+    about = {"key": key, "action": ACTION, "stage": "s", "step": "s:x", "wall_s": 1.5, "made": "2026-11-25T00:00:00Z"}
+    failure = {"kind": "refused", "message": "no", "log": ""}
+    return [canonical(about | more).encode() for more in ({"files": files}, {"failure": failure})]
+
+
+def listed() -> list[bytes]:
+    key = b"ab" + b"0" * 62
+    return [key + b".json\n" + key[:-1] + b"g.json", b"..\n.x\n" + key + b".json.tmp"]
+
+
 def profiles() -> list[bytes]:
     names = ("laptop", "jetson_nano", "raspberry_pi_5", "rtx_3060")
     return [(ROOT / "conf" / "hardware" / f"{n}.yaml").read_bytes() for n in names]

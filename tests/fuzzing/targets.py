@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sintra.errors import Infeasible, UserError
+from sintra.remote.entries import Refused
+from sintra.remote.objects import Unreachable
 from sintra.types import canonical
 
 from . import seeds
@@ -113,6 +115,35 @@ def entries(data: bytes, folder: Path) -> None:
     store.gc(set(), dry_run=True)
 
 
+def pulled(data: bytes, folder: Path) -> None:
+    """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but in its folder."""
+    from sintra.remote.entries import outcome, parsed
+    from sintra.types import Artifact, sha256
+
+    found = outcome(parsed(data, sha256(canonical(seeds.ACTION)), None))
+    if isinstance(found, Artifact):
+        for file in found.files:
+            assert (folder / file.path).resolve().is_relative_to(folder.resolve())
+
+
+def listed(data: bytes, folder: Path) -> None:
+    """What a shared folder holds, whatever its names: only keys of entries come out."""
+    from sintra.remote.address import Address
+    from sintra.remote.objects import Objects
+
+    place = folder / "shared" / "ac" / "ab"
+    place.mkdir(parents=True, exist_ok=True)
+    for name in data.split(b"\n")[:20]:
+        plain = name.replace(b"/", b"_").replace(b"\0", b"_")[:200]
+        if plain not in (b"", b".", b".."):
+            Path(os.fsdecode(os.fsencode(place) + b"/" + plain)).touch()
+    objects = Objects(Address(f"file://{folder / 'shared'}", False))
+    for key in list(objects.keys()):
+        assert len(key) == 64
+        assert set(key) <= set("0123456789abcdef")
+    shutil.rmtree(folder / "shared")
+
+
 def profiles(data: bytes, folder: Path) -> None:
     """hardware=FILE, as far as Hydra isn't needed."""
     from omegaconf import OmegaConf
@@ -203,6 +234,8 @@ TARGETS: dict[str, Target] = {
     "GGUF header": Target(gguf, seeds.gguf, seeds.GGUF, (Infeasible, ValueError, KeyError)),
     "LLM replies": Target(replies, seeds.replies, seeds.JSON),
     "AC entries": Target(entries, seeds.entries, (*seeds.JSON, b"model/../../x", b"model/", b"a" * 64, b'"size": -1')),
+    "remote entries": Target(pulled, seeds.pulled, (*seeds.JSON, b"model/../../x", b"a" * 64, b'"hmac": ""'), (Refused,)),
+    "remote listings": Target(listed, seeds.listed, (b"../x", b"\\", b".json", b"a" * 64), (Unreachable,), slow=True),
     "hardware profiles": Target(profiles, seeds.profiles, seeds.YAML, slow=True),
     "profiles to a study": Target(composed_profiles, seeds.profiles, seeds.YAML, slow=True),
     "tasks YAML": Target(tasks, seeds.tasks, (*seeds.YAML, b"{{", b"}}", b"{%", b"kind: ", b"task: ", b"data: "), slow=True),
