@@ -9,6 +9,7 @@ says nothing of a slow line). Prints a table: seconds, steps built and pulled, b
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -60,6 +61,7 @@ def row(what: str, seconds: float, machine: Machine, done: subprocess.CompletedP
 
 def main(raw: list[str]) -> None:
     """Build, push, pull, and once more without anything to do."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
