@@ -291,14 +291,16 @@ class Chain:
         if self.done is not None:
             self.done(made | ({"status": "invalid"} if wrong else {}))
             return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
+        good = made["status"] == "met" and not wrong
         if CONSOLE.mode == "json":
             print(canonical(made))
-            return bool(made["status"] == "met")
+            return good
         if CONSOLE.mode != "quiet":
             print(result.table(made, found, self.place.study.goal))
         print(result.advice(made))
         if CONSOLE.mode == "quiet":
-            return bool(made["status"] == "met")
+            return good
+        print(f"the whole of it, as a page: outputs/{made['study']}/report.html")
         if made["status"] != "met" and (line := result.adviser_at_hand(self.place.study.planner)):
             print(line)
         steps, llm = made["steps"], made["llm"]
@@ -307,7 +309,7 @@ class Chain:
         others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
         print(f"{steps['built']} steps built, {steps['cached']} from the cache, {others}{steps['failed']} failed; "
               f"{made['wall_s']} s")  # fmt: skip
-        return bool(made["status"] == "met" and not wrong)
+        return good
 
 
 def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:
