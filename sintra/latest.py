@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sintra import history, validation
 from sintra.errors import UserError
-from sintra.store import Store
+from sintra.store import Store, unique
 
 
 def present(root: Path) -> str | None:
@@ -20,8 +20,7 @@ def present(root: Path) -> str | None:
 def point(root: Path, study: str) -> None:
     """outputs/latest -> the study's folder, in one step."""
     latest = root / "outputs" / "latest"
-    temporary = latest.with_name(f".latest.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = latest.with_name(f".latest.{unique()}")  # studies of one process may end at once
     temporary.symlink_to(study)
     os.replace(temporary, latest)
 

@@ -245,6 +245,8 @@ class TimeoutConf:
     quality_hf: float | None = None
     speed_hf: float | None = None
     memory_hf: float | None = None
+    device_memory: float | None = None
+    device_speed: float | None = None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -212,4 +213,5 @@ def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
     if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)
     else:
-        os.utime(path)  # when a study was last run is what `doit gc --older` goes by
+        with contextlib.suppress(OSError):  # a cache that is read-only serves all the same
+            os.utime(path)  # when a study was last run is what `doit gc --older` goes by

@@ -21,7 +21,7 @@ _held: list[TextIO] = []  # locks end with the process, however it ends
 def note(place: Workspace, ended: bool) -> None:
     """Say that this process works on the study, with its options, so that others can open it. ended: nothing is left to do,
     and nothing is written."""
-    if ended:
+    if ended or not os.access(place.store.root, os.W_OK):
         return
     place.folder.mkdir(parents=True, exist_ok=True)
     handle = (place.folder / LOCK).open("w")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sintra.errors import UserError, nearest
-from sintra.store import Store, hash_file, write_atomic
+from sintra.store import Store, hash_file, keep
 from sintra.types import canonical, sha256
 
 KEYS, PIN = "keys.json", "pinned"
@@ -145,7 +145,7 @@ def verify(root: Path, store: Store, full: bool) -> bool:
     for file, what, step in store.verify(known):
         wrong.append(f"{what}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it builds it again")
         again[step] = None
-    write_atomic(path, canonical(known))
+    keep(path, canonical(known))
     if full:
         wrong += [*strays(store, known), *delivered(root)]
     for line in wrong:
