@@ -20,9 +20,13 @@ _held: list[TextIO] = []  # locks end with the process, however it ends
 
 def note(place: Workspace, ended: bool) -> None:
     """Say that this process works on the study, with its options, so that others can open it. ended: nothing is left to do,
-    and nothing is written."""
-    if ended or not os.access(place.store.root, os.W_OK):
-        return
+    and nothing is written. A disk that is full or read-only is for the work itself to complain of."""
+    if not ended:
+        with contextlib.suppress(OSError):
+            _note(place)
+
+
+def _note(place: Workspace) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     handle = (place.folder / LOCK).open("w")
     try:

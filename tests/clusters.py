@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -155,6 +156,7 @@ class RayHead:
         self.port = free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self.short = tempfile.mkdtemp(prefix="ray")  # a socket's path has 107 bytes at most, and pytest's folders are deep
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """`ray start --block`, in a process group of its own."""
@@ -168,9 +170,7 @@ class RayHead:
 
     def head(self) -> None:
         """The head, and wait for it."""
-        self.start(
-            "--head", f"--port={self.port}", f"--temp-dir={self.folder}/ray", "--min-worker-port=0", "--max-worker-port=0"
-        )
+        self.start("--head", f"--port={self.port}", f"--temp-dir={self.short}", "--min-worker-port=0", "--max-worker-port=0")
         for _ in range(600):
             with socket.socket() as trial:
                 if trial.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -186,6 +186,7 @@ class RayHead:
         """End every node."""
         for node in reversed(self.nodes):
             lose(node)
+        shutil.rmtree(self.short, ignore_errors=True)
 
 
 def lose(node: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,11 @@ NOT_RUN = {
     "planner.model=NAME": "needs a language model's endpoint; tests/test_llm_studies.py runs one",
     "formats=[gguf,gptq,awq]": "installs llmcompressor; tests/test_formats.py runs it",
     "probe.tasks=[fable]": "asks 500 questions many times; tests/test_tasks.py runs the probe",
+    "listeners=": "needs a webhook, MLflow or the example plugin; tests/test_listeners.py, test_plugins.py",
+    "executor=": "needs a cluster; tests/test_executors.py starts small ones",
+    "device=ssh": "needs a board; tests/test_ssh.py has one on loopback",
+    "store.remote=": "needs a shared store; tests/test_sharing.py has one on loopback",
+    "doit dashboard": "serves until it is stopped; tests/test_dashboard.py",
     "./mine.yaml": "stands for a file of the reader's; the guide's own example is run by tests/test_tasks.py",
     "./errands.yaml": "run by tests/test_tasks.py as it stands in the guide",
 }

@@ -65,12 +65,14 @@ def fill(given: Handover, target: Path, license: str) -> None:
     """Copy the GGUF with more metadata, and read back that its tensors are the same. Raises Transient where they aren't."""
     import logging
 
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+    from gguf import GGUFValueType, GGUFWriter
     from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+
+    from sintra.gguf_header import reader as opened
 
     kinds = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT64}
     new = {k: MetadataDetails(kinds[type(v)], v) for k, v in metadata(given, license).items()}
-    reader = GGUFReader(given.model)
+    reader = opened(given.model)
     arch = reader.get_field("general.architecture")
     assert arch is not None
     logging.getLogger("gguf-new-metadata").setLevel(logging.WARNING)
@@ -79,7 +81,7 @@ def fill(given: Handover, target: Path, license: str) -> None:
         writer.data_alignment = int(alignment.contents())
     copy_with_new_metadata(reader, writer, new, [])
     print(file=sys.stderr)
-    copied = GGUFReader(target)
+    copied = opened(target)
     same = [(t.name, t.tensor_type, tuple(t.shape)) for t in reader.tensors] == [
         (t.name, t.tensor_type, tuple(t.shape)) for t in copied.tensors
     ]
