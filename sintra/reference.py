@@ -51,7 +51,7 @@ def build(root: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None:
         raise UserError("the site needs MkDocs: pip install -c constraints.txt -e '.[docs]'")
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # a notice about the theme's end of life in 2027
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"], cwd=root, env=quiet, check=False)
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=root, env=quiet, check=False)
     if done.returncode:
         raise UserError("MkDocs refuses the pages: its lines above say which")
     print("the site is in site/: open site/index.html")
