@@ -69,7 +69,7 @@ def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict
     if not (np.isfinite(one).all() and np.isfinite(two).all()):
         raise Infeasible("not_a_number", "a runtime's logits are not finite")
     gap = np.abs(one - two)
-    first, second = log_softmax(one), log_softmax(two)
+    first, second = log_softmax(one, axis=-1), log_softmax(two, axis=-1)
     kld = (np.exp(first) * (first - second)).sum(axis=-1)
     return {"max_abs": float(gap.max()), "mean_abs": float(gap.mean()), "kld_mean": float(kld.mean()),
             "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()), "tokens": len(one)}  # fmt: skip

@@ -144,7 +144,8 @@ def usual(store: Store) -> dict[str, float]:
     """The median time of each stage's steps in this cache when the run began, seconds."""
     times: dict[str, list[float]] = {}
     for record in store.records():
-        times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
+        if "wall_s" in record:  # not in what others planned (sintra.sharing)
+            times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
     return {stage: statistics.median(found) for stage, found in times.items()}
 
 

@@ -1,6 +1,7 @@
 """Tasks: what may be named, who may run code, the numbers, and lm-eval's own word on the 16-bit model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,7 +34,7 @@ def write(folder, name, text, rows=ROWS):
 def ask(tmp_path_factory, toolchain):
     """Puts tasks to a bundled model in 16 bits: (model, task, ...) -> measurements by metric, items."""
     cache = tmp_path_factory.mktemp("tasks") / "cache"
-    cache.symlink_to(toolchain)
+    shutil.copytree(toolchain, cache)
 
     def asked(model, task, *more):
         place = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", f"probe.tasks=[{task}]", *more])
@@ -86,19 +87,19 @@ def test_every_kind_of_a_users_task(ask, tmp_path):
     assert "code in a child, network " in found["task:program:acc"]["protocol"]
 
 
-def test_texts_and_answers_are_lm_evals_too(ask, toolchain, monkeypatch):
+def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatch):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     from sintra.evaluation.lm import LlamaLM
     from sintra.llama import opened
-    from sintra.store import Store
 
     def asked(kind, *args):
         return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(args)]
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    place = open_workspace(ROOT, ["model=fable", f"store.path={toolchain}"])
+    shutil.copytree(toolchain, tmp_path / "cache")
+    place = open_workspace(ROOT, ["model=fable", f"store.path={tmp_path / 'cache'}"])
     step = place.graph().convert()
     for needed in step.all():
         run_step(needed, place.store)
@@ -108,7 +109,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, monkeypatch):
     options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 16}
     for size in (64, 512):
         theirs = HFLM(pretrained=str(ROOT / "models" / "fable"), dtype="float32", device="cpu", max_length=size, batch_size=1)
-        with opened(Store(toolchain).blob(sha), size, 1) as model:
+        with opened(place.store.blob(sha), size, 1) as model:
             ours = LlamaLM(model)
             for kind, args in (("loglikelihood_rolling", [(text,), ("Nora",)]),
                                ("loglikelihood", [(text, " Nora"), ("", "Nora had"), (text, " Nora had")])):  # fmt: skip

@@ -71,8 +71,9 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
         around.struck() or code == -signal.SIGABRT or "alloc" in f"{last.get('error')} {last.get('log')} {log}".lower()
     ):
         raise Infeasible("out_of_memory", f"more than {around.limit / MIB:.0f} MiB are needed ({around.kind}): {words}")
-    if last.get("error", "").startswith("Infeasible"):
-        raise Infeasible("unsupported", f"{last['error'].removeprefix('Infeasible: ')} ({words})")
+    kind, _, said = last.get("error", "").partition(": ")
+    if kind in ("Infeasible", "Malformed"):
+        raise Infeasible("unsupported", f"{said} ({words})")
     if code == -signal.SIGKILL:
         raise Transient(f"the measured process was killed, most likely for want of memory: {words}")
     raise Transient(f"the measured process ended with {code}: {last.get('error') or log[-300:] or 'no word'}; {words}")
