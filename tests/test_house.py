@@ -114,7 +114,7 @@ def test_readme_lists_every_file():
     assert missing == []
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True).stdout
     there = {line.rsplit("/", 1)[-1] for line in listed.splitlines()}
-    assert {n for n in re.findall(r"^ +(\w+\.py) ", readme, re.M)} <= there
+    assert set(re.findall(r"^ +(\w+\.py) ", readme, re.M)) <= there
 
 
 def test_every_command_is_documented():
