@@ -22,7 +22,8 @@ from pathlib import Path
 import studies
 
 from sintra import history, result, rounds
-from sintra.types import Recipe, canonical, sha256
+from sintra.canonical import canonical, sha256
+from sintra.recipe import Recipe
 
 MB = 10**6
 NEAR = 1.05

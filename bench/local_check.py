@@ -24,16 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding_cost import ROOT, random_model
 
 from sintra import devices
-from sintra.graph import Step
 from sintra.hardware import calibrate
 from sintra.hardware.calibrate import refined
 from sintra.hardware.estimate import Shape, compute_bytes, estimate, kv_bytes
+from sintra.node import Step
+from sintra.recipe import Recipe
 from sintra.report import NAME, parse
 from sintra.run import run_step
 from sintra.stage import machine
 from sintra.store import Store
 from sintra.study import composed, open_workspace
-from sintra.types import Measurement, Recipe
+from sintra.types import Measurement
 
 TYPES = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K"
 TRIES, DISTURBED = 8, 0.07

@@ -26,7 +26,7 @@ SINTRA = """
 import sys
 from pathlib import Path
 from doit.task import Task
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.reporter import Reporter
 from sintra.steps import step_task
 from sintra.store import Digests, Store

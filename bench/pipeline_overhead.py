@@ -78,7 +78,7 @@ def main() -> None:
             f"planner.batch={len(options.types.split(','))}",
             "goal.max_kld=9",
         ]
-        from sintra.graph import Step
+        from sintra.node import Step
         from sintra.run import run_step
         from sintra.stages.toolchain import pinned
         from sintra.store import Store

@@ -20,7 +20,7 @@ import studies
 
 from sintra.allocation.pruning import Drop, longer
 from sintra.known import influence
-from sintra.types import Recipe
+from sintra.recipe import Recipe
 
 
 def main() -> None:

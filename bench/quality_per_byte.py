@@ -22,8 +22,8 @@ import studies
 
 from sintra.graph import Graph
 from sintra.judge import ranked
+from sintra.recipe import Recipe
 from sintra.study import Workspace
-from sintra.types import Recipe
 
 SIZES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M")
 MB = 10**6

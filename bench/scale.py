@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.source import pin_file
 from sintra.spawn import environment
 from sintra.store import Digests, Store

@@ -18,7 +18,7 @@ from pathlib import Path
 import studies
 from quality_per_byte import MB, mean
 
-from sintra.types import Recipe
+from sintra.recipe import Recipe
 
 SEEDED = ("random", "optuna")
 

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 from sintra import rounds
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
+from sintra.node import Step
+from sintra.recipe import Recipe
 from sintra.run import run_step
 from sintra.store import Store
 from sintra.study import Workspace, open_workspace
-from sintra.types import Artifact, Candidate, Failure, Recipe
+from sintra.types import Artifact, Candidate, Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 

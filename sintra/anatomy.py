@@ -14,7 +14,8 @@ from sintra.imatrix import moved
 from sintra.known import history
 from sintra.matrices import resolved
 from sintra.planning import History
-from sintra.types import Artifact, Recipe
+from sintra.recipe import Recipe
+from sintra.types import Artifact
 
 Layout = dict[str, Any]
 MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
@@ -24,9 +25,9 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None, "probes": rows,
     "modelled": whether the study fitted a model of the damage}.
 
-    A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "norms", "tensors": {original name: cell}}, a cell:
-    {"type", "bits" a weight, "bytes", "shape", "share": of the damage that the model of it foresees, "error": relative error of
-    the layer's output}, share and error None where nothing is known.
+    A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "left_out", "norms", "tensors": {original name: cell}}, a
+    cell: {"type", "bits" a weight, "bytes", "shape", "share": of the damage that the model of it foresees, "error": relative
+    error of the layer's output}, share and error None where nothing is known.
     """
     base = _layout(done, done.graph.convert(), say)
     known = rounds.candidates(done.graph, done.store, done.rounds)
@@ -37,7 +38,7 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     return {
         "model": done.place.study.model, "hardware": done.place.study.hardware.title, "winner": winner,
         "layers": base["shape"]["layers"], "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.drop else None, "probes": probed(done, seen, model),
+        "cost": cost(done, seen, winner) if done.recipe.cut else None, "probes": probed(done, seen, model),
         "modelled": model is not None,
     }  # fmt: skip
 
@@ -70,7 +71,7 @@ def figure(done: Delivered, recipe: Recipe, base: Layout, seen: History, model: 
     return {
         "name": recipe.name, "bytes": sum(t[2] for t in layout["tensors"]), "kld": kld.value if kld else None,
         "kld_error": kld.stderr if kld else None, "bits": 8 * sum(c["bytes"] for c in cells.values()) / weights,
-        "dropped": list(recipe.drop), "kv": recipe.kv, "tensors": cells,
+        "dropped": list(recipe.drop), "left_out": recipe.left_out, "kv": recipe.kv, "tensors": cells,
         "norms": sorted({t[1] for t in layout["tensors"] if len(t[3]) == 1}),
         "whole": [t[0] for t in base["tensors"] if len(t[3]) > 1],
     }  # fmt: skip
@@ -104,8 +105,8 @@ def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[st
 def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
     """The stock preset that the study made whose size is nearest to the winner's."""
     own = done.result["winner"]["artifact"]["bytes"]
-    sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.drop}
-    sizes |= {c.recipe: c.artifact.size for c in seen.candidates if c.artifact and not c.recipe.tensors and not c.recipe.drop}
+    sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.cut}
+    sizes |= {c.recipe: c.artifact.size for c in seen.candidates if c.artifact and not c.recipe.tensors and not c.recipe.cut}
     sizes.pop(done.recipe, None)
     plain = {r: n for r, n in sizes.items() if r.rounding == "nearest"}
     return min(plain, key=lambda r: (abs(plain[r] - own), r.importance), default=None)
@@ -115,7 +116,7 @@ def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
     """What leaving blocks out did to the KLD, against a measured variant with the same types and all blocks."""
     types = {n: c["type"] for n, c in winner["tensors"].items()}
     for other in seen.candidates:
-        if other.recipe.drop or not isinstance(done.graph.quantize(other.recipe).outcome(done.store), Artifact):
+        if other.recipe.cut or not isinstance(done.graph.quantize(other.recipe).outcome(done.store), Artifact):
             continue
         same = resolved(other.recipe.tensors, types)
         whole, mine = seen.kld(other.recipe, "search"), seen.kld(done.recipe, "search")

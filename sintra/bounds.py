@@ -8,8 +8,9 @@ from pathlib import Path
 from sintra.hardware.estimate import Shape, kv_bytes
 from sintra.judge import impossible
 from sintra.presets import BLOCK_BITS, PRESET_BITS
+from sintra.recipe import Recipe
 from sintra.source import safetensors_header
-from sintra.types import Recipe, Source, Study
+from sintra.types import Source, Study
 
 SMALLEST = 1.5625
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sintra.formats import FORMATS, runnable
-from sintra.types import Proposal, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Proposal, Study
 
 
 def tried(study: Study) -> tuple[str, ...]:

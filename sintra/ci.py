@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sintra.errors import UserError
+from sintra.recipe import Recipe
 from sintra.study import open_workspace
-from sintra.types import Recipe
 
 KEPT = ("ac", "cas", "studies", "pins", "meta", "history.db")
 SHOWN = 12

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sintra import __version__
+from sintra.canonical import canonical, sha256
 from sintra.errors import UserError, nearest
 from sintra.options import Config, HardwareConf
 from sintra.sealed import sealed, unsealed
 from sintra.store import keep
-from sintra.types import canonical, sha256
 
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
 

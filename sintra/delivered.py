@@ -10,11 +10,13 @@ from typing import Any
 
 from sintra import rounds
 from sintra.errors import UserError, nearest
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
+from sintra.node import Step
+from sintra.recipe import Recipe
 from sintra.run import run_step
 from sintra.store import Store
 from sintra.study import Workspace, open_workspace
-from sintra.types import Artifact, Failure, Recipe
+from sintra.types import Artifact, Failure
 
 
 @dataclass

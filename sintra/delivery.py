@@ -10,9 +10,10 @@ from sintra.branches import left_out, tried
 from sintra.formats import FORMATS
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
+from sintra.recipe import Recipe
 from sintra.report import NAME, parse
 from sintra.store import Store, link_or_copy
-from sintra.types import Artifact, Candidate, Failure, Goal, Recipe
+from sintra.types import Artifact, Candidate, Failure, Goal
 
 SAME = 0.99
 

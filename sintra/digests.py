@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import canonical
 from sintra.sealed import sealed, unsealed
 from sintra.store import hash_file, keep, mark
-from sintra.types import canonical
 
 
 class Digests:

@@ -9,9 +9,10 @@ from sintra import rounds
 from sintra.bounds import expected_shape
 from sintra.errors import UserError
 from sintra.formats import FORMATS
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
 from sintra.hardware.estimate import Shape
 from sintra.hardware.runtimes import estimated
+from sintra.node import Step
 from sintra.steps import usual
 from sintra.store import Store
 from sintra.study import Workspace

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sintra import plugins
 from sintra.gate import Gate
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.signals import LIVE, TOLD
 from sintra.spawn import Ending, Executor, Need
 from sintra.stage import cores

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import canonical, sha256
 from sintra.errors import Transient
 from sintra.stage import Context, tool_version
 from sintra.store import unique
-from sintra.types import canonical, sha256
 
 SHARED = ("torch", "numpy", "safetensors", "accelerate", "sentencepiece")
 PIP = (sys.executable, "-m", "pip")

@@ -2,113 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sintra import plugins
 from sintra.environments import wanted
 from sintra.formats import FORMATS
+from sintra.node import Step, Variant
 from sintra.planning import SCREEN
-from sintra.stage import Stage
-from sintra.store import Outcome, Store
-from sintra.types import Artifact, Failure, Recipe, Source, Study, canonical, sha256
+from sintra.recipe import Recipe
+from sintra.types import Source, Study
 
-SCHEMA = 1
 MARK = "~"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Step:
-    """One node of the graph. `hints` say where things are and are never part of a key.
-
-    found: the outcome once the store has had it, since a graph asks for it once for each path that leads through here.
-    """
-
-    stage: str
-    label: str
-    params: dict[str, Any]
-    inputs: dict[str, Step] = field(default_factory=dict)
-    hints: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Outcome] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        return f"{self.name} {self.params}"
-
-    @property
-    def name(self) -> str:
-        """The name of its doit task."""
-        return f"{self.stage}:{self.label}"
-
-    @cached_property
-    def plugin(self) -> Stage:
-        """The stage's code."""
-        stage: Stage = plugins.step(self.stage)
-        return stage
-
-    def action(self, store: Store) -> dict[str, Any] | None:
-        """Everything that the key is made of, or None while an input has not been made (or can't be)."""
-        digests = {}
-        for role, step in self.inputs.items():
-            outcome = step.outcome(store)
-            if not isinstance(outcome, Artifact):
-                return None
-            digests[role] = outcome.digest
-        elsewhere = {"platform": self.params["machine"]} if "machine" in self.params else {}
-        return {"schema": SCHEMA, **self.plugin.identity, **elsewhere, "params": self.params, "inputs": digests}
-
-    def key(self, store: Store) -> str | None:
-        """SHA-256 of the action's canonical JSON."""
-        action = self.action(store)
-        return None if action is None else sha256(canonical(action))
-
-    def outcome(self, store: Store) -> Outcome | None:
-        """What the store holds for this step; the first failed input's failure when there is one."""
-        if "outcome" in self.found:
-            return self.found["outcome"]
-        for step in self.inputs.values():
-            above = step.outcome(store)
-            if isinstance(above, Failure):
-                return above
-        key = self.key(store)
-        outcome = None if key is None else store.lookup(key)
-        if outcome is not None:
-            self.found["outcome"] = outcome
-        return outcome
-
-    def forget(self, store: Store) -> bool:
-        """Drop the step's AC entry; whether there was one."""
-        key = self.key(store)
-        self.found.clear()
-        return key is not None and store.forget(key)
-
-    def all(self) -> Iterator[Step]:
-        """This step and everything above it, inputs first."""
-        for step in self.inputs.values():
-            yield from step.all()
-        yield self
-
-
-class Variant(NamedTuple):
-    """The steps of one recipe."""
-
-    quantize: Step
-    quality: Step | None = None
-    speed: Step | None = None
-    memory: Step | None = None
-    second: Step | None = None
-    distortion: Step | None = None
-    tasks: tuple[Step, ...] = ()
-    extra: tuple[Step, ...] = ()
-    board: tuple[Step, ...] = ()
-
-    def ends(self) -> list[Step]:
-        """The steps that nothing else of this variant needs."""
-        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.extra, *self.board)
-        found = [s for s in named if s is not None]
-        return found or [self.quantize]
 
 
 class Graph:
@@ -163,11 +69,12 @@ class Graph:
         return self.step("curvature", self.study.model, params, inputs)
 
     def base(self, recipe: Recipe) -> Step:
-        """The 16-bit GGUF that a variant is made from: without the blocks that it leaves out."""
-        if not recipe.drop:
+        """The 16-bit GGUF that a variant is made from: without what it leaves out."""
+        if not recipe.cut:
             return self.convert()
-        label = f"{self.study.model}-drop{'_'.join(map(str, recipe.drop))}"
-        return self.step("prune", label, {"drop": list(recipe.drop)}, {"gguf": self.convert()})
+        label = Recipe(self.study.model, drop=recipe.drop, no_attention=recipe.no_attention).name
+        silent = {"no_attention": list(recipe.no_attention)} if recipe.no_attention else {}
+        return self.step("prune", label, {"drop": list(recipe.drop)} | silent, {"gguf": self.convert()})
 
     def distortion(self, recipe: Recipe) -> Step:
         """What a variant's rounding did to each matrix."""
@@ -245,17 +152,20 @@ class Graph:
     def refine(self, recipe: Recipe) -> Step:
         """A variant's GGUF rounded anew, block after block: the same layout."""
         probe = self.study.probe
-        inputs = {"gguf": self.quantize(replace(recipe, refine=False)), "source": self.base(recipe), "model": self.fetch(),
-                  "text": self.text("calibration")}  # fmt: skip
+        inputs = self.finishing(recipe, replace(recipe, refine=False))
         params = {"tokens": probe["refine_tokens"], "context": probe["context"], "random": probe["calibration_random"],
                   "steps": probe["refine_steps"]}  # fmt: skip
         return self.step("refine", f"{self.study.model}-{recipe.name}", params, inputs)
 
+    def finishing(self, recipe: Recipe, before: Recipe) -> dict[str, Step]:
+        """What a file is made better from: itself, the original in both forms, text."""
+        text = self.text("calibration")
+        return {"gguf": self.quantize(before), "source": self.base(recipe), "model": self.fetch(), "text": text}
+
     def polish(self, recipe: Recipe) -> Step:
         """A variant's GGUF tuned end to end: the same layout."""
         probe = self.study.probe
-        inputs = {"gguf": self.quantize(replace(recipe, polish=False)), "source": self.base(recipe), "model": self.fetch(),
-                  "text": self.text("calibration")}  # fmt: skip
+        inputs = self.finishing(recipe, replace(recipe, polish=False))
         params = {"tokens": probe["polish_tokens"], "context": probe["context"], "epochs": probe["polish_epochs"],
                   "seed": self.study.seed}  # fmt: skip
         return self.step("polish", f"{self.study.model}-{recipe.name}", params, inputs)

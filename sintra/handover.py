@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sintra.errors import UserError
+from sintra.recipe import Recipe
 from sintra.store import Store, hash_file
-from sintra.types import Artifact, Recipe
+from sintra.types import Artifact
 
 AGAIN = "run the same `doit optimize` again"
 

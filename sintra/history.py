@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sintra.canonical import canonical, sha256
 from sintra.locks import exclusive, leased
-from sintra.types import Recipe, canonical, sha256
+from sintra.recipe import Recipe
 
 MIGRATIONS = (
     """CREATE TABLE result (

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sintra.config import conf_dirs
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
 from sintra.hardware.estimate import Shape
 from sintra.matrices import Sizes
+from sintra.node import Step
 from sintra.planning import ADVISER, EXPLORER, History, Pair, Seen
+from sintra.recipe import Recipe
 from sintra.report import NAME, parse
 from sintra.store import Store
-from sintra.types import Artifact, Candidate, Failure, Proposal, Recipe
+from sintra.types import Artifact, Candidate, Failure, Proposal
 
 RESAMPLES = 1000
 ADVISED = ("llm", "hybrid")

@@ -37,6 +37,9 @@ def read_layout(path: Path) -> dict[str, Any]:
         "kv_heads": number("attention.head_count_kv", heads),
         "head_dim": number("attention.key_length", width // max(1, heads)), "vocabulary": embedding[3][1],
     }  # fmt: skip
+    kept = _value(reader, f"{arch}.attention.head_count_kv")
+    if isinstance(kept, list) and 0 in kept:
+        shape["bare"] = kept.count(0)
     return {"architecture": arch, "shape": shape, "context": number("context_length", 0), "tensors": tensors}
 
 

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sintra.recipe import Recipe
 from sintra.recommend import recommend
 from sintra.store import write_atomic
 from sintra.sweep import folder, swept
-from sintra.types import Recipe
 
 Result = dict[str, Any]
 COLUMNS = {"size_bytes": ("MB", 1e6, 2), "kld_mean": ("KLD", 1, 5), "bits_per_byte": ("bits/byte", 1, 4),

@@ -9,7 +9,7 @@ from typing import Any
 
 from sintra.delivered import Delivered, delivered
 from sintra.errors import UserError, nearest
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.source import pin_file
 from sintra.steps import say
 from sintra.store import write_atomic

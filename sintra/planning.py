@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.hardware.estimate import Shape
 from sintra.matrices import Sizes
-from sintra.types import Candidate, Measurement, Proposal, Recipe
+from sintra.recipe import Recipe
+from sintra.types import Candidate, Measurement, Proposal
 
 if TYPE_CHECKING:
     from sintra.allocation.kin import Lesson

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra import __version__, delivery, history, latest, truth
+from sintra.canonical import canonical, sha256
 from sintra.graph import Graph
 from sintra.judge import judge, ranked
 from sintra.rounds import Round
@@ -21,7 +22,7 @@ from sintra.sealed import sealed, unsealed
 from sintra.stage import tool_version
 from sintra.store import write_atomic
 from sintra.study import Workspace
-from sintra.types import Artifact, Candidate, Goal, Verdict, canonical, sha256
+from sintra.types import Artifact, Candidate, Goal, Verdict
 
 SHOWN = 12
 WIDTH, NAME = 80, 18
@@ -275,6 +276,6 @@ def adviser_at_hand(planner: str) -> str:
 
 def recipe_name(data: dict[str, Any]) -> str:
     """The short name of a recipe's JSON."""
-    from sintra.types import Recipe
+    from sintra.recipe import Recipe
 
     return Recipe.of(data).name

@@ -14,17 +14,19 @@ from sintra import lazy, plugins
 from sintra.bounds import hopeless
 from sintra.branches import branches, tried
 from sintra.formats import FORMATS
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
 from sintra.hardware.estimate import Shape
 from sintra.hardware.runtimes import estimated
 from sintra.judge import judge, ranked
 from sintra.known import history
+from sintra.node import Step
+from sintra.recipe import Recipe
 from sintra.report import NAME, parse
 from sintra.sealed import sealed, unsealed
 from sintra.store import Store, write_atomic
 from sintra.study import Workspace
 from sintra.truth import corrected, informed, replaced
-from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Recipe, Study
+from sintra.types import Artifact, Candidate, Failure, Measurement, Proposal, Study
 
 if TYPE_CHECKING:
     from sintra import lessons

@@ -10,14 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import sha256
 from sintra.console import CONSOLE
 from sintra.engine import KILLED, engine, in_words
 from sintra.errors import Transient, UserError
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.spawn import Ending, Need
 from sintra.store import Store
 from sintra.terms import Terms
-from sintra.types import Artifact, Failure, sha256
+from sintra.types import Artifact, Failure
 from sintra.worker import TRANSIENT
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sintra.chat import read_chat
 from sintra.errors import UserError
+from sintra.recipe import Recipe
 from sintra.store import hash_file
-from sintra.types import Recipe
 
 Message = dict[str, str]
 DEFAULT_CONTEXT = 4096

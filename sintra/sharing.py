@@ -13,12 +13,14 @@ from dataclasses import asdict
 from typing import Any
 
 from sintra import __version__, rounds
+from sintra.canonical import canonical, sha256
 from sintra.formats import FORMATS
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
+from sintra.node import Step
 from sintra.steps import say
 from sintra.store import Outcome, Store, unique
 from sintra.study import Workspace
-from sintra.types import Artifact, canonical, sha256
+from sintra.types import Artifact
 
 ROUND = 1
 FILE = "round.json"
@@ -106,7 +108,8 @@ def check(given: Any, number: int) -> None:
             raise ValueError("a type is none")
         if recipe.format not in FORMATS or proposal.level not in ("build", "screen", "search", "report"):
             raise ValueError("its format or level is unknown")
-        if not all(type(n) is int and n >= 0 for n in recipe.drop) or not isinstance(proposal.why, str):
+        blocks = (*recipe.drop, *recipe.no_attention)
+        if not all(type(n) is int and n >= 0 for n in blocks) or not isinstance(proposal.why, str):
             raise ValueError("its blocks or its reason are none")
         if not all(p.isprintable() and len(p) <= LONGEST for p, _ in recipe.tensors):
             raise ValueError("a pattern is none")

@@ -18,7 +18,7 @@ from doit.task import Task
 from sintra.console import CONSOLE
 from sintra.disk import disk_trouble
 from sintra.errors import Transient, UserError
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.store import Store
 from sintra.terms import Terms
 from sintra.types import Failure

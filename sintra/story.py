@@ -8,11 +8,11 @@ from typing import Any
 
 from sintra import result, rounds, signals
 from sintra.graph import Graph
+from sintra.recipe import Recipe
 from sintra.reporter import FAILURES
 from sintra.rounds import Round
 from sintra.study import Workspace
 from sintra.telling import FEED, Teller
-from sintra.types import Recipe
 
 LEVELS = ("search", "report")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra import attached, config, locks, plugins, source
+from sintra.canonical import canonical, sha256
 from sintra.digests import Digests
 from sintra.errors import UserError, nearest
 from sintra.evaluation import spec
@@ -15,7 +16,7 @@ from sintra.formats import FORMATS, SPARSE, runnable
 from sintra.graph import Graph
 from sintra.store import Store
 from sintra.terms import Terms, measured_on
-from sintra.types import Constraint, Goal, Hardware, Source, Study, canonical, sha256
+from sintra.types import Constraint, Goal, Hardware, Source, Study
 
 GIB, MIB, MB = 2**30, 2**20, 10**6
 LIMITS = (

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import canonical, sha256
 from sintra.config import GROUPS, conf_dirs, names
 from sintra.errors import UserError, nearest
 from sintra.graph import MARK
 from sintra.sealed import sealed, unsealed
 from sintra.store import keep
 from sintra.study import Workspace, cache_root, open_workspace
-from sintra.types import canonical, sha256
 
 SWEPT = re.compile(r"^(choice|range|glob|shuffle|sort|tag|interval)\(|^[^\[{'\"(]*,")
 MOST = 20_000

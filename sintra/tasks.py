@@ -16,6 +16,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra import attached, commands, config, exported, result, rounds, running, source, story, sweep, telling
 from sintra.briefing import ahead, intro, summary
+from sintra.canonical import canonical
 from sintra.console import CONSOLE, span
 from sintra.disk import disk_trouble
 from sintra.errors import UserError
@@ -26,7 +27,6 @@ from sintra.signals import stop_when_told
 from sintra.steps import COUNTS, Call, say, step_task
 from sintra.study import Workspace, open_workspace
 from sintra.terms import side_by_side
-from sintra.types import canonical
 
 START = time.monotonic()
 MANY = ("sweep", "compare")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sintra import plugins, telemetry
+from sintra.canonical import canonical, sha256
 from sintra.errors import UserError, nearest
 from sintra.events import Event, Kind
 from sintra.store import unique, write_atomic
-from sintra.types import canonical, sha256
 
 WAIT_S = 0.5  # for listeners, when everything else is done
 OLD_S = 86400.0

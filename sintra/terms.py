@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from sintra.canonical import canonical
 from sintra.errors import UserError
-from sintra.types import canonical
 
 BEGUN = time.monotonic()
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from sintra.canonical import canonical, sha256
+from sintra.recipe import Recipe
+
 How = Literal["measured", "estimated", "simulated", "exact"]
-Rounding = Literal["nearest", "compensated"]
 Status = Literal["met", "unmet", "infeasible", "undecided"]
-
-
 Level = Literal["build", "screen", "search", "report"]
-# The file type that names a file most of whose matrices are of a tensor type, where the names differ.
-FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
-
-def canonical(value: Any) -> str:
-    """JSON in one way only: sorted keys, no spaces, no NaN."""
-    return _ENCODER.encode(value)
-
-
-def sha256(text: str) -> str:
-    """Hex SHA-256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,93 +112,6 @@ class Study:
     measured_on: str = ""
     extra: tuple[str, ...] = ()
     device: dict[str, Any] = field(default_factory=dict)  # the board that is measured: sintra.attached
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a variant is made from a converted model; equal recipes are equal values.
-    type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
-    matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
-    ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
-    the KV cache that it is to be run with; format: of its file (sintra.formats): others than gguf have only a type, bits and
-    group size as in w4g128; refine: whether the finished file is rounded anew, block after block (sintra.stages.refine);
-    polish: whether it is tuned end to end after that (sintra.stages.polish).
-    """
-
-    type: str
-    importance: bool = False
-    drop: tuple[int, ...] = ()
-    tensors: tuple[tuple[str, str], ...] = ()
-    rounding: Rounding = "nearest"
-    kv: str = "f16"
-    format: str = "gguf"
-    refine: bool = False
-    polish: bool = False
-
-    @property
-    def file(self) -> Recipe:
-        """What its file is made of: the same for every KV cache."""
-        return replace(self, kv="f16")
-
-    @property
-    def name(self) -> str:
-        """A short, readable, unique name, fit for a task name and a file name."""
-        if self.format != "gguf":
-            return f"{self.format}-{self.type}"
-        if self.kv != "f16":
-            return f"{self.file.name}-kv_{self.kv}"
-        if self.polish:
-            return f"{replace(self, polish=False).name}-polished"
-        if self.refine:
-            return f"{replace(self, refine=False).name}-refined"
-        if self.complete and not self.uniform:
-            return "mix-" + sha256(canonical(self.as_json()))[:8]
-        if self.uniform:  # what planners of mixes make: with importance matrix, compensated
-            parts = [f"all-{self.tensors[0][1]}", *(["plain"] if not self.importance else [])]
-            parts += [self.rounding] if self.rounding == "nearest" else []
-        else:
-            parts = [self.type, *(["imatrix"] if self.importance else [])]
-            parts += [self.rounding] if self.rounding != "nearest" else []
-        if self.drop:
-            parts.append("drop" + "_".join(map(str, self.drop)))
-        if self.tensors and not self.uniform:
-            parts.append(sha256(canonical(self.tensors))[:8])
-        return "-".join(parts)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the patterns leave nothing to the file type."""
-        return bool(self.tensors) and self.tensors[-1][0] == ".*"
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every matrix has the same type."""
-        return self.complete and len(self.tensors) == 1
-
-    def parts(self) -> tuple[Recipe, ...]:
-        """The uniform recipes that a mix can be put together from; empty where it can't."""
-        if not self.complete or self.uniform or self.drop:
-            return ()
-        kinds = sorted({t for _, t in self.tensors})
-        return tuple(replace(self, type=FILE_TYPES.get(t, t), tensors=((".*", t),)) for t in kinds)
-
-    @staticmethod
-    def of(data: dict[str, Any]) -> Recipe:
-        """From its JSON form."""
-        tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
-        return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"),
-                      bool(data.get("refine")), bool(data.get("polish")))  # fmt: skip
-
-    def as_json(self) -> dict[str, Any]:
-        """For round files, results and names; a plain GGUF's is what it was before there were formats and finishing."""
-        plain = (("format", "gguf"), ("refine", False), ("polish", False))
-        return {k: v for k, v in asdict(self).items() if (k, v) not in plain}
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is more than put together from what other variants are made of."""
-        return self.refine or self.polish
 
 
 @dataclass(frozen=True)

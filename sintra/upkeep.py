@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sintra.canonical import canonical, sha256
 from sintra.errors import UserError, nearest
 from sintra.store import Store, hash_file, keep
-from sintra.types import canonical, sha256
 
 KEYS, PIN = "keys.json", "pinned"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

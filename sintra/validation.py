@@ -18,9 +18,10 @@ from sintra.environments import python_of
 from sintra.errors import Transient, UserError, nearest
 from sintra.foreign import PACKAGE
 from sintra.formats import FORMATS
+from sintra.recipe import Recipe
 from sintra.stage import Context, cores
 from sintra.store import Store, hash_file, unique, write_atomic
-from sintra.types import Artifact, File, Recipe
+from sintra.types import Artifact, File
 
 START = f"import sys; sys.path.append({PACKAGE!r}); from sintra.answer import main; sys.exit(main(sys.argv[1:]))"
 TIMEOUT_S = 1800

@@ -54,7 +54,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory) -> Path:
     """A cache that holds the converter and nothing else: pip downloads it once for all tests."""
-    from sintra.graph import Step
+    from sintra.node import Step
     from sintra.run import run_step
     from sintra.stages.toolchain import pinned
     from sintra.store import Store

@@ -15,8 +15,8 @@ from sintra.allocation.groups import bins_for, groups_of
 from sintra.allocation.surrogate import Observation, Space, fit
 from sintra.layout import read_layout
 from sintra.matrices import Matrix, Sizes, bytes_of, patterns, resolved, written
+from sintra.recipe import Recipe
 from sintra.stages import assemble, curvature, distortion
-from sintra.types import Recipe
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 INNER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

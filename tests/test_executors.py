@@ -15,18 +15,19 @@ import pytest
 from clusters import RayHead, lose, one_node
 from conftest import QUICK, make_project
 
+from sintra.canonical import canonical
 from sintra.elsewhere import ending_of, run_order
 from sintra.engine import engine
 from sintra.errors import UserError
 from sintra.executors.local import Local
 from sintra.executors.slurm import meaning
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.options import ExecutorConf
 from sintra.run import run_step, write_order
 from sintra.spawn import Need
 from sintra.store import Store, hash_file
 from sintra.terms import Terms
-from sintra.types import Artifact, File, canonical
+from sintra.types import Artifact, File
 
 QUICKER = (*(q for q in QUICK if not q.startswith("planner.types")), "planner.types=[Q8_0,Q4_K_M]", "planner.rounding=nearest")
 SUBMITIT = ("executor=slurm", "executor.cluster=local", "executor.poll_s=0.2")

@@ -12,7 +12,7 @@ from conftest import QUICK
 
 from sintra.disk import disk_trouble
 from sintra.errors import Transient
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.run import run_step
 from sintra.store import Store
 from sintra.types import Artifact, Failure, File

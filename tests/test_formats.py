@@ -14,15 +14,17 @@ from conftest import ROOT
 
 from sintra import checkpoint
 from sintra.branches import branches, left_out
+from sintra.canonical import canonical
 from sintra.environments import ENVIRONMENTS, python_of, wanted
 from sintra.errors import Infeasible, Transient, UserError
 from sintra.foreign import call
-from sintra.graph import Step
+from sintra.node import Step
+from sintra.recipe import Recipe
 from sintra.run import run_step
 from sintra.stage import Context, tool_version
 from sintra.store import Store
 from sintra.study import open_workspace
-from sintra.types import Artifact, Failure, Hardware, Recipe, canonical
+from sintra.types import Artifact, Failure, Hardware
 
 SMALL = ("probe=quick", "planner=ladder", "probe.calibration_tokens=1024", "compress.group_size=64", "texts.second=null")
 

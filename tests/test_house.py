@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    {"errors", "types", "__init__", "console"},
+    {"errors", "types", "recipe", "canonical", "__init__", "console"},
     {
         "config",
         "options",
@@ -19,6 +19,7 @@ LAYERS = [
         "layout",
         "llama",
         "imatrix",
+        "thinning",
         "quantizer",
         "elsewhere",
         "remote",
@@ -65,7 +66,7 @@ LAYERS = [
     {"adapters"},
     {"telling", "listening"},
     {"stages", "probes", "planners", "exports", "executors", "listeners", "boards"},
-    {"graph", "study", "worker", "engine", "run", "footprint", "answer"},
+    {"graph", "node", "study", "worker", "engine", "run", "footprint", "answer"},
     {"bounds", "known", "truth"},
     {"lessons"},
     {"rounds", "result", "delivery", "validation", "latest", "steps", "sharing", "reporter", "forget", "running", "taskdb"},

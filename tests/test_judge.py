@@ -3,8 +3,9 @@
 import pytest
 
 from sintra.judge import impossible, judge, ranked
+from sintra.recipe import Recipe
 from sintra.result import confidence
-from sintra.types import Candidate, Constraint, Failure, Goal, Measurement, Recipe
+from sintra.types import Candidate, Constraint, Failure, Goal, Measurement
 
 GOAL = Goal("g", (Constraint("kld_mean", "<=", 0.02, "goal.max_kld"), Constraint("device_tg_tps", ">=", 5, "goal.min_tg_tps")),
             "size_bytes", 1)  # fmt: skip

@@ -12,8 +12,8 @@ from sintra.engine import engine
 from sintra.errors import Transient, UserError
 from sintra.executors.local import Local
 from sintra.gate import Gate
-from sintra.graph import Step
 from sintra.hardware.fence import fence
+from sintra.node import Step
 from sintra.options import ExecutorConf, TimeoutConf
 from sintra.plugins import own
 from sintra.run import run_step

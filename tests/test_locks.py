@@ -13,7 +13,7 @@ import pytest
 
 from sintra import history, locks
 from sintra.errors import UserError
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.run import run_step
 from sintra.store import Store, hash_file
 from sintra.types import Artifact, File

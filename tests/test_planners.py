@@ -7,7 +7,8 @@ import pytest
 from sintra.errors import UserError
 from sintra.planners import ladder, replay
 from sintra.planning import History
-from sintra.types import Candidate, Constraint, Goal, Hardware, Measurement, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Candidate, Constraint, Goal, Hardware, Measurement, Study
 
 TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
 DEVICE = Hardware("d", "d", "cpu", 4, "", 1, 1, 1.0, 0.5, 0.2, 0.0, None)

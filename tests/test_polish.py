@@ -13,15 +13,16 @@ from test_solver import Run, study
 from test_stages import TEXT, Lab
 
 from sintra.allocation.finish import LEARNED, POLISHED, REFINED
+from sintra.canonical import canonical
 from sintra.errors import Infeasible
 from sintra.layout import read_layout
 from sintra.llama import opened
+from sintra.recipe import Recipe
 from sintra.rounding.grids import GRIDS
 from sintra.rounding.learned import Block, Learned, Settings, learn, loss
 from sintra.rounding.sequential import Sums
 from sintra.rounding.tunable import Tunable
 from sintra.stages import curvature, polish, quantize, refine
-from sintra.types import Recipe, canonical
 
 UNSEEN = (ROOT / "models" / "texts" / "search.txt").read_text()[len(TEXT) : 3 * len(TEXT)]
 LAYOUT = ("tensors", "shape", "architecture", "context")

@@ -11,11 +11,11 @@ from test_planners import measured, study
 from test_stages import Lab
 from transformers import LlamaForCausalLM
 
-from sintra.allocation.pruning import SHORTLIST, best, candidates, longer
+from sintra.allocation.pruning import SHORTLIST, best, candidates, cuts, longer
 from sintra.llama import Model
 from sintra.planning import History
+from sintra.recipe import Recipe
 from sintra.stages import curvature
-from sintra.types import Recipe
 
 INFLUENCE = (0.9, 0.2, 0.1, 0.4, 0.3, 0.8)
 
@@ -60,6 +60,25 @@ def test_blocks_go_one_after_the_other_and_only_as_far_as_allowed():
     assert candidates(given, history(given, ((1,), 0.8), ((1, 2), 0.9))) == [], "as many as allowed"
     assert candidates(study(size=75, max_dropped=0), history(given)) == []
     assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], "what holds needs no drop"
+
+
+def test_attention_goes_before_blocks_where_the_runtime_can():
+    given = study(size=75, max_dropped=2)
+    llama = dataclasses.replace(history(given), architecture="llama")
+    assert cuts(given, llama) == [((), (2,)), ((), (1,)), ((), (4,)), ((2,), ()), ((1,), ()), ((4,), ())]
+    assert cuts(given, history(given)) == [((2,), ()), ((1,), ()), ((4,), ())], "an architecture that isn't known to"
+    rows = [*llama.candidates, measured(Recipe("Q2_K", no_attention=(2,)), 0.6, 85)]
+    assert not any(a for _, a in cuts(given, dataclasses.replace(llama, candidates=tuple(rows)))), "once"
+    rows[-1] = measured(Recipe("Q2_K", no_attention=(2,)), 0.01, 70)
+    assert cuts(given, dataclasses.replace(llama, candidates=tuple(rows))) == [], "it was enough"
+
+
+def test_a_recipe_without_attention_has_a_name_and_words():
+    recipe = Recipe("Q4_K_M", drop=(1,), no_attention=(3, 5))
+    assert recipe.name == "Q4_K_M-drop1-noattn3_5"
+    assert recipe.left_out == "block 1 and the attention of blocks 3, 5"
+    assert Recipe.of(json.loads(json.dumps(recipe.as_json()))) == recipe
+    assert "no_attention" not in Recipe("Q4_K_M", drop=(1,)).as_json(), "old keys stay"
 
 
 def test_what_is_known_of_an_architecture_is_read():

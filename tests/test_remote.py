@@ -7,12 +7,13 @@ import uuid
 
 import pytest
 
+from sintra.canonical import canonical, sha256
 from sintra.errors import UserError
 from sintra.remote.address import Address, address
 from sintra.remote.entries import Refused, parsed, sealed
 from sintra.remote.shared import Shared
 from sintra.store import Store
-from sintra.types import Failure, canonical, sha256
+from sintra.types import Failure
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")

@@ -5,11 +5,12 @@ import random
 
 import pytest
 
+from sintra.canonical import canonical, sha256
 from sintra.remote.entries import Refused, outcome, parsed
 from sintra.remote.objects import ENTRY
 from sintra.rounds import proposals
 from sintra.sharing import check
-from sintra.types import Artifact, canonical, sha256
+from sintra.types import Artifact
 
 INPUTS = 20_000
 ODD = [None, True, -1, 1.5, 1e400, float("nan"), "", "..", "../x", "/x", "a/../b", "a" * 2000, "\ud800", "\x00", "\x1b[2J", "ü",

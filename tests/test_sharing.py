@@ -10,9 +10,10 @@ import pytest
 from conftest import make_project
 
 from sintra import rounds, sharing
+from sintra.recipe import Recipe
 from sintra.store import Store
 from sintra.study import open_workspace
-from sintra.types import Proposal, Recipe
+from sintra.types import Proposal
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")

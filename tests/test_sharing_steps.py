@@ -6,7 +6,7 @@ import pytest
 
 from sintra import sharing
 from sintra.errors import Transient
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.remote.address import Address
 from sintra.remote.shared import Shared
 from sintra.store import Store

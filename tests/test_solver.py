@@ -13,7 +13,8 @@ from sintra.matrices import Sizes, bytes_of, resolved
 from sintra.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning import History, Seen
 from sintra.presets import PRESET_BITS
-from sintra.types import Candidate, Constraint, Goal, Hardware, Measurement, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Candidate, Constraint, Goal, Hardware, Measurement, Study
 
 DEVICE = Hardware("d", "d", "cpu", 4, "", 2**33, 2**33, 2e10, 0.6, 0.2, 0.0, None)
 MODULES = {"solver": solver, "imatrix_mse": imatrix_mse, "random": random_mix, "optuna": optuna_tpe}

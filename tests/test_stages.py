@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, make_llama
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sintra import divergence
 from sintra.errors import Infeasible, UserError
+from sintra.hardware.estimate import Shape, kv_bytes
 from sintra.imatrix import load
 from sintra.layout import read_layout
 from sintra.llama import Model, opened
@@ -19,6 +20,7 @@ from sintra.report import parse
 from sintra.stage import Context
 from sintra.stages import convert, curvature, prune, quantize
 from sintra.store import Store
+from sintra.thinning import refusal
 from sintra.types import Artifact
 
 TEXT = (ROOT / "models" / "texts" / "search.txt").read_text()[:6000]
@@ -160,6 +162,61 @@ def test_pruned_model_has_the_other_block(lab):
 def test_blocks_that_cannot_be_dropped(lab, drop):
     with pytest.raises(Infeasible, match="can't be dropped"):
         lab.run(prune, {"drop": drop}, gguf=lab.gguf)
+
+
+def test_a_block_without_attention_is_its_feed_forward_part_alone(lab):
+    """llama.cpp's logits against transformers' with that attention's output at zero, to what 16 bits of weights leave."""
+    out = lab.run(prune, {"drop": [], "no_attention": [1]}, gguf=lab.gguf)
+    layout = read_layout(out / "model.gguf")
+    assert layout["architecture"] == "deci"
+    assert layout["shape"]["bare"] == 1
+    assert not [t[0] for t in layout["tensors"] if t[0].startswith("blk.1.attn")]
+    assert Shape.of(layout).weight_bytes < Shape.of(read_layout(lab.gguf / "model.gguf")).weight_bytes
+    assert kv_bytes(Shape.of(layout), 128) == kv_bytes(Shape.of(read_layout(lab.gguf / "model.gguf")), 128) / 2
+    net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
+    net.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    with opened(out / "model.gguf", 128, 1) as cut, opened(lab.gguf / "model.gguf", 128, 1) as whole:
+        window = cut.windows(TEXT, 256)[0]
+        found, before = cut.log_probs(window, 64), whole.log_probs(window, 64)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(np.asarray(window)).long()[None]).logits[0].log_softmax(-1).numpy()[64:-1]
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(found - before).max()
+
+
+def test_variants_without_attention_are_quantized_and_compensated(lab):
+    """Names of the tensors stay, so importance matrix and curvature go on fitting."""
+    cut = lab.run(prune, {"drop": [], "no_attention": [1]}, gguf=lab.gguf)
+    given = {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
+    measured = lab.run(curvature, {"tokens": 256, "context": 64, "random": 0.2}, **given)
+    params = {"type": "Q4_K_M", "tensors": [[".*", "Q4_K"]], "dropped": [], "rounding": "compensated"}
+    out = lab.run(quantize, params, gguf=cut, importance=measured, curvature=measured)
+    rounding = json.loads((out / "layout.json").read_text())["rounding"]
+    assert "blk.0.attn_q.weight" in rounding["compensated"]
+    assert not [n for n in rounding["compensated"] if n.startswith("blk.1.attn")]
+    with opened(out / "model.gguf", 128, 1) as model:
+        assert np.isfinite(model.log_probs(model.windows(TEXT, 256)[0], 64)).all()
+
+
+def test_what_is_dropped_moves_the_numbers_of_the_rest(lab, tmp_path, toolchain):
+    three = Lab(tmp_path / "three", make_llama(tmp_path / "model", hidden=64, layers=3), toolchain)
+    out = three.run(prune, {"drop": [0], "no_attention": [2]}, gguf=three.gguf)
+    names = [t[0] for t in read_layout(out / "model.gguf")["tensors"]]
+    assert "blk.0.attn_q.weight" in names
+    assert "blk.1.attn_q.weight" not in names
+    assert "blk.2.ffn_up.weight" not in names
+
+
+@pytest.mark.parametrize(("drop", "silent", "why"), [([], [2], "can't be left out"), ([], [0], "first block"),
+                                                     ([1], [1], "left out whole")])  # fmt: skip
+def test_attention_that_cannot_be_left_out(lab, drop, silent, why):
+    with pytest.raises(Infeasible, match=why):
+        lab.run(prune, {"drop": drop, "no_attention": silent}, gguf=lab.gguf)
+
+
+def test_other_architectures_are_refused_with_the_reason():
+    assert refusal("llama", ["blk.0.ffn_up.weight"]) is None
+    assert "not of qwen2" in refusal("qwen2", [])
+    assert "mixture of experts" in refusal("llama", ["blk.0.ffn_up_exps.weight"])
 
 
 def numbers(folder):

@@ -185,7 +185,7 @@ def test_a_limit_for_every_task(tmp_path):
     assert limits["task:fable:retention"] == limits["task:arc_easy:retention"] == (">=", 0.98)
     assert (place.tasks["fable"].kind, place.tasks["arc_easy"]) == ("task", None)
     graph = place.graph()
-    from sintra.types import Recipe
+    from sintra.recipe import Recipe
 
     half, whole = (graph.variant(Recipe("Q4_K_M"), level).tasks for level in ("search", "report"))
     assert [s.params["part"] for s in (*half, *whole)] == ["half", "half", "all", "all"]

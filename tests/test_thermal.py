@@ -9,7 +9,8 @@ from sintra import heat
 from sintra.errors import UserError
 from sintra.hardware import profiles, thermal
 from sintra.judge import judge
-from sintra.types import Candidate, Constraint, Goal, Measurement, Recipe
+from sintra.recipe import Recipe
+from sintra.types import Candidate, Constraint, Goal, Measurement
 
 
 def parameters(name, cooled=False):

@@ -7,8 +7,9 @@ from conftest import ROOT
 
 from sintra import config, truth
 from sintra.judge import ranked
+from sintra.recipe import Recipe
 from sintra.study import goal_of, hardware_of, study_of
-from sintra.types import Candidate, Failure, File, Measurement, Recipe
+from sintra.types import Candidate, Failure, File, Measurement
 
 MIB = 2**20
 

@@ -8,10 +8,11 @@ import uuid
 import pytest
 
 from sintra import upkeep
+from sintra.canonical import canonical, sha256
 from sintra.commands import tasks
 from sintra.errors import UserError
 from sintra.store import Store
-from sintra.types import Artifact, canonical, sha256
+from sintra.types import Artifact
 from sintra.usage import show, usage
 
 DAY = 86400

@@ -10,8 +10,9 @@ from sintra.allocation.recipes import Plan
 from sintra.allocation.search import NOTABLE, incumbent, solved, target
 from sintra.allocation.surrogate import Surrogate
 from sintra.planning import History
+from sintra.recipe import Recipe
 from sintra.rounding.effort import SMALL, STEPS, given
-from sintra.types import Proposal, Recipe, Study
+from sintra.types import Proposal, Study
 
 # What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too little
 # (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7 to 0.8 after polishing).
@@ -30,7 +31,7 @@ def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> l
         return []
     lead = incumbent(study, history)
     done = [recipe for recipe, level in history.tried if recipe.finished and level == "search"]
-    if lead is None or lead.drop or lead.finished or len(done) > 1:
+    if lead is None or lead.cut or lead.finished or len(done) > 1:
         return []
     left = (refined(study, history) if refine else 1.0) * (POLISHED if polish else 1.0)
     if not done and (smaller := reachable(study, plan, history, model, lead, left)):

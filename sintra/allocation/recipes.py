@@ -12,7 +12,8 @@ from sintra.allocation.surrogate import Observation, Space
 from sintra.errors import UserError
 from sintra.matrices import Sizes, bits_per_weight, patterns, resolved
 from sintra.planning import SCREEN, History
-from sintra.types import FILE_TYPES, Proposal, Recipe, Study
+from sintra.recipe import FILE_TYPES, Recipe
+from sintra.types import Proposal, Study
 
 CURVE, CLOSING = 3, 6
 CRUSHED = 4.0
@@ -108,7 +109,7 @@ def observations(plan: Plan, history: History, space: Space, level: str = "searc
     found = []
     for seen in history.seen:
         recipe = seen.recipe
-        own = (recipe.importance, recipe.rounding, recipe.drop, recipe.kv) == (plan.importance, plan.rounding, (), "f16")
+        own = (recipe.importance, recipe.rounding, recipe.cut, recipe.kv) == (plan.importance, plan.rounding, False, "f16")
         mix = mix_of(recipe, space) if own and not recipe.finished and seen.level == level else None
         if mix is not None:
             kld = seen.metrics["kld_mean"]

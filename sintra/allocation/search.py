@@ -17,7 +17,9 @@ from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
 from sintra.planning import SCREEN, History
 from sintra.presets import PRESET_BITS
-from sintra.types import Candidate, Level, Proposal, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.thinning import is_attention
+from sintra.types import Candidate, Level, Proposal, Study
 
 if TYPE_CHECKING:
     from sintra.allocation.surrogate import Array
@@ -107,12 +109,13 @@ def caches(study: Study, plan: Plan, history: History, model: Surrogate, best: M
 def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Proposal]:
     """Without blocks, where quantization alone can't hold the limits: the best mix so far on the blocks that are left."""
     order = ranked(history.candidates, study.goal)
-    lowest = next((mix for c in order if not c.recipe.drop and (mix := mix_of(c.recipe, space))), None)
+    lowest = next((mix for c in order if not c.recipe.cut and (mix := mix_of(c.recipe, space))), None)
     found = []
-    for drop in pruning.candidates(study, history) if lowest else []:
-        mix = {new: kind for name, kind in (lowest or {}).items() if (new := moved(name, list(drop)))}
-        why = f"quantization alone can't hold the limits: without block {' and '.join(map(str, drop))}"
-        found.append(Proposal(replace(plan.mixed(mix), drop=drop), why, plan.author))
+    for drop, silent in pruning.cuts(study, history) if lowest else []:
+        left = {name: kind for name, kind in (lowest or {}).items() if not is_attention(name, silent)}
+        mix = {new: kind for name, kind in left.items() if (new := moved(name, list(drop)))}
+        recipe = replace(plan.mixed(mix), drop=drop, no_attention=silent)
+        found.append(Proposal(recipe, f"quantization alone can't hold the limits: without {recipe.left_out}", plan.author))
     return found
 
 

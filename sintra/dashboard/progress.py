@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from sintra import rounds
-from sintra.graph import Graph, Step
+from sintra.graph import Graph
+from sintra.node import Step
 from sintra.study import Workspace
 from sintra.types import Failure
 

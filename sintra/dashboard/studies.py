@@ -13,11 +13,11 @@ from sintra import running
 from sintra.account import shown
 from sintra.dashboard.progress import Progress
 from sintra.errors import UserError
+from sintra.recipe import Recipe
 from sintra.result import row as result_row
 from sintra.rounds import candidates
 from sintra.store import Store
 from sintra.study import Workspace, cache_root, open_workspace
-from sintra.types import Recipe
 from sintra.views.report import candidate
 from sintra.views.words import discreet, numbers
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from sintra.dashboard.studies import Studies
 from sintra.errors import UserError
+from sintra.recipe import Recipe
 from sintra.stage import cores
-from sintra.types import Artifact, Recipe
+from sintra.types import Artifact
 from sintra.views.words import discreet
 
 MOST_TOKENS, MOST_LETTERS, LIMIT_S = 512, 8000, 600

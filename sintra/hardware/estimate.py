@@ -41,7 +41,8 @@ class Shape:
 
     slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are of K and IQ types;
     types: bytes that a token reads of each tensor type; active: the share of the weights that a token uses (experts);
-    window: of `windowed` layers with sliding attention; inner: the feed-forward width, 0 where experts have it.
+    window: of `windowed` layers with sliding attention; inner: the feed-forward width, 0 where experts have it;
+    bare: layers without attention.
     """
 
     weight_bytes: int
@@ -61,6 +62,7 @@ class Shape:
     windowed: int = 0
     types: tuple[tuple[str, int], ...] = ()
     inner: int = 0
+    bare: int = 0
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
@@ -78,7 +80,7 @@ class Shape:
 def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
     """Bytes of the KV cache at a context length: keys and values of every layer, sliding ones up to window + micro-batch."""
     short = min(context, shape.window + UBATCH) if shape.windowed else 0
-    places = (shape.layers - shape.windowed) * context + shape.windowed * short
+    places = (shape.layers - shape.windowed - shape.bare) * context + shape.windowed * short
     return 2 * places * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
 
 

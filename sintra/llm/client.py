@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sintra.canonical import canonical
 from sintra.llm.budget import Limits, Spent, bare, most_tokens, price, refusal
 from sintra.llm.replies import LARGEST, correction, digest, keep, read, recall
 from sintra.llm.wire import Form, Got, asked_as, next_form, send, used
-from sintra.types import canonical
 
 NO_KEY = "none"  # for servers that need none: the client insists on one
 SECRET = 8  # what is shorter is no secret, and could be any word of a reply

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import canonical, sha256
 from sintra.lazy import module
 from sintra.llm.budget import bare
-from sintra.types import canonical, sha256
 
 LARGEST = 64 * 1024
 SHOWN, QUOTED = 200, 2000

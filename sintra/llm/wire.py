@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from sintra.canonical import canonical
 from sintra.llm.budget import about_tokens
-from sintra.types import canonical
 
 NAME = "edits"
 ABSURD = 10**9  # tokens that no answer has

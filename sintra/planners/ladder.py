@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sintra.allocation import pruning
 from sintra.errors import UserError
 from sintra.judge import judge, ranked
 from sintra.planning import History
-from sintra.types import Candidate, Proposal, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Candidate, Proposal, Study
 
 QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
 PATIENCE = 2
@@ -77,9 +80,9 @@ def compensated(study: Study, history: History, plain: list[Candidate]) -> list[
 
 def drops(study: Study, history: History) -> list[Proposal]:
     """Without blocks, where no preset holds the limits."""
-    base = next((c.recipe for c in ranked(history.candidates, study.goal) if not c.recipe.drop), None)
+    base = next((c.recipe for c in ranked(history.candidates, study.goal) if not c.recipe.cut), None)
     if base is None:
         return []
-    why = "quantization alone can't hold the limits: blocks dropped"
-    recipes = [Recipe(base.type, base.importance, d, rounding=base.rounding) for d in pruning.candidates(study, history)]
-    return [Proposal(r, why, "ladder") for r in recipes]
+    why = "quantization alone can't hold the limits: without"
+    recipes = [replace(base, drop=drop, no_attention=silent) for drop, silent in pruning.cuts(study, history)]
+    return [Proposal(r, f"{why} {r.left_out}", "ladder") for r in recipes]

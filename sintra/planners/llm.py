@@ -20,7 +20,8 @@ from sintra.imatrix import moved
 from sintra.llm import prompt
 from sintra.llm.edits import Edit, Scope, applied, parse, schema, switches
 from sintra.planning import ADVISER, EXPLORER, History
-from sintra.types import Proposal, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Proposal, Study
 
 TRIALS, ATTEMPTS = 2, 2
 AGAIN = ("these edits lead to a variant that was measured already",

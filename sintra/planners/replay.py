@@ -8,7 +8,8 @@ from typing import Any
 
 from sintra.errors import UserError
 from sintra.planning import History
-from sintra.types import Proposal, Recipe, Study
+from sintra.recipe import Recipe
+from sintra.types import Proposal, Study
 
 
 def propose(study: Study, history: History) -> list[Proposal]:

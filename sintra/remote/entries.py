@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sintra import entries
-from sintra.types import Artifact, Failure, File, canonical, sha256
+from sintra.canonical import canonical, sha256
+from sintra.types import Artifact, Failure, File
 
 MOST_BYTES = 8 << 20
 MOST_FILES = 10_000

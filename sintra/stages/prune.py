@@ -1,4 +1,4 @@
-"""Leave whole blocks out of a 16-bit GGUF."""
+"""Leave whole blocks, or the attention of blocks, out of a 16-bit GGUF."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ from sintra.errors import Infeasible
 from sintra.layout import read_layout
 from sintra.quantizer import quantize
 from sintra.stage import Context, Stage
+from sintra.thinning import without_attention
 
 
 def run(context: Context) -> None:
-    """Write model.gguf and layout.json; the number of blocks is read back."""
+    """Write model.gguf and layout.json; the number of blocks is read back.
+
+    params: drop, blocks to leave out; no_attention, where given: blocks to leave the attention out of, by their numbers in the
+    whole model.
+    """
     source, drop = context.inputs["gguf"] / "model.gguf", context.params["drop"]
+    silent, target = context.params.get("no_attention", []), context.out / "model.gguf"
     layers = read_layout(source)["shape"]["layers"]
     if any(not 0 <= d < layers for d in drop) or len(set(drop)) >= layers:
         raise Infeasible("refused", f"blocks {drop} can't be dropped from a model of {layers} blocks (0 to {layers - 1})")
-    quantize(source, context.out / "model.gguf", context.threads, copy=True, drop=drop)
-    layout = read_layout(context.out / "model.gguf")
+    if set(drop) & set(silent):
+        raise Infeasible("refused", f"a block of {drop} is left out whole, its attention can't be left out as well")
+    cut = context.keep / "cut.gguf" if silent else target
+    context.keep.mkdir(parents=True, exist_ok=True)
+    if drop or not silent:
+        quantize(source, cut, context.threads, copy=True, drop=drop)
+    if silent:
+        moved = tuple(b - sum(d < b for d in drop) for b in silent)
+        try:
+            without_attention(cut if drop else source, target, moved)
+        except ValueError as error:
+            raise Infeasible("unsupported", str(error)) from None
+        (context.keep / "cut.gguf").unlink(missing_ok=True)
+    layout = read_layout(target)
     if layout["shape"]["layers"] != layers - len(drop):
         raise Infeasible("unsupported", f"asked for {layers - len(drop)} blocks, the file has {layout['shape']['layers']}")
     context.write_json("layout.json", layout)
 
 
-STAGE = Stage("prune", 1, run, tools=("llama-cpp-python",))
+STAGE = Stage("prune", 1, run, tools=("llama-cpp-python", "gguf"))

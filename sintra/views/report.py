@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from sintra.types import Recipe
+from sintra.recipe import Recipe
 from sintra.views import charts, surgery, words
 from sintra.views.page import render
 from sintra.views.words import (
@@ -133,7 +133,7 @@ def candidate(row: Row, winner: bool) -> Row:
         return found[metric]["value"] if metric in found else None
 
     kld = found.get("kld_mean")
-    stock = not recipe.tensors and not recipe.drop and recipe.format == "gguf"
+    stock = not recipe.tensors and not recipe.cut and recipe.format == "gguf"
     return {
         "name": recipe.name, "kind": "winner" if winner else "stock" if stock else "ours", "round": row["round"],
         "bytes": value("size_bytes"), "kld": kld["value"] if kld else None, "error": (kld or {}).get("stderr"),

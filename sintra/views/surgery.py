@@ -94,7 +94,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append("most of the foreseen damage: " + ", ".join(f"{n.removesuffix('.weight')} ({cells[n]['type']}) "
                                                                   f"{cells[n]['share']:.1%}" for n in worst))  # fmt: skip
     if found["cost"]:
-        lines.append(f"without blocks {', '.join(map(str, found['winner']['dropped']))}: {found['cost']}")
+        lines.append(f"without {found['winner']['left_out']}: {found['cost']}")
     return "\n".join(lines)
 
 

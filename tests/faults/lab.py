@@ -226,7 +226,7 @@ def laboratory(folder: Path | None = None) -> tuple[Path, Path, Path]:
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "models")]
     from conftest import make_llama
 
-    from sintra.graph import Step
+    from sintra.node import Step
     from sintra.run import run_step
     from sintra.stages.toolchain import pinned
     from sintra.store import Store

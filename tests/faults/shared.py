@@ -16,7 +16,7 @@ FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aar
 WORK = """
 import random, sys
 from pathlib import Path
-from sintra.graph import Step
+from sintra.node import Step
 from sintra.run import run_step
 from sintra.store import Store, hash_file
 from sintra.types import Artifact, File

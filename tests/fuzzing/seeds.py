@@ -101,7 +101,7 @@ ACTION = {"stage": "s", "version": 1, "params": {}, "inputs": {}, "tools": {}}
 
 
 def pulled() -> list[bytes]:
-    from sintra.types import canonical, sha256
+    from sintra.canonical import canonical, sha256
 
     key = sha256(canonical(ACTION))
     files = [{"path": p, "size": 5, "sha256": "2cf2" * 16} for p in ("model.gguf", "model/config.json")]

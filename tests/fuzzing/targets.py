@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sintra.canonical import canonical
 from sintra.errors import Infeasible, UserError
 from sintra.remote.entries import Refused
 from sintra.remote.objects import Unreachable
-from sintra.types import canonical
 
 from . import seeds
 
@@ -117,8 +117,9 @@ def entries(data: bytes, folder: Path) -> None:
 
 def pulled(data: bytes, folder: Path) -> None:
     """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but in its folder."""
+    from sintra.canonical import sha256
     from sintra.remote.entries import outcome, parsed
-    from sintra.types import Artifact, sha256
+    from sintra.types import Artifact
 
     found = outcome(parsed(data, sha256(canonical(seeds.ACTION)), None))
     if isinstance(found, Artifact):
