@@ -36,6 +36,7 @@ VOCAB = 2048
 CONTEXT = 512
 BATCH = 8
 SPECIAL = ("<|user|>", "<|assistant|>", "<|system|>")
+FIRST_SPECIAL = 3  # behind <unk>, <s>, </s>
 EOS = 2
 BOS = 1
 TEMPLATE = (
@@ -253,8 +254,15 @@ def save(model: PreTrainedModel, out: Path, log: list[dict[str, float]]) -> None
         "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
         "eos_token": "</s>", "unk_token": "<unk>", "legacy": False, "model_max_length": CONTEXT,
         "clean_up_tokenization_spaces": False, "chat_template": TEMPLATE,
+        # Without this the converter to GGUF takes the roles for ordinary text, and llama.cpp spells them out.
+        "added_tokens_decoder": {str(FIRST_SPECIAL + i): added(piece) for i, piece in enumerate(SPECIAL)},
     }, indent=2) + "\n")  # fmt: skip
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def added(piece: str) -> dict[str, Any]:
+    """A special token as tokenizer_config.json describes it."""
+    return {"content": piece, "special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
 
 
 def write_texts() -> None:

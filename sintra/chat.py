@@ -23,23 +23,54 @@ class Chat:
     context: int
 
 
+@dataclass(frozen=True)
+class Template:
+    """A chat template in Jinja, and the special tokens that it may name."""
+
+    text: str
+    bos: str
+    eos: str
+
+    def render(self, messages: list[dict[str, str]], opening: bool) -> str:
+        """A conversation as transformers renders it: with the opening of an answer, or with its last message left open.
+
+        Raises jinja2's TemplateError where the template doesn't take such a conversation.
+        """
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        rendered = render_jinja_template(
+            [messages], chat_template=self.text, add_generation_prompt=opening, continue_final_message=not opening,
+            bos_token=self.bos, eos_token=self.eos,
+        )[0]  # fmt: skip
+        return str(rendered[0])
+
+
+def read_template(path: Path) -> Template | None:
+    """A GGUF's chat template, where it has one."""
+    reader = gguf_header.reader(path)
+    text = _value(reader, "tokenizer.chat_template")
+    return Template(str(text), _token(reader, "bos"), _token(reader, "eos")) if text else None
+
+
 def read_chat(path: Path) -> Chat:
     """From a GGUF's own metadata."""
     reader = gguf_header.reader(path)
-
-    def value(name: str, default: Any = None) -> Any:
-        field = reader.get_field(name)
-        return default if field is None else field.contents()
-
-    def token(name: str) -> str:
-        number = value(f"tokenizer.ggml.{name}_token_id")
-        field = reader.get_field("tokenizer.ggml.tokens")
-        return "" if number is None or field is None else str(field.contents(int(number)))
-
-    stops = tuple(dict.fromkeys(t for t in (token("eos"), token("eot")) if t))
-    context = int(value(f"{value('general.architecture')}.context_length", 2048))
-    turns, opening = take_apart(value("tokenizer.chat_template"), token("bos"), token("eos"))
+    stops = tuple(dict.fromkeys(t for t in (_token(reader, "eos"), _token(reader, "eot")) if t))
+    context = int(_value(reader, f"{_value(reader, 'general.architecture')}.context_length", 2048))
+    found = read_template(path)
+    turns, opening = take_apart(found.text, found.bos, found.eos) if found else (None, "")
     return Chat(turns, opening, stops, context)
+
+
+def _value(reader: Any, name: str, default: Any = None) -> Any:
+    field = reader.get_field(name)
+    return default if field is None else field.contents()
+
+
+def _token(reader: Any, name: str) -> str:
+    number = _value(reader, f"tokenizer.ggml.{name}_token_id")
+    field = reader.get_field("tokenizer.ggml.tokens")
+    return "" if number is None or field is None else str(field.contents(int(number)))
 
 
 def take_apart(template: str | None, bos: str, eos: str) -> tuple[dict[str, tuple[str, str]] | None, str]:

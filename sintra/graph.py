@@ -190,6 +190,7 @@ class Graph:
         """A task put to a variant, or to the 16-bit model (recipe None), which it is compared with."""
         probe, source = self.study.probe, self.tasks[name]
         params = {"name": name, "part": part, "context": probe["task_context"], "seed": self.study.seed}
+        params |= {"chat": True} if probe["task_chat"] else {}
         hints = {"run_code": probe["run_code"]}
         inputs = {"gguf": self.quantize(recipe) if recipe else self.convert()}
         if source:

@@ -130,6 +130,7 @@ class ProbeConf:
     speed_repeat: int = 5
     tasks: list[str] = field(default_factory=list)
     task_context: int = 2048
+    task_chat: bool = False
     run_code: bool = False
 
 

@@ -68,6 +68,48 @@ def test_lm_eval_through_transformers_finds_the_same(ask, tmp_path):
     assert found["task:fable:acc"]["protocol"] == "lm-eval 0.4.13 over llama.cpp, all items"
 
 
+def test_in_the_chat_template_questions_are_answered_otherwise_and_it_is_said(ask):
+    found, items = ask("fable", "fable", "probe.task_chat=true")
+    _, plain = ask("fable", "fable")
+    assert found["task:fable:acc"]["protocol"] == "lm-eval 0.4.13 over llama.cpp, all items, in the chat template"
+    assert len(items) == len(plain) == 500
+    assert [i[2] for i in items] != [i[2] for i in plain]
+
+
+@pytest.mark.parametrize("opening", [True, False])
+def test_a_conversation_is_what_transformers_makes_of_it(ask, tmp_path, opening):
+    """With the opening of an answer, or with its last message left open."""
+    from gguf import GGUFWriter
+    from transformers import AutoTokenizer
+
+    from sintra.chat import read_template
+
+    theirs = AutoTokenizer.from_pretrained(ROOT / "models" / "fable")
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(theirs.chat_template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    talk += [] if opening else [{"role": "assistant", "content": "The answer is"}]
+    found = read_template(tmp_path / "model.gguf").render(talk, opening)
+    kinds = {"add_generation_prompt": opening, "continue_final_message": not opening}
+    assert found == theirs.apply_chat_template(talk, tokenize=False, **kinds)
+    assert found.endswith("<|assistant|>" if opening else "The answer is")
+
+
+def test_a_model_without_chat_template_says_so(ask, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "plain")
+    path = tmp_path / "plain" / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
+    with pytest.raises(UserError, match="no chat template"):
+        ask(str(tmp_path / "plain"), "fable", "probe.task_chat=true")
+
+
 def test_every_kind_of_a_users_task(ask, tmp_path):
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -16,6 +16,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from sintra import lazy
+from sintra.chat import Template
 from sintra.errors import Infeasible
 from sintra.llama import Model, log_softmax
 
@@ -31,9 +32,9 @@ Pair = tuple[Any, list[int], list[int]]
 class LlamaLM(TemplateLM):  # type: ignore[misc]
     """What lm-eval asks for, over an opened model. Positions that two requests share are computed once."""
 
-    def __init__(self, model: Model, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, model: Model, say: Callable[[str], None] = lambda text: None, template: Template | None = None) -> None:
         super().__init__()
-        self.model, self.say = model, say
+        self.model, self.say, self.template = model, say, template
         self.max_length = model.context
         self.held: list[int] = []
 
@@ -46,6 +47,22 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
     def prefix_token_id(self) -> int:
         """What stands before a text without context."""
         return self.model.bos if self.model.adds_bos else self.model.eos
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What lm-eval would tell prompts apart by if it kept them; ours are not kept."""
+        return "gguf"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as text; without its system message where the template takes none, as HFLM does."""
+        from jinja2.exceptions import TemplateError
+
+        assert self.template
+        try:
+            return self.template.render(chat_history, add_generation_prompt)
+        except TemplateError:
+            rest = [m for m in chat_history if m["role"] != "system"]
+            return self.template.render(rest, add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids; begin of text first where the vocabulary says so, unless it is there or not wanted."""

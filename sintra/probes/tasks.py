@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sintra.chat import read_template
 from sintra.errors import Transient, UserError
 from sintra.evaluation.compare import Scored, measurements
 from sintra.evaluation.spec import FILE, read
@@ -50,6 +51,7 @@ def protocol(context: Context) -> str:
 
     which = "every other item" if context.params["part"] == "half" else "all items"
     how = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {which}"
+    how += ", in the chat template" if context.params.get("chat") else ""
     if "task" in context.inputs and read(context.inputs["task"] / FILE).get("kind") == "code":
         from sintra.evaluation.code import network_is_cut
 
@@ -74,7 +76,12 @@ def scored(context: Context, model: Model) -> Scored:
     samples = None
     if context.params["part"] == "half":
         samples = {name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()}
-    found = evaluate(LlamaLM(model, context.say), loaded, samples=samples, bootstrap_iters=0)
+    chat = bool(context.params.get("chat"))
+    template = read_template(context.inputs["gguf"] / "model.gguf") if chat else None
+    if chat and template is None:
+        raise UserError("the model has no chat template: leave probe.task_chat=true out")
+    asked = LlamaLM(model, context.say, template)
+    found = evaluate(asked, loaded, samples=samples, bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat)
     return gathered(found, loaded["tasks"])
 
 
