@@ -207,23 +207,25 @@ def layout_of(project):
     return json.loads((project.root / "cache" / "cas" / sha[:2] / sha).read_text())["tensors"]
 
 
-def test_a_dropped_block_is_drawn_and_priced(project, tiny):
+@pytest.mark.parametrize(("cut", "words", "gone"), [({"drop": [1]}, "block 1", 7),
+                                                    ({"no_attention": [1]}, "the attention of block 1", 4)])  # fmt: skip
+def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
     whole = {"type": "Q4_K_M", "tensors": [[".*", "Q4_K"]]}
-    (project.root / "two.yaml").write_text(json.dumps({"recipes": [whole, {**whole, "drop": [1]}]}))
+    (project.root / "two.yaml").write_text(json.dumps({"recipes": [whole, {**whole, **cut}]}))
     run = ("optimize", "hardware=laptop", f"model={tiny}", "probe=quick", "planner=replay", "planner.replay=two.yaml")
     done = project.doit(*run, "goal=small", "goal.max_kld=50")
     assert done.returncode == 0, done.stderr
     result = project.result()
-    assert result["winner"]["recipe"]["drop"] == [1], "the smaller one wins"
+    assert cut.items() <= result["winner"]["recipe"].items(), "the smaller one wins"
     said = project.doit("surgery")
     assert said.returncode == 0, said.stderr
-    words = re.search(r"without blocks 1: ([\d.]+) nats on the search text against ([\d.]+) .*: ([\d.-]+) more", said.stdout)
-    with_it, without, more = (float(words[i]) for i in (2, 1, 3))
+    numbers = rf"without {words}: ([\d.]+) nats on the search text against ([\d.]+) .*: ([\d.-]+) more"
+    without, with_it, more = map(float, re.search(numbers, said.stdout).groups())
     assert more == pytest.approx(without - with_it, abs=1e-5)
     html = (project.root / "outputs" / "latest" / "surgery.html").read_text()
-    assert html.count(">dropped</text>") == 7, "each matrix of the block"
-    assert html.count('class="cell"') == 7 + 2, "of the other block, the embedding and the output"
-    assert "Left out: block 1." in html
+    assert html.count(">dropped</text>") == gone, "each matrix that is left out"
+    assert html.count('class="cell"') == 14 - gone + 2, "the blocks' others, the embedding and the output"
+    assert f"Left out: {words}." in html
     assert "measured no sensitivities" in html, "a replay knows none"
     assert html.count("<svg") == 1, "it made no stock preset"
 
