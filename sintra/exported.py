@@ -18,7 +18,7 @@ from sintra.store import Store
 
 PREFIX = "export_"
 STUDY = {"name": "study", "long": "study", "default": "latest", "help": "a folder in outputs/"}
-LISTING = {"list", "help", "info", "next", "tabcompletion"}
+LISTING = {"list", "help", "--help", "-h", "info", "next", "tabcompletion"}
 
 
 @functools.cache

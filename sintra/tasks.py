@@ -58,6 +58,11 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
     raw, named = config.overrides_of(argv), words(argv)
     try:
+        if named and {"--help", "-h"} & set(argv):
+            from sintra import manual  # not on the no-op path
+
+            manual.show(root, named)
+            raise SystemExit(0)
         together = next((n for n in named if n in MANY), None)
         if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")

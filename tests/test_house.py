@@ -75,7 +75,7 @@ LAYERS = [
     {"overview", "anatomy", "heat", "ci"},
     {"account"},
     {"briefing", "pages", "dashboard", "glossary", "messages", "reference"},
-    {"exported", "commands", "tasks", "__main__", "cli"},
+    {"exported", "commands", "manual", "tasks", "__main__", "cli"},
 ]
 LEAVES = {"stages", "probes", "planners", "exports", "listeners", "adapters", "hardware", "executors"}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
