@@ -29,10 +29,12 @@ from doit.task import Task
 from sintra.node import Step
 from sintra.reporter import Reporter
 from sintra.steps import step_task
-from sintra.store import Digests, Store
+from sintra.digests import Digests
+from sintra.store import Store
 from sintra.source import pin_file
 
-DOIT_CONFIG = {"backend": "sqlite3", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"]}
+DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
+               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.tasks has them
 Path("cache").mkdir(exist_ok=True)
 
 

@@ -24,10 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from sintra.digests import Digests
 from sintra.node import Step
 from sintra.source import pin_file
 from sintra.spawn import environment
-from sintra.store import Digests, Store
+from sintra.store import Store
 from sintra.types import Artifact
 
 STAGES = ("quantize", "quality")

@@ -60,10 +60,17 @@ def hopeless(study: Study, pin: Source) -> str | None:
     if found is None:
         return None
     limit, best = found
-    units = {"size_bytes": (1e6, "MB"), "device_ram_bytes": (2**30, "GiB"), "device_tg_tps": (1, "tokens/s")}
-    scale, unit = units[limit.metric]
-    return (f"infeasible: {limit.option} asks for {limit.metric} {limit.op} {limit.limit / scale:.4g} {unit}, "
-            f"and no variant can do better than {best / scale:.4g} {unit}")  # fmt: skip
+    return (f"infeasible: {limit.option} asks for {limit.metric} {limit.op} {in_units(limit.metric, limit.limit)}, "
+            f"and no variant can do better than {in_units(limit.metric, best)}")  # fmt: skip
+
+
+UNITS = {"size_bytes": (1e6, "MB"), "device_ram_bytes": (2**30, "GiB"), "kld_mean": (1, "nats"), "kld_p999": (1, "nats")}
+
+
+def in_units(metric: str, value: float) -> str:
+    """A metric's value as a person says it."""
+    scale, unit = UNITS.get(metric, (1, "tokens/s" if "tps" in metric else ""))
+    return f"{value / scale:.4g} {unit}".rstrip()
 
 
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:

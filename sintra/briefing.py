@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sintra import history, rounds
+from sintra.bounds import in_units
 from sintra.branches import left_out
 from sintra.console import span
 from sintra.graph import Graph
@@ -25,9 +26,9 @@ def summary(given: rounds.Round) -> str:
 def intro(place: Workspace) -> str:
     """What is about to happen, and how to stop it."""
     study = place.study
-    limits = ", ".join(f"{c.metric} {c.op} {c.limit:g}" for c in study.goal.constraints)
-    first = (f"{study.model} for {study.hardware.title}: {study.goal.optimise} {'down' if study.goal.sense > 0 else 'up'}, "
-             f"with {limits}")  # fmt: skip
+    limits = ", ".join(f"{c.metric} {c.op} {in_units(c.metric, c.limit)}" for c in study.goal.constraints)
+    best = f"{study.goal.optimise} as {'low' if study.goal.sense > 0 else 'high'} as can be"
+    first = f"{study.model} for {study.hardware.title}: {best}, with {limits}" if limits else f"{study.model}: {best}"
     return "\n".join([first, *left_out(study), expected(place), "stop with Ctrl-C; the same command goes on where it stopped"])
 
 

@@ -39,7 +39,8 @@ def show(place: Workspace, format: str) -> None:
     left = [r for r in rows if r["state"] == "build"]
     times = [r["seconds"] for r in left if r["seconds"] is not None]
     after = stop or "later rounds depend on what these measure"
-    print(f"{len(left)} to build, {len(rows) - len(left)} there, about {sum(times):.0f} s where known; {after}")
+    took = f", about {sum(times):.0f} s where known" if times else ", of unknown duration" if left else ""
+    print(f"{len(left)} to build, {len(rows) - len(left)} there{took}; {after}")
 
 
 def foreseen(graph: Graph, store: Store, known: list[rounds.Round]) -> list[rounds.Round]:

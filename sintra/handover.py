@@ -116,6 +116,11 @@ class Handover:
         return None
 
 
+def near(path: Path) -> Path:
+    """A path as it is typed here: relative where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def opened(folder: Path, store: Store, taker: str, format: str | None = "gguf") -> Handover:
     """Open a folder of outputs/ for a taker ("Ollama", "Docker"). format: what it runs; None: it starts from the original.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +141,8 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
 @functools.cache
 def usual(store: Store) -> dict[str, float]:
     """The median time of each stage's steps in this cache when the run began, seconds."""
+    import statistics  # not on the no-op path
+
     times: dict[str, list[float]] = {}
     for record in store.records():
         if "wall_s" in record:  # not in what others planned (sintra.sharing)

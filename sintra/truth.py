@@ -8,7 +8,6 @@ out.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +45,8 @@ def lesson(known: list[Candidate]) -> Lesson | None:
     full = [(c.recipe.name, value) for c in known if overfull(c) and (value := c.value(RAM))]
     if not (ram or speed or full):
         return None
+    import statistics  # not on the no-op path
+
     return Lesson(statistics.median(ram or [0.0]), math.exp(statistics.median(speed or [0.0])),
                   min(full, key=lambda pair: pair[1], default=None))  # fmt: skip
 

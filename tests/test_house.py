@@ -1,7 +1,9 @@
 """The house's own rules: layers, docs in step with the code, nothing of this machine in the repository."""
 
 import ast
+import importlib
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 
@@ -152,3 +154,13 @@ def test_nothing_of_a_machine_in_the_repository():
         ):
             text = path.read_text(errors="ignore")
             assert not re.search(r"/root/|/home/\w+/|/work/", text), name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda p: p.name)
+def test_benches_name_what_there_is(path):
+    """They are run by hand and seldom, so nothing else would notice that a name has moved."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sintra"):
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), f"{node.module}.{name}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.serving import MIB, PORT, USER, Serving, serving, starting_s
 from sintra.store import Store, link_or_copy
 from sintra.templates import render
@@ -31,7 +31,7 @@ def export(folder: Path, store: Store, context: str = "") -> None:
     (out / "compose.yaml").write_text(yaml.safe_dump(compose(given, how), sort_keys=False))
     (out / "README.md").write_text(render("docker.md", mib=MIB, **values))
     given.warn()
-    print(f"wrote {out}; where Docker is: cd {out} && docker compose up --build")
+    print(f"wrote {near(out)}; where Docker is: cd {near(out)} && docker compose up --build")
 
 
 def compose(given: Handover, how: Serving) -> dict[str, Any]:

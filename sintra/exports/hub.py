@@ -15,7 +15,7 @@ from typing import Any
 from sintra import __version__
 from sintra.chat import read_chat
 from sintra.errors import Transient, UserError
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.hub import check_target
 from sintra.hub import upload as send
 from sintra.store import Store, hash_file
@@ -41,7 +41,7 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
     (out / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
     given.warn()
-    print(f"wrote {out}")
+    print(f"wrote {near(out)}")
     if upload:
         print(f"uploaded to {send(out, upload, 'model', given.result['study'])}")
     elif not license:

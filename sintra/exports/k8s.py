@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from sintra.errors import UserError
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.serving import MIB, PORT, USER, Serving, serving, slug, starting_s
 from sintra.store import Store, link_or_copy
 from sintra.templates import render
@@ -40,7 +40,7 @@ def export(folder: Path, store: Store, url: str = "", image: str = "", name: str
     link_or_copy(given.model, out / "model.gguf")
     (out / "README.md").write_text(render("k8s.md", given=given, how=how, url=url, name=name or how.name, mib=MIB, port=PORT))
     given.warn()
-    print(f"wrote {out}; where a cluster is: kubectl apply -k {out}")
+    print(f"wrote {near(out)}; where a cluster is: kubectl apply -k {near(out)}")
 
 
 def kustomization(files: list[str]) -> Manifest:

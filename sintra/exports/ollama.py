@@ -18,7 +18,7 @@ from typing import Any
 
 from sintra.chat import ROLES, Chat, read_chat
 from sintra.errors import Transient, UserError
-from sintra.handover import opened
+from sintra.handover import near, opened
 from sintra.store import Store, link_or_copy
 
 DEFAULT_CONTEXT = 4096
@@ -40,7 +40,7 @@ def export(folder: Path, store: Store) -> None:
             raise Transient(f"`ollama create {name}` failed (exit {done.returncode}); the folder {out} is complete")
         print(f"created {name}; run it: ollama run {name}")
     else:
-        print(f"wrote {out}; where Ollama is: cd {out} && ollama create {name} -f Modelfile")
+        print(f"wrote {near(out)}; where Ollama is: cd {near(out)} && ollama create {name} -f Modelfile")
 
 
 def model_name(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.errors import Infeasible, UserError, nearest
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.likeness import ARCHITECTURES, likeness, logits, plain, reason, words
 from sintra.store import Store
 from sintra.templates import render
@@ -44,7 +44,7 @@ def export(folder: Path, store: Store, weights: str = "fp32") -> None:
     found = likeness(logits(net, ids), run(out / "model.onnx", ids))
     (out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "README.md").write_text(readme(given, out, weights, found))
-    print(f"wrote {out}: {words(found)}")
+    print(f"wrote {near(out)}: {words(found)}")
 
 
 def load(source: Path) -> Any:

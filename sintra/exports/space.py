@@ -12,7 +12,7 @@ from typing import Any
 
 from sintra.chat import read_chat
 from sintra.errors import UserError
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.hub import check_target
 from sintra.hub import upload as send
 from sintra.store import Store, link_or_copy
@@ -37,7 +37,7 @@ def export(folder: Path, store: Store, title: str = "", license: str = "", uploa
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
     (out / "README.md").write_text(readme(given, title or given.result["model"], license))
     given.warn()
-    print(f"wrote {out}; to try it here: pip install gradio=={GRADIO} && python {out}/app.py")
+    print(f"wrote {near(out)}; to try it here: pip install gradio=={GRADIO} && python {near(out)}/app.py")
     if upload:
         print(f"uploaded to {send(out, upload, 'space', given.result['study'])}")
 

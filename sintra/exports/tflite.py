@@ -15,7 +15,7 @@ from typing import Any
 from sintra.environments import at_hand
 from sintra.errors import Infeasible, UserError, nearest
 from sintra.foreign import call
-from sintra.handover import Handover, opened
+from sintra.handover import Handover, near, opened
 from sintra.likeness import ARCHITECTURES, likeness, logits, plain, reason, words
 from sintra.stage import Context, cores, tool_version
 from sintra.store import Store, unique
@@ -54,7 +54,7 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
                 shutil.copyfile(path, out / path.name)
     found = json.loads((out / "comparison.json").read_text())
     (out / "README.md").write_text(readme(given, out, weights, ids.shape[1], found))
-    print(f"wrote {out}: {words(found)}")
+    print(f"wrote {near(out)}: {words(found)}")
 
 
 def convert(context: Context) -> None:
