@@ -30,10 +30,10 @@ SMALL = ("probe=quick", "planner=ladder", "probe.calibration_tokens=1024", "comp
 
 
 @pytest.fixture(scope="session")
-def environments(tmp_path_factory, worker_id):
+def environments(tmp_path_factory):
     """A function: the cache that holds a format's environment, made once for all test processes; skips where pip can't."""
     base = tmp_path_factory.getbasetemp()
-    cache = (base if worker_id == "master" else base.parent) / "environments"
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"
 
     def made(name: str) -> Path:
         store = Store(cache)
