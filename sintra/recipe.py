@@ -12,6 +12,13 @@ Rounding = Literal["nearest", "compensated"]
 FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
+def blocks(given: Any) -> tuple[int, ...]:
+    """Numbers of blocks, ascending, each once. Raises ValueError for anything else."""
+    if not isinstance(given, list | tuple) or not all(type(n) is int and n >= 0 for n in given):
+        raise ValueError(f"{given!r} are no numbers of blocks")
+    return tuple(sorted(set(given)))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a variant is made from a converted model; equal recipes are equal values.
@@ -85,11 +92,11 @@ class Recipe:
 
     @staticmethod
     def of(data: dict[str, Any]) -> Recipe:
-        """From its JSON form."""
+        """From its JSON form. Raises KeyError, TypeError, ValueError."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
-        return Recipe(data["type"], bool(data.get("importance")), tuple(data.get("drop", ())), tensors,
+        return Recipe(data["type"], bool(data.get("importance")), blocks(data.get("drop", ())), tensors,
                       data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"),
-                      bool(data.get("refine")), bool(data.get("polish")), tuple(data.get("no_attention", ())))  # fmt: skip
+                      bool(data.get("refine")), bool(data.get("polish")), blocks(data.get("no_attention", ())))  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """For round files, results and names; a plain GGUF's is what it was before there were formats and finishing."""

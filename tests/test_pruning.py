@@ -89,3 +89,11 @@ def test_what_is_known_of_an_architecture_is_read():
     assert pockets(ROOT, "llama") == (0.34, 0.80)
     assert pockets(ROOT, "phi3") == pockets(ROOT, "nonesuch") == ()
     assert any("blocks that may go" in line for line in knowledge(ROOT, "mistral"))
+
+
+@pytest.mark.parametrize("given", ["ab", [True], [-1], [1.5], 3, [[1]], None])
+def test_blocks_are_numbers(given):
+    for name in ("drop", "no_attention"):
+        with pytest.raises(ValueError, match="no numbers of blocks"):
+            Recipe.of({"type": "Q2_K", name: given})
+    assert Recipe.of({"type": "Q2_K", "drop": [3, 1, 3]}).drop == (1, 3)
