@@ -203,7 +203,7 @@ def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, A
         with initialize_config_dir(config_dir=main, version_base="1.3"):
             config = hydra_compose("config", overrides=[*overrides, *paths])
             result = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:  # the last: a number that no float can hold
         reason = error.__cause__ or error
         first = next(x for x in str(reason).splitlines() if x.strip())
         raise UserError(f"{first} ({' '.join(overrides)})") from None

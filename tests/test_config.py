@@ -14,6 +14,7 @@ from sintra.study import open_workspace, study_of
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("goal.max_kld=" + "9" * 400, "int too large to convert to float"),
         ("hardware=jetson_nan", "did you mean 'jetson_nano'"),
         ("hardwar=laptop", "did you mean 'hardware'"),
         ("goal.max_kdl=0.1", "did you mean 'goal.max_kld'"),

@@ -158,7 +158,7 @@ def profiles(data: bytes, folder: Path) -> None:
     try:  # what Hydra does with it
         made = OmegaConf.load(next((folder / "hardware").glob("*.yaml")))
         OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(HardwareConf), made), resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:
         raise UserError(str(error).splitlines()[0]) from None
 
 
