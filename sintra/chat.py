@@ -47,7 +47,10 @@ class Template:
 
 def read_template(path: Path) -> Template | None:
     """A GGUF's chat template, where it has one."""
-    reader = gguf_header.reader(path)
+    return _template(gguf_header.reader(path))
+
+
+def _template(reader: Any) -> Template | None:
     text = _value(reader, "tokenizer.chat_template")
     return Template(str(text), _token(reader, "bos"), _token(reader, "eos")) if text else None
 
@@ -57,7 +60,7 @@ def read_chat(path: Path) -> Chat:
     reader = gguf_header.reader(path)
     stops = tuple(dict.fromkeys(t for t in (_token(reader, "eos"), _token(reader, "eot")) if t))
     context = int(_value(reader, f"{_value(reader, 'general.architecture')}.context_length", 2048))
-    found = read_template(path)
+    found = _template(reader)
     turns, opening = take_apart(found.text, found.bos, found.eos) if found else (None, "")
     return Chat(turns, opening, stops, context)
 

@@ -72,7 +72,7 @@ class Graph:
         """The 16-bit GGUF that a variant is made from: without what it leaves out."""
         if not recipe.cut:
             return self.convert()
-        label = Recipe(self.study.model, drop=recipe.drop, no_attention=recipe.no_attention).name
+        label = "-".join((self.study.model, *recipe.gaps))
         silent = {"no_attention": list(recipe.no_attention)} if recipe.no_attention else {}
         return self.step("prune", label, {"drop": list(recipe.drop)} | silent, {"gguf": self.convert()})
 

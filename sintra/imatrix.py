@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 
+def place(block: int, dropped: list[int]) -> int:
+    """The number of a block that stays once others are left out: those behind a gap move up."""
+    return block - sum(d < block for d in dropped)
+
+
 def moved(name: str, dropped: list[int]) -> str | None:
-    """A tensor's name once blocks are left out (those behind a gap move up); None where it is left out itself."""
+    """A tensor's name once blocks are left out; None where it is left out itself."""
     parts = name.split(".")
     if parts[0] == "blk":
         block = int(parts[1])
         if block in dropped:
             return None
-        parts[1] = str(block - sum(d < block for d in dropped))
+        parts[1] = str(place(block, dropped))
     return ".".join(parts)
 
 

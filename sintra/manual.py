@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import textwrap
 from pathlib import Path
@@ -17,12 +16,10 @@ FIRST = ("hardware", "model", "goal")
 
 def show(root: Path, named: list[str]) -> None:
     """Print the help of the command that is named. Raises UserError for a name that is no command's."""
-    known = commands.DOCS | dict.fromkeys(exported.names(), "")
-    name = next(iter(named))
+    name, known = named[0], [*commands.DOCS, *exported.names()]
     if name not in known:
         raise UserError(f"there is no command {name!r}: {nearest(name, known)}")
-    made = {t.name: t for t in commands.tasks(root, [], None)}
-    task = made.get(name)
+    task = next((t for t in commands.tasks(root, [], None) if t.name == name), None)
     print(f"doit {name}")
     said("", commands.DOCS.get(name) or exported.doc(name))
     for option in task.params if task else []:
@@ -32,7 +29,7 @@ def show(root: Path, named: list[str]) -> None:
         said("KEY=VALUE", ", ".join(taken))
     if name in STUDY:
         for group in FIRST:
-            said(f"{group}=", ", ".join(choices(root, group)) + (", a file, auto" if group == "hardware" else ""))
+            said(f"{group}=", ", ".join(sorted(config.names(root, group))) + (", a file, auto" if group == "hardware" else ""))
         said("KEY=VALUE", "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all")
 
 
@@ -46,9 +43,3 @@ def said(word: str, text: str) -> None:
     """A word and what it is, within 80 columns."""
     rest = " " * (WIDE if word else 2)
     print(textwrap.fill(f"  {word:<{WIDE - 4}}  {text}" if word else f"  {text}", 80, subsequent_indent=rest))
-
-
-@functools.cache
-def choices(root: Path, group: str) -> tuple[str, ...]:
-    """The files of a group of conf/, the user's own too."""
-    return tuple(sorted({p.stem for folder in config.conf_dirs(root) for p in (folder / group).glob("*.yaml")}))

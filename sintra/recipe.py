@@ -65,10 +65,7 @@ class Recipe:
         else:
             parts = [self.type, *(["imatrix"] if self.importance else [])]
             parts += [self.rounding] if self.rounding != "nearest" else []
-        if self.drop:
-            parts.append("drop" + "_".join(map(str, self.drop)))
-        if self.no_attention:
-            parts.append("noattn" + "_".join(map(str, self.no_attention)))
+        parts += self.gaps
         if self.tensors and not self.uniform:
             parts.append(sha256(canonical(self.tensors))[:8])
         return "-".join(parts)
@@ -107,6 +104,12 @@ class Recipe:
     def cut(self) -> bool:
         """Whether anything of the original is left out."""
         return bool(self.drop or self.no_attention)
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What is left out, for names."""
+        pairs = (("drop", self.drop), ("noattn", self.no_attention))
+        return tuple(word + "_".join(map(str, blocks)) for word, blocks in pairs if blocks)
 
     @property
     def left_out(self) -> str:

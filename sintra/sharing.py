@@ -108,9 +108,8 @@ def check(given: Any, number: int) -> None:
             raise ValueError("a type is none")
         if recipe.format not in FORMATS or proposal.level not in ("build", "screen", "search", "report"):
             raise ValueError("its format or level is unknown")
-        blocks = (*recipe.drop, *recipe.no_attention)
-        if not all(type(n) is int and n >= 0 for n in blocks) or not isinstance(proposal.why, str):
-            raise ValueError("its blocks or its reason are none")
+        if not isinstance(proposal.why, str):
+            raise ValueError("its reason is none")
         if not all(p.isprintable() and len(p) <= LONGEST for p, _ in recipe.tensors):
             raise ValueError("a pattern is none")
         numbers = [*proposal.predicted.values(), proposal.confidence or 0.0]

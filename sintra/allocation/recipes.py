@@ -10,9 +10,11 @@ from sintra.allocation.prior import weight
 from sintra.allocation.problem import Problem, problem_of
 from sintra.allocation.surrogate import Observation, Space
 from sintra.errors import UserError
+from sintra.imatrix import moved
 from sintra.matrices import Sizes, bits_per_weight, patterns, resolved
 from sintra.planning import SCREEN, History
 from sintra.recipe import FILE_TYPES, Recipe
+from sintra.thinning import is_attention
 from sintra.types import Proposal, Study
 
 CURVE, CLOSING = 3, 6
@@ -96,6 +98,12 @@ class Plan:
         # The lowest type is probed on every group; between it and CRUSHED bits nothing is known of embedding and output.
         crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED}
         return problem_of(study, history.sizes, history.shape, self.types, weights, crushed, kv)
+
+
+def without(mix: Mix, drop: tuple[int, ...], silent: tuple[int, ...] = ()) -> Mix:
+    """What is left of a mix without whole blocks and without the attention of others, by the names that the rest has then."""
+    left = {name: kind for name, kind in mix.items() if not is_attention(name, silent)}
+    return {new: kind for name, kind in left.items() if (new := moved(name, list(drop)))}
 
 
 def mix_of(recipe: Recipe, space: Space) -> Mix | None:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from sintra.allocation import pruning
 from sintra.allocation.kin import belief
 from sintra.allocation.problem import QUALITY, Problem, floored, of_quality
-from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent
+from sintra.allocation.recipes import Mix, Plan, mix_of, observations, spent, without
 from sintra.allocation.surrogate import Belief, Space, Surrogate, fit
-from sintra.imatrix import moved
 from sintra.judge import judge, ranked
 from sintra.matrices import Sizes
 from sintra.planning import SCREEN, History
 from sintra.presets import PRESET_BITS
 from sintra.recipe import Recipe
-from sintra.thinning import is_attention
 from sintra.types import Candidate, Level, Proposal, Study
 
 if TYPE_CHECKING:
@@ -110,11 +108,11 @@ def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Prop
     """Without blocks, where quantization alone can't hold the limits: the best mix so far on the blocks that are left."""
     order = ranked(history.candidates, study.goal)
     lowest = next((mix for c in order if not c.recipe.cut and (mix := mix_of(c.recipe, space))), None)
+    if lowest is None:
+        return []
     found = []
-    for drop, silent in pruning.cuts(study, history) if lowest else []:
-        left = {name: kind for name, kind in (lowest or {}).items() if not is_attention(name, silent)}
-        mix = {new: kind for name, kind in left.items() if (new := moved(name, list(drop)))}
-        recipe = replace(plan.mixed(mix), drop=drop, no_attention=silent)
+    for drop, silent in pruning.cuts(study, history):
+        recipe = replace(plan.mixed(without(lowest, drop, silent)), drop=drop, no_attention=silent)
         found.append(Proposal(recipe, f"quantization alone can't hold the limits: without {recipe.left_out}", plan.author))
     return found
 

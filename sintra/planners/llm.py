@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from sintra.allocation.finish import finishing
 from sintra.allocation.problem import Problem
-from sintra.allocation.recipes import Mix, Plan, mix_of
+from sintra.allocation.recipes import Mix, Plan, mix_of, without
 from sintra.allocation.search import drawn, foreseen, guards, improving, opened, proposal, solved
 from sintra.allocation.surrogate import Surrogate
-from sintra.imatrix import moved
 from sintra.llm import prompt
 from sintra.llm.edits import Edit, Scope, applied, parse, schema, switches
 from sintra.planning import ADVISER, EXPLORER, History
@@ -24,6 +23,7 @@ from sintra.recipe import Recipe
 from sintra.types import Proposal, Study
 
 TRIALS, ATTEMPTS = 2, 2
+BESIDE = ("kv", "importance", "drop", "no_attention")  # what makes two recipes differ beside the mix
 AGAIN = ("these edits lead to a variant that was measured already",
          "these edits lead to a variant within noise of one that was measured already")  # fmt: skip
 
@@ -109,8 +109,7 @@ def explored(study: Study, plan: Plan, history: History, model: Surrogate) -> li
 
 def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
     """With the switches."""
-    kept = {new: kind for name, kind in mix.items() if (new := moved(name, list(drop)))}
-    return replace(plan.mixed(kept), kv=kv, drop=drop)
+    return replace(plan.mixed(without(mix, drop)), kv=kv, drop=drop)
 
 
 def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str:
@@ -119,11 +118,7 @@ def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str
         return AGAIN[0]
     for seen in (s for s in history.seen if s.level == "search"):
         other = mix_of(seen.recipe, model.space)
-        if other is None or (seen.recipe.kv, seen.recipe.importance, seen.recipe.drop) != (
-            recipe.kv,
-            recipe.importance,
-            recipe.drop,
-        ):
+        if other is None or any(getattr(seen.recipe, k) != getattr(recipe, k) for k in BESIDE):
             continue
         differ = sum(mix[n] != other[n] for n in mix)
         kld = seen.metrics["kld_mean"]

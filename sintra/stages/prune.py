@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sintra.errors import Infeasible
+from sintra.imatrix import place
 from sintra.layout import read_layout
 from sintra.quantizer import quantize
 from sintra.stage import Context, Stage
@@ -22,21 +25,30 @@ def run(context: Context) -> None:
         raise Infeasible("refused", f"blocks {drop} can't be dropped from a model of {layers} blocks (0 to {layers - 1})")
     if set(drop) & set(silent):
         raise Infeasible("refused", f"a block of {drop} is left out whole, its attention can't be left out as well")
-    cut = context.keep / "cut.gguf" if silent else target
-    context.keep.mkdir(parents=True, exist_ok=True)
-    if drop or not silent:
-        quantize(source, cut, context.threads, copy=True, drop=drop)
-    if silent:
-        moved = tuple(b - sum(d < b for d in drop) for b in silent)
-        try:
-            without_attention(cut if drop else source, target, moved)
-        except ValueError as error:
-            raise Infeasible("unsupported", str(error)) from None
-        (context.keep / "cut.gguf").unlink(missing_ok=True)
+    if not silent:
+        quantize(source, target, context.threads, copy=True, drop=drop)
+    else:
+        silence(context, fewer(context, source, drop) if drop else source, target)
     layout = read_layout(target)
     if layout["shape"]["layers"] != layers - len(drop):
         raise Infeasible("unsupported", f"asked for {layers - len(drop)} blocks, the file has {layout['shape']['layers']}")
     context.write_json("layout.json", layout)
+
+
+def fewer(context: Context, source: Path, drop: list[int]) -> Path:
+    """The model without whole blocks, for the next step to read."""
+    context.keep.mkdir(parents=True, exist_ok=True)
+    made = context.keep / "fewer.gguf"
+    quantize(source, made, context.threads, copy=True, drop=drop)
+    return made
+
+
+def silence(context: Context, source: Path, target: Path) -> None:
+    """Leave the attention out. Raises Infeasible where llama.cpp can't run such a model."""
+    try:
+        without_attention(source, target, tuple(place(b, context.params["drop"]) for b in context.params["no_attention"]))
+    except ValueError as error:
+        raise Infeasible("unsupported", str(error)) from None
 
 
 STAGE = Stage("prune", 1, run, tools=("llama-cpp-python", "gguf"))
