@@ -9,7 +9,9 @@ __all__ = ["DOIT_CONFIG", "task_sintra"]
 
 DOIT_CONFIG = configured(sys.argv[1:])
 
-Path("cache").mkdir(exist_ok=True, mode=0o700)  # doit opens its database in it before any task is made
+Path("cache").mkdir(
+    exist_ok=True, mode=0o700
+)  # doit opens its database in it before any task is made
 
 
 def task_sintra():

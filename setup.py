@@ -1,4 +1,6 @@
-"""What pyproject.toml can't say: a wheel carries conf/, the bundled models and dodo.py as sintra/project."""
+"""What pyproject.toml can't say: a wheel carries conf/, the bundled models and dodo.py as
+sintra/project.
+"""
 
 import shutil
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Inputs that nobody meant, for everything that reads what others wrote: counts tracebacks, hangs and writes outside.
+"""Inputs that nobody meant, for everything that reads what others wrote: counts tracebacks, hangs
+and writes outside.
 
     python bench/fuzz.py [--inputs 100000] [--slow 100000] [--only NAME] [--seed 0]
     python bench/fuzz.py --coverage 60 --only "GGUF header"      # libFuzzer by coverage, seconds (extra: fuzz)
 
-Last line: `inputs=... tracebacks=0 hangs=0 outside=0`; exit code 1 where anything isn't 0. The targets are a table in
-tests/fuzzing/targets.py.
+Last line: `inputs=... tracebacks=0 hangs=0 outside=0`; exit code 1 where anything isn't 0. The
+targets are a table in tests/fuzzing/targets.py.
 """
 
 from __future__ import annotations
@@ -57,29 +58,46 @@ def by_coverage(target: Target, guard: Guard, folder: Path, seconds: int) -> Non
         if not data:
             return
         guard.tried(
-            found, target.run, mutated(seeds[data[0] % len(seeds)], from_bytes(data[1:]), target.words), folder, target.allowed
+            found,
+            target.run,
+            mutated(seeds[data[0] % len(seeds)], from_bytes(data[1:]), target.words),
+            folder,
+            target.allowed,
         )
         if found.bad:
             raise RuntimeError(found.found[0])
 
-    target.run(seeds[0], folder)  # imported before, so that nothing of it is mistaken for the input's doing
+    target.run(
+        seeds[0], folder
+    )  # imported before, so that nothing of it is mistaken for the input's doing
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=4096", "-timeout=20"], one)
+    atheris.Setup(
+        [sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=4096", "-timeout=20"], one
+    )
     atheris.Fuzz()
 
 
 def main() -> int:
     """All targets, a line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--slow", type=int, default=100_000, help="for targets of a millisecond and more")
-    parser.add_argument("--hydra", type=int, default=2_000, help="for targets that go through Hydra")
+    parser.add_argument(
+        "--slow", type=int, default=100_000, help="for targets of a millisecond and more"
+    )
+    parser.add_argument(
+        "--hydra", type=int, default=2_000, help="for targets that go through Hydra"
+    )
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", type=int, default=0, metavar="SECONDS")
     given, guard, total = parser.parse_args(), Guard(), Count()
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    print(f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}{'seconds':>9}", flush=True)
+    print(
+        f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}{'seconds':>9}",
+        flush=True,
+    )
     for name, target in TARGETS.items():
         if not re.search(given.only, name):
             continue
@@ -88,16 +106,30 @@ def main() -> int:
             if given.coverage:
                 by_coverage(target, guard, Path(folder), given.coverage)
             start = time.monotonic()
-            count = given.hydra if name in HYDRA_COST else given.slow if target.slow else given.inputs
+            count = (
+                given.hydra if name in HYDRA_COST else given.slow if target.slow else given.inputs
+            )
             found = random_inputs(target, guard, Path(folder), count, given.seed)
             tempfile.tempdir = None
-        print(f"{name:<22}{found.inputs:>9}{found.refused:>9}{found.tracebacks:>12}{found.hangs:>7}{found.outside:>9}"
-              f"{time.monotonic() - start:>9.0f}", flush=True)  # fmt: skip
+        print(
+            f"{name:<22}{found.inputs:>9}{found.refused:>9}{found.tracebacks:>12}{found.hangs:>7}{found.outside:>9}"
+            f"{time.monotonic() - start:>9.0f}",
+            flush=True,
+        )
         for line in found.found:
             print("  " + line.replace("\n", "\n  "), flush=True)
-        total = Count(total.inputs + found.inputs, total.tracebacks + found.tracebacks, total.hangs + found.hangs,
-                      total.outside + found.outside)  # fmt: skip
-    print(f"inputs={total.inputs} tracebacks={total.tracebacks} hangs={total.hangs} outside={total.outside}")
+        total = Count(
+            total.inputs + found.inputs,
+            total.tracebacks + found.tracebacks,
+            total.hangs + found.hangs,
+            total.outside + found.outside,
+        )
+    print(
+        
+            f"inputs={total.inputs} tracebacks={total.tracebacks} hangs={total.hangs} "
+            f"outside={total.outside}"
+        
+    )
     return 1 if total.bad else 0
 
 

@@ -1,9 +1,11 @@
-"""Mutated GGUFs that pass the header's check, loaded by llama.cpp, each in a process of its own: does C crash on one?
+"""Mutated GGUFs that pass the header's check, loaded by llama.cpp, each in a process of its own:
+does C crash on one?
 
     python bench/fuzz_mapped.py [--inputs 2000] [--seed 0] [--keep FOLDER]
 
-Last line: `passed=... loaded=... refused=... crashed=...`: of the inputs that the check lets through, how many llama.cpp loads,
-how many it refuses in words, how many end it by a signal (each is printed).
+Last line: `passed=... loaded=... refused=... crashed=...`: of the inputs that the check lets
+through, how many llama.cpp loads, how many it refuses in words, how many end it by a signal (each
+is printed).
 """
 
 from __future__ import annotations
@@ -35,16 +37,26 @@ def real_seed(folder: Path) -> bytes:
 
     path, width = folder / "seed.gguf", 32
     writer = GGUFWriter(path, "llama")
-    for add, value in ((writer.add_block_count, 1), (writer.add_embedding_length, width), (writer.add_head_count, 2),
-                       (writer.add_context_length, 64), (writer.add_feed_forward_length, 64),
-                       (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_rope_dimension_count, 16)):  # fmt: skip
+    for add, value in (
+        (writer.add_block_count, 1),
+        (writer.add_embedding_length, width),
+        (writer.add_head_count, 2),
+        (writer.add_context_length, 64),
+        (writer.add_feed_forward_length, 64),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_rope_dimension_count, 16),
+    ):
         add(value)
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), "a", "b", "ab"]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types([2, 3, 3, *([6] * 256), 1, 1, 1])
-    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width), "output_norm": (width,)}
+    shapes = {
+        "token_embd": (len(tokens), width),
+        "output": (len(tokens), width),
+        "output_norm": (width,),
+    }
     block = {
         "attn_norm": (width,),
         "ffn_norm": (width,),
@@ -81,7 +93,9 @@ def loaded(path: Path) -> int:
 
 def main() -> int:
     """Count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path)
@@ -103,7 +117,10 @@ def main() -> int:
             end = loaded(path)
             count["loaded" if end == 0 else "refused" if end == 1 else "crashed"] += 1
             if end not in (0, 1):
-                print(f"input {number}: {signal.Signals(-end).name if end < 0 else f'exit {end}'}", flush=True)
+                print(
+                    f"input {number}: {signal.Signals(-end).name if end < 0 else f'exit {end}'}",
+                    flush=True,
+                )
                 if given.keep:
                     given.keep.mkdir(parents=True, exist_ok=True)
                     (given.keep / f"{number}.gguf").write_bytes(path.read_bytes())

@@ -2,7 +2,8 @@
 
     python bench/kill9.py [--kills 20] [--seed 0]
 
-Last line: `kills=... equal=yes|no published_once=yes|no`; result.json is compared without times and measured speeds.
+Last line: `kills=... equal=yes|no published_once=yes|no`; result.json is compared without times and
+measured speeds.
 """
 
 from __future__ import annotations
@@ -20,10 +21,24 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ARGS = ["optimize", "hardware=jetson_nano", "probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q3_K_M,Q2_K]"]
+ARGS = [
+    "optimize",
+    "hardware=jetson_nano",
+    "probe=quick",
+    "planner=ladder",
+    "planner.types=[Q8_0,Q4_K_M,Q3_K_M,Q2_K]",
+]
 PER_RUN, SPEEDS = (
     ("steps", "wall_s", "llm"),
-    ("pp_tps", "tg_tps", "ram_peak_bytes", "ram_peak_mmap_bytes", "ram_load_bytes", "ram_prefill_bytes", "ram_decode_bytes"),
+    (
+        "pp_tps",
+        "tg_tps",
+        "ram_peak_bytes",
+        "ram_peak_mmap_bytes",
+        "ram_load_bytes",
+        "ram_prefill_bytes",
+        "ram_decode_bytes",
+    ),
 )
 
 
@@ -49,7 +64,9 @@ def entries(root: Path) -> set[str]:
 
 
 def seed_toolchain(source: Path, target: Path) -> None:
-    """Give the second cache the converter: its download by pip takes a third of the whole and would catch most kills."""
+    """Give the second cache the converter: its download by pip takes a third of the whole and would
+    catch most kills.
+    """
     for entry in (source / "cache/ac").glob("*/*.json"):
         record = json.loads(entry.read_text())
         if record["stage"] == "toolchain":
@@ -61,7 +78,9 @@ def seed_toolchain(source: Path, target: Path) -> None:
 
 def main() -> None:
     """Run both and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -76,7 +95,11 @@ def main() -> None:
         publishes: dict[str, int] = {}
         for number in range(options.kills):
             running = subprocess.Popen(
-                command, cwd=torn, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command,
+                cwd=torn,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             time.sleep(rng.uniform(0.5, 14.0))
             os.killpg(running.pid, signal.SIGKILL)
@@ -85,11 +108,18 @@ def main() -> None:
                 publishes[path.name] = publishes.get(path.name, 0) or path.stat().st_mtime_ns
             print(f"kill {number + 1}: {len(entries(torn))} steps published", flush=True)
         subprocess.run(command, cwd=torn, check=False, capture_output=True)
-        kept = all((torn / "cache/ac" / n[:2] / n).stat().st_mtime_ns == t for n, t in publishes.items())
+        kept = all(
+            (torn / "cache/ac" / n[:2] / n).stat().st_mtime_ns == t for n, t in publishes.items()
+        )
         once = kept and entries(torn) == entries(whole)
         equal = essence(torn) == essence(whole)
         shutil.rmtree(torn / "cache/tmp")
-        print(f"kills={options.kills} equal={'yes' if equal else 'no'} published_once={'yes' if once else 'no'}")
+        print(
+            
+                f"kills={options.kills} equal={'yes' if equal else 'no'} "
+                f"published_once={'yes' if once else 'no'}"
+            
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Evaluations to a target with and without history: three studies on variants of a model, then a fourth.
+"""Evaluations to a target with and without history: three studies on variants of a model, then a
+fourth.
 
     python bench/learning.py [--model models/fable_mini] [--size Q3_K_M] [--seeds 5] [--steps 40]
 
-A variant is the model trained on for some steps, each on stretches of the calibration text of its own, so that all of its
-weights have moved. For each seed the fourth variant is optimised twice under the same limit on bytes (the size of a stock
-preset): with an empty history, and with what the other three left. The target is within 5 % of the least KL divergence on
-the search text that the study without history ever measured. Last line:
-`cold=MEDIAN warm=MEDIAN ratio=MEDIAN end=GEOMEAN`: evaluations until the target was reached, their ratio, and the warm study's
-least divergence over the cold one's.
+A variant is the model trained on for some steps, each on stretches of the calibration text of its
+own, so that all of its weights have moved. For each seed the fourth variant is optimised twice
+under the same limit on bytes (the size of a stock preset): with an empty history, and with what the
+other three left. The target is within 5 % of the least KL divergence on the search text that the
+study without history ever measured. Last line: `cold=MEDIAN warm=MEDIAN ratio=MEDIAN end=GEOMEAN`:
+evaluations until the target was reached, their ratio, and the warm study's least divergence over
+the cold one's.
 """
 
 from __future__ import annotations
@@ -66,13 +68,17 @@ def variant(model: Path, ids: "np.ndarray", seed: int, steps: int, out: Path) ->
 
 
 def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
-    """(evaluations so far, KLD) of every mix within the limit, in order; the result goes into the history."""
+    """(evaluations so far, KLD) of every mix within the limit, in order; the result goes into the
+    history.
+    """
     place = studies.opened(cache, *raw, f"planner.learn={str(learn).lower()}", "max_rounds=99")
     graph = place.graph()
     known = studies.run(place, graph, say=False)
     limit = next(c.limit for c in place.study.goal.constraints if c.metric == "size_bytes")
     points = []
-    measured = [Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"]
+    measured = [
+        Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
+    ]
     for count, recipe in enumerate(measured, 1):
         if recipe.complete and studies.size(graph, place.store, recipe) <= limit:
             points.append((count, float(studies.kld(graph, place.store, recipe, "search").mean())))
@@ -89,7 +95,9 @@ def least(points: list[tuple[int, float]]) -> float:
 
 def main() -> None:
     """All seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=studies.ROOT / "models" / "fable_mini")
     parser.add_argument("--texts", type=Path, default=studies.ROOT / "models" / "texts")
     parser.add_argument("--size", default="Q3_K_M")
@@ -100,12 +108,21 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         home = (options.cache or Path(scratch)).resolve()
-        cache, common = home / "cache", ["hardware=laptop", "goal=quality", *studies.texts(options.texts)]
+        cache, common = (
+            home / "cache",
+            ["hardware=laptop", "goal=quality", *studies.texts(options.texts)],
+        )
         cache.mkdir(parents=True, exist_ok=True)
         folders = [home / f"variant-{i}" for i in range(options.seeds + 3)]
         for number, folder in enumerate(folders):
             if not folder.exists():
-                variant(options.model, windows(cache, options.model.resolve(), options.texts), number, options.steps, folder)
+                variant(
+                    options.model,
+                    windows(cache, options.model.resolve(), options.texts),
+                    number,
+                    options.steps,
+                    folder,
+                )
         place = studies.opened(cache, f"model={folders[0]}", *common)
         limit = studies.size(place.graph(), place.store, Recipe(options.size))
         raw = [*common, f"goal.max_size_mb={limit / MB:.6f}"]
@@ -117,13 +134,25 @@ def main() -> None:
                 study(cache, [f"model={folders[(seed + other) % len(folders)]}", *raw], learn=False)
             warm = study(cache, [f"model={folders[seed]}", *raw], learn=True)
             target = NEAR * least(cold)
-            until = [next((n for n, kld in points if kld <= target), math.inf) for points in (cold, warm)]
+            until = [
+                next((n for n, kld in points if kld <= target), math.inf) for points in (cold, warm)
+            ]
             rows.append((*until, least(warm) / least(cold), cold[-1][0], warm[-1][0]))
-            print(f"  seed {seed}: without {until[0]}, with {until[1]} evaluations to {target:.6f}; least {least(cold):.6f}, "
-                  f"{least(warm):.6f}; in all {cold[-1][0]}, {warm[-1][0]}", flush=True)  # fmt: skip
+            print(
+                f"  seed {seed}: without {until[0]}, with {until[1]} evaluations to {target:.6f}; "
+                f"least {least(cold):.6f}, "
+                f"{least(warm):.6f}; in all {cold[-1][0]}, {warm[-1][0]}",
+                flush=True,
+            )
     cold_, warm_ = (statistics.median(r[i] for r in rows) for i in (0, 1))
     end = math.exp(statistics.mean(math.log(r[2]) for r in rows))
-    print(f"cold={cold_:g} warm={warm_:g} ratio={statistics.median(r[1] / r[0] for r in rows):.3f} end={end:.3f}")
+    print(
+        
+            f"cold={cold_:g} warm={warm_:g} "
+            f"ratio={statistics.median(r[1] / r[0] for r in rows):.3f} "
+            f"end={end:.3f}"
+        
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Estimated against measured on this machine: tokens/s and peak memory of two models in six types, after `doit calibrate`.
+"""Estimated against measured on this machine: tokens/s and peak memory of two models in six types,
+after `doit calibrate`.
 
     python bench/local_check.py [--work DIR] [--layers 18] [--ram] [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
 
-models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted, quantized and measured by
-the study's own steps (stages quantize, probes speed and memory; kept in DIR/cache, so that a second run measures nothing). A
-speed whose best repetition is 7 % above the median is measured again, eight times at most. Then this machine is detected,
-calibrated by what the cache holds, and every variant estimated from its layout alone. `without it`: from a calibration by the
-other rows only. Last line: worst relative errors: `ram=... tps=... tps_without=...`.
+models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted,
+quantized and measured by the study's own steps (stages quantize, probes speed and memory; kept in
+DIR/cache, so that a second run measures nothing). A speed whose best repetition is 7 % above the
+median is measured again, eight times at most. Then this machine is detected, calibrated by what the
+cache holds, and every variant estimated from its layout alone. `without it`: from a calibration by
+the other rows only. Last line: worst relative errors: `ram=... tps=... tps_without=...`.
 """
 
 from __future__ import annotations
@@ -56,8 +58,16 @@ def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[R
         speed = calm(variant.speed, store) if speeds else NOTHING
         layout = store.read_json(variant.quantize.outcome(store), "layout.json")
         ram = numbers(variant.memory, store)["ram_peak_bytes"].value
-        found.append({"model": model.name, "type": kind, "shape": Shape.of(layout), "context": place.study.probe["context"],
-                      "tg_tps": speed.value, "ram_peak_bytes": ram})  # fmt: skip
+        found.append(
+            {
+                "model": model.name,
+                "type": kind,
+                "shape": Shape.of(layout),
+                "context": place.study.probe["context"],
+                "tg_tps": speed.value,
+                "ram_peak_bytes": ram,
+            }
+        )
         said = f"{speed.value:.1f} tokens/s (best {speed.high:.1f}), " if speeds else ""
         print(f"{model.name} {kind}: {said}{ram / 1e6:.1f} MB", flush=True)
     return found
@@ -69,7 +79,9 @@ def numbers(step: Step, store: Store) -> dict[str, Measurement]:
 
 
 def calm(step: Step, store: Store) -> Measurement:
-    """Tokens/s, measured anew where something else disturbed it: where the median of the repetitions is far from the best."""
+    """Tokens/s, measured anew where something else disturbed it: where the median of the
+    repetitions is far from the best.
+    """
     for _ in range(TRIES):
         found = numbers(step, store)["tg_tps"]
         if found.high / found.value < 1 + DISTURBED:
@@ -92,17 +104,25 @@ def estimated(profile: dict[str, Any], row: Row) -> tuple[float, float]:
     """Tokens/s over the tokens that were generated, and memory at the context, by a profile."""
     device = devices.device_of(profile)
     speed = next(m.value for m in estimate(row["shape"], device, 64) if m.metric == "device_tg_tps")
-    ram = next(m.value for m in estimate(row["shape"], device, row["context"]) if m.metric == "device_ram_bytes")
+    ram = next(
+        m.value
+        for m in estimate(row["shape"], device, row["context"])
+        if m.metric == "device_ram_bytes"
+    )
     return speed, ram
 
 
 def main() -> None:
     """Measure, calibrate, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path)
     parser.add_argument("--layers", type=int, default=18)
     parser.add_argument("--types", default=TYPES)
-    parser.add_argument("--ram", action="store_true", help="memory only: for a machine too busy to measure speeds")
+    parser.add_argument(
+        "--ram", action="store_true", help="memory only: for a machine too busy to measure speeds"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = (options.work or Path(name)).resolve()
@@ -112,7 +132,9 @@ def main() -> None:
             random_model(large, options.layers)
         types = options.types.split(",")
         rows = [
-            r for model in (ROOT / "models" / "fable", large) for r in measured(model, types, work / "cache", not options.ram)
+            r
+            for model in (ROOT / "models" / "fable", large)
+            for r in measured(model, types, work / "cache", not options.ram)
         ]
         if options.ram:
             memory(rows, profile_of(work))
@@ -122,26 +144,54 @@ def main() -> None:
 
 def memory(rows: list[Row], before: dict[str, Any]) -> None:
     """The same for memory alone."""
-    beside = [(r["ram_peak_bytes"] - r["shape"].weight_bytes - kv_bytes(r["shape"], r["context"])
-               - compute_bytes(r["shape"], r["context"])) / 2**20 for r in rows]  # fmt: skip
+    beside = [
+        (
+            r["ram_peak_bytes"]
+            - r["shape"].weight_bytes
+            - kv_bytes(r["shape"], r["context"])
+            - compute_bytes(r["shape"], r["context"])
+        )
+        / 2**20
+        for r in rows
+    ]
     after = before | calibrate.memory(before, beside)
     print(f"\n{machine()}; runtime {after['runtime_mib']} +-{after['runtime_spread_mib']} MiB")
-    print("| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        
+            "| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | "
+            "--- | --- | --- | --- |"
+        
+    )
     worst = 0.0
     for row in rows:
-        first, ram, true = estimated(before, row)[1], estimated(after, row)[1], row["ram_peak_bytes"]
+        first, ram, true = (
+            estimated(before, row)[1],
+            estimated(after, row)[1],
+            row["ram_peak_bytes"],
+        )
         worst = max(worst, abs(ram / true - 1))
         size = f"{row['shape'].weight_bytes / 1e6:.1f}"
-        print(f"| {row['model']} | {row['type']} | {size} | {true / 1e6:.1f} | {first / 1e6:.1f} | {ram / 1e6:.1f} "
-              f"({ram / true - 1:+.1%}) |")  # fmt: skip
+        print(
+            f"| {row['model']} | {row['type']} | {size} | {true / 1e6:.1f} | {first / 1e6:.1f} | "
+            f"{ram / 1e6:.1f} "
+            f"({ram / true - 1:+.1%}) |"
+        )
     print(f"ram={worst:.3f}")
 
 
 def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
-    """Print the table and the worst errors. own: the rows that `doit calibrate` takes, one for each of ours."""
+    """Print the table and the worst errors. own: the rows that `doit calibrate` takes, one for each
+    of ours.
+    """
     after = refined(before, own)
     print(f"\n{machine()}; detected: {before['bandwidth_gbs']} GB/s")
-    print("| model | type | file, MB | tokens/s | detected | calibrated | without it | peak RAM, MB | estimated |")
+    print(
+        
+            "| model | type | file, MB | tokens/s | detected | calibrated | without it | peak "
+            "RAM, MB "
+            "| estimated |"
+        
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     worst = {"ram": 0.0, "tps": 0.0, "tps_without": 0.0}
     for row in rows:
@@ -155,9 +205,12 @@ def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
         }
         worst = {k: max(worst[k], abs(errors[k])) for k in worst}
         first = estimated(before, row)[0]
-        print(f"| {row['model']} | {row['type']} | {row['shape'].weight_bytes / 1e6:.1f} | {row['tg_tps']:.1f} | {first:.1f} | "
-              f"{speed:.1f} ({errors['tps']:+.0%}) | {alone:.1f} ({errors['tps_without']:+.0%}) | "
-              f"{row['ram_peak_bytes'] / 1e6:.1f} | {ram / 1e6:.1f} ({errors['ram']:+.1%}) |")  # fmt: skip
+        print(
+            f"| {row['model']} | {row['type']} | {row['shape'].weight_bytes / 1e6:.1f} | "
+            f"{row['tg_tps']:.1f} | {first:.1f} | "
+            f"{speed:.1f} ({errors['tps']:+.0%}) | {alone:.1f} ({errors['tps_without']:+.0%}) | "
+            f"{row['ram_peak_bytes'] / 1e6:.1f} | {ram / 1e6:.1f} ({errors['ram']:+.1%}) |"
+        )
     print(" ".join(f"{k}={v:.3f}" for k, v in worst.items()))
 
 

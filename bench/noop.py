@@ -2,9 +2,10 @@
 
     python bench/noop.py [--rounds 5] [--variants 50]
 
-Four stages of N variants with trivial actions, everything up to date; the runs are interleaved, each round in another
-order, and the median counts. snakemake and DVC are taken from the PATH, or from a virtual environment made beside the
-graph (`--install`). Last line: ratios of Sintra's time to each peer's.
+Four stages of N variants with trivial actions, everything up to date; the runs are interleaved,
+each round in another order, and the median counts. snakemake and DVC are taken from the PATH, or
+from a virtual environment made beside the graph (`--install`). Last line: ratios of Sintra's time
+to each peer's.
 """
 
 from __future__ import annotations
@@ -73,8 +74,13 @@ def task_graph():
 def write_graphs(root: Path, variants: int) -> dict[str, tuple[Path, list[str]]]:
     """One folder for each tool; returns folder and no-op command."""
     fill = {"variants": variants, "stages": STAGES}
-    chains = [[(f"{s}-{i}.out", f"{STAGES[n - 1]}-{i}.out" if n else "text.txt") for n, s in enumerate(STAGES)]
-              for i in range(variants)]  # fmt: skip
+    chains = [
+        [
+            (f"{s}-{i}.out", f"{STAGES[n - 1]}-{i}.out" if n else "text.txt")
+            for n, s in enumerate(STAGES)
+        ]
+        for i in range(variants)
+    ]
     made: dict[str, tuple[Path, list[str]]] = {}
 
     def add(tool: str, name: str, text: str, command: list[str]) -> None:
@@ -90,10 +96,25 @@ def write_graphs(root: Path, variants: int) -> dict[str, tuple[Path, list[str]]]
     add("sintra", "dodo.py", SINTRA % fill, doit)
     add("doit", "dodo.py", DOIT % fill, doit)
     add("make", "Makefile", f"all: {ends}\n{rules}", ["make", "-s"])
-    snake = "".join(f"rule r{abs(hash(o))}:\n    input: '{s}'\n    output: '{o}'\n    shell: 'cp {{input}} {{output}}'\n"
-                    for c in chains for o, s in c)  # fmt: skip
-    add("snakemake", "Snakefile", f"rule all:\n    input: {ends.split()!r}\n{snake}", ["snakemake", "-c1", "-q", "--nolock"])
-    stages = "".join(f"  {o[:-4]}:\n    cmd: cp {s} {o}\n    deps: [{s}]\n    outs: [{o}]\n" for c in chains for o, s in c)
+    snake = "".join(
+        (
+            f"rule r{abs(hash(o))}:\n    input: '{s}'\n    output: '{o}'\n    shell: 'cp {{input}} "
+            f"{{output}}'\n"
+        )
+        for c in chains
+        for o, s in c
+    )
+    add(
+        "snakemake",
+        "Snakefile",
+        f"rule all:\n    input: {ends.split()!r}\n{snake}",
+        ["snakemake", "-c1", "-q", "--nolock"],
+    )
+    stages = "".join(
+        f"  {o[:-4]}:\n    cmd: cp {s} {o}\n    deps: [{s}]\n    outs: [{o}]\n"
+        for c in chains
+        for o, s in c
+    )
     add("dvc", "dvc.yaml", f"stages:\n{stages}", ["dvc", "repro", "-q"])
     return made
 
@@ -107,7 +128,9 @@ def install(root: Path) -> str:
 
 def main() -> None:
     """Build all, then time the no-ops in turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variants", type=int, default=50)
     parser.add_argument("--install", action="store_true")
@@ -115,7 +138,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        env.pop("PYTHONDONTWRITEBYTECODE", None)  # installed peers have their byte code; ours may have it too
+        env.pop(
+            "PYTHONDONTWRITEBYTECODE", None
+        )  # installed peers have their byte code; ours may have it too
         if options.install:
             env["PATH"] = install(root)
         made = {
@@ -131,7 +156,10 @@ def main() -> None:
             start = time.perf_counter()
             subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
             print(f"{tool}: first build {time.perf_counter() - start:.1f} s", flush=True)
-        order, shuffle = list(made.items()), random.Random(0).shuffle  # a big neighbour leaves cold caches behind
+        order, shuffle = (
+            list(made.items()),
+            random.Random(0).shuffle,
+        )  # a big neighbour leaves cold caches behind
         for _ in range(options.rounds):
             shuffle(order)
             for tool, (folder, command) in order:
@@ -141,7 +169,13 @@ def main() -> None:
         medians = {t: statistics.median(v) for t, v in times.items()}
         for tool, value in medians.items():
             print(f"{tool}: no-op {value * 1000:.0f} ms")
-        print(" ".join(f"sintra/{t}={medians['sintra'] / v:.3f}" for t, v in medians.items() if t != "sintra"))
+        print(
+            " ".join(
+                f"sintra/{t}={medians['sintra'] / v:.3f}"
+                for t, v in medians.items()
+                if t != "sintra"
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What the pipeline costs over bare library calls for the same conversions, quantizations and evaluations.
+"""What the pipeline costs over bare library calls for the same conversions, quantizations and
+evaluations.
 
     python bench/pipeline_overhead.py [--types Q8_0,Q4_K_M,Q2_K]
 
-Both do the same work on models/fable: convert, baseline, then quantize and evaluate each type; the bare run does it in one
-process without store, worker or doit. Worker start-up is measured apart as a worker with nothing to do. Last line:
-`pipeline=... bare=... workers=... startup_each=... overhead=...` (overhead beyond start-up, as a fraction).
+Both do the same work on models/fable: convert, baseline, then quantize and evaluate each type; the
+bare run does it in one process without store, worker or doit. Worker start-up is measured apart as
+a worker with nothing to do. Last line: `pipeline=... bare=... workers=... startup_each=...
+overhead=...` (overhead beyond start-up, as a fraction).
 """
 
 from __future__ import annotations
@@ -53,8 +55,16 @@ def startup(root: Path) -> float:
 
     store = Store(root / "cache")
     record = next(r for r in store.records() if r["stage"] == "quality")
-    order = {"key": record["key"], "stage": "quality", "step": record["step"], "store": str(store.root),
-             "action": record["action"], "inputs": {}, "hints": {}, "threads": 1}  # fmt: skip
+    order = {
+        "key": record["key"],
+        "stage": "quality",
+        "step": record["step"],
+        "store": str(store.root),
+        "action": record["action"],
+        "inputs": {},
+        "hints": {},
+        "threads": 1,
+    }
     path = root / "order.json"
     path.write_text(json.dumps(order))
     # The stage's own libraries are part of every worker's start.
@@ -64,7 +74,9 @@ def startup(root: Path) -> float:
 
 def main() -> None:
     """Measure both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--types", default="Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -93,10 +105,16 @@ def main() -> None:
         ends = [f"quality:fable-{kind}-search" for kind in options.types.split(",")]
         pipeline = timed([*doit, *ends, *args], root)
         workers = len(list((root / "cache" / "ac").glob("*/*.json"))) - 1
-        bare = timed([sys.executable, "-c", BARE, str(root / "bare"), str(tools), options.types], root, OMP_NUM_THREADS="2")
+        bare = timed(
+            [sys.executable, "-c", BARE, str(root / "bare"), str(tools), options.types],
+            root,
+            OMP_NUM_THREADS="2",
+        )
         each = startup(root)
-        print(f"pipeline={pipeline:.2f}s bare={bare:.2f}s workers={workers} startup_each={each:.2f}s "
-              f"overhead={(pipeline - workers * each - bare) / bare:.3f}")  # fmt: skip
+        print(
+            f"pipeline={pipeline:.2f}s bare={bare:.2f}s workers={workers} startup_each={each:.2f}s "
+            f"overhead={(pipeline - workers * each - bare) / bare:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Which architectures the ONNX and TFLite exports can do: two-block models with random weights, exported, run and compared.
+"""Which architectures the ONNX and TFLite exports can do: two-block models with random weights,
+exported, run and compared.
 
     python bench/portable.py onnx          # in the environment with the extra onnx
     cache/envs/<id>/bin/python bench/portable.py tflite     # in the one that `doit export_tflite` made
@@ -17,20 +18,51 @@ import transformers
 from sintra.errors import Infeasible, UserError
 from sintra.likeness import likeness, logits, wrapped
 
-KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "gpt2", "mixtral",
-         "qwen3_moe", "mamba")  # fmt: skip
-SIZES = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
-         "eos_token_id": 2, "sliding_window": 16, "num_local_experts": 4, "num_experts": 4,
-         "moe_intermediate_size": 64}  # fmt: skip
+KINDS = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "granite",
+    "gpt2",
+    "mixtral",
+    "qwen3_moe",
+    "mamba",
+)
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sliding_window": 16,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "moe_intermediate_size": 64,
+}
 
 
 def model(kind):
     """A two-block model of an architecture, eager attention, float32."""
     torch.manual_seed(0)
     names = set(transformers.AutoConfig.for_model(kind).to_dict())
-    config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in SIZES.items() if k in names})
-    net = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    config = transformers.AutoConfig.for_model(
+        kind, **{k: v for k, v in SIZES.items() if k in names}
+    )
+    net = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     for parameter in net.parameters():
         if parameter.ndim == 2:
             parameter.data *= 3
@@ -52,7 +84,10 @@ def tried(kind, target, folder):
         lower(net, folder / "model.tflite", ids)
         other = run(folder / "model.tflite", ids, 1)
     found = likeness(logits(net, ids), other)
-    return f"max {found['max_abs']:.2g}, {found['kld_mean']:.2g} nats, {found['same_top']:.1%} equal top tokens"
+    return (
+        f"max {found['max_abs']:.2g}, {found['kld_mean']:.2g} nats, {found['same_top']:.1%} "
+        "equal top tokens"
+    )
 
 
 def main():

@@ -2,10 +2,10 @@
 
     python bench/pruning.py [--models models/fable,models/fable_mini] [--most 3] [--random 10]
 
-Every set of blocks is cut out of the 16-bit GGUF by llama.cpp and measured on the report text (KL divergence to the whole
-model); nothing is quantized. Ours are chosen as the solver chooses them: by block influence on the calibration text,
-then dropped and measured again on the search text. Last line: `worst=...`, the largest ratio of ours to the best of the
-three others.
+Every set of blocks is cut out of the 16-bit GGUF by llama.cpp and measured on the report text (KL
+divergence to the whole model); nothing is quantized. Ours are chosen as the solver chooses them: by
+block influence on the calibration text, then dropped and measured again on the search text. Last
+line: `worst=...`, the largest ratio of ours to the best of the three others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from sintra.recipe import Recipe
 
 def main() -> None:
     """Every model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default="models/fable,models/fable_mini")
     parser.add_argument("--texts", type=Path, default=studies.ROOT / "models" / "texts")
     parser.add_argument("--most", type=int, default=3)
@@ -36,27 +38,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         cache = (options.cache or Path(scratch)).resolve()
         for name in options.models.split(","):
-            raw = [f"model={(studies.ROOT / name).resolve()}", "hardware=laptop", "goal=quality", *studies.texts(options.texts)]
+            raw = [
+                f"model={(studies.ROOT / name).resolve()}",
+                "hardware=laptop",
+                "goal=quality",
+                *studies.texts(options.texts),
+            ]
             place = studies.opened(cache, *raw)
             graph = place.graph()
             studies.build(list(graph.curvature().all()), place.store)
             known = influence(graph, place.store)
             print(f"{name}: influence {' '.join(f'{x:.3f}' for x in known)}")
 
-            def kld(drop: Drop, level: str, graph: studies.Graph = graph, store: studies.Store = place.store) -> float:
+            def kld(
+                drop: Drop,
+                level: str,
+                graph: studies.Graph = graph,
+                store: studies.Store = place.store,
+            ) -> float:
                 return float(studies.kld(graph, store, Recipe("F16", drop=drop), level).mean())
 
             held: Drop = ()
             for k in range(1, options.most + 1):
                 held = min(longer(held, known, len(known)), key=lambda d: kld(d, "search"))
                 layers = range(len(known))
-                draws = [tuple(sorted(random.Random(seed).sample(layers, k))) for seed in range(options.random)]
-                others = {"first": kld(tuple(layers[:k]), "report"), "last": kld(tuple(layers[-k:]), "report"),
-                          "random": statistics.median(kld(d, "report") for d in draws)}  # fmt: skip
+                draws = [
+                    tuple(sorted(random.Random(seed).sample(layers, k)))
+                    for seed in range(options.random)
+                ]
+                others = {
+                    "first": kld(tuple(layers[:k]), "report"),
+                    "last": kld(tuple(layers[-k:]), "report"),
+                    "random": statistics.median(kld(d, "report") for d in draws),
+                }
                 ours = kld(held, "report")
                 ratios.append(ours / min(others.values()))
                 row = " ".join(f"{n} {v:.4f}" for n, v in others.items())
-                print(f"  k={k}: ours {held} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them", flush=True)
+                print(
+                    f"  k={k}: ours {held} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
+                    flush=True,
+                )
     print(f"worst={max(ratios):.3f}")
 
 

@@ -1,11 +1,13 @@
-"""Our KL divergence over that of the best stock preset of at most the same bytes, on the report text, at seven sizes.
+"""Our KL divergence over that of the best stock preset of at most the same bytes, on the report
+text, at seven sizes.
 
     python bench/quality_per_byte.py [--model models/fable,models/fable_mini] [--texts models/texts] [--sizes Q2_K,Q4_K_M]
 
-At the byte size of each preset (importance matrix allowed to presets, the better of with and without counts) the default
-planner is asked for the least damage; its winner on the report text is compared, window by window (95 % interval of the ratio,
-bootstrapped). vs_mse: against planner=imatrix_mse at equal bytes, with the same rounding. --plot writes a picture of KLD
-against bytes. Last line: `geo_mean=... worst=... vs_mse=...`.
+At the byte size of each preset (importance matrix allowed to presets, the better of with and
+without counts) the default planner is asked for the least damage; its winner on the report text is
+compared, window by window (95 % interval of the ratio, bootstrapped). vs_mse: against
+planner=imatrix_mse at equal bytes, with the same rounding. --plot writes a picture of KLD against
+bytes. Last line: `geo_mean=... worst=... vs_mse=...`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,13 @@ class Bench:
     """One model's studies in one cache."""
 
     def __init__(self, model: Path, texts: Path, cache: Path, extra: list[str]) -> None:
-        self.raw = [f"model={model.resolve()}", "hardware=laptop", "goal=quality", *studies.texts(texts), *extra]
+        self.raw = [
+            f"model={model.resolve()}",
+            "hardware=laptop",
+            "goal=quality",
+            *studies.texts(texts),
+            *extra,
+        ]
         self.cache = cache
         self.place = studies.opened(cache, *self.raw)
         self.graph = self.place.graph()
@@ -54,28 +62,41 @@ class Bench:
         for name in names:
             for matrix in (False, True):
                 recipe = Recipe(name, importance=matrix)
-                found[recipe] = (studies.size(self.graph, self.place.store, recipe),
-                                 studies.kld(self.graph, self.place.store, recipe, "report"))  # fmt: skip
+                found[recipe] = (
+                    studies.size(self.graph, self.place.store, recipe),
+                    studies.kld(self.graph, self.place.store, recipe, "report"),
+                )
         return found
 
     def best(self, planner: str, limit: int) -> tuple[Recipe, int, np.ndarray]:
         """A planner's winner of at most `limit` bytes."""
-        place = studies.opened(self.cache, *self.raw, f"planner={planner}", f"goal.max_size_mb={limit / MB:.6f}")
+        place = studies.opened(
+            self.cache, *self.raw, f"planner={planner}", f"goal.max_size_mb={limit / MB:.6f}"
+        )
         graph: Graph = place.graph()
         known = studies.run(place, graph)
         found = studies.candidates(place, graph, known)
         self.evaluations.append(len({c.recipe for c in found}))
         self.covered(place, graph, known)
         winner = next(c for c in ranked(found, place.study.goal) if c.decided)
-        return (winner.recipe, studies.size(graph, place.store, winner.recipe),
-                studies.kld(graph, place.store, winner.recipe, "report"))  # fmt: skip
+        return (
+            winner.recipe,
+            studies.size(graph, place.store, winner.recipe),
+            studies.kld(graph, place.store, winner.recipe, "report"),
+        )
 
     def covered(self, place: Workspace, graph: Graph, known: list) -> None:
         """Whether predicted intervals held the measured values."""
         for proposal in (p for r in known for p in r["proposals"]):
             if "kld_mean_low" in proposal["predicted"] and proposal["level"] == "search":
-                value = studies.kld(graph, place.store, Recipe.of(proposal["recipe"]), "search").mean()
-                self.coverage.append(proposal["predicted"]["kld_mean_low"] <= value <= proposal["predicted"]["kld_mean_high"])
+                value = studies.kld(
+                    graph, place.store, Recipe.of(proposal["recipe"]), "search"
+                ).mean()
+                self.coverage.append(
+                    proposal["predicted"]["kld_mean_low"]
+                    <= value
+                    <= proposal["predicted"]["kld_mean_high"]
+                )
 
 
 def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
@@ -85,18 +106,33 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
     for name in names:
         limit = presets[Recipe(name)][0]
         stock = min((p for p in presets.items() if p[1][0] <= limit), key=lambda p: p[1][1].mean())
-        row = {"size": name, "bytes": limit, "stock": stock[0].name, "stock_kld": float(stock[1][1].mean())}
+        row = {
+            "size": name,
+            "bytes": limit,
+            "stock": stock[0].name,
+            "stock_kld": float(stock[1][1].mean()),
+        }
         for planner in planners:
             start = time.perf_counter()
             recipe, size, found = bench.best(planner, limit)
             assert size <= limit, (recipe, size, limit)
             value, low, high = ratio(found, stock[1][1])
-            row[planner] = {"recipe": recipe.name, "bytes": size, "kld": float(found.mean()), "ratio": value, "low": low,
-                            "high": high, "seconds": round(time.perf_counter() - start, 1),
-                            "evaluations": bench.evaluations[-1]}  # fmt: skip
-            print(f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   "
-                  f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} to "
-                  f"{high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} s", flush=True)  # fmt: skip
+            row[planner] = {
+                "recipe": recipe.name,
+                "bytes": size,
+                "kld": float(found.mean()),
+                "ratio": value,
+                "low": low,
+                "high": high,
+                "seconds": round(time.perf_counter() - start, 1),
+                "evaluations": bench.evaluations[-1],
+            }
+            print(
+                f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   "
+                f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} to "
+                f"{high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} s",
+                flush=True,
+            )
         rows.append(row)
     return rows
 
@@ -116,9 +152,16 @@ def plot(results: dict[str, list[dict]], target: Path) -> None:
     figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False)
     for axis, (model, rows) in zip(axes[0], results.items(), strict=True):
         size = [r["bytes"] / MB for r in rows]
-        axis.plot(size, [r["stock_kld"] for r in rows], "o-", label="best stock preset", color="0.5")
+        axis.plot(
+            size, [r["stock_kld"] for r in rows], "o-", label="best stock preset", color="0.5"
+        )
         for planner in (k for k, v in rows[0].items() if isinstance(v, dict)):
-            axis.plot([r[planner]["bytes"] / MB for r in rows], [r[planner]["kld"] for r in rows], "o-", label=planner)
+            axis.plot(
+                [r[planner]["bytes"] / MB for r in rows],
+                [r[planner]["kld"] for r in rows],
+                "o-",
+                label=planner,
+            )
         axis.set(yscale="log", xlabel="MB", ylabel="mean KLD (nats), report text", title=model)
         axis.legend()
     figure.tight_layout()
@@ -127,7 +170,9 @@ def plot(results: dict[str, list[dict]], target: Path) -> None:
 
 def main() -> None:
     """All models, all sizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="models/fable,models/fable_mini")
     parser.add_argument("--texts", type=Path, default=studies.ROOT / "models" / "texts")
     parser.add_argument("--sizes", default=",".join(SIZES))
@@ -148,17 +193,31 @@ def main() -> None:
             results[model.name] = compare(bench, options.sizes.split(","), [ours, *others])
             covered += bench.coverage
             most = max(most, *bench.evaluations)
-            print(f"  {model.name}: geometric mean {mean([r[ours]['ratio'] for r in results[model.name]]):.3f}", flush=True)
+            print(
+                (
+                    f"  {model.name}: geometric mean "
+                    f"{mean([r[ours]['ratio'] for r in results[model.name]]):.3f}"
+                ),
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.plot:
         plot(results, options.plot)
     rows = [r for found in results.values() for r in found]
     if covered:
-        print(f"coverage of the 90 % intervals: {sum(covered)} of {len(covered)}; at most {most} evaluations a study")
+        print(
+            
+                f"coverage of the 90 % intervals: {sum(covered)} of {len(covered)}; at most {most} "
+                "evaluations a study"
+            
+        )
     against = mean([r[ours]["kld"] / r[others[0]]["kld"] for r in rows]) if others else None
-    print(f"geo_mean={mean([r[ours]['ratio'] for r in rows]):.3f} worst={max(r[ours]['ratio'] for r in rows):.3f} "
-          f"vs_mse={'none' if against is None else f'{against:.3f}'}")  # fmt: skip
+    print(
+        f"geo_mean={mean([r[ours]['ratio'] for r in rows]):.3f} "
+        f"worst={max(r[ours]['ratio'] for r in rows):.3f} "
+        f"vs_mse={'none' if against is None else f'{against:.3f}'}"
+    )
 
 
 if __name__ == "__main__":

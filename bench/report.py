@@ -1,9 +1,11 @@
-"""The report of a large study: its size, how long it takes to write, and how long Chromium takes to open it.
+"""The report of a large study: its size, how long it takes to write, and how long Chromium takes to
+open it.
 
     python bench/report.py [PROJECT [STUDY]]        # a project folder with outputs/, the latest study unless one is named
 
-Without a project it runs a study of 205 random mixes of fable_mini first (6 minutes on one core). Prints one line:
-`candidates=.. bytes=.. write_s=.. open_ms=.. (median of 9, the worst)`; goals: under 3 MB, open in under a second.
+Without a project it runs a study of 205 random mixes of fable_mini first (6 minutes on one core).
+Prints one line: `candidates=.. bytes=.. write_s=.. open_ms=.. (median of 9, the worst)`; goals:
+under 3 MB, open in under a second.
 """
 
 from __future__ import annotations
@@ -19,8 +21,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ["optimize", "hardware=raspberry_pi_5", "model=fable_mini", "probe=quick", "planner=random", "planner.evaluations=205",
-         "max_rounds=99", "texts.second=null", "goal=quality", "goal.max_size_mb=2.6"]  # fmt: skip
+STUDY = [
+    "optimize",
+    "hardware=raspberry_pi_5",
+    "model=fable_mini",
+    "probe=quick",
+    "planner=random",
+    "planner.evaluations=205",
+    "max_rounds=99",
+    "texts.second=null",
+    "goal=quality",
+    "goal.max_size_mb=2.6",
+]
 OPENS = 9
 # What a person waits for: from the start of the navigation until the page is laid out and painted.
 PAINTED = """() => new Promise(done => requestAnimationFrame(() => setTimeout(() => {
@@ -67,8 +79,11 @@ def main() -> None:
         wrote = time.perf_counter() - start
         count = len(json.loads((path.parent / "result.json").read_text())["candidates"])
         times = opened(path)
-        print(f"candidates={count} bytes={path.stat().st_size} write_s={wrote:.1f} open_ms={statistics.median(times):.0f} "
-              f"(worst {max(times):.0f})")  # fmt: skip
+        print(
+            f"candidates={count} bytes={path.stat().st_size} write_s={wrote:.1f} "
+            f"open_ms={statistics.median(times):.0f} "
+            f"(worst {max(times):.0f})"
+        )
 
 
 if __name__ == "__main__":

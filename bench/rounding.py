@@ -1,11 +1,13 @@
-"""Compensated rounding beside nearest rounding: the same types and bytes, KL divergence to the 16-bit model.
+"""Compensated rounding beside nearest rounding: the same types and bytes, KL divergence to the
+16-bit model.
 
     python bench/rounding.py [--model models/fable,models/fable_mini] [--texts models/texts] [--types Q4_K,Q2_K]
 
-Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest is the better of with and
-without importance matrix. texts: a folder with calibration.txt, report.txt and, for the far domain, far.txt. Last line:
-`geo_mean=... worst=... far_domain=...` over the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to
-the report text's ("none" without far.txt).
+Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest
+is the better of with and without importance matrix. texts: a folder with calibration.txt,
+report.txt and, for the far domain, far.txt. Last line: `geo_mean=... worst=... far_domain=...` over
+the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to the report text's
+("none" without far.txt).
 """
 
 from __future__ import annotations
@@ -45,8 +47,16 @@ class Bench:
         self.curvature = self.stage("curvature", curvature, limits, **given)
         print(f"{model.name}: curvature {time.perf_counter() - start:.1f} s", flush=True)
         self.domains = [d for d in ("report", "far") if (texts / f"{d}.txt").exists()]
-        self.base = {d: self.stage(f"base-{d}", baseline, {"context": 512, "tokens": 20_480, "top_k": 512},
-                                   gguf=self.gguf, text=self.text(d)) for d in self.domains}  # fmt: skip
+        self.base = {
+            d: self.stage(
+                f"base-{d}",
+                baseline,
+                {"context": 512, "tokens": 20_480, "top_k": 512},
+                gguf=self.gguf,
+                text=self.text(d),
+            )
+            for d in self.domains
+        }
 
     def stage(self, label: str, module: object, params: dict, **inputs: Path) -> Path:
         """Run a stage into a folder of its own."""
@@ -69,8 +79,14 @@ class Bench:
         folder = self.work / label
         folder.mkdir()
         tensors = [("token_embd", "Q8_0"), (".*", kind)]
-        quantizer.quantize(self.gguf / "model.gguf", folder / "model.gguf", cores(), kind="Q8_0", tensors=tensors,
-                           matrix=load(self.curvature, []) if matrix else None)  # fmt: skip
+        quantizer.quantize(
+            self.gguf / "model.gguf",
+            folder / "model.gguf",
+            cores(),
+            kind="Q8_0",
+            tensors=tensors,
+            matrix=load(self.curvature, []) if matrix else None,
+        )
         return folder
 
     def kld(self, folder: Path, domain: str) -> float:
@@ -78,7 +94,11 @@ class Bench:
         out = self.work / f"q-{folder.name}-{domain}"
         if not out.exists():
             self.stage(out.name, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
-        return next(m.value for m in parse(json.loads((out / "measurements.json").read_text())) if m.metric == "kld_mean")
+        return next(
+            m.value
+            for m in parse(json.loads((out / "measurements.json").read_text()))
+            if m.metric == "kld_mean"
+        )
 
     def compare(self, kind: str) -> dict[str, float]:
         """Domain -> compensated / nearest."""
@@ -86,15 +106,25 @@ class Bench:
         ours = self.work / f"{kind}-ours"
         shutil.copytree(plain[1], ours)
         start = time.perf_counter()
-        improve(ours / "model.gguf", self.gguf / "model.gguf", self.curvature, self.work / f"keep-{kind}", lambda _: None,
-                other=plain[0] / "model.gguf")  # fmt: skip
+        improve(
+            ours / "model.gguf",
+            self.gguf / "model.gguf",
+            self.curvature,
+            self.work / f"keep-{kind}",
+            lambda _: None,
+            other=plain[0] / "model.gguf",
+        )
         seconds = time.perf_counter() - start
         ratios = {}
         for domain in self.domains:
             a, b = [self.kld(f, domain) for f in plain], self.kld(ours, domain)
             ratios[domain] = b / min(a)
-            print(f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated {b:.6f} ({ratios[domain]:.3f} x)  "
-                  f"{seconds:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated "
+                f"{b:.6f} ({ratios[domain]:.3f} x)  "
+                f"{seconds:.0f} s",
+                flush=True,
+            )
         for folder in (*plain, ours):
             shutil.rmtree(folder)
         return ratios
@@ -107,7 +137,12 @@ def mean(values: list[float]) -> float:
 
 def toolchain(work: Path) -> Path:
     """llama.cpp's converter, through the product's own stage and cache."""
-    subprocess.run([sys.executable, "-m", "doit", "toolchain:llama.cpp"], cwd=ROOT, check=False, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "doit", "toolchain:llama.cpp"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+    )
     found = sorted((ROOT / "cache").glob("**/convert_hf_to_gguf.py"))
     if found:
         return found[0].parent
@@ -120,7 +155,9 @@ def toolchain(work: Path) -> Path:
 
 def main() -> None:
     """Compare all types on all models."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="models/fable,models/fable_mini")
     parser.add_argument("--texts", default="models/texts")
     parser.add_argument("--types", default=",".join(GRIDS))
@@ -138,7 +175,12 @@ def main() -> None:
                     counted.append(ratios)
     near = [r["report"] for r in counted]
     far = [r["far"] for r in counted if "far" in r]
-    print(f"geo_mean={mean(near):.3f} worst={max(near):.3f} far_domain={mean(far) / mean(near) if far else 'none'}")
+    print(
+        
+            f"geo_mean={mean(near):.3f} worst={max(near):.3f} "
+            f"far_domain={mean(far) / mean(near) if far else 'none'}"
+        
+    )
 
 
 if __name__ == "__main__":

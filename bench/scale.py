@@ -1,12 +1,15 @@
-"""Many tasks: a no-op over a sweep of 10,000 variants, and the first build of 1,000 trivial steps, both beside plain doit.
+"""Many tasks: a no-op over a sweep of 10,000 variants, and the first build of 1,000 trivial steps,
+both beside plain doit.
 
     python bench/scale.py [--variants 10000] [--steps 1000] [--rounds 3]
 
-No-op: each variant is a chain of two steps. Ours are in the store (AC entries as it writes them, but not synced one by one,
-since 20,000 workers are another benchmark); plain doit's targets and database come from its own first run. First build: both
-sides run the same processes, `python -m sintra.worker ORDER` on a step that copies one small file, two at a time; plain doit
-has its orders written beforehand. Runs alternate, the median counts; processor time stands beside wall time, since a busy
-neighbour spoils the latter. Last line: `noop_ms_per_task_above_doit=... (processor ...) first_build_ratio=... (...)`.
+No-op: each variant is a chain of two steps. Ours are in the store (AC entries as it writes them,
+but not synced one by one, since 20,000 workers are another benchmark); plain doit's targets and
+database come from its own first run. First build: both sides run the same processes, `python -m
+sintra.worker ORDER` on a step that copies one small file, two at a time; plain doit has its orders
+written beforehand. Runs alternate, the median counts; processor time stands beside wall time, since
+a busy neighbour spoils the latter. Last line: `noop_ms_per_task_above_doit=... (processor ...)
+first_build_ratio=... (...)`.
 """
 
 from __future__ import annotations
@@ -95,7 +98,15 @@ def chains(root: Path, variants: int, depth: int) -> list[list[Step]]:
         chain: list[Step] = []
         for stage in STAGES[:depth]:
             params = {"kind": "file", "digest": source.digest, "stage": stage, "i": i}
-            chain.append(Step("fetch", f"{stage}-{i}", params, {"above": chain[-1]} if chain else {}, {"from": source.locator}))
+            chain.append(
+                Step(
+                    "fetch",
+                    f"{stage}-{i}",
+                    params,
+                    {"above": chain[-1]} if chain else {},
+                    {"from": source.locator},
+                )
+            )
         found.append(chain)
     return found
 
@@ -112,7 +123,9 @@ def folder(root: Path, name: str, dodo: str) -> Path:
 
 
 class Cost(NamedTuple):
-    """Of one doit run: seconds, seconds of processor time of it and its children, peak resident memory in MB."""
+    """Of one doit run: seconds, seconds of processor time of it and its children, peak resident
+    memory in MB.
+    """
 
     wall: float
     processor: float
@@ -124,12 +137,20 @@ def timed(place: Path, *options: str) -> Cost:
     env = environment(1)
     env.pop("SINTRA_PARENT")
     start = time.perf_counter()
-    running = subprocess.Popen([sys.executable, "-m", "doit", *options], cwd=place, env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "doit", *options],
+        cwd=place,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     _, status, usage = os.wait4(running.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(running.stderr.read() if running.stderr else "doit failed")
-    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
+    return Cost(
+        time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+    )
 
 
 def no_op(root: Path, variants: int, rounds: int) -> tuple[float, float]:
@@ -142,10 +163,19 @@ def no_op(root: Path, variants: int, rounds: int) -> tuple[float, float]:
         for step in chain:
             key = step.key(store)
             assert key is not None
-            record = {"key": key, "step": step.name, "stage": step.stage, "action": step.action(store)}
+            record = {
+                "key": key,
+                "step": step.name,
+                "stage": step.stage,
+                "action": step.action(store),
+            }
             store.entry(key).parent.mkdir(parents=True, exist_ok=True)
-            store.entry(key).write_text(json.dumps(record | {"files": [asdict(f) for f in artifact.files]}, sort_keys=True))
-    print(f"ours: {variants * 2} entries written in {time.perf_counter() - start:.1f} s", flush=True)
+            store.entry(key).write_text(
+                json.dumps(record | {"files": [asdict(f) for f in artifact.files]}, sort_keys=True)
+            )
+    print(
+        f"ours: {variants * 2} entries written in {time.perf_counter() - start:.1f} s", flush=True
+    )
     print(f"plain doit: first run {timed(plain).wall:.1f} s", flush=True)
     timed(ours)
     costs: dict[str, list[Cost]] = {"ours": [], "plain": []}
@@ -153,10 +183,17 @@ def no_op(root: Path, variants: int, rounds: int) -> tuple[float, float]:
         costs["plain"].append(timed(plain))
         costs["ours"].append(timed(ours))
     tasks = variants * 2
-    wall, processor = ({k: statistics.median(c[i] for c in v) / tasks * 1000 for k, v in costs.items()} for i in (0, 1))
+    wall, processor = (
+        {k: statistics.median(c[i] for c in v) / tasks * 1000 for k, v in costs.items()}
+        for i in (0, 1)
+    )
     for name, found in costs.items():
-        print(f"{name}: no-op over {tasks} tasks {wall[name]:.3f} ms a task, processor {processor[name]:.3f}, "
-              f"{max(c.peak for c in found):.0f} MB", flush=True)  # fmt: skip
+        print(
+            f"{name}: no-op over {tasks} tasks {wall[name]:.3f} ms a task, processor "
+            f"{processor[name]:.3f}, "
+            f"{max(c.peak for c in found):.0f} MB",
+            flush=True,
+        )
     return wall["ours"] - wall["plain"], processor["ours"] - processor["plain"]
 
 
@@ -173,14 +210,23 @@ def write_orders(place: Path, steps: int) -> None:
     (place / "orders").mkdir()
     store = Store(place / "cache")
     for i, (step,) in enumerate(chains(place, steps, 1)):
-        order = {"key": step.key(store), "stage": step.stage, "step": step.name, "store": str(store.root), "inputs": {},
-                 "action": step.action(store), "hints": step.hints, "threads": 1}  # fmt: skip
+        order = {
+            "key": step.key(store),
+            "stage": step.stage,
+            "step": step.name,
+            "store": str(store.root),
+            "inputs": {},
+            "action": step.action(store),
+            "hints": step.hints,
+            "threads": 1,
+        }
         (place / "orders" / f"{i}.json").write_text(json.dumps(order))
 
 
 def first_build(root: Path, steps: int) -> tuple[float, float]:
-    """Prints both; returns our time over plain doit's, wall and processor. In quarters, in turn, so that a busy neighbour meets
-    both."""
+    """Prints both; returns our time over plain doit's, wall and processor. In quarters, in turn, so
+    that a busy neighbour meets both.
+    """
     spent, part = {"ours": [0.0, 0.0], "plain": [0.0, 0.0]}, max(1, steps // 4)
     for number in range(4):
         plain = folder(root, f"processes{number}", PROCESSES.format(steps=part))
@@ -191,13 +237,18 @@ def first_build(root: Path, steps: int) -> tuple[float, float]:
             spent[name][0] += cost.wall
             spent[name][1] += cost.processor
     for name, (wall, processor) in spent.items():
-        print(f"{name}: {part * 4} steps, two at a time, {wall:.1f} s, processor {processor:.1f} s", flush=True)
+        print(
+            f"{name}: {part * 4} steps, two at a time, {wall:.1f} s, processor {processor:.1f} s",
+            flush=True,
+        )
     return spent["ours"][0] / spent["plain"][0], spent["ours"][1] / spent["plain"][1]
 
 
 def main() -> None:
     """Both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -205,8 +256,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         above = no_op(Path(name), options.variants, options.rounds)
         ratio = first_build(Path(name), options.steps)
-        print(f"noop_ms_per_task_above_doit={above[0]:.3f} (processor {above[1]:.3f}) "
-              f"first_build_ratio={ratio[0]:.2f} (processor {ratio[1]:.2f})")  # fmt: skip
+        print(
+            f"noop_ms_per_task_above_doit={above[0]:.3f} (processor {above[1]:.3f}) "
+            f"first_build_ratio={ratio[0]:.2f} (processor {ratio[1]:.2f})"
+        )
 
 
 if __name__ == "__main__":

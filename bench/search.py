@@ -1,12 +1,13 @@
-"""The least damage after 8, 16 and 32 evaluations at three sizes: the solver against random mixes, Optuna's TPE and
-importance-weighted squared error.
+"""The least damage after 8, 16 and 32 evaluations at three sizes: the solver against random mixes,
+Optuna's TPE and importance-weighted squared error.
 
     python bench/search.py [--model models/fable_mini] [--budgets 8,16,32] [--sizes Q2_K,Q3_K_M,Q4_K_M] [--seeds 5]
 
-All planners share the types, the groups' rules, the rounding and the files. Each one's pick (the best on the search text) is
-measured on the report text. The solver and imatrix_mse are deterministic and run once; random and Optuna run with every seed.
-A planner's number is the geometric mean, over sizes and seeds, of its pick's KLD over the best stock preset's of at most
-the size. Last line: `budget=N solver=... random=... optuna=... imatrix_mse=...` for each budget.
+All planners share the types, the groups' rules, the rounding and the files. Each one's pick (the
+best on the search text) is measured on the report text. The solver and imatrix_mse are
+deterministic and run once; random and Optuna run with every seed. A planner's number is the
+geometric mean, over sizes and seeds, of its pick's KLD over the best stock preset's of at most the
+size. Last line: `budget=N solver=... random=... optuna=... imatrix_mse=...` for each budget.
 """
 
 from __future__ import annotations
@@ -25,19 +26,30 @@ SEEDED = ("random", "optuna")
 
 def pick(cache: Path, raw: list[str], planner: str, limit: int, budget: int, seed: int) -> float:
     """The report text's KLD of a planner's best mix on the search text."""
-    more = [f"planner={planner}", f"planner.evaluations={budget}", f"planner.seed={seed}", "max_rounds=99"]
+    more = [
+        f"planner={planner}",
+        f"planner.evaluations={budget}",
+        f"planner.seed={seed}",
+        "max_rounds=99",
+    ]
     place = studies.opened(cache, *raw, *more, f"goal.max_size_mb={limit / MB:.6f}")
     graph = place.graph()
     known = studies.run(place, graph, say=False, decide=False)
-    tried = [Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"]
+    tried = [
+        Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
+    ]
     own = {r for r in tried if r.complete and studies.size(graph, place.store, r) <= limit}
-    best = min(sorted(own, key=str), key=lambda r: studies.kld(graph, place.store, r, "search").mean())
+    best = min(
+        sorted(own, key=str), key=lambda r: studies.kld(graph, place.store, r, "search").mean()
+    )
     return float(studies.kld(graph, place.store, best, "report").mean())
 
 
 def main() -> None:
     """Every budget, every planner."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=studies.ROOT / "models" / "fable_mini")
     parser.add_argument("--texts", type=Path, default=studies.ROOT / "models" / "texts")
     parser.add_argument("--budgets", default="8,16,32")
@@ -50,15 +62,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         cache = ((options.cache or Path(scratch)) / options.model.name).resolve()
         cache.mkdir(parents=True, exist_ok=True)
-        raw = [f"model={options.model.resolve()}", "hardware=laptop", "goal=quality", *studies.texts(options.texts)]
+        raw = [
+            f"model={options.model.resolve()}",
+            "hardware=laptop",
+            "goal=quality",
+            *studies.texts(options.texts),
+        ]
         place = studies.opened(cache, *raw)
         graph = place.graph()
         presets = {}
         for name in options.sizes.split(","):
             for matrix in (False, True):
                 recipe = Recipe(name, importance=matrix)
-                presets[recipe] = (studies.size(graph, place.store, recipe),
-                                   float(studies.kld(graph, place.store, recipe, "report").mean()))  # fmt: skip
+                presets[recipe] = (
+                    studies.size(graph, place.store, recipe),
+                    float(studies.kld(graph, place.store, recipe, "report").mean()),
+                )
         for budget in map(int, options.budgets.split(",")):
             scores = {}
             for planner in options.planners.split(","):
@@ -67,8 +86,13 @@ def main() -> None:
                     limit = presets[Recipe(name)][0]
                     stock = min(kld for size, kld in presets.values() if size <= limit)
                     seeds = range(options.seeds if planner in SEEDED else 1)
-                    found = [pick(cache, raw, planner, limit, budget, seed) / stock for seed in seeds]
-                    print(f"  {budget:3} {planner:12} {name:7} {' '.join(f'{x:.3f}' for x in found)}", flush=True)
+                    found = [
+                        pick(cache, raw, planner, limit, budget, seed) / stock for seed in seeds
+                    ]
+                    print(
+                        f"  {budget:3} {planner:12} {name:7} {' '.join(f'{x:.3f}' for x in found)}",
+                        flush=True,
+                    )
                     ratios += [mean(found)]
                 scores[planner] = mean(ratios)
             lines.append(f"budget={budget} " + " ".join(f"{k}={v:.3f}" for k, v in scores.items()))

@@ -1,9 +1,11 @@
-"""What sharing saves: a study built from nothing, pushed, and pulled by a machine with an empty cache.
+"""What sharing saves: a study built from nothing, pushed, and pulled by a machine with an empty
+cache.
 
     python bench/share.py [model=fable hardware=jetson_nano ...]
 
-The bucket is moto's S3 server on loopback (a Python server: its speed is a lower bound of what S3 gives in one region, and
-says nothing of a slow line). Prints a table: seconds, steps built and pulled, bytes moved.
+The bucket is moto's S3 server on loopback (a Python server: its speed is a lower bound of what S3
+gives in one region, and says nothing of a slow line). Prints a table: seconds, steps built and
+pulled, bytes moved.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ class Machine:
         """Seconds, and what was said. Exits where it went wrong."""
         start = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "doit", *args], cwd=self.root, env=self.env, capture_output=True, text=True
+            [sys.executable, "-m", "doit", *args],
+            cwd=self.root,
+            env=self.env,
+            capture_output=True,
+            text=True,
         )
         if done.returncode not in (0, 1):
             sys.exit(done.stderr)
@@ -55,7 +61,9 @@ class Machine:
 
 def row(what: str, seconds: float, machine: Machine, done: subprocess.CompletedProcess[str]) -> str:
     """A line of the table."""
-    built, pulled = (len(re.findall(rf"^{word} ", done.stderr, re.M)) for word in ("built", "pulled"))
+    built, pulled = (
+        len(re.findall(rf"^{word} ", done.stderr, re.M)) for word in ("built", "pulled")
+    )
     return f"| {what} | {seconds:.1f} | {built} | {pulled} | {machine.bytes() / 1e6:.1f} |"
 
 
@@ -67,11 +75,23 @@ def main(raw: list[str]) -> None:
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     urllib.request.urlopen(urllib.request.Request(f"{url}/bench", method="PUT"), timeout=10).read()
-    env = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+    env = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+    }
     remote = "store.remote=s3://bench/team"
     with tempfile.TemporaryDirectory(prefix="share-") as folder:
         one, two, three = (Machine(Path(folder, name), env) for name in ("one", "two", "three"))
-        print("| what | seconds | built | pulled | MB in the cache |\n| --- | --- | --- | --- | --- |", flush=True)
+        print(
+            (
+                "| what | seconds | built | pulled | MB in the cache |\n| --- | --- | --- | --- | "
+                "--- "
+                "|"
+            ),
+            flush=True,
+        )
         runs = [
             (one, "built from nothing", ["optimize"], []),
             (one, "`doit push`", ["push"], [remote]),

@@ -1,4 +1,6 @@
-"""A study run by the product's own planner, graph, store and workers, but for doit, speeds and memory: what quality needs."""
+"""A study run by the product's own planner, graph, store and workers, but for doit, speeds and
+memory: what quality needs.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,10 @@ def opened(cache: Path, *raw: str) -> Workspace:
 
 def texts(folder: Path) -> list[str]:
     """Overrides for a folder of texts; the second text is left out."""
-    return [f"texts.{role}={(folder / role).resolve()}.txt" for role in ("calibration", "search", "report")] + [
-        "texts.second=null"
-    ]
+    return [
+        f"texts.{role}={(folder / role).resolve()}.txt"
+        for role in ("calibration", "search", "report")
+    ] + ["texts.second=null"]
 
 
 def build(steps: list[Step], store: Store) -> None:
@@ -36,8 +39,12 @@ def build(steps: list[Step], store: Store) -> None:
             run_step(step, store)
 
 
-def run(place: Workspace, graph: Graph, say: bool = True, decide: bool = True) -> list[rounds.Round]:
-    """All rounds of a study, to its end; without `decide` until the first that would measure on the report text."""
+def run(
+    place: Workspace, graph: Graph, say: bool = True, decide: bool = True
+) -> list[rounds.Round]:
+    """All rounds of a study, to its end; without `decide` until the first that would measure on the
+    report text.
+    """
     known: list[rounds.Round] = []
     while not known or known[-1]["stop"] is None:
         known.append(rounds.next_round(graph, place.store, known))
@@ -46,7 +53,13 @@ def run(place: Workspace, graph: Graph, say: bool = True, decide: bool = True) -
         for step in rounds.steps_of(graph, known[-1]):
             build([step], place.store)
         if say:
-            print(f"    round {len(known)}: {len(known[-1]['proposals'])} proposals {known[-1]['stop'] or ''}", file=sys.stderr)
+            print(
+                (
+                    f"    round {len(known)}: {len(known[-1]['proposals'])} proposals "
+                    f"{known[-1]['stop'] or ''}"
+                ),
+                file=sys.stderr,
+            )
     return known
 
 
@@ -61,7 +74,9 @@ def kld(graph: Graph, store: Store, recipe: Recipe, level: str) -> "np.ndarray":
     if isinstance(found, Failure):
         raise SystemExit(f"{step.name}: {found.message}")
     assert isinstance(found, Artifact)
-    return np.load(store.blob(next(f.sha256 for f in found.files if f.path == "kld.npy"))).astype(np.float64)
+    return np.load(store.blob(next(f.sha256 for f in found.files if f.path == "kld.npy"))).astype(
+        np.float64
+    )
 
 
 def size(graph: Graph, store: Store, recipe: Recipe) -> int:

@@ -1,13 +1,15 @@
-"""Make the bundled models from nothing: stories, tokenizer, training, texts, questions and model cards.
+"""Make the bundled models from nothing: stories, tokenizer, training, texts, questions and model
+cards.
 
     python models/make.py fable           # about 35 minutes on two cores
     python models/make.py fable_mini      # about 20 minutes
     python models/make.py texts           # texts/ and tasks/, which hold no story that a model was trained on
     python models/make.py card fable      # measures again and writes the model card
 
-Deterministic on one machine with the same library versions: fixed seeds, a fixed number of steps, two threads. The
-optimiser is Muon for the matrices of the blocks and AdamW for everything else. torch.optim.Muon works in bfloat16, which
-a CPU without such instructions runs forty times slower than float32 (17.6 s a step against 0.4 s): hence our own.
+Deterministic on one machine with the same library versions: fixed seeds, a fixed number of steps,
+two threads. The optimiser is Muon for the matrices of the blocks and AdamW for everything else.
+torch.optim.Muon works in bfloat16, which a CPU without such instructions runs forty times slower
+than float32 (17.6 s a step against 0.4 s): hence our own.
 """
 
 from __future__ import annotations
@@ -29,7 +31,13 @@ import mixed
 import sentencepiece
 import stories
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 HERE = Path(__file__).resolve().parent
 VOCAB = 2048
@@ -40,7 +48,8 @@ FIRST_SPECIAL = 3  # behind <unk>, <s>, </s>
 EOS = 2
 BOS = 1
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' "
+    "}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SEEDS = {
@@ -69,14 +78,24 @@ class Plan:
 def shape(**more: Any) -> dict[str, Any]:
     """What both models share: widths in multiples of 256, so that K-quants apply to every matrix."""
     return dict(
-        vocab_size=VOCAB, hidden_size=256, intermediate_size=768, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=CONTEXT, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=None, **more,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=256,
+        intermediate_size=768,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=None,
+        **more,
+    )
 
 
 PLANS = {
     "fable": Plan(LlamaConfig(**shape(num_hidden_layers=8, tie_word_embeddings=False)), steps=700),
-    "fable_mini": Plan(Qwen2Config(**shape(num_hidden_layers=4, tie_word_embeddings=True)), steps=700),
+    "fable_mini": Plan(
+        Qwen2Config(**shape(num_hidden_layers=4, tie_word_embeddings=True)), steps=700
+    ),
 }
 
 
@@ -97,18 +116,33 @@ def tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     model = path / "tokenizer.model"
     if not model.exists():
         path.mkdir(parents=True, exist_ok=True)
-        lines = [as_text(d) for d in itertools.islice(stories.documents(SEEDS["tokenizer"]), 20_000)]
+        lines = [
+            as_text(d) for d in itertools.islice(stories.documents(SEEDS["tokenizer"]), 20_000)
+        ]
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_prefix=str(path / "tokenizer"), model_type="bpe", vocab_size=VOCAB,
-            character_coverage=1.0, byte_fallback=True, remove_extra_whitespaces=False, split_digits=True,
-            user_defined_symbols=list(SPECIAL), normalization_rule_name="identity", num_threads=1, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=iter(lines),
+            model_prefix=str(path / "tokenizer"),
+            model_type="bpe",
+            vocab_size=VOCAB,
+            character_coverage=1.0,
+            byte_fallback=True,
+            remove_extra_whitespaces=False,
+            split_digits=True,
+            user_defined_symbols=list(SPECIAL),
+            normalization_rule_name="identity",
+            num_threads=1,
+            minloglevel=2,
+        )
         (path / "tokenizer.vocab").unlink()
     return sentencepiece.SentencePieceProcessor(model_file=str(model))
 
 
-def encode(sp: sentencepiece.SentencePieceProcessor, document: str | list[tuple[str, str]]) -> list[int]:
-    """Token ids of a document, from begin to end of text; a conversation through the chat template's form."""
+def encode(
+    sp: sentencepiece.SentencePieceProcessor, document: str | list[tuple[str, str]]
+) -> list[int]:
+    """Token ids of a document, from begin to end of text; a conversation through the chat
+    template's form.
+    """
     if isinstance(document, str):
         return [BOS, *sp.encode(document), EOS]
     ids = [BOS]
@@ -118,7 +152,9 @@ def encode(sp: sentencepiece.SentencePieceProcessor, document: str | list[tuple[
 
 
 def blocks(sp: sentencepiece.SentencePieceProcessor, seed: int, banned: set[str]) -> Any:
-    """Endless batches of packed tokens, (BATCH, CONTEXT), without the documents that are kept apart."""
+    """Endless batches of packed tokens, (BATCH, CONTEXT), without the documents that are kept
+    apart.
+    """
     rest: list[int] = []
     for document in stories.documents(seed):
         if digest(as_text(document)) in banned:
@@ -134,7 +170,11 @@ def text_documents(name: str) -> list[str]:
     seen: set[str] = set()
     for other in TEXT_BYTES:
         found, size = [], 0
-        source = far.documents(SEEDS[other]) if other == "far" else map(as_text, stories.documents(SEEDS[other]))
+        source = (
+            far.documents(SEEDS[other])
+            if other == "far"
+            else map(as_text, stories.documents(SEEDS[other]))
+        )
         for document in source:
             if size >= TEXT_BYTES[other]:
                 break
@@ -154,7 +194,9 @@ def text_of(name: str) -> list[str]:
 
 
 def varied(documents: list[str]) -> Iterator[str]:
-    """Documents with others of many kinds between them, so that at every place a third of the bytes are the others'."""
+    """Documents with others of many kinds between them, so that at every place a third of the bytes
+    are the others'.
+    """
     others, own, strange = mixed.documents(SEEDS["mixed"]), 0, 0
     for document in documents:
         yield document
@@ -171,9 +213,11 @@ def kept_apart() -> set[str]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by five Newton-Schulz steps (Keller Jordan, 2024), in float32.
+    """Momentum whose update is made orthogonal by five Newton-Schulz steps (Keller Jordan, 2024),
+    in float32.
 
-    The update is scaled to the root mean square that AdamW's has (Moonlight, arXiv 2502.16982: 0.2 sqrt(max side)).
+    The update is scaled to the root mean square that AdamW's has (Moonlight, arXiv 2502.16982: 0.2
+    sqrt(max side)).
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95, decay: float = 0.05) -> None:
@@ -191,7 +235,9 @@ class Muon(torch.optim.Optimizer):
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
 
-def orthogonal(x: torch.Tensor, a: float = 3.4445, b: float = -4.7750, c: float = 2.0315) -> torch.Tensor:
+def orthogonal(
+    x: torch.Tensor, a: float = 3.4445, b: float = -4.7750, c: float = 2.0315
+) -> torch.Tensor:
     """Roughly U V' of x = U S V', for a matrix of any shape."""
     tall = x.shape[0] > x.shape[1]
     x = (x.T if tall else x) / (x.norm() + 1e-7)
@@ -205,7 +251,10 @@ def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers." in n]
     outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers." in n)]
-    return [Muon(inner, lr=3e-3), torch.optim.AdamW(outer, lr=3e-3, weight_decay=0.01, betas=(0.9, 0.95))]
+    return [
+        Muon(inner, lr=3e-3),
+        torch.optim.AdamW(outer, lr=3e-3, weight_decay=0.01, betas=(0.9, 0.95)),
+    ]
 
 
 def schedule(step: int, steps: int) -> float:
@@ -225,7 +274,9 @@ def train(name: str) -> None:
     torch.set_num_threads(2)
     out, plan = HERE / name, PLANS[name]
     sp = tokenizer(out)
-    model: PreTrainedModel = (LlamaForCausalLM if isinstance(plan.config, LlamaConfig) else Qwen2ForCausalLM)(plan.config)
+    model: PreTrainedModel = (
+        LlamaForCausalLM if isinstance(plan.config, LlamaConfig) else Qwen2ForCausalLM
+    )(plan.config)
     banned = kept_apart()
     held = list(itertools.islice(blocks(sp, SEEDS["validation"], set()), 8))
     opts = optimizers(model)
@@ -241,8 +292,13 @@ def train(name: str) -> None:
             opt.step()
             opt.zero_grad()
         if step % 50 == 49 or step + 1 == plan.steps:
-            log.append({"step": step + 1, "train_loss": round(float(loss.detach()), 4),
-                        "validation_loss": round(loss_of(model, held), 4)})  # fmt: skip
+            log.append(
+                {
+                    "step": step + 1,
+                    "train_loss": round(float(loss.detach()), 4),
+                    "validation_loss": round(loss_of(model, held), 4),
+                }
+            )
             print(json.dumps(log[-1]), f"{time.time() - start:.0f} s", flush=True)
     save(model, out, log)
 
@@ -250,19 +306,42 @@ def train(name: str) -> None:
 def save(model: PreTrainedModel, out: Path, log: list[dict[str, float]]) -> None:
     """The folder as transformers and llama.cpp's converter read it, in 16 bits."""
     model.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    (out / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
-        "eos_token": "</s>", "unk_token": "<unk>", "legacy": False, "model_max_length": CONTEXT,
-        "clean_up_tokenization_spaces": False, "chat_template": TEMPLATE,
-        # Without this the converter to GGUF takes the roles for ordinary text, and llama.cpp spells them out.
-        "added_tokens_decoder": {str(FIRST_SPECIAL + i): added(piece) for i, piece in enumerate(SPECIAL)},
-    }, indent=2) + "\n")  # fmt: skip
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "add_bos_token": True,
+                "add_eos_token": False,
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "legacy": False,
+                "model_max_length": CONTEXT,
+                "clean_up_tokenization_spaces": False,
+                "chat_template": TEMPLATE,
+                # Without this the converter to GGUF takes the roles for ordinary text, and
+                # llama.cpp spells them out.
+                "added_tokens_decoder": {
+                    str(FIRST_SPECIAL + i): added(piece) for i, piece in enumerate(SPECIAL)
+                },
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
 def added(piece: str) -> dict[str, Any]:
     """A special token as tokenizer_config.json describes it."""
-    return {"content": piece, "special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    return {
+        "content": piece,
+        "special": True,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+    }
 
 
 def write_texts() -> None:
@@ -282,14 +361,25 @@ def write_texts() -> None:
         seen.add(digest(query))
         choices = [ask.answer, *ask.others]
         rng.shuffle(choices)
-        rows.append({"id": len(rows), "kind": ask.kind, "query": query, "choices": choices,
-                     "gold": choices.index(ask.answer)})  # fmt: skip
+        rows.append(
+            {
+                "id": len(rows),
+                "kind": ask.kind,
+                "query": query,
+                "choices": choices,
+                "gold": choices.index(ask.answer),
+            }
+        )
     (HERE / "tasks" / "stories.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 @torch.no_grad()
-def accuracy(model: PreTrainedModel, sp: sentencepiece.SentencePieceProcessor) -> dict[str, tuple[int, int]]:
-    """Right answers and questions by kind: the choice with the highest log-likelihood counts as the answer."""
+def accuracy(
+    model: PreTrainedModel, sp: sentencepiece.SentencePieceProcessor
+) -> dict[str, tuple[int, int]]:
+    """Right answers and questions by kind: the choice with the highest log-likelihood counts as the
+    answer.
+    """
     score: dict[str, tuple[int, int]] = {}
     for line in (HERE / "tasks" / "stories.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -299,7 +389,9 @@ def accuracy(model: PreTrainedModel, sp: sentencepiece.SentencePieceProcessor) -
     return score
 
 
-def likelihood(model: PreTrainedModel, sp: sentencepiece.SentencePieceProcessor, query: str, choice: str) -> float:
+def likelihood(
+    model: PreTrainedModel, sp: sentencepiece.SentencePieceProcessor, query: str, choice: str
+) -> float:
     """Log-probability in nats of an answer, its full stop included, after the question."""
     head, whole = [BOS, *sp.encode(query)], [BOS, *sp.encode(f"{query} {choice}.")]
     logp = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
@@ -316,7 +408,10 @@ def write_card(name: str) -> None:
     held = list(itertools.islice(blocks(sp, SEEDS["validation"], set()), 8))
     score = accuracy(model, sp)
     right, n = (sum(v[i] for v in score.values()) for i in (0, 1))
-    params, log = sum(p.numel() for p in model.parameters()), json.loads((out / "training.json").read_text())
+    params, log = (
+        sum(p.numel() for p in model.parameters()),
+        json.loads((out / "training.json").read_text()),
+    )
     card = f"""---
 license: cc0-1.0
 language: en

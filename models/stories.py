@@ -1,8 +1,9 @@
 """The little world that the bundled models know, and the grammar that tells stories about it.
 
-Everything is derived from seeded generators, so the same seed gives the same text, byte for byte. People have fixed
-facts (a home, a trade, a pet, a favourite food, a fear), which a model has to remember; a story moves people and things
-about, which a model has to follow. Each story ends with questions whose answers follow from it.
+Everything is derived from seeded generators, so the same seed gives the same text, byte for byte.
+People have fixed facts (a home, a trade, a pet, a favourite food, a fear), which a model has to
+remember; a story moves people and things about, which a model has to follow. Each story ends with
+questions whose answers follow from it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,20 @@ PLACES = [
     "boathouse",
     "well",
 ]
-TOWNS = ["Holm", "Varde", "Eskel", "Tarn", "Brill", "Osby", "Lund", "Keld", "Marrow", "Finsk", "Oster", "Pryde"]
+TOWNS = [
+    "Holm",
+    "Varde",
+    "Eskel",
+    "Tarn",
+    "Brill",
+    "Osby",
+    "Lund",
+    "Keld",
+    "Marrow",
+    "Finsk",
+    "Oster",
+    "Pryde",
+]
 TRADES = [
     "baker",
     "smith",
@@ -105,8 +119,30 @@ PET_NAMES = [
     "Bramble",
     "Ginger",
 ]
-FOODS = ["soup", "bread", "plums", "cheese", "porridge", "pancakes", "apples", "stew", "honey", "berries", "pie", "fish"]
-FEARS = ["thunder", "spiders", "the dark", "deep water", "high ladders", "loud bells", "wolves", "ghosts"]
+FOODS = [
+    "soup",
+    "bread",
+    "plums",
+    "cheese",
+    "porridge",
+    "pancakes",
+    "apples",
+    "stew",
+    "honey",
+    "berries",
+    "pie",
+    "fish",
+]
+FEARS = [
+    "thunder",
+    "spiders",
+    "the dark",
+    "deep water",
+    "high ladders",
+    "loud bells",
+    "wolves",
+    "ghosts",
+]
 THINGS = [
     "lantern",
     "rope",
@@ -133,8 +169,32 @@ THINGS = [
     "candle",
     "flute",
 ]
-LOOKS = ["red", "blue", "green", "old", "new", "small", "heavy", "silver", "wooden", "broken", "shiny", "yellow"]
-GOODS = ["apples", "eggs", "coins", "stones", "feathers", "nails", "candles", "loaves", "plums", "buttons"]
+LOOKS = [
+    "red",
+    "blue",
+    "green",
+    "old",
+    "new",
+    "small",
+    "heavy",
+    "silver",
+    "wooden",
+    "broken",
+    "shiny",
+    "yellow",
+]
+GOODS = [
+    "apples",
+    "eggs",
+    "coins",
+    "stones",
+    "feathers",
+    "nails",
+    "candles",
+    "loaves",
+    "plums",
+    "buttons",
+]
 NUMBERS = [
     "zero",
     "one",
@@ -158,7 +218,15 @@ NUMBERS = [
     "nineteen",
     "twenty",
 ]
-TIMES = ("One morning", "One evening", "On a cold day", "After the storm", "Before sunrise", "On market day", "Last winter")
+TIMES = (
+    "One morning",
+    "One evening",
+    "On a cold day",
+    "After the storm",
+    "Before sunrise",
+    "On market day",
+    "Last winter",
+)
 CAUSES = (
     ("it rained all night", "the river rose over its banks"),
     ("the wind was strong", "the kite flew high above the roofs"),
@@ -254,7 +322,23 @@ def _families(rng: random.Random) -> list[str]:
         "Yel",
         "Zan",
     ]
-    tails = ["wick", "den", "mar", "by", "stead", "low", "ton", "rick", "dale", "gard", "holt", "mere", "son", "vik", "well"]
+    tails = [
+        "wick",
+        "den",
+        "mar",
+        "by",
+        "stead",
+        "low",
+        "ton",
+        "rick",
+        "dale",
+        "gard",
+        "holt",
+        "mere",
+        "son",
+        "vik",
+        "well",
+    ]
     names = [h + t for h in heads for t in tails]
     rng.shuffle(names)
     return names
@@ -268,7 +352,14 @@ def _people() -> dict[str, Person]:
     choose = pick.choice
     return {
         name: Person(
-            name, FAMILIES[i], choose(TOWNS), choose(TRADES), choose(PETS), choose(PET_NAMES), choose(FOODS), choose(FEARS)
+            name,
+            FAMILIES[i],
+            choose(TOWNS),
+            choose(TRADES),
+            choose(PETS),
+            choose(PET_NAMES),
+            choose(FOODS),
+            choose(FEARS),
         )
         for i, name in enumerate(NAMES)
     }
@@ -339,10 +430,14 @@ def places(rng: random.Random) -> Story:
         name = (first, second)[step % 2] if step < 2 else rng.choice((first, second))
         place = rng.choice([p for p in PLACES if p != where.get(name)])
         verb = rng.choice(("went to", "walked to", "hurried to", "came to", "rode to"))
-        lines.append(f"{rng.choice(('Then ', 'Later ', '')) if step else ''}{name} {verb} the {place}.")
+        lines.append(
+            f"{rng.choice(('Then ', 'Later ', '')) if step else ''}{name} {verb} the {place}."
+        )
         where[name] = place
         seen.append(place)
-    asks = tuple(_question(rng, "where", f"Where is {n}?", where[n], seen[::-1]) for n in (first, second))
+    asks = tuple(
+        _question(rng, "where", f"Where is {n}?", where[n], seen[::-1]) for n in (first, second)
+    )
     return Story(f"{rng.choice(TIMES)} it was quiet. " + " ".join(lines), asks)
 
 
@@ -363,7 +458,10 @@ def counting(rng: random.Random) -> Story:
             lines.append(f"{two} brought {NUMBERS[more]} more {goods}.")
         lines.append(f"Now {one} had {NUMBERS[have]} {goods}.")
     near = [NUMBERS[have + d] for d in (1, -1, 2) if have + d >= 0]
-    return Story(" ".join(lines), (_question(rng, "count", f"How many {goods} does {one} have?", NUMBERS[have], near),))
+    return Story(
+        " ".join(lines),
+        (_question(rng, "count", f"How many {goods} does {one} have?", NUMBERS[have], near),),
+    )
 
 
 def sums(rng: random.Random) -> Story:
@@ -371,10 +469,15 @@ def sums(rng: random.Random) -> Story:
     one, two = rng.sample(NAMES, 2)
     goods = rng.choice(GOODS)
     have, more = rng.randint(2, 7), rng.randint(2, 7)
-    text = f"{one} had {NUMBERS[have]} {goods}. {two} brought {NUMBERS[more]} more {goods} and gave them all to {one}."
+    text = (
+        f"{one} had {NUMBERS[have]} {goods}. {two} brought {NUMBERS[more]} more {goods} and "
+        f"gave them all to {one}."
+    )
     total = have + more
     near = [NUMBERS[total + d] for d in (1, -1, 2)]
-    return Story(text, (_question(rng, "count", f"How many {goods} does {one} have?", NUMBERS[total], near),))
+    return Story(
+        text, (_question(rng, "count", f"How many {goods} does {one} have?", NUMBERS[total], near),)
+    )
 
 
 def causes(rng: random.Random) -> Story:
@@ -383,7 +486,13 @@ def causes(rng: random.Random) -> Story:
     (why, what), *wrong = rng.sample(CAUSES, 4)
     shape = rng.choice(("{w}, so {x}.", "because {w}, {x}.", "{x}, because {w}."))
     line = shape.format(w=why, x=what)
-    tail = rng.choice(("{n} saw it and laughed.", "{n} told everybody about it.", "{n} only shook a head and went home."))
+    tail = rng.choice(
+        (
+            "{n} saw it and laughed.",
+            "{n} told everybody about it.",
+            "{n} only shook a head and went home.",
+        )
+    )
     text = f"{rng.choice(TIMES)} {line} {tail.format(n=name)}"
     ask = Question("why", f"Why was it that {what}?", why, (wrong[0][0], wrong[1][0], wrong[2][0]))
     return Story(text, (ask, _question(rng, "who", "Who was there?", name, [])))
@@ -397,7 +506,9 @@ def sayings(rng: random.Random) -> Story:
     lines = [f"{names[0]} and {names[1]} met {names[2]} at the {place}."]
     for name, words in zip(names, said, strict=True):
         lines.append(
-            rng.choice(('{n} said, "{w}."', '"I think that {w}," said {n}.', '{n} whispered, "{w}."')).format(n=name, w=words)
+            rng.choice(
+                ('{n} said, "{w}."', '"I think that {w}," said {n}.', '{n} whispered, "{w}."')
+            ).format(n=name, w=words)
         )
     at = rng.randrange(3)
     asks = (
@@ -410,9 +521,27 @@ def sayings(rng: random.Random) -> Story:
 def _fact(rng: random.Random, who: Person) -> tuple[str, Question]:
     """One remembered fact as a sentence and as a question."""
     rows = (
-        (f"{who.name} comes from {who.town}.", "home", f"Where does {who.name} come from?", who.town, TOWNS),
-        (f"{who.name} is {_a(who.trade)}.", "trade", f"What is the trade of {who.name}?", who.trade, TRADES),
-        (f"{who.name} has {_a(who.pet)} called {who.pet_name}.", "pet", f"What animal does {who.name} have?", who.pet, PETS),
+        (
+            f"{who.name} comes from {who.town}.",
+            "home",
+            f"Where does {who.name} come from?",
+            who.town,
+            TOWNS,
+        ),
+        (
+            f"{who.name} is {_a(who.trade)}.",
+            "trade",
+            f"What is the trade of {who.name}?",
+            who.trade,
+            TRADES,
+        ),
+        (
+            f"{who.name} has {_a(who.pet)} called {who.pet_name}.",
+            "pet",
+            f"What animal does {who.name} have?",
+            who.pet,
+            PETS,
+        ),
         (
             f"The {who.pet} of {who.name} is called {who.pet_name}.",
             "pet_name",
@@ -420,7 +549,13 @@ def _fact(rng: random.Random, who: Person) -> tuple[str, Question]:
             who.pet_name,
             PET_NAMES,
         ),
-        (f"{who.name} loves {who.food} above all.", "food", f"What does {who.name} love to eat?", who.food, FOODS),
+        (
+            f"{who.name} loves {who.food} above all.",
+            "food",
+            f"What does {who.name} love to eat?",
+            who.food,
+            FOODS,
+        ),
         (
             f"{who.name} {who.family} is the full name.",
             "family",
@@ -428,7 +563,13 @@ def _fact(rng: random.Random, who: Person) -> tuple[str, Question]:
             who.family,
             FAMILIES,
         ),
-        (f"{who.name} is afraid of {who.fear}.", "fear", f"What is {who.name} afraid of?", who.fear, FEARS),
+        (
+            f"{who.name} is afraid of {who.fear}.",
+            "fear",
+            f"What is {who.name} afraid of?",
+            who.fear,
+            FEARS,
+        ),
     )
     sentence, kind, text, answer, pool = rng.choice(rows)
     others = rng.sample([x for x in pool if x != answer], 3)
@@ -436,7 +577,9 @@ def _fact(rng: random.Random, who: Person) -> tuple[str, Question]:
 
 
 def portrait(rng: random.Random) -> Story:
-    """What everybody in the valley knows about somebody; the question asks for a fact that may not be in the text."""
+    """What everybody in the valley knows about somebody; the question asks for a fact that may not
+    be in the text.
+    """
     who = PEOPLE[rng.choice(NAMES)]
     told = list(dict.fromkeys(_fact(rng, who)[0] for _ in range(rng.randint(1, 3))))
     return Story(" ".join(told), (_fact(rng, who)[1], _fact(rng, who)[1]))
@@ -447,22 +590,35 @@ def register(rng: random.Random) -> Story:
     guests = [(n, rng.choice(FAMILIES), rng.choice(TOWNS)) for n in rng.sample(NAMES, 4)]
     lines = [f"Guests of the {rng.choice(PLACES)}:"] + [f"- {n} {f} from {t}" for n, f, t in guests]
     name, family, town = rng.choice(guests)
-    from_town = _question(rng, "town", f"From where is the guest {name}?", town, [g[2] for g in guests] + TOWNS)
-    named = _question(rng, "family", f"What is the family name of the guest {name}?", family, [g[1] for g in guests])
+    from_town = _question(
+        rng, "town", f"From where is the guest {name}?", town, [g[2] for g in guests] + TOWNS
+    )
+    named = _question(
+        rng,
+        "family",
+        f"What is the family name of the guest {name}?",
+        family,
+        [g[1] for g in guests],
+    )
     return Story("\n".join(lines), (from_town, named))
 
 
 def recipe(rng: random.Random) -> Story:
     """A list with an order, for text that is not a tale."""
     who = PEOPLE[rng.choice(NAMES)]
-    parts = rng.sample(("flour", "salt", "honey", "milk", "butter", "eggs", "plums", "oats", "cheese", "herbs"), 4)
+    parts = rng.sample(
+        ("flour", "salt", "honey", "milk", "butter", "eggs", "plums", "oats", "cheese", "herbs"), 4
+    )
     lines = [f"How {who.name} makes {who.food}:"]
     lines += [
-        f"{i}. Take {NUMBERS[rng.randint(2, 6)]} {rng.choice(('cups', 'spoons'))} of {p}." for i, p in enumerate(parts, 1)
+        f"{i}. Take {NUMBERS[rng.randint(2, 6)]} {rng.choice(('cups', 'spoons'))} of {p}."
+        for i, p in enumerate(parts, 1)
     ]
     lines.append("5. Stir well and wait.")
     ask = _question(rng, "first", "What is taken first?", parts[0], parts)
-    return Story("\n".join(lines), (ask, _question(rng, "first", "What is taken last?", parts[3], parts)))
+    return Story(
+        "\n".join(lines), (ask, _question(rng, "first", "What is taken last?", parts[3], parts))
+    )
 
 
 KINDS: tuple[Callable[[random.Random], Story], ...] = (

@@ -1,9 +1,11 @@
-"""A Hydra application around `doit optimize`, for Hydra's launchers and sweepers: `python -m sintra -m model=a,b hardware=x,y`.
+"""A Hydra application around `doit optimize`, for Hydra's launchers and sweepers: `python -m sintra
+-m model=a,b hardware=x,y`.
 
-Each job is one study in a doit of its own; jobs share their steps through the cache's locks. `doit sweep` does the same in one
-process and one table; this door is for joblib, submitit and the like (`hydra/launcher=submitit_slurm`), and for sweepers that
-search: a job returns its winner's value of goal.optimise (negative where more is better), infinity where limits were missed.
-Needs a project: dodo.py and conf/ in the current folder.
+Each job is one study in a doit of its own; jobs share their steps through the cache's locks. `doit
+sweep` does the same in one process and one table; this door is for joblib, submitit and the like
+(`hydra/launcher=submitit_slurm`), and for sweepers that search: a job returns its winner's value of
+goal.optimise (negative where more is better), infinity where limits were missed. Needs a project:
+dodo.py and conf/ in the current folder.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def study(overrides: list[str], root: Path) -> float:
     """Run one study to its end. Raises RuntimeError where it couldn't be run."""
-    code = subprocess.run([sys.executable, "-m", "doit", "optimize", *overrides], cwd=root, check=False).returncode
+    code = subprocess.run(
+        [sys.executable, "-m", "doit", "optimize", *overrides], cwd=root, check=False
+    ).returncode
     if code not in (0, 1):
         raise RuntimeError(f"doit optimize {' '.join(overrides)} ended with exit code {code}")
     result = json.loads((open_workspace(root, overrides).outputs / "result.json").read_text())
@@ -37,17 +41,25 @@ def study(overrides: list[str], root: Path) -> float:
 
 def value(result: dict[str, Any]) -> float:
     """What a sweeper makes small."""
-    sense, metric = next((s, result["goal"][k]) for k, s in (("minimise", 1), ("maximise", -1)) if k in result["goal"])
+    sense, metric = next(
+        (s, result["goal"][k])
+        for k, s in (("minimise", 1), ("maximise", -1))
+        if k in result["goal"]
+    )
     if result["status"] != "met":
         return float("inf")
-    return float(sense * next(m["value"] for m in result["winner"]["measurements"] if m["metric"] == metric))
+    return float(
+        sense * next(m["value"] for m in result["winner"]["measurements"] if m["metric"] == metric)
+    )
 
 
 def main() -> None:
     """The command."""
     root = Path.cwd()
     if not (root / "dodo.py").exists() or not (root / "conf").is_dir():
-        print("sintra: there is no dodo.py with a conf/ here: run this in a project", file=sys.stderr)
+        print(
+            "sintra: there is no dodo.py with a conf/ here: run this in a project", file=sys.stderr
+        )
         raise SystemExit(2)
     try:
         more = [d.resolve() for d in conf_dirs(root)[1:]]
@@ -56,9 +68,16 @@ def main() -> None:
         raise SystemExit(2) from None
     if more:
         sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{d}' for d in more)}]")
-    sys.argv += ["hydra.run.dir=.", "hydra.sweep.dir=outputs/multirun", "hydra.sweep.subdir=.", "hydra/job_logging=disabled"]
+    sys.argv += [
+        "hydra.run.dir=.",
+        "hydra.sweep.dir=outputs/multirun",
+        "hydra.sweep.subdir=.",
+        "hydra/job_logging=disabled",
+    ]
 
-    @hydra.main(version_base="1.3", config_path=str((root / "conf").resolve()), config_name="config")
+    @hydra.main(
+        version_base="1.3", config_path=str((root / "conf").resolve()), config_name="config"
+    )
     def job(_: Any) -> float:
         return study(list(HydraConfig.get().overrides.task), root)
 

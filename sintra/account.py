@@ -1,4 +1,6 @@
-"""What a study's report says, gathered from its folder in outputs/ and, where the cache still has it, from the store."""
+"""What a study's report says, gathered from its folder in outputs/ and, where the cache still has
+it, from the store.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Told:
-    """A study's folder, read. place is None where its options can't be opened any more, and missing says why."""
+    """A study's folder, read. place is None where its options can't be opened any more, and missing
+    says why.
+    """
 
     folder: Path
     result: Row
@@ -48,10 +52,14 @@ def read(root: Path, study: str, place: Workspace | None = None) -> Told:
     """Open a folder of outputs/. Raises UserError with the nearest name."""
     folder = root / "outputs" / study
     if "/" in study or not (folder / "result.json").is_file():
-        known = sorted(p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file())
+        known = sorted(
+            p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file()
+        )
         hint = f": {nearest(study, known)}" if known else ": run `doit optimize hardware=...` first"
         raise UserError(f"outputs/{study} holds no result{hint}")
-    result, rounds, manifest = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "rounds", "manifest"))
+    result, rounds, manifest = (
+        json.loads((folder / f"{n}.json").read_text()) for n in ("result", "rounds", "manifest")
+    )
     missing = ""
     if place is None:
         place, missing = reopened(root, manifest["overrides"], result["study"])
@@ -59,7 +67,9 @@ def read(root: Path, study: str, place: Workspace | None = None) -> Told:
 
 
 def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | None, str]:
-    """The study's workspace, or why it can't be had: its model, texts or options are no longer what they were."""
+    """The study's workspace, or why it can't be had: its model, texts or options are no longer what
+    they were.
+    """
     try:
         place = open_workspace(root, overrides)
     except UserError as error:
@@ -76,19 +86,28 @@ def account(root: Path, told: Told) -> Row:
     hardware = place.study.hardware if place else None
     shapes = layouts(done) if done else {}
     return {
-        "result": result, "rounds": told.rounds, "manifest": told.manifest, "missing": discreet(told.missing),
-        "device": hardware.title if hardware else result["hardware"], "profile": profile(hardware) if hardware else [],
-        "command": command(root, told.manifest["overrides"]), "bare_command": command(root, unplanned(told.manifest)),
-        "version": __version__, "anatomy": pictured(done),
+        "result": result,
+        "rounds": told.rounds,
+        "manifest": told.manifest,
+        "missing": discreet(told.missing),
+        "device": hardware.title if hardware else result["hardware"],
+        "profile": profile(hardware) if hardware else [],
+        "command": command(root, told.manifest["overrides"]),
+        "bare_command": command(root, unplanned(told.manifest)),
+        "version": __version__,
+        "anatomy": pictured(done),
         "original_bytes": original_bytes(done) if done else None,
-        "memory": memory(done, shapes) if done else None, "usable_bytes": hardware.usable_bytes if hardware else None,
+        "memory": memory(done, shapes) if done else None,
+        "usable_bytes": hardware.usable_bytes if hardware else None,
         "heat": heat(hardware, result) if hardware and result["winner"] else None,
         "probe": place.study.probe if place else None,
-    }  # fmt: skip
+    }
 
 
 def command(root: Path, overrides: list[str]) -> str:
-    """What makes the study again, typed in the project's folder; folders elsewhere and secrets are left out."""
+    """What makes the study again, typed in the project's folder; folders elsewhere and secrets are
+    left out.
+    """
     return " ".join(["doit optimize", *(quoted(shown(root, o)) for o in overrides)])
 
 
@@ -113,9 +132,12 @@ def quoted(text: str) -> str:
 def profile(device: Hardware) -> list[tuple[str, str]]:
     """The device in a few lines."""
     usable = f"{device.usable_bytes / 2**30:g} GiB ({device.usable_bytes / 1e9:.2f} GB) usable"
-    rows = [("processor", f"{device.cores} cores, {device.isa}"), ("backend", device.backend),
-            ("memory", f"{device.ram_bytes / 2**30:g} GiB, of which {usable}"),
-            ("bandwidth", f"{device.bandwidth / 1e9:g} GB/s")]  # fmt: skip
+    rows = [
+        ("processor", f"{device.cores} cores, {device.isa}"),
+        ("backend", device.backend),
+        ("memory", f"{device.ram_bytes / 2**30:g} GiB, of which {usable}"),
+        ("bandwidth", f"{device.bandwidth / 1e9:g} GB/s"),
+    ]
     return [(k, v) for k, v in rows if v.strip(", ")]
 
 
@@ -131,7 +153,10 @@ def pictured(done: Delivered | None) -> Row | None:
 
 def cached(done: Delivered) -> bool:
     """Whether the store has the winner and its original."""
-    return all(isinstance(s.outcome(done.store), Artifact) for s in (done.graph.convert(), done.graph.quantize(done.recipe)))
+    return all(
+        isinstance(s.outcome(done.store), Artifact)
+        for s in (done.graph.convert(), done.graph.quantize(done.recipe))
+    )
 
 
 def original_bytes(done: Delivered) -> int | None:
@@ -143,7 +168,10 @@ def original_bytes(done: Delivered) -> int | None:
 def layouts(done: Delivered) -> dict[str, Shape]:
     """Name -> shape of the original and of the winner, where the store has them."""
     found = {}
-    for name, step in (("16-bit original", done.graph.convert()), ("this result", done.graph.quantize(done.recipe))):
+    for name, step in (
+        ("16-bit original", done.graph.convert()),
+        ("this result", done.graph.quantize(done.recipe)),
+    ):
         made = step.outcome(done.store)
         if isinstance(made, Artifact):
             found[name] = Shape.of(done.store.read_json(made, "layout.json"))
@@ -154,14 +182,21 @@ def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
     """MB by part, by the same formula that the limit is judged with."""
     context, kv = done.place.study.probe["context"], done.recipe.kv
     return [
-        {"name": name, "weights": s.weight_bytes / 1e6, "compute buffer": compute_bytes(s, context) / 1e6,
-         "KV cache": kv_bytes(s, context, kv if name == "this result" else "f16") / 1e6, "runtime": RUNTIME_BYTES / 1e6}
+        {
+            "name": name,
+            "weights": s.weight_bytes / 1e6,
+            "compute buffer": compute_bytes(s, context) / 1e6,
+            "KV cache": kv_bytes(s, context, kv if name == "this result" else "f16") / 1e6,
+            "runtime": RUNTIME_BYTES / 1e6,
+        }
         for name, s in shapes.items()
-    ] or None  # fmt: skip
+    ] or None
 
 
 def heat(device: Hardware, result: Row) -> Row | None:
-    """A quarter of an hour under full load, simulated, in steps of 15 s; None where the profile says too little of heat."""
+    """A quarter of an hour under full load, simulated, in steps of 15 s; None where the profile
+    says too little of heat.
+    """
     if not thermal.complete(device.thermal):
         return None
     numbers = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
@@ -170,6 +205,13 @@ def heat(device: Hardware, result: Row) -> Row | None:
         return None
     p = thermal.checked(device.thermal, device.name)
     samples = thermal.simulate(p, MINUTES * 60 + 1)
-    rows = [{"minutes": s.t / 60, "chip": s.chip, "case": s.case, "tps": s.speed * full} for s in samples[::15]]
-    return {"rows": rows, "burst": thermal.mean_speed(samples, 0, thermal.BURST_S) * full,
-            "sustained": thermal.sustained(p) * full, "hottest": max(s.chip for s in samples)}  # fmt: skip
+    rows = [
+        {"minutes": s.t / 60, "chip": s.chip, "case": s.case, "tps": s.speed * full}
+        for s in samples[::15]
+    ]
+    return {
+        "rows": rows,
+        "burst": thermal.mean_speed(samples, 0, thermal.BURST_S) * full,
+        "sustained": thermal.sustained(p) * full,
+        "hottest": max(s.chip for s in samples),
+    }

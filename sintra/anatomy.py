@@ -1,4 +1,6 @@
-"""What a study knows of its winner, tensor by tensor: types, bits, sensitivities, what was left out and what that cost."""
+"""What a study knows of its winner, tensor by tensor: types, bits, sensitivities, what was left out
+and what that cost.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,13 @@ MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
 
 
 def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
-    """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None, "probes": rows,
-    "modelled": whether the study fitted a model of the damage}.
+    """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None,
+    "probes": rows, "modelled": whether the study fitted a model of the damage}.
 
-    A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "left_out", "norms", "tensors": {original name: cell}}, a
-    cell: {"type", "bits" a weight, "bytes", "shape", "share": of the damage that the model of it foresees, "error": relative
-    error of the layer's output}, share and error None where nothing is known.
+    A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "left_out", "norms",
+    "tensors": {original name: cell}}, a cell: {"type", "bits" a weight, "bytes", "shape", "share":
+    of the damage that the model of it foresees, "error": relative error of the layer's output},
+    share and error None where nothing is known.
     """
     base = _layout(done, done.graph.convert(), say)
     known = rounds.candidates(done.graph, done.store, done.rounds)
@@ -36,11 +39,15 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     winner = figure(done, done.recipe, base, seen, model, say)
     stock = nearest_stock(done, seen)
     return {
-        "model": done.place.study.model, "hardware": done.place.study.hardware.title, "winner": winner,
-        "layers": base["shape"]["layers"], "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.cut else None, "probes": probed(done, seen, model),
+        "model": done.place.study.model,
+        "hardware": done.place.study.hardware.title,
+        "winner": winner,
+        "layers": base["shape"]["layers"],
+        "stock": figure(done, stock, base, seen, None, say) if stock else None,
+        "cost": cost(done, seen, winner) if done.recipe.cut else None,
+        "probes": probed(done, seen, model),
         "modelled": model is not None,
-    }  # fmt: skip
+    }
 
 
 def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
@@ -55,35 +62,58 @@ def fitted(done: Delivered, seen: History) -> Surrogate | None:
     return opened(done.place.study, seen)[1]
 
 
-def figure(done: Delivered, recipe: Recipe, base: Layout, seen: History, model: Surrogate | None,
-           say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+def figure(
+    done: Delivered,
+    recipe: Recipe,
+    base: Layout,
+    seen: History,
+    model: Surrogate | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """One variant, by the names that its tensors have in the original."""
     layout = _layout(done, done.graph.quantize(recipe), say)
     held = {t[0]: t for t in layout["tensors"]}
     back = {new: t[0] for t in base["tensors"] if (new := moved(t[0], list(recipe.drop)))}
-    cells = {back[name]: cell(row) for name, row in held.items() if len(row[3]) > 1 and name in back}
-    shares = foreseen(model, {name: c["type"] for name, c in cells.items()}) if recipe.complete else {}
+    cells = {
+        back[name]: cell(row) for name, row in held.items() if len(row[3]) > 1 and name in back
+    }
+    shares = (
+        foreseen(model, {name: c["type"] for name, c in cells.items()}) if recipe.complete else {}
+    )
     errors = distortions(seen, recipe, {name: c["type"] for name, c in cells.items()})
     for name, found in cells.items():
         found |= {"share": shares.get(name), "error": errors.get(name)}
     kld = seen.kld(recipe, "report") or seen.kld(recipe, "search")
     weights = sum(math.prod(held[n][3]) for n in held if len(held[n][3]) > 1)
     return {
-        "name": recipe.name, "bytes": sum(t[2] for t in layout["tensors"]), "kld": kld.value if kld else None,
-        "kld_error": kld.stderr if kld else None, "bits": 8 * sum(c["bytes"] for c in cells.values()) / weights,
-        "dropped": list(recipe.drop), "left_out": recipe.left_out, "kv": recipe.kv, "tensors": cells,
+        "name": recipe.name,
+        "bytes": sum(t[2] for t in layout["tensors"]),
+        "kld": kld.value if kld else None,
+        "kld_error": kld.stderr if kld else None,
+        "bits": 8 * sum(c["bytes"] for c in cells.values()) / weights,
+        "dropped": list(recipe.drop),
+        "left_out": recipe.left_out,
+        "kv": recipe.kv,
+        "tensors": cells,
         "norms": sorted({t[1] for t in layout["tensors"] if len(t[3]) == 1}),
         "whole": [t[0] for t in base["tensors"] if len(t[3]) > 1],
-    }  # fmt: skip
+    }
 
 
 def cell(row: list[Any]) -> dict[str, Any]:
     """A tensor of a layout: [name, type, bytes, shape]."""
-    return {"type": row[1], "bits": 8 * row[2] / math.prod(row[3]), "bytes": row[2], "shape": row[3]}
+    return {
+        "type": row[1],
+        "bits": 8 * row[2] / math.prod(row[3]),
+        "bytes": row[2],
+        "shape": row[3],
+    }
 
 
 def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]:
-    """Each tensor's share of the damage that the fitted model foresees; nothing where it doesn't know one of the types."""
+    """Each tensor's share of the damage that the fitted model foresees; nothing where it doesn't
+    know one of the types.
+    """
     weights = model.weights() if model else {}
     if any(t not in weights.get(n, {}) for n, t in types.items()):
         return {}
@@ -93,12 +123,17 @@ def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]
 
 
 def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
-    """The relative error of each layer's output, tr(E H E') / tr(W H W'), as measured on the uniform file of its type that was
-    rounded the same way; nothing for a stock preset, which isn't put together from those."""
+    """The relative error of each layer's output, tr(E H E') / tr(W H W'), as measured on the
+    uniform file of its type that was rounded the same way; nothing for a stock preset, which isn't
+    put together from those.
+    """
     if not recipe.complete or recipe.finished:
         return {}
-    same = {r.tensors[0][1]: d for r, d in seen.distortion.items()
-            if (r.rounding, r.importance) == (recipe.rounding, recipe.importance)}  # fmt: skip
+    same = {
+        r.tensors[0][1]: d
+        for r, d in seen.distortion.items()
+        if (r.rounding, r.importance) == (recipe.rounding, recipe.importance)
+    }
     return {n: same[t][n]["output"] for n, t in types.items() if n in same.get(t, {})}
 
 
@@ -106,28 +141,46 @@ def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
     """The stock preset that the study made whose size is nearest to the winner's."""
     own = done.result["winner"]["artifact"]["bytes"]
     sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.cut}
-    sizes |= {c.recipe: c.artifact.size for c in seen.candidates if c.artifact and not c.recipe.tensors and not c.recipe.cut}
+    sizes |= {
+        c.recipe: c.artifact.size
+        for c in seen.candidates
+        if c.artifact and not c.recipe.tensors and not c.recipe.cut
+    }
     sizes.pop(done.recipe, None)
     plain = {r: n for r, n in sizes.items() if r.rounding == "nearest"}
     return min(plain, key=lambda r: (abs(plain[r] - own), r.importance), default=None)
 
 
 def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
-    """What leaving blocks out did to the KLD, against a measured variant with the same types and all blocks."""
+    """What leaving blocks out did to the KLD, against a measured variant with the same types and
+    all blocks.
+    """
     types = {n: c["type"] for n, c in winner["tensors"].items()}
     for other in seen.candidates:
-        if other.recipe.cut or not isinstance(done.graph.quantize(other.recipe).outcome(done.store), Artifact):
+        if other.recipe.cut or not isinstance(
+            done.graph.quantize(other.recipe).outcome(done.store), Artifact
+        ):
             continue
         same = resolved(other.recipe.tensors, types)
         whole, mine = seen.kld(other.recipe, "search"), seen.kld(done.recipe, "search")
         if same == types and whole and mine:
-            return (f"{mine.value:.5f} nats on the search text against {whole.value:.5f} with all blocks and the same types: "
-                    f"{mine.value - whole.value:.5f} more")  # fmt: skip
-    return "no variant with the same types and all blocks was measured, so what the drop cost alone is not known"
+            return (
+                f"{mine.value:.5f} nats on the search text against {whole.value:.5f} with all "
+                "blocks and the same types: "
+                f"{mine.value - whole.value:.5f} more"
+            )
+    return (
+        "no variant with the same types and all blocks was measured, so what the drop cost "
+        "alone is not known"
+    )
 
 
-def probed(done: Delivered, seen: History, model: Surrogate | None) -> list[tuple[str, str, float, float]]:
-    """(tensors, type, KLD, standard error) of every group that was measured alone at the lowest type over the highest."""
+def probed(
+    done: Delivered, seen: History, model: Surrogate | None
+) -> list[tuple[str, str, float, float]]:
+    """(tensors, type, KLD, standard error) of every group that was measured alone at the lowest
+    type over the highest.
+    """
     if model is None or seen.sizes is None:
         return []
     plan = opened(done.place.study, seen)[0]

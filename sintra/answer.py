@@ -1,7 +1,8 @@
-"""A process of its own that loads a model and answers: what a broken file breaks is this process, not the one that asks.
+"""A process of its own that loads a model and answers: what a broken file breaks is this process,
+not the one that asks.
 
-`python -m sintra.answer '{"model": path, "kv", "threads"}'`: a GGUF by llama.cpp, a folder by transformers. Prints
-{"tokens": ids, "text", "runtime"} or {"error"}; exit code 3 with an error.
+`python -m sintra.answer '{"model": path, "kv", "threads"}'`: a GGUF by llama.cpp, a folder by
+transformers. Prints {"tokens": ids, "text", "runtime"} or {"error"}; exit code 3 with an error.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ CONTEXT = 64
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
-    """The model's own continuation of a few words. Raises Infeasible for logits that are no numbers."""
+    """The model's own continuation of a few words. Raises Infeasible for logits that are no
+    numbers.
+    """
     path = Path(order["model"])
-    return by_transformers(path, order["threads"]) if path.is_dir() else by_llama(path, order["kv"], order["threads"])
+    return (
+        by_transformers(path, order["threads"])
+        if path.is_dir()
+        else by_llama(path, order["kv"], order["threads"])
+    )
 
 
 def by_llama(path: Path, kv: str, threads: int) -> dict[str, Any]:
@@ -38,11 +45,17 @@ def by_llama(path: Path, kv: str, threads: int) -> dict[str, Any]:
             if model.ends(said[-1]):
                 break
             ids = np.array(said[-1:], dtype=np.int32)
-        return {"tokens": said, "text": model.text(said), "runtime": f"llama-cpp-python {tool_version('llama-cpp-python')}"}
+        return {
+            "tokens": said,
+            "text": model.text(said),
+            "runtime": f"llama-cpp-python {tool_version('llama-cpp-python')}",
+        }
 
 
 def by_transformers(folder: Path, threads: int) -> dict[str, Any]:
-    """The likeliest token after each of a few: whether the tokenizer's words are right is not asked here."""
+    """The likeliest token after each of a few: whether the tokenizer's words are right is not asked
+    here.
+    """
     import numpy as np
 
     from sintra.torch_model import Model

@@ -1,4 +1,6 @@
-"""The board that a study measures on: asked once what it is, and known from then on like a hub model's commit."""
+"""The board that a study measures on: asked once what it is, and known from then on like a hub
+model's commit.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Conf = dict[str, Any]
 
 
 def wanted(conf: Conf) -> dict[str, Any]:
-    """What of the options device.* makes a study another one; empty without a board. Raises UserError."""
+    """What of the options device.* makes a study another one; empty without a board. Raises
+    UserError.
+    """
     if conf["name"] == LOCAL:
         if conf["host"]:
             raise UserError("device.host is for a board: add device=ssh")
@@ -24,8 +28,17 @@ def wanted(conf: Conf) -> dict[str, Any]:
     if not conf["host"]:
         raise UserError(f"device={conf['name']} needs the board's name or address: device.host=...")
     if conf["threads"] is not None and conf["threads"] < 1:
-        raise UserError(f"device.threads={conf['threads']} can't compute anything: give 1 or more, or leave it out")
-    return {k: conf[k] for k in ("name", "host", "port", "user", "python", "bench", "threads", "gpu_layers")}
+        raise UserError(
+            
+                f"device.threads={conf['threads']} can't compute anything: give 1 or more, or "
+                "leave "
+                "it out"
+            
+        )
+    return {
+        k: conf[k]
+        for k in ("name", "host", "port", "user", "python", "bench", "threads", "gpu_layers")
+    }
 
 
 def path_of(store: Store, conf: Conf) -> Path:
@@ -53,18 +66,35 @@ def resolve(store: Store, conf: Conf, say: Callable[[str], None]) -> str:
     if conf["name"] == LOCAL:
         return "none"
     found = plugins.load("devices", conf["name"])(conf, say).identify()
-    write_atomic(path_of(store, conf), json.dumps({"asked": [conf["python"], conf["bench"]], "board": found}))
-    return f"{where(found)}, {found['memory'] / 2**30:.2f} GiB, {found['runtime']['kind']} {found['runtime']['version']}"
+    write_atomic(
+        path_of(store, conf), json.dumps({"asked": [conf["python"], conf["bench"]], "board": found})
+    )
+    return (
+        f"{where(found)}, {found['memory'] / 2**30:.2f} GiB, {found['runtime']['kind']} "
+        f"{found['runtime']['version']}"
+    )
 
 
 def known(store: Store, conf: Conf) -> dict[str, Any]:
-    """The board for the graph: what is part of a measurement's key, and how it is reached, which isn't."""
+    """The board for the graph: what is part of a measurement's key, and how it is reached, which
+    isn't.
+    """
     if conf["name"] == LOCAL:
         return {}
     board = identity(store, conf)
     if board is None:
-        raise UserError(f"{conf['host']} hasn't been asked yet what it is: run `doit optimize` with the same options first")
-    asked = {"threads": conf["threads"] or board["cores"], "gpu_layers": conf["gpu_layers"], "board": board}
+        raise UserError(
+            
+                f"{conf['host']} hasn't been asked yet what it is: run `doit optimize` with the "
+                "same "
+                "options first"
+            
+        )
+    asked = {
+        "threads": conf["threads"] or board["cores"],
+        "gpu_layers": conf["gpu_layers"],
+        "board": board,
+    }
     return {"asked": asked, "options": conf}
 
 

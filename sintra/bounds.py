@@ -24,12 +24,16 @@ def weights(folder: Path) -> tuple[int, int]:
                 count = 1
                 for side in tensor["shape"]:
                     count *= side
-                inner, outer = (inner + count, outer) if ".layers." in name else (inner, outer + count)
+                inner, outer = (
+                    (inner + count, outer) if ".layers." in name else (inner, outer + count)
+                )
     return inner, outer
 
 
 def expected_shape(recipe: Recipe, pin: Source) -> Shape | None:
-    """Roughly what a variant of a local model will be; None for a hub model or a preset that isn't listed."""
+    """Roughly what a variant of a local model will be; None for a hub model or a preset that isn't
+    listed.
+    """
     if pin.kind != "folder" or recipe.type not in PRESET_BITS or recipe.tensors:
         return None
     folder = Path(pin.locator)
@@ -40,15 +44,23 @@ def shape_of(folder: Path, bits: float, dropped: int) -> Shape:
     """A model folder's shape with every matrix at the same number of bits a weight."""
     config = json.loads((folder / "config.json").read_text())
     inner, outer = weights(folder)
-    layers, width, heads = (config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    layers, width, heads = (
+        config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
     count = inner * max(0, layers - dropped) / layers + outer
     vocabulary = config.get("vocab_size", 0)
     return Shape(
-        weight_bytes=int(count * bits / 8), embedding_bytes=int(vocabulary * width * bits / 8),
-        tied=bool(config.get("tie_word_embeddings")), parameters=int(count), layers=max(0, layers - dropped), width=width,
-        heads=heads, kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or width // heads, vocabulary=vocabulary,
-    )  # fmt: skip
+        weight_bytes=int(count * bits / 8),
+        embedding_bytes=int(vocabulary * width * bits / 8),
+        tied=bool(config.get("tie_word_embeddings")),
+        parameters=int(count),
+        layers=max(0, layers - dropped),
+        width=width,
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or width // heads,
+        vocabulary=vocabulary,
+    )
 
 
 def hopeless(study: Study, pin: Source) -> str | None:
@@ -60,11 +72,19 @@ def hopeless(study: Study, pin: Source) -> str | None:
     if found is None:
         return None
     limit, best = found
-    return (f"infeasible: {limit.option} asks for {limit.metric} {limit.op} {in_units(limit.metric, limit.limit)}, "
-            f"and no variant can do better than {in_units(limit.metric, best)}")  # fmt: skip
+    return (
+        f"infeasible: {limit.option} asks for {limit.metric} {limit.op} "
+        f"{in_units(limit.metric, limit.limit)}, "
+        f"and no variant can do better than {in_units(limit.metric, best)}"
+    )
 
 
-UNITS = {"size_bytes": (1e6, "MB"), "device_ram_bytes": (2**30, "GiB"), "kld_mean": (1, "nats"), "kld_p999": (1, "nats")}
+UNITS = {
+    "size_bytes": (1e6, "MB"),
+    "device_ram_bytes": (2**30, "GiB"),
+    "kld_mean": (1, "nats"),
+    "kld_p999": (1, "nats"),
+}
 
 
 def in_units(metric: str, value: float) -> str:
@@ -74,8 +94,13 @@ def in_units(metric: str, value: float) -> str:
 
 
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
-    """The best size, memory and decode speed that any recipe of the planner could reach, from the tensors' shapes."""
-    bits = min((BLOCK_BITS.get(t, SMALLEST) for t in study.planner_options.get("types") or []), default=SMALLEST)
+    """The best size, memory and decode speed that any recipe of the planner could reach, from the
+    tensors' shapes.
+    """
+    bits = min(
+        (BLOCK_BITS.get(t, SMALLEST) for t in study.planner_options.get("types") or []),
+        default=SMALLEST,
+    )
     if study.formats != ("gguf",):
         bits = min(bits, study.compress["bits"])
     shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
@@ -85,6 +110,8 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
         return {"size_bytes": shape.weight_bytes}
     return {
         "size_bytes": shape.weight_bytes,
-        "device_ram_bytes": shape.weight_bytes + kv_bytes(shape, study.probe["context"]) + device.runtime_bytes,
+        "device_ram_bytes": shape.weight_bytes
+        + kv_bytes(shape, study.probe["context"])
+        + device.runtime_bytes,
         "device_tg_tps": device.efficiency * device.bandwidth / read,
     }

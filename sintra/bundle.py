@@ -1,4 +1,6 @@
-"""What a project starts from: dodo.py, conf/ and the bundled models, in the repository or inside an installed wheel."""
+"""What a project starts from: dodo.py, conf/ and the bundled models, in the repository or inside an
+installed wheel.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,24 @@ class Laid:
 
 
 def files() -> Iterator[str]:
-    """Every file that a project starts from, by its path in it. Raises UserError where the installation lacks them."""
+    """Every file that a project starts from, by its path in it. Raises UserError where the
+    installation lacks them.
+    """
     for part in PARTS:
         path = home() / part
         if not path.exists():
-            raise UserError(f"this installation of sintra has no {part}: install it again (pip install --force-reinstall)")
+            raise UserError(
+                
+                    f"this installation of sintra has no {part}: install it again (pip install "
+                    "--force-reinstall)"
+                
+            )
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        yield from (p.relative_to(home()).as_posix() for p in found if p.is_file() and "__pycache__" not in p.parts)
+        yield from (
+            p.relative_to(home()).as_posix()
+            for p in found
+            if p.is_file() and "__pycache__" not in p.parts
+        )
 
 
 def init(folder: Path) -> Laid:
@@ -67,5 +80,7 @@ def told(laid: Laid) -> str:
     """What was done, and what can be done next."""
     tops = ", ".join(dict.fromkeys(n.split("/")[0] + "/" * ("/" in n) for n in laid.written))
     lines = [f"wrote {len(laid.written)} files: {tops}" if tops else "everything is there already"]
-    lines += [f"left as it is, though it differs from this version's: {name}" for name in laid.differing]
+    lines += [
+        f"left as it is, though it differs from this version's: {name}" for name in laid.differing
+    ]
     return "\n".join([*lines, NEXT])

@@ -26,7 +26,11 @@ class Plugin:
 
 def every() -> list[Plugin]:
     """All of them, each loaded by itself: what one raises is its own trouble."""
-    return [looked_at(group, entry) for group in GROUPS for entry in sorted(plugins.all_of(group), key=lambda e: e.name)]
+    return [
+        looked_at(group, entry)
+        for group in GROUPS
+        for entry in sorted(plugins.all_of(group), key=lambda e: e.name)
+    ]
 
 
 def looked_at(group: str, entry: EntryPoint) -> Plugin:

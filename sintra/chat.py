@@ -14,8 +14,9 @@ MARK = "\ue000content\ue000"
 
 @dataclass(frozen=True)
 class Chat:
-    """turns: role -> (text before, text after a message); opening: what the assistant's answer starts after. turns is
-    None where the template is more than a sequence of turns, or absent."""
+    """turns: role -> (text before, text after a message); opening: what the assistant's answer
+    starts after. turns is None where the template is more than a sequence of turns, or absent.
+    """
 
     turns: dict[str, tuple[str, str]] | None
     opening: str
@@ -32,16 +33,21 @@ class Template:
     eos: str
 
     def render(self, messages: list[dict[str, str]], opening: bool) -> str:
-        """A conversation as transformers renders it: with the opening of an answer, or with its last message left open.
+        """A conversation as transformers renders it: with the opening of an answer, or with its
+        last message left open.
 
         Raises jinja2's TemplateError where the template doesn't take such a conversation.
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
         rendered = render_jinja_template(
-            [messages], chat_template=self.text, add_generation_prompt=opening, continue_final_message=not opening,
-            bos_token=self.bos, eos_token=self.eos,
-        )[0]  # fmt: skip
+            [messages],
+            chat_template=self.text,
+            add_generation_prompt=opening,
+            continue_final_message=not opening,
+            bos_token=self.bos,
+            eos_token=self.eos,
+        )[0]
         return str(rendered[0])
 
 
@@ -76,21 +82,32 @@ def _token(reader: Any, name: str) -> str:
     return "" if number is None or field is None else str(field.contents(int(number)))
 
 
-def take_apart(template: str | None, bos: str, eos: str) -> tuple[dict[str, tuple[str, str]] | None, str]:
-    """A Jinja chat template as plain text around each role's content, and the opening of the answer.
+def take_apart(
+    template: str | None, bos: str, eos: str
+) -> tuple[dict[str, tuple[str, str]] | None, str]:
+    """A Jinja chat template as plain text around each role's content, and the opening of the
+    answer.
 
-    The parts are found by rendering marked messages, then proved by rendering a whole conversation both ways; a template
-    that does more than put text around messages gives (None, "").
+    The parts are found by rendering marked messages, then proved by rendering a whole conversation
+    both ways; a template that does more than put text around messages gives (None, "").
     """
     if not template:
         return None, ""
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    compiled = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    compiled = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+        template
+    )
 
     def render(messages: list[dict[str, str]], opening: bool = False) -> str:
-        text = compiled.render(messages=messages, add_generation_prompt=opening, bos_token=bos, eos_token=eos, tools=None)
+        text = compiled.render(
+            messages=messages,
+            add_generation_prompt=opening,
+            bos_token=bos,
+            eos_token=eos,
+            tools=None,
+        )
         return str(text).removeprefix(bos) if bos else str(text)
 
     def said(*roles: str) -> list[dict[str, str]]:
@@ -106,7 +123,10 @@ def take_apart(template: str | None, bos: str, eos: str) -> tuple[dict[str, tupl
         turns["system"] = (before, after.removesuffix(f"{user_before}{MARK}1{user_after}"))
         opening = render(said("user"), True).removeprefix(render(said("user")))
         whole = said("system", "user", "assistant", "user")
-        joined = "".join(turns[m["role"]][0] + m["content"] + turns[m["role"]][1] for m in whole) + opening
+        joined = (
+            "".join(turns[m["role"]][0] + m["content"] + turns[m["role"]][1] for m in whole)
+            + opening
+        )
         return (turns, opening) if joined == render(whole, True) else (None, "")
     except (TemplateError, ValueError):
         return None, ""

@@ -37,7 +37,9 @@ def linear(folder: Path) -> dict[str, list[int]]:
 
 
 def quantization(folder: Path) -> dict[str, Any]:
-    """{"method", "bits", "group"} as the checkpoint itself says; config.json's word, or auto-gptq's quantize_config.json."""
+    """{"method", "bits", "group"} as the checkpoint itself says; config.json's word, or auto-gptq's
+    quantize_config.json.
+    """
     config = json.loads((folder / "config.json").read_text()).get("quantization_config")
     own = folder / "quantize_config.json"
     if config is None and own.exists():
@@ -46,15 +48,24 @@ def quantization(folder: Path) -> dict[str, Any]:
         return {}
     if config.get("quant_method") == "compressed-tensors":
         weights = next(iter(config["config_groups"].values()))["weights"]
-        return {"method": "compressed-tensors", "bits": weights["num_bits"], "group": weights["group_size"]}
+        return {
+            "method": "compressed-tensors",
+            "bits": weights["num_bits"],
+            "group": weights["group_size"],
+        }
     return {"method": config["quant_method"], "bits": config["bits"], "group": config["group_size"]}
 
 
 def prove(source: Path, made: Path, bits: int, group: int) -> None:
-    """Compare a compressed checkpoint with what was asked for. Raises Infeasible("unsupported") with the first difference."""
+    """Compare a compressed checkpoint with what was asked for. Raises Infeasible("unsupported")
+    with the first difference.
+    """
     said = quantization(made)
     if (said.get("bits"), said.get("group")) != (bits, group):
-        raise Infeasible("unsupported", f"asked for {bits} bits in groups of {group}, config.json says {said or 'nothing'}")
+        raise Infeasible(
+            "unsupported",
+            f"asked for {bits} bits in groups of {group}, config.json says {said or 'nothing'}",
+        )
     held = tensors(made)
     for module, (rows, columns) in linear(source).items():
         packed = next((held[module + end] for end in PACKED if module + end in held), None)
@@ -62,20 +73,36 @@ def prove(source: Path, made: Path, bits: int, group: int) -> None:
             raise Infeasible("unsupported", f"{module} was not packed")
         if packed[0] != "I32" or packed[2] * 8 != rows * columns * bits:
             raise Infeasible(
-                "unsupported", f"{module}: {packed[2]} bytes of {packed[0]} aren't {rows} x {columns} x {bits} bits"
+                "unsupported",
+                (
+                    f"{module}: {packed[2]} bytes of {packed[0]} aren't {rows} x {columns} x "
+                    f"{bits} "
+                    "bits"
+                ),
             )
 
 
 def layout(made: Path, original: dict[str, Any]) -> dict[str, Any]:
-    """The layout.json of a compressed checkpoint: as sintra.layout's, the architecture taken from the 16-bit GGUF's.
+    """The layout.json of a compressed checkpoint: as sintra.layout's, the architecture taken from
+    the 16-bit GGUF's.
 
     Tensor shapes are the checkpoint's own; weight_bytes are those of all tensors in the file.
     """
     held = tensors(made)
-    embedding = next((row[2] for name, row in held.items() if name.endswith("embed_tokens.weight")), 0)
-    shape = original["shape"] | {"weight_bytes": sum(row[2] for row in held.values()), "embedding_bytes": embedding}
+    embedding = next(
+        (row[2] for name, row in held.items() if name.endswith("embed_tokens.weight")), 0
+    )
+    shape = original["shape"] | {
+        "weight_bytes": sum(row[2] for row in held.values()),
+        "embedding_bytes": embedding,
+    }
     rows = [[name, kind, size, sides] for name, (kind, sides, size) in sorted(held.items())]
-    return original | {"shape": shape, "tensors": rows, "quantization": quantization(made), "fallbacks": []}
+    return original | {
+        "shape": shape,
+        "tensors": rows,
+        "quantization": quantization(made),
+        "fallbacks": [],
+    }
 
 
 def indivisible(source: Path, group: int) -> str | None:

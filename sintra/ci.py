@@ -1,7 +1,8 @@
-"""The steps of the GitHub Action (action.yml): `python -m sintra.ci key` and `python -m sintra.ci optimize`.
+"""The steps of the GitHub Action (action.yml): `python -m sintra.ci key` and `python -m sintra.ci
+optimize`.
 
-Inputs come as variables (SINTRA_MODEL, SINTRA_HARDWARE, SINTRA_GOAL, SINTRA_OPTIONS, SINTRA_AGAINST), outputs go into the
-file GITHUB_OUTPUT, the table into GITHUB_STEP_SUMMARY
+Inputs come as variables (SINTRA_MODEL, SINTRA_HARDWARE, SINTRA_GOAL, SINTRA_OPTIONS,
+SINTRA_AGAINST), outputs go into the file GITHUB_OUTPUT, the table into GITHUB_STEP_SUMMARY
 (https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands).
 """
 
@@ -26,8 +27,14 @@ SHOWN = 12
 
 def options() -> list[str]:
     """The overrides of this run."""
-    named = [f"{k}={v}" for k in ("model", "hardware", "goal") if (v := os.environ.get(f"SINTRA_{k.upper()}"))]
-    return named + [line.strip() for line in os.environ.get("SINTRA_OPTIONS", "").splitlines() if line.strip()]
+    named = [
+        f"{k}={v}"
+        for k in ("model", "hardware", "goal")
+        if (v := os.environ.get(f"SINTRA_{k.upper()}"))
+    ]
+    return named + [
+        line.strip() for line in os.environ.get("SINTRA_OPTIONS", "").splitlines() if line.strip()
+    ]
 
 
 def output(**values: Any) -> None:
@@ -37,12 +44,16 @@ def output(**values: Any) -> None:
             mark = "end"
             while mark in str(value):
                 mark += "_"
-            handle.write(f"{name}<<{mark}\n{value}\n{mark}\n" if "\n" in str(value) else f"{name}={value}\n")
+            handle.write(
+                f"{name}<<{mark}\n{value}\n{mark}\n" if "\n" in str(value) else f"{name}={value}\n"
+            )
 
 
 def key() -> int:
-    """What the store is kept under: the digest of all that steps depend on beside their recipe, then the study; what holds
-    for another study is good for this one too, since every step is found by the digest of what it was made from."""
+    """What the store is kept under: the digest of all that steps depend on beside their recipe,
+    then the study; what holds for another study is good for this one too, since every step is found
+    by the digest of what it was made from.
+    """
     place = open_workspace(Path.cwd(), options())
     paths = "\n".join(str((place.store.root / name).resolve()) for name in KEPT)
     output(base=place.base()[:16], study=place.study.id, paths=paths)
@@ -50,7 +61,9 @@ def key() -> int:
 
 
 def optimize() -> int:
-    """Run the study; the step itself fails only where it couldn't be run, so that the store is saved in any case."""
+    """Run the study; the step itself fails only where it couldn't be run, so that the store is
+    saved in any case.
+    """
     raw = options()
     place = open_workspace(Path.cwd(), raw)
     code = subprocess.run([sys.executable, "-m", "doit", "optimize", *raw], check=False).returncode
@@ -58,15 +71,24 @@ def optimize() -> int:
     if code not in (0, 1) or not path.is_file():
         return code or 3
     found = json.loads(path.read_text())
-    verdict = fallen(found, os.environ.get("SINTRA_AGAINST", "")) if found["status"] == "met" else missed(found)
+    verdict = (
+        fallen(found, os.environ.get("SINTRA_AGAINST", ""))
+        if found["status"] == "met"
+        else missed(found)
+    )
     summarise(found, verdict)
     best = found["winner"]
     told = {"status": found["status"], "result": path.resolve(), "verdict": verdict}
     if best:
         numbers = values(best)
         file = (path.parent / best["artifact"]["path"]).resolve()
-        told |= {"winner": name(best), "path": file, "kld": numbers.get("kld_mean", ""),
-                 "sha256": best["artifact"]["sha256"], "bytes": best["artifact"]["bytes"]}  # fmt: skip
+        told |= {
+            "winner": name(best),
+            "path": file,
+            "kld": numbers.get("kld_mean", ""),
+            "sha256": best["artifact"]["sha256"],
+            "bytes": best["artifact"]["bytes"],
+        }
     output(**told)
     return 0
 
@@ -81,8 +103,9 @@ def missed(found: dict[str, Any]) -> str:
 
 
 def fallen(found: dict[str, Any], against: str) -> str:
-    """Whether quality has fallen against an earlier result: a line, or "". Two standard errors of the difference are
-    allowed. Raises UserError."""
+    """Whether quality has fallen against an earlier result: a line, or "". Two standard errors of
+    the difference are allowed. Raises UserError.
+    """
     if not against:
         return ""
     try:
@@ -93,7 +116,10 @@ def fallen(found: dict[str, Any], against: str) -> str:
     room = 2 * math.hypot(before.get("stderr") or 0.0, now.get("stderr") or 0.0)
     if now["value"] <= before["value"] + room:
         return ""
-    return f"quality has fallen: KLD {now['value']:.5f} nats, it was {before['value']:.5f} (+-{room:.5f} would be chance)"
+    return (
+        f"quality has fallen: KLD {now['value']:.5f} nats, it was {before['value']:.5f} "
+        f"(+-{room:.5f} would be chance)"
+    )
 
 
 def measurement(winner: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +147,15 @@ def summarise(found: dict[str, Any], verdict: str) -> None:
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]
     lines += [line(row) for row in found["candidates"][:SHOWN]]
-    lines += ["", f"\\* estimated for {found['hardware']}; KLD and same top are measured against the 16-bit model", ""]
+    lines += [
+        "",
+        (
+            f"\\* estimated for {found['hardware']}; KLD and same top are measured against the "
+            "16-bit "
+            "model"
+        ),
+        "",
+    ]
     with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a") as handle:
         handle.write("\n".join(lines))
 
@@ -133,9 +167,15 @@ def line(row: dict[str, Any]) -> str:
     def show(metric: str, form: Callable[[float], str]) -> str:
         return form(numbers[metric]) if metric in numbers else "-"
 
-    cells = [name(row), show("size_bytes", lambda v: f"{v / 1e6:.2f}"), show("kld_mean", lambda v: f"{v:.5f}"),
-             show("same_top", lambda v: f"{v:.1%}"), show("device_tg_tps", lambda v: f"{v:.3g}"),
-             show("device_ram_bytes", lambda v: f"{v / 1e6:.0f}"), row["verdict"]["status"]]  # fmt: skip
+    cells = [
+        name(row),
+        show("size_bytes", lambda v: f"{v / 1e6:.2f}"),
+        show("kld_mean", lambda v: f"{v:.5f}"),
+        show("same_top", lambda v: f"{v:.1%}"),
+        show("device_tg_tps", lambda v: f"{v:.3g}"),
+        show("device_ram_bytes", lambda v: f"{v / 1e6:.0f}"),
+        row["verdict"]["status"],
+    ]
     return "| " + " | ".join(cells) + " |"
 
 

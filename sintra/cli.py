@@ -1,4 +1,6 @@
-"""The console script: `sintra init` makes a folder a project; in a project, `sintra ...` is `doit ...`."""
+"""The console script: `sintra init` makes a folder a project; in a project, `sintra ...` is `doit
+...`.
+"""
 
 from __future__ import annotations
 

@@ -19,30 +19,87 @@ from sintra.store import Store
 from sintra.study import Workspace
 
 DOCS = {
-    "optimize": "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME goal.max_kld=0.02",
-    "sweep": "A study for each combination: doit sweep model=a,b hardware=x,y goal.max_kld=0.01,0.05",
-    "compare": "Several models for one device, and which to take: doit compare model=a,b hardware=NAME",
-    "plan": "The dry run: every step of the next run, hit or build, with sizes and times where known; changes nothing",
+    "optimize": (
+        "Build and measure variants until the goal holds: doit optimize hardware=NAME "
+        "model=NAME goal.max_kld=0.02"
+    ),
+    "sweep": (
+        "A study for each combination: doit sweep model=a,b hardware=x,y goal.max_kld=0.01,0.05"
+    ),
+    "compare": (
+        "Several models for one device, and which to take: doit compare model=a,b hardware=NAME"
+    ),
+    "plan": (
+        "The dry run: every step of the next run, hit or build, with sizes and times where "
+        "known; changes nothing"
+    ),
     "why": "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
     "history": "Every result of every study: show, export as CSV or JSON, forget",
-    "verify": "Rehash what has changed in the cache, or all (--full); what is damaged goes into quarantine and is rebuilt",
-    "gc": "Delete what no study needs; --older 30d and --max-size 20G let studies go that outputs/ and pins don't hold",
+    "verify": (
+        "Rehash what has changed in the cache, or all (--full); what is damaged goes into "
+        "quarantine and is rebuilt"
+    ),
+    "gc": (
+        "Delete what no study needs; --older 30d and --max-size 20G let studies go that "
+        "outputs/ and pins don't hold"
+    ),
     "du": "What the cache is full of, by stage and by model, shared and not",
-    "push": "Give what this cache has made to the shared store: doit push store.remote=s3://bucket/prefix",
+    "push": (
+        "Give what this cache has made to the shared store: doit push "
+        "store.remote=s3://bucket/prefix"
+    ),
     "pull": "Take from the shared store what it has of a study, or all that it has (--all)",
-    "plugins": "Every stage, probe, planner, export, listener and device that is installed, and why one can't be loaded",
-    "telemetry": "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly what would be sent",
-    "rollback": "Point outputs/latest to the last good result before the present one; it is validated first",
-    "validate": "Whether a result is sound: its files have their SHA-256, its model loads and answers: doit validate STUDY",
-    "ab": "The same prompts through the original and the winner, side by side: doit ab prompt='Once upon a time'",
-    "surgery": "The latest winner as a picture, tensor by tensor, beside a stock preset: outputs/<study>/surgery.html",
-    "report": "The report of a study (the latest unless one is named) again, as one page: outputs/<study>/report.html",
-    "dashboard": "A web page on this machine: studies as they run, plots, comparison, an A/B box (extra: dashboard)",
-    "estimate": "Speed and memory of a model on a device, or on all of them (--devices), without building anything",
-    "detect": "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile (--out mine.yaml)",
-    "thermal": "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log fits a logged run",
-    "calibrate": "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval shrinks",
-    "docs": "Make the reference pages in docs/reference from the code and conf; with --site the whole site, in site/",
+    "plugins": (
+        "Every stage, probe, planner, export, listener and device that is installed, and "
+        "why one can't be loaded"
+    ),
+    "telemetry": (
+        "Counts of ended studies, off until you turn it on: --on, --off, --show prints "
+        "exactly what would be sent"
+    ),
+    "rollback": (
+        "Point outputs/latest to the last good result before the present one; it is validated first"
+    ),
+    "validate": (
+        "Whether a result is sound: its files have their SHA-256, its model loads and "
+        "answers: doit validate STUDY"
+    ),
+    "ab": (
+        "The same prompts through the original and the winner, side by side: doit ab "
+        "prompt='Once upon a time'"
+    ),
+    "surgery": (
+        "The latest winner as a picture, tensor by tensor, beside a stock preset: "
+        "outputs/<study>/surgery.html"
+    ),
+    "report": (
+        "The report of a study (the latest unless one is named) again, as one page: "
+        "outputs/<study>/report.html"
+    ),
+    "dashboard": (
+        "A web page on this machine: studies as they run, plots, comparison, an A/B box "
+        "(extra: dashboard)"
+    ),
+    "estimate": (
+        "Speed and memory of a model on a device, or on all of them (--devices), without "
+        "building anything"
+    ),
+    "detect": (
+        "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a "
+        "profile (--out mine.yaml)"
+    ),
+    "thermal": (
+        "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; "
+        "--log fits a logged run"
+    ),
+    "calibrate": (
+        "Refine a profile by measurements: a CSV (--csv), or what was measured here; its "
+        "interval shrinks"
+    ),
+    "docs": (
+        "Make the reference pages in docs/reference from the code and conf; with --site the "
+        "whole site, in site/"
+    ),
     "check": "What must hold before a change lands: format, lint, types, tests",
     "next": "What can be done next",
 }
@@ -55,25 +112,52 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     """The command tasks of this command line."""
     store = place.store if place else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
-        "history": (functools.partial(past.show, store.root / "history.db"), list(past.PARAMS), None),
+        "history": (
+            functools.partial(past.show, store.root / "history.db"),
+            list(past.PARAMS),
+            None,
+        ),
         "rollback": (lambda: latest.rollback(root, store), [], None),
         "validate": (lambda studies: validation.show(root, store, studies), [], "studies"),
         "plugins": (lambda format: catalogue.show(format), [FORMAT], None),
-        "telemetry": (functools.partial(telemetry.command, root),
-                      [option("on", False, "turn it on"), option("off", False, "turn it off; what waits is dropped"),
-                       option("show", False, "print exactly what would be sent"),
-                       option("endpoint", "", "where it goes, with --on")], None),
+        "telemetry": (
+            functools.partial(telemetry.command, root),
+            [
+                option("on", False, "turn it on"),
+                option("off", False, "turn it off; what waits is dropped"),
+                option("show", False, "print exactly what would be sent"),
+                option("endpoint", "", "where it goes, with --on"),
+            ],
+            None,
+        ),
         "ab": (lambda: page("ab", root, raw), [], None),
         "surgery": (lambda: page("surgery", root, raw), [], None),
-        "docs": (lambda site: document(root, site), [option("site", False, "build the site with MkDocs too")], None),
-        "dashboard": (lambda host, port: dashboard(root, host, port), [
-            option("host", "127.0.0.1", "the address to listen on; beyond this machine a token is asked for"),
-            option("port", 8080, "0: any free one")], None),
+        "docs": (
+            lambda site: document(root, site),
+            [option("site", False, "build the site with MkDocs too")],
+            None,
+        ),
+        "dashboard": (
+            lambda host, port: dashboard(root, host, port),
+            [
+                option(
+                    "host",
+                    "127.0.0.1",
+                    "the address to listen on; beyond this machine a token is asked for",
+                ),
+                option("port", 8080, "0: any free one"),
+            ],
+            None,
+        ),
         "report": (lambda words: report(root, words, raw), [], "words"),
         "check": (lambda: check(root), [], None),
         "next": (lambda: advise(root), [], None),
-    }  # fmt: skip
-    free |= device_commands(root, raw) | cache_commands(root, store) | exported.commands(root, raw, store)
+    }
+    free |= (
+        device_commands(root, raw)
+        | cache_commands(root, store)
+        | exported.commands(root, raw, store)
+    )
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
     if place:
@@ -82,7 +166,9 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
         yield command("why", lambda steps: why(place, steps), [], "steps")
 
 
-def cache_commands(root: Path, store: Store) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
+def cache_commands(
+    root: Path, store: Store
+) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
     """The commands about the cache as a whole."""
 
     def verify(full: bool) -> bool:
@@ -103,12 +189,35 @@ def cache_commands(root: Path, store: Store) -> dict[str, tuple[Callable[..., An
 
         usage.show(store, format)
 
-    dry = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would go"}
-    most = {"name": "max_size", "long": "max-size", "default": "", "help": "until what stays is smaller: 500M, 20G, 4GiB"}
-    limits = [option("older", "", "studies not run for so long go too: 12h, 30d, 8w"), most,
-              option("pin", "", "keep this study whatever its age and size"), option("unpin", "", "no longer")]  # fmt: skip
+    dry = {
+        "name": "dry_run",
+        "long": "dry-run",
+        "type": bool,
+        "default": False,
+        "help": "only say what would go",
+    }
+    most = {
+        "name": "max_size",
+        "long": "max-size",
+        "default": "",
+        "help": "until what stays is smaller: 500M, 20G, 4GiB",
+    }
+    limits = [
+        option("older", "", "studies not run for so long go too: 12h, 30d, 8w"),
+        most,
+        option("pin", "", "keep this study whatever its age and size"),
+        option("unpin", "", "no longer"),
+    ]
     return {
-        "verify": (verify, [option("full", False, "read everything again, outputs/ and what no step names included")], None),
+        "verify": (
+            verify,
+            [
+                option(
+                    "full", False, "read everything again, outputs/ and what no step names included"
+                )
+            ],
+            None,
+        ),
         "gc": (collect, [dry, *limits], None),
         "du": (du, [FORMAT], None),
     }
@@ -128,7 +237,9 @@ def shared_commands(place: Workspace) -> Iterator[Task]:
         return exchange.pull(place, all)
 
     yield command("push", push, [], None)
-    yield command("pull", pull, [option("all", False, "everything that the shared store has")], None)
+    yield command(
+        "pull", pull, [option("all", False, "everything that the shared store has")], None
+    )
 
 
 def option(name: str, default: Any, help: str) -> dict[str, Any]:
@@ -137,8 +248,12 @@ def option(name: str, default: Any, help: str) -> dict[str, Any]:
     return {"name": name, "long": name, "default": default, "help": help} | kind
 
 
-def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
-    """The commands about devices; they need a model's config at most, so no study is opened for them."""
+def device_commands(
+    root: Path, raw: list[str]
+) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]]:
+    """The commands about devices; they need a model's config at most, so no study is opened for
+    them.
+    """
 
     def estimate(devices: bool, type: str, format: str) -> None:
         from sintra import devices as module
@@ -151,7 +266,9 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
         module.detect(root, raw, out, not quick, format)
 
     out = option("out", "", "where the profile goes; without it, where hardware=auto looks")
-    quick = option("quick", False, "don't measure the bandwidth of a machine that a profile of ours stands for")
+    quick = option(
+        "quick", False, "don't measure the bandwidth of a machine that a profile of ours stands for"
+    )
 
     def thermal(minutes: float, type: str, cooled: bool, log: str, plot: str, format: str) -> None:
         from sintra import heat as module
@@ -164,24 +281,40 @@ def device_commands(root: Path, raw: list[str]) -> dict[str, tuple[Callable[...,
         module.calibrate(root, raw, csv, out)
 
     csv = option("csv", "", "a CSV of read_bytes, weights, layers, tg_tps")
-    heat = [option("minutes", 15.0, "how long"), option("type", "Q4_K_M", "the model's type"),
-            option("cooled", False, "with the cooler that the profile knows of"),
-            option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
-            option("plot", "", "a PNG of the three over time (needs the bench extra)"), FORMAT]  # fmt: skip
+    heat = [
+        option("minutes", 15.0, "how long"),
+        option("type", "Q4_K_M", "the model's type"),
+        option("cooled", False, "with the cooler that the profile knows of"),
+        option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
+        option("plot", "", "a PNG of the three over time (needs the bench extra)"),
+        FORMAT,
+    ]
     every = option("devices", False, "one type on every device that there is a profile of")
     return {
         "thermal": (thermal, heat, None),
         "calibrate": (calibrate, [csv, option("out", "", "where the profile goes")], None),
         "detect": (detect, [out, quick, FORMAT], None),
-        "estimate": (estimate, [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT], None),
+        "estimate": (
+            estimate,
+            [every, option("type", "Q4_K_M", "the type for --devices"), FORMAT],
+            None,
+        ),
     }
 
 
-def command(name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None) -> Task:
+def command(
+    name: str, function: Callable[..., Any], params: list[dict[str, Any]], pos: str | None
+) -> Task:
     """A command as a task that always runs."""
     call = Call(function)
     task = Task(
-        name, [call], params=params, pos_arg=pos, doc=DOCS.get(name) or exported.doc(name), verbosity=2, uptodate=[False]
+        name,
+        [call],
+        params=params,
+        pos_arg=pos,
+        doc=DOCS.get(name) or exported.doc(name),
+        verbosity=2,
+        uptodate=[False],
     )
     call.task = task
     return task
@@ -218,12 +351,15 @@ def document(root: Path, site: bool) -> None:
     from sintra import reference  # not on the no-op path
 
     changed = reference.write(root, DOCS)
-    print(f"{len(changed)} reference pages changed" + (f": {', '.join(changed)}" if changed else ""))
+    print(
+        f"{len(changed)} reference pages changed" + (f": {', '.join(changed)}" if changed else "")
+    )
     if site:
         reference.build(root)
 
 
-# Each worker keeps to one core (tests/conftest.py): llama.cpp's threads spin, and two on a core take ten times as long.
+# Each worker keeps to one core (tests/conftest.py): llama.cpp's threads spin, and two on a core
+# take ten times as long.
 TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]
 
 
@@ -244,8 +380,21 @@ def advise(root: Path) -> None:
     path = root / "outputs" / "latest" / "result.json"
     if path.exists():
         print(f"latest: {result.advice(json.loads(path.read_text()))}")
-    print("doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)")
-    shown = ("plan", "why", "history", "plugins", "telemetry", *DEVICE, *UPKEEP, "validate", "rollback", *exported.names())
+    print(
+        "doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)"
+    )
+    shown = (
+        "plan",
+        "why",
+        "history",
+        "plugins",
+        "telemetry",
+        *DEVICE,
+        *UPKEEP,
+        "validate",
+        "rollback",
+        *exported.names(),
+    )
     for name in (*shown, "ab", "surgery", "report", "dashboard"):
         print(f"doit {name:<15} {DOCS.get(name) or exported.doc(name)}")
     print("doit help optimize, doit list --all, docs/guide.md for more")
@@ -256,7 +405,9 @@ def why(place: Workspace, steps: list[str]) -> None:
     graph = place.graph()
     known = {s.name: s for r in rounds.recorded(place) for s in rounds.steps_of(graph, r)}
     if not known:
-        raise UserError("nothing is recorded for this study yet: run `doit plan` with the same options")
+        raise UserError(
+            "nothing is recorded for this study yet: run `doit plan` with the same options"
+        )
     for name in steps or sorted(known):
         if name not in known:
             raise UserError(f"this study has no step {name!r}: {nearest(name, known)}")

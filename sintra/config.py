@@ -1,7 +1,8 @@
-"""From the command line to a plain, checked dictionary: Hydra composes, dataclasses check, and the result is kept.
+"""From the command line to a plain, checked dictionary: Hydra composes, dataclasses check, and the
+result is kept.
 
-Hydra is only imported when a command line is new: the composed configuration is cached by the conf tree's state, the
-overrides and our version.
+Hydra is only imported when a command line is new: the composed configuration is cached by the conf
+tree's state, the overrides and our version.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def keys(node: Any = Config, prefix: str = "") -> set[str]:
 def checked(root: Path, raw: list[str]) -> list[str]:
     """The overrides as Hydra takes them, after a check of every key and group name.
 
-    `model=` may be a name in conf/model, a hub id (owner/name, with @revision), or a folder. Raises UserError.
+    `model=` may be a name in conf/model, a hub id (owner/name, with @revision), or a folder. Raises
+    UserError.
     """
     seen: set[str] = set()
     result = []
@@ -65,11 +67,20 @@ def checked(root: Path, raw: list[str]) -> list[str]:
         key, _, value = override.partition("=")
         if "${oc.env" in value:
             raise UserError(
-                f"{key}: the environment isn't read by options, since they are written down; keys have names of their own"
+                
+                    f"{key}: the environment isn't read by options, since they are written down; "
+                    "keys "
+                    "have names of their own"
+                
             )
         plain = key.lstrip("+~")
         if plain != key:
-            raise UserError(f"{override!r}: `+` and `~` are not taken here; every key exists, so write {plain}={value}")
+            raise UserError(
+                
+                    f"{override!r}: `+` and `~` are not taken here; every key exists, so write "
+                    f"{plain}={value}"
+                
+            )
         if key in seen:
             raise UserError(f"{key!r} is given twice")
         seen.add(key)
@@ -89,13 +100,17 @@ def checked(root: Path, raw: list[str]) -> list[str]:
 
 
 def profile_path(root: Path, override: str) -> Path | None:
-    """The file of hardware=PATH: a YAML such as `doit detect` writes; None for any other override. Raises UserError."""
+    """The file of hardware=PATH: a YAML such as `doit detect` writes; None for any other override.
+    Raises UserError.
+    """
     key, _, value = override.partition("=")
     if key != "hardware" or not value.endswith((".yaml", ".yml")):
         return None
     path = root / user_path(value)
     if not there(path):
-        raise UserError(f"hardware={value}: there is no such file; `doit detect --out {value}` writes one")
+        raise UserError(
+            f"hardware={value}: there is no such file; `doit detect --out {value}` writes one"
+        )
     return path
 
 
@@ -120,7 +135,9 @@ def _own_name(path: Path) -> str:
 
 
 def _write_profile(folder: Path, path: Path) -> None:
-    """Put a profile where Hydra looks for groups, under a name that no profile of ours has. Raises UserError."""
+    """Put a profile where Hydra looks for groups, under a name that no profile of ours has. Raises
+    UserError.
+    """
     import yaml
 
     try:
@@ -128,7 +145,9 @@ def _write_profile(folder: Path, path: Path) -> None:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml")
+        raise UserError(
+            f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml"
+        )
     own = {f.name for f in fields(HardwareConf)}
     for key in found:
         if key not in own:
@@ -147,11 +166,21 @@ def _model(root: Path, value: str) -> list[str]:
     if folder.suffix == ".gguf" and there(folder):
         return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
     if there(folder, "is_dir"):
-        return ["model=custom", f"model.name={slug(folder.resolve().name)}", f"model.source='{folder}'"]
+        return [
+            "model=custom",
+            f"model.name={slug(folder.resolve().name)}",
+            f"model.source='{folder}'",
+        ]
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
     if not hub or value.startswith((".", "/", "~")):
         known = nearest(value, names(root, "model"))
-        raise UserError(f"no model is called {value!r}, and there is no such folder: {known}; a hub model is owner/name")
+        raise UserError(
+            
+                f"no model is called {value!r}, and there is no such folder: {known}; a hub model "
+                "is "
+                "owner/name"
+            
+        )
     revision = [f"model.revision={hub[2]}"] if hub[2] else []
     return ["model=custom", f"model.name={slug(hub[1])}", f"model.source={hub[1]}", *revision]
 
@@ -166,10 +195,17 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
     for override in raw:
         if not override.isprintable():
             raise UserError(f"{override!r} has characters in it that can't be written down")
-    state = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for d in conf_dirs(root) for p in sorted(d.rglob("*.yaml"))]
+    state = [
+        (str(p), p.stat().st_mtime_ns, p.stat().st_size)
+        for d in conf_dirs(root)
+        for p in sorted(d.rglob("*.yaml"))
+    ]
     own = [p for o in raw if (p := profile_path(root, o))]
     texts = [[str(p), sha256(p.read_text(errors="replace"))] for p in own]
-    schema = [__version__, *sorted(keys())]  # so that a new option isn't missing from what was composed before it
+    schema = [
+        __version__,
+        *sorted(keys()),
+    ]  # so that a new option isn't missing from what was composed before it
     key = sha256(canonical([schema, state, texts, raw, [str(p) for p in conf_dirs(root)]]))
     kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
     if kept:
@@ -203,7 +239,11 @@ def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, A
         with initialize_config_dir(config_dir=main, version_base="1.3"):
             config = hydra_compose("config", overrides=[*overrides, *paths])
             result = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, OverflowError) as error:  # the last: a number that no float can hold
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        OverflowError,
+    ) as error:  # the last: a number that no float can hold
         reason = error.__cause__ or error
         first = next(x for x in str(reason).splitlines() if x.strip())
         raise UserError(f"{first} ({' '.join(overrides)})") from None

@@ -1,7 +1,7 @@
 """What a run says while it goes on: lines, one live line on a terminal, JSON, or nothing.
 
-Progress goes to stderr, results alone to stdout. Everything of a run goes through here, so that lines of several threads don't
-mix.
+Progress goes to stderr, results alone to stdout. Everything of a run goes through here, so that
+lines of several threads don't mix.
 """
 
 from __future__ import annotations
@@ -21,14 +21,23 @@ from sintra.errors import UserError
 
 MODES = ("auto", "plain", "quiet", "json")
 REFRESH_S, REMIND_S = 0.5, 60.0
-MARK = "> "  # how a line of a worker's log begins that is shown as it comes, also without a terminal
+MARK = (
+    "> "  # how a line of a worker's log begins that is shown as it comes, also without a terminal
+)
 TAIL = 2000
-COLOURS = {"built": "2", "failed": "31", "met": "32", "unmet": "33", "again": "33"}  # SGR: dim, red, green, yellow
+COLOURS = {
+    "built": "2",
+    "failed": "31",
+    "met": "32",
+    "unmet": "33",
+    "again": "33",
+}  # SGR: dim, red, green, yellow
 
 
 class Running:
-    """A step under way: since when (time.monotonic), the seconds that such a step usually takes, its worker's log, and what of
-    that has been read."""
+    """A step under way: since when (time.monotonic), the seconds that such a step usually takes,
+    its worker's log, and what of that has been read.
+    """
 
     def __init__(self, usual: float | None) -> None:
         self.start, self.usual = time.monotonic(), usual
@@ -45,8 +54,9 @@ class Running:
 
 
 class Console:
-    """mode: auto (live on a terminal, else plain), plain, quiet or json; usual: seconds that a stage's steps take; ahead:
-    steps that this run knows it will look at."""
+    """mode: auto (live on a terminal, else plain), plain, quiet or json; usual: seconds that a
+    stage's steps take; ahead: steps that this run knows it will look at.
+    """
 
     def __init__(self) -> None:
         self.mode = "auto"
@@ -73,7 +83,11 @@ class Console:
         with self.lock:
             if self.mode == "quiet":
                 return
-            line = json.dumps({"event": event, "text": text} | fields) if self.mode == "json" else self.painted(text)
+            line = (
+                json.dumps({"event": event, "text": text} | fields)
+                if self.mode == "json"
+                else self.painted(text)
+            )
             if self.bar is not None:
                 self.bar.clear()
             print(line, file=sys.stderr, flush=True)
@@ -148,7 +162,9 @@ class Console:
         name, now = next(iter(self.running.items()))
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
         count = f"[{self.done + 1}/{max(self.ahead, self.done + len(self.running))}] "
-        text = count + name + others + ": " + state(time.monotonic() - now.start, now.usual, now.path)
+        text = (
+            count + name + others + ": " + state(time.monotonic() - now.start, now.usual, now.path)
+        )
         self.bar.set_description_str(text[: columns - 1])
 
     def _remind(self) -> None:
@@ -157,7 +173,12 @@ class Console:
             if now - self.reminded.get(name, each.start) >= REMIND_S:
                 self.reminded[name] = now
                 seconds = now - each.start
-                self.say(f"still   {name}: {state(seconds, each.usual, each.path)}", "progress", step=name, seconds=seconds)
+                self.say(
+                    f"still   {name}: {state(seconds, each.usual, each.path)}",
+                    "progress",
+                    step=name,
+                    seconds=seconds,
+                )
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -180,7 +201,14 @@ def last_line(path: Path) -> str:
             text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return next((x.strip().removeprefix(MARK) for x in reversed(text.replace("\r", "\n").splitlines()) if x.strip()), "")
+    return next(
+        (
+            x.strip().removeprefix(MARK)
+            for x in reversed(text.replace("\r", "\n").splitlines())
+            if x.strip()
+        ),
+        "",
+    )
 
 
 def span(seconds: float) -> str:

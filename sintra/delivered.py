@@ -48,7 +48,9 @@ class Delivered:
         return rounds.recorded(self.place)
 
     def made(self, step: Step, say: Any) -> Artifact:
-        """A step's artifact, built with everything above it where the store doesn't have it. Raises UserError for a failure."""
+        """A step's artifact, built with everything above it where the store doesn't have it. Raises
+        UserError for a failure.
+        """
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
@@ -64,7 +66,9 @@ def delivered(root: Path, study: str = "latest") -> Delivered:
     """Open a folder of outputs/. Raises UserError where it holds no winner, or its model is gone."""
     folder = root / "outputs" / study
     if not (folder / "result.json").is_file():
-        known = sorted(p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file())
+        known = sorted(
+            p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file()
+        )
         hint = f": {nearest(study, known)}" if known else ": run `doit optimize hardware=...` first"
         raise UserError(f"outputs/{study} holds no result{hint}")
     result = json.loads((folder / "result.json").read_text())
@@ -73,6 +77,10 @@ def delivered(root: Path, study: str = "latest") -> Delivered:
     place = open_workspace(root, json.loads((folder / "manifest.json").read_text())["overrides"])
     if place.pinned() is None:
         raise UserError(
-            f"the model of outputs/{study} isn't pinned in {place.conf['store']['path']}: run its `doit optimize` again"
+            
+                f"the model of outputs/{study} isn't pinned in {place.conf['store']['path']}: run "
+                "its "
+                "`doit optimize` again"
+            
         )
     return Delivered(folder.resolve(), result, place)

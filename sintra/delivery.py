@@ -28,7 +28,9 @@ def artifact(graph: Graph, store: Store, recipe: dict[str, Any]) -> Artifact:
 def wanted(
     graph: Graph, store: Store, winner: dict[str, Any] | None, known: list[Candidate], goal: Goal
 ) -> dict[str, Artifact]:
-    """Folder below outputs/<study> ("" for the winner's, a format's name for the others') -> artifact."""
+    """Folder below outputs/<study> ("" for the winner's, a format's name for the others') ->
+    artifact.
+    """
     if winner is None:
         return {}
     found = {"": artifact(graph, store, winner["recipe"])}
@@ -42,16 +44,28 @@ def wanted(
 
 def parts(made: Artifact) -> dict[str, tuple[int, str]]:
     """Path -> size and SHA-256 of what is delivered of an artifact."""
-    return {f.path: (f.size, f.sha256) for f in made.files if f.path == "model.gguf" or f.path.startswith("model/")}
+    return {
+        f.path: (f.size, f.sha256)
+        for f in made.files
+        if f.path == "model.gguf" or f.path.startswith("model/")
+    }
 
 
 def sound(store: Store, out: Path, what: dict[str, Artifact]) -> bool:
-    """Whether the folder holds them all and nothing else that could be taken for one: by size, and not from before a blob was
-    made anew (since the old one was damaged)."""
-    files = {Path(folder, path): part for folder, made in what.items() for path, part in parts(made).items()}
+    """Whether the folder holds them all and nothing else that could be taken for one: by size, and
+    not from before a blob was made anew (since the old one was damaged).
+    """
+    files = {
+        Path(folder, path): part
+        for folder, made in what.items()
+        for path, part in parts(made).items()
+    }
     if models(out) != {p.parts[0] for p in files}:
         return False
-    return all((out / path).is_file() and _same(out / path, store.blob(digest), size) for path, (size, digest) in files.items())
+    return all(
+        (out / path).is_file() and _same(out / path, store.blob(digest), size)
+        for path, (size, digest) in files.items()
+    )
 
 
 def _same(path: Path, blob: Path, size: int) -> bool:
@@ -67,7 +81,9 @@ def models(out: Path) -> set[str]:
 
 
 def put(store: Store, out: Path, what: dict[str, Artifact]) -> None:
-    """Hard links to the blobs where the filesystem allows them (read-only, like the blobs), else copies."""
+    """Hard links to the blobs where the filesystem allows them (read-only, like the blobs), else
+    copies.
+    """
     for name in models(out):
         if (out / name).is_dir():
             shutil.rmtree(out / name)
@@ -100,7 +116,11 @@ def put_extra(store: Store, out: Path, what: dict[str, Artifact]) -> dict[str, s
 
 def digests(what: dict[str, Artifact]) -> dict[str, str]:
     """Path -> SHA-256, for the manifest."""
-    return {Path(folder, path).as_posix(): digest for folder, made in what.items() for path, (_, digest) in parts(made).items()}
+    return {
+        Path(folder, path).as_posix(): digest
+        for folder, made in what.items()
+        for path, (_, digest) in parts(made).items()
+    }
 
 
 def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, Any]:
@@ -113,9 +133,17 @@ def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, An
     return {"locks": found} if found and what else {}
 
 
-def by_format(graph: Graph, store: Store, known: list[Candidate], goal: Goal) -> list[dict[str, Any]]:
+def by_format(
+    graph: Graph, store: Store, known: list[Candidate], goal: Goal
+) -> list[dict[str, Any]]:
     """A row for each format that was asked for: its best variant, or why there is none."""
-    reasons = dict(zip([f for f in graph.study.formats if f not in tried(graph.study)], left_out(graph.study), strict=True))
+    reasons = dict(
+        zip(
+            [f for f in graph.study.formats if f not in tried(graph.study)],
+            left_out(graph.study),
+            strict=True,
+        )
+    )
     rows = []
     for name in graph.study.formats:
         mine = [c for c in known if c.recipe.format == name]
@@ -127,7 +155,10 @@ def by_format(graph: Graph, store: Store, known: list[Candidate], goal: Goal) ->
             row |= {"agreement": agreement(graph, store, name)} if name != "gguf" else {}
         else:
             word = f"{failed.kind}: {failed.message}" if failed else "nothing was proposed"
-            row |= {"status": "not_tried" if name in reasons else "failed", "reason": reasons.get(name, word)}
+            row |= {
+                "status": "not_tried" if name in reasons else "failed",
+                "reason": reasons.get(name, word),
+            }
         rows.append(row)
     return rows
 
@@ -141,8 +172,12 @@ def agreement(graph: Graph, store: Store, name: str) -> dict[str, float]:
 
 
 def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str | None) -> str:
-    """The formats side by side: the best of each on the same tokens, with speed and memory as measured on this machine."""
-    lines = [f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}{'RAM MB':>8}  runtime"]
+    """The formats side by side: the best of each on the same tokens, with speed and memory as
+    measured on this machine.
+    """
+    lines = [
+        f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}{'RAM MB':>8}  runtime"
+    ]
     found = {c.recipe.name: c for c in known}
     for row in rows:
         if "recipe" not in row:
@@ -151,19 +186,39 @@ def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str
         best = found[row["recipe"]]
         kld = best.find("kld_mean")
         quality = f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"
-        cells = [(_show(best, n, s, d)) for n, s, d in (("same_top", 0.01, 1), ("tg_tps", 1, 0), ("ram_peak_bytes", 1e6, 0))]
+        cells = [
+            (_show(best, n, s, d))
+            for n, s, d in (("same_top", 0.01, 1), ("tg_tps", 1, 0), ("ram_peak_bytes", 1e6, 0))
+        ]
         mark = " (winner)" if row["recipe"] == winner else ""
         size = _show(best, "size_bytes", 1e6, 2)
-        lines.append(f"{row['format']:<12}{best.recipe.name:<22}{size:>8}{quality:>20}{cells[0] + ' %':>10}{cells[1]:>9}"
-                     f"{cells[2]:>8}  {row['runtime']}{mark}")  # fmt: skip
+        lines.append(
+            f"{row['format']:<12}{best.recipe.name:<22}{size:>8}{quality:>20}{cells[0] + ' %':>10}{cells[1]:>9}"
+            f"{cells[2]:>8}  {row['runtime']}{mark}"
+        )
     for row in rows:
         if agreed := row.get("agreement"):
-            trap = "" if agreed["agree_tokens"] > SAME else ": transformers reads this model's tokenizer differently"
-            lines.append(
-                f"{row['format']}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats apart on the same tokens; "
-                f"the two tokenizers have {100 * agreed['agree_tokens']:.4g} % of theirs in common{trap}"
+            trap = (
+                ""
+                if agreed["agree_tokens"] > SAME
+                else ": transformers reads this model's tokenizer differently"
             )
-    return "\n".join([*lines, "tok/s (one after the other) and RAM measured on this machine, in each format's own runtime"])
+            lines.append(
+                f"{row['format']}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats "
+                "apart on the same tokens; "
+                f"the two tokenizers have {100 * agreed['agree_tokens']:.4g} % of theirs in "
+                f"common{trap}"
+            )
+    return "\n".join(
+        [
+            *lines,
+            (
+                "tok/s (one after the other) and RAM measured on this machine, in each format's "
+                "own "
+                "runtime"
+            ),
+        ]
+    )
 
 
 def _show(candidate: Candidate, metric: str, scale: float, digits: int) -> str:

@@ -1,4 +1,6 @@
-"""`doit estimate` and `doit detect`: what a model would do on a device or on every one, and what this machine is."""
+"""`doit estimate` and `doit detect`: what a model would do on a device or on every one, and what
+this machine is.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> 
 
 
 def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
-    """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of the file for a GGUF."""
+    """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of
+    the file for a GGUF.
+    """
     text = conf["model"]["source"]
     path = root / Path(text).expanduser()
     if path.suffix == ".gguf" and path.is_file():
@@ -50,7 +54,9 @@ def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
         except (ValueError, KeyError) as error:
             raise UserError(f"{text} is no GGUF that can be estimated: {error}") from None
     folder = model_folder(root, text)
-    of = architecture.read((folder / "config.json") if folder else from_hub(text, conf["model"]["revision"]))
+    of = architecture.read(
+        (folder / "config.json") if folder else from_hub(text, conf["model"]["revision"])
+    )
     return {preset: architecture.shape(of, preset) for preset in ("F16", *ROWS)}
 
 
@@ -61,19 +67,36 @@ def from_hub(name: str, revision: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision))
     except Exception as error:  # the hub's own kinds of errors are many, and none is ours
-        raise UserError(f"the config of {name} can't be had: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"the config of {name} can't be had: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def row(shape: Shape, device: Hardware, context: int, kv: str) -> Row:
     """One variant on one device, every number with its interval [low, high]."""
-    found: Row = {"device": device.name, "context": context, "kv": kv, "weight_bytes": shape.weight_bytes}
+    found: Row = {
+        "device": device.name,
+        "context": context,
+        "kv": kv,
+        "weight_bytes": shape.weight_bytes,
+    }
     for m in estimate(shape, device, context, kv):
-        found[m.metric] = {"value": m.value, "low": m.low, "high": m.high, "unit": m.unit, "how": m.how}
+        found[m.metric] = {
+            "value": m.value,
+            "low": m.low,
+            "high": m.high,
+            "unit": m.unit,
+            "how": m.how,
+        }
     found["fits"] = found["device_ram_bytes"]["value"] <= device.usable_bytes
     split = None if found["fits"] else offload(shape, device, context, kv)
     if split:
-        found["offload"] = {"layers": split.layers, "of": shape.layers, "device_bytes": split.device_bytes,
-                            "host_bytes": split.host_bytes}  # fmt: skip
+        found["offload"] = {
+            "layers": split.layers,
+            "of": shape.layers,
+            "device_bytes": split.device_bytes,
+            "host_bytes": split.host_bytes,
+        }
         found["device_tg_tps"] |= {"value": split.tps, "low": split.low, "high": split.high}
     return found
 
@@ -88,7 +111,9 @@ def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> No
         if not kind:
             raise UserError(f"--type {type_} isn't known: use one of {', '.join(given)}")
         devices = [device_of(p) for p in profiles.every(root).values()]
-        rows = sorted(({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place)
+        rows = sorted(
+            ({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place
+        )
     else:
         device = device_of(conf["hardware"])
         rows = [{"type": kind} | row(shape, device, context, kv) for kind, shape in given.items()]
@@ -100,15 +125,25 @@ def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> No
 
 def table(rows: list[Row], first: str, context: int, kv: str) -> str:
     """Rows in 80 columns."""
-    head = f"{first:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8}  fits"
+    head = (
+        f"{first:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8} "
+        " fits"
+    )
     lines = [head]
     for r in rows:
         speed = r["device_tg_tps"]
         prefill = short(r["device_pp_tps"]["value"]) if "device_pp_tps" in r else "-"
-        lines.append(f"{r[first]:<24}{short(r['weight_bytes'] / 1e9):>7}{short(speed['value']):>10}"
-                     f"{short(speed['low']):>10}{short(speed['high']):>8}{prefill:>9}"
-                     f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}")  # fmt: skip
-    lines.append(f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; nothing was built or run")
+        lines.append(
+            f"{r[first]:<24}{short(r['weight_bytes'] / 1e9):>7}{short(speed['value']):>10}"
+            f"{short(speed['low']):>10}{short(speed['high']):>8}{prefill:>9}"
+            f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}"
+        )
+    lines.append(
+        
+            f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; "
+            "nothing was built or run"
+        
+    )
     return "\n".join(lines)
 
 
@@ -131,21 +166,33 @@ def fit_words(r: Row) -> str:
 
 
 def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
-    """Refine the composed profile by a CSV of measurements, or by this cache's measured variants, and write it to `out`."""
+    """Refine the composed profile by a CSV of measurements, or by this cache's measured variants,
+    and write it to `out`.
+    """
     from sintra.hardware import calibrate as refining
     from sintra.hardware import profile as files
     from sintra.stage import machine
     from sintra.study import cache_root
 
     conf = composed(root, raw)["hardware"]
-    rows = refining.read(root / Path(csv).expanduser()) if csv else measured_here(cache_root(root, raw))
+    rows = (
+        refining.read(root / Path(csv).expanduser())
+        if csv
+        else measured_here(cache_root(root, raw))
+    )
     if not rows:
-        raise UserError("nothing was measured here yet: run `doit optimize` first, or give --csv FILE")
+        raise UserError(
+            "nothing was measured here yet: run `doit optimize` first, or give --csv FILE"
+        )
     found = refining.refined(conf, rows)
     where = csv or f"measured on {machine()}"
     path = root / Path(out).expanduser() if out else cache_root(root, raw) / files.AUTO
     files.write(path, found, [f"{conf['name']}, calibrated by {len(rows)} measurements ({where})"])
-    for name in (n for n in found if n.startswith(("efficiency", "overhead", "runtime_")) and found[n] != conf.get(n)):
+    for name in (
+        n
+        for n in found
+        if n.startswith(("efficiency", "overhead", "runtime_")) and found[n] != conf.get(n)
+    ):
         print(f"{name:<22} {conf[name]:g} -> {found[name]:g}")
     if costs := found.get("type_costs"):
         print(f"{'a byte of':<22} " + ", ".join(f"{t} {v:g}" for t, v in costs.items()))
@@ -153,8 +200,9 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
 
 
 def measured_here(cache: Path) -> list[Any]:
-    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's shape, and the memory that
-    the process held beside, where that was measured too."""
+    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's
+    shape, and the memory that the process held beside, where that was measured too.
+    """
     from sintra.hardware.calibrate import Row as Measured
     from sintra.hardware.estimate import bytes_read, weights_read
     from sintra.store import Store
@@ -162,18 +210,33 @@ def measured_here(cache: Path) -> list[Any]:
 
     store, found = Store(cache), []
     records = list(store.records())
-    layouts = {a.digest: a for r in records if r.get("stage") in ("quantize", "assemble", "convert", "refine", "polish")
-               if isinstance(a := store.lookup(r["key"]), Artifact)}  # fmt: skip
+    layouts = {
+        a.digest: a
+        for r in records
+        if r.get("stage") in ("quantize", "assemble", "convert", "refine", "polish")
+        if isinstance(a := store.lookup(r["key"]), Artifact)
+    }
     shapes = {digest: Shape.of(store.read_json(a, "layout.json")) for digest, a in layouts.items()}
-    memory = {file: own for r in records if r.get("stage") == "memory" and (file := r["action"]["inputs"]["gguf"]) in shapes
-              if (own := beside(store, r, shapes[file])) is not None}  # fmt: skip
+    memory = {
+        file: own
+        for r in records
+        if r.get("stage") == "memory" and (file := r["action"]["inputs"]["gguf"]) in shapes
+        if (own := beside(store, r, shapes[file])) is not None
+    }
     for record in (r for r in records if r.get("stage") == "speed"):
         file = record["action"]["inputs"]["gguf"]
         tps = taken(store, record, "tg_tps")
         if tps is not None and file in shapes:
             shape, context = shapes[file], int(record["action"]["params"]["generate"])
             found.append(
-                Measured(bytes_read(shape, context), weights_read(shape), shape.layers, tps, shape.types, memory.get(file))
+                Measured(
+                    bytes_read(shape, context),
+                    weights_read(shape),
+                    shape.layers,
+                    tps,
+                    shape.types,
+                    memory.get(file),
+                )
             )
     return found
 
@@ -186,7 +249,9 @@ def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
 
     made = store.lookup(record["key"])
     rows = store.read_json(made, NAME) if isinstance(made, Artifact) else []
-    return next((m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None)
+    return next(
+        (m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None
+    )
 
 
 def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
@@ -195,4 +260,8 @@ def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
 
     peak, params = taken(store, record, "ram_peak_bytes"), record["action"]["params"]
     known = shape.weight_bytes + compute_bytes(shape, params["context"])
-    return None if peak is None else peak - known - kv_bytes(shape, params["context"], params.get("kv", "f16"))
+    return (
+        None
+        if peak is None
+        else peak - known - kv_bytes(shape, params["context"], params.get("kv", "f16"))
+    )

@@ -11,7 +11,9 @@ from sintra.store import hash_file, keep, mark
 
 
 class Digests:
-    """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of them."""
+    """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of
+    them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

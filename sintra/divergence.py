@@ -1,4 +1,6 @@
-"""The statistics of the quality probes, whatever runs the variant: divergence from the 16-bit model on the same tokens."""
+"""The statistics of the quality probes, whatever runs the variant: divergence from the 16-bit model
+on the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ RESAMPLES = 1000
 
 
 class Predicts(Protocol):
-    """Gives log-probabilities, in nats, of the tokens after positions first..end-2: (context - 1 - first, vocabulary)."""
+    """Gives log-probabilities, in nats, of the tokens after positions first..end-2: (context - 1 -
+    first, vocabulary).
+    """
 
     def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
         """Of one window of token ids."""
@@ -44,11 +48,18 @@ class Baseline:
         """From its folder."""
         names = ("tokens", "logp", "nll", "ids", "rest", "bytes")
         return Baseline(
-            *(np.load(folder / f"{n}.npy", mmap_mode="r") if (folder / f"{n}.npy").exists() else None for n in names)
+            *(
+                np.load(folder / f"{n}.npy", mmap_mode="r")
+                if (folder / f"{n}.npy").exists()
+                else None
+                for n in names
+            )
         )
 
     def divergence(self, at: slice, q: NDArray[np.float32]) -> tuple[Array, NDArray[np.bool_]]:
-        """KL(baseline || variant) in nats and whether both put the same token first, for each row of log-probs q."""
+        """KL(baseline || variant) in nats and whether both put the same token first, for each row
+        of log-probs q.
+        """
         p = np.asarray(self.logp[at], dtype=np.float64)
         top = p.argmax(1)
         if self.ids is None:
@@ -80,7 +91,9 @@ def score(
     return [*found, per_byte(nll, np.asarray(base.bytes), seed, protocol)], kld
 
 
-def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, protocol: str) -> list[Measurement]:
+def measurements(
+    kld: Array, same: Array, nll: Array, base: Array, seed: int, protocol: str
+) -> list[Measurement]:
     """The numbers with their standard errors; all arrays are (windows, positions)."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(kld), (RESAMPLES, len(kld)))
@@ -88,9 +101,16 @@ def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, pr
     def row(metric: str, unit: str, of: Callable[[NDArray[Any]], float]) -> Measurement:
         everything = np.arange(len(kld))
         spread = float(np.std([of(d) for d in draws], ddof=1))
-        return Measurement(metric, of(everything), unit, "measured", spread, kld.size, protocol=protocol)
+        return Measurement(
+            metric, of(everything), unit, "measured", spread, kld.size, protocol=protocol
+        )
 
-    sums = {"kld": kld.mean(1), "same": same.mean(1), "nll": nll.mean(1), "gap": (nll - base).mean(1)}
+    sums = {
+        "kld": kld.mean(1),
+        "same": same.mean(1),
+        "nll": nll.mean(1),
+        "gap": (nll - base).mean(1),
+    }
     return [
         row("kld_mean", "nats", lambda d: float(sums["kld"][d].mean())),
         row("kld_p999", "nats", lambda d: float(np.quantile(kld[d], 0.999))),
@@ -101,9 +121,13 @@ def measurements(kld: Array, same: Array, nll: Array, base: Array, seed: int, pr
 
 
 def per_byte(nll: Array, sizes: Array, seed: int, protocol: str) -> Measurement:
-    """Bits that the model needs for a byte of the scored text; nll in nats, sizes in bytes, (windows, positions)."""
+    """Bits that the model needs for a byte of the scored text; nll in nats, sizes in bytes,
+    (windows, positions).
+    """
     bits, count = nll.sum(1) / np.log(2), sizes.sum(1)
     draws = np.random.default_rng(seed).integers(0, len(bits), (RESAMPLES, len(bits)))
     spread = float((bits[draws].sum(1) / count[draws].sum(1)).std(ddof=1))
     value = float(bits.sum() / count.sum())
-    return Measurement("bits_per_byte", value, "bits", "measured", spread, nll.size, protocol=protocol)
+    return Measurement(
+        "bits_per_byte", value, "bits", "measured", spread, nll.size, protocol=protocol
+    )

@@ -1,7 +1,8 @@
 """Workers on other machines: what runs there, and how its ending comes back.
 
-The two sides share the cache folder and nothing else. The order lies in it, the node runs `python -m sintra.worker` on it,
-and writes the ending beside it; artifacts go into the store. Schedulers carry one function, `run_order`, and a path.
+The two sides share the cache folder and nothing else. The order lies in it, the node runs `python
+-m sintra.worker` on it, and writes the ending beside it; artifacts go into the store. Schedulers
+carry one function, `run_order`, and a path.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from sintra.spawn import Ending, Worker
 from sintra.stage import cores
 from sintra.store import write_atomic
 
-LAG_S = 20.0  # how long a network filesystem may hide a file that another machine has written (NFS: acdirmax, 60 s at most)
+# how long a network filesystem may hide a file that another machine has written (NFS: acdirmax, 60
+# s at most)
+LAG_S = 20.0
 GONE = 143
 
 
@@ -57,8 +60,10 @@ def leaving(worker: Worker) -> Iterator[list[int]]:
 
 
 def run_order(path: str) -> int:
-    """On the node: run the order's worker and leave its ending. A job that is told to go leaves none: its scheduler says
-    what became of it, and may start it again. An order that is gone was carried out by somebody else."""
+    """On the node: run the order's worker and leave its ending. A job that is told to go leaves
+    none: its scheduler says what became of it, and may start it again. An order that is gone was
+    carried out by somebody else.
+    """
     order = Path(path)
     try:
         given = json.loads(order.read_text())
@@ -74,7 +79,9 @@ def run_order(path: str) -> int:
 
 
 class Watched:
-    """A job elsewhere: ended when its ending is there, or when its scheduler says that none will come."""
+    """A job elsewhere: ended when its ending is there, or when its scheduler says that none will
+    come.
+    """
 
     def __init__(self, order: Path, poll_s: float) -> None:
         self.order, self.poll_s = order, poll_s
@@ -103,7 +110,9 @@ class Watched:
     def _wait(self, until: float) -> Ending:
         pause = 0.05
         while True:
-            gone = self.gone()  # asked first: what ended before it was asked has left its ending by now
+            gone = (
+                self.gone()
+            )  # asked first: what ended before it was asked has left its ending by now
             if (found := read_ending(self.order)) is not None:
                 return found
             if self.cancelled.is_set():

@@ -1,4 +1,6 @@
-"""Steps carried out on the terms that were set: by an executor, within limits, again after a fault that may pass."""
+"""Steps carried out on the terms that were set: by an executor, within limits, again after a fault
+that may pass.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,12 @@ class Engine:
 
     def __init__(self, terms: Terms, root: Path) -> None:
         self.terms = terms
-        self.executor: Executor = plugins.load("executors", terms.name)(json.loads(terms.executor), root)
-        self.gate = Gate(cores(), terms.heavy, int(terms.memory_gb * GIB) if terms.memory_gb else spare())
+        self.executor: Executor = plugins.load("executors", terms.name)(
+            json.loads(terms.executor), root
+        )
+        self.gate = Gate(
+            cores(), terms.heavy, int(terms.memory_gb * GIB) if terms.memory_gb else spare()
+        )
 
     def need(self, step: Step, store: Store) -> Need:
         """What a step asks for."""
@@ -40,7 +46,15 @@ class Engine:
         limit = self.terms.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
         share = {"light": 1, "heavy": self.gate.share, "alone": self.gate.size}[stage.resource]
         threads = share if self.executor.here else self.executor.threads(stage.resource)
-        return Need(step.name, stage.resource, threads, stage.platform, limit, weight(step, store), self.executor.mem_gb)
+        return Need(
+            step.name,
+            stage.resource,
+            threads,
+            stage.platform,
+            limit,
+            weight(step, store),
+            self.executor.mem_gb,
+        )
 
     def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
         """Run a worker to its end. order: writes the order's file."""
@@ -79,14 +93,20 @@ class Engine:
 
 
 def passing(ending: Ending) -> bool:
-    """Whether the same may end otherwise next time: lost with its machine, killed, or the worker says so itself."""
-    return ending.cause == "lost" or (ending.cause == "exit" and ending.code in (TRANSIENT, *KILLED))
+    """Whether the same may end otherwise next time: lost with its machine, killed, or the worker
+    says so itself.
+    """
+    return ending.cause == "lost" or (
+        ending.cause == "exit" and ending.code in (TRANSIENT, *KILLED)
+    )
 
 
 def in_words(ending: Ending) -> str:
     """The last thing that was said of a worker's end."""
     last = next((x for x in reversed(ending.log.splitlines()) if x.strip()), "")
-    return last.removeprefix("sintra: ") or ("its worker was killed" if ending.code in KILLED else ending.cause)
+    return last.removeprefix("sintra: ") or (
+        "its worker was killed" if ending.code in KILLED else ending.cause
+    )
 
 
 def memory_line(need: Need, more: Need) -> str:
@@ -97,11 +117,18 @@ def memory_line(need: Need, more: Need) -> str:
 
 
 def weight(step: Step, store: Store) -> int:
-    """A rough guess at a heavy step's memory, bytes: what its inputs come to three times over, and the libraries."""
+    """A rough guess at a heavy step's memory, bytes: what its inputs come to three times over, and
+    the libraries.
+    """
     if step.plugin.resource != "heavy":
         return 0
     found = (above.outcome(store) for above in step.inputs.values())
-    files = {f.sha256: f.size for outcome in found if isinstance(outcome, Artifact) for f in outcome.files}
+    files = {
+        f.sha256: f.size
+        for outcome in found
+        if isinstance(outcome, Artifact)
+        for f in outcome.files
+    }
     return int(START_UP + PER_BYTE * sum(files.values()))
 
 

@@ -1,7 +1,8 @@
-"""What an AC entry may say: read strictly, since caches are shared and disks rot. Anything else is a miss.
+"""What an AC entry may say: read strictly, since caches are shared and disks rot. Anything else is
+a miss.
 
-A path in an entry becomes a path on disk (a view, outputs/), and a digest becomes the name of a blob: neither may lead
-anywhere else.
+A path in an entry becomes a path on disk (a view, outputs/), and a digest becomes the name of a
+blob: neither may lead anywhere else.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def text(data: dict[str, Any]) -> str:
 
 
 def read(raw: bytes, key: str) -> dict[str, Any] | None:
-    """An entry's content, or None where it isn't what was written, isn't this key's, or names no outcome that may be used."""
+    """An entry's content, or None where it isn't what was written, isn't this key's, or names no
+    outcome that may be used.
+    """
     data = unsealed(raw)
     if data is None or data.get("key") != key:
         return None
@@ -35,8 +38,14 @@ def outcome(data: dict[str, Any]) -> Artifact | Failure | None:
     """The artifact or the failure that an entry names; None where it is malformed."""
     if "failure" in data:
         found = data["failure"]
-        good = isinstance(found, dict) and set(found) <= {"kind", "message", "log"} and {"kind", "message"} <= set(found)
-        return Failure(**found) if good and all(isinstance(v, str) for v in found.values()) else None
+        good = (
+            isinstance(found, dict)
+            and set(found) <= {"kind", "message", "log"}
+            and {"kind", "message"} <= set(found)
+        )
+        return (
+            Failure(**found) if good and all(isinstance(v, str) for v in found.values()) else None
+        )
     rows = data.get("files")
     if not isinstance(rows, list):
         return None
@@ -52,7 +61,12 @@ def file(row: Any) -> File | None:
     if not isinstance(row, dict) or set(row) != {"path", "size", "sha256"}:
         return None
     path, size, digest = row["path"], row["size"], row["sha256"]
-    if not isinstance(digest, str) or not DIGEST.fullmatch(digest) or type(size) is not int or size < 0:
+    if (
+        not isinstance(digest, str)
+        or not DIGEST.fullmatch(digest)
+        or type(size) is not int
+        or size < 0
+    ):
         return None
     return File(path, size, digest) if isinstance(path, str) and inside(path) else None
 

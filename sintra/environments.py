@@ -1,8 +1,9 @@
 """Environments of their own for libraries that clash with the main one.
 
-llmcompressor caps transformers below ours, GPTQModel pins another numpy: each gets a virtual environment in the cache, laid
-over the main one, so that only what clashes is installed again. What a library and everything it needs come to, as versions,
-is its lock; the lock, not the folder, is what keys depend on.
+llmcompressor caps transformers below ours, GPTQModel pins another numpy: each gets a virtual
+environment in the cache, laid over the main one, so that only what clashes is installed again. What
+a library and everything it needs come to, as versions, is its lock; the lock, not the folder, is
+what keys depend on.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ ENVIRONMENTS = {
 
 
 def wanted(name: str, python: str) -> dict[str, Any]:
-    """An environment step's parameters. python: "auto" (the main environment where it has the library, else one of its own) or
-    "here" (only the main one)."""
+    """An environment step's parameters. python: "auto" (the main environment where it has the
+    library, else one of its own) or "here" (only the main one).
+    """
     environment = ENVIRONMENTS[name]
     shared = {n: tool_version(n) for n in SHARED}
     known: dict[str, Any] = {
@@ -59,7 +61,10 @@ def wanted(name: str, python: str) -> dict[str, Any]:
     here = tool_version(environment.root)
     if python == "here" or here != "none":
         return known | {
-            "here": {n: tool_version(n) for n in (environment.root, "transformers", "compressed-tensors", "optimum")}
+            "here": {
+                n: tool_version(n)
+                for n in (environment.root, "transformers", "compressed-tensors", "optimum")
+            }
         }
     return known | {"requirements": list(environment.requirements)}
 
@@ -97,7 +102,9 @@ def folder_of(context: Context, lock: dict[str, str]) -> Path:
 
 
 def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
-    """The Python whose versions are the lock's: this one, or that of the environment, built again where it is gone."""
+    """The Python whose versions are the lock's: this one, or that of the environment, built again
+    where it is gone.
+    """
     root = ENVIRONMENTS[name].root
     if tool_version(root) == lock.get(root):
         return sys.executable
@@ -113,8 +120,9 @@ def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
 
 
 def at_hand(context: Context, name: str) -> str:
-    """The Python of an environment that no lock asks for: this one where it has the library, else one made for its
-    requirements, once. Raises Transient where pip can't."""
+    """The Python of an environment that no lock asks for: this one where it has the library, else
+    one made for its requirements, once. Raises Transient where pip can't.
+    """
     environment = ENVIRONMENTS[name]
     if tool_version(environment.root) != "none":
         return sys.executable
@@ -122,27 +130,54 @@ def at_hand(context: Context, name: str) -> str:
     wanted = [*environment.requirements, *(f"{n}=={v.partition('+')[0]}" for n, v in kept.items())]
     folder = context.keep.parents[1] / "envs" / sha256(canonical([wanted, sys.prefix]))[:16]
     if not (folder / "lock.json").exists():
-        context.say(f"{environment.root} gets an environment of its own in {folder.parent.name}/: a few minutes")
+        context.say(
+            
+                f"{environment.root} gets an environment of its own in {folder.parent.name}/: a "
+                "few "
+                "minutes"
+            
+        )
         settle(create(context, wanted), folder, {})
     return interpreter(folder)
 
 
 def create(context: Context, requirements: list[str]) -> Path:
-    """A new virtual environment over the main one with these requirements. Raises Transient where pip can't."""
+    """A new virtual environment over the main one with these requirements. Raises Transient where
+    pip can't.
+    """
     import sysconfig
 
     folder = context.keep.parents[1] / "envs" / f"new-{unique()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", str(folder)],
+            check=True,
+            capture_output=True,
+        )
         own = site(folder)
-        (own / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-        command = [*PIP, "--python", interpreter(folder), "install", "--quiet", "--no-warn-conflicts", *requirements]
+        (own / "main.pth").write_text(
+            f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        )
+        command = [
+            *PIP,
+            "--python",
+            interpreter(folder),
+            "install",
+            "--quiet",
+            "--no-warn-conflicts",
+            *requirements,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         context.say(done.stdout + done.stderr)
         if done.returncode:
-            reason = next((x for x in done.stderr.splitlines() if x.startswith("ERROR")), "is there a network?")
-            raise Transient(f"pip can't install {requirements[0]}: {reason.removeprefix('ERROR: ')[:120]}")
+            reason = next(
+                (x for x in done.stderr.splitlines() if x.startswith("ERROR")),
+                "is there a network?",
+            )
+            raise Transient(
+                f"pip can't install {requirements[0]}: {reason.removeprefix('ERROR: ')[:120]}"
+            )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -150,7 +185,9 @@ def create(context: Context, requirements: list[str]) -> Path:
 
 
 def settle(made: Path, folder: Path, lock: dict[str, str]) -> None:
-    """Give a new environment its place, unless somebody else was faster. Python runs from a moved one."""
+    """Give a new environment its place, unless somebody else was faster. Python runs from a moved
+    one.
+    """
     (made / "lock.json").write_text(json.dumps(lock))
     if not (folder / "lock.json").exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """What listeners hear of a study, and what a listener is. Standard library only.
 
-A listener runs in a process of its own (sintra.listening), at the lowest priority, and reads events from a file: it can't
-block or fail a study, and its study doesn't wait for it.
+A listener runs in a process of its own (sintra.listening), at the lowest priority, and reads events
+from a file: it can't block or fail a study, and its study doesn't wait for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ ENDS = ("met", "unmet", "failed")
 class Event:
     """Something that happened in a study.
 
-    started: what is wanted (model, hardware, goal, planner, params); round: a round is over (number, proposals, stop);
-    candidate: a variant has been measured in it, a row of result.json with its name; met, unmet: the study has ended (status,
-    winner, counts; outputs/<study>/result.json has the rest; undecided and infeasible come as unmet); failed: it has stopped
-    (reason). at: seconds since the epoch.
+    started: what is wanted (model, hardware, goal, planner, params); round: a round is over
+    (number, proposals, stop); candidate: a variant has been measured in it, a row of result.json
+    with its name; met, unmet: the study has ended (status, winner, counts;
+    outputs/<study>/result.json has the rest; undecided and infeasible come as unmet); failed: it
+    has stopped (reason). at: seconds since the epoch.
     """
 
     kind: Kind
@@ -33,7 +34,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a listener is: its study's options (the composed configuration), the project's folder and the cache."""
+    """Where a listener is: its study's options (the composed configuration), the project's folder
+    and the cache.
+    """
 
     options: dict[str, Any]
     root: Path
@@ -58,8 +61,8 @@ class Hearing(Protocol):
 class Listener:
     """A kind of listener, as entry points name it.
 
-    open: called in the listener's own process; check: called before a study starts, raises UserError where something is
-    missing (a variable, a package) and must be quick.
+    open: called in the listener's own process; check: called before a study starts, raises
+    UserError where something is missing (a variable, a package) and must be quick.
     """
 
     name: str

@@ -24,46 +24,69 @@ T = TypeVar("T")
 
 
 def push(place: Workspace) -> bool:
-    """Everything of the cache that the shared store lacks, and the rounds of the study at hand. Raises UserError, Transient."""
+    """Everything of the cache that the shared store lacks, and the rounds of the study at hand.
+    Raises UserError, Transient.
+    """
     shared = required(place.store.shared, write=True)
     there = listed(shared)
     if place.pinned():
         sharing.study_rounds(place, place.graph())
-    names = {str(r["key"]): str(r.get("step")) for r in place.store.records() if shareable(r) and r["key"] not in there}
+    names = {
+        str(r["key"]): str(r.get("step"))
+        for r in place.store.records()
+        if shareable(r) and r["key"] not in there
+    }
     found = Counter(each(names, lambda key: shared.push(place.store, key, names[key]), "pushed"))
     for key in (k for k in names if place.store.lookup(k) is None):
         say(f"not shared: {names[key]}: it is damaged here (`doit verify` says more)")
     end(shared)
     kept = f"; {found['kept']} not shared" if found["kept"] else ""
-    print(f"pushed {found['pushed']} results, {shared.moved['up'] / 1e6:.1f} MB; "
-          f"{len(there) + found['there']} were there{kept}")  # fmt: skip
+    print(
+        f"pushed {found['pushed']} results, {shared.moved['up'] / 1e6:.1f} MB; "
+        f"{len(there) + found['there']} were there{kept}"
+    )
     if found["lost"]:
         print(f"{found['lost']} had been made by others meanwhile: theirs are here now")
     return not found["kept"]
 
 
 def pull(place: Workspace, everything: bool) -> bool:
-    """What the shared store has of the study at hand, or all that it has. Raises UserError, Transient."""
+    """What the shared store has of the study at hand, or all that it has. Raises UserError,
+    Transient.
+    """
     shared = required(place.store.shared, write=False)
     if everything:
         keys = [k for k in sorted(listed(shared)) if place.store.lookup(k) is None]
         got = sum(each(keys, lambda key: shared.pull(place.store, key) is not None, "pulled"))
         end(shared)
-        print(f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB; {len(keys) - got} could not be had")
+        print(
+            
+                f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB; {len(keys) - got} "
+                "could "
+                "not be had"
+            
+        )
         return got == len(keys)
     listed(shared, most=1)
     got, lacking = study(place, shared)
     end(shared)
     print(f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB")
-    print(f"{lacking} is the first step that isn't there: the next `doit optimize` goes on from it" if lacking else
-          "nothing is left to build for this study")  # fmt: skip
+    print(
+        f"{lacking} is the first step that isn't there: the next `doit optimize` goes on from it"
+        if lacking
+        else "nothing is left to build for this study"
+    )
     return True
 
 
 def study(place: Workspace, shared: Shared) -> tuple[int, str | None]:
-    """Follow a study as far as the shared store knows it: how many results came, and the first step or round that didn't."""
+    """Follow a study as far as the shared store knows it: how many results came, and the first step
+    or round that didn't.
+    """
     if place.pinned() is None:
-        source.resolve_hub(place.store, place.conf["model"]["source"], place.conf["model"]["revision"])
+        source.resolve_hub(
+            place.store, place.conf["model"]["source"], place.conf["model"]["revision"]
+        )
     graph, recorded, got = place.graph(), rounds.recorded(place), 0
     for number in itertools.count():
         known = recorded[:number]
@@ -81,7 +104,9 @@ def study(place: Workspace, shared: Shared) -> tuple[int, str | None]:
     raise AssertionError("a study ends")
 
 
-def steps(place: Workspace, shared: Shared, graph: Graph, given: rounds.Round) -> tuple[int, str | None]:
+def steps(
+    place: Workspace, shared: Shared, graph: Graph, given: rounds.Round
+) -> tuple[int, str | None]:
     """Pull the steps of a round, inputs first: how many came, and the first that is nowhere."""
     got, lacking = 0, None
     for step in rounds.steps_of(graph, given):
@@ -90,7 +115,11 @@ def steps(place: Workspace, shared: Shared, graph: Graph, given: rounds.Round) -
         key = step.key(place.store)
         if key is not None and (found := shared.pull(place.store, key, step.name)) is not None:
             got += 1
-            size = f"{sum(f.size for f in found.files) / 1e6:.1f} MB" if isinstance(found, Artifact) else found.kind
+            size = (
+                f"{sum(f.size for f in found.files) / 1e6:.1f} MB"
+                if isinstance(found, Artifact)
+                else found.kind
+            )
             say(f"pulled  {step.name}  {size}")
         else:
             lacking = lacking or step.name
@@ -108,7 +137,9 @@ def listed(shared: Shared, most: int | None = None) -> set[str]:
 def end(shared: Shared) -> None:
     """Raises Transient where it went away in the middle."""
     if shared.why_not:
-        raise Transient("the shared store went away: what has been moved is there, the same command goes on")
+        raise Transient(
+            "the shared store went away: what has been moved is there, the same command goes on"
+        )
 
 
 def each(keys: Iterable[str], function: Callable[[str], T], what: str) -> list[T]:

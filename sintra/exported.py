@@ -1,6 +1,8 @@
-"""Exports as commands: every entry point of `sintra.exports` is `doit export_<name>`, its options the function's keywords.
+"""Exports as commands: every entry point of `sintra.exports` is `doit export_<name>`, its options
+the function's keywords.
 
-An export is `export(folder, store, **options)`; the first line of its module is what `doit list` says.
+An export is `export(folder, store, **options)`; the first line of its module is what `doit list`
+says.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ LISTING = {"list", "help", "--help", "-h", "info", "next", "tabcompletion"}
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The commands. Those of other packages only where the command line lists commands or names one that isn't ours: asking
-    every installed package takes tens of ms."""
+    """The commands. Those of other packages only where the command line lists commands or names one
+    that isn't ours: asking every installed package takes tens of ms.
+    """
     own = [e.name for e in plugins.own() if e.group == "sintra.exports"]
     asked = {a for a in sys.argv[1:] if not a.startswith("-")}
     strange = {a.removeprefix(PREFIX) for a in asked if a.startswith(PREFIX)} - set(own)
@@ -44,9 +47,14 @@ def doc(command: str) -> str:
     return (inspect.getdoc(module) or command).splitlines()[0]
 
 
-def commands(root: Path, raw: list[str], store: Store) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], None]]:
+def commands(
+    root: Path, raw: list[str], store: Store
+) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], None]]:
     """Command -> what it does, its parameters."""
-    return {n: (functools.partial(_run, n.removeprefix(PREFIX), root, raw, store), [STUDY], None) for n in names()}
+    return {
+        n: (functools.partial(_run, n.removeprefix(PREFIX), root, raw, store), [STUDY], None)
+        for n in names()
+    }
 
 
 def _run(name: str, root: Path, raw: list[str], store: Store, study: str) -> None:
@@ -54,7 +62,9 @@ def _run(name: str, root: Path, raw: list[str], store: Store, study: str) -> Non
 
 
 def export(name: str, root: Path, store: Store, study: str, given: dict[str, str]) -> None:
-    """Run an export on a folder of outputs/. Raises UserError for an option that it doesn't have, or no result."""
+    """Run an export on a folder of outputs/. Raises UserError for an option that it doesn't have,
+    or no result.
+    """
     function = plugins.load("exports", name)
     study = given.pop("study", study)
     given.pop("store.path", None)

@@ -1,8 +1,10 @@
-"""A process of its own that loads a model, reads a prompt and generates, and says all the while what memory it holds.
+"""A process of its own that loads a model, reads a prompt and generates, and says all the while
+what memory it holds.
 
-`python -m sintra.footprint '{"gguf", "context", "threads", "kv", "mmap", "rlimit"}'` writes JSON lines: {"t": seconds,
-"phase", "rss": bytes, "peak": bytes}, then {"done": true} or {"error"}. It waits for a line on stdin before it loads, so that
-it can be put under a limit first; rlimit: bytes of data that it may have beyond what it has then, or null.
+`python -m sintra.footprint '{"gguf", "context", "threads", "kv", "mmap", "rlimit"}'` writes JSON
+lines: {"t": seconds, "phase", "rss": bytes, "peak": bytes}, then {"done": true} or {"error"}. It
+waits for a line on stdin before it loads, so that it can be put under a limit first; rlimit: bytes
+of data that it may have beyond what it has then, or null.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class Diary:
         """A line."""
         with self.lock:
             t = round(time.monotonic() - self.start, 3)
-            print(json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak()} | more), flush=True)
+            print(
+                json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak()} | more),
+                flush=True,
+            )
 
     def watch(self) -> None:
         """Until the end: a line whenever the size has changed by a MiB."""
@@ -59,7 +64,9 @@ class Diary:
 def limit_data(more: int) -> None:
     """Let this process have so many bytes of data beyond what it has."""
     text = Path("/proc/self/status").read_text()
-    now = int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmData"))) * 1024
+    now = (
+        int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmData"))) * 1024
+    )
     resource.setrlimit(resource.RLIMIT_DATA, (now + more, now + more))
 
 
@@ -73,7 +80,9 @@ def work(order: dict[str, Any], diary: Diary) -> None:
     context = order["context"]
     tokens = min(TOKENS, context // 2)
     micro = min(UBATCH, context)  # what llama.cpp's programs take unless told otherwise
-    with opened(Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro) as model:
+    with opened(
+        Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro
+    ) as model:
         diary.enter("prefill")
         model.feed(np.zeros(context - tokens, dtype=np.int32))
         model.wait()

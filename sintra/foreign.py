@@ -1,6 +1,7 @@
 """A function of ours in another Python: `python -m sintra.foreign module:function job.json`.
 
-It is given the same context as a stage, dies with its parent, and its errors are raised again on this side.
+It is given the same context as a stage, dies with its parent, and its errors are raised again on
+this side.
 """
 
 from __future__ import annotations
@@ -20,27 +21,48 @@ from sintra.stage import Context
 KINDS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 # Appended, not PYTHONPATH: what the other Python has itself must come first.
-START = f"import sys; sys.path.append({PACKAGE!r}); from sintra.foreign import main; sys.exit(main(sys.argv[1:]))"
+START = (
+    f"import sys; sys.path.append({PACKAGE!r}); from sintra.foreign import main; "
+    "sys.exit(main(sys.argv[1:]))"
+)
 
 
 def call(context: Context, python: str, function: str, memory: float | None = None) -> None:
-    """Run "module:function" on the context in another Python. memory: how many bytes it may ask for (Linux).
+    """Run "module:function" on the context in another Python. memory: how many bytes it may ask for
+    (Linux).
 
-    Raises what the function raises of Infeasible, Transient and UserError; Infeasible("out_of_memory") for want of memory.
+    Raises what the function raises of Infeasible, Transient and UserError;
+    Infeasible("out_of_memory") for want of memory.
     """
     context.keep.mkdir(parents=True, exist_ok=True)
     job, end = context.keep / "job.json", context.keep / "end.json"
     end.unlink(missing_ok=True)
-    job.write_text(json.dumps({
-        "params": context.params, "inputs": {k: str(v) for k, v in context.inputs.items()}, "out": str(context.out),
-        "hints": context.hints, "keep": str(context.keep), "threads": context.threads, "memory": memory,
-    }))  # fmt: skip
-    code = subprocess.run([python, "-c", START, function, str(job), str(end)], check=False).returncode
+    job.write_text(
+        json.dumps(
+            {
+                "params": context.params,
+                "inputs": {k: str(v) for k, v in context.inputs.items()},
+                "out": str(context.out),
+                "hints": context.hints,
+                "keep": str(context.keep),
+                "threads": context.threads,
+                "memory": memory,
+            }
+        )
+    )
+    code = subprocess.run(
+        [python, "-c", START, function, str(job), str(end)], check=False
+    ).returncode
     if end.exists():
         name, args = json.loads(end.read_text())
         raise KINDS[name](*args)
     if code:
-        raise Transient(f"{function.partition(':')[0].rpartition('.')[2]} ended with exit code {code} in {python}")
+        raise Transient(
+            
+                f"{function.partition(':')[0].rpartition('.')[2]} ended with exit code {code} in "
+                f"{python}"
+            
+        )
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +71,14 @@ def main(argv: list[str]) -> int:
     function, job, end = argv
     data: dict[str, Any] = json.loads(Path(job).read_text())
     inputs = {k: Path(v) for k, v in data["inputs"].items()}
-    context = Context(data["params"], inputs, Path(data["out"]), data["hints"], Path(data["keep"]), data["threads"])
+    context = Context(
+        data["params"],
+        inputs,
+        Path(data["out"]),
+        data["hints"],
+        Path(data["keep"]),
+        data["threads"],
+    )
     if data["memory"]:
         limit_memory(int(data["memory"]))
     module, _, name = function.partition(":")
@@ -63,8 +92,14 @@ def main(argv: list[str]) -> int:
         if not out_of_memory(error):
             traceback.print_exc()
             first = next(iter(str(error).splitlines()), "")
-            return _ended(end, "Transient", f"{name} broke off: {type(error).__name__}: {first}"[:300])
-        room = f" than the {data['memory'] / 2**30:.3g} GiB that it may have" if data["memory"] else " than there is"
+            return _ended(
+                end, "Transient", f"{name} broke off: {type(error).__name__}: {first}"[:300]
+            )
+        room = (
+            f" than the {data['memory'] / 2**30:.3g} GiB that it may have"
+            if data["memory"]
+            else " than there is"
+        )
         return _ended(end, "Infeasible", "out_of_memory", f"{name} asked for more memory{room}")
     return 0
 
@@ -82,7 +117,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def limit_memory(size: int) -> None:
-    """Private memory beyond which an allocation fails instead of the machine swapping; without effect outside Linux."""
+    """Private memory beyond which an allocation fails instead of the machine swapping; without
+    effect outside Linux.
+    """
     if sys.platform == "linux":
         import resource
 

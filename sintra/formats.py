@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """runtime: what a device must have to run it; environment: the libraries that make and read it; library: their maker."""
+    """runtime: what a device must have to run it; environment: the libraries that make and read it;
+    library: their maker.
+    """
 
     name: str
     runtime: str
@@ -27,7 +29,8 @@ FORMATS = {
 }
 
 
-# Pruned weights: asked for, they are refused with the reason, since a file of the same bytes and speed is no gain.
+# Pruned weights: asked for, they are refused with the reason, since a file of the same bytes and
+# speed is no gain.
 SPARSE = ("sparse", "2:4", "wanda", "sparsegpt")
 
 

@@ -12,8 +12,8 @@ from sintra.spawn import Need
 class Gate:
     """A light step takes one core, a heavy one its share of them, one that measures everything.
 
-    size: cores; heavy: how many heavy steps at once; memory: bytes for heavy steps (None: not looked at). A step that asks for
-    more than there is runs when no other heavy one does.
+    size: cores; heavy: how many heavy steps at once; memory: bytes for heavy steps (None: not
+    looked at). A step that asks for more than there is runs when no other heavy one does.
     """
 
     def __init__(self, size: int, heavy: int = 1, memory: int | None = None) -> None:

@@ -1,7 +1,9 @@
-"""A GGUF's header, checked before anything of C maps the file: what it says of itself must fit the file that it is in.
+"""A GGUF's header, checked before anything of C maps the file: what it says of itself must fit the
+file that it is in.
 
-llama.cpp and gguf's reader trust counts, lengths and offsets to different degrees, and a file may come from anywhere. Here
-every one is held against the file's size before it is used. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+llama.cpp and gguf's reader trust counts, lengths and offsets to different degrees, and a file may
+come from anywhere. Here every one is held against the file's size before it is used. Layout:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -18,23 +20,47 @@ from sintra.errors import Infeasible
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 STRING, ARRAY, BOOL = 8, 9, 7
 WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-CODES = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+CODES = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)
 MOST_TENSORS, MOST_KEYS = 1 << 20, 1 << 16
-LONGEST_NAME, LONGEST_KEY, LONGEST_TEXT = 63, (1 << 16) - 1, 16 << 20  # ggml's names have 64 bytes with their end
+LONGEST_NAME, LONGEST_KEY, LONGEST_TEXT = (
+    63,
+    (1 << 16) - 1,
+    16 << 20,
+)  # ggml's names have 64 bytes with their end
 LARGEST_ALIGNMENT, MOST_DIMS, LARGEST_SIDE = 1 << 16, 4, 1 << 40
 TENSOR_LEAST, KEY_LEAST = 25, 13  # bytes that an entry has at the least
 # What hyperparameters can be at all; llama.cpp sizes arrays and loops by them.
 BOUNDS = {
-    "block_count": (1, 1024), "embedding_length": (1, 1 << 20), "vocab_size": (1, 1 << 24), "context_length": (0, 1 << 31),
-    "expert_count": (0, 1 << 12), "expert_used_count": (0, 1 << 12), "attention.key_length": (1, 1 << 16),
-    "attention.value_length": (1, 1 << 16), "rope.dimension_count": (0, 1 << 16),
-}  # fmt: skip
+    "block_count": (1, 1024),
+    "embedding_length": (1, 1 << 20),
+    "vocab_size": (1, 1 << 24),
+    "context_length": (0, 1 << 31),
+    "expert_count": (0, 1 << 12),
+    "expert_used_count": (0, 1 << 12),
+    "attention.key_length": (1, 1 << 16),
+    "attention.value_length": (1, 1 << 16),
+    "rope.dimension_count": (0, 1 << 16),
+}
 BESIDE = {"scores": (6,), "token_type": (4, 5)}  # read at every token's number
 
 
 class Malformed(Infeasible, ValueError):
-    """The file isn't what its header says, in one line. In a step it is a result: the same file is never sound later."""
+    """The file isn't what its header says, in one line. In a step it is a result: the same file is
+    never sound later.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__("refused", message)
@@ -42,7 +68,9 @@ class Malformed(Infeasible, ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: its sides (the row's length first), its type's number, offset into the data and size in bytes."""
+    """One tensor: its sides (the row's length first), its type's number, offset into the data and
+    size in bytes.
+    """
 
     name: str
     sides: tuple[int, ...]
@@ -53,7 +81,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """values: key -> a number, a bool, bytes (a text), or (element type, count) of an array; start: where the data begin."""
+    """values: key -> a number, a bool, bytes (a text), or (element type, count) of an array; start:
+    where the data begin.
+    """
 
     version: int
     start: int
@@ -101,7 +131,9 @@ class Cursor:
             length = int.from_bytes(data[at : at + 8], "little")
             at += 8
             if length > min(LONGEST_TEXT, end - at):
-                raise Malformed(f"a text of {length} bytes where {min(LONGEST_TEXT, end - at)} are possible")
+                raise Malformed(
+                    f"a text of {length} bytes where {min(LONGEST_TEXT, end - at)} are possible"
+                )
             at += length
         self.at = at
 
@@ -187,7 +219,12 @@ def _value(at: Cursor, key: str) -> Any:
 def _alignment(values: dict[str, Any]) -> int:
     found = values.get("general.alignment", 32)
     if type(found) is not int or not 8 <= found <= LARGEST_ALIGNMENT or found & (found - 1):
-        raise Malformed(f"general.alignment is {found!r}, a power of two from 8 to {LARGEST_ALIGNMENT} is wanted")
+        raise Malformed(
+            
+                f"general.alignment is {found!r}, a power of two from 8 to {LARGEST_ALIGNMENT} is "
+                "wanted"
+            
+        )
     return found
 
 
@@ -199,11 +236,18 @@ def plausible(values: dict[str, Any]) -> None:
     for name, (least, most) in BOUNDS.items():
         value = values.get(f"{architecture.decode()}.{name}")
         if isinstance(value, int) and not least <= value <= most:
-            raise Malformed(f"{architecture.decode()}.{name} is {value}, from {least} to {most} is possible")
+            raise Malformed(
+                f"{architecture.decode()}.{name} is {value}, from {least} to {most} is possible"
+            )
         if isinstance(value, bytes | float | bool):
             raise Malformed(f"{architecture.decode()}.{name} is no whole number")
     if isinstance(values.get("split.count"), int) and values["split.count"] > 1:
-        raise Malformed(f"it is one of {values['split.count']} parts: merge them first (llama-gguf-split --merge)")
+        raise Malformed(
+            
+                f"it is one of {values['split.count']} parts: merge them first (llama-gguf-split "
+                "--merge)"
+            
+        )
     tokens = values.get("tokenizer.ggml.tokens")
     if tokens is not None and (not isinstance(tokens, tuple) or tokens[0] != STRING):
         raise Malformed("tokenizer.ggml.tokens is no list of texts")
@@ -211,7 +255,12 @@ def plausible(values: dict[str, Any]) -> None:
         found = values.get(f"tokenizer.ggml.{name}")
         if found is None:
             continue
-        if not isinstance(found, tuple) or found[0] not in kinds or tokens is None or found[1] != tokens[1]:
+        if (
+            not isinstance(found, tuple)
+            or found[0] not in kinds
+            or tokens is None
+            or found[1] != tokens[1]
+        ):
             raise Malformed(f"tokenizer.ggml.{name} hasn't one number for each token")
 
 
@@ -251,9 +300,20 @@ def _laid_out(tensors: list[Tensor], alignment: int, room: int) -> None:
     at = 0
     for tensor in sorted(tensors, key=lambda t: t.offset):
         if tensor.offset % alignment:
-            raise Malformed(f"tensor {tensor.name} begins at {tensor.offset}, which isn't aligned to {alignment}")
+            raise Malformed(
+                
+                    f"tensor {tensor.name} begins at {tensor.offset}, which isn't aligned to "
+                    f"{alignment}"
+                
+            )
         if tensor.offset < at:
             raise Malformed(f"tensor {tensor.name} lies over another one")
         at = tensor.offset + tensor.size
         if at > room:
-            raise Malformed(f"tensor {tensor.name} ends at byte {at} of the data, which have {max(0, room)}: truncated?")
+            raise Malformed(
+                
+                    f"tensor {tensor.name} ends at byte {at} of the data, which have "
+                    f"{max(0, room)}: "
+                    "truncated?"
+                
+            )

@@ -1,8 +1,9 @@
 """A GGUF put together from the tensors of others that differ from it in tensor types only.
 
-llama.cpp writes the same header for every mix of types of one model, apart from the file type, each tensor's type and its
-offset, all of fixed width. So a mix is one file's header with these numbers replaced, and tensors copied from the files that
-have them: byte for byte what quantizing anew would write.
+llama.cpp writes the same header for every mix of types of one model, apart from the file type, each
+tensor's type and its offset, all of fixed width. So a mix is one file's header with these numbers
+replaced, and tensors copied from the files that have them: byte for byte what quantizing anew would
+write.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from sintra import gguf_header
 from sintra.matrices import padded
 
 
-def assemble(parts: Mapping[str, Path], chosen: Mapping[str, str], file_type: int, target: Path) -> None:
-    """Write `target`: every tensor from parts[chosen[tensor]]; those not chosen (norms) from the first part.
+def assemble(
+    parts: Mapping[str, Path], chosen: Mapping[str, str], file_type: int, target: Path
+) -> None:
+    """Write `target`: every tensor from parts[chosen[tensor]]; those not chosen (norms) from the
+    first part.
 
     Raises ValueError where the files don't hold the same tensors or metadata.
     """
     readers = {role: gguf_header.reader(path) for role, path in parts.items()}
     tensors = {role: {t.name: t for t in reader.tensors} for role, reader in readers.items()}
     first = next(iter(parts))
-    if any(list(t) != list(tensors[first]) or readers[r].data_offset != readers[first].data_offset for r, t in tensors.items()):
+    if any(
+        list(t) != list(tensors[first]) or readers[r].data_offset != readers[first].data_offset
+        for r, t in tensors.items()
+    ):
         raise ValueError("the parts aren't of the same model")
     head = bytearray(_head(parts[first], readers[first].data_offset))
     _patch_file_type(head, readers[first], file_type)

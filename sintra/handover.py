@@ -22,7 +22,9 @@ AGAIN = "run the same `doit optimize` again"
 
 @dataclass(frozen=True)
 class Handover:
-    """A winner whose file is the one that was measured. result, manifest: result.json and manifest.json."""
+    """A winner whose file is the one that was measured. result, manifest: result.json and
+    manifest.json.
+    """
 
     folder: Path
     store: Store
@@ -56,10 +58,14 @@ class Handover:
 
     @property
     def device(self) -> dict[str, Any]:
-        """The device that it was made for: name, title, backend, isa, cores, ram_bytes, usable_bytes. Raises UserError."""
+        """The device that it was made for: name, title, backend, isa, cores, ram_bytes,
+        usable_bytes. Raises UserError.
+        """
         found: dict[str, Any] | None = self.result.get("device")
         if found is None:
-            raise UserError(f"{self.folder.name} was written before results held their device: {AGAIN}")
+            raise UserError(
+                f"{self.folder.name} was written before results held their device: {AGAIN}"
+            )
         return found
 
     @cached_property
@@ -77,33 +83,68 @@ class Handover:
     def warn(self) -> None:
         """Say so where the goal isn't met."""
         if self.result["status"] != "met":
-            print(f"note: this model is {self.result['status']}: the limits of its goal are not all held")
+            print(
+                
+                    f"note: this model is {self.result['status']}: the limits of its goal are not "
+                    "all "
+                    "held"
+                
+            )
 
     @contextmanager
     def original(self) -> Iterator[Path]:
-        """A view of the 16-bit model's files (config.json, safetensors, tokenizer), as they were pinned. Raises UserError."""
+        """A view of the 16-bit model's files (config.json, safetensors, tokenizer), as they were
+        pinned. Raises UserError.
+        """
         made = self._fetched()
         with tempfile.TemporaryDirectory(dir=self.store.folder("tmp")) as folder:
             yield self.store.lay_out(made, Path(folder))
 
     def _fetched(self) -> Artifact:
         source = self.manifest["source"]
-        found = self._made("fetch", lambda action: all(action["params"].get(k) == source[k] for k in ("kind", "digest")))
+        found = self._made(
+            "fetch",
+            lambda action: all(action["params"].get(k) == source[k] for k in ("kind", "digest")),
+        )
         if found is None:
-            raise UserError(f"the original of {self.folder.name} isn't in {self.store.root.name}/ any more: {AGAIN}")
+            raise UserError(
+                
+                    f"the original of {self.folder.name} isn't in {self.store.root.name}/ any "
+                    "more: "
+                    f"{AGAIN}"
+                
+            )
         return found
 
     def tokens(self) -> Any:
-        """The report text as it was measured: token ids, (windows, context), int32. Raises UserError."""
+        """The report text as it was measured: token ids, (windows, context), int32. Raises
+        UserError.
+        """
         import numpy as np
 
         digest = self.manifest["texts"]["report"]
-        text = self._made("fetch", lambda action: action["params"] == {"kind": "file", "digest": digest})
-        base = self._made("baseline", lambda action: text is not None and action["inputs"].get("text") == text.digest
-                          and action["params"]["context"] == self.result["context"])  # fmt: skip
+        text = self._made(
+            "fetch", lambda action: action["params"] == {"kind": "file", "digest": digest}
+        )
+        base = self._made(
+            "baseline",
+            lambda action: (
+                text is not None
+                and action["inputs"].get("text") == text.digest
+                and action["params"]["context"] == self.result["context"]
+            ),
+        )
         if base is None:
-            raise UserError(f"the baseline of {self.folder.name} isn't in {self.store.root.name}/ any more: {AGAIN}")
-        return np.load(self.store.blob(next(f.sha256 for f in base.files if f.path == "tokens.npy")))
+            raise UserError(
+                
+                    f"the baseline of {self.folder.name} isn't in {self.store.root.name}/ any "
+                    "more: "
+                    f"{AGAIN}"
+                
+            )
+        return np.load(
+            self.store.blob(next(f.sha256 for f in base.files if f.path == "tokens.npy"))
+        )
 
     def _made(self, stage: str, fits: Callable[[dict[str, Any]], bool]) -> Artifact | None:
         """A sound artifact of a stage whose action fits."""
@@ -122,9 +163,11 @@ def near(path: Path) -> Path:
 
 
 def opened(folder: Path, store: Store, taker: str, format: str | None = "gguf") -> Handover:
-    """Open a folder of outputs/ for a taker ("Ollama", "Docker"). format: what it runs; None: it starts from the original.
+    """Open a folder of outputs/ for a taker ("Ollama", "Docker"). format: what it runs; None: it
+    starts from the original.
 
-    Raises UserError where there is no winner, it is of another format, or its file isn't the one that was measured.
+    Raises UserError where there is no winner, it is of another format, or its file isn't the one
+    that was measured.
     """
     result = json.loads((folder / "result.json").read_text())
     if not result["winner"]:
@@ -133,7 +176,9 @@ def opened(folder: Path, store: Store, taker: str, format: str | None = "gguf") 
     if format is None:
         return given
     if result["winner"]["artifact"]["path"] != "model.gguf":
-        raise UserError(f"{taker} runs GGUF, and the winner of {folder.name} is {given.recipe.format}")
+        raise UserError(
+            f"{taker} runs GGUF, and the winner of {folder.name} is {given.recipe.format}"
+        )
     if not given.model.exists() or hash_file(given.model) != given.digest:
         raise UserError(f"{given.model} isn't the winner any more: {AGAIN}")
     return given

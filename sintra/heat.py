@@ -18,12 +18,26 @@ def read_log(path: Path) -> list[tuple[float, float, float]]:
     """The rows of a CSV with columns seconds, celsius, watts. Raises UserError."""
     try:
         with path.open(newline="") as handle:
-            return [(float(r["seconds"]), float(r["celsius"]), float(r["watts"])) for r in csv.DictReader(handle)]
+            return [
+                (float(r["seconds"]), float(r["celsius"]), float(r["watts"]))
+                for r in csv.DictReader(handle)
+            ]
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} can't be read as CSV with columns seconds, celsius, watts: {error}") from None
+        raise UserError(
+            f"{path} can't be read as CSV with columns seconds, celsius, watts: {error}"
+        ) from None
 
 
-def show(root: Path, raw: list[str], minutes: float, kind: str, cooled: bool, log: str, plot: str, format: str) -> None:
+def show(
+    root: Path,
+    raw: list[str],
+    minutes: float,
+    kind: str,
+    cooled: bool,
+    log: str,
+    plot: str,
+    format: str,
+) -> None:
     """Print a run from rest: a row for every half minute, then burst and sustained tokens/s."""
     if not 1 <= minutes <= 1440:
         raise UserError(f"--minutes {minutes:g} is none from 1 to 1440")
@@ -47,18 +61,36 @@ def show(root: Path, raw: list[str], minutes: float, kind: str, cooled: bool, lo
     for s in samples[:: max(30, len(samples) // 30 // 30 * 30)]:
         print(f"{s.t / 60:>8.1f}{s.chip:>9.1f}{s.case:>9.1f}{s.clock:>7.0%} {s.speed * full:>9.3g}")
     burst, last = found["burst_tps"], found["sustained_tps"]
-    print(f"burst {burst:.3g} tokens/s, sustained {last:.3g}; simulated for {device.title}, not measured")
+    print(
+        
+            f"burst {burst:.3g} tokens/s, sustained {last:.3g}; simulated for {device.title}, not "
+            "measured"
+        
+    )
     if log:
         print(f"fitted to {log}: thermal.r_ca={p['r_ca']:.3g} K/W, thermal.c_c={p['c_c']:.3g} J/K")
 
 
-def summary(p: dict[str, float], samples: list[thermal.Sample], full: float, minutes: float) -> dict[str, Any]:
-    """Burst (the first minute) and sustained (from the tenth minute on, or in equilibrium) tokens/s."""
+def summary(
+    p: dict[str, float], samples: list[thermal.Sample], full: float, minutes: float
+) -> dict[str, Any]:
+    """Burst (the first minute) and sustained (from the tenth minute on, or in equilibrium)
+    tokens/s.
+    """
     burst = thermal.mean_speed(samples, 0, thermal.BURST_S)
     late = minutes * 60 > thermal.SUSTAINED_S + 60
-    last = thermal.mean_speed(samples, thermal.SUSTAINED_S, minutes * 60) if late else thermal.sustained(p)
-    return {"how": "simulated", "burst_tps": burst * full, "sustained_tps": last * full, "full_tps": full,
-            "parameters": p}  # fmt: skip
+    last = (
+        thermal.mean_speed(samples, thermal.SUSTAINED_S, minutes * 60)
+        if late
+        else thermal.sustained(p)
+    )
+    return {
+        "how": "simulated",
+        "burst_tps": burst * full,
+        "sustained_tps": last * full,
+        "full_tps": full,
+        "parameters": p,
+    }
 
 
 def draw(path: Path, samples: list[thermal.Sample], full: float, title: str) -> None:
@@ -66,7 +98,9 @@ def draw(path: Path, samples: list[thermal.Sample], full: float, title: str) -> 
     try:
         import matplotlib
     except ImportError:
-        raise UserError("--plot needs matplotlib: pip install -c constraints.txt -e '.[bench]'") from None
+        raise UserError(
+            "--plot needs matplotlib: pip install -c constraints.txt -e '.[bench]'"
+        ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -76,8 +110,10 @@ def draw(path: Path, samples: list[thermal.Sample], full: float, title: str) -> 
     axes[0].plot(times, [s.case for s in samples], label="board or case")
     axes[0].set_ylabel("Celsius")
     axes[0].legend()
-    for axis, values, label in ((axes[1], [100 * s.clock for s in samples], "clock, %"),
-                                (axes[2], [full * s.speed for s in samples], "tokens/s")):  # fmt: skip
+    for axis, values, label in (
+        (axes[1], [100 * s.clock for s in samples], "clock, %"),
+        (axes[2], [full * s.speed for s in samples], "tokens/s"),
+    ):
         axis.plot(times, values)
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)

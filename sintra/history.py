@@ -1,7 +1,7 @@
 """Every result of every study, in SQLite: append-only, with migrations by `PRAGMA user_version`.
 
-A row has a sum over what it holds. Where the file or a row is damaged, what can be read goes on in a new file, and the old one
-is put into quarantine.
+A row has a sum over what it holds. Where the file or a row is damaged, what can be read goes on in
+a new file, and the old one is put into quarantine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ MIGRATIONS = (
     "ALTER TABLE result ADD COLUMN sum TEXT;",
 )
 SHORT = ("made", "study", "model", "hardware", "goal", "status", "winner", "digest", "learned")
-PASSING = ("locked", "readonly", "unable to open", "full", "disk I/O")  # of sqlite's messages: no damage
+PASSING = (
+    "locked",
+    "readonly",
+    "unable to open",
+    "full",
+    "disk I/O",
+)  # of sqlite's messages: no damage
 Found = TypeVar("Found")
 
 
@@ -44,7 +50,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         shared = leased(path.parent, "auto")
         with ExitStack() as stack:
             with ExitStack() as opening:  # two may open a new database at once
-                (stack if shared else opening).enter_context(exclusive(path.with_suffix(".lock"), "auto"))
+                (stack if shared else opening).enter_context(
+                    exclusive(path.with_suffix(".lock"), "auto")
+                )
                 migrate(base, shared)
             with base:
                 yield base
@@ -53,8 +61,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def migrate(base: sqlite3.Connection, shared: bool = False) -> None:
-    """Run the migrations that the database hasn't seen. shared: on a network filesystem, where WAL doesn't work
-    (https://sqlite.org/wal.html) and the caller holds a lease all along."""
+    """Run the migrations that the database hasn't seen. shared: on a network filesystem, where WAL
+    doesn't work (https://sqlite.org/wal.html) and the caller holds a lease all along.
+    """
     base.execute(f"PRAGMA journal_mode={'DELETE' if shared else 'WAL'}")
     version = base.execute("PRAGMA user_version").fetchone()[0]
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
@@ -65,15 +74,23 @@ def append(path: Path, result: dict[str, Any], digest: str) -> bool:
     """Add a result unless it is what this study's last row says; returns whether it was added."""
     winner = Recipe.of(result["winner"]["recipe"]).name if result["winner"] else None
     row = {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "study": result["study"], "model": result["model"],
-        "hardware": result["hardware"], "goal": result["goal"]["name"], "status": result["status"], "winner": winner,
-        "digest": digest, "result": json.dumps(result),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "study": result["study"],
+        "model": result["model"],
+        "hardware": result["hardware"],
+        "goal": result["goal"]["name"],
+        "status": result["status"],
+        "winner": winner,
+        "digest": digest,
+        "result": json.dumps(result),
         "learned": json.dumps(result["learned"]) if result.get("learned") else None,
-    }  # fmt: skip
+    }
 
     def add(base: sqlite3.Connection) -> bool:
         base.row_factory = sqlite3.Row
-        last = base.execute("SELECT * FROM result WHERE study = ? ORDER BY id DESC", (row["study"],)).fetchone()
+        last = base.execute(
+            "SELECT * FROM result WHERE study = ? ORDER BY id DESC", (row["study"],)
+        ).fetchone()
         if last and last["digest"] == digest and _sound(dict(last)):
             return False
         _insert(base, row)
@@ -88,19 +105,32 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def lessons(path: Path) -> list[dict[str, Any]]:
-    """What each study taught, by its last result, the oldest first; without the results, which are large."""
-    return _select(path, f"SELECT id, {', '.join(SHORT)}, sum FROM result WHERE id IN "
-                         "(SELECT MAX(id) FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id")  # fmt: skip
+    """What each study taught, by its last result, the oldest first; without the results, which are
+    large.
+    """
+    return _select(
+        path,
+        f"SELECT id, {', '.join(SHORT)}, sum FROM result WHERE id IN "
+        "(SELECT MAX(id) FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id",
+    )
 
 
 def times(path: Path) -> list[dict[str, Any]]:
-    """Of each result its model, how long its run took (seconds) and how many steps that built, the oldest first."""
+    """Of each result its model, how long its run took (seconds) and how many steps that built, the
+    oldest first.
+    """
     found = ((r["model"], json.loads(r["result"])) for r in rows(path))
-    return [{"model": model, "wall_s": r["wall_s"], "built": r["steps"]["built"]} for model, r in found if r["steps"]["built"]]
+    return [
+        {"model": model, "wall_s": r["wall_s"], "built": r["steps"]["built"]}
+        for model, r in found
+        if r["steps"]["built"]
+    ]
 
 
 def forget(path: Path, study: str | None) -> int:
-    """Delete a study's results, or all of them; returns how many rows went. What it taught is gone with them."""
+    """Delete a study's results, or all of them; returns how many rows went. What it taught is gone
+    with them.
+    """
     if not path.exists():
         return 0
     where, given = ("WHERE study = ?", (study,)) if study is not None else ("", ())
@@ -110,7 +140,10 @@ def forget(path: Path, study: str | None) -> int:
 def _insert(base: sqlite3.Connection, row: dict[str, Any]) -> None:
     names = (*SHORT, "result")
     marks = ", ".join("?" * (len(names) + 1))
-    base.execute(f"INSERT INTO result ({', '.join(names)}, sum) VALUES ({marks})", (*(row[n] for n in names), _sum(row)))
+    base.execute(
+        f"INSERT INTO result ({', '.join(names)}, sum) VALUES ({marks})",
+        (*(row[n] for n in names), _sum(row)),
+    )
 
 
 def _sum(row: dict[str, Any]) -> str:
@@ -124,7 +157,10 @@ def _sound(row: dict[str, Any]) -> bool:
     try:
         if row["sum"] is not None:
             return bool(row["sum"].startswith(_sum(row)))
-        return all(row.get(name) is None or isinstance(json.loads(row[name]), dict) for name in ("result", "learned"))
+        return all(
+            row.get(name) is None or isinstance(json.loads(row[name]), dict)
+            for name in ("result", "learned")
+        )
     except (ValueError, TypeError, AttributeError):
         return False
 
@@ -143,7 +179,9 @@ def _select(path: Path, query: str) -> list[dict[str, Any]]:
 
 
 def _tried(path: Path, work: Callable[[sqlite3.Connection], Found]) -> Found:
-    """Do some work; a damaged file is mended first. Raises sqlite3.OperationalError for what isn't damage."""
+    """Do some work; a damaged file is mended first. Raises sqlite3.OperationalError for what isn't
+    damage.
+    """
     try:
         with opened(path) as base:
             return work(base)
@@ -167,7 +205,10 @@ def mend(path: Path) -> None:
     with opened(path) as base:
         for row in kept:
             _insert(base, row)
-    print(f"sintra: {path.name} was damaged: {len(kept)} results are kept, the old file is {aside}", file=sys.stderr)
+    print(
+        f"sintra: {path.name} was damaged: {len(kept)} results are kept, the old file is {aside}",
+        file=sys.stderr,
+    )
 
 
 def _salvaged(path: Path) -> Iterator[dict[str, Any]]:

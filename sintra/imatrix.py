@@ -28,4 +28,8 @@ def load(folder: Path, dropped: list[int]) -> dict[str, Any]:
 
     with np.load(folder / "importance.npz", allow_pickle=False) as data:
         names = {name: moved(name, dropped) for name in data.files}
-        return {new: np.ascontiguousarray(data[old], dtype=np.float32) for old, new in names.items() if new}
+        return {
+            new: np.ascontiguousarray(data[old], dtype=np.float32)
+            for old, new in names.items()
+            if new
+        }

@@ -12,12 +12,14 @@ Z = 2.0
 def judge(candidate: Candidate, goal: Goal) -> Verdict:
     """Whether a candidate holds every limit.
 
-    A limit is violated when the value breaks it. While a candidate is only measured on the search text, a value
-    within two standard errors of its limit leaves it undecided, and so does a metric that is not known yet, or that is only
-    simulated (unless the goal accepts that).
+    A limit is violated when the value breaks it. While a candidate is only measured on the search
+    text, a value within two standard errors of its limit leaves it undecided, and so does a metric
+    that is not known yet, or that is only simulated (unless the goal accepts that).
     """
     if candidate.failure:
-        return Verdict("infeasible", reason=f"{candidate.failure.kind}: {candidate.failure.message}")
+        return Verdict(
+            "infeasible", reason=f"{candidate.failure.kind}: {candidate.failure.message}"
+        )
     violated, unknown = [], []
     for limit in goal.constraints:
         found = candidate.find(limit.metric)
@@ -42,8 +44,8 @@ def relative(violation: tuple[str, float, float, float]) -> float:
 
 
 def ranked(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
-    """The best first: what holds every limit by the goal's metric (equal ones by the least damage), then the rest by how
-    far the worst limit is missed.
+    """The best first: what holds every limit by the goal's metric (equal ones by the least damage),
+    then the rest by how far the worst limit is missed.
 
     Candidates that could not be built are left out.
     """

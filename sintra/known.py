@@ -23,28 +23,51 @@ Say = Callable[[str], None]
 _advisors: dict[tuple[str, bool], Any] = {}
 
 
-def history(graph: Graph, store: Store, given: list[list[Proposal]], candidates: list[Candidate], say: Say | None) -> History:
-    """Everything known after some rounds' proposals. say: a line for the user; without it nobody outside is asked."""
+def history(
+    graph: Graph,
+    store: Store,
+    given: list[list[Proposal]],
+    candidates: list[Candidate],
+    say: Say | None,
+) -> History:
+    """Everything known after some rounds' proposals. say: a line for the user; without it nobody
+    outside is asked.
+    """
     proposals = [p for row in given for p in row]
-    made = {p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"}
+    made = {
+        p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"
+    }
     uniform = [r for r, outcome in made.items() if r.uniform and isinstance(outcome, Artifact)]
-    files = {r: f.size for r, o in made.items() if isinstance(o, Artifact) for f in o.files if f.path == "model.gguf"}
+    files = {
+        r: f.size
+        for r, o in made.items()
+        if isinstance(o, Artifact)
+        for f in o.files
+        if f.path == "model.gguf"
+    }
     base = graph.convert().outcome(store)
     layout = store.read_json(base, "layout.json") if isinstance(base, Artifact) else None
     sizes, shape = measures(graph, store, uniform)
     architecture = layout["architecture"] if layout else ""
     return History(
-        candidates=tuple(candidates), sizes=sizes, shape=shape, bytes_of=files,
-        layers=layout["shape"]["layers"] if layout else None, architecture=architecture,
+        candidates=tuple(candidates),
+        sizes=sizes,
+        shape=shape,
+        bytes_of=files,
+        layers=layout["shape"]["layers"] if layout else None,
+        architecture=architecture,
         advice=sum(p.author in (ADVISER, EXPLORER) and p.level == "search" for p in proposals),
-        say=say or (lambda text: None), **adviser(graph, store, architecture, say),
+        say=say or (lambda text: None),
+        **adviser(graph, store, architecture, say),
         failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
         distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
         seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
-        tried=frozenset((p.recipe, p.level) for p in proposals), last=tuple(given[-1]) if given else (),
-        paired=pairs(graph, store), influence=influence(graph, store),
+        tried=frozenset((p.recipe, p.level) for p in proposals),
+        last=tuple(given[-1]) if given else (),
+        paired=pairs(graph, store),
+        influence=influence(graph, store),
         pockets=pockets(graph.root, architecture),
-    )  # fmt: skip
+    )
 
 
 def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> dict[str, Any]:
@@ -58,8 +81,14 @@ def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> d
     if key not in _advisors:
         kept = store.root / "meta" / "replies"
         options = graph.study.planner_options
-        _advisors[key] = Advisor.of(options, folder, kept, say or (lambda text: None), say is not None)
-    return {"knowledge": knowledge(graph.root, architecture), "ask": _advisors[key].ask, "hush": _advisors[key].hush}
+        _advisors[key] = Advisor.of(
+            options, folder, kept, say or (lambda text: None), say is not None
+        )
+    return {
+        "knowledge": knowledge(graph.root, architecture),
+        "ask": _advisors[key].ask,
+        "hush": _advisors[key].hush,
+    }
 
 
 def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
@@ -82,7 +111,9 @@ def arch(root: Path, architecture: str) -> Iterator[dict[str, Any]]:
             yield yaml.safe_load(path.read_text())
 
 
-def measures(graph: Graph, store: Store, uniform: list[Recipe]) -> tuple[Sizes | None, Shape | None]:
+def measures(
+    graph: Graph, store: Store, uniform: list[Recipe]
+) -> tuple[Sizes | None, Shape | None]:
     """How large a mix is, and the architecture: from any uniform file."""
     for recipe in uniform:
         outcome = graph.quantize(recipe).outcome(store)

@@ -26,10 +26,12 @@ def point(root: Path, study: str) -> None:
 
 
 def promote(root: Path, store: Store, study: str, changed: bool) -> str:
-    """Move outputs/latest to a study if its result is sound; what is wrong with it otherwise, in a line.
+    """Move outputs/latest to a study if its result is sound; what is wrong with it otherwise, in a
+    line.
 
-    changed: whether the folder has just been written. Where outputs/latest is there already and nothing has changed, nothing is
-    read. A result that is wrong loses outputs/latest to the one before it.
+    changed: whether the folder has just been written. Where outputs/latest is there already and
+    nothing has changed, nothing is read. A result that is wrong loses outputs/latest to the one
+    before it.
     """
     if present(root) == study and not changed:
         return ""
@@ -47,7 +49,12 @@ def retreat(root: Path, store: Store) -> str | None:
     was, seen = present(root), set()
     for row in reversed(history.rows(store.root / "history.db")):
         study = str(row["study"])
-        if row["status"] != "met" or study == was or study in seen or not (root / "outputs" / study / "result.json").exists():
+        if (
+            row["status"] != "met"
+            or study == was
+            or study in seen
+            or not (root / "outputs" / study / "result.json").exists()
+        ):
             continue
         seen.add(study)
         wrong = validation.problem(validation.validate(root / "outputs" / study, store))

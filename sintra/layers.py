@@ -8,16 +8,22 @@ from typing import Any
 def expert_names(model: Any) -> dict[str, tuple[str, str, str]]:
     """Module name -> GGUF tensor names (gate, up, down) of every bank of experts.
 
-    A bank is a module with gate_up_proj (experts, 2 x inner, width), down_proj (experts, width, inner) and act_fn, called
-    with the hidden states (tokens, width) and the chosen experts (tokens, k): what transformers 5 makes of most
-    mixtures of experts.
+    A bank is a module with gate_up_proj (experts, 2 x inner, width), down_proj (experts, width,
+    inner) and act_fn, called with the hidden states (tokens, width) and the chosen experts (tokens,
+    k): what transformers 5 makes of most mixtures of experts.
     """
     found = {}
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        if {"gate_up_proj", "down_proj"} <= set(own) and hasattr(module, "act_fn") and own["gate_up_proj"].dim() == 3:
+        if (
+            {"gate_up_proj", "down_proj"} <= set(own)
+            and hasattr(module, "act_fn")
+            and own["gate_up_proj"].dim() == 3
+        ):
             block = next(int(part) for part in name.split(".") if part.isdigit())
-            found[name] = tuple(f"blk.{block}.ffn_{part}_exps.weight" for part in ("gate", "up", "down"))
+            found[name] = tuple(
+                f"blk.{block}.ffn_{part}_exps.weight" for part in ("gate", "up", "down")
+            )
     return found  # type: ignore[return-value]
 
 

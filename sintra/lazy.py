@@ -1,7 +1,8 @@
-"""Modules that are only loaded when they are used: a stage's declaration is read on every run, its work rarely done.
+"""Modules that are only loaded when they are used: a stage's declaration is read on every run, its
+work rarely done.
 
-importlib's own LazyLoader lets a second thread see a half-made module before Python 3.11.9 and 3.12.3 (python/cpython issue
-114763), and studies run in threads.
+importlib's own LazyLoader lets a second thread see a half-made module before Python 3.11.9 and
+3.12.3 (python/cpython issue 114763), and studies run in threads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 
 class Lazy:
-    """Stands for a module; each look at an attribute goes to the real one, which the first look imports."""
+    """Stands for a module; each look at an attribute goes to the real one, which the first look
+    imports.
+    """
 
     def __init__(self, name: str) -> None:
         self.__dict__["_name"] = name
@@ -29,7 +32,9 @@ class Lazy:
 
 
 def module(name: str) -> Any:
-    """The module, loaded at the first look at one of its attributes. Raises ModuleNotFoundError where there is none."""
+    """The module, loaded at the first look at one of its attributes. Raises ModuleNotFoundError
+    where there is none.
+    """
     if name in sys.modules:
         return sys.modules[name]
     if importlib.util.find_spec(name) is None:

@@ -1,4 +1,6 @@
-"""From one study to the next: what a finished study taught, and which earlier ones are like the present one."""
+"""From one study to the next: what a finished study taught, and which earlier ones are like the
+present one.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,20 @@ SAME, OTHER = 10.0, 0.95  # the same weights beside a kin's; another device clas
 Row = dict[str, Any]
 
 
-def learned(graph: Graph, store: Store, given: list[list[Proposal]], known: list[Candidate]) -> Row | None:
-    """What a study that has ended teaches: its fitted model, what it was of, and how it ended; None where no planner of mixes
-    was at work or too little was measured."""
+def learned(
+    graph: Graph, store: Store, given: list[list[Proposal]], known: list[Candidate]
+) -> Row | None:
+    """What a study that has ended teaches: its fitted model, what it was of, and how it ended; None
+    where no planner of mixes was at work or too little was measured.
+    """
     seen = history(graph, store, given, known, None)
     if len(seen.distortion) < 2 or seen.sizes is None or seen.shape is None:
         return None
     uniform = next(iter(seen.distortion))
-    options = {"types": sorted(r.tensors[0][1] for r in seen.distortion), "rounding": uniform.rounding}  # a replay has none
+    options = {
+        "types": sorted(r.tensors[0][1] for r in seen.distortion),
+        "rounding": uniform.rounding,
+    }  # a replay has none
     study = replace(graph.study, planner_options=graph.study.planner_options | options)
     plan = Plan.of(study).made(seen)
     space = plan.space(seen, seen.sizes)
@@ -40,22 +48,31 @@ def learned(graph: Graph, store: Store, given: list[list[Proposal]], known: list
         return None
     model = fit(space, rows, belief=believed(plan, seen, space))
     best = min(rows, key=lambda r: r.value)
-    return kind_of(study, seen, graph) | lesson(model, seen.sizes.matrices).as_json() | {
-        "evaluations": len(rows), "least_kld": best.value, "misfit": round(model.misfit, 4)
-    }  # fmt: skip
+    return (
+        kind_of(study, seen, graph)
+        | lesson(model, seen.sizes.matrices).as_json()
+        | {"evaluations": len(rows), "least_kld": best.value, "misfit": round(model.misfit, 4)}
+    )
 
 
 def kind_of(study: Study, seen: History, graph: Graph) -> Row:
     """What makes studies alike."""
     assert seen.shape is not None
-    return {"architecture": seen.architecture, "weights": graph.source.digest, "parameters": seen.shape.parameters,
-            "blocks": seen.layers, "backend": study.hardware.backend, "optimise": study.goal.optimise,
-            "rounding": study.planner_options["rounding"]}  # fmt: skip
+    return {
+        "architecture": seen.architecture,
+        "weights": graph.source.digest,
+        "parameters": seen.shape.parameters,
+        "blocks": seen.layers,
+        "backend": study.hardware.backend,
+        "optimise": study.goal.optimise,
+        "rounding": study.planner_options["rounding"],
+    }
 
 
 def likeness(own: Row, other: Row) -> float:
-    """How much another study's lesson weighs: 0 for another architecture or rounding, 10 for the same weights, else 1 for the
-    same number of parameters and less by e for a factor of e squared."""
+    """How much another study's lesson weighs: 0 for another architecture or rounding, 10 for the
+    same weights, else 1 for the same number of parameters and less by e for a factor of e squared.
+    """
     if any(own[k] != other.get(k) for k in ("architecture", "rounding")):
         return 0.0
     if own["weights"] == other["weights"]:
@@ -64,8 +81,12 @@ def likeness(own: Row, other: Row) -> float:
     return near * math.prod(OTHER for k in ("backend", "optimise", "blocks") if own[k] != other[k])
 
 
-def recalled(graph: Graph, store: Store, seen: History) -> tuple[tuple[Row, ...], tuple[Lesson, ...]]:
-    """The most similar earlier studies, the most similar first: in words for a language model, and what they taught."""
+def recalled(
+    graph: Graph, store: Store, seen: History
+) -> tuple[tuple[Row, ...], tuple[Lesson, ...]]:
+    """The most similar earlier studies, the most similar first: in words for a language model, and
+    what they taught.
+    """
     if not graph.study.planner_options["learn"] or seen.shape is None:
         return (), ()
     own = kind_of(graph.study, seen, graph)
@@ -78,6 +99,9 @@ def recalled(graph: Graph, store: Store, seen: History) -> tuple[tuple[Row, ...]
         if weight:
             found.append((weight, row, taught))
     found = sorted(found, key=lambda f: (f[0], f[1]["id"]), reverse=True)[:NEAREST]
-    words = tuple({k: r[k] for k in ("model", "hardware", "goal", "status", "winner")} |
-                  {k: t[k] for k in ("evaluations", "least_kld", "parameters")} for _, r, t in found)  # fmt: skip
+    words = tuple(
+        {k: r[k] for k in ("model", "hardware", "goal", "status", "winner")}
+        | {k: t[k] for k in ("evaluations", "least_kld", "parameters")}
+        for _, r, t in found
+    )
     return words, tuple(Lesson.of(t, w) for w, _, t in found)

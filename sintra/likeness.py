@@ -1,4 +1,6 @@
-"""How like two runtimes' logits of one model are, over the same tokens; and the model as a plain function of token ids."""
+"""How like two runtimes' logits of one model are, over the same tokens; and the model as a plain
+function of token ids.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,36 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-# What came out right of both exports as a two-block model (bench/portable.py). Others are tried all the same.
-ARCHITECTURES = ("gemma", "gemma2", "gemma3_text", "gpt2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
+# What came out right of both exports as a two-block model (bench/portable.py). Others are tried all
+# the same.
+ARCHITECTURES = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
 
 
 def plain(folder: Path) -> Any:
-    """A checkpoint as a torch module: token ids (batch, length) -> logits (batch, length, vocabulary), float32.
+    """A checkpoint as a torch module: token ids (batch, length) -> logits (batch, length,
+    vocabulary), float32.
 
-    Eager attention and no cache: what exporters can follow. Raises OSError, ValueError as transformers does.
+    Eager attention and no cache: what exporters can follow. Raises OSError, ValueError as
+    transformers does.
     """
     import transformers
 
     loader: Any = transformers.AutoModelForCausalLM
-    net = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
+    net = loader.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     return wrapped(net)
 
 
@@ -60,8 +79,9 @@ def logits(net: Any, ids: NDArray[Any]) -> NDArray[np.float32]:
 def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str, float]:
     """Two runtimes' logits over the same tokens, (windows, length, vocabulary).
 
-    {"max_abs", "mean_abs": differences of logits; "kld_mean": mean KL divergence to the reference in nats a token; "same_top":
-    share of equal top tokens; "tokens"}. Raises Infeasible for logits that are no numbers.
+    {"max_abs", "mean_abs": differences of logits; "kld_mean": mean KL divergence to the reference
+    in nats a token; "same_top": share of equal top tokens; "tokens"}. Raises Infeasible for logits
+    that are no numbers.
     """
     from scipy.special import log_softmax
 
@@ -71,12 +91,19 @@ def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict
     gap = np.abs(one - two)
     first, second = log_softmax(one, axis=-1), log_softmax(two, axis=-1)
     kld = (np.exp(first) * (first - second)).sum(axis=-1)
-    return {"max_abs": float(gap.max()), "mean_abs": float(gap.mean()), "kld_mean": float(kld.mean()),
-            "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()), "tokens": len(one)}  # fmt: skip
+    return {
+        "max_abs": float(gap.max()),
+        "mean_abs": float(gap.mean()),
+        "kld_mean": float(kld.mean()),
+        "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()),
+        "tokens": len(one),
+    }
 
 
 def reason(error: BaseException) -> str:
-    """What an exporter stumbled over, in a line: its own words are pages, and the cause is at the bottom of them."""
+    """What an exporter stumbled over, in a line: its own words are pages, and the cause is at the
+    bottom of them.
+    """
     import re
 
     while error.__cause__ is not None:
@@ -87,5 +114,8 @@ def reason(error: BaseException) -> str:
 
 def words(found: dict[str, Any]) -> str:
     """A likeness in a line."""
-    return (f"logits differ from PyTorch's by at most {found['max_abs']:.2g} ({found['kld_mean']:.2g} nats a token, "
-            f"{found['same_top']:.1%} equal top tokens, {found['tokens']} tokens)")  # fmt: skip
+    return (
+        f"logits differ from PyTorch's by at most {found['max_abs']:.2g} ({found['kld_mean']:.2g} "
+        "nats a token, "
+        f"{found['same_top']:.1%} equal top tokens, {found['tokens']} tokens)"
+    )

@@ -1,8 +1,8 @@
-"""A listener's own process: `python -m sintra.listening NAME FILE`. Reads events as they are written, until the study's
-process says that it is done, or is gone.
+"""A listener's own process: `python -m sintra.listening NAME FILE`. Reads events as they are
+written, until the study's process says that it is done, or is gone.
 
-It has the lowest priority, and sleeps while a speed is being measured. What it prints is its log; addresses in it are cut to
-their hosts, since those of webhooks are secrets.
+It has the lowest priority, and sleeps while a speed is being measured. What it prints is its log;
+addresses in it are cut to their hosts, since those of webhooks are secrets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ SECRET = re.compile(r"(URL|URLS|SECRET|TOKEN|KEY|PASSWORD)$")
 
 
 def bare(text: str) -> str:
-    """A text without secrets: addresses are cut to their hosts, values of secret variables are left out."""
+    """A text without secrets: addresses are cut to their hosts, values of secret variables are left
+    out.
+    """
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) > 5 and "://" not in value:
             text = text.replace(value, f"${name}")
@@ -41,7 +43,9 @@ def lines(path: Path, parent: int) -> Iterator[dict[str, Any]]:
     with path.open() as handle:
         handle.readline()
         while True:
-            alive = os.getppid() == parent  # asked first: what it wrote before it died is still read
+            alive = (
+                os.getppid() == parent
+            )  # asked first: what it wrote before it died is still read
             while (line := whole(handle)) is not None:
                 data = json.loads(line)
                 if data["kind"] == "closed":
@@ -85,7 +89,10 @@ def follow(name: str, path: Path) -> None:
     """Open the listener and hand it every event."""
     with path.open() as handle:
         head = json.loads(handle.readline())
-    setting, parent = Setting(head["options"], Path(head["root"]), Path(head["cache"])), head["parent"]
+    setting, parent = (
+        Setting(head["options"], Path(head["root"]), Path(head["cache"])),
+        head["parent"],
+    )
     threading.Thread(target=give_up, args=[parent], daemon=True).start()
     (setting.cache / "lock").mkdir(exist_ok=True, mode=0o700)
     quiet(setting.cache, parent)
@@ -101,7 +108,11 @@ def attempt(function: Any, *args: Any) -> None:
     try:
         function(*args)
     except Exception as error:
-        print(bare(f"{type(error).__name__}: {' '.join(str(error).split())}")[:500], file=sys.stderr, flush=True)
+        print(
+            bare(f"{type(error).__name__}: {' '.join(str(error).split())}")[:500],
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main(argv: list[str]) -> int:

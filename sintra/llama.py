@@ -52,8 +52,16 @@ def complaints() -> str:
 class Model:
     """A loaded GGUF. Use `opened`, which frees it."""
 
-    def __init__(self, path: Path, context: int, threads: int, mmap: bool = True, vocab_only: bool = False,
-                 kv: str = "f16", ubatch: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: Path,
+        context: int,
+        threads: int,
+        mmap: bool = True,
+        vocab_only: bool = False,
+        kv: str = "f16",
+        ubatch: int | None = None,
+    ) -> None:
         gguf_header.check(path)
         self.lib = api()
         params = self.lib.llama_model_default_params()
@@ -77,10 +85,14 @@ class Model:
             import gguf
 
             params.type_k = params.type_v = int(gguf.GGMLQuantizationType[kv.upper()])
-            params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED  # values can't be quantized without
+            params.flash_attn_type = (
+                self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            )  # values can't be quantized without
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:
-            raise Infeasible("out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}")
+            raise Infeasible(
+                "out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}"
+            )
         self.batch = self.lib.llama_batch_init(self.context, 0, 1)
 
     def close(self) -> None:
@@ -116,24 +128,34 @@ class Model:
         return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
 
     def tokenize(self, text: str, special: bool = False) -> NDArray[np.int32]:
-        """Token ids of a text, without begin or end of text; special: control tokens in the text are read as such."""
+        """Token ids of a text, without begin or end of text; special: control tokens in the text
+        are read as such.
+        """
         raw = text.encode()
         room = (self.lib.llama_token * (len(raw) + 16))()
-        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(raw) + 16, False, special)
+        count = self.lib.llama_tokenize(
+            self.vocab, raw, len(raw), room, len(raw) + 16, False, special
+        )
         if count < 0:
-            raise Infeasible("unsupported", "llama.cpp can't tokenize the text with this vocabulary")
+            raise Infeasible(
+                "unsupported", "llama.cpp can't tokenize the text with this vocabulary"
+            )
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids as the model is to be given them: control tokens are read as such, begin of text stands first where the
-        vocabulary says so."""
+        """Token ids as the model is to be given them: control tokens are read as such, begin of
+        text stands first where the vocabulary says so.
+        """
         ids: list[int] = self.tokenize(text, special=True).tolist()
         return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
 
     def bytes_of(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """How many bytes of text each token stands for; control tokens stand for none."""
         room = ctypes.create_string_buffer(1024)
-        known = {int(i): self.lib.llama_token_to_piece(self.vocab, int(i), room, 1024, 0, False) for i in np.unique(ids)}
+        known = {
+            int(i): self.lib.llama_token_to_piece(self.vocab, int(i), room, 1024, 0, False)
+            for i in np.unique(ids)
+        }
         return np.array([max(0, known[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
 
     def text(self, ids: list[int]) -> str:
@@ -142,7 +164,9 @@ class Model:
         size = 16 * len(ids) + 64
         while True:
             room = ctypes.create_string_buffer(size)
-            count = int(self.lib.llama_detokenize(self.vocab, tokens, len(ids), room, size, False, False))
+            count = int(
+                self.lib.llama_detokenize(self.vocab, tokens, len(ids), room, size, False, False)
+            )
             if count >= 0:
                 return room.raw[:count].decode(errors="replace")
             size = -count
@@ -150,15 +174,24 @@ class Model:
     def normal_tokens(self) -> NDArray[np.int32]:
         """The ids of the ordinary tokens: no control, unknown, unused or byte token."""
         normal = self.lib.LLAMA_TOKEN_ATTR_NORMAL
-        found = [i for i in range(self.vocabulary) if self.lib.llama_vocab_get_attr(self.vocab, i) & normal]
+        found = [
+            i
+            for i in range(self.vocabulary)
+            if self.lib.llama_vocab_get_attr(self.vocab, i) & normal
+        ]
         return np.array(found, np.int32)
 
     def windows(self, text: str, tokens: int) -> NDArray[np.int32]:
-        """A text cut into windows of the context, (n, context), with begin of text first where the model wants it."""
+        """A text cut into windows of the context, (n, context), with begin of text first where the
+        model wants it.
+        """
         ids = self.tokenize(text)
         count = min(tokens, len(ids)) // self.context
         if count < 2:
-            raise Infeasible("refused", f"the text has {len(ids)} tokens: fewer than two windows of {self.context}")
+            raise Infeasible(
+                "refused",
+                f"the text has {len(ids)} tokens: fewer than two windows of {self.context}",
+            )
         cut = ids[: count * self.context].reshape(count, self.context).copy()
         if self.lib.llama_vocab_get_add_bos(self.vocab):
             cut[:, 0] = self.lib.llama_vocab_bos(self.vocab)
@@ -169,7 +202,9 @@ class Model:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.ctx), True)
 
     def feed(self, ids: NDArray[np.int32], start: int = 0, logits_from: int | None = None) -> None:
-        """Decode tokens at positions from `start`; logits are kept from index `logits_from` (default: the last)."""
+        """Decode tokens at positions from `start`; logits are kept from index `logits_from`
+        (default: the last).
+        """
         first = len(ids) - 1 if logits_from is None else logits_from
         batch = self.batch
         assert batch is not None
@@ -183,19 +218,27 @@ class Model:
             raise Infeasible("unsupported", f"llama.cpp can't decode (code {code}): {complaint()}")
 
     def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
-        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 - first, vocabulary)."""
+        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 -
+        first, vocabulary).
+        """
         self.clear()
         self.feed(window, logits_from=first)
         rows = len(window) - first
-        raw = np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=(rows, self.vocabulary))
+        raw = np.ctypeslib.as_array(
+            self.lib.llama_get_logits(self.ctx), shape=(rows, self.vocabulary)
+        )
         return log_softmax(raw[:-1])
 
     def keep(self, count: int) -> bool:
-        """Forget everything after the first `count` positions; whether the model's memory can do that."""
+        """Forget everything after the first `count` positions; whether the model's memory can do
+        that.
+        """
         return bool(self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.ctx), 0, count, -1))
 
     def logits(self, ids: NDArray[np.int32], start: int, first: int) -> NDArray[np.float32]:
-        """Feed tokens at positions from `start`; a copy of the logits from index `first` on, (len(ids) - first, vocabulary)."""
+        """Feed tokens at positions from `start`; a copy of the logits from index `first` on,
+        (len(ids) - first, vocabulary).
+        """
         self.feed(ids, start, first)
         rows = (len(ids) - first, self.vocabulary)
         return np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=rows).copy()
@@ -206,10 +249,11 @@ class Model:
 
 
 def noise(count: int, size: int, share: float, tokens: Any) -> Any:
-    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows of text.
+    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows
+    of text.
 
-    They excite directions that the calibration text doesn't: without them rounding moves its errors there, where another
-    text meets them (docs/benchmarks.md).
+    They excite directions that the calibration text doesn't: without them rounding moves its errors
+    there, where another text meets them (docs/benchmarks.md).
     """
     number = round(count * share / (1 - share))
     return np.random.default_rng(0).choice(tokens, (number, size)).astype(np.int32)
@@ -225,10 +269,17 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, context: int, threads: int, mmap: bool = True, kv: str = "f16",
-           ubatch: int | None = None) -> Iterator[Model]:  # fmt: skip
-    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0); ubatch: how many tokens are computed at
-    once (default: the whole context)."""
+def opened(
+    path: Path,
+    context: int,
+    threads: int,
+    mmap: bool = True,
+    kv: str = "f16",
+    ubatch: int | None = None,
+) -> Iterator[Model]:
+    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0); ubatch: how
+    many tokens are computed at once (default: the whole context).
+    """
     model = Model(path, context, threads, mmap, kv=kv, ubatch=ubatch)
     try:
         yield model

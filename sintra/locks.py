@@ -1,10 +1,12 @@
-"""Who works on what: a lock for each key, held by the worker. It saves work; correctness rests on atomic publishing.
+"""Who works on what: a lock for each key, held by the worker. It saves work; correctness rests on
+atomic publishing.
 
-On a local filesystem that is flock, which the kernel drops with the process. Network filesystems may drop it silently or
-keep it to one machine, so there a lease is taken: a file with its owner's name in it that the owner touches again and again
-(filelock's SoftFileLease). A contender goes by its own monotonic clock and by whether that file changes, so clocks that differ
-between machines do no harm; it takes the lease over at once when the owner was a process of this machine and is gone, else when
-nothing has changed for as long as a lease lasts.
+On a local filesystem that is flock, which the kernel drops with the process. Network filesystems
+may drop it silently or keep it to one machine, so there a lease is taken: a file with its owner's
+name in it that the owner touches again and again (filelock's SoftFileLease). A contender goes by
+its own monotonic clock and by whether that file changes, so clocks that differ between machines do
+no harm; it takes the lease over at once when the owner was a process of this machine and is gone,
+else when nothing has changed for as long as a lease lasts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 
 def filesystem(path: Path, mounts: str) -> str:
-    """The type of the filesystem that a path lies on, from /proc/self/mountinfo (proc(5)); empty where it says nothing."""
+    """The type of the filesystem that a path lies on, from /proc/self/mountinfo (proc(5)); empty
+    where it says nothing.
+    """
     best, kind = -1, ""
     own = str(path.resolve()) + "/"
     for line in mounts.splitlines():
@@ -42,7 +46,9 @@ def filesystem(path: Path, mounts: str) -> str:
         if len(parts) < 5 or not rest:
             continue
         point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), parts[4]).rstrip("/") + "/"
-        if own.startswith(point) and len(point) >= best:  # of two on one point, the later covers the earlier
+        if (
+            own.startswith(point) and len(point) >= best
+        ):  # of two on one point, the later covers the earlier
             best, kind = len(point), rest.split(" ")[0]
     return kind
 
@@ -97,20 +103,32 @@ def lease(path: Path, timeout_s: float) -> Iterator[None]:
     import filelock
 
     lasts = float(os.environ.get("SINTRA_LEASE_S", LEASE_S))
-    held = filelock.SoftFileLease(path.with_name(path.name + ".lease"), lease_duration=lasts, timeout=timeout_s,
-                                  poll_interval=min(0.2, lasts / 10), on_compromise=lost)  # fmt: skip
+    held = filelock.SoftFileLease(
+        path.with_name(path.name + ".lease"),
+        lease_duration=lasts,
+        timeout=timeout_s,
+        poll_interval=min(0.2, lasts / 10),
+        on_compromise=lost,
+    )
     with held:
         yield
 
 
 def lost(why: object) -> None:
-    """Said from the heartbeat's thread; the work goes on: if another does it as well, the first result counts."""
-    print(f"a lease was lost ({getattr(why, 'reason', why)}): the step may be made twice", file=sys.stderr, flush=True)
+    """Said from the heartbeat's thread; the work goes on: if another does it as well, the first
+    result counts.
+    """
+    print(
+        f"a lease was lost ({getattr(why, 'reason', why)}): the step may be made twice",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def machine(root: Path, kind: str) -> Path:
-    """The file of the lock that keeps a speed measurement alone on its machine. Always flock, so where a cache is shared by
-    machines it lies in this machine's own temporary folder."""
+    """The file of the lock that keeps a speed measurement alone on its machine. Always flock, so
+    where a cache is shared by machines it lies in this machine's own temporary folder.
+    """
     folder = root / "lock"
     if not leased(folder, kind):
         return folder / "machine"

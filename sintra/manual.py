@@ -15,7 +15,9 @@ FIRST = ("hardware", "model", "goal")
 
 
 def show(root: Path, named: list[str]) -> None:
-    """Print the help of the command that is named. Raises UserError for a name that is no command's."""
+    """Print the help of the command that is named. Raises UserError for a name that is no
+    command's.
+    """
     name, known = named[0], [*commands.DOCS, *exported.names()]
     if name not in known:
         raise UserError(f"there is no command {name!r}: {nearest(name, known)}")
@@ -24,22 +26,43 @@ def show(root: Path, named: list[str]) -> None:
     said("", commands.DOCS.get(name) or exported.doc(name))
     for option in task.params if task else []:
         default = option.get("default")
-        said(f"--{option['long']}", option["help"] + (f" [{default}]" if default not in ("", False, None) else ""))
+        said(
+            f"--{option['long']}",
+            option["help"] + (f" [{default}]" if default not in ("", False, None) else ""),
+        )
     if name not in commands.DOCS and (taken := keywords(name)):
         said("KEY=VALUE", ", ".join(taken))
     if name in STUDY:
         for group in FIRST:
-            said(f"{group}=", ", ".join(sorted(config.names(root, group))) + (", a file, auto" if group == "hardware" else ""))
-        said("KEY=VALUE", "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all")
+            said(
+                f"{group}=",
+                ", ".join(sorted(config.names(root, group)))
+                + (", a file, auto" if group == "hardware" else ""),
+            )
+        said(
+            "KEY=VALUE",
+            "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all",
+        )
 
 
 def keywords(name: str) -> list[str]:
     """What an export takes as KEY=VALUE, with the defaults."""
-    given = list(inspect.signature(plugins.load("exports", name.removeprefix(exported.PREFIX))).parameters.values())[2:]
-    return [f"{p.name}={'' if p.default in (inspect.Parameter.empty, None) else p.default}" for p in given]
+    given = list(
+        inspect.signature(
+            plugins.load("exports", name.removeprefix(exported.PREFIX))
+        ).parameters.values()
+    )[2:]
+    return [
+        f"{p.name}={'' if p.default in (inspect.Parameter.empty, None) else p.default}"
+        for p in given
+    ]
 
 
 def said(word: str, text: str) -> None:
     """A word and what it is, within 80 columns."""
     rest = " " * (WIDE if word else 2)
-    print(textwrap.fill(f"  {word:<{WIDE - 4}}  {text}" if word else f"  {text}", 80, subsequent_indent=rest))
+    print(
+        textwrap.fill(
+            f"  {word:<{WIDE - 4}}  {text}" if word else f"  {text}", 80, subsequent_indent=rest
+        )
+    )

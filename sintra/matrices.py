@@ -1,4 +1,6 @@
-"""The matrices of a model: what each is, how deep it lies, what it costs at every tensor type; mixes as patterns."""
+"""The matrices of a model: what each is, how deep it lies, what it costs at every tensor type;
+mixes as patterns.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,25 @@ from functools import cached_property
 from typing import Any
 
 ALIGNMENT = 32
-# What llama.cpp writes instead where a row isn't a multiple of a type's block (llama-quant.cpp, tensor_type_fallback).
+# What llama.cpp writes instead where a row isn't a multiple of a type's block (llama-quant.cpp,
+# tensor_type_fallback).
 FALLBACK = {
-    "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0",
-}  # fmt: skip
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+}
 OTHERS = "IQ4_NL"
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A tensor that is quantized. kind: its name without the block, as "ffn_down"; block: None outside the blocks."""
+    """A tensor that is quantized. kind: its name without the block, as "ffn_down"; block: None
+    outside the blocks.
+    """
 
     name: str
     columns: int
@@ -42,7 +53,9 @@ def block_size(kind: str) -> tuple[int, int]:
 
 
 def written(kind: str, columns: int) -> str:
-    """The type that llama.cpp writes when it is asked for one: it falls back where rows aren't whole blocks."""
+    """The type that llama.cpp writes when it is asked for one: it falls back where rows aren't
+    whole blocks.
+    """
     if columns % block_size(kind)[0] == 0:
         return kind
     other = FALLBACK.get(kind, OTHERS)
@@ -67,7 +80,9 @@ def bits_per_weight(kind: str) -> float:
 
 
 def of_layout(layout: Mapping[str, Any]) -> tuple[Matrix, ...]:
-    """The matrices of a quantized file: everything there that isn't in 16 or 32 bits (a 16-bit file has none)."""
+    """The matrices of a quantized file: everything there that isn't in 16 or 32 bits (a 16-bit file
+    has none).
+    """
     found = []
     for name, kind, _, shape in layout["tensors"]:
         if kind not in ("F32", "F16", "BF16") and len(shape) > 1:
@@ -82,8 +97,9 @@ def of_layout(layout: Mapping[str, Any]) -> tuple[Matrix, ...]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The size of any mix, to the byte: the matrices, and what a quantized file has beside them (rest), of which tensors
-    (norms) are `beside`."""
+    """The size of any mix, to the byte: the matrices, and what a quantized file has beside them
+    (rest), of which tensors (norms) are `beside`.
+    """
 
     matrices: tuple[Matrix, ...]
     rest: int
@@ -95,7 +111,9 @@ class Sizes:
         found = of_layout(layout)
         held = {m.name for m in found}
         beside = sum(t[2] for t in layout["tensors"] if t[0] not in held)
-        return Sizes(found, file_bytes - sum(padded(t[2]) for t in layout["tensors"] if t[0] in held), beside)
+        return Sizes(
+            found, file_bytes - sum(padded(t[2]) for t in layout["tensors"] if t[0] in held), beside
+        )
 
     @cached_property
     def by_name(self) -> dict[str, Matrix]:
@@ -108,7 +126,9 @@ class Sizes:
 
 
 def patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """A mix as (regular expression, type) pairs: one for each type and kind of tensor; the last, ".*", is the most common."""
+    """A mix as (regular expression, type) pairs: one for each type and kind of tensor; the last,
+    ".*", is the most common.
+    """
     common = Counter(mix.values()).most_common(1)[0][0]
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     single = []

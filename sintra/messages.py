@@ -12,7 +12,9 @@ KINDS = ("UserError", "Infeasible", "Transient")
 
 @dataclass(frozen=True)
 class Message:
-    """kind: the exception; text: with `{...}` where something is filled in; module: where it is raised."""
+    """kind: the exception; text: with `{...}` where something is filled in; module: where it is
+    raised.
+    """
 
     kind: str
     text: str
@@ -20,7 +22,9 @@ class Message:
 
 
 def messages(package: Path) -> list[Message]:
-    """Those of a package's folder, sorted; a message that is built elsewhere (handed on from a worker) isn't listed twice."""
+    """Those of a package's folder, sorted; a message that is built elsewhere (handed on from a
+    worker) isn't listed twice.
+    """
     found = {m for path in sorted(package.rglob("*.py")) for m in _of(path, package)}
     return sorted(found, key=lambda m: (KINDS.index(m.kind), m.module, m.text))
 
@@ -29,7 +33,12 @@ def _of(path: Path, package: Path) -> Iterator[Message]:
     tree = ast.parse(path.read_text())
     module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in KINDS
+            and node.args
+        ):
             text = words(node.args[-1])
             if any(c.isalpha() for c in text.replace("{...}", "")):
                 yield Message(node.func.id, text, module)

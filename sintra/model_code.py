@@ -1,7 +1,9 @@
-"""Whether a model's own Python code may be run: only where the user said so (model.trust_remote_code=true).
+"""Whether a model's own Python code may be run: only where the user said so
+(model.trust_remote_code=true).
 
-The word is a file of the fetched artifact, so that it is part of every key that depends on it and stages need no option of
-their own. The file can't come with a model: it has a name that nobody takes from a folder or a repository.
+The word is a file of the fetched artifact, so that it is part of every key that depends on it and
+stages need no option of their own. The file can't come with a model: it has a name that nobody
+takes from a folder or a repository.
 """
 
 from __future__ import annotations
@@ -32,14 +34,21 @@ def trusted(folder: Path) -> bool:
 
 
 def home(folder: Path) -> dict[str, str]:
-    """Environment variables for a process that reads a model with Hugging Face's libraries: nothing is fetched, nothing that
-    was fetched before is taken, and what they unpack lies in `folder`."""
-    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(folder),
-            "HF_MODULES_CACHE": str(folder / "modules")}  # fmt: skip
+    """Environment variables for a process that reads a model with Hugging Face's libraries: nothing
+    is fetched, nothing that was fetched before is taken, and what they unpack lies in `folder`.
+    """
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(folder),
+        "HF_MODULES_CACHE": str(folder / "modules"),
+    }
 
 
 def allowed(folder: Path) -> bool:
-    """The same, before transformers is imported: where code may run, it is unpacked into a folder of this process's own."""
+    """The same, before transformers is imported: where code may run, it is unpacked into a folder
+    of this process's own.
+    """
     if not trusted(folder):
         return False
     place = tempfile.mkdtemp(prefix="sintra-code-")

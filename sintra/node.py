@@ -20,7 +20,8 @@ SCHEMA = 1
 class Step:
     """One node of the graph. `hints` say where things are and are never part of a key.
 
-    found: the outcome once the store has had it, since a graph asks for it once for each path that leads through here.
+    found: the outcome once the store has had it, since a graph asks for it once for each path that
+    leads through here.
     """
 
     stage: str
@@ -45,7 +46,9 @@ class Step:
         return stage
 
     def action(self, store: Store) -> dict[str, Any] | None:
-        """Everything that the key is made of, or None while an input has not been made (or can't be)."""
+        """Everything that the key is made of, or None while an input has not been made (or can't
+        be).
+        """
         digests = {}
         for role, step in self.inputs.items():
             outcome = step.outcome(store)
@@ -53,7 +56,13 @@ class Step:
                 return None
             digests[role] = outcome.digest
         elsewhere = {"platform": self.params["machine"]} if "machine" in self.params else {}
-        return {"schema": SCHEMA, **self.plugin.identity, **elsewhere, "params": self.params, "inputs": digests}
+        return {
+            "schema": SCHEMA,
+            **self.plugin.identity,
+            **elsewhere,
+            "params": self.params,
+            "inputs": digests,
+        }
 
     def key(self, store: Store) -> str | None:
         """SHA-256 of the action's canonical JSON."""
@@ -102,6 +111,15 @@ class Variant(NamedTuple):
 
     def ends(self) -> list[Step]:
         """The steps that nothing else of this variant needs."""
-        named = (self.distortion, self.quality, self.second, *self.tasks, self.speed, self.memory, *self.extra, *self.board)
+        named = (
+            self.distortion,
+            self.quality,
+            self.second,
+            *self.tasks,
+            self.speed,
+            self.memory,
+            *self.extra,
+            *self.board,
+        )
         found = [s for s in named if s is not None]
         return found or [self.quantize]

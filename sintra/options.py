@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class HardwareConf:
-    """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the bandwidth that decoding gets.
+    """A device. Speeds in GB/s (10^9 bytes), MB/s and TFLOP/s; efficiency is the share of the
+    bandwidth that decoding gets.
 
-    bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a K-quant costs above others;
-    host_*: the computer that a graphics card sits in; type_costs: what a byte of a tensor type costs by `doit calibrate`;
-    runtime_mib: memory of a process beside weights, cache and buffers.
+    bytes_per_weight: what decoding a weight costs beside reading it; k_quant: what a byte of a
+    K-quant costs above others; host_*: the computer that a graphics card sits in; type_costs: what
+    a byte of a tensor type costs by `doit calibrate`; runtime_mib: memory of a process beside
+    weights, cache and buffers.
     """
 
     name: str = ""
@@ -45,9 +47,11 @@ class HardwareConf:
 
 @dataclass
 class ModelConf:
-    """A model: a folder or a hub id, with an optional revision; `convert` is the 16-bit type of its GGUF.
+    """A model: a folder or a hub id, with an optional revision; `convert` is the 16-bit type of its
+    GGUF.
 
-    trust_remote_code: whether Python code that comes with the model may be run."""
+    trust_remote_code: whether Python code that comes with the model may be run.
+    """
 
     name: str = ""
     source: str = ""
@@ -108,9 +112,10 @@ class PlannerConf:
 class ProbeConf:
     """How much is measured. Token counts are those read; the second half of each window is scored.
 
-    refine_tokens, refine_steps: of the calibration text, on how much a variant is refined, and for how many steps each block
-    learns (None: by the model's size, see sintra.stages.refine). polish_tokens, polish_epochs: of the calibration text, how
-    much the finished file is tuned on and how often.
+    refine_tokens, refine_steps: of the calibration text, on how much a variant is refined, and for
+    how many steps each block learns (None: by the model's size, see sintra.stages.refine).
+    polish_tokens, polish_epochs: of the calibration text, how much the finished file is tuned on
+    and how often.
     """
 
     name: str = ""
@@ -136,8 +141,9 @@ class ProbeConf:
 
 @dataclass
 class StoreConf:
-    """Where the cache is; remote: a bucket or folder that others share, mode: readwrite or readonly;
-    locks: auto, flock or lease."""
+    """Where the cache is; remote: a bucket or folder that others share, mode: readwrite or
+    readonly; locks: auto, flock or lease.
+    """
 
     name: str = "local"
     path: str = "cache"
@@ -148,10 +154,12 @@ class StoreConf:
 
 @dataclass
 class DeviceConf:
-    """Where device speeds and memory come from: estimates (local), or a board that is measured over SSH (ssh).
+    """Where device speeds and memory come from: estimates (local), or a board that is measured over
+    SSH (ssh).
 
-    port, user, key: where they differ from ~/.ssh/config and OpenSSH's defaults; folder: on the board, relative to its home;
-    threads, gpu_layers: None for every core, and for every layer where the runtime there has a GPU.
+    port, user, key: where they differ from ~/.ssh/config and OpenSSH's defaults; folder: on the
+    board, relative to its home; threads, gpu_layers: None for every core, and for every layer where
+    the runtime there has a GPU.
     """
 
     name: str = "local"
@@ -171,7 +179,9 @@ class DeviceConf:
 
 @dataclass
 class TextsConf:
-    """Disjoint texts; `second`, of another domain than calibration, is measured beside `report` (null: not at all)."""
+    """Disjoint texts; `second`, of another domain than calibration, is measured beside `report`
+    (null: not at all).
+    """
 
     calibration: str = "models/texts/calibration.txt"
     search: str = "models/texts/search.txt"
@@ -181,9 +191,11 @@ class TextsConf:
 
 @dataclass
 class CompressConf:
-    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory for one checkpoint.
+    """GPTQ and AWQ: bits and group size, the environment (auto, here), limits of time and memory
+    for one checkpoint.
 
-    checkpoint: a folder with a GPTQ checkpoint that exists already: measured as gptq_native instead of making one.
+    checkpoint: a folder with a GPTQ checkpoint that exists already: measured as gptq_native instead
+    of making one.
     """
 
     bits: int = 4
@@ -198,7 +210,8 @@ class CompressConf:
 class ExecutorConf:
     """Where steps run: on this machine, as jobs of Slurm, as tasks of Ray. `_gb` is GiB.
 
-    jobs: how many are under way at once elsewhere; measure: where steps that measure go (a partition, a custom resource).
+    jobs: how many are under way at once elsewhere; measure: where steps that measure go (a
+    partition, a custom resource).
     """
 
     name: str = "local"
@@ -252,8 +265,9 @@ class TimeoutConf:
 
 @dataclass
 class LimitsConf:
-    """Of time and of this machine: minutes for one run; how many heavy steps at once, in how many GiB together; whether
-    workers give way to everything else."""
+    """Of time and of this machine: minutes for one run; how many heavy steps at once, in how many
+    GiB together; whether workers give way to everything else.
+    """
 
     timeout: TimeoutConf = field(default_factory=TimeoutConf)
     study_minutes: float | None = None
@@ -273,8 +287,9 @@ class NotifyConf:
 
 @dataclass
 class MlflowConf:
-    """MLflow: the tracking server ("": MLFLOW_TRACKING_URI, else SQLite in outputs/mlflow), the experiment, whether winners go
-    into its registry."""
+    """MLflow: the tracking server ("": MLFLOW_TRACKING_URI, else SQLite in outputs/mlflow), the
+    experiment, whether winners go into its registry.
+    """
 
     uri: str = ""
     experiment: str = "sintra"

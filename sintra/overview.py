@@ -14,8 +14,13 @@ from sintra.store import write_atomic
 from sintra.sweep import folder, swept
 
 Result = dict[str, Any]
-COLUMNS = {"size_bytes": ("MB", 1e6, 2), "kld_mean": ("KLD", 1, 5), "bits_per_byte": ("bits/byte", 1, 4),
-           "device_tg_tps": ("tok/s*", 1, 1), "device_ram_bytes": ("RAM MB*", 1e6, 0)}  # fmt: skip
+COLUMNS = {
+    "size_bytes": ("MB", 1e6, 2),
+    "kld_mean": ("KLD", 1, 5),
+    "bits_per_byte": ("bits/byte", 1, 4),
+    "device_tg_tps": ("tok/s*", 1, 1),
+    "device_ram_bytes": ("RAM MB*", 1e6, 0),
+}
 
 
 def tell(root: Path, raw: list[str], results: list[Result], command: str) -> None:
@@ -25,12 +30,17 @@ def tell(root: Path, raw: list[str], results: list[Result], command: str) -> Non
     out = folder(root, raw, command)
     said = recommend(results) if command == "compare" else []
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / f"{command}.json", json.dumps({"options": raw, "rows": rows, "recommended": said}, indent=1) + "\n")
+    write_atomic(
+        out / f"{command}.json",
+        json.dumps({"options": raw, "rows": rows, "recommended": said}, indent=1) + "\n",
+    )
     write_atomic(out / f"{command}.csv", as_csv(rows))
     print(table(rows, keys))
     for line in said:
         print(line)
-    print(f"{plotted(rows, keys, out)}; {sum(r['status'] == 'met' for r in rows)} of {len(rows)} met")
+    print(
+        f"{plotted(rows, keys, out)}; {sum(r['status'] == 'met' for r in rows)} of {len(rows)} met"
+    )
 
 
 def flat(result: Result, keys: list[str]) -> dict[str, Any]:
@@ -39,9 +49,16 @@ def flat(result: Result, keys: list[str]) -> dict[str, Any]:
     winner = result["winner"]
     numbers = {m["metric"]: m["value"] for m in winner["measurements"]} if winner else {}
     tasks = {k: v for k, v in numbers.items() if k.startswith("task:") and k.endswith(":acc")}
-    return {k: given.get(k, "") for k in keys} | {
-        "study": result["study"], "status": result["status"], "winner": Recipe.of(winner["recipe"]).name if winner else None
-    } | {k: numbers.get(k) for k in COLUMNS} | tasks  # fmt: skip
+    return (
+        {k: given.get(k, "") for k in keys}
+        | {
+            "study": result["study"],
+            "status": result["status"],
+            "winner": Recipe.of(winner["recipe"]).name if winner else None,
+        }
+        | {k: numbers.get(k) for k in COLUMNS}
+        | tasks
+    )
 
 
 def table(rows: list[dict[str, Any]], keys: list[str]) -> str:
@@ -50,12 +67,22 @@ def table(rows: list[dict[str, Any]], keys: list[str]) -> str:
     heads = [*keys, "status", "variant", *(c[0] for c in COLUMNS.values()), *tasks]
     lines = [heads]
     for r in rows:
-        numbers = ["-" if r[k] is None else f"{r[k] / scale:.{digits}f}" for k, (_, scale, digits) in COLUMNS.items()]
+        numbers = [
+            "-" if r[k] is None else f"{r[k] / scale:.{digits}f}"
+            for k, (_, scale, digits) in COLUMNS.items()
+        ]
         scores = ["-" if r.get(t) is None else f"{r[t]:.3f}" for t in tasks]
-        lines.append([*(str(r[k]) for k in keys), r["status"], r["winner"] or "-", *numbers, *scores])
+        lines.append(
+            [*(str(r[k]) for k in keys), r["status"], r["winner"] or "-", *numbers, *scores]
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = [len(keys) + 2 > i for i in range(len(heads))]
-    shown = ["  ".join(c.ljust(w) if t else c.rjust(w) for c, w, t in zip(line, widths, text, strict=True)) for line in lines]
+    shown = [
+        "  ".join(
+            c.ljust(w) if t else c.rjust(w) for c, w, t in zip(line, widths, text, strict=True)
+        )
+        for line in lines
+    ]
     return "\n".join(s.rstrip() for s in shown) + "\n* estimated for the device"
 
 
@@ -75,6 +102,8 @@ def plotted(rows: list[dict[str, Any]], keys: list[str], out: Path) -> str:
 
     drawn = page([r for r in rows if r["kld_mean"] is not None], keys)
     if drawn is None:
-        return f"numbers in {out.parent.name}/{out.name} (the plot needs `pip install 'sintra[plot]'`)"
+        return (
+            f"numbers in {out.parent.name}/{out.name} (the plot needs `pip install 'sintra[plot]'`)"
+        )
     write_atomic(out / "pareto.html", drawn)
     return f"numbers and a plot in {out.parent.name}/{out.name}"

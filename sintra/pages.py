@@ -63,7 +63,9 @@ def number(text: str) -> int:
 
 
 def asked(root: Path, given: dict[str, str]) -> list[str]:
-    """The prompts that were given: one by prompt=..., or a file's lines (.jsonl: {"prompt": ...} a line). Raises UserError."""
+    """The prompts that were given: one by prompt=..., or a file's lines (.jsonl: {"prompt": ...} a
+    line). Raises UserError.
+    """
     if "prompt" in given and "prompts" in given:
         raise UserError("give either prompt=... or prompts=FILE")
     if "prompt" in given:
@@ -87,13 +89,17 @@ def asked(root: Path, given: dict[str, str]) -> list[str]:
 
 
 def openings(done: Delivered) -> list[str]:
-    """The first halves of the first documents of the study's report text, which is no calibration text."""
+    """The first halves of the first documents of the study's report text, which is no calibration
+    text.
+    """
     text = Path(done.graph.texts["report"].locator).read_text()
     documents = [d.strip() for d in text.split("\n\n") if d.strip()][:DEFAULT_PROMPTS]
     return [d[: len(d) // 2].rsplit(" ", 1)[0][:600] for d in documents]
 
 
-def ab_step(done: Delivered, file: Path | None, prompts: list[str], tokens: int, chat: bool) -> Step:
+def ab_step(
+    done: Delivered, file: Path | None, prompts: list[str], tokens: int, chat: bool
+) -> Step:
     """The comparison as a step: the same prompts again cost nothing."""
     graph, recipe = done.graph, done.recipe
     params: dict[str, Any] = {"prompts": prompts, "tokens": tokens, "chat": chat}
@@ -102,7 +108,12 @@ def ab_step(done: Delivered, file: Path | None, prompts: list[str], tokens: int,
         variant = graph.quantize(recipe)
     else:
         pin: Source = pin_file(file, done.place.digests)
-        variant = Step("fetch", file.name, {"kind": pin.kind, "digest": pin.digest}, hints={"from": pin.locator})
+        variant = Step(
+            "fetch",
+            file.name,
+            {"kind": pin.kind, "digest": pin.digest},
+            hints={"from": pin.locator},
+        )
     label = f"{done.place.study.model}-{recipe.name if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 

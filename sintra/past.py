@@ -14,13 +14,40 @@ from sintra.errors import UserError, nearest
 FORMATS = ("text", "json", "csv")
 ALL = "all"
 PARAMS = (
-    {"name": "format", "long": "format", "default": "text", "help": "text, json or csv (the latter two for export)"},
-    {"name": "forget", "long": "forget", "default": "", "help": "delete a study's results and what they taught, or `all`"},
-    {"name": "calibration", "long": "calibration", "type": bool, "default": False,
-     "help": "how well what was foreseen came true"},
-)  # fmt: skip
-COLUMNS = ("made", "study", "model", "hardware", "goal", "status", "winner", "size_bytes", "kld_mean", "evaluations",
-           "llm_calls", "llm_usd")  # fmt: skip
+    {
+        "name": "format",
+        "long": "format",
+        "default": "text",
+        "help": "text, json or csv (the latter two for export)",
+    },
+    {
+        "name": "forget",
+        "long": "forget",
+        "default": "",
+        "help": "delete a study's results and what they taught, or `all`",
+    },
+    {
+        "name": "calibration",
+        "long": "calibration",
+        "type": bool,
+        "default": False,
+        "help": "how well what was foreseen came true",
+    },
+)
+COLUMNS = (
+    "made",
+    "study",
+    "model",
+    "hardware",
+    "goal",
+    "status",
+    "winner",
+    "size_bytes",
+    "kld_mean",
+    "evaluations",
+    "llm_calls",
+    "llm_usd",
+)
 
 
 def show(path: Path, format: str, forget: str, calibration: bool) -> None:
@@ -48,7 +75,12 @@ def erase(path: Path, study: str, known: set[str]) -> None:
     if study != ALL and study not in known:
         raise UserError(f"the history has no study {study!r}: {nearest(study, known)}")
     count = history.forget(path, None if study == ALL else study)
-    print(f"forgot {count} result{'s' * (count != 1)} and what they taught; files in cache/ and outputs/ are still there")
+    print(
+        
+            f"forgot {count} result{'s' * (count != 1)} and what they taught; files in cache/ and "
+            "outputs/ are still there"
+        
+    )
 
 
 def listed(rows: list[dict[str, Any]]) -> None:
@@ -65,8 +97,13 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     winner = result["winner"] or {"measurements": []}
     numbers = {m["metric"]: m["value"] for m in winner["measurements"]}
     llm = result.get("llm") or {}
-    more = {"size_bytes": numbers.get("size_bytes"), "kld_mean": numbers.get("kld_mean"),
-            "evaluations": result.get("evaluations"), "llm_calls": llm.get("calls"), "llm_usd": llm.get("usd")}  # fmt: skip
+    more = {
+        "size_bytes": numbers.get("size_bytes"),
+        "kld_mean": numbers.get("kld_mean"),
+        "evaluations": result.get("evaluations"),
+        "llm_calls": llm.get("calls"),
+        "llm_usd": llm.get("usd"),
+    }
     return {k: (row | more)[k] for k in COLUMNS}
 
 

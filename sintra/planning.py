@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sintra.allocation.kin import Lesson
 
 ADVISER = "language model"  # the author of what was proposed on its advice
-EXPLORER = "forced exploration"  # and of what is measured in its stead when it goes round in circles
+EXPLORER = (
+    "forced exploration"  # and of what is measured in its stead when it goes round in circles
+)
 SCREEN = 4  # the part of the search text that a screen reads: one in so many windows
 Shares = Mapping[str, float]
 Ask = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]
@@ -35,16 +37,18 @@ class Seen:
 class History:
     """What is known so far, in the order in which it was proposed.
 
-    candidates: what was measured; layers: the model's blocks, once known; failed: recipes that could not be made;
-    bytes_of: the files of those that were made without being measured; sizes, shape: the bytes of any mix, the
-    architecture; distortion: uniform recipe -> tensor -> {"output", "diagonal", "weights"}; seen: the numbers text by text;
-    tried: (recipe, level) of every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
-    KLD on the search text and its standard error, bootstrapped over windows. advice: variants measured on a language
-    model's advice; architecture, knowledge: the model's, and what is known of it; past: similar studies, in words;
-    lessons: what they taught; influence: each block's (sintra.stream.influence), where the curvature was measured;
-    pockets: depths at which blocks of this architecture lose least, by conf/arch; ask:
-    the language model, (system, user, schema) -> answer or None on trouble, where the study has one; say: a line for the user;
-    hush: ask no more in this run.
+    candidates: what was measured; layers: the model's blocks, once known; failed: recipes that
+    could not be made; bytes_of: the files of those that were made without being measured; sizes,
+    shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor ->
+    {"output", "diagonal", "weights"}; seen: the numbers text by text; tried: (recipe, level) of
+    every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
+    KLD on the search text and its standard error, bootstrapped over windows. advice: variants
+    measured on a language model's advice; architecture, knowledge: the model's, and what is known
+    of it; past: similar studies, in words; lessons: what they taught; influence: each block's
+    (sintra.stream.influence), where the curvature was measured; pockets: depths at which blocks of
+    this architecture lose least, by conf/arch; ask: the language model, (system, user, schema) ->
+    answer or None on trouble, where the study has one; say: a line for the user; hush: ask no more
+    in this run.
     """
 
     candidates: tuple[Candidate, ...]
@@ -71,4 +75,7 @@ class History:
 
     def kld(self, recipe: Recipe, level: str) -> Measurement | None:
         """The mean KLD of a recipe on a text."""
-        return next((s.metrics["kld_mean"] for s in self.seen if s.recipe == recipe and s.level == level), None)
+        return next(
+            (s.metrics["kld_mean"] for s in self.seen if s.recipe == recipe and s.level == level),
+            None,
+        )

@@ -11,18 +11,28 @@ from sintra.errors import UserError, nearest
 
 @functools.cache
 def own() -> tuple[EntryPoint, ...]:
-    """Sintra's own entry points: one small file, where scanning every installed package takes tens of ms."""
+    """Sintra's own entry points: one small file, where scanning every installed package takes tens
+    of ms.
+    """
     try:
         return tuple(distribution("sintra").entry_points)
     except PackageNotFoundError:
-        raise UserError("sintra isn't installed here: run `pip install -e . -c constraints.txt`") from None
+        raise UserError(
+            "sintra isn't installed here: run `pip install -e . -c constraints.txt`"
+        ) from None
 
 
 def all_of(group: str) -> tuple[EntryPoint, ...]:
-    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...), none of them imported; our own first, so that nobody
-    can take their names."""
+    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...), none of them imported; our
+    own first, so that nobody can take their names.
+    """
     known = entry_points(group=f"sintra.{group}")
-    return tuple(sorted(known, key=lambda e: (not (e.dist and e.dist.name == "sintra"), str(e.dist and e.dist.name))))
+    return tuple(
+        sorted(
+            known,
+            key=lambda e: (not (e.dist and e.dist.name == "sintra"), str(e.dist and e.dist.name)),
+        )
+    )
 
 
 @functools.cache

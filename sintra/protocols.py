@@ -36,9 +36,15 @@ class Feeds(Protocol):
         """Until everything that was fed is computed."""
 
 
-def speeds(model: Feeds, prompt: int, generate: int, repeat: int, threads: int) -> list[Measurement]:
+def speeds(
+    model: Feeds, prompt: int, generate: int, repeat: int, threads: int
+) -> list[Measurement]:
     """Random tokens, an empty context each time, one warm-up, then the median of the repetitions."""
-    ids = np.random.default_rng(0).integers(0, model.vocabulary, max(prompt, generate)).astype(np.int32)
+    ids = (
+        np.random.default_rng(0)
+        .integers(0, model.vocabulary, max(prompt, generate))
+        .astype(np.int32)
+    )
     return [
         rate("pp_tps", prompt, repeat, lambda: whole(model, ids[:prompt]), threads),
         rate("tg_tps", generate, repeat, lambda: single(model, ids[:generate]), threads),
@@ -60,7 +66,9 @@ def single(model: Feeds, ids: np.ndarray) -> None:
         model.wait()
 
 
-def rate(metric: str, tokens: int, repeat: int, work: Callable[[], None], threads: int) -> Measurement:
+def rate(
+    metric: str, tokens: int, repeat: int, work: Callable[[], None], threads: int
+) -> Measurement:
     """Tokens a second: the median, with the standard error of the mean beside it."""
     work()
     rates = []
@@ -69,13 +77,27 @@ def rate(metric: str, tokens: int, repeat: int, work: Callable[[], None], thread
         work()
         rates.append(tokens / (time.perf_counter() - start))
     error = statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else None
-    return Measurement(metric, statistics.median(rates), "tokens/s", "measured", error, repeat, min(rates), max(rates),
-                       machine(), f"{tokens} tokens, {threads} threads, median of {repeat} after a warm-up")  # fmt: skip
+    return Measurement(
+        metric,
+        statistics.median(rates),
+        "tokens/s",
+        "measured",
+        error,
+        repeat,
+        min(rates),
+        max(rates),
+        machine(),
+        f"{tokens} tokens, {threads} threads, median of {repeat} after a warm-up",
+    )
 
 
 def peak() -> int:
-    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives fork and exec: it may be the parent's."""
+    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives fork and exec: it
+    may be the parent's.
+    """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

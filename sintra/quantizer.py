@@ -16,12 +16,24 @@ PREFIX = "LLAMA_FTYPE_MOSTLY_"
 def file_types() -> dict[str, int]:
     """llama.cpp's file types by their usual name."""
     lib = api()
-    return {n.removeprefix(PREFIX): getattr(lib, n) for n in dir(lib) if n.startswith(PREFIX)} | {"F32": 0}
+    return {n.removeprefix(PREFIX): getattr(lib, n) for n in dir(lib) if n.startswith(PREFIX)} | {
+        "F32": 0
+    }
 
 
-def quantize(source: Path, target: Path, threads: int, *, kind: str = "F16", tensors: list[tuple[str, str]] | None = None,
-             matrix: dict[str, Any] | None = None, drop: list[int] | None = None, copy: bool = False) -> None:  # fmt: skip
-    """Write `target`. tensors: (regex, ggml type), the first match wins; matrix: tensor name -> importance vector.
+def quantize(
+    source: Path,
+    target: Path,
+    threads: int,
+    *,
+    kind: str = "F16",
+    tensors: list[tuple[str, str]] | None = None,
+    matrix: dict[str, Any] | None = None,
+    drop: list[int] | None = None,
+    copy: bool = False,
+) -> None:
+    """Write `target`. tensors: (regex, ggml type), the first match wins; matrix: tensor name ->
+    importance vector.
 
     Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is full.
     """

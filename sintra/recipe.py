@@ -8,7 +8,8 @@ from typing import Any, Literal
 from sintra.canonical import canonical, sha256
 
 Rounding = Literal["nearest", "compensated"]
-# The file type that names a file most of whose matrices are of a tensor type, where the names differ.
+# The file type that names a file most of whose matrices are of a tensor type, where the names
+# differ.
 FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
@@ -21,13 +22,15 @@ def blocks(given: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a variant is made from a converted model; equal recipes are equal values.
-    type: a llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and what none
-    matches has the file type's own choice; importance: whether the importance matrix is used; drop: blocks left out,
-    ascending; rounding: of the integers, to the nearest grid point or compensated (see sintra.rounding); kv: the type of
-    the KV cache that it is to be run with; format: of its file (sintra.formats): others than gguf have only a type, bits and
-    group size as in w4g128; refine: whether the finished file is rounded anew, block after block (sintra.stages.refine);
-    polish: whether it is tuned end to end after that (sintra.stages.polish); no_attention: blocks whose attention is left out.
+    """How a variant is made from a converted model; equal recipes are equal values. type: a
+    llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and
+    what none matches has the file type's own choice; importance: whether the importance matrix is
+    used; drop: blocks left out, ascending; rounding: of the integers, to the nearest grid point or
+    compensated (see sintra.rounding); kv: the type of the KV cache that it is to be run with;
+    format: of its file (sintra.formats): others than gguf have only a type, bits and group size as
+    in w4g128; refine: whether the finished file is rounded anew, block after block
+    (sintra.stages.refine); polish: whether it is tuned end to end after that
+    (sintra.stages.polish); no_attention: blocks whose attention is left out.
     """
 
     type: str
@@ -91,12 +94,23 @@ class Recipe:
     def of(data: dict[str, Any]) -> Recipe:
         """From its JSON form. Raises KeyError, TypeError, ValueError."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
-        return Recipe(data["type"], bool(data.get("importance")), blocks(data.get("drop", ())), tensors,
-                      data.get("rounding", "nearest"), data.get("kv", "f16"), data.get("format", "gguf"),
-                      bool(data.get("refine")), bool(data.get("polish")), blocks(data.get("no_attention", ())))  # fmt: skip
+        return Recipe(
+            data["type"],
+            bool(data.get("importance")),
+            blocks(data.get("drop", ())),
+            tensors,
+            data.get("rounding", "nearest"),
+            data.get("kv", "f16"),
+            data.get("format", "gguf"),
+            bool(data.get("refine")),
+            bool(data.get("polish")),
+            blocks(data.get("no_attention", ())),
+        )
 
     def as_json(self) -> dict[str, Any]:
-        """For round files, results and names; a plain GGUF's is what it was before there were formats and finishing."""
+        """For round files, results and names; a plain GGUF's is what it was before there were
+        formats and finishing.
+        """
         plain = (("format", "gguf"), ("refine", False), ("polish", False), ("no_attention", ()))
         return {k: v for k, v in asdict(self).items() if (k, v) not in plain}
 
@@ -115,7 +129,9 @@ class Recipe:
     def left_out(self) -> str:
         """What is left out, in words."""
         pairs = (("", self.drop), ("the attention of ", self.no_attention))
-        return " and ".join(f"{of}block{'s' * (len(b) > 1)} {', '.join(map(str, b))}" for of, b in pairs if b)
+        return " and ".join(
+            f"{of}block{'s' * (len(b) > 1)} {', '.join(map(str, b))}" for of, b in pairs if b
+        )
 
     @property
     def finished(self) -> bool:

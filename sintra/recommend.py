@@ -10,8 +10,10 @@ Z = 2.0
 
 
 def recommend(results: list[Result]) -> list[str]:
-    """A line for each device: the model whose variant holds the limits and is the best at the tasks that all were given, or by
-    bits per byte of text where there are none; of two that can't be told apart, the smaller. Then why not the others."""
+    """A line for each device: the model whose variant holds the limits and is the best at the tasks
+    that all were given, or by bits per byte of text where there are none; of two that can't be told
+    apart, the smaller. Then why not the others.
+    """
     lines = []
     for device in dict.fromkeys(r["hardware"] for r in results):
         lines += for_device(device, [r for r in results if r["hardware"] == device])
@@ -33,7 +35,11 @@ def for_device(device: str, results: list[Result]) -> list[str]:
     why = f"{told(best, measure)}, {size(best) / 1e6:.2f} MB"
     if len(equal) > 1:
         why += ", the smaller of those that can't be told apart"
-    losers = [f"  not {label(r, results)}: {lost(r, best, measure, r in equal)}" for r in held if r is not best]
+    losers = [
+        f"  not {label(r, results)}: {lost(r, best, measure, r in equal)}"
+        for r in held
+        if r is not best
+    ]
     return [f"{device}: take {label(best, results)} ({why})", *losers, *others]
 
 
@@ -45,7 +51,9 @@ def label(result: Result, among: list[Result]) -> str:
 
 def numbers(result: Result) -> dict[str, tuple[float, float]]:
     """metric -> (value, standard error) of the winner."""
-    return {m["metric"]: (m["value"], m.get("stderr") or 0.0) for m in result["winner"]["measurements"]}
+    return {
+        m["metric"]: (m["value"], m.get("stderr") or 0.0) for m in result["winner"]["measurements"]
+    }
 
 
 def common(results: list[Result]) -> tuple[str, ...] | None:
@@ -56,7 +64,9 @@ def common(results: list[Result]) -> tuple[str, ...] | None:
 
 
 def worth(result: Result, measure: tuple[str, ...]) -> tuple[float, float]:
-    """What is to be small, and its standard error: the mean error rate over tasks, or bits per byte."""
+    """What is to be small, and its standard error: the mean error rate over tasks, or bits per
+    byte.
+    """
     found = [numbers(result)[k] for k in measure]
     error = math.sqrt(sum(s * s for _, s in found)) / len(found)
     value = sum(v for v, _ in found) / len(found)
@@ -64,7 +74,9 @@ def worth(result: Result, measure: tuple[str, ...]) -> tuple[float, float]:
 
 
 def clearly(one: tuple[float, float], two: tuple[float, float]) -> bool:
-    """Whether the first is better by more than noise: two standard errors of the difference, taken as independent."""
+    """Whether the first is better by more than noise: two standard errors of the difference, taken
+    as independent.
+    """
     return two[0] - one[0] > Z * math.hypot(one[1], two[1])
 
 
@@ -73,13 +85,18 @@ def told(result: Result, measure: tuple[str, ...]) -> str:
     value, error = worth(result, measure)
     if measure == ("bits_per_byte",):
         return f"{value:.4f} +-{error:.4f} bits a byte"
-    return f"{1 - value:.3f} +-{error:.3f} of {' and '.join(k.split(':')[1] for k in measure)} right"
+    return (
+        f"{1 - value:.3f} +-{error:.3f} of {' and '.join(k.split(':')[1] for k in measure)} right"
+    )
 
 
 def lost(result: Result, best: Result, measure: tuple[str, ...], equal: bool) -> str:
     """Why a model that holds the limits wasn't taken."""
     if equal:
-        return f"as good within noise ({told(result, measure)}), and larger: {size(result) / 1e6:.2f} MB"
+        return (
+            f"as good within noise ({told(result, measure)}), and larger: "
+            f"{size(result) / 1e6:.2f} MB"
+        )
     return f"worse: {told(result, measure)}, {size(result) / 1e6:.2f} MB"
 
 

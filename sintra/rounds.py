@@ -53,10 +53,18 @@ def recorded(place: Workspace) -> list[Round]:
 
 
 def read(path: Path) -> Round | None:
-    """A recorded round; None for one that isn't as it was written: it is planned anew, and those behind it wait for it."""
+    """A recorded round; None for one that isn't as it was written: it is planned anew, and those
+    behind it wait for it.
+    """
     try:
         given = unsealed(path.read_bytes())
-        return given if given is not None and {"round", "stop"} <= set(given) and proposals(given) is not None else None
+        return (
+            given
+            if given is not None
+            and {"round", "stop"} <= set(given)
+            and proposals(given) is not None
+            else None
+        )
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -69,7 +77,9 @@ def ended(place: Workspace) -> bool:
 
 
 def reopen(place: Workspace) -> None:
-    """Forget the end of a study in which something failed that may pass: the next run tries that again."""
+    """Forget the end of a study in which something failed that may pass: the next run tries that
+    again.
+    """
     known = recorded(place)
     if known and known[-1].get("again"):
         path_of(place, len(known)).unlink()
@@ -108,11 +118,15 @@ def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidat
         if proposal.level in ("search", "report"):
             levels.setdefault(proposal.recipe, []).append(proposal)
             first.setdefault(proposal.recipe, number)
-    found = [candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()]
+    found = [
+        candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()
+    ]
     return corrected(found) if graph.study.device else found
 
 
-def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal], number: int) -> Candidate:
+def candidate(
+    graph: Graph, store: Store, recipe: Recipe, given: list[Proposal], number: int
+) -> Candidate:
     """One recipe: numbers of the report text replace those of the search text."""
     numbers: dict[str, Measurement] = {}
     made = graph.quantize(recipe).outcome(store)
@@ -131,20 +145,36 @@ def candidate(graph: Graph, store: Store, recipe: Recipe, given: list[Proposal],
             if isinstance(outcome, Failure):
                 failure = outcome
             elif isinstance(outcome, Artifact):
-                said = any(f.path == NAME for f in outcome.files)  # a plugin's stage need not measure anything
+                said = any(
+                    f.path == NAME for f in outcome.files
+                )  # a plugin's stage need not measure anything
                 rows = parse(store.read_json(outcome, NAME)) if said else []
                 if step.stage in ("quality", "quality_hf"):
-                    decided = decided or (level == "report" and any(r.metric == "kld_mean" for r in rows))
+                    decided = decided or (
+                        level == "report" and any(r.metric == "kld_mean" for r in rows)
+                    )
                     for row in rows:
                         if level == "report" or row.metric not in numbers:
                             numbers[row.metric] = row
-                        if level == "search" and row.metric == "kld_mean":  # what was foreseen, and is to be compared with
+                        if (
+                            level == "search" and row.metric == "kld_mean"
+                        ):  # what was foreseen, and is to be compared with
                             numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)
                 else:
                     replaced(numbers, rows)
     first = given[0]
-    return Candidate(recipe, first.why, first.author, tuple(numbers.values()), file, failure, decided, first.predicted,
-                     first.confidence, number)  # fmt: skip
+    return Candidate(
+        recipe,
+        first.why,
+        first.author,
+        tuple(numbers.values()),
+        file,
+        failure,
+        decided,
+        first.predicted,
+        first.confidence,
+        number,
+    )
 
 
 def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None = None) -> Round:
@@ -163,20 +193,30 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
         fresh = [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in before]
         if fresh:
             return _round(number, fresh, None)
-    kinds = dict.fromkeys(c.recipe.format for c in known)  # each format's best is measured, so that they can be compared
-    finalists = [p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])]
+    kinds = dict.fromkeys(
+        c.recipe.format for c in known
+    )  # each format's best is measured, so that they can be compared
+    finalists = [
+        p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])
+    ]
     if finalists:
         return _round(number, finalists, None)
-    end = _round(number, [], "decided" if known else "the planner proposed nothing") | {"again": store.excused}
+    end = _round(number, [], "decided" if known else "the planner proposed nothing") | {
+        "again": store.excused
+    }
     gguf = [[p for p in proposals(r) if p.recipe.format == "gguf"] for r in rounds]
     return end | {"learned": lessons.learned(graph, store, gguf, known)}
 
 
-def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None) -> list[Proposal]:
+def plan(
+    graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None
+) -> list[Proposal]:
     """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
     every = graph.study.planner == "replay"
     shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
-    seen = history(graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say)
+    seen = history(
+        graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say
+    )
     past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
         informed(graph.study, known), replace(seen, past=past, lessons=taught)
@@ -185,14 +225,18 @@ def plan(graph: Graph, store: Store, rounds: list[Round], known: list[Candidate]
 
 
 def deciding(study: Study, known: list[Candidate]) -> list[Proposal]:
-    """Finalists that must be measured on the report text before the study can end: the best that isn't refuted, until
-    one of them holds; or, where none can, the one that misses the limits least."""
+    """Finalists that must be measured on the report text before the study can end: the best that
+    isn't refuted, until one of them holds; or, where none can, the one that misses the limits
+    least.
+    """
     order = ranked(known, study.goal)
     open_ones = []
     for found in order:
         if judge(found, study.goal).status == "met":
             break
-        if not found.decided and (judge(found, study.goal).status == "undecided" or found is order[0]):
+        if not found.decided and (
+            judge(found, study.goal).status == "undecided" or found is order[0]
+        ):
             open_ones.append(found)
     why = "among the best on the search text: measured on the report text"
     return [Proposal(c.recipe, why, "study", "report") for c in open_ones[:FINALISTS]]
@@ -204,7 +248,9 @@ def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
 
 def write_round(place: Workspace, given: Round) -> None:
     """Record a round, whole or not at all."""
-    write_atomic(path_of(place, given["round"]), sealed(json.dumps(given, indent=1, sort_keys=True) + "\n"))
+    write_atomic(
+        path_of(place, given["round"]), sealed(json.dumps(given, indent=1, sort_keys=True) + "\n")
+    )
 
 
 def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:

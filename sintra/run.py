@@ -22,8 +22,15 @@ from sintra.types import Artifact, Failure
 from sintra.worker import TRANSIENT
 
 
-def run_step(step: Step, store: Store, terms: Terms | None = None, say: Callable[[str], None] = lambda _: None) -> None:
-    """Make a step's artifact unless the store has it. Raises UserError or Transient; a Failure is a result."""
+def run_step(
+    step: Step,
+    store: Store,
+    terms: Terms | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Make a step's artifact unless the store has it. Raises UserError or Transient; a Failure is a
+    result.
+    """
     if step.outcome(store) is not None:
         return
     terms = terms or Terms()
@@ -32,9 +39,18 @@ def run_step(step: Step, store: Store, terms: Terms | None = None, say: Callable
         raise Transient(f"{step.name}: an input is missing; run the same again")
     sweep_once(store)
     machine = engine(terms, store.root.resolve())
-    order = {"key": key, "stage": step.stage, "step": step.name, "store": str(store.root.resolve()), "action": action,
-             "hints": step.hints, "locks": store.locks, "cwd": str(Path.cwd()), "background": terms.background,
-             "inputs": {role: _files(above, store) for role, above in step.inputs.items()}}  # fmt: skip
+    order = {
+        "key": key,
+        "stage": step.stage,
+        "step": step.name,
+        "store": str(store.root.resolve()),
+        "action": action,
+        "hints": step.hints,
+        "locks": store.locks,
+        "cwd": str(Path.cwd()),
+        "background": terms.background,
+        "inputs": {role: _files(above, store) for role, above in step.inputs.items()},
+    }
     need = machine.need(step, store)
     ending = machine.run(need, lambda n: write_order(store, order, n), say)
     _explain(step, store, ending, terms, need.timeout_s)
@@ -59,12 +75,16 @@ _swept: set[Path] = set()
 
 
 def sweep_once(store: Store) -> None:
-    """Before the first step of this process: remove what killed workers and killed `doit`s left behind."""
+    """Before the first step of this process: remove what killed workers and killed `doit`s left
+    behind.
+    """
     if store.root in _swept:
         return
     _swept.add(store.root)
     store.sweep_tmp()
-    for path in store.folder("orders").glob(f"*.{host()}.*"):  # on a shared cache, others' processes can't be asked after
+    for path in store.folder("orders").glob(
+        f"*.{host()}.*"
+    ):  # on a shared cache, others' processes can't be asked after
         try:
             os.kill(int(path.name.split(".")[0]), 0)
         except ProcessLookupError:
@@ -80,19 +100,33 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
 
 
 def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: float) -> None:
-    """Raise what the worker's end means; no memory to be had is the step's failure for the rest of this run."""
+    """Raise what the worker's end means; no memory to be had is the step's failure for the rest of
+    this run.
+    """
     last = in_words(ending)
     if ending.cause == "exit" and ending.code == 0:
         return
     if ending.cause == "memory":
         key = step.key(store)
         assert key is not None
-        store.excuse(key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})"))
+        store.excuse(
+            key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})")
+        )
         return
     if ending.cause == "late" and terms.over:
-        raise Transient(f"{step.name}: the run's time is up (limits.study_minutes={terms.minutes:g}); the same goes on")
+        raise Transient(
+            
+                f"{step.name}: the run's time is up (limits.study_minutes={terms.minutes:g}); the "
+                "same goes on"
+            
+        )
     if ending.cause == "late":
-        raise Transient(f"{step.name}: stopped after {timeout_s:g} s, its time limit (limits.timeout.{step.stage}=...)")
+        raise Transient(
+            
+                f"{step.name}: stopped after {timeout_s:g} s, its time limit "
+                f"(limits.timeout.{step.stage}=...)"
+            
+        )
     if ending.cause == "cancelled":
         raise Transient(f"{step.name}: cancelled{f' ({last})' if ending.log else ''}")
     if ending.cause == "lost":
@@ -102,5 +136,11 @@ def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: 
     if ending.code == TRANSIENT:
         raise Transient(f"{step.name}: {last}")
     if ending.code in KILLED:
-        raise Transient(f"{step.name}: its worker was killed (out of memory, or by hand); nothing was kept, run the same again")
+        raise Transient(
+            
+                f"{step.name}: its worker was killed (out of memory, or by hand); nothing was "
+                "kept, "
+                "run the same again"
+            
+        )
     raise Transient(f"{step.name}: its worker crashed (exit {ending.code}): {last}")

@@ -1,4 +1,6 @@
-"""Which studies are being worked on: each `optimize` leaves word in its study's folder and holds a lock while it lives."""
+"""Which studies are being worked on: each `optimize` leaves word in its study's folder and holds a
+lock while it lives.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ _held: list[TextIO] = []  # locks end with the process, however it ends
 
 
 def note(place: Workspace, ended: bool) -> None:
-    """Say that this process works on the study, with its options, so that others can open it. ended: nothing is left to do,
-    and nothing is written. A disk that is full or read-only is for the work itself to complain of."""
+    """Say that this process works on the study, with its options, so that others can open it.
+    ended: nothing is left to do, and nothing is written. A disk that is full or read-only is for
+    the work itself to complain of.
+    """
     if not ended:
         with contextlib.suppress(OSError):
             _note(place)
@@ -40,7 +44,9 @@ def _note(place: Workspace) -> None:
 
 
 def noted(folder: Path) -> dict[str, Any] | None:
-    """What the last `optimize` of a study left: pid, started (Unix time), overrides, and `alive`, whether it still runs."""
+    """What the last `optimize` of a study left: pid, started (Unix time), overrides, and `alive`,
+    whether it still runs.
+    """
     try:
         found: dict[str, Any] = json.loads((folder / NOTE).read_text())
     except (OSError, ValueError):
@@ -61,7 +67,9 @@ def alive(folder: Path) -> bool:
 
 
 def cancel(folder: Path) -> bool:
-    """Tell the study's process to stop, as Ctrl-C does: what is finished is kept. False where none is at it."""
+    """Tell the study's process to stop, as Ctrl-C does: what is finished is kept. False where none
+    is at it.
+    """
     found = noted(folder)
     if not found or not found["alive"]:
         return False

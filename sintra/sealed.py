@@ -1,7 +1,9 @@
-"""JSON objects that carry their own SHA-256, so that a flipped bit is a miss and never a wrong value.
+"""JSON objects that carry their own SHA-256, so that a flipped bit is a miss and never a wrong
+value.
 
-The text stays plain JSON: its first member is "sum", the digest of the text without that member. Reading costs one hash and
-no second serialization. What was written before there were sums has none and is taken as it is.
+The text stays plain JSON: its first member is "sum", the digest of the text without that member.
+Reading costs one hash and no second serialization. What was written before there were sums has none
+and is taken as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ END = len(HEAD) + 64
 
 
 def sealed(text: str) -> str:
-    """A JSON object's text with its sum in front. Raises ValueError for anything but an object with members."""
+    """A JSON object's text with its sum in front. Raises ValueError for anything but an object with
+    members.
+    """
     if not text.startswith("{") or text[1:].lstrip().startswith("}"):
         raise ValueError("only a JSON object with members can be sealed")
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -23,11 +27,16 @@ def sealed(text: str) -> str:
 
 
 def unsealed(raw: bytes) -> dict[str, Any] | None:
-    """The object without its sum; None where the bytes are no JSON object or not those that were written."""
+    """The object without its sum; None where the bytes are no JSON object or not those that were
+    written.
+    """
     body = raw
     if raw.startswith(HEAD):
         body = b"{" + raw[END + 3 :]
-        if raw[END : END + 3] != b'", ' or hashlib.sha256(body).hexdigest().encode() != raw[len(HEAD) : END]:
+        if (
+            raw[END : END + 3] != b'", '
+            or hashlib.sha256(body).hexdigest().encode() != raw[len(HEAD) : END]
+        ):
             return None
     try:
         data = json.loads(body)

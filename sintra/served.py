@@ -1,4 +1,6 @@
-"""A winner of outputs/ that answers: loaded by llama.cpp, with its own chat template, stop tokens and context."""
+"""A winner of outputs/ that answers: loaded by llama.cpp, with its own chat template, stop tokens
+and context.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class Usage:
 class Served:
     """One model in memory. It answers one request after the other; others wait.
 
-    context: in tokens; 0 takes the model's own, at most 4096. threads: 0 leaves that to llama.cpp. seed: of sampling.
+    context: in tokens; 0 takes the model's own, at most 4096. threads: 0 leaves that to llama.cpp.
+    seed: of sampling.
     """
 
     folder: Path
@@ -47,7 +50,12 @@ class Served:
         """The study's result.json. Raises UserError where there is no GGUF winner."""
         path = self.folder / "result.json"
         if not path.is_file():
-            raise UserError(f"{self.folder} holds no result.json: wanted is a folder of outputs/, such as outputs/latest")
+            raise UserError(
+                
+                    f"{self.folder} holds no result.json: wanted is a folder of outputs/, such as "
+                    "outputs/latest"
+                
+            )
         found: dict[str, Any] = json.loads(path.read_text())
         if not found["winner"] or found["winner"]["artifact"]["path"] != "model.gguf":
             raise UserError(f"{self.folder} has no GGUF winner")
@@ -58,8 +66,13 @@ class Served:
         """What answers came from: study, variant, SHA-256, bytes, quantization damage."""
         winner = self.result["winner"]
         numbers = {m["metric"]: m["value"] for m in winner["measurements"]}
-        found = {"study": self.result["study"], "model": self.result["model"], "variant": Recipe.of(winner["recipe"]).name,
-                 "sha256": winner["artifact"]["sha256"], "bytes": winner["artifact"]["bytes"]}  # fmt: skip
+        found = {
+            "study": self.result["study"],
+            "model": self.result["model"],
+            "variant": Recipe.of(winner["recipe"]).name,
+            "sha256": winner["artifact"]["sha256"],
+            "bytes": winner["artifact"]["bytes"],
+        }
         return found | {k: numbers[k] for k in ("kld_mean",) if k in numbers}
 
     @property
@@ -69,13 +82,21 @@ class Served:
 
     @cached_property
     def llama(self) -> Any:
-        """llama.cpp with the model, its bytes checked. Raises UserError where they aren't the winner's."""
+        """llama.cpp with the model, its bytes checked. Raises UserError where they aren't the
+        winner's.
+        """
         from llama_cpp import Llama
 
         path = self.folder / "model.gguf"
         if not path.is_file() or hash_file(path) != self.about["sha256"]:
             raise UserError(f"{path} isn't the winner any more: run the same `doit optimize` again")
-        return Llama(str(path), n_ctx=self.window, n_threads=self.threads or None, seed=self.seed, verbose=False)
+        return Llama(
+            str(path),
+            n_ctx=self.window,
+            n_threads=self.threads or None,
+            seed=self.seed,
+            verbose=False,
+        )
 
     @cached_property
     def window(self) -> int:
@@ -95,10 +116,16 @@ class Served:
 
     def token_text(self, token: int) -> str:
         """A special token as text."""
-        return "" if token < 0 else self.llama.detokenize([token], special=True).decode(errors="replace")
+        return (
+            ""
+            if token < 0
+            else self.llama.detokenize([token], special=True).decode(errors="replace")
+        )
 
     def prompt(self, messages: list[Message]) -> str:
-        """Messages as the model was trained to read them; without a template, their texts one after the other."""
+        """Messages as the model was trained to read them; without a template, their texts one after
+        the other.
+        """
         if self.template is None:
             return "\n\n".join(m["content"] for m in messages)
         return str(self.template(messages=messages).prompt)
@@ -113,16 +140,27 @@ class Served:
         """How many tokens a text has."""
         return len(self.llama.tokenize(text.encode(), add_bos=False, special=False))
 
-    def stream(self, prompt: str, stop: list[str] | None = None, **options: Any) -> Iterator[tuple[str, str | None]]:
-        """Pieces of the answer as (text, why it ended or None). Raises UserError for a prompt that doesn't fit.
+    def stream(
+        self, prompt: str, stop: list[str] | None = None, **options: Any
+    ) -> Iterator[tuple[str, str | None]]:
+        """Pieces of the answer as (text, why it ended or None). Raises UserError for a prompt that
+        doesn't fit.
 
         options: temperature, top_p, max_tokens, ... of llama-cpp-python's create_completion.
         """
         tokens = self.tokens(prompt)
         if len(tokens) >= self.window:
-            raise UserError(f"the prompt has {len(tokens)} tokens, and the context {self.window}: shorten it or raise context")
+            raise UserError(
+                
+                    f"the prompt has {len(tokens)} tokens, and the context {self.window}: shorten "
+                    "it "
+                    "or raise context"
+                
+            )
         with self.lock:
-            for part in self.llama.create_completion(tokens, stop=self.stops(stop), stream=True, **options):
+            for part in self.llama.create_completion(
+                tokens, stop=self.stops(stop), stream=True, **options
+            ):
                 choice = part["choices"][0]
                 yield choice["text"], choice["finish_reason"]
 
@@ -131,7 +169,9 @@ class Served:
         eos = self.token_text(self.llama.token_eos())
         return [*([eos] if eos and self.template else []), *(more or [])]
 
-    def answer(self, prompt: str, stop: list[str] | None = None, **options: Any) -> tuple[str, str, Usage]:
+    def answer(
+        self, prompt: str, stop: list[str] | None = None, **options: Any
+    ) -> tuple[str, str, Usage]:
         """The whole answer, why it ended ("stop" or "length"), and its tokens."""
         pieces, reason = [], "stop"
         for text, why in self.stream(prompt, stop, **options):

@@ -1,7 +1,8 @@
-"""How llama.cpp's server is to be run with a winner: its image, its arguments, and the memory that was measured.
+"""How llama.cpp's server is to be run with a winner: its image, its arguments, and the memory that
+was measured.
 
-The image's tag is the llama.cpp release that the winner was measured with; images and their platforms are listed in
-https://github.com/ggml-org/llama.cpp/blob/master/docs/docker.md.
+The image's tag is the llama.cpp release that the winner was measured with; images and their
+platforms are listed in https://github.com/ggml-org/llama.cpp/blob/master/docs/docker.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from sintra.hardware.estimate import Shape, kv_bytes
 from sintra.layout import read_layout
 
 REPOSITORY = "ghcr.io/ggml-org/llama.cpp"
-RELEASES = {"0.3.36": "v0.5.0"}  # llama-cpp-python -> the llama.cpp whose libllama it brings (libllama.so.0.5.0)
-ACCELERATORS = {"cuda": "cuda", "vulkan": "vulkan"}  # a backend -> the image's variant; the rest runs on the CPU
+RELEASES = {
+    "0.3.36": "v0.5.0"
+}  # llama-cpp-python -> the llama.cpp whose libllama it brings (libllama.so.0.5.0)
+ACCELERATORS = {
+    "cuda": "cuda",
+    "vulkan": "vulkan",
+}  # a backend -> the image's variant; the rest runs on the CPU
 PORT = 8080
 USER = 65532  # "nonroot" of the distroless images: nobody's on a usual host
 MIB = 2**20
@@ -27,8 +33,9 @@ HEADROOM, SERVER = 1.25, 64 * MIB
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. measured: the peak of a process that read and generated at a context; more: what a larger context adds, by the
-    formula of the KV cache; request, limit: of a container."""
+    """Bytes. measured: the peak of a process that read and generated at a context; more: what a
+    larger context adds, by the formula of the KV cache; request, limit: of a container.
+    """
 
     measured: int
     context: int
@@ -41,13 +48,17 @@ class Memory:
 
     @property
     def limit(self) -> int:
-        """A quarter and 64 MiB above that: buffers of HTTP and of the allocator, which weren't in the measurement."""
+        """A quarter and 64 MiB above that: buffers of HTTP and of the allocator, which weren't in
+        the measurement.
+        """
         return -(-int(self.request * HEADROOM + SERVER) // STEP) * STEP
 
 
 @dataclass(frozen=True)
 class Serving:
-    """architecture: as in OCI and Kubernetes; accelerator: "" for the CPU; threads: the device's cores."""
+    """architecture: as in OCI and Kubernetes; accelerator: "" for the CPU; threads: the device's
+    cores.
+    """
 
     name: str
     image: str
@@ -63,7 +74,16 @@ class Serving:
 
         One slot, no mmap and no prompt cache: what was measured had none of these.
         """
-        words: list[Any] = ["--model", model, "--alias", self.name, "--host", "0.0.0.0", "--port", PORT]
+        words: list[Any] = [
+            "--model",
+            model,
+            "--alias",
+            self.name,
+            "--host",
+            "0.0.0.0",
+            "--port",
+            PORT,
+        ]
         words += ["--ctx-size", self.context, "--parallel", 1, "--threads", self.threads]
         words += ["--load-mode", "none", "--cache-ram", 0, "--ctx-checkpoints", 0]
         if self.kv != "f16":
@@ -74,7 +94,9 @@ class Serving:
 
 
 def serving(given: Handover, context: str = "") -> Serving:
-    """Of a winner, for its device. context: tokens; "" for the context that memory was measured at. Raises UserError."""
+    """Of a winner, for its device. context: tokens; "" for the context that memory was measured at.
+    Raises UserError.
+    """
     device, room = given.device, memory(given, context)
     if "phone" in device["title"].lower():
         raise UserError(f"{device['title']} runs no containers")
@@ -82,15 +104,30 @@ def serving(given: Handover, context: str = "") -> Serving:
     variant = f"server-{accelerator}" if accelerator else "server"
     image = f"{REPOSITORY}:{variant}-{release(given)}"
     size = int(context) if context else room.context
-    return Serving(slug(given.title), image, architecture(device["isa"]), accelerator, size, device["cores"], room,
-                   given.recipe.kv)  # fmt: skip
+    return Serving(
+        slug(given.title),
+        image,
+        architecture(device["isa"]),
+        accelerator,
+        size,
+        device["cores"],
+        room,
+        given.recipe.kv,
+    )
 
 
 def release(given: Handover) -> str:
-    """The llama.cpp release that the winner was measured with. Raises UserError for one without a known image."""
+    """The llama.cpp release that the winner was measured with. Raises UserError for one without a
+    known image.
+    """
     version = given.manifest["tools"]["llama-cpp-python"]
     if version not in RELEASES:
-        raise UserError(f"no image is known for llama-cpp-python {version}: {', '.join(RELEASES)} is (constraints.txt)")
+        raise UserError(
+            
+                f"no image is known for llama-cpp-python {version}: {', '.join(RELEASES)} is "
+                "(constraints.txt)"
+            
+        )
     return RELEASES[version]
 
 
@@ -104,27 +141,46 @@ def architecture(isa: str) -> str:
 
 
 def memory(given: Handover, context: str) -> Memory:
-    """The measured peak, and what another context adds to it. Raises UserError where it was not measured."""
+    """The measured peak, and what another context adds to it. Raises UserError where it was not
+    measured.
+    """
     peak = given.measured.get("ram_peak_bytes")
     if peak is None:
-        raise UserError(f"the memory of {given.folder.name}'s winner was not measured: raise max_rounds and run it again")
+        raise UserError(
+            
+                f"the memory of {given.folder.name}'s winner was not measured: raise max_rounds "
+                "and "
+                "run it again"
+            
+        )
     at = int(given.result["context"])
     if not context:
         return Memory(int(peak["value"]), at, 0)
     layout = read_layout(given.model)
     if not context.isdigit() or not 0 < int(context) <= (layout["context"] or int(context)):
         raise UserError(
-            f"context={context} is no number of tokens up to the {layout['context']} that the model was trained for"
+            
+                f"context={context} is no number of tokens up to the {layout['context']} that the "
+                "model was trained for"
+            
         )
     shape, kv = Shape.of(layout), given.recipe.kv
-    return Memory(int(peak["value"]), at, max(0, int(kv_bytes(shape, int(context), kv) - kv_bytes(shape, at, kv))))
+    return Memory(
+        int(peak["value"]),
+        at,
+        max(0, int(kv_bytes(shape, int(context), kv) - kv_bytes(shape, at, kv))),
+    )
 
 
 def slug(text: str) -> str:
-    """A DNS label (RFC 1123): lower case letters, digits and '-', at most 63, with a letter or digit at both ends."""
+    """A DNS label (RFC 1123): lower case letters, digits and '-', at most 63, with a letter or
+    digit at both ends.
+    """
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "sintra"
 
 
 def starting_s(size: int) -> int:
-    """Seconds that a server may take until it answers: a minute, and reading the file at a slow SD card's 20 MB/s."""
+    """Seconds that a server may take until it answers: a minute, and reading the file at a slow SD
+    card's 20 MB/s.
+    """
     return 60 + size // 20_000_000

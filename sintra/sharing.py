@@ -1,8 +1,10 @@
-"""Steps and rounds through the shared store: taken from it before they are made, given to it afterwards.
+"""Steps and rounds through the shared store: taken from it before they are made, given to it
+afterwards.
 
-A planner's proposals follow from what it knows, but also from earlier studies' lessons and from a language model's words,
-which another machine doesn't have. So a round is shared like a step: its key is the study, the rounds before it and everything
-that has come of their steps; who comes second takes the first one's round.
+A planner's proposals follow from what it knows, but also from earlier studies' lessons and from a
+language model's words, which another machine doesn't have. So a round is shared like a step: its
+key is the study, the rounds before it and everything that has come of their steps; who comes second
+takes the first one's round.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ LONGEST = 2000  # characters of a pattern
 
 
 def made(step: Step, store: Store, build: Callable[[], None]) -> str:
-    """Have a step's outcome in the cache: "pulled" where others had it, else "built", and then the others have it too."""
+    """Have a step's outcome in the cache: "pulled" where others had it, else "built", and then the
+    others have it too.
+    """
     shared, key = store.shared, step.key(store)
     if shared is None or key is None:
         build()
@@ -44,8 +48,9 @@ def made(step: Step, store: Store, build: Callable[[], None]) -> str:
 
 
 def action_of(place: Workspace, graph: Graph, known: list[rounds.Round]) -> dict[str, Any] | None:
-    """What the round after the known ones is made of; None where it can't be shared: a replay, a passing fault, or something
-    that hasn't been made."""
+    """What the round after the known ones is made of; None where it can't be shared: a replay, a
+    passing fault, or something that hasn't been made.
+    """
     if place.study.planner == "replay" or place.store.excused or any(r.get("again") for r in known):
         return None
     study = {k: v for k, v in asdict(place.study).items() if k not in ("overrides", "texts")}
@@ -55,10 +60,21 @@ def action_of(place: Workspace, graph: Graph, known: list[rounds.Round]) -> dict
     outcomes = {(s.key(place.store) or "", digest(s.outcome(place.store))) for s in steps.values()}
     if any(found is None for _, found in outcomes):
         return None
-    params = {"study": study, "model": graph.source.digest, "sources": sources, "past": [plain(r) for r in known],
-              "outcomes": sorted(o for o in outcomes if o[0])}  # fmt: skip
-    return {"schema": 1, "stage": "round", "version": ROUND, "tools": {"sintra": __version__},
-            "params": {"number": len(known) + 1, "digest": sha256(canonical(params))}, "inputs": {}}  # fmt: skip
+    params = {
+        "study": study,
+        "model": graph.source.digest,
+        "sources": sources,
+        "past": [plain(r) for r in known],
+        "outcomes": sorted(o for o in outcomes if o[0]),
+    }
+    return {
+        "schema": 1,
+        "stage": "round",
+        "version": ROUND,
+        "tools": {"sintra": __version__},
+        "params": {"number": len(known) + 1, "digest": sha256(canonical(params))},
+        "inputs": {},
+    }
 
 
 def plain(given: rounds.Round) -> str:
@@ -90,23 +106,54 @@ def read(store: Store, found: Outcome | None, number: int, name: str) -> rounds.
     try:
         given = store.read_json(found, FILE)
         check(given, number)
-    except (StopIteration, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        say(f"refused {name} of the shared store: it is no round ({type(error).__name__}: {str(error)[:80]!r})")
+    except (
+        StopIteration,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        say(
+            
+                f"refused {name} of the shared store: it is no round ({type(error).__name__}: "
+                f"{str(error)[:80]!r})"
+            
+        )
         return None
     assert isinstance(given, dict)
     return given
 
 
 def check(given: Any, number: int) -> None:
-    """Whether what somebody else has written can be a round. Raises ValueError, KeyError, TypeError, AttributeError."""
-    if given["round"] != number or not isinstance(given["stop"], (str, type(None))) or given.get("again"):
+    """Whether what somebody else has written can be a round. Raises ValueError, KeyError,
+    TypeError, AttributeError.
+    """
+    if (
+        given["round"] != number
+        or not isinstance(given["stop"], (str, type(None)))
+        or given.get("again")
+    ):
         raise ValueError("its number or its end is wrong")
     for proposal in rounds.proposals(given):
         recipe = proposal.recipe
-        words = (recipe.type, recipe.kv, recipe.rounding, proposal.author, *(t for _, t in recipe.tensors))
-        if not all(isinstance(w, str) and w.replace("_", "").replace("-", "").isalnum() for w in words):
+        words = (
+            recipe.type,
+            recipe.kv,
+            recipe.rounding,
+            proposal.author,
+            *(t for _, t in recipe.tensors),
+        )
+        if not all(
+            isinstance(w, str) and w.replace("_", "").replace("-", "").isalnum() for w in words
+        ):
             raise ValueError("a type is none")
-        if recipe.format not in FORMATS or proposal.level not in ("build", "screen", "search", "report"):
+        if recipe.format not in FORMATS or proposal.level not in (
+            "build",
+            "screen",
+            "search",
+            "report",
+        ):
             raise ValueError("its format or level is unknown")
         if not isinstance(proposal.why, str):
             raise ValueError("its reason is none")
@@ -117,11 +164,20 @@ def check(given: Any, number: int) -> None:
             raise ValueError("what it foresees are no numbers")
 
 
-def remember(place: Workspace, graph: Graph, known: list[rounds.Round], given: rounds.Round,
-             action: dict[str, Any] | None = None) -> rounds.Round:  # fmt: skip
-    """Give a round to the others; returns the one that counts, which is theirs where they were faster."""
+def remember(
+    place: Workspace,
+    graph: Graph,
+    known: list[rounds.Round],
+    given: rounds.Round,
+    action: dict[str, Any] | None = None,
+) -> rounds.Round:
+    """Give a round to the others; returns the one that counts, which is theirs where they were
+    faster.
+    """
     shared = place.store.shared
-    action = action or (action_of(place, graph, known) if shared and not given.get("again") else None)
+    action = action or (
+        action_of(place, graph, known) if shared and not given.get("again") else None
+    )
     if shared is None or action is None or not shared.writable:
         return given
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
@@ -136,13 +192,17 @@ def publish(store: Store, key: str, name: str, action: dict[str, Any], given: ro
     folder.mkdir()
     try:
         (folder / FILE).write_text(canonical(given) + "\n")
-        store.publish(key, store.put_tree(folder), {"step": name, "stage": "round", "action": action})
+        store.publish(
+            key, store.put_tree(folder), {"step": name, "stage": "round", "action": action}
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def study_rounds(place: Workspace, graph: Graph) -> None:
-    """Give every recorded round of a study to the others: what `doit push` does for a study that was made alone."""
+    """Give every recorded round of a study to the others: what `doit push` does for a study that
+    was made alone.
+    """
     known = rounds.recorded(place)
     for number, given in enumerate(known):
         remember(place, graph, known[:number], given)

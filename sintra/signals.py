@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: end every worker, say one line, leave. And the other side: die with one's parent."""
+"""Ctrl-C and SIGTERM: end every worker, say one line, leave. And the other side: die with one's
+parent.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,27 @@ TOLD = threading.Event()  # set once we are to stop
 
 
 def stop_when_told() -> None:
-    """From now on a signal ends the workers and then this process, with 128 + the signal's number as exit code."""
+    """From now on a signal ends the workers and then this process, with 128 + the signal's number
+    as exit code.
+    """
 
     def stop(number: int, _: object) -> None:
         TOLD.set()
         for job in list(LIVE):
             job.cancel()
-        print("sintra: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
+        print(
+            "sintra: stopped; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup says that the terminal may go
+        if (
+            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        ):  # nohup says that the terminal may go
             signal.signal(signal.SIGHUP, stop)
 
 

@@ -25,13 +25,18 @@ WITH_MAP = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
 def wanted(name: str, code: bool = False) -> bool:
-    """Whether a file of a model folder or repository belongs to the model: safetensors, tokenizer, configuration; with `code`
-    also the Python files that come with it."""
-    return re.fullmatch(WANTED, name) is not None or (code and re.fullmatch(r"\w+\.py", name) is not None)
+    """Whether a file of a model folder or repository belongs to the model: safetensors, tokenizer,
+    configuration; with `code` also the Python files that come with it.
+    """
+    return re.fullmatch(WANTED, name) is not None or (
+        code and re.fullmatch(r"\w+\.py", name) is not None
+    )
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file (8 bytes of length, then JSON). Raises UserError for a damaged file."""
+    """The header of a safetensors file (8 bytes of length, then JSON). Raises UserError for a
+    damaged file.
+    """
     size = path.stat().st_size
     with path.open("rb") as handle:
         head = handle.read(8)
@@ -48,10 +53,21 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no safetensors file: its header can't be read")
     header.pop("__metadata__", None)
     if strange := [name for name, entry in header.items() if not _is_tensor(entry)]:
-        raise UserError(f"{path} is no safetensors file: its header says nothing sensible of {strange[0][:80]!r}")
+        raise UserError(
+            
+                f"{path} is no safetensors file: its header says nothing sensible of "
+                f"{strange[0][:80]!r}"
+            
+        )
     need = max((t["data_offsets"][1] for t in header.values()), default=0)
     if need + 8 + length != size:
-        raise UserError(f"{path} is truncated: {size} bytes where its header names {need + 8 + length}; get it again")
+        raise UserError(
+            
+                f"{path} is truncated: {size} bytes where its header names {need + 8 + length}; "
+                "get "
+                "it again"
+            
+        )
     return header
 
 
@@ -65,7 +81,9 @@ def _is_tensor(entry: Any) -> bool:
 
 
 def _within(folder: Path, path: Path) -> bool:
-    """Whether a file really lies in its folder; in the hub's cache, snapshots/COMMIT/ links to blobs/ of the same model."""
+    """Whether a file really lies in its folder; in the hub's cache, snapshots/COMMIT/ links to
+    blobs/ of the same model.
+    """
     home, real = folder.resolve(), path.resolve()
     blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
     return any(real.is_relative_to(place) for place in [home, *blobs])
@@ -91,25 +109,47 @@ def _shards(index: Path) -> set[str]:
 
 
 def _own_code(folder: Path) -> None:
-    """Refuse classes from another repository: what isn't in the folder isn't pinned. Raises UserError."""
+    """Refuse classes from another repository: what isn't in the folder isn't pinned. Raises
+    UserError.
+    """
     for path in (p for name in WITH_MAP if (p := folder / name).is_file()):
-        for place in re.findall(r"[\w.-]+/[\w.-]+--[\w.-]+", json.dumps(_object(path).get("auto_map"))):
-            raise UserError(f"{path} names code of another repository ({place}), which isn't pinned: put the files beside it")
+        for place in re.findall(
+            r"[\w.-]+/[\w.-]+--[\w.-]+", json.dumps(_object(path).get("auto_map"))
+        ):
+            raise UserError(
+                
+                    f"{path} names code of another repository ({place}), which isn't pinned: put "
+                    "the "
+                    "files beside it"
+                
+            )
 
 
 def check_folder(folder: Path, code: bool = False) -> list[Path]:
-    """The model's files, after a look at whether they can be a model; with `code` the Python files that come with it too.
-    Raises UserError in one line."""
+    """The model's files, after a look at whether they can be a model; with `code` the Python files
+    that come with it too. Raises UserError in one line.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no model folder {str(folder)!r}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and wanted(p.name, code))
     for path in files:
         if not _within(folder, path):
-            raise UserError(f"{path} is a link that leads out of its folder, to {path.resolve()}: put the file itself there")
+            raise UserError(
+                
+                    f"{path} is a link that leads out of its folder, to {path.resolve()}: put the "
+                    "file itself there"
+                
+            )
     weights = [p for p in files if p.suffix == ".safetensors"]
     if not weights:
         if any(p.suffix in PICKLED for p in folder.iterdir()):
-            raise UserError(f"{folder} has pickled weights only, which can run code: save them as safetensors first")
+            raise UserError(
+                
+                    f"{folder} has pickled weights only, which can run code: save them as "
+                    "safetensors "
+                    "first"
+                
+            )
         raise UserError(f"{folder} has no weights: expected *.safetensors beside config.json")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json")
@@ -126,17 +166,28 @@ def check_folder(folder: Path, code: bool = False) -> list[Path]:
 
 
 def pin_folder(folder: Path, digests: Digests, code: bool = False) -> Source:
-    """A local model by the digest of its tree; with `code`, that its own Python may be run is part of that."""
+    """A local model by the digest of its tree; with `code`, that its own Python may be run is part
+    of that.
+    """
     files = check_folder(folder, code)
-    tree = Artifact(tuple(File(p.name, *digests.file(p)) for p in files) + ((MARK,) if code else ()))
+    tree = Artifact(
+        tuple(File(p.name, *digests.file(p)) for p in files) + ((MARK,) if code else ())
+    )
     return Source("folder", tree.digest, str(folder.resolve()))
 
 
 def pin_file(path: Path, digests: Digests) -> Source:
     """A text by its content."""
     if not path.is_file():
-        raise UserError(f"there is no text {str(path)!r} (texts.calibration, texts.search, texts.report, texts.second)")
-    return Source("file", Artifact((File("text.txt", *digests.file(path)),)).digest, str(path.resolve()))
+        raise UserError(
+            
+                f"there is no text {str(path)!r} (texts.calibration, texts.search, texts.report, "
+                "texts.second)"
+            
+        )
+    return Source(
+        "file", Artifact((File("text.txt", *digests.file(path)),)).digest, str(path.resolve())
+    )
 
 
 def pin_path(store: Store, repo: str, revision: str) -> Path:
@@ -151,25 +202,44 @@ def pinned_hub(store: Store, repo: str, revision: str) -> Source | None:
     except OSError:
         return None
     commit = data.get("commit") if data else None
-    return Source("hub", commit, repo) if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    return (
+        Source("hub", commit, repo)
+        if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit)
+        else None
+    )
 
 
 def resolve_hub(store: Store, repo: str, revision: str) -> Source:
     """Ask the hub for the commit behind a revision and record it. Raises UserError or Transient."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         info = HfApi().model_info(repo, revision=revision)
     except GatedRepoError:
-        raise UserError(f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same again") from None
+        raise UserError(
+            
+                f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
+                "again"
+            
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"{repo} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
-        raise UserError(f"the hub has no model {repo!r}, or it is private and HF_TOKEN isn't set") from None
+        raise UserError(
+            f"the hub has no model {repo!r}, or it is private and HF_TOKEN isn't set"
+        ) from None
     except Exception as error:
         raise Transient(
-            f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local folder needs no network"
+            
+                f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local "
+                "folder "
+                "needs no network"
+            
         ) from None
     text = json.dumps({"repo": repo, "revision": revision, "commit": info.sha})
     write_atomic(pin_path(store, repo, revision), sealed(text))

@@ -15,14 +15,20 @@ from sintra.signals import kill_group
 from sintra.stage import Resource
 
 LOG_TAIL = 4000
-OOM_COUNTS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+OOM_COUNTS = (
+    "/proc/vmstat",
+    "/sys/fs/cgroup/memory.events",
+    "/sys/fs/cgroup/memory/memory.oom_control",
+)
 Cause = Literal["exit", "late", "memory", "lost", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker ended. cause: exit (the code counts), late (its time limit), memory (killed because there was none left),
-    lost (its machine or its job has gone), cancelled; log: the tail of what it said, or who says so."""
+    """How a worker ended. cause: exit (the code counts), late (its time limit), memory (killed
+    because there was none left), lost (its machine or its job has gone), cancelled; log: the tail
+    of what it said, or who says so.
+    """
 
     cause: Cause
     code: int = 0
@@ -31,9 +37,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Need:
-    """What a step asks of the machine that runs it. threads: 0 for all cores; measures: its numbers are about that
-    machine; timeout_s: its limit;
-    memory: bytes, a rough guess; mem_gb: what a scheduler is asked for (None: its default)."""
+    """What a step asks of the machine that runs it. threads: 0 for all cores; measures: its numbers
+    are about that machine; timeout_s: its limit; memory: bytes, a rough guess; mem_gb: what a
+    scheduler is asked for (None: its default).
+    """
 
     name: str
     resource: Resource = "heavy"
@@ -55,8 +62,10 @@ class Job(Protocol):
 
 
 class Executor(Protocol):
-    """Where workers run. here: on this machine, whose cores and memory we share out ourselves; retries: how often a step is
-    tried again after a fault that may pass; mem_gb: what a job elsewhere has, to begin with."""
+    """Where workers run. here: on this machine, whose cores and memory we share out ourselves;
+    retries: how often a step is tried again after a fault that may pass; mem_gb: what a job
+    elsewhere has, to begin with.
+    """
 
     here: bool
     retries: int
@@ -73,14 +82,24 @@ class Executor(Protocol):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The worker's environment: bounded threads, no bars or telemetry of libraries, our process as its parent."""
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    bound = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    """The worker's environment: bounded threads, no bars or telemetry of libraries, our process as
+    its parent.
+    """
+    quiet = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    bound = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
+    )
     return {**os.environ, **quiet, **bound, "SINTRA_PARENT": str(os.getpid())}
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory, on this machine or in this container."""
+    """How many processes the kernel has killed for want of memory, on this machine or in this
+    container.
+    """
     count = 0
     for path in OOM_COUNTS:
         try:
@@ -99,9 +118,15 @@ class Worker:
         self.before = oom_kills()
         self.log_path = order.with_suffix(".log")
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "sintra.worker", str(order)], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, env=environment(threads), cwd=cwd,
-                                            start_new_session=True)  # fmt: skip
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sintra.worker", str(order)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(threads),
+                cwd=cwd,
+                start_new_session=True,
+            )
         CONSOLE.opened(self.log_path)
 
     def run(self, timeout_s: float) -> Ending:

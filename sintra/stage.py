@@ -16,10 +16,12 @@ Resource = Literal["light", "heavy", "alone"]
 
 
 class Context(NamedTuple):
-    """A running step: its parameters, its inputs (role -> folder of read-only files), and where to write.
+    """A running step: its parameters, its inputs (role -> folder of read-only files), and where to
+    write.
 
-    out: an empty folder whose files become the artifact; hints: what helps but isn't in the key (a path, a host);
-    keep: a folder that outlives a killed run, for downloads that resume; threads: how many cores it may use.
+    out: an empty folder whose files become the artifact; hints: what helps but isn't in the key (a
+    path, a host); keep: a folder that outlives a killed run, for downloads that resume; threads:
+    how many cores it may use.
     """
 
     params: dict[str, Any]
@@ -42,9 +44,10 @@ class Context(NamedTuple):
 class Stage:
     """A kind of step. `version` is raised whenever the same inputs may give other outputs.
 
-    tools: distributions whose version is part of the key; platform: whether the CPU's name and the number of cores
-    are; optional: whether a study goes on without it, a fault that may pass being its variant's failure in this run; resource:
-    light (one core or the network), heavy (all cores) or alone (nothing else of ours may run).
+    tools: distributions whose version is part of the key; platform: whether the CPU's name and the
+    number of cores are; optional: whether a study goes on without it, a fault that may pass being
+    its variant's failure in this run; resource: light (one core or the network), heavy (all cores)
+    or alone (nothing else of ours may run).
     """
 
     name: str

@@ -24,8 +24,8 @@ from sintra.types import Failure
 
 COUNTS = {"built": 0, "cached": 0, "failed": 0}
 
-# A no-op makes some ten thousand small objects and ends; looking for cycles among them took a tenth of its time. The first
-# step that is really built turns the collector on again.
+# A no-op makes some ten thousand small objects and ends; looking for cycles among them took a tenth
+# of its time. The first step that is really built turns the collector on again.
 gc.disable()
 
 
@@ -39,7 +39,9 @@ def count(what: str) -> None:
 
 
 class Call(BaseAction):  # type: ignore[misc]
-    """A plain function as an action. UserError becomes exit code 2, Transient and False exit code 1."""
+    """A plain function as an action. UserError becomes exit code 2, Transient and False exit code
+    1.
+    """
 
     def __init__(self, function: Callable[..., bool | None], task: Task | None = None) -> None:
         self.function = function
@@ -76,7 +78,8 @@ class Call(BaseAction):  # type: ignore[misc]
 class Fresh:
     """An `uptodate` callable: whether the store has the step's outcome. Its repr says why not."""
 
-    # doit looks at the signature of each; without this, inspect works it out anew for every step (0.1 ms).
+    # doit looks at the signature of each; without this, inspect works it out anew for every step
+    # (0.1 ms).
     __signature__ = inspect.Signature()
 
     def __init__(self, step: Step, store: Store) -> None:
@@ -99,7 +102,9 @@ def failure_line(failure: Failure) -> str:
 
 
 def explain(step: Step, store: Store) -> str:
-    """Whether a step is there, and if not, which part of its key has changed since it was last made."""
+    """Whether a step is there, and if not, which part of its key has changed since it was last
+    made.
+    """
     found = step.outcome(store)
     if isinstance(found, Failure):
         return f"failed for good: {failure_line(found)}"
@@ -107,7 +112,9 @@ def explain(step: Step, store: Store) -> str:
         return f"hit {step.key(store)}"
     action = step.action(store)
     if action is None:
-        return "to be built: waits for " + ", ".join(s.name for s in step.inputs.values() if s.outcome(store) is None)
+        return "to be built: waits for " + ", ".join(
+            s.name for s in step.inputs.values() if s.outcome(store) is None
+        )
     made = [r for r in store.records() if r.get("step") == step.name]
     if any(r["key"] == step.key(store) for r in made):
         return "to be built: a file of its artifact is missing or damaged"
@@ -120,7 +127,11 @@ def explain(step: Step, store: Store) -> str:
 def changes(old: Any, new: Any, at: str = "") -> list[str]:
     """The leaves in which two actions differ: `params.tokens: 5120 -> 1024`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for k in sorted({*old, *new}) for line in changes(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
+        return [
+            line
+            for k in sorted({*old, *new})
+            for line in changes(old.get(k), new.get(k), f"{at}.{k}" if at else k)
+        ]
     if old == new:
         return []
 
@@ -131,7 +142,9 @@ def changes(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def excuse(step: Step, store: Store, error: Transient) -> None:
-    """A fault of an optional step: its variant's failure for the rest of this run, tried again by the next one."""
+    """A fault of an optional step: its variant's failure for the rest of this run, tried again by
+    the next one.
+    """
     key = step.key(store)
     if key is None:
         raise error
@@ -169,7 +182,12 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
         found = step.outcome(store)
         if isinstance(found, Failure):
             count("failed")
-            say(f"failed  {step.name}: {failure_line(found)}", "failed", step=step.name, kind=found.kind)
+            say(
+                f"failed  {step.name}: {failure_line(found)}",
+                "failed",
+                step=step.name,
+                kind=found.kind,
+            )
         else:
             count(how)
             took = time.monotonic() - start
@@ -183,8 +201,16 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
                 step.forget(store)
 
     call = Call(work)
-    task = Task(step.name, [call], task_dep=[s.name for s in step.inputs.values()], uptodate=[Fresh(step, store)],
-                clean=[clean], doc=f"{step.stage} {step.label}", verbosity=2, subtask_of=step.stage,
-                meta={"step": step, "proposed": why, "params": step.params, "store": store})  # fmt: skip
+    task = Task(
+        step.name,
+        [call],
+        task_dep=[s.name for s in step.inputs.values()],
+        uptodate=[Fresh(step, store)],
+        clean=[clean],
+        doc=f"{step.stage} {step.label}",
+        verbosity=2,
+        subtask_of=step.stage,
+        meta={"step": step, "proposed": why, "params": step.params, "store": store},
+    )
     call.task = task
     return task

@@ -1,7 +1,9 @@
-"""The store: an action cache (AC) from key to outputs, and a content-addressed store (CAS) of read-only blobs.
+"""The store: an action cache (AC) from key to outputs, and a content-addressed store (CAS) of
+read-only blobs.
 
-Publishing is atomic: hash while copying into the CAS under a temporary name, fsync, rename, fsync the folder, then the
-AC entry by an exclusive link, so the first writer wins. Freshness is decided here and nowhere else.
+Publishing is atomic: hash while copying into the CAS under a temporary name, fsync, rename, fsync
+the folder, then the AC entry by an exclusive link, so the first writer wins. Freshness is decided
+here and nowhere else.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ def keep(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at a second path, in place of what is there: a hard link where the filesystem allows one, else a copy."""
+    """Put a file at a second path, in place of what is there: a hard link where the filesystem
+    allows one, else a copy.
+    """
     temporary = target.with_name(f".{target.name}.{unique()}")
     try:
         os.link(source, temporary)
@@ -123,7 +127,9 @@ class Store:
             return None
 
     def lookup(self, key: str) -> Outcome | None:
-        """What this action produced, or None: unknown, or one of its blobs is missing or has the wrong size."""
+        """What this action produced, or None: unknown, or one of its blobs is missing or has the
+        wrong size.
+        """
         if key in self._memo:
             return self._memo[key]
         data = self.record(key)
@@ -144,14 +150,18 @@ class Store:
             return False
 
     def put_file(self, path: Path) -> tuple[int, str]:
-        """Move a file into the CAS; returns its size and SHA-256. Raises Transient when the disk is full."""
+        """Move a file into the CAS; returns its size and SHA-256. Raises Transient when the disk is
+        full.
+        """
         try:
             return self.keep(path, path.stat().st_size, hash_file(path))
         except OSError as error:
             raise disk_trouble(error, self.root) from error
 
     def keep(self, path: Path, size: int, digest: str) -> tuple[int, str]:
-        """Move a file whose size and SHA-256 are known into the CAS. Raises Transient when the disk is full."""
+        """Move a file whose size and SHA-256 are known into the CAS. Raises Transient when the disk
+        is full.
+        """
         try:
             target = self.blob(digest)
             if target.exists() and target.stat().st_size == size:
@@ -176,7 +186,9 @@ class Store:
         return Artifact(tuple(files))
 
     def publish(self, key: str, outcome: Outcome, about: dict[str, Any]) -> Outcome:
-        """Write the AC entry unless there is a sound one; returns the outcome that counts (the first writer's)."""
+        """Write the AC entry unless there is a sound one; returns the outcome that counts (the
+        first writer's).
+        """
         data: dict[str, Any] = {"key": key, **about}
         if isinstance(outcome, Failure):
             data["failure"] = asdict(outcome)
@@ -219,7 +231,9 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """An exclusive lock on a key, held by the worker: it saves work, correctness doesn't rest on it."""
+        """An exclusive lock on a key, held by the worker: it saves work, correctness doesn't rest
+        on it.
+        """
         with locks.exclusive(self.folder("lock") / key, self.locks):
             yield
 
@@ -243,7 +257,9 @@ class Store:
         for path in self.folder("tmp").iterdir():
             with locks.attempt(self.folder("lock") / path.name.split(".")[0], self.locks) as free:
                 if free:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
+                        missing_ok=True
+                    )
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every AC entry."""
@@ -253,10 +269,11 @@ class Store:
                 yield data
 
     def verify(self, known: dict[str, list[int]] | None = None) -> Iterator[tuple[File, str, str]]:
-        """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made it) and moves a
-        damaged blob into quarantine, so that it is a miss from then on.
+        """Rehash every blob that an AC entry names; yields (file, what is wrong, the step that made
+        it) and moves a damaged blob into quarantine, so that it is a miss from then on.
 
-        known: marks of blobs that were found sound; one whose mark still holds isn't read. Brought up to date.
+        known: marks of blobs that were found sound; one whose mark still holds isn't read. Brought
+        up to date.
         """
         for path in sorted((self.root / "ac").glob("??/*.json")):
             if self.record(path.stem) is None:
@@ -268,7 +285,9 @@ class Store:
                 path = self.blob(file.sha256)
                 if file.sha256 not in seen:
                     now = mark(path.stat()) if path.exists() else []
-                    seen[file.sha256] = bool(now) and (known.get(file.sha256) == now or hash_file(path) == file.sha256)
+                    seen[file.sha256] = bool(now) and (
+                        known.get(file.sha256) == now or hash_file(path) == file.sha256
+                    )
                     known[file.sha256] = now
                 if seen[file.sha256]:
                     continue
@@ -293,8 +312,8 @@ class Store:
     def gc(self, keep: set[str], dry_run: bool = False) -> tuple[int, int, int]:
         """Delete AC entries whose key is not in `keep`, then blobs that no entry names.
 
-        Returns entries deleted, blobs deleted and bytes freed. What is younger than an hour stays: a study may be at
-        work on it.
+        Returns entries deleted, blobs deleted and bytes freed. What is younger than an hour stays:
+        a study may be at work on it.
         """
         entries, live = 0, set()
         young = time.time() - float(os.environ.get("SINTRA_GC_GRACE_S", "3600"))

@@ -1,4 +1,6 @@
-"""A study as events for its listeners: what is wanted, each round with what was measured in it, the end."""
+"""A study as events for its listeners: what is wanted, each round with what was measured in it, the
+end.
+"""
 
 from __future__ import annotations
 
@@ -57,31 +59,52 @@ def wanted(place: Workspace) -> dict[str, Any]:
     study = place.study
     goal: dict[str, Any] = {"name": study.goal.name, "optimise": study.goal.optimise}
     goal |= {c.option.removeprefix("goal."): c.limit for c in study.goal.constraints}
-    about = {"model": study.model, "hardware": study.hardware.name, "formats": list(study.formats), "seed": study.seed}
-    return about | {"goal": goal, "planner": {"name": study.planner, **study.planner_options}, "probe": study.probe}
+    about = {
+        "model": study.model,
+        "hardware": study.hardware.name,
+        "formats": list(study.formats),
+        "seed": study.seed,
+    }
+    return about | {
+        "goal": goal,
+        "planner": {"name": study.planner, **study.planner_options},
+        "probe": study.probe,
+    }
 
 
 def spoken(given: Round) -> dict[str, Any]:
     """A round without the bulk of its proposals."""
-    told = [{"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why} for p in rounds.proposals(given)]
+    told = [
+        {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
+        for p in rounds.proposals(given)
+    ]
     return {"proposals": told, "stop": given["stop"]}
 
 
 def measured(place: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
-    """The variants that were measured in the last of these rounds, as rows of result.json with name and round."""
+    """The variants that were measured in the last of these rounds, as rows of result.json with name
+    and round.
+    """
     last = {p.recipe for p in rounds.proposals(known[-1]) if p.level in LEVELS}
     found = [c for c in rounds.candidates(graph, place.store, known) if c.recipe in last]
-    return [result.row(c, place.study.goal) | {"name": c.recipe.name, "measured_in": len(known)} for c in found]
+    return [
+        result.row(c, place.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
+        for c in found
+    ]
 
 
 def ended(made: dict[str, Any]) -> dict[str, Any]:
     """A result without its other candidates."""
     winner = made["winner"] and made["winner"] | {"name": Recipe.of(made["winner"]["recipe"]).name}
-    return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {"winner": winner}
+    return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {
+        "winner": winner
+    }
 
 
 def close(stories: list[Story]) -> list[str]:
-    """The end of the process: studies that have stopped without an end are told as failed. Returns lines for the user."""
+    """The end of the process: studies that have stopped without an end are told as failed. Returns
+    lines for the user.
+    """
     for story in stories:
         if story.place.study.id not in FEED.ended and FAILURES and not signals.TOLD.is_set():
             if story.teller.listeners:
@@ -92,4 +115,8 @@ def close(stories: list[Story]) -> list[str]:
 
 def about(place: Workspace) -> dict[str, Any]:
     """What a failed study was of."""
-    return {"model": place.study.model, "hardware": place.study.hardware.name, "goal": asdict(place.study.goal)}
+    return {
+        "model": place.study.model,
+        "hardware": place.study.hardware.name,
+        "goal": asdict(place.study.goal),
+    }

@@ -1,4 +1,6 @@
-"""Many studies in one doit run: a cell for each combination of the options, with the steps that cells share made once."""
+"""Many studies in one doit run: a cell for each combination of the options, with the steps that
+cells share made once.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
 
 
 def values(root: Path, override: str) -> Overrides:
-    """One override for each value: lists, choice(), range(), glob(), shuffle(), sort() as Hydra's basic sweeper takes them."""
+    """One override for each value: lists, choice(), range(), glob(), shuffle(), sort() as Hydra's
+    basic sweeper takes them.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, RangeSweep
     from hydra.errors import HydraException
@@ -68,16 +72,27 @@ def values(root: Path, override: str) -> Overrides:
         if isinstance(value, Glob):
             return [f"{key}={name}" for name in globbed(root, key, value.include, value.exclude)]
         if isinstance(value, RangeSweep) and not possible(value):
-            raise UserError(f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes {MOST} at most")
+            raise UserError(
+                
+                    f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes "
+                    f"{MOST} "
+                    "at most"
+                
+            )
         if not parsed.is_discrete_sweep():
-            raise UserError(f"{override!r} is a range without steps: give values, or range(start,stop,step)")
+            raise UserError(
+                f"{override!r} is a range without steps: give values, or range(start,stop,step)"
+            )
         found = [f"{key}={v}" for v in itertools.islice(parsed.sweep_string_iterator(), MOST + 1)]
         if len(found) > MOST:
             raise UserError(f"{key} has more than {MOST} values")
         return found
     except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise UserError(
-            f"{override!r} can't be read as a list of values: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            
+                f"{override!r} can't be read as a list of values: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+            
         ) from None
 
 
@@ -102,7 +117,9 @@ def globbed(root: Path, key: str, include: list[str], exclude: list[str]) -> lis
 
 
 def opened(root: Path, raw: Overrides) -> list[Workspace]:
-    """A study for each cell; equal ones once. Raises UserError where any of them can't be, before anything is started."""
+    """A study for each cell; equal ones once. Raises UserError where any of them can't be, before
+    anything is started.
+    """
     found: dict[str, Workspace] = {}
     for cell in kept_cells(root, raw):
         place = open_workspace(root, cell)
@@ -127,12 +144,19 @@ def swept(raw: Overrides) -> list[str]:
 
 
 def results(root: Path, places: list[Workspace], ended: set[str]) -> list[dict[str, Any]]:
-    """What each cell came to: its result.json, or status "failed" where it didn't end. ended: the studies that did."""
+    """What each cell came to: its result.json, or status "failed" where it didn't end. ended: the
+    studies that did.
+    """
     found = []
     for place in places:
         path = root / "outputs" / place.study.id / "result.json"
-        blank: dict[str, Any] = {"study": place.study.id, "status": "failed", "winner": None, "model": place.study.model,
-                                 "hardware": place.study.hardware.name}  # fmt: skip
+        blank: dict[str, Any] = {
+            "study": place.study.id,
+            "status": "failed",
+            "winner": None,
+            "model": place.study.model,
+            "hardware": place.study.hardware.name,
+        }
         result = json.loads(path.read_text()) if place.study.id in ended else blank
         found.append(result | {"overrides": list(place.study.overrides)})
     return found

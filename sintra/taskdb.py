@@ -1,5 +1,7 @@
-"""doit's database, which may be lost at any time: the store decides what is fresh, so no state of it can be wrong enough to
-stop a run. A damaged file is begun anew; one that can't be written (read-only, full, locked) is done without."""
+"""doit's database, which may be lost at any time: the store decides what is fresh, so no state of
+it can be wrong enough to stop a run. A damaged file is begun anew; one that can't be written
+(read-only, full, locked) is done without.
+"""
 
 from __future__ import annotations
 

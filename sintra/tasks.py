@@ -1,7 +1,8 @@
 """The doit tasks. dodo.py imports this and nothing else.
 
-A study's rounds are native delayed tasks: recorded rounds are ordinary tasks; the frontier `round:NN` is created after
-`propose:NN` has written its file; each round waits for the next one, so that `optimize` waits for all.
+A study's rounds are native delayed tasks: recorded rounds are ordinary tasks; the frontier
+`round:NN` is created after `propose:NN` has written its file; each round waits for the next one, so
+that `optimize` waits for all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra import attached, commands, config, exported, result, rounds, running, source, story, sweep, telling
+from sintra import (
+    attached,
+    commands,
+    config,
+    exported,
+    result,
+    rounds,
+    running,
+    source,
+    story,
+    sweep,
+    telling,
+)
 from sintra.briefing import ahead, intro, summary
 from sintra.canonical import canonical
 from sintra.console import CONSOLE, span
@@ -32,30 +45,66 @@ START = time.monotonic()
 MANY = ("sweep", "compare")
 WORDED = ("validate", "report")  # the words behind them are studies
 FREE = frozenset(
-    {*commands.DOCS, *exported.names(), "help"} - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
+    {*commands.DOCS, *exported.names(), "help"}
+    - {"optimize", "sweep", "compare", "plan", "why", "push", "pull"}
 )  # these open a study
-VALUED = {"-n", "-f", "-d", "-o", "-r", "-P", "-v", "--format", "--type", "--out", "--csv", "--log", "--minutes", "--plot",
-          "--older", "--max-size", "--pin", "--unpin", "--endpoint", "--study", "--host", "--port"}  # fmt: skip
+VALUED = {
+    "-n",
+    "-f",
+    "-d",
+    "-o",
+    "-r",
+    "-P",
+    "-v",
+    "--format",
+    "--type",
+    "--out",
+    "--csv",
+    "--log",
+    "--minutes",
+    "--plot",
+    "--older",
+    "--max-size",
+    "--pin",
+    "--unpin",
+    "--endpoint",
+    "--study",
+    "--host",
+    "--port",
+}
 
 DOIT_CONFIG = {
-    "backend": "sintra", "dep_file": "cache/doit.db", "default_tasks": ["next"], "reporter": Reporter,
-    "par_type": "thread", "verbosity": 2, "check_file_uptodate": "timestamp",
-}  # fmt: skip
+    "backend": "sintra",
+    "dep_file": "cache/doit.db",
+    "default_tasks": ["next"],
+    "reporter": Reporter,
+    "par_type": "thread",
+    "verbosity": 2,
+    "check_file_uptodate": "timestamp",
+}
 
 
 def configured(argv: list[str]) -> dict[str, Any]:
-    """doit's settings; in a sweep a failed study doesn't stop the others, and where steps run elsewhere many do at once."""
+    """doit's settings; in a sweep a failed study doesn't stop the others, and where steps run
+    elsewhere many do at once.
+    """
     beside = {"num_process": n} if (n := side_by_side(config.overrides_of(argv))) else {}
     return DOIT_CONFIG | beside | ({"continue": True} if set(words(argv)) & set(MANY) else {})
 
 
 def words(argv: list[str]) -> list[str]:
     """The command line's task and command names."""
-    return [a for i, a in enumerate(argv) if not a.startswith("-") and "=" not in a and not (i and argv[i - 1] in VALUED)]
+    return [
+        a
+        for i, a in enumerate(argv)
+        if not a.startswith("-") and "=" not in a and not (i and argv[i - 1] in VALUED)
+    ]
 
 
 def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
-    """Every task of this command line. A mistake of the user's ends the process: one line, exit code 2."""
+    """Every task of this command line. A mistake of the user's ends the process: one line, exit
+    code 2.
+    """
     raw, named = config.overrides_of(argv), words(argv)
     try:
         if named and {"--help", "-h"} & set(argv):
@@ -64,7 +113,9 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             manual.show(root, named)
             raise SystemExit(0)
         together = next((n for n in named if n in MANY), None)
-        if together is None and (many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]):
+        if together is None and (
+            many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in config.GROUPS]
+        ):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
         places = sweep.opened(root, raw) if together else []
         free = not named or set(named) <= FREE or named[0] in WORDED
@@ -145,11 +196,18 @@ class Many:
 
 
 class Chain:
-    """The rounds of one study as tasks. Beside others: mark, the study's name, is in the tasks that are its own; seen are the
-    steps that are tasks already; done is called with the result in the place of printing it."""
+    """The rounds of one study as tasks. Beside others: mark, the study's name, is in the tasks that
+    are its own; seen are the steps that are tasks already; done is called with the result in the
+    place of printing it.
+    """
 
-    def __init__(self, place: Workspace, mark: str = "", seen: set[str] | None = None,
-                 done: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        place: Workspace,
+        mark: str = "",
+        seen: set[str] | None = None,
+        done: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.place, self.mark, self.done = place, mark, done
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
@@ -163,11 +221,19 @@ class Chain:
         if self.place.conf["refresh"]:
             known = []
         yield from self.round(known[0]) if known else self.frontier(1, [first])
-        yield _task(last, self.conclude, [False], commands.DOCS["optimize"], [self.named("round", 1)])
+        yield _task(
+            last, self.conclude, [False], commands.DOCS["optimize"], [self.named("round", 1)]
+        )
 
     def named(self, kind: str, number: int | None = None) -> str:
         """A task of this study's own."""
-        return ":".join([kind, *([self.mark] if self.mark else []), *([f"{number:02}"] if number is not None else [])])
+        return ":".join(
+            [
+                kind,
+                *([self.mark] if self.mark else []),
+                *([f"{number:02}"] if number is not None else []),
+            ]
+        )
 
     def round(self, given: rounds.Round) -> Iterator[Task]:
         """A recorded round: its steps, its group, and, unless it was the last, what comes after it."""
@@ -183,7 +249,12 @@ class Chain:
         last = given["stop"] is not None
         group = names if last else [*names, self.named("round", number + 1)]
         yield Task(
-            self.named("round", number), None, task_dep=group, has_subtask=True, doc=f"Round {number}", subtask_of="round"
+            self.named("round", number),
+            None,
+            task_dep=group,
+            has_subtask=True,
+            doc=f"Round {number}",
+            subtask_of="round",
         )
         if not last:
             later = rounds.recorded(self.place)[number:]
@@ -201,11 +272,19 @@ class Chain:
             f"Plan round {number}",
             after,
         )
-        yield Task(self.named("round", number), None, loader=DelayedLoader(lambda: self.created(number), executed=name),
-                   task_dep=[name], doc=f"Round {number}", subtask_of="round")  # fmt: skip
+        yield Task(
+            self.named("round", number),
+            None,
+            loader=DelayedLoader(lambda: self.created(number), executed=name),
+            task_dep=[name],
+            doc=f"Round {number}",
+            subtask_of="round",
+        )
 
     def created(self, number: int) -> Iterator[Task]:
-        """Called by doit after the planner; guarded, since with --continue it is called even when that failed."""
+        """Called by doit after the planner; guarded, since with --continue it is called even when
+        that failed.
+        """
         known = rounds.recorded(self.place)
         if len(known) >= number:
             yield from self.round(known[number - 1])
@@ -222,7 +301,9 @@ class Chain:
         self.tell()
         if not attached.ready(store, device) or (anew and device["name"] != attached.LOCAL):
             say(f"board   {attached.resolve(store, device, say)}")
-        if self.place.pinned() is None or (anew and source.pinned_hub(store, model["source"], model["revision"])):
+        if self.place.pinned() is None or (
+            anew and source.pinned_hub(store, model["source"], model["revision"])
+        ):
             found = source.resolve_hub(self.place.store, model["source"], model["revision"])
             say(f"pinned  {found.locator} at {found.digest}")
 
@@ -231,7 +312,9 @@ class Chain:
         if not self.told:
             self.told = True
             say(
-                intro(self.place) if self.done is None else f"study   {self.place.study.id}", "study", study=self.place.study.id
+                intro(self.place) if self.done is None else f"study   {self.place.study.id}",
+                "study",
+                study=self.place.study.id,
             )
 
     def propose(self, number: int) -> None:
@@ -249,8 +332,16 @@ class Chain:
         count, seconds = ahead(graph, self.place.store, given)
         CONSOLE.ahead += count
         of = f" of {self.mark}" if self.done is not None else ""
-        about = f" [{count} steps{f', about {span(seconds)}' if seconds >= 1 else ''}]" if count else ""
-        say(f"round {number}{of}: {summary(given)}{about}", "round", round=number, steps=count, seconds=round(seconds, 1))
+        about = (
+            f" [{count} steps{f', about {span(seconds)}' if seconds >= 1 else ''}]" if count else ""
+        )
+        say(
+            f"round {number}{of}: {summary(given)}{about}",
+            "round",
+            round=number,
+            steps=count,
+            seconds=round(seconds, 1),
+        )
 
     def planned(self, graph: Graph, known: list[rounds.Round]) -> rounds.Round:
         """The next round: the planner's, or what others have planned from the same."""
@@ -260,24 +351,34 @@ class Chain:
         from sintra import sharing
 
         recalled = sharing.recalled(self.place, graph, known)
-        return recalled or sharing.remember(self.place, graph, known, rounds.next_round(graph, store, known, say))
+        return recalled or sharing.remember(
+            self.place, graph, known, rounds.next_round(graph, store, known, say)
+        )
 
     def report(self) -> None:
-        """The page that people look at, unless it is there: a result that has changed takes it away."""
+        """The page that people look at, unless it is there: a result that has changed takes it
+        away.
+        """
         if not (self.place.outputs / "report.html").is_file():
             from sintra import account  # not on the no-op path
 
             account.write(self.place.root, self.place.study.id, self.place)
 
     def cut(self) -> None:
-        """Where the run's time was up: judge and deliver what is known so far. The recorded rounds stay as they are."""
+        """Where the run's time was up: judge and deliver what is known so far. The recorded rounds
+        stay as they are.
+        """
         known, terms = rounds.recorded(self.place), self.place.terms
         if self.concluded or not terms.over or not known:
             return
         found = rounds.candidates(self.place.graph(), self.place.store, known)
         if any(c.artifact for c in found):
             self.conclude(
-                [*known[:-1], known[-1] | {"stop": f"the run's time was up (limits.study_minutes={terms.minutes:g})"}]
+                [
+                    *known[:-1],
+                    known[-1]
+                    | {"stop": f"the run's time was up (limits.study_minutes={terms.minutes:g})"},
+                ]
             )
 
     def conclude(self, known: list[rounds.Round] | None = None) -> bool:
@@ -295,7 +396,8 @@ class Chain:
         self.story.end(graph, known, made)
         if self.done is not None:
             self.done(made | ({"status": "invalid"} if wrong else {}))
-            return True  # that a goal is missed is the sweep's to say: what waits for a failed task is never run
+            # that a goal is missed is the sweep's to say: what waits for a failed task is never run
+            return True
         good = made["status"] == "met" and not wrong
         if CONSOLE.mode == "json":
             print(canonical(made))
@@ -310,16 +412,34 @@ class Chain:
             print(line)
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:
-            print(f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD")
+            print(
+                
+                    f"language model: {llm['calls']} calls, {llm['tokens']} tokens, "
+                    f"{llm['usd']:.4f} "
+                    "USD"
+                
+            )
         others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
-        print(f"{steps['built']} steps built, {steps['cached']} from the cache, {others}{steps['failed']} failed; "
-              f"{made['wall_s']} s")  # fmt: skip
+        print(
+            f"{steps['built']} steps built, {steps['cached']} from the cache, "
+            f"{others}{steps['failed']} failed; "
+            f"{made['wall_s']} s"
+        )
         return good
 
 
-def _task(name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None) -> Task:
+def _task(
+    name: str, function: Any, uptodate: list[Any], doc: str, after: list[str] | None = None
+) -> Task:
     call = Call(function)
-    task = Task(name, [call], uptodate=uptodate, task_dep=after or [], doc=doc, verbosity=2,
-                subtask_of=name.split(":")[0] if ":" in name else None)  # fmt: skip
+    task = Task(
+        name,
+        [call],
+        uptodate=uptodate,
+        task_dep=after or [],
+        doc=doc,
+        verbosity=2,
+        subtask_of=name.split(":")[0] if ":" in name else None,
+    )
     call.task = task
     return task

@@ -1,7 +1,9 @@
-"""Telemetry: off until the user turns it on, and then a few counts for each study that ends, to an address of the user's.
+"""Telemetry: off until the user turns it on, and then a few counts for each study that ends, to an
+address of the user's.
 
-No names of models or files, no prompts, no texts of errors, no id of a person, a machine or a study: see `payload`, which is
-all there is. DO_NOT_TRACK (any value but 0 and false) turns it off whatever was said. Without an address nothing can be sent.
+No names of models or files, no prompts, no texts of errors, no id of a person, a machine or a
+study: see `payload`, which is all there is. DO_NOT_TRACK (any value but 0 and false) turns it off
+whatever was said. Without an address nothing can be sent.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ def forbidden() -> bool:
 
 
 def path(kind: str) -> Path:
-    """The settings ("config") or what waits to be sent ("state"), where the XDG base directories are."""
-    name, default = {"config": ("XDG_CONFIG_HOME", ".config"), "state": ("XDG_STATE_HOME", ".local/state")}[kind]
+    """The settings ("config") or what waits to be sent ("state"), where the XDG base directories
+    are.
+    """
+    name, default = {
+        "config": ("XDG_CONFIG_HOME", ".config"),
+        "state": ("XDG_STATE_HOME", ".local/state"),
+    }[kind]
     base = Path(os.environ.get(name) or Path.home() / default)
     return base / "sintra" / ("telemetry.json" if kind == "config" else "telemetry.jsonl")
 
@@ -61,7 +68,8 @@ def chosen() -> set[str]:
 
 
 def payload(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """What is sent of a study's end. kind: met, unmet, failed; data: its result (not all of it for failed).
+    """What is sent of a study's end. kind: met, unmet, failed; data: its result (not all of it for
+    failed).
 
     Sizes and times are powers of two; a device or a planner that isn't one of ours is "other".
     """
@@ -69,14 +77,24 @@ def payload(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     hardware = {p.stem for p in (home() / "conf" / "hardware").glob("*.yaml")}
     planners = {e.name for e in plugins.own() if e.group == "sintra.planners"} | {"study"}
     return {
-        "schema": 1, "day": time.strftime("%Y-%m-%d", time.gmtime()), "event": kind, "sintra": __version__,
-        "python": f"{sys.version_info[0]}.{sys.version_info[1]}", "os": platform.system(), "machine": platform.machine(),
-        "hardware": known(data.get("hardware"), hardware), "author": known(winner.get("author"), planners),
+        "schema": 1,
+        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "event": kind,
+        "sintra": __version__,
+        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "os": platform.system(),
+        "machine": platform.machine(),
+        "hardware": known(data.get("hardware"), hardware),
+        "author": known(winner.get("author"), planners),
         "format": winner.get("recipe", {}).get("format", "gguf") if winner else None,
-        "mb": power((winner.get("artifact") or {}).get("bytes", 0) / 1e6), "rounds": data.get("rounds"),
-        "evaluations": data.get("evaluations"), "built": steps.get("built"), "cached": steps.get("cached"),
-        "failed": steps.get("failed"), "seconds": power(data.get("wall_s", 0)),
-    }  # fmt: skip
+        "mb": power((winner.get("artifact") or {}).get("bytes", 0) / 1e6),
+        "rounds": data.get("rounds"),
+        "evaluations": data.get("evaluations"),
+        "built": steps.get("built"),
+        "cached": steps.get("cached"),
+        "failed": steps.get("failed"),
+        "seconds": power(data.get("wall_s", 0)),
+    }
 
 
 def known(name: Any, names: set[str]) -> str | None:
@@ -91,7 +109,9 @@ def power(value: float) -> int | None:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[list[dict[str, Any]]]:
-    """What waits to be sent: a list to be changed, kept under a lock; what is too old or too much is dropped."""
+    """What waits to be sent: a list to be changed, kept under a lock; what is too old or too much
+    is dropped.
+    """
     place = path("state")
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with place.with_suffix(".lock").open("w") as handle:
@@ -123,7 +143,9 @@ def command(root: Path, on: bool, off: bool, show: bool, endpoint: str) -> None:
     if endpoint and not (on and urlsplit(endpoint).scheme in ("http", "https")):
         raise UserError("--endpoint takes an http(s) address, with --on")
     if on or off:
-        write_atomic(path("config"), json.dumps({"on": on, "endpoint": endpoint or settings()["endpoint"]}))
+        write_atomic(
+            path("config"), json.dumps({"on": on, "endpoint": endpoint or settings()["endpoint"]})
+        )
         if off:
             path("state").unlink(missing_ok=True)
     print(state())
@@ -136,11 +158,17 @@ def state() -> str:
     if forbidden():
         return "telemetry is off: DO_NOT_TRACK is set"
     if not settings()["on"]:
-        return "telemetry is off: `doit telemetry --on --endpoint URL` turns it on, --show tells what would be sent"
+        return (
+            "telemetry is off: `doit telemetry --on --endpoint URL` turns it on, --show tells "
+            "what would be sent"
+        )
     where = endpoint()
     if not where:
         return f"telemetry is on, but has no address (--endpoint, {ENDPOINT}): nothing can be sent"
-    return f"telemetry is on: the end of each study goes to {urlsplit(where).hostname}; `doit telemetry --off` ends that"
+    return (
+        f"telemetry is on: the end of each study goes to {urlsplit(where).hostname}; `doit "
+        "telemetry --off` ends that"
+    )
 
 
 def latest(root: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""The study's side of listeners: events are lines of a file, and each listener is a process that reads them.
+"""The study's side of listeners: events are lines of a file, and each listener is a process that
+reads them.
 
-Telling costs the study a line in a file. What the listeners of a study have been told once isn't told again, so that a run
-which changes nothing is silent; a listener that is new to a study is told everything from its start.
+Telling costs the study a line in a file. What the listeners of a study have been told once isn't
+told again, so that a run which changes nothing is silent; a listener that is new to a study is told
+everything from its start.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def check(conf: dict[str, Any]) -> None:
         except UserError:
             raise
         except Exception as error:  # somebody else's module
-            raise UserError(f"listeners has {name!r}, which can't be loaded: {type(error).__name__}: {error}") from None
+            raise UserError(
+                f"listeners has {name!r}, which can't be loaded: {type(error).__name__}: {error}"
+            ) from None
         listener.check(conf)
 
 
@@ -61,7 +65,9 @@ class Heard:
 
 
 class Feed:
-    """The events of this process, to all listeners. Nothing here raises: a study never fails for the sake of a listener."""
+    """The events of this process, to all listeners. Nothing here raises: a study never fails for
+    the sake of a listener.
+    """
 
     def __init__(self) -> None:
         self.spool: Path | None = None
@@ -69,7 +75,9 @@ class Feed:
         self.started: set[str] = set()
         self.ended: set[str] = set()
 
-    def tell(self, conf: dict[str, Any], listeners: list[str], root: Path, cache: Path, event: Event) -> None:
+    def tell(
+        self, conf: dict[str, Any], listeners: list[str], root: Path, cache: Path, event: Event
+    ) -> None:
         """One more event; the first starts the listeners."""
         with contextlib.suppress(OSError):
             if self.spool is None:
@@ -87,7 +95,12 @@ class Feed:
             if path.suffix in (".jsonl", ".log") and path.stat().st_mtime < time.time() - OLD_S:
                 path.unlink(missing_ok=True)
         spool = folder / f"{unique()[:12]}.jsonl"
-        head = {"options": conf, "root": str(root.resolve()), "cache": str(cache.resolve()), "parent": os.getpid()}
+        head = {
+            "options": conf,
+            "root": str(root.resolve()),
+            "cache": str(cache.resolve()),
+            "parent": os.getpid(),
+        }
         spool.write_text(json.dumps(head) + "\n")
         return spool
 
@@ -102,7 +115,9 @@ class Feed:
         assert self.spool is not None
         with self.log(name).open("wb") as log:
             command = [sys.executable, "-m", "sintra.listening", name, str(self.spool)]
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def log(self, name: str) -> Path:
         """What a listener has to say."""
@@ -110,7 +125,9 @@ class Feed:
         return self.spool.with_suffix(f".{name}.log")
 
     def close(self) -> list[str]:
-        """The end of this process: give listeners a moment, and return a line for each that has complained or goes on."""
+        """The end of this process: give listeners a moment, and return a line for each that has
+        complained or goes on.
+        """
         if self.spool is None:
             return []
         lines = []
@@ -120,7 +137,11 @@ class Feed:
             for name, process in self.processes.items():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, until - time.monotonic()))
-                said = self.log(name).read_text(errors="replace").strip().splitlines() if self.log(name).exists() else []
+                said = (
+                    self.log(name).read_text(errors="replace").strip().splitlines()
+                    if self.log(name).exists()
+                    else []
+                )
                 if said:
                     lines.append(f"listener {name}: {said[-1]}")
                 elif process.poll() is None:
@@ -134,7 +155,9 @@ FEED = Feed()
 class Teller:
     """One study's events."""
 
-    def __init__(self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED) -> None:
+    def __init__(
+        self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED
+    ) -> None:
         self.conf, self.study, self.root, self.cache, self.feed = conf, study, root, cache, feed
         self.listeners = sorted({*conf["listeners"], *telemetry.chosen()})
         self.heard = Heard(cache / "told" / "heard" / f"{study}.json", self.listeners)
@@ -151,7 +174,9 @@ class Teller:
             self.feed.started.add(self.study)
             self.tell("started", data)
 
-    def round(self, number: int, data: dict[str, Any], candidates: list[dict[str, Any]], at: float) -> None:
+    def round(
+        self, number: int, data: dict[str, Any], candidates: list[dict[str, Any]], at: float
+    ) -> None:
         """A round that is over, at that time, and what was measured in it."""
         self.tell("round", {"number": number} | data, at)
         for row in candidates:

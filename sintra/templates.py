@@ -12,6 +12,12 @@ def render(name: str, /, **values: Any) -> str:
     """A template's text. A name that it needs and isn't given raises jinja2.UndefinedError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    around = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, keep_trailing_newline=True,
-                         trim_blocks=True, lstrip_blocks=True, autoescape=False)  # fmt: skip
+    around = Environment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
     return around.get_template(name).render(**values)

@@ -14,8 +14,10 @@ BEGUN = time.monotonic()
 
 @dataclass(frozen=True)
 class Terms:
-    """executor: its options as JSON; timeouts: seconds by stage; timeout_s: for every other; study_s: for the whole run; heavy:
-    steps that use many cores at once; memory_gb: for those together; background: the lowest priority."""
+    """executor: its options as JSON; timeouts: seconds by stage; timeout_s: for every other;
+    study_s: for the whole run; heavy: steps that use many cores at once; memory_gb: for those
+    together; background: the lowest priority.
+    """
 
     name: str = "local"
     executor: str = "{}"
@@ -31,10 +33,15 @@ class Terms:
         """From a composed configuration. Raises UserError for what can't be meant."""
         limits, executor = conf["limits"], conf["executor"]
         given = {f"limits.timeout.{k}": v for k, v in limits["timeout"].items()}
-        given |= {"timeout_s": conf["timeout_s"], "limits.study_minutes": limits["study_minutes"],
-                  "limits.memory_gb": limits["memory_gb"], "limits.heavy": limits["heavy"],
-                  "executor.jobs": executor["jobs"], "executor.cpus": executor["cpus"],
-                  "executor.poll_s": executor["poll_s"]}  # fmt: skip
+        given |= {
+            "timeout_s": conf["timeout_s"],
+            "limits.study_minutes": limits["study_minutes"],
+            "limits.memory_gb": limits["memory_gb"],
+            "limits.heavy": limits["heavy"],
+            "executor.jobs": executor["jobs"],
+            "executor.cpus": executor["cpus"],
+            "executor.poll_s": executor["poll_s"],
+        }
         for option, value in given.items():
             if value is not None and not value > 0:
                 raise UserError(f"{option}={value:g}: give a number above 0, or null for none")
@@ -42,11 +49,21 @@ class Terms:
             raise UserError(f"executor.retries={executor['retries']}: give 0 or more")
         times = tuple((k, float(v)) for k, v in limits["timeout"].items() if v is not None)
         minutes = limits["study_minutes"]
-        return cls(executor["name"], canonical(executor), times, conf["timeout_s"], minutes * 60 if minutes else float("inf"),
-                   limits["heavy"], limits["memory_gb"], limits["background"])  # fmt: skip
+        return cls(
+            executor["name"],
+            canonical(executor),
+            times,
+            conf["timeout_s"],
+            minutes * 60 if minutes else float("inf"),
+            limits["heavy"],
+            limits["memory_gb"],
+            limits["background"],
+        )
 
     def seconds(self, stage: str, hint: float | None, own: float) -> float:
-        """A step's time limit: the stage's option, else its variant's, else timeout_s, else the stage's own."""
+        """A step's time limit: the stage's option, else its variant's, else timeout_s, else the
+        stage's own.
+        """
         return dict(self.timeouts).get(stage) or hint or self.timeout_s or own
 
     @property
@@ -70,7 +87,9 @@ def measured_on(conf: dict[str, Any]) -> str:
     executor = conf["executor"]
     if executor["name"] == "local":
         return ""
-    return ":".join(str(p) for p in (executor["name"], executor["measure"] or executor["partition"]) if p)
+    return ":".join(
+        str(p) for p in (executor["name"], executor["measure"] or executor["partition"]) if p
+    )
 
 
 def side_by_side(raw: list[str], default: int = 16) -> int:

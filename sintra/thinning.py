@@ -1,10 +1,12 @@
-"""Blocks without their attention: a Llama's GGUF under the one architecture for which llama.cpp runs such blocks.
+"""Blocks without their attention: a Llama's GGUF under the one architecture for which llama.cpp
+runs such blocks.
 
-llama.cpp's `deci` (NVIDIA's Llama-Nemotron, made by Puzzle, arXiv 2411.19146) is a Llama whose head counts are a list with a
-number for each block; where it is 0 the block is its feed-forward part alone, and has no place in the KV cache. A Llama
-relabelled so gives the same logits bit for bit. The reverse, a feed-forward width of 0, skips the whole block there
-(llama-cpp-python 0.3.36: the same logits as with the block dropped), so there is no way to leave out a feed-forward part
-alone; and the first block must keep its attention, from which a head's width is taken.
+llama.cpp's `deci` (NVIDIA's Llama-Nemotron, made by Puzzle, arXiv 2411.19146) is a Llama whose head
+counts are a list with a number for each block; where it is 0 the block is its feed-forward part
+alone, and has no place in the KV cache. A Llama relabelled so gives the same logits bit for bit.
+The reverse, a feed-forward width of 0, skips the whole block there (llama-cpp-python 0.3.36: the
+same logits as with the block dropped), so there is no way to leave out a feed-forward part alone;
+and the first block must keep its attention, from which a head's width is taken.
 """
 
 from __future__ import annotations
@@ -20,9 +22,14 @@ LISTED = ("attention.head_count", "attention.head_count_kv")
 
 
 def refusal(architecture: str, names: list[str]) -> str | None:
-    """Why blocks of a model can't do without their attention; None where they can. names: of its tensors."""
+    """Why blocks of a model can't do without their attention; None where they can. names: of its
+    tensors.
+    """
     if architecture not in SOURCES:
-        return f"llama.cpp runs blocks without attention of {' and '.join(SOURCES)} models only, not of {architecture}"
+        return (
+            f"llama.cpp runs blocks without attention of {' and '.join(SOURCES)} models only, "
+            f"not of {architecture}"
+        )
     if any("_exps" in n for n in names):
         return "llama.cpp runs no mixture of experts with blocks without attention"
     return None
@@ -47,8 +54,11 @@ def without_attention(source: Path, target: Path, blocks: tuple[int, ...]) -> No
         raise ValueError(reason)
     layers = reader.get_field(f"{architecture}.block_count").contents()
     if any(not 0 < b < layers for b in blocks):
-        raise ValueError(f"the attention of blocks {list(blocks)} can't be left out: llama.cpp takes a head's width from the "
-                         f"first block, so what may go is 1 to {layers - 1}")  # fmt: skip
+        raise ValueError(
+            f"the attention of blocks {list(blocks)} can't be left out: llama.cpp takes a head's "
+            "width from the "
+            f"first block, so what may go is 1 to {layers - 1}"
+        )
     writer = gguf.GGUFWriter(target, TARGET)
     for name, field in reader.fields.items():
         copy(writer, name, field, architecture, [b not in blocks for b in range(layers)])
@@ -71,8 +81,12 @@ def copy(writer: Any, name: str, field: Any, architecture: str, kept: list[bool]
     if own in LISTED:
         value = field.contents()
         counts = value if isinstance(value, list) else [value] * len(kept)
-        writer.add_array(f"{TARGET}.{own}", [n if k else 0 for n, k in zip(counts, kept, strict=True)])
+        writer.add_array(
+            f"{TARGET}.{own}", [n if k else 0 for n, k in zip(counts, kept, strict=True)]
+        )
         return
     listed = field.types[0] == gguf.GGUFValueType.ARRAY
     renamed = name if own == name else f"{TARGET}.{own}"
-    writer.add_key_value(renamed, field.contents(), field.types[0], sub_type=field.types[-1] if listed else None)
+    writer.add_key_value(
+        renamed, field.contents(), field.types[0], sub_type=field.types[-1] if listed else None
+    )

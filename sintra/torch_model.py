@@ -1,7 +1,9 @@
-"""A checkpoint run by transformers: the same few calls as sintra.llama's model, so that the probes' protocols serve both.
+"""A checkpoint run by transformers: the same few calls as sintra.llama's model, so that the probes'
+protocols serve both.
 
-Reads 16-bit checkpoints, compressed-tensors, and GPTQ's own format, of which also what auto-gptq wrote (quantize_config.json),
-through GPTQModel. On a CPU it computes in float32, on a GPU in the checkpoint's own type.
+Reads 16-bit checkpoints, compressed-tensors, and GPTQ's own format, of which also what auto-gptq
+wrote (quantize_config.json), through GPTQModel. On a CPU it computes in float32, on a GPU in the
+checkpoint's own type.
 """
 
 from __future__ import annotations
@@ -35,12 +37,15 @@ class Model:
         self.net.eval()
         self.vocabulary: int = self.net.config.get_text_config().vocab_size
         self.runtime = (
-            f"transformers {transformers.__version__}, {'CPU' if self.device == 'cpu' else torch.cuda.get_device_name()}"
+            f"transformers {transformers.__version__}, "
+            f"{'CPU' if self.device == 'cpu' else torch.cuda.get_device_name()}"
         )
         self.cache: Any = None
 
     def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
-        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 - first, vocabulary)."""
+        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 -
+        first, vocabulary).
+        """
         with torch.no_grad():
             logits = self.net(input_ids=self._batch(window), use_cache=False).logits[0, first:-1]
         return log_softmax(logits.float().cpu().numpy())
@@ -50,9 +55,16 @@ class Model:
         self.cache = None
 
     def feed(self, ids: NDArray[np.int32], start: int = 0) -> None:
-        """Tokens after those in the cache; only the last one's logits are computed, as llama.cpp does."""
+        """Tokens after those in the cache; only the last one's logits are computed, as llama.cpp
+        does.
+        """
         with torch.no_grad():
-            out = self.net(input_ids=self._batch(ids), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            out = self.net(
+                input_ids=self._batch(ids),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         self.cache = out.past_key_values
 
     def wait(self) -> None:
@@ -74,10 +86,13 @@ def load(folder: Path, device: str) -> Any:
 
         kind: Any = torch.float32 if device == "cpu" else "auto"
         loader: Any = transformers.AutoModelForCausalLM
-        return loader.from_pretrained(folder, dtype=kind, trust_remote_code=False, use_safetensors=True).to(device)
+        return loader.from_pretrained(
+            folder, dtype=kind, trust_remote_code=False, use_safetensors=True
+        ).to(device)
     except (ImportError, ValueError, KeyError) as error:
         raise Infeasible(
-            "unsupported", f"transformers can't load the checkpoint ({method or '16 bit'}): {error}"[:200]
+            "unsupported",
+            f"transformers can't load the checkpoint ({method or '16 bit'}): {error}"[:200],
         ) from None
 
 
@@ -89,4 +104,6 @@ def native(folder: Path, device: str) -> Any:
     from gptqmodel import BACKEND, GPTQModel
 
     backend = BACKEND.TORCH if device == "cpu" else BACKEND.AUTO
-    return GPTQModel.load(str(folder), device=device, backend=backend, trust_remote_code=False).model
+    return GPTQModel.load(
+        str(folder), device=device, backend=backend, trust_remote_code=False
+    ).model

@@ -1,8 +1,9 @@
-"""What a board has shown of some variants, for those that weren't on it: estimates moved, limits that are tighter than thought.
+"""What a board has shown of some variants, for those that weren't on it: estimates moved, limits
+that are tighter than thought.
 
-A board is asked about finalists only. The median difference of measured and estimated memory and the median ratio of the
-speeds correct every other estimate and what the planner goes by; what needs no less than a variant that ran out of memory is
-out.
+A board is asked about finalists only. The median difference of measured and estimated memory and
+the median ratio of the speeds correct every other estimate and what the planner goes by; what needs
+no less than a variant that ran out of memory is out.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any
 from sintra.types import Candidate, Failure, Measurement, Study
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
-ESTIMATED = "_estimated"  # the end of the name under which an estimate is kept beside what was measured
+ESTIMATED = (
+    "_estimated"  # the end of the name under which an estimate is kept beside what was measured
+)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """ram: bytes measured above the estimate; speed: tokens/s measured over the estimate; full: the least memory estimated of a
-    variant that didn't fit (name, bytes)."""
+    """ram: bytes measured above the estimate; speed: tokens/s measured over the estimate; full: the
+    least memory estimated of a variant that didn't fit (name, bytes).
+    """
 
     ram: float = 0.0
     speed: float = 1.0
@@ -29,7 +33,9 @@ class Lesson:
 
 
 def replaced(numbers: dict[str, Measurement], rows: Iterable[Measurement]) -> None:
-    """Put a board's measurements in the place of the estimates, which are kept under a name of their own."""
+    """Put a board's measurements in the place of the estimates, which are kept under a name of
+    their own.
+    """
     for row in rows:
         old = numbers.get(row.metric)
         if old and old.how == "estimated" and row.how == "measured":
@@ -47,13 +53,18 @@ def lesson(known: list[Candidate]) -> Lesson | None:
         return None
     import statistics  # not on the no-op path
 
-    return Lesson(statistics.median(ram or [0.0]), math.exp(statistics.median(speed or [0.0])),
-                  min(full, key=lambda pair: pair[1], default=None))  # fmt: skip
+    return Lesson(
+        statistics.median(ram or [0.0]),
+        math.exp(statistics.median(speed or [0.0])),
+        min(full, key=lambda pair: pair[1], default=None),
+    )
 
 
 def overfull(candidate: Candidate) -> bool:
     """Whether a variant that could be built ran out of memory when it was run."""
-    return bool(candidate.artifact and candidate.failure and candidate.failure.kind == "out_of_memory")
+    return bool(
+        candidate.artifact and candidate.failure and candidate.failure.kind == "out_of_memory"
+    )
 
 
 def corrected(known: list[Candidate]) -> list[Candidate]:
@@ -83,14 +94,22 @@ def _moved(row: Measurement, found: Lesson) -> Measurement:
 
 
 def informed(study: Study, known: list[Candidate]) -> Study:
-    """The study as its planner is to see it: a device as fast, and with as much room, as the board was found to have."""
+    """The study as its planner is to see it: a device as fast, and with as much room, as the board
+    was found to have.
+    """
     found = lesson(known) if study.device else None
     if found is None:
         return study
     device = study.hardware
-    real = replace(device, efficiency=device.efficiency * found.speed, runtime_bytes=int(device.runtime_bytes + found.ram),
-                   overhead_s_per_layer=device.overhead_s_per_layer / found.speed)  # fmt: skip
-    full = found.full[1] + found.ram if found.full else None  # as an estimate of this device would be
+    real = replace(
+        device,
+        efficiency=device.efficiency * found.speed,
+        runtime_bytes=int(device.runtime_bytes + found.ram),
+        overhead_s_per_layer=device.overhead_s_per_layer / found.speed,
+    )
+    full = (
+        found.full[1] + found.ram if found.full else None
+    )  # as an estimate of this device would be
     return replace(study, hardware=real, device=study.device | {"full": full})
 
 
@@ -108,7 +127,10 @@ def lines(order: list[Candidate]) -> Iterator[str]:
         said = [f"{ram.value / 1e6:.0f} MB ({_before(candidate, RAM, 1e6)} estimated)"]
         if speed and speed.how == "measured":
             said.insert(0, f"{speed.value:.3g} tokens/s ({_before(candidate, SPEED, 1)} estimated)")
-        yield f"measured on {ram.where}: {candidate.recipe.name}, {', '.join(said + conditions(candidate))}"
+        yield (
+            f"measured on {ram.where}: {candidate.recipe.name}, "
+            f"{', '.join(said + conditions(candidate))}"
+        )
 
 
 def _before(candidate: Candidate, metric: str, scale: float) -> str:

@@ -18,9 +18,10 @@ Level = Literal["build", "screen", "search", "report"]
 class Hardware:
     """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows.
 
-    A device whose memory is a GPU's own may name its host's: what doesn't fit goes there. efficiency_spread,
-    overhead_spread, flops_spread: half-widths of 90 % intervals of the logarithms. type_costs: of a byte of a tensor type,
-    where it was measured; runtime_bytes: what a process holds beside weights, cache and buffers.
+    A device whose memory is a GPU's own may name its host's: what doesn't fit goes there.
+    efficiency_spread, overhead_spread, flops_spread: half-widths of 90 % intervals of the
+    logarithms. type_costs: of a byte of a tensor type, where it was measured; runtime_bytes: what a
+    process holds beside weights, cache and buffers.
     """
 
     name: str
@@ -67,8 +68,9 @@ class Constraint:
 class Goal:
     """The limits, and what to make small (sense 1) or large (sense -1) under them.
 
-    accept_simulated: whether a simulated value may be the ground on which a limit is called met; enforce_memory: whether
-    finalists are run under a limit of the device's usable memory."""
+    accept_simulated: whether a simulated value may be the ground on which a limit is called met;
+    enforce_memory: whether finalists are run under a limit of the device's usable memory.
+    """
 
     name: str
     constraints: tuple[Constraint, ...]
@@ -82,8 +84,9 @@ class Goal:
 class Source:
     """A pinned model or text: what it is by content, and (outside every key) where to get it.
 
-    kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub": `digest` is the 40-hex
-    commit and `locator` the repository id; kind "task": a task's YAML (`locator`) with its data, by the digest of all.
+    kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub":
+    `digest` is the 40-hex commit and `locator` the repository id; kind "task": a task's YAML
+    (`locator`) with its data, by the digest of all.
     """
 
     kind: Literal["folder", "file", "hub", "task"]
@@ -111,7 +114,9 @@ class Study:
     compress: dict[str, Any] = field(default_factory=dict)
     measured_on: str = ""
     extra: tuple[str, ...] = ()
-    device: dict[str, Any] = field(default_factory=dict)  # the board that is measured: sintra.attached
+    device: dict[str, Any] = field(
+        default_factory=dict
+    )  # the board that is measured: sintra.attached
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,17 @@ class Artifact:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of the tree."""
-        return sha256(canonical([[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]))
+        return sha256(
+            canonical(
+                [[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]
+            )
+        )
 
     @property
     def model(self) -> File:
-        """What is delivered of a variant: its model.gguf, or its folder model/ as one, with all bytes and the tree's digest."""
+        """What is delivered of a variant: its model.gguf, or its folder model/ as one, with all
+        bytes and the tree's digest.
+        """
         whole = next((f for f in self.files if f.path == "model.gguf"), None)
         if whole:
             return whole
@@ -155,7 +166,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number with its error and its provenance. Units: bytes, nats, tokens/s, 1 (a ratio or share)."""
+    """One number with its error and its provenance. Units: bytes, nats, tokens/s, 1 (a ratio or
+    share).
+    """
 
     metric: str
     value: float
@@ -173,8 +186,9 @@ class Measurement:
 class Proposal:
     """A recipe that a planner wants built, and how far. Nothing here is ever part of a key.
 
-    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen" measures quality on
-    a part of the search text, "search" on all of it; "report" decides. predicted: metric -> value; metric_low, metric_high.
+    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen"
+    measures quality on a part of the search text, "search" on all of it; "report" decides.
+    predicted: metric -> value; metric_low, metric_high.
     """
 
     recipe: Recipe
@@ -192,9 +206,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was built; `predicted` is what
-    the planner expected of it (Proposal.predicted), `stated` how sure its author was (Proposal.confidence); `round` proposed it
-    first."""
+    """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
+    built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
+    its author was (Proposal.confidence); `round` proposed it first.
+    """
 
     recipe: Recipe
     why: str

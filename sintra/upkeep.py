@@ -17,13 +17,24 @@ from sintra.store import Store, hash_file, keep
 
 KEYS, PIN = "keys.json", "pinned"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+BYTES = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 @dataclass(frozen=True)
 class Root:
-    """A recorded study: the keys that it stands on, when it was last run (seconds since 1970), and why it stays whatever
-    its age ("pinned", "in outputs/"; empty: it may go)."""
+    """A recorded study: the keys that it stands on, when it was last run (seconds since 1970), and
+    why it stays whatever its age ("pinned", "in outputs/"; empty: it may go).
+    """
 
     study: str
     keys: frozenset[str]
@@ -41,7 +52,9 @@ def roots(root: Path, store: Store) -> list[Root]:
         try:
             keys = frozenset(json.loads(path.read_text()))
         except ValueError:
-            raise UserError(f"{path} can't be read: run that study again, or delete the file") from None
+            raise UserError(
+                f"{path} can't be read: run that study again, or delete the file"
+            ) from None
         found.append(Root(study, keys, path.stat().st_mtime, held))
     return sorted(found, key=lambda r: (r.used, r.study))
 
@@ -79,9 +92,12 @@ class Sizes:
         return sum(self.blobs(keys).values())
 
 
-def chosen(found: list[Root], sizes: Sizes, older_s: float | None, most: float | None, now: float) -> list[Root]:
-    """The studies that go: those that nothing holds and that weren't run for so long, then the ones used longest ago until the
-    rest is small enough."""
+def chosen(
+    found: list[Root], sizes: Sizes, older_s: float | None, most: float | None, now: float
+) -> list[Root]:
+    """The studies that go: those that nothing holds and that weren't run for so long, then the ones
+    used longest ago until the rest is small enough.
+    """
     free = [r for r in found if not r.held]
     gone = [r for r in free if older_s is not None and now - r.used > older_s]
     for each in free:
@@ -98,20 +114,40 @@ def collect(root: Path, store: Store, dry_run: bool, older: str, max_size: str) 
     found, sizes, now = roots(root, store), Sizes(store), time.time()
     gone = chosen(found, sizes, older_s, most, now)
     for each in gone:
-        print(f"{'would drop' if dry_run else 'dropped'} {each.study}, last run {(now - each.used) / 86400:.0f} days ago")
+        print(
+            
+                f"{'would drop' if dry_run else 'dropped'} {each.study}, last run "
+                f"{(now - each.used) / 86400:.0f} days ago"
+            
+        )
         if not dry_run:
-            (store.root / "studies" / each.study / KEYS).unlink()  # its rounds stay: the same command makes the same again
+            (
+                store.root / "studies" / each.study / KEYS
+            ).unlink()  # its rounds stay: the same command makes the same again
     stays = {k for r in found if r not in gone for k in r.keys}
     entries, blobs, freed = store.gc(stays, dry_run)
-    print(f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, {freed / 1e6:.1f} MB")
+    print(
+        
+            f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, "
+            f"{freed / 1e6:.1f} MB"
+        
+    )
     if older_s is not None:
-        aside = [p for p in store.folder("quarantine").iterdir() if now - p.stat().st_mtime > older_s]
+        aside = [
+            p for p in store.folder("quarantine").iterdir() if now - p.stat().st_mtime > older_s
+        ]
         for path in aside if not dry_run else ():
             path.unlink()
         if aside:
             print(f"{'would delete' if dry_run else 'deleted'} {len(aside)} files in quarantine")
     if most is not None and (rest := sizes.total(stays)) > most:
-        print(f"{rest / 1e6:.1f} MB stay: pinned studies and those in outputs/ need them (`doit gc --unpin`, or delete there)")
+        print(
+            
+                f"{rest / 1e6:.1f} MB stay: pinned studies and those in outputs/ need them (`doit "
+                "gc "
+                "--unpin`, or delete there)"
+            
+        )
 
 
 def pin(store: Store, study: str, on: bool) -> None:
@@ -130,8 +166,9 @@ def pin(store: Store, study: str, on: bool) -> None:
 def verify(root: Path, store: Store, full: bool) -> bool:
     """Look for damage, put it into quarantine, and say what will be built again.
 
-    Without full, a blob that was found sound before isn't read again while its size, times and inode are the same: that finds
-    what was written over, not what a disk has lost. With full, everything is read: blobs that no step names, entries, outputs/.
+    Without full, a blob that was found sound before isn't read again while its size, times and
+    inode are the same: that finds what was written over, not what a disk has lost. With full,
+    everything is read: blobs that no step names, entries, outputs/.
     """
     path = store.root / "meta" / "verified.json"
     known: dict[str, list[int]] = {}
@@ -143,7 +180,12 @@ def verify(root: Path, store: Store, full: bool) -> bool:
     for entry in entries(store) if full else ():
         wrong.append(entry)
     for file, what, step in store.verify(known):
-        wrong.append(f"{what}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it builds it again")
+        wrong.append(
+            
+                f"{what}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it "
+                "builds it again"
+            
+        )
         again[step] = None
     keep(path, canonical(known))
     if full:
@@ -151,7 +193,12 @@ def verify(root: Path, store: Store, full: bool) -> bool:
     for line in wrong:
         print(line)
     if again:
-        print(f"to be built again: {', '.join(again)}; what follows from them only where their bytes come out otherwise")
+        print(
+            
+                f"to be built again: {', '.join(again)}; what follows from them only where their "
+                "bytes come out otherwise"
+            
+        )
     if wrong:
         print(f"{len(wrong)} damaged or missing")
     else:
@@ -160,11 +207,17 @@ def verify(root: Path, store: Store, full: bool) -> bool:
 
 
 def entries(store: Store) -> Iterator[str]:
-    """Move entries that are none into quarantine: torn ones, and those whose action isn't what their key says."""
+    """Move entries that are none into quarantine: torn ones, and those whose action isn't what
+    their key says.
+    """
     for path in sorted((store.root / "ac").glob("*/*")):
         data = store.record(path.stem)
         good = data is not None and path == store.entry(path.stem) and data.get("key") == path.stem
-        if good and data is not None and ("action" not in data or sha256(canonical(data["action"])) == path.stem):
+        if (
+            good
+            and data is not None
+            and ("action" not in data or sha256(canonical(data["action"])) == path.stem)
+        ):
             continue
         os.replace(path, store.folder("quarantine") / f"{path.name}.{int(time.time())}")
         step = data.get("step", path.stem[:12]) if data else path.stem[:12]
@@ -192,4 +245,7 @@ def delivered(root: Path) -> Iterator[str]:
         for name, digest in files:
             own = path.parent / name
             if not own.is_file() or hash_file(own) != digest:
-                yield f"damaged: outputs/{path.parent.name}/{name}: delete that folder, the study's next run writes it anew"
+                yield (
+                    f"damaged: outputs/{path.parent.name}/{name}: delete that folder, the "
+                    "study's next run writes it anew"
+                )

@@ -19,7 +19,9 @@ NONE = "(no model)"
 
 
 class Origins:
-    """Which models a step stands on: followed through its inputs to the folders with a config.json that were fetched."""
+    """Which models a step stands on: followed through its inputs to the folders with a config.json
+    that were fetched.
+    """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
         self.made: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -30,7 +32,9 @@ class Origins:
 
     def of(self, data: dict[str, Any]) -> frozenset[str]:
         """The models of an entry, by name."""
-        if data.get("stage") == "fetch" and any(f["path"] == "config.json" for f in data.get("files", ())):
+        if data.get("stage") == "fetch" and any(
+            f["path"] == "config.json" for f in data.get("files", ())
+        ):
             return frozenset([str(data.get("step", "?")).partition(":")[2]])
         inputs = (data.get("action") or {}).get("inputs") or {}
         return frozenset().union(*(self.behind(digest) for digest in inputs.values()))
@@ -38,38 +42,67 @@ class Origins:
     def behind(self, digest: str) -> frozenset[str]:
         """The models of an artifact."""
         if digest not in self.known:
-            self.known[digest] = frozenset()  # an artifact can't stand on itself; a forged entry could say so
-            self.known[digest] = frozenset().union(*(self.of(data) for data in self.made.get(digest, ())))
+            self.known[digest] = (
+                frozenset()
+            )  # an artifact can't stand on itself; a forged entry could say so
+            self.known[digest] = frozenset().union(
+                *(self.of(data) for data in self.made.get(digest, ()))
+            )
         return self.known[digest]
 
 
 def usage(store: Store) -> dict[str, Any]:
-    """Bytes in the cache: of all blobs, of those that no entry names, by stage and by model (of which nothing else needs
-    `unique`), in the folders beside, and free on the disk."""
+    """Bytes in the cache: of all blobs, of those that no entry names, by stage and by model (of
+    which nothing else needs `unique`), in the folders beside, and free on the disk.
+    """
     records = list(store.records())
     origins = Origins(records)
-    groups: dict[str, dict[str, set[str]]] = {"stages": defaultdict(set), "models": defaultdict(set)}
+    groups: dict[str, dict[str, set[str]]] = {
+        "stages": defaultdict(set),
+        "models": defaultdict(set),
+    }
     steps: Counter[tuple[str, str]] = Counter()
     for data in records:
         digests = {f["sha256"] for f in data.get("files", ())}
-        for kind, names in (("stages", [str(data.get("stage", "?"))]), ("models", origins.of(data) or [NONE])):
+        for kind, names in (
+            ("stages", [str(data.get("stage", "?"))]),
+            ("models", origins.of(data) or [NONE]),
+        ):
             for name in names:
                 groups[kind][name] |= digests
                 steps[kind, name] += 1
     blobs = {p.name: p.stat().st_size for p in (store.root / "cas").glob("*/*")}
     named = set().union(*groups["stages"].values())
-    found = {"bytes": sum(blobs.values()), "blobs": len(blobs), "unnamed": sum(n for d, n in blobs.items() if d not in named)}
+    found = {
+        "bytes": sum(blobs.values()),
+        "blobs": len(blobs),
+        "unnamed": sum(n for d, n in blobs.items() if d not in named),
+    }
     found["disk_free"] = shutil.disk_usage(store.root).free
-    return found | {kind: shares(held, blobs, {n: steps[kind, n] for n in held}) for kind, held in groups.items()} | {
-        "beside": {name: folder_bytes(store.root / name) for name in BESIDE}
-    }  # fmt: skip
+    return (
+        found
+        | {
+            kind: shares(held, blobs, {n: steps[kind, n] for n in held})
+            for kind, held in groups.items()
+        }
+        | {"beside": {name: folder_bytes(store.root / name) for name in BESIDE}}
+    )
 
 
-def shares(groups: dict[str, set[str]], blobs: dict[str, int], steps: dict[str, int]) -> list[dict[str, Any]]:
+def shares(
+    groups: dict[str, set[str]], blobs: dict[str, int], steps: dict[str, int]
+) -> list[dict[str, Any]]:
     """A row for each group, the largest first."""
     owners = Counter(digest for held in groups.values() for digest in held)
-    rows = [{"name": name, "steps": steps[name], "bytes": sum(blobs.get(d, 0) for d in held),
-             "unique": sum(blobs.get(d, 0) for d in held if owners[d] == 1)} for name, held in groups.items()]  # fmt: skip
+    rows = [
+        {
+            "name": name,
+            "steps": steps[name],
+            "bytes": sum(blobs.get(d, 0) for d in held),
+            "unique": sum(blobs.get(d, 0) for d in held if owners[d] == 1),
+        }
+        for name, held in groups.items()
+    ]
     return sorted(rows, key=lambda r: (-r["bytes"], r["name"]))
 
 
@@ -95,11 +128,19 @@ def show(store: Store, format: str) -> None:
     if format == "json":
         print(json.dumps(found, indent=1))
         return
-    print(f"{found['bytes'] / 1e6:.1f} MB in {found['blobs']} blobs; {found['unnamed'] / 1e6:.1f} MB of them no step names; "
-          f"{found['disk_free'] / 1e9:.1f} GB free")  # fmt: skip
+    print(
+        f"{found['bytes'] / 1e6:.1f} MB in {found['blobs']} blobs; {found['unnamed'] / 1e6:.1f} "
+        "MB of them no step names; "
+        f"{found['disk_free'] / 1e9:.1f} GB free"
+    )
     for kind in ("stages", "models"):
         print(f"\n{kind[:-1]:<32}{'steps':>8}{'MB':>12}{'unique MB':>12}")
         for row in found[kind]:
-            print(f"{row['name'][:31]:<32}{row['steps']:>8}{row['bytes'] / 1e6:>12.1f}{row['unique'] / 1e6:>12.1f}")
+            print(
+                f"{row['name'][:31]:<32}{row['steps']:>8}{row['bytes'] / 1e6:>12.1f}{row['unique'] / 1e6:>12.1f}"
+            )
     beside = {name: count for name, count in found["beside"].items() if count}
-    print("\nbeside: " + (", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in beside.items()) or "nothing"))
+    print(
+        "\nbeside: "
+        + (", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in beside.items()) or "nothing")
+    )

@@ -1,7 +1,9 @@
-"""Whether a delivered result is what it says: every file has its SHA-256, the model loads, and it answers.
+"""Whether a delivered result is what it says: every file has its SHA-256, the model loads, and it
+answers.
 
-outputs/latest moves only to a folder of which that holds. What was found sound is remembered by size and time of its files in
-the cache (losing that costs time), so that going back and forth between two studies reads no model.
+outputs/latest moves only to a folder of which that holds. What was found sound is remembered by
+size and time of its files in the cache (losing that costs time), so that going back and forth
+between two studies reads no model.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from sintra.stage import Context, cores
 from sintra.store import Store, hash_file, unique, write_atomic
 from sintra.types import Artifact, File
 
-START = f"import sys; sys.path.append({PACKAGE!r}); from sintra.answer import main; sys.exit(main(sys.argv[1:]))"
+START = (
+    f"import sys; sys.path.append({PACKAGE!r}); from sintra.answer import main; "
+    "sys.exit(main(sys.argv[1:]))"
+)
 TIMEOUT_S = 1800
 
 
@@ -39,10 +44,18 @@ class Finding:
 def validate(folder: Path, store: Store) -> list[Finding]:
     """Look at everything; a model whose bytes are wrong is not loaded."""
     try:
-        result, manifest = (json.loads((folder / n).read_text()) for n in ("result.json", "manifest.json"))
+        result, manifest = (
+            json.loads((folder / n).read_text()) for n in ("result.json", "manifest.json")
+        )
         winner, listed = result["winner"], dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [Finding("files", False, f"result.json or manifest.json can't be read: {type(error).__name__}: {error}")]
+        return [
+            Finding(
+                "files",
+                False,
+                f"result.json or manifest.json can't be read: {type(error).__name__}: {error}",
+            )
+        ]
     if not winner:
         return [Finding("winner", False, f"there is none: {result['status']}")]
     files = digests(folder, listed, winner)
@@ -60,25 +73,39 @@ def digests(folder: Path, listed: dict[str, str], winner: dict[str, Any]) -> Fin
             wrong.append(f"{name} has the SHA-256 {found[:12]} where {digest[:12]} was written")
     if not wrong and artifact_digest(folder, listed, winner) != winner["artifact"]["sha256"]:
         wrong.append("the model isn't the one whose measurements stand in result.json")
-    return Finding("files", not wrong, "; ".join(wrong) or f"{len(listed)} files have their SHA-256")
+    return Finding(
+        "files", not wrong, "; ".join(wrong) or f"{len(listed)} files have their SHA-256"
+    )
 
 
 def artifact_digest(folder: Path, listed: dict[str, str], winner: dict[str, Any]) -> str | None:
     """The winner's digest by the manifest: of its GGUF, or of its folder's tree."""
     if winner["artifact"]["path"] == "model.gguf":
         return listed.get("model.gguf")
-    tree = [File(n, (folder / n).stat().st_size, d) for n, d in listed.items() if n.startswith("model/")]
+    tree = [
+        File(n, (folder / n).stat().st_size, d) for n, d in listed.items() if n.startswith("model/")
+    ]
     return Artifact(tuple(tree)).digest
 
 
 def loads(folder: Path, manifest: dict[str, Any], winner: dict[str, Any], store: Store) -> Finding:
     """Whether the model loads and answers, in a process of its own with the winner's runtime."""
     recipe = Recipe.of(winner["recipe"])
-    order = {"model": str(folder / winner["artifact"]["path"]), "kv": recipe.kv, "threads": threads()}
+    order = {
+        "model": str(folder / winner["artifact"]["path"]),
+        "kv": recipe.kv,
+        "threads": threads(),
+    }
     try:
         command = [interpreter(recipe, manifest, store), "-c", START, json.dumps(order)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-                              env={**os.environ, "SINTRA_PARENT": str(os.getpid())})  # fmt: skip
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env={**os.environ, "SINTRA_PARENT": str(os.getpid())},
+        )
     except subprocess.TimeoutExpired:
         return Finding("answers", False, f"no answer within {TIMEOUT_S} s")
     except Transient as error:
@@ -86,10 +113,16 @@ def loads(folder: Path, manifest: dict[str, Any], winner: dict[str, Any], store:
     try:
         said = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return Finding("answers", False, f"its process ended with {done.returncode}: {done.stderr.strip()[-200:] or 'no word'}")
+        return Finding(
+            "answers",
+            False,
+            f"its process ended with {done.returncode}: {done.stderr.strip()[-200:] or 'no word'}",
+        )
     if "error" in said:
         return Finding("answers", False, said["error"])
-    return Finding("answers", bool(said["tokens"]), f"{said['runtime']}: {said['text'] or said['tokens']!r}")
+    return Finding(
+        "answers", bool(said["tokens"]), f"{said['runtime']}: {said['text'] or said['tokens']!r}"
+    )
 
 
 def threads() -> int:
@@ -99,7 +132,9 @@ def threads() -> int:
 
 
 def interpreter(recipe: Recipe, manifest: dict[str, Any], store: Store) -> str:
-    """The Python that the winner's format needs. Raises Transient where its environment can't be made."""
+    """The Python that the winner's format needs. Raises Transient where its environment can't be
+    made.
+    """
     name = FORMATS[recipe.format].environment
     if not name:
         return sys.executable
@@ -115,7 +150,11 @@ def problem(findings: list[Finding]) -> str:
 def marks(folder: Path) -> dict[str, list[int]]:
     """Path -> size, time and inode of every file of a result."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.parts[len(folder.parts)] in ("model.gguf", "model")):
+    for path in sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.parts[len(folder.parts)] in ("model.gguf", "model")
+    ):
         stat = path.stat()
         found[path.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     manifest = (folder / "manifest.json").stat()
@@ -123,7 +162,9 @@ def marks(folder: Path) -> dict[str, list[int]]:
 
 
 def checked(folder: Path, store: Store) -> str:
-    """What is wrong with a result, in a line, or "". A result whose files are those that were found sound isn't read again."""
+    """What is wrong with a result, in a line, or "". A result whose files are those that were found
+    sound isn't read again.
+    """
     memo = store.root / "meta" / "validated" / f"{folder.name}.json"
     try:
         if json.loads(memo.read_text()) == marks(folder):
@@ -137,7 +178,9 @@ def checked(folder: Path, store: Store) -> str:
 
 
 def show(root: Path, store: Store, studies: list[str]) -> bool:
-    """`doit validate`: everything anew, for the latest result or those named. Raises UserError for a name without result."""
+    """`doit validate`: everything anew, for the latest result or those named. Raises UserError for
+    a name without result.
+    """
     good = True
     for study in studies or ["latest"]:
         folder = root / "outputs" / study

@@ -1,8 +1,9 @@
 """One step in a process of its own: `python -m sintra.worker action.json`.
 
-The worker takes the key's lock, looks once more whether somebody else was faster, runs the stage in a folder under
-cache/tmp, and publishes. It dies with its parent. Exit codes: 0 published (an artifact or a Failure), 2 a mistake of the
-user's, 75 a fault that may pass, anything else a crash; the last line on stderr says why.
+The worker takes the key's lock, looks once more whether somebody else was faster, runs the stage in
+a folder under cache/tmp, and publishes. It dies with its parent. Exit codes: 0 published (an
+artifact or a Failure), 2 a mistake of the user's, 75 a fault that may pass, anything else a crash;
+the last line on stderr says why.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ IDLE = 19
 
 @dataclass(frozen=True)
 class Order:
-    """What the parent asks for, as it stands in action.json. threads: 0 for all cores; timeout_s: for whoever waits; cwd: what
-    relative paths in hints start from; background: give way to everything else, unless this measures a speed."""
+    """What the parent asks for, as it stands in action.json. threads: 0 for all cores; timeout_s:
+    for whoever waits; cwd: what relative paths in hints start from; background: give way to
+    everything else, unless this measures a speed.
+    """
 
     key: str
     stage: str
@@ -62,7 +65,9 @@ def bound_to_parent() -> None:
 
 @contextlib.contextmanager
 def machine(store: Store, stage: Stage) -> Iterator[None]:
-    """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s included."""
+    """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s
+    included.
+    """
     store.folder("lock")
     with machine_lock(store.root, store.locks).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
@@ -72,7 +77,9 @@ def machine(store: Store, stage: Stage) -> Iterator[None]:
 def give_way() -> None:
     """Run when nobody else wants the processor or the disk."""
     os.nice(IDLE)
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # ionice is Linux's and Windows' only
+    with contextlib.suppress(
+        ImportError, AttributeError, OSError
+    ):  # ionice is Linux's and Windows' only
         import psutil
 
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
@@ -82,10 +89,19 @@ def same_tools(order: Order, stage: Stage) -> None:
     """Another machine must have the versions that the key names. Raises UserError."""
     for name, asked in order.action.get("tools", {}).items():
         if (here := tool_version(name)) != asked:
-            raise UserError(f"{socket.gethostname()} has {name} {here} where this study stands on {asked}: install that there")
+            raise UserError(
+                
+                    f"{socket.gethostname()} has {name} {here} where this study stands on {asked}: "
+                    "install that there"
+                
+            )
     if (asked := order.action.get("version", stage.version)) != stage.version:
         raise UserError(
-            f"{socket.gethostname()} has version {stage.version} of {order.stage}, not {asked}: update Sintra there"
+            
+                f"{socket.gethostname()} has version {stage.version} of {order.stage}, not "
+                f"{asked}: "
+                "update Sintra there"
+            
         )
 
 
@@ -103,8 +119,14 @@ def perform(order: Order) -> None:
         try:
             outcome = attempt(order, store, stage, folder)
             made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            about = {"step": order.step, "stage": order.stage, "action": order.action, "peak_rss": peak(),
-                     "wall_s": round(time.monotonic() - start, 3), "made": made}  # fmt: skip
+            about = {
+                "step": order.step,
+                "stage": order.stage,
+                "action": order.action,
+                "peak_rss": peak(),
+                "wall_s": round(time.monotonic() - start, 3),
+                "made": made,
+            }
             store.publish(order.key, outcome, about)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -119,9 +141,17 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
         (folder / role).mkdir()
         given = Artifact(tuple(File(**f) for f in files))
         if wrong := next((f for f in given.files if not store.genuine(f)), None):
-            raise Transient(f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again builds it anew")
+            raise Transient(
+                
+                    f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same "
+                    "again "
+                    "builds it anew"
+                
+            )
         inputs[role] = store.lay_out(given, folder / role)
-    context = Context(order.action["params"], inputs, folder / "out", order.hints, keep, order.threads or cores())
+    context = Context(
+        order.action["params"], inputs, folder / "out", order.hints, keep, order.threads or cores()
+    )
     try:
         stage.run(context)
     except Infeasible as error:

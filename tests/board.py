@@ -1,4 +1,6 @@
-"""A real sshd on loopback as the board: an ordinary process with keys, ports and folders of its own."""
+"""A real sshd on loopback as the board: an ordinary process with keys, ports and folders of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def keygen(path: Path) -> str:
 
 
 class Sshd:
-    """sshd with a home of its own for the board's files; data: a limit on the data segment of all that runs there, in bytes."""
+    """sshd with a home of its own for the board's files; data: a limit on the data segment of all
+    that runs there, in bytes.
+    """
 
     def __init__(self, root: Path, data: int | None = None) -> None:
         self.root, self.port, self.home, self.data = root, free_port(), root / "home", data
@@ -40,9 +44,19 @@ class Sshd:
         (root / "authorized_keys").write_text(keygen(root / "client") + "\n")
         self.known = root / "known_hosts"
         self.trust(self.public)
-        lines = ("ListenAddress 127.0.0.1", f"Port {self.port}", f"HostKey {root / 'host'}", f"PidFile {root / 'pid'}",
-                 f"AuthorizedKeysFile {root / 'authorized_keys'}", "UsePAM no", "StrictModes no", "PermitRootLogin yes",
-                 "PasswordAuthentication no", "KbdInteractiveAuthentication no", "Subsystem sftp internal-sftp")  # fmt: skip
+        lines = (
+            "ListenAddress 127.0.0.1",
+            f"Port {self.port}",
+            f"HostKey {root / 'host'}",
+            f"PidFile {root / 'pid'}",
+            f"AuthorizedKeysFile {root / 'authorized_keys'}",
+            "UsePAM no",
+            "StrictModes no",
+            "PermitRootLogin yes",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "Subsystem sftp internal-sftp",
+        )
         (root / "sshd_config").write_text("\n".join(lines) + "\n")
         self.start()
 
@@ -52,7 +66,9 @@ class Sshd:
 
     def start(self) -> None:
         """Listen."""
-        Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd drops its rights; it refuses to start without
+        Path("/run/sshd").mkdir(
+            exist_ok=True
+        )  # where Debian's sshd drops its rights; it refuses to start without
 
         def limited() -> None:
             if self.data:
@@ -62,14 +78,21 @@ class Sshd:
         command = [SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")]
         self.process = subprocess.Popen(command, stderr=self.log, cwd=self.home, preexec_fn=limited)
         for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 1),
+            ):
                 return
             time.sleep(0.05)
         raise AssertionError((self.root / "log").read_text())
 
     def sessions(self) -> list[psutil.Process]:
         """Everything that sshd has started and that still runs."""
-        return psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        return (
+            psutil.Process(self.process.pid).children(recursive=True)
+            if self.process.poll() is None
+            else []
+        )
 
     def hang_up(self) -> None:
         """Kill every open session, as a lost connection does; go on listening."""
@@ -86,8 +109,15 @@ class Sshd:
 
     def overrides(self, **more: str) -> list[str]:
         """The options that lead here."""
-        own = {"host": "127.0.0.1", "port": str(self.port), "key": str(self.root / "client"), "known_hosts": str(self.known),
-               "folder": str(self.home / "sintra"), "python": sys.executable, "threads": "1"}  # fmt: skip
+        own = {
+            "host": "127.0.0.1",
+            "port": str(self.port),
+            "key": str(self.root / "client"),
+            "known_hosts": str(self.known),
+            "folder": str(self.home / "sintra"),
+            "python": sys.executable,
+            "threads": "1",
+        }
         return ["device=ssh", *(f"device.{k}={v}" for k, v in (own | more).items())]
 
     def options(self, **more: object) -> dict[str, object]:
@@ -96,8 +126,16 @@ class Sshd:
 
         from sintra.options import DeviceConf
 
-        own = {"name": "ssh", "host": "127.0.0.1", "port": self.port, "key": str(self.root / "client"), "threads": 1,
-               "known_hosts": str(self.known), "folder": str(self.home / "sintra"), "python": sys.executable}  # fmt: skip
+        own = {
+            "name": "ssh",
+            "host": "127.0.0.1",
+            "port": self.port,
+            "key": str(self.root / "client"),
+            "threads": 1,
+            "known_hosts": str(self.known),
+            "folder": str(self.home / "sintra"),
+            "python": sys.executable,
+        }
         return asdict(DeviceConf()) | own | more
 
     @property

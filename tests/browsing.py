@@ -1,4 +1,6 @@
-"""What tests of pages share: sizes, pictures for those who want to look (SINTRA_SHOTS names a folder), axe-core."""
+"""What tests of pages share: sizes, pictures for those who want to look (SINTRA_SHOTS names a
+folder), axe-core.
+"""
 
 import os
 from pathlib import Path
@@ -14,11 +16,17 @@ def shot(page, name):
 
 
 def serious(page):
-    """What axe-core finds of serious or critical trouble (WCAG contrast, names, roles, keyboard), a line each."""
+    """What axe-core finds of serious or critical trouble (WCAG contrast, names, roles, keyboard), a
+    line each.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:120]}" for v in found if v["impact"] in ("serious", "critical")]
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:120]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
 
 
 def sideways(page):

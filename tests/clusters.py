@@ -78,8 +78,15 @@ class OneNode:
     def start(self) -> None:
         """All three."""
         munge = self.folder / "munge"
-        self.call("munged", "--force", f"--key-file={self.folder}/key", f"--socket={munge}/socket", f"--pid-file={munge}/pid",
-                  f"--log-file={munge}/log", f"--seed-file={munge}/seed")  # fmt: skip
+        self.call(
+            "munged",
+            "--force",
+            f"--key-file={self.folder}/key",
+            f"--socket={munge}/socket",
+            f"--pid-file={munge}/pid",
+            f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        )
         self.call("slurmctld", "-f", self.env["SLURM_CONF"])
         self.node()
         self.until("idle")
@@ -90,7 +97,14 @@ class OneNode:
 
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands."""
-        done = subprocess.run(command, env=os.environ | self.env, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            command,
+            env=os.environ | self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         return done.stdout
 
     def until(self, state: str) -> None:
@@ -111,7 +125,11 @@ class OneNode:
         import psutil
 
         pid = int((self.folder / "slurmd.pid").read_text())
-        steps = [p for p in psutil.process_iter(["cmdline"]) if "slurmstepd" in " ".join(p.info["cmdline"] or ())]
+        steps = [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if "slurmstepd" in " ".join(p.info["cmdline"] or ())
+        ]
         below = [c for p in steps if self.ours(p) for c in [*p.children(recursive=True), p]]
         os.kill(pid, signal.SIGKILL)
         for process in below:
@@ -140,7 +158,9 @@ class OneNode:
 
 def one_node(folder: Path):
     """A fixture's body; skips where the packages or the rights are missing."""
-    if os.getuid() != 0 or not all(shutil.which(p) for p in ("munged", "slurmctld", "slurmd", "sbatch")):
+    if os.getuid() != 0 or not all(
+        shutil.which(p) for p in ("munged", "slurmctld", "slurmd", "sbatch")
+    ):
         pytest.skip("needs root and Debian's slurmctld, slurmd, slurm-client and munge")
     made = OneNode(folder)
     made.start()
@@ -156,21 +176,36 @@ class RayHead:
         self.port = free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
-        self.short = tempfile.mkdtemp(prefix="ray")  # a socket's path has 107 bytes at most, and pytest's folders are deep
+        self.short = tempfile.mkdtemp(
+            prefix="ray"
+        )  # a socket's path has 107 bytes at most, and pytest's folders are deep
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """`ray start --block`, in a process group of its own."""
         ray = Path(sys.executable).with_name("ray")
-        fixed = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0",
-                 "--max-worker-port=0"]  # fmt: skip
+        fixed = [
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+        ]
         command = [str(ray), "start", "--block", *fixed, *more]
         with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
-            self.nodes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+            self.nodes.append(
+                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            )
         return self.nodes[-1]
 
     def head(self) -> None:
         """The head, and wait for it."""
-        self.start("--head", f"--port={self.port}", f"--temp-dir={self.short}", "--min-worker-port=0", "--max-worker-port=0")
+        self.start(
+            "--head",
+            f"--port={self.port}",
+            f"--temp-dir={self.short}",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+        )
         for _ in range(600):
             with socket.socket() as trial:
                 if trial.connect_ex(("127.0.0.1", self.port)) == 0:

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models"))
 os.environ["OMP_NUM_THREADS"] = "1"
-if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):  # each with what it starts on a core of its own
+if worker := os.environ.get(
+    "PYTEST_XDIST_WORKER", ""
+):  # each with what it starts on a core of its own
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(worker.removeprefix("gw")) % len(CORES)]})
 os.environ["DO_NOT_TRACK"] = "1"
@@ -28,7 +30,12 @@ def make_llama(folder: Path, hidden: int = 256, layers: int = 2, seed: int = 0) 
 
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    sizes = {"vocab_size": 2048, "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    sizes = {
+        "vocab_size": 2048,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+    }
     heads = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
@@ -71,18 +78,31 @@ class Project:
         self.root = root
 
     def env(self, **more: str) -> dict[str, str]:
-        quiet = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "", "SINTRA_GC_GRACE_S": "0"}
+        quiet = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_TOKEN": "",
+            "SINTRA_GC_GRACE_S": "0",
+        }
         return {**os.environ, **quiet, **more}
 
     def doit(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run doit to its end."""
         command = [sys.executable, "-m", "doit", *args]
-        return subprocess.run(command, cwd=self.root, env=self.env(**env), capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            command, cwd=self.root, env=self.env(**env), capture_output=True, text=True, timeout=600
+        )
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         """Start doit in a process group of its own."""
-        return subprocess.Popen([sys.executable, "-m", "doit", *args], cwd=self.root, env=self.env(), start_new_session=True,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "doit", *args],
+            cwd=self.root,
+            env=self.env(),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def result(self) -> dict:
         """The latest result.json; without outputs/latest (no study has had a winner) the newest."""
@@ -109,7 +129,9 @@ def make_project(root: Path, toolchain: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def studied(tmp_path_factory, toolchain, tiny) -> Project:
-    """A project in which one quick study of the tiny model has ended well; its cache may be copied by make_project."""
+    """A project in which one quick study of the tiny model has ended well; its cache may be copied
+    by make_project.
+    """
     made = make_project(tmp_path_factory.mktemp("studied") / "project", toolchain)
     done = made.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -121,7 +143,9 @@ def browser():
     """Debian's chromium, or what CHROMIUM names."""
     from playwright.sync_api import sync_playwright
 
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    path = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
     if not path:
         pytest.skip("no chromium here (apt-get install chromium): the pages were not opened")
     with sync_playwright() as kit:
@@ -138,7 +162,8 @@ def project(tmp_path, toolchain) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, toolchain) -> Project:
-    """A project with a study of fable_mini that has met its goal; for tests that add files to its outputs and change none.
+    """A project with a study of fable_mini that has met its goal; for tests that add files to its
+    outputs and change none.
 
     SINTRA_TEST_FINISHED names another project's folder, whose latest result is taken instead.
     """

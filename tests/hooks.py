@@ -23,8 +23,9 @@ class Got:
 
 @dataclass
 class Hooks:
-    """The server. answers: path -> list of (status, headers) given in turn, the last again and again; hold: answers wait for
-    release."""
+    """The server. answers: path -> list of (status, headers) given in turn, the last again and
+    again; hold: answers wait for release.
+    """
 
     got: list = field(default_factory=list)
     answers: dict = field(default_factory=dict)
@@ -76,11 +77,16 @@ def serve():
 
 
 def plugin(folder: Path, name: str, code: str, entries: dict) -> Path:
-    """An installed distribution in a folder (for PYTHONPATH): one module, and entry points as {group: {name: object}}."""
+    """An installed distribution in a folder (for PYTHONPATH): one module, and entry points as
+    {group: {name: object}}.
+    """
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / f"{name}.py").write_text(code)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    text = "\n".join(f"[sintra.{g}]\n" + "\n".join(f"{k} = {v}" for k, v in e.items()) for g, e in entries.items())
+    text = "\n".join(
+        f"[sintra.{g}]\n" + "\n".join(f"{k} = {v}" for k, v in e.items())
+        for g, e in entries.items()
+    )
     (info / "entry_points.txt").write_text(text + "\n")
     return folder

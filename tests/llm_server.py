@@ -1,4 +1,5 @@
-"""An OpenAI-compatible server on loopback that does what a script says, one behaviour a request; the last one repeats.
+"""An OpenAI-compatible server on loopback that does what a script says, one behaviour a request;
+the last one repeats.
 
 with Server(status(429, {"Retry-After": "2"}), good({"edits": []})) as server:
     server.url, len(server.asked), server.asked[0]["messages"], server.keys
@@ -21,7 +22,9 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def __enter__(self):
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_):
@@ -60,9 +63,24 @@ class Handler(BaseHTTPRequestHandler):
 
 def completion(text, finish="stop", usage=(100, 20)):
     """The body of a chat completion."""
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    counts = usage and {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": counts}
+    choice = {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": text},
+    }
+    counts = usage and {
+        "prompt_tokens": usage[0],
+        "completion_tokens": usage[1],
+        "total_tokens": sum(usage),
+    }
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": counts,
+    }
 
 
 def says(text, **more):
@@ -86,11 +104,17 @@ def status(code, headers=(), message="no"):
 
 
 def takes(kind, then, code=500):
-    """As `then` where the response format is of this kind (None: where there is none), else an error."""
+    """As `then` where the response format is of this kind (None: where there is none), else an
+    error.
+    """
 
     def behave(handler, asked):
         given = (asked.get("response_format") or {}).get("type")
-        (then if given == kind else status(code, message=f"response_format {given} is not supported"))(handler, asked)
+        (
+            then
+            if given == kind
+            else status(code, message=f"response_format {given} is not supported")
+        )(handler, asked)
 
     return behave
 
@@ -118,4 +142,11 @@ def half(handler, asked):
 
 def echo(handler, asked):
     """An error that quotes the headers and the address that it was sent."""
-    handler.answer(401, {"error": {"message": f"bad {handler.headers['Authorization']} at {handler.path}\n\x1b[31m"}})
+    handler.answer(
+        401,
+        {
+            "error": {
+                "message": f"bad {handler.headers['Authorization']} at {handler.path}\n\x1b[31m"
+            }
+        },
+    )

@@ -1,8 +1,9 @@
 """An S3 server on loopback: moto's, over HTTP, with the atomicity that S3 promises.
 
-moto looks whether an object is there and then puts it; between the two another thread may do the same. S3 documents its
-conditional writes as atomic (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html), so conditional
-puts are let in one at a time. Nothing else is changed.
+moto looks whether an object is there and then puts it; between the two another thread may do the
+same. S3 documents its conditional writes as atomic
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html), so conditional puts
+are let in one at a time. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class Quiet(WSGIRequestHandler):
 
 
 class S3:
-    """The server; `requests` counts what it was asked, by method; `broken` makes it answer 503 so many times, `readonly` 403 to
-    whoever writes."""
+    """The server; `requests` counts what it was asked, by method; `broken` makes it answer 503 so
+    many times, `readonly` 403 to whoever writes.
+    """
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
@@ -59,12 +61,19 @@ class S3:
     @property
     def env(self) -> dict[str, str]:
         """What a client needs in its environment."""
-        return {"AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def bucket(self, name: str) -> str:
         """A new bucket's address."""
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=10).read()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=10
+        ).read()
         return f"s3://{name}/team"
 
     def stop(self) -> None:

@@ -16,9 +16,18 @@ ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 WORKFLOW = ROOT / "examples" / "workflows" / "quality.yml"
 
 
-@pytest.mark.parametrize(("schema", "path"), [("github-actions", ROOT / "action.yml"), ("github-workflows", WORKFLOW)])
+@pytest.mark.parametrize(
+    ("schema", "path"), [("github-actions", ROOT / "action.yml"), ("github-workflows", WORKFLOW)]
+)
 def test_lint(schema, path):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        f"vendor.{schema}",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -30,20 +39,32 @@ def test_what_a_schema_cannot_see():
     assert set(re.findall(r"inputs\.(\w+)", text)) == set(ACTION["inputs"])
     assert set(re.findall(r"steps\.(\w+)\.", text)) <= set(ids)
     for step in (s for s in steps if "run" in s):
-        assert "${{" not in step["run"], "an input in a script could run code: it comes as a variable"
-        assert subprocess.run(["bash", "-n"], input=step["run"], text=True, check=False).returncode == 0
+        assert "${{" not in step["run"], (
+            "an input in a script could run code: it comes as a variable"
+        )
+        assert (
+            subprocess.run(["bash", "-n"], input=step["run"], text=True, check=False).returncode
+            == 0
+        )
     asked = yaml.safe_load(WORKFLOW.read_text())["jobs"]["quality"]["steps"][1]
     assert set(asked["with"]) <= set(ACTION["inputs"])
-    assert set(re.findall(r"sintra\.outputs\.(\w+)", WORKFLOW.read_text())) <= set(ACTION["outputs"])
+    assert set(re.findall(r"sintra\.outputs\.(\w+)", WORKFLOW.read_text())) <= set(
+        ACTION["outputs"]
+    )
 
 
 class Runner:
-    """What a runner does with shell steps: expressions, variables, a file for outputs, one for the summary."""
+    """What a runner does with shell steps: expressions, variables, a file for outputs, one for the
+    summary.
+    """
 
     def __init__(self, folder: Path, temp: Path, **inputs: str) -> None:
         self.folder, self.temp = folder, temp
         given = {k: v["default"] for k, v in ACTION["inputs"].items()} | inputs
-        self.known = {f"inputs.{k}": v for k, v in given.items()} | {"github.action_path": str(ROOT), "runner.os": "Linux"}
+        self.known = {f"inputs.{k}": v for k, v in given.items()} | {
+            "github.action_path": str(ROOT),
+            "runner.os": "Linux",
+        }
         self.summary = temp / "summary.md"
         self.log = ""
 
@@ -56,19 +77,37 @@ class Runner:
         output.write_text("")
         env = {k: self.fill(v) for k, v in step.get("env", {}).items()}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        env |= {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(self.summary), "PATH": path, "PIP_DRY_RUN": "1",
-                "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}  # fmt: skip
+        env |= {
+            "GITHUB_OUTPUT": str(output),
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "PATH": path,
+            "PIP_DRY_RUN": "1",
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",
+            "PIP_NO_INDEX": "1",
+        }
         where = self.folder / self.fill(step.get("working-directory", "."))
-        done = subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]], cwd=where, text=True,
-                              env=os.environ | env, capture_output=True, timeout=900, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=where,
+            text=True,
+            env=os.environ | env,
+            capture_output=True,
+            timeout=900,
+            check=False,
+        )
         self.log += done.stdout + done.stderr
-        for name, mark, block, value in re.findall(r"^(\w+)(?:<<(.+)\n((?:.*\n)*?)\2$|=(.*)$)", output.read_text(), re.M):
+        for name, mark, block, value in re.findall(
+            r"^(\w+)(?:<<(.+)\n((?:.*\n)*?)\2$|=(.*)$)", output.read_text(), re.M
+        ):
             self.known[f"steps.{step['id']}.outputs.{name}"] = block.rstrip("\n") if mark else value
         return done.returncode
 
     def run(self, *names):
         """The shell steps in order, until one fails."""
-        for step in (s for s in ACTION["runs"]["steps"] if "run" in s and (not names or s["id"] in names)):
+        for step in (
+            s for s in ACTION["runs"]["steps"] if "run" in s and (not names or s["id"] in names)
+        ):
             if code := self.step(step):
                 return code
         return 0
@@ -85,7 +124,9 @@ def project(tmp_path_factory, studied):
 
 def runner(project, tiny, tmp_path, *more, **inputs):
     lines = "\n".join([*QUICK, *more])
-    return Runner(project.root, tmp_path, model=str(tiny), hardware="jetson_nano", options=lines, **inputs)
+    return Runner(
+        project.root, tmp_path, model=str(tiny), hardware="jetson_nano", options=lines, **inputs
+    )
 
 
 def test_a_study_on_a_runner(project, tiny, tmp_path):
@@ -105,12 +146,16 @@ def test_a_study_on_a_runner(project, tiny, tmp_path):
     # what the runner's cache would bring back is enough for a run that builds nothing
     other = runner(project, tiny, tmp_path, "goal.max_kld=5")
     assert other.run("key") == 0
-    assert other.known["steps.key.outputs.base"] == job.known["steps.key.outputs.base"], "the store is shared"
+    assert other.known["steps.key.outputs.base"] == job.known["steps.key.outputs.base"], (
+        "the store is shared"
+    )
     assert other.known["steps.key.outputs.study"] != result["study"]
     kept = tmp_path / "restored"
     for path in map(Path, paths):
         if path.exists():
-            shutil.copytree(path, kept / path.name) if path.is_dir() else shutil.copy(path, kept / path.name)
+            shutil.copytree(path, kept / path.name) if path.is_dir() else shutil.copy(
+                path, kept / path.name
+            )
     again = runner(project, tiny, tmp_path, f"store.path={kept}")
     assert again.run("key", "optimize") == 0
     assert "0 steps built" in again.log
@@ -118,7 +163,9 @@ def test_a_study_on_a_runner(project, tiny, tmp_path):
     # a pull request that makes the model worse
     before = json.loads(json.dumps(result))
     for found in before["winner"]["measurements"]:
-        found |= {"value": found["value"] / 100, "stderr": 0.0} if found["metric"] == "kld_mean" else {}
+        found |= (
+            {"value": found["value"] / 100, "stderr": 0.0} if found["metric"] == "kld_mean" else {}
+        )
     (tmp_path / "before.json").write_text(json.dumps(before))
     worse = runner(project, tiny, tmp_path, against=str(tmp_path / "before.json"))
     assert worse.run("key", "optimize", "verdict") == 1

@@ -12,12 +12,19 @@ import pytest
 from sintra.errors import UserError
 from sintra.served import Served
 
-FACTS = ["Nora had seven plums in the kitchen.", "The old boat lay at the shore of the lake.", "Sven fixed the loud drum."]
+FACTS = [
+    "Nora had seven plums in the kitchen.",
+    "The old boat lay at the shore of the lake.",
+    "Sven fixed the loud drum.",
+]
 
 
 def vector(text, size=256):
     """A text's words as a vector of length one: hashed counts."""
-    counts = Counter(int(hashlib.sha256(w.encode()).hexdigest(), 16) % size for w in re.findall(r"\w+", text.lower()))
+    counts = Counter(
+        int(hashlib.sha256(w.encode()).hexdigest(), 16) % size
+        for w in re.findall(r"\w+", text.lower())
+    )
     length = math.sqrt(sum(v * v for v in counts.values())) or 1.0
     return [counts[i] / length for i in range(size)]
 
@@ -50,7 +57,9 @@ class TestServed:
     def test_template_context_and_stop(self, folder):
         served = Served(folder)
         assert served.window == 512
-        prompt = served.prompt([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+        prompt = served.prompt(
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+        )
         assert prompt == "<|system|>Be brief.</s><|user|>Hi</s><|assistant|>"
         tokens = served.tokens(prompt)
         assert tokens[0] == served.llama.token_bos() != tokens[1]
@@ -94,7 +103,9 @@ class TestLangChain:
 
         async def both():
             one = await chat.ainvoke([("system", "Be brief."), ("human", "Hi")])
-            return one.content, "".join([p.content async for p in chat.astream([("system", "Be brief."), ("human", "Hi")])])
+            return one.content, "".join(
+                [p.content async for p in chat.astream([("system", "Be brief."), ("human", "Hi")])]
+            )
 
         assert asyncio.run(both()) == (answer.content, answer.content)
 
@@ -148,7 +159,12 @@ class TestLangChain:
         store = InMemoryVectorStore.from_texts(FACTS, Words())
         prompt = ChatPromptTemplate([("system", "Facts: {facts}"), ("human", "{question}")])
         found = store.as_retriever(search_kwargs={"k": 1}) | (lambda docs: docs[0].page_content)
-        chain = {"facts": found, "question": RunnablePassthrough()} | prompt | (lambda p: seen.append(p) or p) | chat
+        chain = (
+            {"facts": found, "question": RunnablePassthrough()}
+            | prompt
+            | (lambda p: seen.append(p) or p)
+            | chat
+        )
         text = (chain | StrOutputParser()).invoke("How many plums had Nora?")
         assert FACTS[0] in seen[0].messages[0].content
         assert text == chat.invoke(seen[0]).content
@@ -156,7 +172,11 @@ class TestLangChain:
 
 class TestLlamaIndex:
     def test_metadata(self, llm):
-        assert (llm.metadata.context_window, llm.metadata.num_output, llm.metadata.is_chat_model) == (512, 12, True)
+        assert (
+            llm.metadata.context_window,
+            llm.metadata.num_output,
+            llm.metadata.is_chat_model,
+        ) == (512, 12, True)
         assert llm.metadata.model_name.startswith("tiny:")
         assert llm.class_name() == "SintraLLM"
         assert "folder=" in repr(llm)
@@ -171,7 +191,9 @@ class TestLlamaIndex:
         pieces = list(llm.stream_complete("Hi"))
         assert pieces[-1].text == "".join(p.delta for p in pieces) == whole.text
         chat = llm.chat([ChatMessage("Hi")])
-        assert chat.message.content == whole.text, "a prompt is a user's message, through the template once"
+        assert chat.message.content == whole.text, (
+            "a prompt is a user's message, through the template once"
+        )
         assert chat.message.role.value == "assistant"
 
         async def others():
@@ -201,11 +223,17 @@ class TestLlamaIndex:
 
         from sintra.adapters.llamaindex import SintraLLM
 
-        llm = SintraLLM(folder=str(folder), max_tokens=12, temperature=0.0, context=1024)  # LlamaIndex itself leaves 500 free
+        llm = SintraLLM(
+            folder=str(folder), max_tokens=12, temperature=0.0, context=1024
+        )  # LlamaIndex itself leaves 500 free
         index = VectorStoreIndex([TextNode(text=t) for t in FACTS], embed_model=Words())
         brief = PromptTemplate("Facts: {context_str}\nQuestion: {query_str}\nAnswer: ")
-        again = PromptTemplate("Facts: {context_msg}\nQuestion: {query_str}\nAnswer so far: {existing_answer}")
-        engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=brief, refine_template=again)
+        again = PromptTemplate(
+            "Facts: {context_msg}\nQuestion: {query_str}\nAnswer so far: {existing_answer}"
+        )
+        engine = index.as_query_engine(
+            llm=llm, similarity_top_k=1, text_qa_template=brief, refine_template=again
+        )
         answer = engine.query("How many plums had Nora?")
         assert [n.node.text for n in answer.source_nodes] == [FACTS[0]]
         asked = f"Facts: {FACTS[0]}\nQuestion: How many plums had Nora?\nAnswer: "

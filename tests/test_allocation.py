@@ -1,4 +1,6 @@
-"""Mixes: their sizes and files to the byte, the allocation against brute force, the model of the damage on known worlds."""
+"""Mixes: their sizes and files to the byte, the allocation against brute force, the model of the
+damage on known worlds.
+"""
 
 import itertools
 import json
@@ -64,7 +66,10 @@ def test_sizes_are_foreseen_to_the_byte(tmp_path, toolchain, hidden):
 
 
 def test_patterns_name_every_tensor_once():
-    names = [f"blk.{b}.{k}.weight" for b in range(12) for k in INNER] + ["token_embd.weight", "output.weight"]
+    names = [f"blk.{b}.{k}.weight" for b in range(12) for k in INNER] + [
+        "token_embd.weight",
+        "output.weight",
+    ]
     for seed in range(3):
         mix = random_mix(names, TYPES, seed)
         pairs = patterns(mix)
@@ -78,7 +83,9 @@ def test_a_mix_from_cached_tensors_is_the_direct_file(lab, measured, tmp_path, r
     types = ("Q2_K", "Q4_K", "Q8_0")
     mix = random_mix(names_of(read_layout(lab.gguf / "model.gguf")), types, 5)
     recipe = Recipe("Q4_K_M", True, (), patterns(mix), rounding)
-    extra = {"importance": measured} | ({"curvature": measured} if rounding == "compensated" else {})
+    extra = {"importance": measured} | (
+        {"curvature": measured} if rounding == "compensated" else {}
+    )
 
     def direct(kind, pairs):
         return lab.quantize(kind, list(pairs), **extra)
@@ -111,17 +118,27 @@ def test_distortion_is_the_error_of_the_layers_output(lab, measured):
         if t.name == name
     )
     e = w - q
-    assert found["ours"][name]["output"] == pytest.approx(np.trace(e @ h @ e.T) / np.trace(w @ h @ w.T), rel=1e-3)
+    assert found["ours"][name]["output"] == pytest.approx(
+        np.trace(e @ h @ e.T) / np.trace(w @ h @ w.T), rel=1e-3
+    )
     assert found["ours"][name]["weights"] == pytest.approx((e**2).sum() / (w**2).sum(), rel=1e-3)
-    better = [n for n in found["ours"] if n in of and found["ours"][n]["output"] < found["plain"][n]["output"]]
+    better = [
+        n
+        for n in found["ours"]
+        if n in of and found["ours"][n]["output"] < found["plain"][n]["output"]
+    ]
     assert len(better) == len(of), "compensated rounding lowers every layer's error"
-    assert found["ours"][name]["weights"] > found["plain"][name]["weights"], "and pays with the weights' own"
+    assert found["ours"][name]["weights"] > found["plain"][name]["weights"], (
+        "and pays with the weights' own"
+    )
 
 
 def table(seed, rows=6, columns=4):
     rng = np.random.default_rng(seed)
     size = np.sort(rng.integers(10, 100, (rows, columns)).astype(float), 1)
-    damage = np.sort(rng.exponential(1, (rows, columns)), 1)[:, ::-1] * rng.exponential(1, (rows, 1))
+    damage = np.sort(rng.exponential(1, (rows, columns)), 1)[:, ::-1] * rng.exponential(
+        1, (rows, 1)
+    )
     allowed = rng.random((rows, columns)) < 0.9
     allowed[:, -1] = True
     names, types = tuple(f"t{i}" for i in range(rows)), tuple(f"q{i}" for i in range(columns))
@@ -163,7 +180,9 @@ def test_many_matrices_leave_the_greedy_fill_near_the_optimum():
 
 
 def matrices(blocks=8, width=256):
-    inner = [Matrix(f"blk.{b}.{k}.weight", width, width, k, b) for b in range(blocks) for k in INNER]
+    inner = [
+        Matrix(f"blk.{b}.{k}.weight", width, width, k, b) for b in range(blocks) for k in INNER
+    ]
     return (
         *inner,
         Matrix("token_embd.weight", width, 2048, "token_embd", None),
@@ -178,7 +197,11 @@ def test_groups_fit_the_budget():
     assert bins_for(found, 1000) == 8
     groups = groups_of(found, 2)
     assert len(set(groups.values())) == 16
-    assert groups["blk.0.attn_q.weight"] == groups["blk.3.attn_q.weight"] != groups["blk.4.attn_q.weight"]
+    assert (
+        groups["blk.0.attn_q.weight"]
+        == groups["blk.3.attn_q.weight"]
+        != groups["blk.4.attn_q.weight"]
+    )
 
 
 def test_floors_bar_what_lies_far_below_its_class():
@@ -195,11 +218,24 @@ class World:
         rng = np.random.default_rng(seed)
         self.matrices = matrices()
         groups = groups_of(self.matrices, 2)
-        bits = {"Q2_K": 0.06, "Q3_K": 0.018, "IQ4_XS": 0.005, "Q4_K": 0.0045, "Q5_K": 0.0012, "Q6_K": 0.0003, "Q8_0": 0.00002}
-        shares = {t: {m.name: c * float(rng.lognormal(0, 0.3)) for m in self.matrices} for t, c in bits.items()}
+        bits = {
+            "Q2_K": 0.06,
+            "Q3_K": 0.018,
+            "IQ4_XS": 0.005,
+            "Q4_K": 0.0045,
+            "Q5_K": 0.0012,
+            "Q6_K": 0.0003,
+            "Q8_0": 0.00002,
+        }
+        shares = {
+            t: {m.name: c * float(rng.lognormal(0, 0.3)) for m in self.matrices}
+            for t, c in bits.items()
+        }
         self.space = Space(groups, shares)
         self.true = {g: float(rng.lognormal(-3, 0.9)) for g in self.space.group_names}
-        self.own = {m.name: self.true[groups[m.name]] * float(rng.lognormal(0, 0.15)) for m in self.matrices}
+        self.own = {
+            m.name: self.true[groups[m.name]] * float(rng.lognormal(0, 0.15)) for m in self.matrices
+        }
         self.bend, self.noise, self.rng = bend, noise, rng
 
     def kld(self, mix):
@@ -219,7 +255,10 @@ def test_the_model_foresees_and_knows_how_well(bend):
     held = total = 0
     for seed in range(6):
         world = World(seed, bend)
-        probes = [{n: "Q2_K" if own == g else "Q8_0" for n, own in world.space.groups.items()} for g in world.space.group_names]
+        probes = [
+            {n: "Q2_K" if own == g else "Q8_0" for n, own in world.space.groups.items()}
+            for g in world.space.group_names
+        ]
         seen = [world.seen(m) for m in [*map(world.uniform, ("Q2_K", "Q4_K", "Q8_0")), *probes]]
         model = fit(world.space, seen)
         for other in range(20):
@@ -244,7 +283,9 @@ def test_u_of_is_the_way_back():
 
 
 def test_a_byte_count_by_hand():
-    assert bytes_of(Matrix("x", 256, 3, "x", 0), "Q4_K") == 448, "3 blocks of 144 bytes, up to a multiple of 32"
+    assert bytes_of(Matrix("x", 256, 3, "x", 0), "Q4_K") == 448, (
+        "3 blocks of 144 bytes, up to a multiple of 32"
+    )
     assert written("Q4_K", 96) == "Q5_0"
     assert written("Q2_K", 96) == "Q4_0"
     assert written("IQ3_S", 96) == "IQ4_NL"

@@ -12,10 +12,25 @@ from sintra.layout import read_layout
 from sintra.quantizer import quantize
 
 GIB = 2**30
-LLAMA = {"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 16, "num_attention_heads": 8, "num_key_value_heads": 2,
-         "intermediate_size": 512, "vocab_size": 64, "tie_word_embeddings": False}  # fmt: skip
-LLAMA3_8B = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-             "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}  # fmt: skip
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "intermediate_size": 512,
+    "vocab_size": 64,
+    "tie_word_embeddings": False,
+}
+LLAMA3_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
 NAMES = {"norm": ("attn_norm", "ffn_norm")}
 
 
@@ -46,7 +61,9 @@ def write(path, config, tokens=False):
         if kind == "norm":
             seen[tensor.block] = seen.get(tensor.block, -1) + 1
             kind = NAMES[kind][seen[tensor.block]]
-        shape = (tensor.count // tensor.columns, tensor.columns) if tensor.matrix else (tensor.columns,)
+        shape = (
+            (tensor.count // tensor.columns, tensor.columns) if tensor.matrix else (tensor.columns,)
+        )
         data = random.normal(size=shape).astype(np.float16 if tensor.matrix else np.float32)
         writer.add_tensor(f"{place}{kind}.weight", data)
     writer.write_header_to_file()
@@ -55,9 +72,14 @@ def write(path, config, tokens=False):
     writer.close()
 
 
-@pytest.mark.parametrize("change", [
-    {}, {"num_key_value_heads": 8, "tie_word_embeddings": True}, {"hidden_size": 192, "intermediate_size": 544},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"num_key_value_heads": 8, "tie_word_embeddings": True},
+        {"hidden_size": 192, "intermediate_size": 544},
+    ],
+)
 def test_every_tensor_has_the_type_that_llama_cpp_gives_it(tmp_path, change):
     config = LLAMA | change
     of = architecture.of_config(config)
@@ -67,22 +89,50 @@ def test_every_tensor_has_the_type_that_llama_cpp_gives_it(tmp_path, change):
         layout = read_layout(tmp_path / "small.gguf")
         guessed = architecture.shape(of, preset)
         assert guessed.weight_bytes == layout["shape"]["weight_bytes"], preset
-        for name in ("embedding_bytes", "tied", "parameters", "layers", "kv_heads", "head_dim", "vocabulary"):
+        for name in (
+            "embedding_bytes",
+            "tied",
+            "parameters",
+            "layers",
+            "kv_heads",
+            "head_dim",
+            "vocabulary",
+        ):
             assert getattr(guessed, name) == layout["shape"][name], (preset, name)
 
 
-@pytest.mark.parametrize(("preset", "gib"), [  # llama.cpp, tools/quantize/README.md
-    ("Q2_K", 2.95), ("Q3_K_S", 3.41), ("Q3_K_L", 4.02), ("IQ4_XS", 4.17), ("Q4_K_S", 4.36), ("Q4_K_M", 4.58), ("Q5_K_M", 5.33),
-    ("Q6_K", 6.14), ("Q8_0", 7.95), ("F16", 14.96),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "gib"),
+    [  # llama.cpp, tools/quantize/README.md
+        ("Q2_K", 2.95),
+        ("Q3_K_S", 3.41),
+        ("Q3_K_L", 4.02),
+        ("IQ4_XS", 4.17),
+        ("Q4_K_S", 4.36),
+        ("Q4_K_M", 4.58),
+        ("Q5_K_M", 5.33),
+        ("Q6_K", 6.14),
+        ("Q8_0", 7.95),
+        ("F16", 14.96),
+    ],
+)
 def test_published_sizes_of_llama_3_8b(preset, gib):
-    assert architecture.shape(architecture.of_config(LLAMA3_8B), preset).weight_bytes / GIB == pytest.approx(gib, rel=0.005)
+    assert architecture.shape(
+        architecture.of_config(LLAMA3_8B), preset
+    ).weight_bytes / GIB == pytest.approx(gib, rel=0.005)
 
 
 def test_experts_are_read_in_part():
-    mixtral = LLAMA3_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+    mixtral = LLAMA3_8B | {
+        "model_type": "mixtral",
+        "vocab_size": 32000,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    }
     of = architecture.of_config(mixtral)
-    assert architecture.shape(of, "Q8_0").parameters / 1e9 == pytest.approx(46.7, abs=0.1)  # the model card's number
+    assert architecture.shape(of, "Q8_0").parameters / 1e9 == pytest.approx(
+        46.7, abs=0.1
+    )  # the model card's number
     assert of.active == pytest.approx(12.9 / 46.7, rel=0.02)
 
 

@@ -45,7 +45,10 @@ def test_unknown_metric():
 
 
 def test_limits_in_base_units():
-    conf = config.compose(ROOT, ["hardware=jetson_nano", "goal.max_size_mb=3", "goal.max_ram_gb=2", "goal.min_tg_tps=7"])
+    conf = config.compose(
+        ROOT,
+        ["hardware=jetson_nano", "goal.max_size_mb=3", "goal.max_ram_gb=2", "goal.min_tg_tps=7"],
+    )
     limits = {c.option: (c.metric, c.op, c.limit) for c in study_of(conf, []).goal.constraints}
     assert limits["goal.max_size_mb"] == ("size_bytes", "<=", 3e6)
     assert limits["goal.max_ram_gb"] == ("device_ram_bytes", "<=", 2 * 2**30)
@@ -82,7 +85,12 @@ def test_own_conf_folder(tmp_path, monkeypatch):
 def test_models_by_name_folder_and_hub(tiny):
     assert config.compose(ROOT, ["model=fable"])["model"]["source"] == "models/fable"
     assert config.compose(ROOT, [f"model={tiny}"])["model"] | {"convert": ""} == {
-        "name": "tiny", "source": str(tiny), "revision": "main", "convert": "", "trust_remote_code": False}  # fmt: skip
+        "name": "tiny",
+        "source": str(tiny),
+        "revision": "main",
+        "convert": "",
+        "trust_remote_code": False,
+    }
     assert config.compose(ROOT, ["model=owner/some-name@v1"])["model"]["revision"] == "v1"
 
 
@@ -97,7 +105,8 @@ def test_a_known_command_line_needs_no_hydra(tmp_path):
     config.compose(ROOT, ["seed=3"], cache=tmp_path)
     code = (
         "import sys; from pathlib import Path; from sintra import config\n"
-        f"print(config.compose(Path({str(ROOT)!r}), ['seed=3'], cache=Path({str(tmp_path)!r}))['seed'])\n"
+        f"print(config.compose(Path({str(ROOT)!r}), ['seed=3'], "
+        f"cache=Path({str(tmp_path)!r}))['seed'])\n"
         "print([m for m in ('hydra', 'omegaconf') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

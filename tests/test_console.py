@@ -1,4 +1,6 @@
-"""What a run says: a live line on a terminal, plain lines elsewhere, JSON, nothing; and the table in 80 columns."""
+"""What a run says: a live line on a terminal, plain lines elsewhere, JSON, nothing; and the table
+in 80 columns.
+"""
 
 import fcntl
 import json
@@ -34,8 +36,13 @@ def on_a_terminal(tmp_path, **env):
     """What a terminal of 80 columns is sent."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, stderr=theirs, stdout=theirs,
-                               env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **env})  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "log")],
+        cwd=ROOT,
+        stderr=theirs,
+        stdout=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **env},
+    )
     os.close(theirs)
     found = b""
     while True:
@@ -66,7 +73,9 @@ def test_no_color_is_heeded(tmp_path):
 
 
 def test_no_terminal_no_escapes(tmp_path):
-    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stderr == "built   something else  0.1 s\nfailed  at last\n"
 
 
@@ -103,11 +112,19 @@ def test_plain_fits_eighty_columns_and_says_what_comes(runs):
     assert "the longest study of tiny here took" in done.stderr
     start = next(i for i, x in enumerate(done.stdout.splitlines()) if x.startswith("variant"))
     rows = done.stdout.splitlines()[start:]
-    assert max(len(row) for row in rows[: next(i for i, x in enumerate(rows) if x.startswith("*")) + 2]) <= 80
+    assert (
+        max(
+            len(row) for row in rows[: next(i for i, x in enumerate(rows) if x.startswith("*")) + 2]
+        )
+        <= 80
+    )
 
 
 def test_an_unknown_mode_is_refused(runs):
     project, options, _ = runs
     done = project.doit(*options, "progress=loud")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1] == "sintra: progress=loud isn't known: use one of auto, plain, quiet, json"
+    assert (
+        done.stderr.strip().splitlines()[-1]
+        == "sintra: progress=loud isn't known: use one of auto, plain, quiet, json"
+    )

@@ -1,4 +1,6 @@
-"""`doit dashboard` in a real browser: a study begun, watched, cancelled, finished, read and talked to; and who may ask."""
+"""`doit dashboard` in a real browser: a study begun, watched, cancelled, finished, read and talked
+to; and who may ask.
+"""
 
 import contextlib
 import json
@@ -26,7 +28,10 @@ from sintra.errors import UserError
 from sintra.study import open_workspace
 from sintra.views import flow
 
-MORE = "planner.types=[Q8_0,Q2_K] texts.second=null probe.calibration_tokens=512 planner.rounding=nearest"
+MORE = (
+    "planner.types=[Q8_0,Q2_K] texts.second=null probe.calibration_tokens=512 "
+    "planner.rounding=nearest"
+)
 LONG = 400_000  # ms
 
 
@@ -35,9 +40,18 @@ class Dashboard:
 
     def __init__(self, project, *args, **env):
         command = [sys.executable, "-m", "doit", "dashboard", "--port", "0", *args]
-        given = {k: v for k, v in project.env(**env).items() if not k.startswith("PYTEST")}  # NiceGUI's own tests look for it
-        self.process = subprocess.Popen(command, cwd=project.root, env=given, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+        given = {
+            k: v for k, v in project.env(**env).items() if not k.startswith("PYTEST")
+        }  # NiceGUI's own tests look for it
+        self.process = subprocess.Popen(
+            command,
+            cwd=project.root,
+            env=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         self.line = self.process.stdout.readline()
         found = re.search(r"http://\S+", self.line)
         assert found, self.process.stderr.read()
@@ -127,7 +141,10 @@ def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
     page.get_by_text("The dry run").wait_for()
     steps = page.locator("tbody th").all_text_contents()
     assert "convert:mine" in steps
-    assert page.locator("tbody tr", has_text="convert:mine").locator("td").first.inner_text() == "build"
+    assert (
+        page.locator("tbody tr", has_text="convert:mine").locator("td").first.inner_text()
+        == "build"
+    )
     looked_at(browser, f"{dashboard.url}/new", "new", "text=Dry run")
 
 
@@ -139,7 +156,9 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     name = page.url.rsplit("/", 1)[1]
     page.locator(".badge.running").wait_for()
     bar = page.get_by_role("progressbar")
-    page.wait_for_function("+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') >= 4")
+    page.wait_for_function(
+        "+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') >= 4"
+    )
     first = int(bar.get_attribute("aria-valuenow"))
     page.get_by_text("Now: ").wait_for()
     assert page.locator("svg.flow g.now").count() >= 1, "what is being built stands out"
@@ -149,7 +168,9 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     page.locator(".badge.stopped").wait_for()
     assert not running.alive(project.root / "cache" / "studies" / name)
     page.get_by_role("button", name="Go on").click()
-    page.wait_for_function(f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}")
+    page.wait_for_function(
+        f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}"
+    )
     page.get_by_role("link", name="Open the report").wait_for()
     assert page.locator(".badge").first.inner_text() in ("met", "unmet", "undecided")
     result = project.result()
@@ -183,7 +204,9 @@ def test_both_are_asked(page, dashboard, project):
     kld = re.search(r"mean KLD ([\d.]+) nats", done.stdout)[1]
     assert abs(float(re.search(r"mean ([\d.]+),", words.inner_text())[1]) - float(kld)) < 2e-5
     parted = re.search(r"parts after (\d+) tokens", done.stdout)
-    assert (f"They part after {parted[1]} tokens." if parted else "Both say the same.") in words.inner_text()
+    assert (
+        f"They part after {parted[1]} tokens." if parted else "Both say the same."
+    ) in words.inner_text()
 
 
 def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
@@ -196,7 +219,9 @@ def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
     page.locator(".badge.running").wait_for()
     page.goto(f"{dashboard.url}/")
     second.stop()
-    page.locator("tr", has_text=name).locator(".badge.running, .badge.met, .badge.unmet").first.wait_for()
+    page.locator("tr", has_text=name).locator(
+        ".badge.running, .badge.met, .badge.unmet"
+    ).first.wait_for()
     page.locator("tr", has_text=name).locator(".badge.met, .badge.unmet").wait_for()
     assert (project.root / "outputs" / name / "report.html").is_file()
     looked_at(browser, f"{dashboard.url}/", "studies", "table")
@@ -213,7 +238,9 @@ def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
 def test_strangers_are_turned_away(dashboard, project):
     def status(path="/", **headers):
         try:
-            return urllib.request.urlopen(urllib.request.Request(dashboard.url + path, headers=headers), timeout=30).status
+            return urllib.request.urlopen(
+                urllib.request.Request(dashboard.url + path, headers=headers), timeout=30
+            ).status
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -234,15 +261,24 @@ def test_beyond_this_machine_a_token_is_asked_for(project):
         jar = urllib.request.HTTPCookieProcessor()
         opener = urllib.request.build_opener(jar)
         assert opener.open(f"{plain}/?token=a-word-of-ours", timeout=30).status == 200
-        assert opener.open(f"{plain}/new", timeout=30).url == f"{plain}/new", "the cookie is enough from now on"
+        assert opener.open(f"{plain}/new", timeout=30).url == f"{plain}/new", (
+            "the cookie is enough from now on"
+        )
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            opener.open(urllib.request.Request(f"{plain}/", headers={"Origin": "http://evil.example"}), timeout=30)
+            opener.open(
+                urllib.request.Request(f"{plain}/", headers={"Origin": "http://evil.example"}),
+                timeout=30,
+            )
     finally:
         made.stop()
 
 
 @pytest.mark.parametrize(
-    ("args", "says"), [(["--port", "99999"], "none from 0 to 65535"), (["--host", "not.a.host.invalid"], "can't listen")]
+    ("args", "says"),
+    [
+        (["--port", "99999"], "none from 0 to 65535"),
+        (["--host", "not.a.host.invalid"], "can't listen"),
+    ],
 )
 def test_mistakes(project, args, says):
     done = project.doit("dashboard", *args)
@@ -265,7 +301,9 @@ def test_without_the_extra(project, tmp_path):
 
 
 def ran(coroutine):
-    """The value of a coroutine that waits for nothing; Playwright's loop runs in this thread, so that asyncio.run can't."""
+    """The value of a coroutine that waits for nothing; Playwright's loop runs in this thread, so
+    that asyncio.run can't.
+    """
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -291,24 +329,33 @@ def test_websockets_are_guarded_too():
     assert ran(asked([host])) == ["websocket.close"]
     assert ran(asked([host, (b"cookie", b"sintra=wrong")])) == ["websocket.close"]
     assert ran(asked([host, (b"cookie", b"sintra=word")])) == ["let in"]
-    assert ran(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == ["websocket.close"]
+    assert ran(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == [
+        "websocket.close"
+    ]
     assert all(map(loopback, ("127.0.0.1", "::1", "localhost")))
     assert not any(map(loopback, ("0.0.0.0", "10.0.0.1", "evil.example")))
 
 
-@pytest.mark.parametrize(("values", "says"), [
-    ({}, "choose the hardware"), ({"hardware": "laptop", "more": "optimize"}, "is no option"),
-    ({"hardware": "laptop", "more": "--db-file=x"}, "is no option"),
-    ({"hardware": "laptop", "more": "store.path=/x"}, "one cache"),
-    ({"hardware": "laptop", "goal.max_kld": "-1"}, "above 0"), ({"hardware": "laptop", "goal.max_size_mb": "inf"}, "above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "choose the hardware"),
+        ({"hardware": "laptop", "more": "optimize"}, "is no option"),
+        ({"hardware": "laptop", "more": "--db-file=x"}, "is no option"),
+        ({"hardware": "laptop", "more": "store.path=/x"}, "one cache"),
+        ({"hardware": "laptop", "goal.max_kld": "-1"}, "above 0"),
+        ({"hardware": "laptop", "goal.max_size_mb": "inf"}, "above 0"),
+    ],
+)
 def test_what_a_form_may_not_say(values, says):
     with pytest.raises(UserError, match=re.escape(says)):
         runs.overrides(values)
 
 
 def test_the_graph_as_it_stands(project):
-    """By hand: a study whose first round is recorded and of which nothing is built but what the cache has."""
+    """By hand: a study whose first round is recorded and of which nothing is built but what the
+    cache has.
+    """
     name = project.result()["study"]
     studies = Studies(project.root)
     assert studies.known(name)
@@ -327,6 +374,8 @@ def test_the_graph_as_it_stands(project):
     gone.forget(place.store)
     held.write_text(json.dumps({"step": gone.name}))
     try:
-        assert Progress(open_workspace(project.root, studies.overrides(name))).now()["building"] == [gone.name]
+        assert Progress(open_workspace(project.root, studies.overrides(name))).now()[
+            "building"
+        ] == [gone.name]
     finally:
         held.unlink()

@@ -1,4 +1,6 @@
-"""What a machine is: this one against independent sources, boards from files in the form that they have there."""
+"""What a machine is: this one against independent sources, boards from files in the form that they
+have there.
+"""
 
 import json
 import os
@@ -20,7 +22,10 @@ from sintra.hardware.gpus import Gpu
 from sintra.study import composed
 
 GIB, MIB = 2**30, 2**20
-A76 = "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+A76 = (
+    "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm "
+    "lrcpc dcpop asimddp"
+)
 
 
 def tree(root, files):
@@ -31,20 +36,36 @@ def tree(root, files):
 
 
 def cores(count, features):
-    part = "BogoMIPS\t: 108.00\n" + features + "\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd0b\n"
+    part = (
+        "BogoMIPS\t: 108.00\n"
+        + features
+        + "\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd0b\n"
+    )
     return "".join(f"processor\t: {i}\n{part}\n" for i in range(count))
 
 
 def test_raspberry_pi_5(tmp_path):
-    root = tree(tmp_path, {
-        "proc/cpuinfo": cores(4, A76) + "Model\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
-        "proc/meminfo": "MemTotal:        8256144 kB\nMemFree:         5310976 kB\nMemAvailable:    7365520 kB\n",
-        "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
-        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n", "sys/class/thermal/thermal_zone0/temp": "54750\n",
-        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
-    })  # fmt: skip
+    root = tree(
+        tmp_path,
+        {
+            "proc/cpuinfo": cores(4, A76) + "Model\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+            "proc/meminfo": (
+                "MemTotal:        8256144 kB\nMemFree:         5310976 "
+                "kB\nMemAvailable:    7365520 kB\n"
+            ),
+            "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+            "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+            "sys/class/thermal/thermal_zone0/temp": "54750\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
+        },
+    )
     found = detect.linux(root)
-    assert (found.cores, found.physical, found.architecture, found.isa) == (4, 4, "aarch64", ("dotprod",))
+    assert (found.cores, found.physical, found.architecture, found.isa) == (
+        4,
+        4,
+        "aarch64",
+        ("dotprod",),
+    )
     assert (found.memory, found.usable) == (8256144 * 1024, 7365520 * 1024)
     assert (found.board, found.profile) == ("Raspberry Pi 5 Model B Rev 1.0", "raspberry_pi_5")
     assert found.temperatures == {"cpu-thermal": 54.75}
@@ -55,37 +76,60 @@ def test_raspberry_pi_5(tmp_path):
     assert made["usable_gb"] == pytest.approx(7365520 / 1024**2, abs=0.001)
 
 
-@pytest.mark.parametrize(("model", "name"), [
-    ("NVIDIA Jetson Orin Nano Developer Kit Super", "jetson_orin_nano_super"),
-    ("NVIDIA Jetson AGX Orin Developer Kit", "jetson_agx_orin"),
-    ("NVIDIA Jetson Orin Nano Developer Kit", "jetson_orin_nano"), ("NVIDIA Jetson Nano Developer Kit", "jetson_nano"),
-    ("Raspberry Pi 400 Rev 1.0", "raspberry_pi_4"), ("Raspberry Pi 500 Rev 1.0", "raspberry_pi_5"), ("Pine64 Rock64", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("NVIDIA Jetson Orin Nano Developer Kit Super", "jetson_orin_nano_super"),
+        ("NVIDIA Jetson AGX Orin Developer Kit", "jetson_agx_orin"),
+        ("NVIDIA Jetson Orin Nano Developer Kit", "jetson_orin_nano"),
+        ("NVIDIA Jetson Nano Developer Kit", "jetson_nano"),
+        ("Raspberry Pi 400 Rev 1.0", "raspberry_pi_4"),
+        ("Raspberry Pi 500 Rev 1.0", "raspberry_pi_5"),
+        ("Pine64 Rock64", ""),
+    ],
+)
 def test_boards_by_their_device_tree(tmp_path, model, name):
-    found = detect.linux(tree(tmp_path, {"proc/device-tree/model": model + "\0", "var/lib/nvpmodel/status": "pmode:0002"}))
+    found = detect.linux(
+        tree(
+            tmp_path,
+            {"proc/device-tree/model": model + "\0", "var/lib/nvpmodel/status": "pmode:0002"},
+        )
+    )
     assert found.profile == name
     assert found.modes == {"nvpmodel": "pmode:0002"}
 
 
 def test_a_container_with_limits_of_version_2(tmp_path):
     outer, inner = "sys/fs/cgroup/user.slice", "sys/fs/cgroup/user.slice/app.scope"
-    root = tree(tmp_path, {
-        "proc/cpuinfo": cores(8, A76), "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n",
-        "proc/self/cgroup": "0::/user.slice/app.scope\n", f"{outer}/memory.max": "536870912\n",
-        f"{outer}/memory.current": "200000000\n", f"{outer}/memory.stat": "anon 1\ninactive_file 50000000\n",
-        f"{inner}/memory.max": "max\n", f"{inner}/cpu.max": "150000 100000\n",
-    })  # fmt: skip
+    root = tree(
+        tmp_path,
+        {
+            "proc/cpuinfo": cores(8, A76),
+            "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n",
+            "proc/self/cgroup": "0::/user.slice/app.scope\n",
+            f"{outer}/memory.max": "536870912\n",
+            f"{outer}/memory.current": "200000000\n",
+            f"{outer}/memory.stat": "anon 1\ninactive_file 50000000\n",
+            f"{inner}/memory.max": "max\n",
+            f"{inner}/cpu.max": "150000 100000\n",
+        },
+    )
     found = detect.linux(root)
     assert found.limits == cgroups.Limits(536870912, 150000000, 1.5)
     assert (found.usable, found.cores) == (536870912 - 150000000, 1)
 
 
 def test_a_container_with_limits_of_version_1_seen_from_inside(tmp_path):
-    root = tree(tmp_path, {
-        "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n",
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "314572800", "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000",
-        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-    })  # fmt: skip
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "314572800",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        },
+    )
     assert cgroups.limits(root) == cgroups.Limits(314572800, 1000, 2.0)
     (root / "sys/fs/cgroup/memory/memory.limit_in_bytes").write_text("9223372036854771712")
     assert cgroups.limits(root).memory is None
@@ -125,8 +169,13 @@ def group():
 def test_a_real_cgroup_with_a_memory_limit(tmp_path, group):
     for item in ("dodo.py", "conf", "models"):
         (tmp_path / item).symlink_to(ROOT / item)
-    inside = f"echo $$ > {group}/cgroup.procs && exec {sys.executable} -m doit detect --format json --out mine.yaml"
-    done = subprocess.run(["sh", "-c", inside], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    inside = (
+        f"echo $$ > {group}/cgroup.procs && exec {sys.executable} -m doit detect --format "
+        "json --out mine.yaml"
+    )
+    done = subprocess.run(
+        ["sh", "-c", inside], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["machine"]["limits"]["memory"] == 700 * MIB
@@ -135,17 +184,34 @@ def test_a_real_cgroup_with_a_memory_limit(tmp_path, group):
 
 
 def test_a_mac_by_its_sysctl():
-    found = detect.apple({"machdep.cpu.brand_string": "Apple M2", "hw.memsize": str(8 * GIB), "hw.physicalcpu": "8",
-                          "hw.optional.arm.FEAT_I8MM": "1"}, 3 * GIB)  # fmt: skip
-    assert (found.profile, found.memory, found.cores, found.isa) == ("macbook_air_m2", 8 * GIB, 8, ("i8mm", "dotprod"))
+    found = detect.apple(
+        {
+            "machdep.cpu.brand_string": "Apple M2",
+            "hw.memsize": str(8 * GIB),
+            "hw.physicalcpu": "8",
+            "hw.optional.arm.FEAT_I8MM": "1",
+        },
+        3 * GIB,
+    )
+    assert (found.profile, found.memory, found.cores, found.isa) == (
+        "macbook_air_m2",
+        8 * GIB,
+        8,
+        ("i8mm", "dotprod"),
+    )
 
 
 def test_a_graphics_card_is_the_device_and_this_its_host(tmp_path):
     card = Gpu("NVIDIA GeForce RTX 3060", "cuda", 12 * GIB, 11 * GIB, 360e9)
-    host = detect.linux(tree(tmp_path, {"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n"}))
+    host = detect.linux(
+        tree(tmp_path, {"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n"})
+    )
     made = profile.of_machine(replace(host, gpus=(card,)), {"read": 30e9, "copy": 20e9}, None)
     assert (made["backend"], made["bandwidth_gbs"], made["usable_gb"]) == ("cuda", 360, 11)
-    assert (made["host_usable_gb"], made["host_bandwidth_gbs"]) == (pytest.approx(8000000 / 1024**2, abs=1e-3), 30)
+    assert (made["host_usable_gb"], made["host_bandwidth_gbs"]) == (
+        pytest.approx(8000000 / 1024**2, abs=1e-3),
+        30,
+    )
 
 
 def test_bandwidth_is_of_this_world():
@@ -155,13 +221,21 @@ def test_bandwidth_is_of_this_world():
 def test_a_profile_file_is_hardware(tmp_path):
     mine, bad = tmp_path / "mine.yaml", tmp_path / "bad.yaml"
     found = auto.detect(mine, measure=True)
-    conf = config.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)["hardware"]
+    conf = config.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)[
+        "hardware"
+    ]
     assert conf["bandwidth_gbs"] == found["profile"]["bandwidth_gbs"]
     assert conf["cores"] == 3
     mine.write_text("name: mine\nbandwidth_gbs: 77\nram_gb: 8\nusable_gb: 7\n")
-    again = config.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)["hardware"]
+    again = config.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)[
+        "hardware"
+    ]
     assert again["bandwidth_gbs"] == 77, "the cache of composed configurations sees a changed file"
-    for text, says in (("speed: 3", "a profile has no 'speed'"), ("- 1", "is no profile"), ("a: [", "can't be read")):
+    for text, says in (
+        ("speed: 3", "a profile has no 'speed'"),
+        ("- 1", "is no profile"),
+        ("a: [", "can't be read"),
+    ):
         bad.write_text(text)
         with pytest.raises(UserError, match=says):
             config.compose(ROOT, [f"hardware={bad}"])

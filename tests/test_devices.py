@@ -11,12 +11,21 @@ from sintra import devices
 from sintra.errors import UserError
 
 BASE = ["store.path=nowhere"]
-LLAMA3_8B = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-             "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}  # fmt: skip
+LLAMA3_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
 
 
 def doit(root, *args):
-    return subprocess.run([sys.executable, "-m", "doit", *args], cwd=root, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "doit", *args], cwd=root, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture
@@ -30,24 +39,36 @@ def folder(tmp_path):
 
 
 def test_estimate_of_a_config_on_one_device(folder):
-    done = doit(folder, "estimate", "--format", "json", "model=./big/config.json", "hardware=raspberry_pi_5")
+    done = doit(
+        folder, "estimate", "--format", "json", "model=./big/config.json", "hardware=raspberry_pi_5"
+    )
     assert done.returncode == 0, done.stderr
     rows = {r["type"]: r for r in json.loads(done.stdout)}
     speed = rows["Q4_K_M"]["device_tg_tps"]
     assert speed["low"] < 2.05 < speed["high"]  # published for the Raspberry Pi 5
     assert (rows["Q4_K_M"]["fits"], rows["F16"]["fits"]) == (True, False)
-    assert {p.name for p in (folder / "cache").iterdir()} <= {"doit.db", "meta"}, "nothing was built"
+    assert {p.name for p in (folder / "cache").iterdir()} <= {"doit.db", "meta"}, (
+        "nothing was built"
+    )
 
 
 def test_which_of_my_devices(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     devices.show(folder, ["model=./big", *BASE], True, "F16", "json")
     rows = json.loads(capsys.readouterr().out)
-    assert {r["device"] for r in rows} == {p.stem for p in (ROOT / "conf" / "hardware").glob("*.yaml")}
+    assert {r["device"] for r in rows} == {
+        p.stem for p in (ROOT / "conf" / "hardware").glob("*.yaml")
+    }
     by_name = {r["device"]: r for r in rows}
     assert by_name["rtx_4090"]["fits"]
     assert not by_name["jetson_nano"]["fits"]
-    devices.show(folder, ["model=./big", "hardware=rtx_3060", "hardware.host_usable_gb=30", *BASE], False, "", "text")
+    devices.show(
+        folder,
+        ["model=./big", "hardware=rtx_3060", "hardware.host_usable_gb=30", *BASE],
+        False,
+        "",
+        "text",
+    )
     assert "of 32 layers on the card" in capsys.readouterr().out
 
 

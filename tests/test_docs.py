@@ -1,4 +1,6 @@
-"""The docs are in step with the code, the site builds without a warning, and every command in them runs."""
+"""The docs are in step with the code, the site builds without a warning, and every command in them
+runs.
+"""
 
 import json
 import re
@@ -19,12 +21,16 @@ NOT_RUN = {
     "planner.model=NAME": "needs a language model's endpoint; tests/test_llm_studies.py runs one",
     "formats=[gguf,gptq,awq]": "installs llmcompressor; tests/test_formats.py runs it",
     "probe.tasks=[fable]": "asks 500 questions many times; tests/test_tasks.py runs the probe",
-    "listeners=": "needs a webhook, MLflow or the example plugin; tests/test_listeners.py, test_plugins.py",
+    "listeners=": (
+        "needs a webhook, MLflow or the example plugin; tests/test_listeners.py, test_plugins.py"
+    ),
     "executor=": "needs a cluster; tests/test_executors.py starts small ones",
     "device=ssh": "needs a board; tests/test_ssh.py has one on loopback",
     "store.remote=": "needs a shared store; tests/test_sharing.py has one on loopback",
     "doit dashboard": "serves until it is stopped; tests/test_dashboard.py",
-    "./mine.yaml": "stands for a file of the reader's; the guide's own example is run by tests/test_tasks.py",
+    "./mine.yaml": (
+        "stands for a file of the reader's; the guide's own example is run by tests/test_tasks.py"
+    ),
     "./errands.yaml": "run by tests/test_tasks.py as it stands in the guide",
 }
 SMALL = "model=fable_mini"
@@ -32,9 +38,15 @@ STUDIES = ("optimize", "sweep", "compare", "plan")
 
 
 def told():
-    """(file, command) of every line of the docs that is meant to be typed, but for the two that install."""
+    """(file, command) of every line of the docs that is meant to be typed, but for the two that
+    install.
+    """
     pages = ("guide.md", "index.md", "trust.md", "device.md")
-    files = [ROOT / "README.md", *(ROOT / "docs" / p for p in pages), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+    files = [
+        ROOT / "README.md",
+        *(ROOT / "docs" / p for p in pages),
+        *sorted((ROOT / "docs" / "howto").glob("*.md")),
+    ]
     typed = r"(?:\$ )?((?:[A-Z_]+=\S+ )?(?:doit|python -m sintra) .+)$"
     for path in files:
         text = path.read_text()
@@ -47,7 +59,10 @@ def told():
             yield path.name, shlex.split(line, comments=True)
 
 
-COMMANDS = sorted({tuple(words): name for name, words in told()}.items(), key=lambda c: ("ab" in c[0] or "surgery" in c[0], c))
+COMMANDS = sorted(
+    {tuple(words): name for name, words in told()}.items(),
+    key=lambda c: ("ab" in c[0] or "surgery" in c[0], c),
+)
 
 
 def test_reference_is_in_step():
@@ -58,8 +73,22 @@ def test_reference_is_in_step():
 
 
 def test_site_builds_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"NO_MKDOCS_2_WARNING": "1", "PATH": ""})
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"NO_MKDOCS_2_WARNING": "1", "PATH": ""},
+    )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     page = (tmp_path / "site" / "index.html").read_text()
@@ -70,7 +99,11 @@ def test_every_error_says_something():
     found = messages.messages(ROOT / "sintra")
     assert len(found) > 100
     assert {m.kind for m in found} == set(messages.KINDS)
-    assert [m for m in found if len(re.sub(r"\{[^}]*\}", "", m.text).split()) < 2 and not m.text.startswith("{")] == []
+    assert [
+        m
+        for m in found
+        if len(re.sub(r"\{[^}]*\}", "", m.text).split()) < 2 and not m.text.startswith("{")
+    ] == []
 
 
 def test_what_is_not_run_is_in_the_docs():
@@ -95,7 +128,9 @@ def test_every_metric_is_explained(reader):
     assert [n for n in named if glossary.known(n) is None] == []
 
 
-@pytest.mark.parametrize(("words", "name"), COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
+@pytest.mark.parametrize(
+    ("words", "name"), COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60]
+)
 def test_commands_run(reader, words, name):
     line = " ".join(words)
     if any(mark in line for mark in NOT_RUN):
@@ -103,9 +138,18 @@ def test_commands_run(reader, words, name):
     args = [*words[1:]] if words[0] == "doit" else None
     if args is None:
         pytest.skip("a Hydra application: tests/test_sweep.py runs it")
-    args = [a.replace("STUDY", json.loads((reader.root / "outputs/latest/result.json").read_text())["study"]) for a in args]
+    args = [
+        a.replace(
+            "STUDY", json.loads((reader.root / "outputs/latest/result.json").read_text())["study"]
+        )
+        for a in args
+    ]
     if set(args) & set(STUDIES):
-        args += [o for o in (SMALL, *QUICK) if o.partition("=")[0] not in {a.partition("=")[0] for a in args}]
+        args += [
+            o
+            for o in (SMALL, *QUICK)
+            if o.partition("=")[0] not in {a.partition("=")[0] for a in args}
+        ]
     done = reader.doit(*args)
     assert done.returncode in (0, 1), f"{name}: {line}\n{done.stderr[-2000:]}"
     assert "Traceback" not in done.stderr

@@ -7,34 +7,58 @@ from conftest import ROOT
 
 from sintra import config
 from sintra.hardware import profiles
-from sintra.hardware.estimate import HOST_EFFICIENCY, HOST_SPREAD, Shape, compute_bytes, estimate, kv_bytes, offload
+from sintra.hardware.estimate import (
+    HOST_EFFICIENCY,
+    HOST_SPREAD,
+    Shape,
+    compute_bytes,
+    estimate,
+    kv_bytes,
+    offload,
+)
 from sintra.hardware.fit import fit, leave_one_out, scores
 from sintra.hardware.points import PUBLISHED, read
 from sintra.study import hardware_of
 
 GIB, MIB = 2**30, 2**20
-LLAMA3_8B = Shape(int(4.58 * GIB), int(128256 * 4096 * 0.5625), False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256)
+LLAMA3_8B = Shape(
+    int(4.58 * GIB), int(128256 * 4096 * 0.5625), False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
+)
 
 
 def test_memory_as_llama_cpp_logs_it():
     assert kv_bytes(LLAMA3_8B, 512) == 64 * MIB
     assert compute_bytes(LLAMA3_8B, 512) / MIB == pytest.approx(258.5, abs=0.01)
-    assert compute_bytes(replace(LLAMA3_8B, inner=14336), 2048) / MIB == pytest.approx(258.5, abs=0.01)
+    assert compute_bytes(replace(LLAMA3_8B, inner=14336), 2048) / MIB == pytest.approx(
+        258.5, abs=0.01
+    )
 
 
-@pytest.mark.parametrize(("width", "inner", "context", "logged"), [
-    (256, 768, 512, 7.0137), (1024, 4096, 512, 32.5137), (1024, 4096, 2048, 34.0137),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "inner", "context", "logged"),
+    [
+        (256, 768, 512, 7.0137),
+        (1024, 4096, 512, 32.5137),
+        (1024, 4096, 2048, 34.0137),
+    ],
+)
 def test_compute_buffers_as_llama_cpp_logs_them(width, inner, context, logged):
     """Micro-batches of 512 tokens, a vocabulary of 2048, flash attention on a CPU."""
     small = replace(LLAMA3_8B, vocabulary=2048, width=width, inner=inner)
     assert compute_bytes(small, context) / MIB == pytest.approx(logged, abs=0.02)
-    assert compute_bytes(replace(small, heads=width // 64), context, flash=False) >= compute_bytes(small, context)
+    assert compute_bytes(replace(small, heads=width // 64), context, flash=False) >= compute_bytes(
+        small, context
+    )
 
 
-@pytest.mark.parametrize(("hardware", "shape", "published"), [
-    ("raspberry_pi_5", LLAMA3_8B, 2.05), ("intel_n100", LLAMA3_8B, 3.01), ("laptop", LLAMA3_8B, 6.86),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hardware", "shape", "published"),
+    [
+        ("raspberry_pi_5", LLAMA3_8B, 2.05),
+        ("intel_n100", LLAMA3_8B, 3.01),
+        ("laptop", LLAMA3_8B, 6.86),
+    ],
+)
 def test_decode_interval_holds_the_published_speed(hardware, shape, published):
     device = hardware_of(config.compose(ROOT, [f"hardware={hardware}"])["hardware"])
     found = next(m for m in estimate(shape, device, 512) if m.metric == "device_tg_tps")
@@ -45,7 +69,9 @@ def test_decode_interval_holds_the_published_speed(hardware, shape, published):
 def test_more_context_costs_memory_and_speed():
     device = hardware_of(config.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
     short, long = ({m.metric: m.value for m in estimate(LLAMA3_8B, device, n)} for n in (512, 4096))
-    assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(LLAMA3_8B, 4096) - kv_bytes(LLAMA3_8B, 512)
+    assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(
+        LLAMA3_8B, 4096
+    ) - kv_bytes(LLAMA3_8B, 512)
     assert long["device_tg_tps"] < short["device_tg_tps"]
 
 
@@ -74,7 +100,9 @@ def test_profiles_hold_what_the_fit_says(published):
         if (name, profile["backend"]) in pairs:
             device = posterior.device(name, profile["backend"], profile["bandwidth_gbs"] * 1e9)
             assert profile["efficiency"] == pytest.approx(device.efficiency, rel=0.01), name
-            assert profile["overhead_us_per_layer"] == pytest.approx(device.overhead_s * 1e6, rel=0.01), name
+            assert profile["overhead_us_per_layer"] == pytest.approx(
+                device.overhead_s * 1e6, rel=0.01
+            ), name
             assert profile["efficiency_spread"] == pytest.approx(device.spread, abs=0.01), name
     host = posterior.device("nobody", "cpu", 51.2e9)
     assert host.efficiency == pytest.approx(HOST_EFFICIENCY, rel=0.01)
@@ -87,7 +115,10 @@ def test_a_device_without_points_is_drawn_to_its_class_with_a_wide_interval(publ
     known, blind = fit(published), fit(others)
     width = [high / low for _, low, high in (known.predict(point), blind.predict(point))]
     assert width[1] > 2 * width[0]
-    own, other = blind.device("raspberry_pi_5", "cpu", point.bandwidth), blind.device("nobody", "cpu", point.bandwidth)
+    own, other = (
+        blind.device("raspberry_pi_5", "cpu", point.bandwidth),
+        blind.device("nobody", "cpu", point.bandwidth),
+    )
     assert own == other
 
 
@@ -104,7 +135,9 @@ def test_a_bad_points_file_is_a_line(tmp_path):
 
 def test_what_does_not_fit_a_card_goes_to_its_host():
     device = hardware_of(config.compose(ROOT, ["hardware=rtx_3060"])["hardware"])
-    large = Shape(int(14.96 * GIB), 128256 * 4096 * 2, False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256)
+    large = Shape(
+        int(14.96 * GIB), 128256 * 4096 * 2, False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
+    )
     whole, part = offload(LLAMA3_8B, device, 512), offload(large, device, 512)
     plain = next(m.value for m in estimate(LLAMA3_8B, device, 512) if m.metric == "device_tg_tps")
     assert whole.layers == 32
@@ -112,7 +145,9 @@ def test_what_does_not_fit_a_card_goes_to_its_host():
     assert 0 < part.layers < 32
     assert part.device_bytes <= device.usable_bytes
     assert part.low < part.tps < part.high < whole.tps
-    nowhere = hardware_of(config.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"])["hardware"])
+    nowhere = hardware_of(
+        config.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"])["hardware"]
+    )
     assert offload(large, nowhere, 512) is None
 
 

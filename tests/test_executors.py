@@ -1,4 +1,6 @@
-"""Steps elsewhere: jobs of Slurm (submitit's local executor, and a real one-node cluster where there is one), tasks of Ray."""
+"""Steps elsewhere: jobs of Slurm (submitit's local executor, and a real one-node cluster where
+there is one), tasks of Ray.
+"""
 
 import importlib.util
 import json
@@ -29,7 +31,11 @@ from sintra.store import Store, hash_file
 from sintra.terms import Terms
 from sintra.types import Artifact, File
 
-QUICKER = (*(q for q in QUICK if not q.startswith("planner.types")), "planner.types=[Q8_0,Q4_K_M]", "planner.rounding=nearest")
+QUICKER = (
+    *(q for q in QUICK if not q.startswith("planner.types")),
+    "planner.types=[Q8_0,Q4_K_M]",
+    "planner.rounding=nearest",
+)
 SUBMITIT = ("executor=slurm", "executor.cluster=local", "executor.poll_s=0.2")
 
 
@@ -45,7 +51,9 @@ def text_step(folder, size=1000):
 
 
 def workers(root):
-    found = subprocess.run(["pgrep", "-f", f"sintra.worker {root}"], capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["pgrep", "-f", f"sintra.worker {root}"], capture_output=True, text=True
+    ).stdout
     return [int(p) for p in found.split()]
 
 
@@ -60,11 +68,23 @@ def kill_one(root, seconds=60):
     return False
 
 
-@pytest.mark.parametrize(("state", "cause"), [
-    ("PENDING", None), ("RUNNING", None), ("REQUEUED", None), ("OUT_OF_MEMORY", "memory"), ("TIMEOUT", "late"),
-    ("CANCELLED by 0", "cancelled"), ("NODE_FAIL", "lost"), ("PREEMPTED", "lost"), ("FAILED", "lost"), ("GONE", "lost"),
-    ("COMPLETED", "exit"), ("CANCELLED+", "cancelled"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ("PENDING", None),
+        ("RUNNING", None),
+        ("REQUEUED", None),
+        ("OUT_OF_MEMORY", "memory"),
+        ("TIMEOUT", "late"),
+        ("CANCELLED by 0", "cancelled"),
+        ("NODE_FAIL", "lost"),
+        ("PREEMPTED", "lost"),
+        ("FAILED", "lost"),
+        ("GONE", "lost"),
+        ("COMPLETED", "exit"),
+        ("CANCELLED+", "cancelled"),
+    ],
+)
 def test_what_slurms_states_mean(state, cause):
     found = meaning(state)
     assert (found and found.cause) == cause
@@ -73,20 +93,34 @@ def test_what_slurms_states_mean(state, cause):
 def test_more_memory_up_to_a_limit(tmp_path):
     from sintra.executors.slurm import Slurm
 
-    slurm = Slurm(asdict(ExecutorConf()) | {"cluster": "local", "mem_gb": 8.0, "max_mem_gb": 20.0}, tmp_path)
+    slurm = Slurm(
+        asdict(ExecutorConf()) | {"cluster": "local", "mem_gb": 8.0, "max_mem_gb": 20.0}, tmp_path
+    )
     first = Need("x", mem_gb=8.0)
     second = slurm.more(first)
     third = slurm.more(second)
     assert (second.mem_gb, third.mem_gb, slurm.more(third)) == (16.0, 20.0, None)
     asked = slurm.parameters(Need("x", "alone", 4, True, 600.0, 0, 8.0))
-    assert (asked["timeout_min"], asked["slurm_exclusive"], asked["mem_gb"], asked["cpus_per_task"]) == (13, True, 8.0, 4)
+    assert (
+        asked["timeout_min"],
+        asked["slurm_exclusive"],
+        asked["mem_gb"],
+        asked["cpus_per_task"],
+    ) == (13, True, 8.0, 4)
 
 
 def test_a_node_with_other_versions_is_refused(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
-    order = {"key": step.key(store), "stage": "fetch", "step": step.name, "store": str(store.root), "inputs": {},
-             "action": step.action(store) | {"tools": {"nonesuch": "0.0.1"}}, "hints": step.hints,
-             "cwd": str(tmp_path)}  # fmt: skip
+    order = {
+        "key": step.key(store),
+        "stage": "fetch",
+        "step": step.name,
+        "store": str(store.root),
+        "inputs": {},
+        "action": step.action(store) | {"tools": {"nonesuch": "0.0.1"}},
+        "hints": step.hints,
+        "cwd": str(tmp_path),
+    }
     path = write_order(store, order, Need(step.name))
     assert run_order(str(path)) == 0
     ending = json.loads(ending_of(path).read_text())
@@ -117,7 +151,11 @@ def test_a_whole_sweep_through_submitit_and_a_worker_killed_in_it(project, tiny)
     built = project.built(done)
     assert len(built) == len(set(built))
     assert "1 of 2 met" in done.stdout
-    assert list((project.root / "cache" / "jobs").iterdir()) == list((project.root / "cache" / "orders").iterdir()) == []
+    assert (
+        list((project.root / "cache" / "jobs").iterdir())
+        == list((project.root / "cache" / "orders").iterdir())
+        == []
+    )
     here = project.doit(*words)
     anew = project.built(here)
     assert anew, "what was measured elsewhere isn't taken for measured here"
@@ -127,8 +165,14 @@ def test_a_whole_sweep_through_submitit_and_a_worker_killed_in_it(project, tiny)
 
 def test_told_to_stop_it_cancels_its_jobs(project, tiny):
     args = ["optimize", "hardware=jetson_nano", f"model={tiny}", *QUICKER, *SUBMITIT]
-    running = subprocess.Popen([sys.executable, "-m", "doit", *args], cwd=project.root, env=project.env(),
-                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "doit", *args],
+        cwd=project.root,
+        env=project.env(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     end = time.monotonic() + 60
     while not workers(project.root) and time.monotonic() < end:
         time.sleep(0.05)
@@ -155,8 +199,17 @@ def slurm(tmp_path_factory):
 
 def test_a_study_through_a_real_sbatch(slurm, toolchain, tiny, tmp_path):
     project = make_project(tmp_path / "project", toolchain)
-    words = ("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICKER, "executor=slurm", "executor.cpus=1",
-             "executor.mem_gb=null", "executor.poll_s=0.2", "executor.partition=work")  # fmt: skip
+    words = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        *QUICKER,
+        "executor=slurm",
+        "executor.cpus=1",
+        "executor.mem_gb=null",
+        "executor.poll_s=0.2",
+        "executor.partition=work",
+    )
     done = project.doit(*words, **slurm.env)
     assert done.returncode == 0, done.stderr
     assert len(slurm.jobs()) == len(project.built(done)) > 5
@@ -208,7 +261,9 @@ def held(tmp_path):
 
 @pytest.mark.parametrize("fate", ["requeued", "node lost"])
 def test_a_job_that_is_preempted_or_whose_node_is_lost(slurm, held, monkeypatch, fate):
-    """`scontrol requeue` is what pre-emption does to a job; a lost node is its daemon killed with all its processes."""
+    """`scontrol requeue` is what pre-emption does to a job; a lost node is its daemon killed with
+    all its processes.
+    """
     step, store, free = held
     for key, value in slurm.env.items():
         monkeypatch.setenv(key, value)
@@ -276,12 +331,18 @@ def test_ray_sends_what_measures_to_its_board_and_another_board_takes_over(ray, 
     asked = machine.executor.wanted(measuring)
     assert (asked["resources"], asked["num_cpus"]) == ({"jetson_nano": 1}, 1)
     assert machine.executor.wanted(Need("quality:x"))["resources"] == {}
-    object.__setattr__(step.plugin, "platform", True)  # a step that measures and yet can be held back
+    object.__setattr__(
+        step.plugin, "platform", True
+    )  # a step that measures and yet can be held back
     try:
         thread, said, errors = submitted(store, step, given)
         wait_for(lambda: workers(store.root))
         (first,) = workers(store.root)
-        ours = [os.getpgid(c.pid) for c in psutil.Process(board.pid).children(recursive=True) if c.pid == first]
+        ours = [
+            os.getpgid(c.pid)
+            for c in psutil.Process(board.pid).children(recursive=True)
+            if c.pid == first
+        ]
         assert ours, "it runs on the board"
         lose(board)
         wait_for(lambda: not workers(store.root))

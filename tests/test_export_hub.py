@@ -1,4 +1,6 @@
-"""The hub export: metadata, card, and an upload to a loopback server with the hub's documented endpoints."""
+"""The hub export: metadata, card, and an upload to a loopback server with the hub's documented
+endpoints.
+"""
 
 import hashlib
 import json
@@ -45,7 +47,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.startswith("/api/models/owner/model"):
-            return self.reply(200, {"id": "owner/model", "sha": "1" * 40, "siblings": [], "private": True})
+            return self.reply(
+                200, {"id": "owner/model", "sha": "1" * 40, "siblings": [], "private": True}
+            )
         return self.reply(404, {"error": "not found"})
 
     def do_PUT(self):
@@ -69,13 +73,31 @@ class Handler(BaseHTTPRequestHandler):
         if "/preupload/" in self.path:
             files = json.loads(data)["files"]
             mode = {True: "lfs", False: "regular"}
-            rows = [{"path": f["path"], "uploadMode": mode[f["path"].endswith(".gguf")], "shouldIgnore": False} for f in files]
+            rows = [
+                {
+                    "path": f["path"],
+                    "uploadMode": mode[f["path"].endswith(".gguf")],
+                    "shouldIgnore": False,
+                }
+                for f in files
+            ]
             return self.reply(200, {"files": rows})
         if self.path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(data)["objects"]
-            return self.reply(200, {"transfer": "basic", "objects": [
-                o | {"authenticated": True, "actions": {"upload": {"href": f"{server.url}/put/{o['oid']}"}}}
-                for o in objects]})  # fmt: skip
+            return self.reply(
+                200,
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        o
+                        | {
+                            "authenticated": True,
+                            "actions": {"upload": {"href": f"{server.url}/put/{o['oid']}"}},
+                        }
+                        for o in objects
+                    ],
+                },
+            )
         if "/commit/" in self.path:
             for line in data.splitlines():
                 item = json.loads(line)
@@ -83,7 +105,14 @@ class Handler(BaseHTTPRequestHandler):
                     server.files[item["value"]["path"]] = b64decode(item["value"]["content"])
                 if item["key"] == "lfsFile":
                     server.files[item["value"]["path"]] = server.blobs[item["value"]["oid"]]
-            return self.reply(200, {"success": True, "commitOid": "2" * 40, "commitUrl": f"{server.url}/owner/model/commit/2"})
+            return self.reply(
+                200,
+                {
+                    "success": True,
+                    "commitOid": "2" * 40,
+                    "commitUrl": f"{server.url}/owner/model/commit/2",
+                },
+            )
         return self.reply(404, {"error": self.path})
 
 
@@ -110,7 +139,11 @@ def test_metadata_are_filled_in_and_the_model_is_the_same(out):
     result = json.loads((out.parent / "result.json").read_text())
     made = next(out.glob("*.gguf"))
     reader = GGUFReader(made)
-    found = {k: reader.get_field(k).contents() for k in reader.fields if k.startswith(("general.", "sintra."))}
+    found = {
+        k: reader.get_field(k).contents()
+        for k in reader.fields
+        if k.startswith(("general.", "sintra."))
+    }
     assert found["general.name"] == "fable_mini"
     assert found["general.license"] == "cc0-1.0"
     assert found["general.quantized_by"].startswith("Sintra ")
@@ -131,7 +164,11 @@ def test_the_card_has_the_numbers_and_both_digests(out):
     measured = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
     said = {r.metric_type: r.metric_value for r in card.data.eval_results}
     assert said == {n: measured[n] for n in ("kld_mean", "same_top", "ppl_ratio")}
-    assert (card.data.license, card.data.library_name, card.data.base_model) == ("cc0-1.0", "gguf", None)
+    assert (card.data.license, card.data.library_name, card.data.base_model) == (
+        "cc0-1.0",
+        "gguf",
+        None,
+    )
     digest = hashlib.sha256(next(out.glob("*.gguf")).read_bytes()).hexdigest()
     assert digest in card.text
     assert result["winner"]["artifact"]["sha256"] in card.text
@@ -141,7 +178,10 @@ def test_the_card_has_the_numbers_and_both_digests(out):
 
 def test_a_hub_model_is_named_as_the_base(out, finished):
     given = opened(out.parent, Store(finished.root / "cache"), "the test")
-    given.manifest.update(source={"kind": "hub", "digest": "1" * 40}, overrides=["hardware=x", "model=owner/name@main"])
+    given.manifest.update(
+        source={"kind": "hub", "digest": "1" * 40},
+        overrides=["hardware=x", "model=owner/name@main"],
+    )
     assert hub.base_model(given) == "owner/name"
     keys = hub.metadata(given, "")
     assert keys["general.base_model.0.repo_url"] == "https://huggingface.co/owner/name"
@@ -155,8 +195,14 @@ def test_upload_only_with_a_token(out, finished, server):
     missing = finished.doit("export_hub", "upload=owner/model", HF_TOKEN="", HF_ENDPOINT=server.url)
     assert (missing.returncode, server.repos) == (2, {})
     assert "needs HF_TOKEN" in missing.stderr
-    sent = finished.doit("export_hub", "upload=owner/model", "license=cc0-1.0", HF_TOKEN="hf_secret", HF_ENDPOINT=server.url,
-                         HF_HUB_DISABLE_XET="1")  # fmt: skip
+    sent = finished.doit(
+        "export_hub",
+        "upload=owner/model",
+        "license=cc0-1.0",
+        HF_TOKEN="hf_secret",
+        HF_ENDPOINT=server.url,
+        HF_HUB_DISABLE_XET="1",
+    )
     assert sent.returncode == 0, sent.stderr
     assert "hf_secret" not in sent.stdout + sent.stderr
     assert server.repos["owner/model"]["visibility"] == "private"
@@ -164,7 +210,9 @@ def test_upload_only_with_a_token(out, finished, server):
     assert set(server.files) == {p.name for p in out.iterdir()}
     name = next(out.glob("*.gguf")).name
     assert server.files[name] == (out / name).read_bytes()
-    gone = finished.doit("export_hub", "upload=owner/model", HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:9")
+    gone = finished.doit(
+        "export_hub", "upload=owner/model", HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:9"
+    )
     assert gone.returncode == 1
     assert "the hub didn't take owner/model" in gone.stderr
 

@@ -38,7 +38,12 @@ def started(folder):
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
-    app = subprocess.Popen([sys.executable, folder / "app.py"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    app = subprocess.Popen(
+        [sys.executable, folder / "app.py"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return app, f"http://127.0.0.1:{port}/"
 
 
@@ -57,7 +62,11 @@ def test_front_matter_and_requirements(out):
     _, front, text = (out / "README.md").read_text().split("---\n", 2)
     said = yaml.safe_load(front)
     assert {k: said[k] for k in ("title", "sdk", "app_file", "sdk_version")} == {
-        "title": "Valley", "sdk": "gradio", "app_file": "app.py", "sdk_version": space.GRADIO}  # fmt: skip
+        "title": "Valley",
+        "sdk": "gradio",
+        "app_file": "app.py",
+        "sdk_version": space.GRADIO,
+    }
     assert "# Valley" in text
     assert (out / "requirements.txt").read_text() == "llama-cpp-python==0.3.36\n"
     assert "*.gguf filter=lfs" in (out / ".gitattributes").read_text()
@@ -72,7 +81,9 @@ def test_it_answers_in_a_browser(out):
     try:
         wait_for(app, url)
         with sync_playwright() as player:
-            page = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
+            page = player.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox"]
+            ).new_page()
             asked = []
             page.on("request", lambda request: asked.append(request.url))
             page.goto(url)
@@ -83,7 +94,9 @@ def test_it_answers_in_a_browser(out):
                 box.press("Enter")
                 said = page.locator(".message.bot").nth(turn - 1)
                 said.wait_for(timeout=60_000)
-                words_there = "n => document.querySelectorAll('.message.bot')[n].innerText.trim().length > 3"
+                words_there = (
+                    "n => document.querySelectorAll('.message.bot')[n].innerText.trim().length > 3"
+                )
                 page.wait_for_function(words_there, arg=turn - 1, timeout=60_000)
             assert page.title() == "Valley"
             strange = [u for u in asked if not u.startswith((url, "data:", "blob:"))]

@@ -1,4 +1,6 @@
-"""Docker and Kubernetes exports of a real winner, checked by the tools of their worlds, and their scripts run as they stand."""
+"""Docker and Kubernetes exports of a real winner, checked by the tools of their worlds, and their
+scripts run as they stand.
+"""
 
 import dataclasses
 import functools
@@ -79,7 +81,9 @@ def changed(given, **device):
 
 
 def lint(path):
-    return subprocess.run([HADOLINT, "--no-color", path], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [HADOLINT, "--no-color", path], capture_output=True, text=True, check=False
+    )
 
 
 def test_dockerfile_passes_hadolint_and_hadolint_can_fail(image, tmp_path):
@@ -107,9 +111,15 @@ def test_image_is_of_the_release_that_measured(image, given):
 def test_the_build_step_refuses_another_model(image, tmp_path):
     text = (image / "Dockerfile").read_text()
     digest = re.search(r"^ARG MODEL_SHA256=(\w+)$", text, re.M)[1]
-    step = re.search(r"^RUN (.+)$", text, re.M)[1].replace("/models/model.gguf", str(tmp_path / "model.gguf"))
+    step = re.search(r"^RUN (.+)$", text, re.M)[1].replace(
+        "/models/model.gguf", str(tmp_path / "model.gguf")
+    )
     shutil.copyfile(image / "model.gguf", tmp_path / "model.gguf")
-    run = functools.partial(subprocess.run, ["bash", "-o", "pipefail", "-c", step], env={**os.environ, "MODEL_SHA256": digest})
+    run = functools.partial(
+        subprocess.run,
+        ["bash", "-o", "pipefail", "-c", step],
+        env={**os.environ, "MODEL_SHA256": digest},
+    )
     assert run(capture_output=True).returncode == 0
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(99))
     assert run(capture_output=True).returncode != 0
@@ -126,15 +136,25 @@ def test_compose_is_confined_and_has_the_measured_memory(image, given):
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     measured = given.measured["ram_peak_bytes"]["value"]
-    reserved, limit = (int(service[k].removesuffix("m")) * MIB for k in ("mem_reservation", "mem_limit"))
+    reserved, limit = (
+        int(service[k].removesuffix("m")) * MIB for k in ("mem_reservation", "mem_limit")
+    )
     assert measured <= reserved < limit < 4 * measured
 
 
 def test_the_server_itself_stays_below_the_limit(image, given):
-    """llama.cpp's server with the Dockerfile's arguments; it's a library of xllamacpp here, so its peak has a Python in it."""
+    """llama.cpp's server with the Dockerfile's arguments; it's a library of xllamacpp here, so its
+    peak has a Python in it.
+    """
     words = json.loads(re.search(r"^CMD (\[.+\])$", (image / "Dockerfile").read_text(), re.M)[1])
     words[words.index("--model") + 1] = str(image / "model.gguf")
-    done = subprocess.run([sys.executable, "-c", SERVER, *words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["said"].strip()
@@ -155,8 +175,12 @@ def test_other_devices(given):
     with pytest.raises(UserError, match=r"no image of llama.cpp for 'riscv64'"):
         serving(changed(given, isa="riscv64"))
     recipe = given.result["winner"]["recipe"] | {"kv": "q8_0"}
-    small = dataclasses.replace(given, result=given.result | {"winner": given.result["winner"] | {"recipe": recipe}})
-    assert " ".join(serving(small).arguments("m")).endswith("--cache-type-k q8_0 --cache-type-v q8_0 --flash-attn on")
+    small = dataclasses.replace(
+        given, result=given.result | {"winner": given.result["winner"] | {"recipe": recipe}}
+    )
+    assert " ".join(serving(small).arguments("m")).endswith(
+        "--cache-type-k q8_0 --cache-type-v q8_0 --flash-attn on"
+    )
 
 
 def test_a_larger_context_costs_memory_by_the_formula(given):
@@ -184,20 +208,34 @@ def test_objects_hold_by_kubernetes_own_schemas(objects, version):
 
 def test_objects_fit_one_another(objects, given):
     assert objects["kustomization"]["resources"] == [
-        "configmap.yaml", "persistentvolumeclaim.yaml", "deployment.yaml", "service.yaml"]  # fmt: skip
+        "configmap.yaml",
+        "persistentvolumeclaim.yaml",
+        "deployment.yaml",
+        "service.yaml",
+    ]
     pod = objects["deployment"]["spec"]["template"]
     assert objects["service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    assert objects["deployment"]["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert (
+        objects["deployment"]["spec"]["selector"]["matchLabels"].items()
+        <= pod["metadata"]["labels"].items()
+    )
     spec = pod["spec"]
-    assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == objects["persistentvolumeclaim"]["metadata"]["name"]
-    assert spec["initContainers"][0]["envFrom"][0]["configMapRef"]["name"] == objects["configmap"]["metadata"]["name"]
+    assert (
+        spec["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        == objects["persistentvolumeclaim"]["metadata"]["name"]
+    )
+    assert (
+        spec["initContainers"][0]["envFrom"][0]["configMapRef"]["name"]
+        == objects["configmap"]["metadata"]["name"]
+    )
     assert objects["configmap"]["data"]["MODEL_SHA256"] == given.digest
     assert spec["nodeSelector"]["kubernetes.io/arch"] == "arm64"
     server, room = spec["containers"][0], memory(given, "")
     assert server["resources"]["requests"]["memory"] == f"{room.request // MIB}Mi"
     assert server["resources"]["limits"] == {"memory": f"{room.limit // MIB}Mi"}
-    assert {p: server[p]["httpGet"]["path"] for p in server if p.endswith("Probe")} == dict.fromkeys(
-        ("startupProbe", "readinessProbe", "livenessProbe"), "/health")  # fmt: skip
+    assert {
+        p: server[p]["httpGet"]["path"] for p in server if p.endswith("Probe")
+    } == dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), "/health")
     assert server["args"] == serving(given).arguments("/models/model.gguf")
 
 
@@ -207,7 +245,9 @@ def web(folder):
         def log_message(self, *args):
             pass
 
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    found = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
     threading.Thread(target=found.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{found.server_port}/model.gguf"
     found.shutdown()
@@ -216,8 +256,13 @@ def web(folder):
 def load(objects, models, **env):
     """The init container's own command."""
     command = objects["deployment"]["spec"]["template"]["spec"]["initContainers"][0]["command"]
-    return subprocess.Popen(command, env={**os.environ, "MODELS": str(models), **env}, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "MODELS": str(models), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl isn't here; the image has it")
@@ -237,7 +282,9 @@ def test_the_init_container_downloads_and_checks(objects, given, web, tmp_path):
 def test_the_init_container_waits_for_a_copy(objects, given, tmp_path):
     waiting = load(objects, tmp_path, MODEL_URL="", MODEL_SHA256=given.digest)
     assert "waiting for" in waiting.stdout.readline()
-    (tmp_path / "model.gguf").write_bytes(given.model.read_bytes()[:-1])  # a copy that isn't whole yet
+    (tmp_path / "model.gguf").write_bytes(
+        given.model.read_bytes()[:-1]
+    )  # a copy that isn't whole yet
     time.sleep(0.1)
     assert waiting.poll() is None
     shutil.copyfile(given.model, tmp_path / "model.gguf")
@@ -247,7 +294,9 @@ def test_the_init_container_waits_for_a_copy(objects, given, tmp_path):
 def test_mistakes_are_one_line(finished, folder, store):
     done = finished.doit("export_k8s", "imag=x")
     assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
-        2, "sintra: `doit export_k8s` has no option 'imag': did you mean 'image'?")  # fmt: skip
+        2,
+        "sintra: `doit export_k8s` has no option 'imag': did you mean 'image'?",
+    )
     done = finished.doit("export_docker", "--study", "gone")
     assert done.returncode == 2
     assert "outputs/gone holds no result" in done.stderr

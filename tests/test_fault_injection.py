@@ -9,7 +9,9 @@ from faults.lab import Lab, Tally, reference, warmed
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, toolchain, tiny):
-    """A lab whose cache holds the converted model, and what an uninterrupted run of the rest comes to."""
+    """A lab whose cache holds the converted model, and what an uninterrupted run of the rest comes
+    to.
+    """
     folder = tmp_path_factory.mktemp("faults")
     cold = Lab(folder / "cold", tiny, toolchain)
     reference(cold)

@@ -30,7 +30,9 @@ def full(tmp_path):
     """A disk of 3 MB, where this machine lets a test mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -42,7 +44,9 @@ def text_step(path, size):
     from sintra.store import hash_file
 
     digest = Artifact((File("text.txt", size, hash_file(path)),)).digest
-    return Step("fetch", f"text-{size}", {"kind": "file", "digest": digest}, hints={"from": str(path)})
+    return Step(
+        "fetch", f"text-{size}", {"kind": "file", "digest": digest}, hints={"from": str(path)}
+    )
 
 
 def test_a_full_disk(full, tmp_path):
@@ -52,7 +56,9 @@ def test_a_full_disk(full, tmp_path):
         run_step(large, store)
     assert large.outcome(store) is None, "a full disk is no result"
     run_step(small, store)
-    assert isinstance(small.outcome(store), Artifact), "what fits goes on; nothing was left lying about"
+    assert isinstance(small.outcome(store), Artifact), (
+        "what fits goes on; nothing was left lying about"
+    )
     assert list(Store(full / "cache").verify()) == []
 
 
@@ -76,7 +82,17 @@ def test_no_memory_is_a_result(tmp_path, monkeypatch):
     import json
 
     rest = {"action": {"params": {}}, "inputs": {}, "hints": {}, "threads": 1}
-    order.write_text(json.dumps({"key": "a" * 64, "stage": "greedy", "step": "greedy:x", "store": str(store.root), **rest}))
+    order.write_text(
+        json.dumps(
+            {
+                "key": "a" * 64,
+                "stage": "greedy",
+                "step": "greedy:x",
+                "store": str(store.root),
+                **rest,
+            }
+        )
+    )
     env = {k: v for k, v in os.environ.items() if k != "SINTRA_PARENT"}
     assert subprocess.run([sys.executable, "-c", code, str(order)], env=env).returncode == 0
     found = store.lookup("a" * 64)
@@ -86,14 +102,21 @@ def test_no_memory_is_a_result(tmp_path, monkeypatch):
 
 def workers(project):
     """Process ids of this project's workers."""
-    found = subprocess.run(["pgrep", "-f", f"sintra.worker {project.root}"], capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["pgrep", "-f", f"sintra.worker {project.root}"], capture_output=True, text=True
+    ).stdout
     return [int(p) for p in found.split()]
 
 
 def listen(project, command):
     """Start doit and keep what it says."""
     return subprocess.Popen(
-        command, cwd=project.root, env=project.env(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command,
+        cwd=project.root,
+        env=project.env(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
 
 
@@ -105,7 +128,9 @@ def wait_for_worker(project):
     raise AssertionError("no worker came up")
 
 
-@pytest.mark.parametrize(("number", "options"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["-n", "2"])])
+@pytest.mark.parametrize(
+    ("number", "options"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["-n", "2"])]
+)
 def test_stopped_it_leaves_nothing_running_and_the_next_run_goes_on(project, args, number, options):
     command = [sys.executable, "-m", "doit", *options, *args]
     running = listen(project, command)
@@ -124,7 +149,12 @@ def test_stopped_it_leaves_nothing_running_and_the_next_run_goes_on(project, arg
 def test_a_worker_killed_by_hand_is_said_and_not_kept(project, args):
     command = [sys.executable, "-m", "doit", *args]
     running = subprocess.Popen(
-        command, cwd=project.root, env=project.env(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command,
+        cwd=project.root,
+        env=project.env(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     os.kill(wait_for_worker(project), signal.SIGKILL)
     _, told = running.communicate(timeout=60)

@@ -26,12 +26,20 @@ from sintra.store import Store
 from sintra.study import open_workspace
 from sintra.types import Artifact, Failure, Hardware
 
-SMALL = ("probe=quick", "planner=ladder", "probe.calibration_tokens=1024", "compress.group_size=64", "texts.second=null")
+SMALL = (
+    "probe=quick",
+    "planner=ladder",
+    "probe.calibration_tokens=1024",
+    "compress.group_size=64",
+    "texts.second=null",
+)
 
 
 @pytest.fixture(scope="session")
 def environments(tmp_path_factory):
-    """A function: the cache that holds a format's environment, made once for all test processes; skips where pip can't."""
+    """A function: the cache that holds a format's environment, made once for all test processes;
+    skips where pip can't.
+    """
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"
 
@@ -42,7 +50,13 @@ def environments(tmp_path_factory):
             try:
                 run_step(step, store)
             except Transient as error:
-                pytest.skip(f"the extra sintra[{name}] isn't installed, and an environment for it can't be made: {error}")
+                pytest.skip(
+                    
+                        f"the extra sintra[{name}] isn't installed, and an environment for it "
+                        "can't "
+                        f"be made: {error}"
+                    
+                )
         assert isinstance(step.outcome(store), Artifact), step.outcome(store)
         return cache
 
@@ -56,7 +70,14 @@ def context(tmp_path, **params):
 
 
 def test_recipes_of_ggufs_are_what_they_were():
-    data = {"type": "Q4_K_M", "importance": True, "drop": [1], "tensors": [["a", "Q8_0"]], "rounding": "nearest", "kv": "f16"}
+    data = {
+        "type": "Q4_K_M",
+        "importance": True,
+        "drop": [1],
+        "tensors": [["a", "Q8_0"]],
+        "rounding": "nearest",
+        "kv": "f16",
+    }
     assert canonical(Recipe.of(data).as_json()) == canonical(data)
     assert Recipe.of(data).format == "gguf"
     other = Recipe("w4g128", format="gptq")
@@ -75,7 +96,10 @@ def test_a_device_says_what_it_can_run(project, tiny):
     asked = ["formats=[gguf,gptq,awq]", f"model={tiny}"]
     pi = open_workspace(project.root, [*asked, "hardware=raspberry_pi_5"]).study
     assert branches(pi) == []
-    assert [line.split(":")[0] for line in left_out(pi)] == ["gptq is not tried", "awq is not tried"]
+    assert [line.split(":")[0] for line in left_out(pi)] == [
+        "gptq is not tried",
+        "awq is not tried",
+    ]
     laptop = open_workspace(project.root, [*asked, "hardware=laptop"]).study
     assert [p.recipe.name for p in branches(laptop)] == ["gptq-w4g128", "awq-w4g128"]
     assert left_out(laptop) == []
@@ -113,10 +137,17 @@ def write_packed(folder: Path, source: Path, bits: int = 4, leave: str = "") -> 
         if module.endswith(leave or "nothing"):
             found[f"{module}.weight"] = torch.zeros(rows, columns, dtype=torch.float16)
         else:
-            found[f"{module}.weight_packed"] = torch.zeros(rows, columns * bits // 32, dtype=torch.int32)
+            found[f"{module}.weight_packed"] = torch.zeros(
+                rows, columns * bits // 32, dtype=torch.int32
+            )
     save_file(found, folder / "model.safetensors")
     weights = {"num_bits": 4, "group_size": 64}
-    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": weights}}}}
+    config = {
+        "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"g": {"weights": weights}},
+        }
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -138,7 +169,9 @@ def test_what_was_packed_is_read_back(tmp_path, tiny):
 def test_an_old_checkpoint_says_what_it_is(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert checkpoint.quantization(tmp_path) == {}
-    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 128, "desc_act": false}')
+    (tmp_path / "quantize_config.json").write_text(
+        '{"bits": 4, "group_size": 128, "desc_act": false}'
+    )
     assert checkpoint.quantization(tmp_path) == {"method": "gptq", "bits": 4, "group": 128}
 
 
@@ -206,11 +239,23 @@ def three(tmp_path_factory, toolchain, environments, tiny):
     for name in ("dodo.py", "conf", "models"):
         (root / name).symlink_to(ROOT / name)
     shutil.copytree(toolchain, root / "cache")
-    shutil.copytree(cache, root / "cache", dirs_exist_ok=True, ignore=shutil.ignore_patterns("envs", "orders", "tmp"))
+    shutil.copytree(
+        cache,
+        root / "cache",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("envs", "orders", "tmp"),
+    )
     (root / "cache" / "envs").symlink_to(cache / "envs")
     project = Project(root)
-    args = ("hardware=laptop", f"model={tiny}", *SMALL, "planner.types=[Q4_K_M]", "max_rounds=1",
-            "formats=[gguf,gptq,awq]", "goal.max_kld=100")  # fmt: skip
+    args = (
+        "hardware=laptop",
+        f"model={tiny}",
+        *SMALL,
+        "planner.types=[Q4_K_M]",
+        "max_rounds=1",
+        "formats=[gguf,gptq,awq]",
+        "goal.max_kld=100",
+    )
     return project, args, project.doit("optimize", *args)
 
 
@@ -223,13 +268,23 @@ def test_three_formats_one_command_one_table(three):
     for row in result["formats"][1:]:
         assert row["agreement"]["agree_tokens"] == 1
         assert row["agreement"]["agree_kld_mean"] < 1e-4
-    names = {c["recipe"].get("format", "gguf"): c for c in result["candidates"] if c["decided_on"] == "report"}
+    names = {
+        c["recipe"].get("format", "gguf"): c
+        for c in result["candidates"]
+        if c["decided_on"] == "report"
+    }
     assert set(names) == {"gguf", "gptq", "awq"}
-    counts = {name: next(m["n"] for m in c["measurements"] if m["metric"] == "kld_mean") for name, c in names.items()}
+    counts = {
+        name: next(m["n"] for m in c["measurements"] if m["metric"] == "kld_mean")
+        for name, c in names.items()
+    }
     assert len(set(counts.values())) == 1, "the same tokens"
     for name in ("gptq", "awq"):
         rows = {m["metric"]: m for m in names[name]["measurements"]}
-        assert all("transformers" in rows[m]["protocol"] for m in ("kld_mean", "tg_tps", "ram_peak_bytes", "device_tg_tps"))
+        assert all(
+            "transformers" in rows[m]["protocol"]
+            for m in ("kld_mean", "tg_tps", "ram_peak_bytes", "device_tg_tps")
+        )
         assert 0 < rows["kld_mean"]["value"] < 1
     again = project.doit("optimize", *args)
     assert again.returncode == 0
@@ -244,7 +299,9 @@ def test_what_lies_in_outputs_is_what_the_manifest_says(three):
     from sintra.store import hash_file
 
     drawn = ("manifest.json", "report.html")
-    assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name not in drawn} == set(manifest)
+    assert {
+        str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name not in drawn
+    } == set(manifest)
     assert all(hash_file(out / name) == digest for name, digest in manifest.items())
     for candidate in project.result()["candidates"]:
         name = candidate["recipe"].get("format", "gguf")
@@ -272,8 +329,16 @@ def test_it_reloads_from_outputs_and_reproduces_its_divergence(three, tmp_path, 
     baseline = place.graph().baseline("report").outcome(place.store)
     place.store.lay_out(baseline, tmp_path)
     python = next((project.root / "cache" / "envs").glob("*/bin/python"))
-    command = [str(python), "-c", RELOAD, str(tmp_path), str(project.root / "outputs" / "latest" / name / "model")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    command = [
+        str(python),
+        "-c",
+        RELOAD,
+        str(tmp_path),
+        str(project.root / "outputs" / "latest" / name / "model"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0, done.stderr
     said = next(c for c in project.result()["candidates"] if c["recipe"].get("format") == name)
     value = next(m["value"] for m in said["measurements"] if m["metric"] == "kld_mean")
@@ -283,7 +348,9 @@ def test_it_reloads_from_outputs_and_reproduces_its_divergence(three, tmp_path, 
 def test_the_lock_names_everything_that_ran(three):
     project, args, _ = three
     place = open_workspace(project.root, list(args))
-    lock = place.store.read_json(place.graph().environment("gptq").outcome(place.store), "lock.json")
+    lock = place.store.read_json(
+        place.graph().environment("gptq").outcome(place.store), "lock.json"
+    )
     wanted_version = ENVIRONMENTS["compressor"].requirements[0].partition("==")[2]
     assert lock["llmcompressor"] == wanted_version
     assert {"torch", "transformers", "compressed-tensors"} <= set(lock)
@@ -291,10 +358,14 @@ def test_the_lock_names_everything_that_ran(three):
     assert str(project.root) not in canonical(key)
 
 
-@pytest.mark.skipif(not os.environ.get("SINTRA_TEST_GPTQ"), reason="a minute of pip: SINTRA_TEST_GPTQ=1 runs it")
+@pytest.mark.skipif(
+    not os.environ.get("SINTRA_TEST_GPTQ"), reason="a minute of pip: SINTRA_TEST_GPTQ=1 runs it"
+)
 def test_an_environment_that_is_gone_is_built_again_from_its_lock(environments, tmp_path):
     store = Store(environments("compressor"))
-    lock = store.read_json(Step("environment", "compressor", wanted("compressor", "auto")).outcome(store), "lock.json")
+    lock = store.read_json(
+        Step("environment", "compressor", wanted("compressor", "auto")).outcome(store), "lock.json"
+    )
     given = context(tmp_path, root="llmcompressor")
     python = python_of(given, "compressor", lock)
     assert python.startswith(str(tmp_path))
@@ -311,18 +382,34 @@ def test_estimates_of_other_runtimes_hold_the_whole_model():
     rows = {m.metric: m for m in estimated(shape, device, 512, "f16", "transformers")}
     assert rows["device_ram_bytes"].value > 4 * shape.parameters
     assert rows["device_tg_tps"].value < 1 / (shape.layers * 0.002)
-    gpu = {m.metric: m for m in estimated(shape, replace(device, backend="cuda"), 512, "f16", "transformers")}
+    gpu = {
+        m.metric: m
+        for m in estimated(shape, replace(device, backend="cuda"), 512, "f16", "transformers")
+    }
     assert gpu["device_ram_bytes"].value < rows["device_ram_bytes"].value
 
 
 @pytest.mark.skipif(
-    not os.environ.get("SINTRA_TEST_GPTQ"), reason="two minutes more: SINTRA_TEST_GPTQ=1 runs GPTQModel's tests"
+    not os.environ.get("SINTRA_TEST_GPTQ"),
+    reason="two minutes more: SINTRA_TEST_GPTQ=1 runs GPTQModel's tests",
 )
 def test_gptqmodel_makes_and_reads_auto_gptqs_format(project, tiny, environments, tmp_path):
     cache = environments("gptq")
-    shutil.copytree(cache, project.root / "cache", dirs_exist_ok=True, ignore=shutil.ignore_patterns("envs", "orders", "tmp"))
+    shutil.copytree(
+        cache,
+        project.root / "cache",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("envs", "orders", "tmp"),
+    )
     (project.root / "cache" / "envs").symlink_to(cache / "envs")
-    args = ("hardware=laptop", f"model={tiny}", *SMALL, "max_rounds=1", "formats=[gptq_native]", "goal.max_kld=100")
+    args = (
+        "hardware=laptop",
+        f"model={tiny}",
+        *SMALL,
+        "max_rounds=1",
+        "formats=[gptq_native]",
+        "goal.max_kld=100",
+    )
     done = project.doit("optimize", *args)
     assert done.returncode == 0, done.stdout + done.stderr
     first, out = project.result(), project.root / "outputs" / "latest" / "model"
@@ -335,14 +422,19 @@ def test_gptqmodel_makes_and_reads_auto_gptqs_format(project, tiny, environments
     done = project.doit("optimize", *args, f"compress.checkpoint={old}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [s for s in project.built(done) if s.startswith("agreement")]
-    values = [{m["metric"]: m["value"] for m in r["winner"]["measurements"]}["kld_mean"] for r in (first, project.result())]
+    values = [
+        {m["metric"]: m["value"] for m in r["winner"]["measurements"]}["kld_mean"]
+        for r in (first, project.result())
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
 def test_a_checkpoint_needs_its_format(project, tiny):
     with pytest.raises(UserError, match="formats="):
         open_workspace(project.root, [f"compress.checkpoint={tiny}"])
-    place = open_workspace(project.root, [f"model={tiny}", f"compress.checkpoint={tiny}", "formats=[gptq_native]"])
+    place = open_workspace(
+        project.root, [f"model={tiny}", f"compress.checkpoint={tiny}", "formats=[gptq_native]"]
+    )
     step = place.graph().quantize(branches(place.study)[0].recipe)
     for above in step.all():
         run_step(above, place.store)

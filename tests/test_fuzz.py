@@ -1,4 +1,6 @@
-"""A few hundred odd inputs for everything that reads what others wrote; bench/fuzz.py does the hundred thousands."""
+"""A few hundred odd inputs for everything that reads what others wrote; bench/fuzz.py does the
+hundred thousands.
+"""
 
 import contextlib
 import shutil
@@ -13,16 +15,30 @@ from hypothesis import strategies as st
 
 GUARD = Guard()
 FEW = {"overrides to a study": 10, "profiles to a study": 10}
-QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate]}
+QUIET = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": [Phase.generate],
+}
 EDITS = st.lists(
-    st.builds(Edit, st.sampled_from(KINDS), st.floats(0, 1), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=6
+    st.builds(
+        Edit,
+        st.sampled_from(KINDS),
+        st.floats(0, 1),
+        st.integers(0, 1 << 16),
+        st.integers(0, 1 << 16),
+    ),
+    max_size=6,
 )
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_falls(name, tmp_path, monkeypatch):
     target, count = TARGETS[name], Count()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "one"))  # what a target makes for itself lies in there too
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path / "one")
+    )  # what a target makes for itself lies in there too
     (tmp_path / "one").mkdir()
     with contextlib.suppress(*target.allowed):
         target.run(target.seeds()[0], tmp_path / "one")  # what is imported is imported now

@@ -6,14 +6,23 @@ from sintra import history
 
 
 def result(number):
-    return {"study": f"s{number}", "model": "m", "hardware": "h", "goal": {"name": "g"}, "status": "met", "winner": None}
+    return {
+        "study": f"s{number}",
+        "model": "m",
+        "hardware": "h",
+        "goal": {"name": "g"},
+        "status": "met",
+        "winner": None,
+    }
 
 
 def test_many_may_open_a_new_one_at_once(tmp_path):
     for attempt in range(10):
         path = tmp_path / f"{attempt}.db"
         with ThreadPoolExecutor(8) as pool:
-            added = list(pool.map(lambda n, path=path: history.append(path, result(n), f"d{n}"), range(8)))
+            added = list(
+                pool.map(lambda n, path=path: history.append(path, result(n), f"d{n}"), range(8))
+            )
         assert added == [True] * 8
         assert {r["study"] for r in history.rows(path)} == {f"s{n}" for n in range(8)}
 

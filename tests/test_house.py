@@ -1,4 +1,6 @@
-"""The house's own rules: layers, docs in step with the code, nothing of this machine in the repository."""
+"""The house's own rules: layers, docs in step with the code, nothing of this machine in the
+repository.
+"""
 
 import ast
 import importlib
@@ -71,15 +73,47 @@ LAYERS = [
     {"graph", "node", "study", "worker", "engine", "run", "footprint", "answer"},
     {"bounds", "known", "truth"},
     {"lessons"},
-    {"rounds", "result", "delivery", "validation", "latest", "steps", "sharing", "reporter", "forget", "running", "taskdb"},
-    {"dryrun", "story", "catalogue", "calibration", "past", "sweep", "pareto", "recommend", "delivered", "devices"},
+    {
+        "rounds",
+        "result",
+        "delivery",
+        "validation",
+        "latest",
+        "steps",
+        "sharing",
+        "reporter",
+        "forget",
+        "running",
+        "taskdb",
+    },
+    {
+        "dryrun",
+        "story",
+        "catalogue",
+        "calibration",
+        "past",
+        "sweep",
+        "pareto",
+        "recommend",
+        "delivered",
+        "devices",
+    },
     {"exchange", "upkeep", "usage"},
     {"overview", "anatomy", "heat", "ci"},
     {"account"},
     {"briefing", "pages", "dashboard", "glossary", "messages", "reference"},
     {"exported", "commands", "manual", "tasks", "__main__", "cli"},
 ]
-LEAVES = {"stages", "probes", "planners", "exports", "listeners", "adapters", "hardware", "executors"}
+LEAVES = {
+    "stages",
+    "probes",
+    "planners",
+    "exports",
+    "listeners",
+    "adapters",
+    "hardware",
+    "executors",
+}
 SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
 
 
@@ -90,7 +124,11 @@ def level(name):
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sintra":
-            yield from ([f"{node.module}.{a.name}" for a in node.names] if node.module == "sintra" else [node.module])
+            yield from (
+                [f"{node.module}.{a.name}" for a in node.names]
+                if node.module == "sintra"
+                else [node.module]
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -115,7 +153,9 @@ def test_readme_lists_every_file():
     readme = (ROOT / "README.md").read_text()
     missing = [p for p in SOURCES if p.name != "__init__.py" and p.name not in readme]
     assert missing == []
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     there = {line.rsplit("/", 1)[-1] for line in listed.splitlines()}
     assert set(re.findall(r"^ +(\w+\.py) ", readme, re.M)) <= there
 
@@ -133,7 +173,11 @@ def test_every_option_is_documented():
     from sintra.config import keys, names
 
     guide = (ROOT / "docs" / "guide.md").read_text()
-    plain = {k for k in keys() if not k.startswith(("hardware.", "model.name")) and not k.endswith(".name")}
+    plain = {
+        k
+        for k in keys()
+        if not k.startswith(("hardware.", "model.name")) and not k.endswith(".name")
+    }
     assert sorted(k for k in plain if f"`{k}`" not in guide) == []
     assert sorted(h for h in names(ROOT, "hardware") if f"`{h}`" not in guide) == []
 
@@ -144,7 +188,9 @@ def test_entry_points_load():
 
 
 def test_nothing_of_a_machine_in_the_repository():
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     for name in listed.split():
         path = ROOT / name
         if (
@@ -163,4 +209,6 @@ def test_benches_name_what_there_is(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sintra"):
             module = importlib.import_module(node.module)
             for name in (alias.name for alias in node.names):
-                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), f"{node.module}.{name}"
+                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), (
+                    f"{node.module}.{name}"
+                )

@@ -1,4 +1,6 @@
-"""The hub path through huggingface_hub itself, against a loopback server that speaks the hub's protocol."""
+"""The hub path through huggingface_hub itself, against a loopback server that speaks the hub's
+protocol.
+"""
 
 import hashlib
 import json
@@ -45,7 +47,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         hub, path = self.server, self.path.split("?")[0]
         if hub.gated:
-            return self.reply(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access to model owner/tiny is restricted")
+            return self.reply(
+                403,
+                b"{}",
+                X_Error_Code="GatedRepo",
+                X_Error_Message="Access to model owner/tiny is restricted",
+            )
         if path.startswith("/api/models/owner/tiny"):
             revision = path.rpartition("/revision/")[2] if "/revision/" in path else "main"
             commit = {"main": hub.main, FIRST: FIRST, SECOND: SECOND}.get(revision)
@@ -53,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply(404, b"{}", X_Error_Code="RevisionNotFound")
             rows = [self.sibling(n) for n in hub.files]
             return self.reply(
-                200, json.dumps({"id": "owner/tiny", "modelId": "owner/tiny", "sha": commit, "siblings": rows}).encode()
+                200,
+                json.dumps(
+                    {"id": "owner/tiny", "modelId": "owner/tiny", "sha": commit, "siblings": rows}
+                ).encode(),
             )
         if path.startswith("/owner/tiny/resolve/"):
             return self.resolve(*path.removeprefix("/owner/tiny/resolve/").split("/", 1))
@@ -71,7 +81,11 @@ class Handler(BaseHTTPRequestHandler):
         hub, data = self.server, self.server.files.get(name)
         if data is None:
             return self.reply(404, b"", X_Error_Code="EntryNotFound")
-        tag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+        tag = {
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "X_Repo_Commit": commit,
+            "Accept_Ranges": "bytes",
+        }
         if self.command == "HEAD":
             return self.reply(200, b"", **tag | {"Content_Length": str(len(data))})
         start = 0
@@ -136,14 +150,18 @@ def test_pinned_to_its_commit(project, hub):
 
     fresh = project.doit(*ARGS, "refresh=true", HF_ENDPOINT=hub.url)
     assert f"pinned  owner/tiny at {SECOND}" in fresh.stderr
-    assert project.built(fresh) == ["fetch:owner-tiny"], "equal files at the new commit leave the rest alone"
+    assert project.built(fresh) == ["fetch:owner-tiny"], (
+        "equal files at the new commit leave the rest alone"
+    )
 
 
 def test_no_network_and_nothing_cached(project):
     done = project.doit(*ARGS)
     assert done.returncode == 1
     assert "the hub can't be reached to resolve owner/tiny" in done.stderr
-    assert [x for x in done.stderr.splitlines() if x.startswith("sintra: ")] == done.stderr.splitlines()[-1:]
+    assert [
+        x for x in done.stderr.splitlines() if x.startswith("sintra: ")
+    ] == done.stderr.splitlines()[-1:]
 
 
 def test_gated(project, hub):
@@ -154,7 +172,9 @@ def test_gated(project, hub):
 
 
 def test_unknown_revision(project, hub):
-    done = project.doit(*[a.replace("owner/tiny", "owner/tiny@v9") for a in ARGS], HF_ENDPOINT=hub.url)
+    done = project.doit(
+        *[a.replace("owner/tiny", "owner/tiny@v9") for a in ARGS], HF_ENDPOINT=hub.url
+    )
     assert done.returncode == 2
     assert "no revision 'v9'" in done.stderr
 

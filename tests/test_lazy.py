@@ -23,14 +23,19 @@ print(seen)
 
 def test_threads_see_a_whole_module():
     for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", THREADS], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == str([True] * 8), done.stdout + done.stderr
 
 
 def test_nothing_is_loaded_before_it_is_used():
     code = (
-        "import sys; from sintra import lazy; m = lazy.module('sintra.calibration'); print('sintra.calibration' in sys.modules)"
+        "import sys; from sintra import lazy; m = lazy.module('sintra.calibration'); "
+        "print('sintra.calibration' in sys.modules)"
     )
     code += "; m.report; print('sintra.calibration' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "True"]

@@ -39,7 +39,9 @@ def fitted(run):
 def taught():
     """A world, and what studies of three like it taught."""
     world = World(7)
-    runs = [Run(study(size=bits(world, 3.6)), kin_of(world, seed)).to_its_end() for seed in (1, 2, 3)]
+    runs = [
+        Run(study(size=bits(world, 3.6)), kin_of(world, seed)).to_its_end() for seed in (1, 2, 3)
+    ]
     return world, tuple(lesson(fitted(r), r.sizes.matrices) for r in runs)
 
 
@@ -56,7 +58,10 @@ def evaluations(run, limit):
 def test_a_study_like_earlier_ones_is_sooner_there_and_ends_as_well(taught):
     world, known = taught
     goal = study(size=bits(world, 3.6))
-    cold, warm = Run(goal, kin_of(world, 9)).to_its_end(), Run(goal, kin_of(world, 9), lessons=known).to_its_end()
+    cold, warm = (
+        Run(goal, kin_of(world, 9)).to_its_end(),
+        Run(goal, kin_of(world, 9), lessons=known).to_its_end(),
+    )
     limit = 1.05 * cold.best()
     assert evaluations(warm, limit) <= 0.5 * evaluations(cold, limit)
     assert warm.best() <= 1.05 * cold.best()
@@ -65,10 +70,19 @@ def test_a_study_like_earlier_ones_is_sooner_there_and_ends_as_well(taught):
 def test_a_wrong_lesson_is_found_out(taught):
     world, known = taught
     rng = np.random.default_rng(0)
-    shuffled = [Lesson({k: tuple((d, float(rng.normal(0, 3))) for d, _ in v) for k, v in x.classes.items()}, x.factors, x.bend)
-                for x in known[:1]]  # fmt: skip
+    shuffled = [
+        Lesson(
+            {k: tuple((d, float(rng.normal(0, 3))) for d, _ in v) for k, v in x.classes.items()},
+            x.factors,
+            x.bend,
+        )
+        for x in known[:1]
+    ]
     goal = study(size=bits(world, 3.6))
-    cold, misled = Run(goal, World(7)).to_its_end(), Run(goal, World(7), lessons=tuple(shuffled)).to_its_end()
+    cold, misled = (
+        Run(goal, World(7)).to_its_end(),
+        Run(goal, World(7), lessons=tuple(shuffled)).to_its_end(),
+    )
     probed = [p for r in misled.rounds for p in r if "how much" in p.why]
     assert probed, "a mix outside its interval: the probes are made after all"
     assert misled.best() <= 1.15 * cold.best()
@@ -80,13 +94,21 @@ def test_lessons_speak_of_classes_and_depths(taught):
     found = belief(known, groups, matrices(blocks=16), TYPES)
     assert set(found.groups) == set(groups.values()), "a deeper model in finer bins"
     means = {g: m for g, (m, _) in found.groups.items()}
-    assert means["ffn_down/0"] == pytest.approx(np.mean([x.classes["ffn_down"][0][1] for x in known]))
+    assert means["ffn_down/0"] == pytest.approx(
+        np.mean([x.classes["ffn_down"][0][1] for x in known])
+    )
     assert means["ffn_down/0"] <= max(means["ffn_down/1"], means["ffn_down/0"])
-    assert belief(known, groups, matrices(blocks=16), [*TYPES, "IQ2_S"]) is None, "a type that nobody tried"
+    assert belief(known, groups, matrices(blocks=16), [*TYPES, "IQ2_S"]) is None, (
+        "a type that nobody tried"
+    )
     assert belief((), groups, matrices(blocks=16), TYPES) is None
     (one,) = known[:1]
-    assert {s for _, s in belief([one], groups, matrices(blocks=16), TYPES).groups.values()} == {SPREAD}
-    assert {s for _, s in belief([one] * 9, groups, matrices(blocks=16), TYPES).groups.values()} == {LEAST}
+    assert {s for _, s in belief([one], groups, matrices(blocks=16), TYPES).groups.values()} == {
+        SPREAD
+    }
+    assert {
+        s for _, s in belief([one] * 9, groups, matrices(blocks=16), TYPES).groups.values()
+    } == {LEAST}
     assert Lesson.of(json.loads(json.dumps(one.as_json())), 1.0) == one
 
 
@@ -97,18 +119,36 @@ def test_between_points_and_beyond():
 
 def test_a_belief_gives_way_to_measurements():
     world = World(2)
-    wrong = Belief({g: (3.0 if i else -3.0, 0.4) for i, g in enumerate(world.space.group_names)},
-                   dict.fromkeys(world.space.types, (0.0, 0.1)), (0.0, 0.3))  # fmt: skip
-    probes = [{n: "Q2_K" if own == g else "Q8_0" for n, own in world.space.groups.items()} for g in world.space.group_names]
+    wrong = Belief(
+        {g: (3.0 if i else -3.0, 0.4) for i, g in enumerate(world.space.group_names)},
+        dict.fromkeys(world.space.types, (0.0, 0.1)),
+        (0.0, 0.3),
+    )
+    probes = [
+        {n: "Q2_K" if own == g else "Q8_0" for n, own in world.space.groups.items()}
+        for g in world.space.group_names
+    ]
     curve = [world.seen(world.uniform(t)) for t in ("Q2_K", "Q4_K", "Q8_0")]
     mix = probes[0]
-    few, many = fit(world.space, curve, belief=wrong), fit(world.space, [*curve, *map(world.seen, probes)], belief=wrong)
+    few, many = (
+        fit(world.space, curve, belief=wrong),
+        fit(world.space, [*curve, *map(world.seen, probes)], belief=wrong),
+    )
     truth = world.kld(mix)
-    assert abs(np.log(many.predict(mix)[0] / truth)) < 0.2 < abs(np.log(few.predict(mix)[0] / truth))
+    assert (
+        abs(np.log(many.predict(mix)[0] / truth)) < 0.2 < abs(np.log(few.predict(mix)[0] / truth))
+    )
 
 
-OWN = {"architecture": "llama", "rounding": "compensated", "weights": "a", "parameters": 10**6, "backend": "cpu",
-       "optimise": "kld_mean", "blocks": 8}  # fmt: skip
+OWN = {
+    "architecture": "llama",
+    "rounding": "compensated",
+    "weights": "a",
+    "parameters": 10**6,
+    "backend": "cpu",
+    "optimise": "kld_mean",
+    "blocks": 8,
+}
 
 
 def test_likeness():
@@ -122,18 +162,40 @@ def test_likeness():
 
 def row(name, status="met", **more):
     adviser = "language model"
-    candidates = [candidate("solver", 3, 0.9, 0.02, (0.01, 0.03)), candidate(adviser, 2, 0.8, 0.05, (0.01, 0.03)),
-                  candidate("solver", 1, None, 0.06, None), candidate(adviser, 3, 0.6, 0.07, (0.06, 0.08))]  # fmt: skip
-    return {"study": name, "model": "m", "hardware": "h", "goal": {"name": "g"}, "status": status, "winner": candidates[0],
-            "candidates": candidates, "evaluations": 4, "llm": {"calls": 2, "tokens": 9, "usd": 0.01}} | more  # fmt: skip
+    candidates = [
+        candidate("solver", 3, 0.9, 0.02, (0.01, 0.03)),
+        candidate(adviser, 2, 0.8, 0.05, (0.01, 0.03)),
+        candidate("solver", 1, None, 0.06, None),
+        candidate(adviser, 3, 0.6, 0.07, (0.06, 0.08)),
+    ]
+    return {
+        "study": name,
+        "model": "m",
+        "hardware": "h",
+        "goal": {"name": "g"},
+        "status": status,
+        "winner": candidates[0],
+        "candidates": candidates,
+        "evaluations": 4,
+        "llm": {"calls": 2, "tokens": 9, "usd": 0.01},
+    } | more
 
 
 def candidate(author, number, stated, kld, span):
-    rows = [{"metric": "kld_mean_search", "value": kld}, {"metric": "kld_mean", "value": 2 * kld},
-            {"metric": "size_bytes", "value": 1000.0}]  # fmt: skip
+    rows = [
+        {"metric": "kld_mean_search", "value": kld},
+        {"metric": "kld_mean", "value": 2 * kld},
+        {"metric": "size_bytes", "value": 1000.0},
+    ]
     predicted = {"kld_mean": kld, "kld_mean_low": span[0], "kld_mean_high": span[1]} if span else {}
-    return {"recipe": {"type": "Q4_K_M"}, "author": author, "round": number, "stated": stated, "measurements": rows,
-            "predicted": predicted}  # fmt: skip
+    return {
+        "recipe": {"type": "Q4_K_M"},
+        "author": author,
+        "round": number,
+        "stated": stated,
+        "measurements": rows,
+        "predicted": predicted,
+    }
 
 
 def test_the_history_exports_and_forgets(tmp_path, capsys):
@@ -141,11 +203,18 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
     past.show(path, "text", "", False)
     assert "no study has ended yet" in capsys.readouterr().out
     for number in range(3):
-        history.append(path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}")
+        history.append(
+            path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}"
+        )
     past.show(path, "csv", "", False)
     (first, *_) = rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert (len(rows), first["study"], first["winner"], first["size_bytes"], first["llm_usd"]) == (
-        3, "s0", "Q4_K_M", "1000.0", "0.01")  # fmt: skip
+        3,
+        "s0",
+        "Q4_K_M",
+        "1000.0",
+        "0.01",
+    )
     past.show(path, "json", "", False)
     assert [r["kld_mean"] for r in json.loads(capsys.readouterr().out)] == [0.04] * 3
     assert [json.loads(r["learned"]) for r in history.lessons(path)] == [{"x": 1}, {"x": 2}]
@@ -173,9 +242,14 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
     path = tmp_path / "history.db"
     with sqlite3.connect(path) as base:
         base.executescript(history.MIGRATIONS[0] + "PRAGMA user_version=1;")
-        base.execute("INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, result) VALUES "
-                     "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')")  # fmt: skip
+        base.execute(
+            "INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, "
+            "result) VALUES "
+            "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')"
+        )
     base.close()
     assert [r["study"] for r in history.rows(path)] == ["s"]
     assert history.lessons(path) == []
-    assert calibration.last_of_each(history.rows(path)) == [], "from before the rounds were recorded"
+    assert calibration.last_of_each(history.rows(path)) == [], (
+        "from before the rounds were recorded"
+    )

@@ -33,7 +33,13 @@ def text_step(folder):
 
 
 def conf(**given):
-    limits = {"timeout": asdict(TimeoutConf()), "study_minutes": None, "heavy": 1, "memory_gb": None, "background": False}
+    limits = {
+        "timeout": asdict(TimeoutConf()),
+        "study_minutes": None,
+        "heavy": 1,
+        "memory_gb": None,
+        "background": False,
+    }
     return {"executor": asdict(ExecutorConf()), "timeout_s": None, "limits": limits} | given
 
 
@@ -51,8 +57,10 @@ def test_the_narrower_limit_goes_first():
     assert Terms.of(conf()).seconds("fetch", None, 9.0) == 9
 
 
-@pytest.mark.parametrize(("option", "value"), [("study_minutes", 0), ("heavy", 0), ("memory_gb", -1.0),
-                                               ("timeout", {"quantize": -3.0})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("study_minutes", 0), ("heavy", 0), ("memory_gb", -1.0), ("timeout", {"quantize": -3.0})],
+)
 def test_limits_that_cannot_be_meant(option, value):
     with pytest.raises(UserError, match=f"limits.{option}.*give a number above 0"):
         Terms.of(conf(limits=conf()["limits"] | {option: value}))
@@ -62,9 +70,15 @@ def test_where_it_is_measured():
     named = {"name": "slurm", "partition": "cpu", "measure": None}
     assert measured_on(conf()) == ""
     assert measured_on(conf(executor=asdict(ExecutorConf()) | named)) == "slurm:cpu"
-    assert measured_on(conf(executor=asdict(ExecutorConf()) | named | {"measure": "quiet"})) == "slurm:quiet"
+    assert (
+        measured_on(conf(executor=asdict(ExecutorConf()) | named | {"measure": "quiet"}))
+        == "slurm:quiet"
+    )
     assert side_by_side(["model=x"]) == side_by_side(["executor=local"]) == 0
-    assert (side_by_side(["executor=ray"]), side_by_side(["executor.jobs=3", "executor=ray"])) == (16, 3)
+    assert (side_by_side(["executor=ray"]), side_by_side(["executor.jobs=3", "executor=ray"])) == (
+        16,
+        3,
+    )
 
 
 def together(gate, *needs):
@@ -122,7 +136,9 @@ def test_a_steps_time_limit_by_its_stage(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     with (
         store.lock(step.key(store)),
-        pytest.raises(Transient, match=r"stopped after 0.5 s, its time limit \(limits.timeout.fetch"),
+        pytest.raises(
+            Transient, match=r"stopped after 0.5 s, its time limit \(limits.timeout.fetch"
+        ),
     ):
         run_step(step, store, Terms(timeouts=(("fetch", 0.5),), timeout_s=100))
     assert step.outcome(store) is None
@@ -154,7 +170,11 @@ def polite(folder):
     """The niceness of this folder's workers that have given way."""
     import psutil
 
-    found = [p for p in psutil.process_iter(["cmdline"]) if f"sintra.worker {folder}" in " ".join(p.info["cmdline"] or ())]
+    found = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"sintra.worker {folder}" in " ".join(p.info["cmdline"] or ())
+    ]
     try:
         return [n for p in found if (n := p.nice()) > psutil.Process().nice()]
     except psutil.NoSuchProcess:
@@ -170,7 +190,11 @@ class Crowded(Local):
 
     def submit(self, order, need):
         self.asked.append(need.resource)
-        return super().submit(order, need) if self.fate == "alone" and need.resource == "alone" else Starved()
+        return (
+            super().submit(order, need)
+            if self.fate == "alone" and need.resource == "alone"
+            else Starved()
+        )
 
 
 class Starved:
@@ -195,7 +219,11 @@ def test_killed_for_want_of_memory(tmp_path, monkeypatch, fate):
     if fate == "alone":
         assert isinstance(found, Artifact)
     else:
-        assert (found.kind, store.excused, Store(store.root).lookup(step.key(store))) == ("out_of_memory", True, None)
+        assert (found.kind, store.excused, Store(store.root).lookup(step.key(store))) == (
+            "out_of_memory",
+            True,
+            None,
+        )
 
 
 def test_the_kernels_kills_are_counted():
@@ -213,8 +241,15 @@ def test_the_kernels_kills_are_counted():
 
 
 def test_a_study_whose_time_is_up_delivers_the_best_so_far(project, tiny):
-    args = ("optimize", "hardware=jetson_nano", f"model={tiny}", QUICK[0], "planner=ladder", "planner.rounding=nearest",
-            "goal.max_kld=1")  # fmt: skip
+    args = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        QUICK[0],
+        "planner=ladder",
+        "planner.rounding=nearest",
+        "goal.max_kld=1",
+    )
     first = project.doit(*args, "planner.types=[Q8_0]")
     assert first.returncode == 0, first.stderr
     more = (*args, "planner.types=[Q8_0,Q4_K_M]")
@@ -233,5 +268,8 @@ def test_a_study_whose_time_is_up_delivers_the_best_so_far(project, tiny):
 
 def test_misspelt_limits_are_said(project):
     done = project.doit("optimize", "hardware=laptop", "limits.timeout.quantise=5")
-    assert (done.returncode, done.stderr) == (2, "sintra: there is no option 'limits.timeout.quantise': did you mean "
-                                              "'limits.timeout.quantize'?\n")  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2,
+        "sintra: there is no option 'limits.timeout.quantise': did you mean "
+        "'limits.timeout.quantize'?\n",
+    )

@@ -50,9 +50,14 @@ def hooks():
 @pytest.fixture(scope="module")
 def env(hooks):
     port = hooks.url.rsplit(":", 1)[1]
-    return {"SINTRA_SLACK_URL": f"{hooks.url}/slack/{TOKEN}", "SINTRA_DISCORD_URL": f"{hooks.url}/discord/{TOKEN}",
-            "SINTRA_WEBHOOK_URL": f"{hooks.url}/json/{TOKEN}", "SINTRA_WEBHOOK_SECRET": SECRET,
-            "SINTRA_APPRISE_URLS": f"json://127.0.0.1:{port}/apprise/{TOKEN}", "MLFLOW_TRACKING_URI": ""}  # fmt: skip
+    return {
+        "SINTRA_SLACK_URL": f"{hooks.url}/slack/{TOKEN}",
+        "SINTRA_DISCORD_URL": f"{hooks.url}/discord/{TOKEN}",
+        "SINTRA_WEBHOOK_URL": f"{hooks.url}/json/{TOKEN}",
+        "SINTRA_WEBHOOK_SECRET": SECRET,
+        "SINTRA_APPRISE_URLS": f"json://127.0.0.1:{port}/apprise/{TOKEN}",
+        "MLFLOW_TRACKING_URI": "",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,9 @@ def study(tmp_path_factory, studied, tiny, hooks, env):
     project = make_project(tmp_path_factory.mktemp("heard") / "project", studied.root / "cache")
 
     def run(*args, **more):
-        return project.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, *args, **{**env, **more})
+        return project.doit(
+            "optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, *args, **{**env, **more}
+        )
 
     done = run(ALL)
     assert done.returncode == 0, done.stderr
@@ -99,7 +106,10 @@ def test_signed_json_by_the_standards_own_library(study, hooks):
     said = Webhook(SECRET).verify(got.body, got.headers)
     assert said["type"] == "study.met"
     assert said["data"]["study"] == study[0].result()["study"]
-    assert said["data"]["winner"]["artifact"]["sha256"] == study[0].result()["winner"]["artifact"]["sha256"]
+    assert (
+        said["data"]["winner"]["artifact"]["sha256"]
+        == study[0].result()["winner"]["artifact"]["sha256"]
+    )
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(got.body + b" ", got.headers)
 
@@ -121,7 +131,9 @@ def test_told_once_and_nowhere_written(study, hooks):
     assert again.returncode == 0
     assert project.built(again) == []
     assert set(told.glob("*.jsonl")) == before, "a run that changes nothing is silent"
-    found = subprocess.run(["grep", "-rl", TOKEN, "cache", "outputs"], cwd=project.root, capture_output=True, text=True)
+    found = subprocess.run(
+        ["grep", "-rl", TOKEN, "cache", "outputs"], cwd=project.root, capture_output=True, text=True
+    )
     assert found.stdout == ""
 
 
@@ -147,20 +159,29 @@ def test_an_endpoint_that_never_answers_is_not_waited_for(study, hooks):
 
 def test_a_study_that_breaks_off_is_told_as_failed(study, hooks):
     _, run = study
-    done = run("listeners=[webhook]", "seed=5", "timeout_s=0.01", SINTRA_WEBHOOK_URL=f"{hooks.url}/failed")
+    done = run(
+        "listeners=[webhook]", "seed=5", "timeout_s=0.01", SINTRA_WEBHOOK_URL=f"{hooks.url}/failed"
+    )
     assert done.returncode == 1
     (got,) = hooks.wait("/failed")
     assert got.json["type"] == "study.failed"
     assert "its time limit" in got.json["data"]["reason"]
 
 
-@pytest.mark.parametrize(("args", "more", "said"), [
-    (["listeners=[slak]"], {}, "did you mean 'slack'?"),
-    (["listeners=[slack]"], {"SINTRA_SLACK_URL": ""}, "set SINTRA_SLACK_URL"),
-    (["listeners=[webhook]"], {"SINTRA_WEBHOOK_SECRET": "whsec_!"}, "must be base64"),
-    (["listeners=[slack]", "notify.on=[metal]"], {}, "did you mean 'met'?"),
-    (["listeners=[mlflow]", "mlflow.uri=http://me:pw@127.0.0.1:1"], {}, "MLFLOW_TRACKING_PASSWORD"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("args", "more", "said"),
+    [
+        (["listeners=[slak]"], {}, "did you mean 'slack'?"),
+        (["listeners=[slack]"], {"SINTRA_SLACK_URL": ""}, "set SINTRA_SLACK_URL"),
+        (["listeners=[webhook]"], {"SINTRA_WEBHOOK_SECRET": "whsec_!"}, "must be base64"),
+        (["listeners=[slack]", "notify.on=[metal]"], {}, "did you mean 'met'?"),
+        (
+            ["listeners=[mlflow]", "mlflow.uri=http://me:pw@127.0.0.1:1"],
+            {},
+            "MLFLOW_TRACKING_PASSWORD",
+        ),
+    ],
+)
 def test_mistakes_start_nothing(study, args, more, said):
     done = study[1](*args, **more)
     assert done.returncode == 2
@@ -194,7 +215,10 @@ def test_texts_are_escaped_and_cut():
 
 def test_bare(monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
-    assert bare("x http://u:p@h.example:8/a/b?c=d) abcdefgh") == "x http://h.example:8/...) $SOME_TOKEN"
+    assert (
+        bare("x http://u:p@h.example:8/a/b?c=d) abcdefgh")
+        == "x http://h.example:8/...) $SOME_TOKEN"
+    )
 
 
 def test_check_names_the_extra(monkeypatch):
@@ -221,7 +245,12 @@ def test_mlflow_run_in_sqlite(study):
     assert [m.step for m in steps] == list(range(1, len(steps) + 1))
     numbers = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
     assert logged.data.metrics["winner/size_bytes"] == numbers["size_bytes"]
-    assert {a.path for a in client.list_artifacts(logged.info.run_id)} >= {"result.json", "recipe.yaml", "rounds.json", "model"}
+    assert {a.path for a in client.list_artifacts(logged.info.run_id)} >= {
+        "result.json",
+        "recipe.yaml",
+        "rounds.json",
+        "model",
+    }
     version = client.get_model_version_by_alias(f"{result['model']}-jetson_nano", "champion")
     assert version.tags["sha256"] == result["winner"]["artifact"]["sha256"]
     assert version.run_id == logged.info.run_id
@@ -235,7 +264,9 @@ def ended(path):
     while time.monotonic() < until:
         try:
             with sqlite3.connect(path) as base:
-                if base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]:
+                if base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[
+                    0
+                ]:
                     return
         except sqlite3.Error:
             pass
@@ -243,7 +274,9 @@ def ended(path):
     raise AssertionError(f"no run has ended in {path}")
 
 
-SERVER = os.environ.get("SINTRA_TEST_MLFLOW", "")  # the mlflow program of an environment with the whole of it (851 MB)
+SERVER = os.environ.get(
+    "SINTRA_TEST_MLFLOW", ""
+)  # the mlflow program of an environment with the whole of it (851 MB)
 
 
 @pytest.mark.skipif(not SERVER, reason="SINTRA_TEST_MLFLOW names no mlflow with a server")
@@ -255,20 +288,47 @@ def test_mlflow_server_and_its_page(study, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, quiet = f"http://127.0.0.1:{port}", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    places = ["--backend-store-uri", f"sqlite:///{tmp_path / 'db'}", "--artifacts-destination", str(tmp_path / "files")]
-    command = [SERVER, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
-    server = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True, stderr=subprocess.DEVNULL)
+    url, quiet = (
+        f"http://127.0.0.1:{port}",
+        {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
+    places = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path / 'db'}",
+        "--artifacts-destination",
+        str(tmp_path / "files"),
+    ]
+    command = [
+        SERVER,
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *places,
+    ]
+    server = subprocess.Popen(
+        command, env=os.environ | quiet, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     try:
         answers(port)
         assert run("listeners=[mlflow]", f"mlflow.uri={url}", "goal.max_kld=0.03").returncode == 0
         ended(tmp_path / "db")
         client = MlflowClient(url)
         (logged,) = client.search_runs([client.get_experiment_by_name("sintra").experiment_id])
-        assert {a.path for a in client.list_artifacts(logged.info.run_id)} >= {"result.json", "model"}
-        assert client.get_model_version_by_alias(f"{project.result()['model']}-jetson_nano", "champion")
+        assert {a.path for a in client.list_artifacts(logged.info.run_id)} >= {
+            "result.json",
+            "model",
+        }
+        assert client.get_model_version_by_alias(
+            f"{project.result()['model']}-jetson_nano", "champion"
+        )
         with sync_playwright() as play:
-            browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            browser = play.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
             page = browser.new_page(viewport={"width": 1400, "height": 1000})
             page.goto(f"{url}/#/experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}")
             page.get_by_text(logged.data.tags["sintra.winner"]).first.wait_for(timeout=120_000)

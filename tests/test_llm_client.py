@@ -1,4 +1,6 @@
-"""The line to a language model: the real client against a scripted server on loopback. Nothing here sleeps but time-outs."""
+"""The line to a language model: the real client against a scripted server on loopback. Nothing here
+sleeps but time-outs.
+"""
 
 import json
 import pickle
@@ -24,9 +26,11 @@ from sintra.llm.wire import Form, lengthless, retry_after
 KEY = "sk-very-secret-0123456789abcdef"
 TEXT = {"type": "string", "maxLength": 40}
 SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["edits"],
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["edits"],
     "properties": {"edits": {"type": "array", "maxItems": 4, "items": TEXT}},
-}  # fmt: skip
+}
 GOOD = {"edits": ["pin"]}
 MANY, NONE = Limits(20, 1_000_000, 1.0), Spent(0, 0, 0.0)
 
@@ -37,9 +41,30 @@ class Asker:
     def __init__(self, folder):
         self.folder, self.said, self.slept = folder, [], []
 
-    def __call__(self, url, limits=MANY, spent=NONE, timeout_s=5.0, user="what now?", prices=None, model="m", longest=50):
+    def __call__(
+        self,
+        url,
+        limits=MANY,
+        spent=NONE,
+        timeout_s=5.0,
+        user="what now?",
+        prices=None,
+        model="m",
+        longest=50,
+    ):
         endpoint = Endpoint(url, model, timeout_s, longest)
-        reply = ask(endpoint, "be brief", user, SCHEMA, limits, spent, self.folder, self.said.append, prices, self.slept.append)
+        reply = ask(
+            endpoint,
+            "be brief",
+            user,
+            SCHEMA,
+            limits,
+            spent,
+            self.folder,
+            self.said.append,
+            prices,
+            self.slept.append,
+        )
         self.leaks(reply, endpoint)
         return reply
 
@@ -78,7 +103,10 @@ def test_a_good_answer_is_kept(asker):
     assert (other.cached, len(server.asked)) == (False, 2)
     assert server.keys == [f"Bearer {KEY}"] * 2
     assert server.paths[0] == "/v1/chat/completions"
-    wanted = {"type": "json_schema", "json_schema": {"name": "edits", "strict": True, "schema": SCHEMA}}
+    wanted = {
+        "type": "json_schema",
+        "json_schema": {"name": "edits", "strict": True, "schema": SCHEMA},
+    }
     assert server.asked[0]["response_format"] == wanted
     assert (server.asked[0]["max_tokens"], "temperature" in server.asked[0]) == (50, False)
     assert [m["content"] for m in server.asked[0]["messages"]] == ["be brief", "what now?"]
@@ -100,7 +128,9 @@ def test_servers_without_json_schema(asker, code):
     with Server(takes("json_object", good(GOOD), code)) as server:
         assert asker(server.url).data == GOOD
         asker(server.url, user="more")
-    probed = ["json_schema", "json_schema"] if code == 400 else ["json_schema"]  # the second without lengths, for OpenAI
+    probed = (
+        ["json_schema", "json_schema"] if code == 400 else ["json_schema"]
+    )  # the second without lengths, for OpenAI
     assert forms(server) == [*probed, "json_object", "json_object"], "found once, remembered"
     assert server.asked[-1]["response_format"]["schema"] == SCHEMA
     assert "doesn't take json_schema" in asker.said[0]
@@ -109,18 +139,24 @@ def test_servers_without_json_schema(asker, code):
 def test_servers_without_any_form(asker):
     with Server(takes(None, says(f"Sure!\n```json\n{json.dumps(GOOD)}\n```\nDone."))) as server:
         reply = asker(server.url)
-    assert (reply.data, reply.spent.calls, reply.spent.tokens) == (GOOD, 3, 120), "what was refused cost calls, no tokens"
+    assert (reply.data, reply.spent.calls, reply.spent.tokens) == (GOOD, 3, 120), (
+        "what was refused cost calls, no tokens"
+    )
     assert forms(server) == ["json_schema", "json_object", None]
-    assert json.dumps(SCHEMA, sort_keys=True, separators=(",", ":")) in server.asked[-1]["messages"][0]["content"]
+    assert (
+        json.dumps(SCHEMA, sort_keys=True, separators=(",", ":"))
+        in server.asked[-1]["messages"][0]["content"]
+    )
     assert asker.slept == []
 
 
 def test_strict_servers_get_a_schema_without_lengths(asker):
     def openai(handler, asked):
         if "max_tokens" in asked:
-            return status(400, message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")(
-                handler, asked
-            )
+            return status(
+                400,
+                message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            )(handler, asked)
         if "maxLength" in json.dumps(asked):
             return status(400, message="'maxLength' is not permitted.")(handler, asked)
         return good(GOOD)(handler, asked)
@@ -133,7 +169,9 @@ def test_strict_servers_get_a_schema_without_lengths(asker):
         (False, False),
     ]
     assert client.KNOWN[server.url] == Form("lengthless", "max_completion_tokens")
-    assert lengthless({"maxLength": {"type": "string"}}) == {"maxLength": {"type": "string"}}, "a property of that name stays"
+    assert lengthless({"maxLength": {"type": "string"}}) == {"maxLength": {"type": "string"}}, (
+        "a property of that name stays"
+    )
 
 
 def test_a_form_that_worked_is_not_given_up_for_a_passing_fault(asker):
@@ -144,7 +182,10 @@ def test_a_form_that_worked_is_not_given_up_for_a_passing_fault(asker):
     assert asker.slept == [1.0]
 
 
-@pytest.mark.parametrize(("value", "slept"), [("7", [7.0]), (None, [1.0]), ("nan", [0.0]), ("-3", [0.0]), ("soon", [1.0])])
+@pytest.mark.parametrize(
+    ("value", "slept"),
+    [("7", [7.0]), (None, [1.0]), ("nan", [0.0]), ("-3", [0.0]), ("soon", [1.0])],
+)
 def test_too_many_requests(asker, value, slept):
     headers = {} if value is None else {"Retry-After": value}
     with Server(status(429, headers), good(GOOD)) as server:
@@ -342,7 +383,10 @@ def test_secrets_never_come_out(asker):
         url = server.url.replace("//", "//me:hunter2@") + "?token=topsecret"
         for reply in (asker(server.url), asker(url)):
             assert reply.data is None
-            assert all(word not in reply.trouble + str(asker.said) for word in (KEY, "hunter2", "topsecret", "\x1b", "Bearer "))
+            assert all(
+                word not in reply.trouble + str(asker.said)
+                for word in (KEY, "hunter2", "topsecret", "\x1b", "Bearer ")
+            )
         assert "HTTP 401: bad *** at /v1/chat/completions" in asker(server.url).trouble
     assert "hunter2" not in repr(Endpoint(url, "m", 1.0, 1))
     with Server(good({"edits": [KEY]})) as server:
@@ -354,7 +398,15 @@ def test_secrets_never_come_out(asker):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "http://[bad/v1", "ftp://127.0.0.1/v1", "http://127.0.0.1:x/v1", "http://\n/v1"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "http://[bad/v1",
+        "ftp://127.0.0.1/v1",
+        "http://127.0.0.1:x/v1",
+        "http://\n/v1",
+    ],
 )
 def test_no_address(asker, url):
     reply = asker(url, Limits(9, 10**6, None))
@@ -384,7 +436,9 @@ def test_the_folder_is_the_users_alone(tmp_path):
     assert keep(folder, "k", GOOD)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert recall(folder, "k", SCHEMA) == GOOD
-    assert recall(folder, "k", SCHEMA | {"required": ["else"]}) is None, "held against the schema again"
+    assert recall(folder, "k", SCHEMA | {"required": ["else"]}) is None, (
+        "held against the schema again"
+    )
     with closing(replies.opened(folder)) as kept:
         assert kept.eviction_policy == "none"
 
@@ -404,7 +458,14 @@ def plant(folder, key, mode, filename, value):
     with closing(database):
         row = (zlib.compress(json.dumps(key).encode(), 1), 1, 0.0, mode, filename, value)
         database.execute("DELETE FROM Cache")
-        database.execute("INSERT INTO Cache (key, raw, store_time, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?)", row)
+        database.execute(
+            (
+                "INSERT INTO Cache (key, raw, store_time, mode, filename, value) VALUES (?, ?, ?, "
+                "?, "
+                "?, ?)"
+            ),
+            row,
+        )
         database.commit()
 
 
@@ -469,9 +530,15 @@ def test_json_among_words(text, data):
 def test_what_is_imported_costs_nothing_until_it_is_used():
     heavy = ["openai", "diskcache", "genai_prices", "jsonschema", "httpx2", "pydantic"]
     code = (
-        f"import sys, sintra.llm.client, sintra.llm.replies, sintra.llm.budget; sys.exit(bool({heavy!r} & sys.modules.keys()))"
+        "import sys, sintra.llm.client, sintra.llm.replies, sintra.llm.budget; "
+        f"sys.exit(bool({heavy!r} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code.replace(repr(heavy), repr(set(heavy)))]).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code.replace(repr(heavy), repr(set(heavy)))]
+        ).returncode
+        == 0
+    )
 
 
 def test_completion_is_what_the_openai_client_reads():

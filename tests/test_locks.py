@@ -1,4 +1,6 @@
-"""Leases, by real processes: exclusive, taken over from the dead and the frozen, never from the living."""
+"""Leases, by real processes: exclusive, taken over from the dead and the frozen, never from the
+living.
+"""
 
 import itertools
 import os
@@ -50,7 +52,9 @@ def wait_held(process):
 
 def spans(process):
     out, _ = process.communicate(timeout=60)
-    return [(float(w[1]), float(w[3])) for line in out.splitlines() if (w := line.split())[0] == "from"]
+    return [
+        (float(w[1]), float(w[3])) for line in out.splitlines() if (w := line.split())[0] == "from"
+    ]
 
 
 def test_one_at_a_time(tmp_path):
@@ -72,9 +76,13 @@ def test_a_killed_holder_of_this_machine_is_known_to_be_dead(tmp_path):
 
 
 def test_a_killed_holder_of_another_machine_is_waited_out(tmp_path):
-    """In a UTS namespace a process has another host name: its death can't be asked after, only its silence be noticed."""
+    """In a UTS namespace a process has another host name: its death can't be asked after, only its
+    silence be noticed.
+    """
     unshare = shutil.which("unshare")
-    alone = [unshare, "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"] if unshare else []
+    alone = (
+        [unshare, "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"] if unshare else []
+    )
     if not unshare or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to make a UTS namespace")
     process = holder(tmp_path, hold=60, before=alone)
@@ -153,20 +161,32 @@ a line that is none
 """
 
 
-@pytest.mark.parametrize(("path", "kind"), [
-    ("/", "ext4"), ("/usersx/x", "ext4"), ("/users", "nfs4"), ("/users/me/cache", "nfs4"), ("/users/me/local disk/x", "xfs"),
-    ("/mnt/cache", "fuse.sshfs"), ("/lab/x", "lustre"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "ext4"),
+        ("/usersx/x", "ext4"),
+        ("/users", "nfs4"),
+        ("/users/me/cache", "nfs4"),
+        ("/users/me/local disk/x", "xfs"),
+        ("/mnt/cache", "fuse.sshfs"),
+        ("/lab/x", "lustre"),
+    ],
+)
 def test_which_filesystem(path, kind):
     assert locks.filesystem(Path(path), MOUNTS) == kind
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "fuse", "fuse.gcsfuse", "ceph", "9p"])
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "fuse", "fuse.gcsfuse", "ceph", "9p"]
+)
 def test_where_flock_is_not_trusted(kind):
     assert locks.UNSURE.fullmatch(kind)
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fusectl", ""])
+@pytest.mark.parametrize(
+    "kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fusectl", ""]
+)
 def test_where_it_is(kind):
     assert not locks.UNSURE.fullmatch(kind)
 
@@ -176,7 +196,10 @@ def test_a_fuse_filesystem_is_noticed(tmp_path):
     below, mounted = tmp_path / "below", tmp_path / "mounted"
     below.mkdir()
     mounted.mkdir()
-    if not bindfs or subprocess.run([bindfs, str(below), str(mounted)], capture_output=True).returncode:
+    if (
+        not bindfs
+        or subprocess.run([bindfs, str(below), str(mounted)], capture_output=True).returncode
+    ):
         pytest.skip("needs bindfs and the right to mount")
     try:
         store = Store(mounted / "cache")

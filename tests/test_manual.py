@@ -39,7 +39,9 @@ def test_from_the_command_line(studied):
     assert "built" not in done.stderr
     wrong = studied.doit("optimise", "--help")
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines() == ["sintra: there is no command 'optimise': did you mean 'optimize'?"]
+    assert wrong.stderr.splitlines() == [
+        "sintra: there is no command 'optimise': did you mean 'optimize'?"
+    ]
 
 
 def test_unknown_names():

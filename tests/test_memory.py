@@ -14,7 +14,12 @@ from sintra.report import parse
 from sintra.stage import Context
 
 MIB = 2**20
-BIG = LLAMA | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 1024}
+BIG = LLAMA | {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
+    "vocab_size": 1024,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +42,21 @@ def test_a_timeline_with_mmap_off_and_on(tmp_path, model):
     found, timeline = probe(tmp_path, model)
     weights = shape(of_config(BIG), "F16").weight_bytes
     before, peak = timeline["no_mmap"][0]["rss"], found["ram_peak_bytes"].value
-    expected = weights + kv_bytes(shape(of_config(BIG), "F16"), 256) + compute_bytes(shape(of_config(BIG), "F16"), 256)
+    expected = (
+        weights
+        + kv_bytes(shape(of_config(BIG), "F16"), 256)
+        + compute_bytes(shape(of_config(BIG), "F16"), 256)
+    )
     assert expected * 0.9 < peak - before < expected + RUNTIME_BYTES
     for lines in (timeline["no_mmap"], timeline["mmap"]):
         phases = [line["phase"] for line in lines]
-        assert sorted(set(phases), key=phases.index) == ["start", "load", "prefill", "decode", "end"]
+        assert sorted(set(phases), key=phases.index) == [
+            "start",
+            "load",
+            "prefill",
+            "decode",
+            "end",
+        ]
         assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
     assert found["ram_load_bytes"].value <= found["ram_decode_bytes"].value <= peak
 
@@ -55,7 +70,8 @@ def test_out_of_memory_is_caught_with_the_last_reading(tmp_path, model, kind, mo
             if around.kind != kind:
                 pytest.skip("no memory group can be made here")
     with pytest.raises(
-        Infeasible, match=rf"more than 40 MiB are needed \({kind}\): in load, the last reading was \d+ MiB"
+        Infeasible,
+        match=rf"more than 40 MiB are needed \({kind}\): in load, the last reading was \d+ MiB",
     ) as caught:
         probe(tmp_path, model, limit=40 * MIB)
     assert caught.value.kind == "out_of_memory"

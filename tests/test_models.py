@@ -28,7 +28,8 @@ def test_model(name):
     rows = [json.loads(x) for x in (MODELS / "tasks" / "stories.jsonl").read_text().splitlines()]
     with torch.no_grad():
         right = sum(
-            max(range(4), key=lambda i: make.likelihood(model, sp, row["query"], row["choices"][i])) == row["gold"]
+            max(range(4), key=lambda i: make.likelihood(model, sp, row["query"], row["choices"][i]))
+            == row["gold"]
             for row in rows[:60]
         )
     assert right / 60 > 0.5, "chance is 0.25"
@@ -49,6 +50,8 @@ def test_texts_are_disjoint_and_the_scripts_own():
     texts = {n: (MODELS / "texts" / f"{n}.txt").read_text() for n in make.TEXT_BYTES}
     documents = {n: set(make.text_of(n)) for n in texts}
     for name, text in texts.items():
-        assert text == "\n\n".join(make.text_of(name)) + "\n", "the script writes exactly these bytes"
+        assert text == "\n\n".join(make.text_of(name)) + "\n", (
+            "the script writes exactly these bytes"
+        )
         for other in documents:
             assert name == other or not documents[name] & documents[other]

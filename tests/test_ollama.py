@@ -1,4 +1,6 @@
-"""The Ollama export against a loopback server with the documented endpoints, which refuses what Ollama refuses."""
+"""The Ollama export against a loopback server with the documented endpoints, which refuses what
+Ollama refuses.
+"""
 
 import hashlib
 import json
@@ -14,7 +16,8 @@ from sintra.errors import UserError
 from sintra.exports.ollama import model_name, modelfile, quoted
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -53,7 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(data)
         lines = [{"status": "reading model metadata"}, {"status": "success"}]
         for name, digest in body["files"].items():
-            if name.startswith("/") or digest not in self.server.blobs or self.server.blobs[digest][:4] != b"GGUF":
+            if (
+                name.startswith("/")
+                or digest not in self.server.blobs
+                or self.server.blobs[digest][:4] != b"GGUF"
+            ):
                 lines = [{"error": "invalid model"}]
         if not re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,79}", body["model"]):
             lines = [{"error": "invalid model name"}]
@@ -72,7 +79,12 @@ def server():
 
 def test_export(project, tiny, server):
     assert "run `doit optimize" in project.doit("export_ollama").stderr
-    assert project.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, "max_rounds=1").returncode == 0
+    assert (
+        project.doit(
+            "optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, "max_rounds=1"
+        ).returncode
+        == 0
+    )
     plain = project.doit("export_ollama", OLLAMA_HOST="", PATH="/nonexistent")
     assert plain.returncode == 0, plain.stderr
     assert "ollama create tiny-jetson_nano -f Modelfile" in plain.stdout
@@ -82,7 +94,9 @@ def test_export(project, tiny, server):
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == digest
     lines = (out / "Modelfile").read_text().splitlines()
     assert lines[:3] == ["FROM ./model.gguf", "PARAMETER num_ctx 512", 'PARAMETER stop "</s>"']
-    assert lines[3].startswith('TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}<|system|>{{ .Content }}</s>')
+    assert lines[3].startswith(
+        'TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}<|system|>{{ .Content }}</s>'
+    )
 
     host = f"127.0.0.1:{server.server_port}"
     for _ in range(2):
@@ -99,7 +113,12 @@ def test_export(project, tiny, server):
 
 
 def test_a_refusal_is_said_in_the_servers_words(project, tiny, server):
-    assert project.doit("optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, "max_rounds=1").returncode == 0
+    assert (
+        project.doit(
+            "optimize", "hardware=jetson_nano", f"model={tiny}", *QUICK, "max_rounds=1"
+        ).returncode
+        == 0
+    )
     Handler.do_HEAD, kept = (lambda self: self.answer(200)), Handler.do_HEAD
     try:
         done = project.doit("export_ollama", OLLAMA_HOST=f"127.0.0.1:{server.server_port}")
@@ -114,7 +133,9 @@ def test_templates_are_taken_apart_and_proved():
     assert turns["user"] == ("<|im_start|>user\n", "<|im_end|>\n")
     assert turns["system"] == ("<|im_start|>system\n", "<|im_end|>\n")
     assert opening == "<|im_start|>assistant\n"
-    assert take_apart("{{ bos_token }}" + CHATML, "<s>", "</s>")[0] == turns, "the runtime adds begin of text itself"
+    assert take_apart("{{ bos_token }}" + CHATML, "<s>", "</s>")[0] == turns, (
+        "the runtime adds begin of text itself"
+    )
     assert take_apart("{{ messages | length }} {{ messages[-1].content }}", "", "") == (None, "")
     assert take_apart("{{ raise_exception('no') }}", "", "") == (None, "")
     assert take_apart(None, "", "") == (None, "")

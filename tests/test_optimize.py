@@ -41,7 +41,9 @@ def essence(result):
     """A result without times and measured speeds."""
     kept = {k: v for k, v in result.items() if k not in TIMES}
     for candidate in [*kept["candidates"], *([kept["winner"]] if kept["winner"] else [])]:
-        candidate["measurements"] = [m for m in candidate["measurements"] if m["metric"] not in SPEEDS]
+        candidate["measurements"] = [
+            m for m in candidate["measurements"] if m["metric"] not in SPEEDS
+        ]
     return kept
 
 
@@ -58,11 +60,20 @@ def test_the_main_job(project, args):
     winner = result["winner"]
     out = project.root / "outputs" / "latest"
     assert {p.name for p in out.iterdir()} == {
-        "model.gguf", "recipe.yaml", "result.json", "rounds.json", "manifest.json", "report.html",
-    }  # fmt: skip
+        "model.gguf",
+        "recipe.yaml",
+        "result.json",
+        "rounds.json",
+        "manifest.json",
+        "report.html",
+    }
     assert (out / "model.gguf").stat().st_size == winner["artifact"]["bytes"]
-    smaller = [c for c in result["candidates"] if c["artifact"]["bytes"] < winner["artifact"]["bytes"]]
-    assert all(c["verdict"]["status"] == "unmet" for c in smaller), "nothing smaller holds the limits"
+    smaller = [
+        c for c in result["candidates"] if c["artifact"]["bytes"] < winner["artifact"]["bytes"]
+    ]
+    assert all(c["verdict"]["status"] == "unmet" for c in smaller), (
+        "nothing smaller holds the limits"
+    )
     hows = {m["metric"]: m["how"] for m in winner["measurements"]}
     assert hows["kld_mean"] == hows["tg_tps"] == "measured"
     assert hows["device_tg_tps"] == "estimated"
@@ -76,11 +87,22 @@ def test_the_main_job(project, args):
     assert project.result() == result
 
     (project.root / "cache" / "doit.db").unlink()
-    assert project.built(project.doit(*args)) == [], "freshness is the store's answer, not doit's database"
+    assert project.built(project.doit(*args)) == [], (
+        "freshness is the store's answer, not doit's database"
+    )
 
     looser = project.doit(*args, "goal.max_kld=5")
     assert looser.returncode == 0, looser.stderr
-    fresh = ("report", "second", "speed:", "memory:", "imatrix", "compensated", "curvature", "calibration")
+    fresh = (
+        "report",
+        "second",
+        "speed:",
+        "memory:",
+        "imatrix",
+        "compensated",
+        "curvature",
+        "calibration",
+    )
     assert all(any(word in s for word in fresh) for s in project.built(looser))
     assert project.result()["winner"]["artifact"]["bytes"] <= winner["artifact"]["bytes"]
 
@@ -99,7 +121,9 @@ def test_the_main_job(project, args):
     assert project.built(project.doit(*args)) == [], "gc keeps what studies need"
 
     own = [a for a in args if a != "planner=ladder"]
-    replayed = project.doit(*own, "planner=replay", f"planner.replay={looser_out}/recipe.yaml", "goal.max_kld=5")
+    replayed = project.doit(
+        *own, "planner=replay", f"planner.replay={looser_out}/recipe.yaml", "goal.max_kld=5"
+    )
     assert replayed.returncode == 0
     assert project.built(replayed) == [], "a plan can be replayed without its planner"
     assert project.result()["winner"]["recipe"] == looser_winner
@@ -110,9 +134,16 @@ def test_no_op_imports_nothing_heavy(project, args):
     code = (
         "import sys; from doit.doit_cmd import DoitMain\n"
         "code = DoitMain().run(sys.argv[1:])\n"
-        f"print('HEAVY', code, [m for m in {HEAVY} if type(sys.modules.get(m)) is type(sys)])"  # not a lazy one
+        # not a lazy one
+        f"print('HEAVY', code, [m for m in {HEAVY} if type(sys.modules.get(m)) is type(sys)])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=project.root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "HEAVY 0 []" in done.stdout
 
 
@@ -121,8 +152,12 @@ def test_what_changes_and_what_does_not(project, args, tmp_path, tiny):
     names = [f"texts.{p.stem.replace('far', 'second')}={p}" for p in sorted(texts.glob("*.txt"))]
     assert project.doit(*args, *names, "goal.max_kld=0.001").returncode in (0, 1)
 
-    (texts / "calibration.txt").write_text("Another text.\n" + (texts / "calibration.txt").read_text())
-    plan = json.loads(project.doit("plan", "--format", "json", *args[1:], *names, "goal.max_kld=0.001").stdout)
+    (texts / "calibration.txt").write_text(
+        "Another text.\n" + (texts / "calibration.txt").read_text()
+    )
+    plan = json.loads(
+        project.doit("plan", "--format", "json", *args[1:], *names, "goal.max_kld=0.001").stdout
+    )
     assert plan["steps"], "the dry run knows the first round"
     done = project.doit(*args, *names, "goal.max_kld=0.001")
     stages = {s.split(":")[0] for s in project.built(done)}
@@ -133,10 +168,16 @@ def test_what_changes_and_what_does_not(project, args, tmp_path, tiny):
 
     store = project.root / "cache"
     before = sorted(p.name for p in (store / "cas").glob("*/*"))
-    entry = next(p for p in (store / "ac").glob("*/*.json") if json.loads(p.read_text())["step"] == "convert:tiny")
+    entry = next(
+        p
+        for p in (store / "ac").glob("*/*.json")
+        if json.loads(p.read_text())["step"] == "convert:tiny"
+    )
     entry.unlink()
     again = project.doit(*args, *names, "goal.max_kld=0.001")
-    assert project.built(again) == ["convert:tiny"], "equal bytes upstream leave everything downstream alone"
+    assert project.built(again) == ["convert:tiny"], (
+        "equal bytes upstream leave everything downstream alone"
+    )
     assert sorted(p.name for p in (store / "cas").glob("*/*")) == before
 
 
@@ -152,7 +193,9 @@ def test_a_comment_in_a_stage_reruns_nothing(tmp_path, project, args):
     done = project.doit(*args, PYTHONPATH=str(project.root))
     built = project.built(done)
     assert built, "a new stage version rebuilds the stage"
-    assert {s.split(":")[0] for s in built} == {"quantize"}, "and nothing below it, since its bytes are equal"
+    assert {s.split(":")[0] for s in built} == {"quantize"}, (
+        "and nothing below it, since its bytes are equal"
+    )
 
 
 def test_killed_anywhere_it_goes_on(project, args, tmp_path):
@@ -172,7 +215,9 @@ def test_killed_anywhere_it_goes_on(project, args, tmp_path):
     done = project.doit(*args)
     assert done.returncode == 0, done.stderr
     assert essence(project.result()) == expected
-    assert {p.name for p in (project.root / "cache" / "ac").glob("*/*.json")} == entries, "each step was published once"
+    assert {p.name for p in (project.root / "cache" / "ac").glob("*/*.json")} == entries, (
+        "each step was published once"
+    )
     assert project.doit("verify").returncode == 0
     assert not [p for p in (project.root / "cache" / "tmp").iterdir() if p.is_dir()]
 
@@ -224,13 +269,20 @@ def test_a_step_past_its_time_is_killed_with_its_children(project, args):
     assert len(done.stderr.strip().splitlines()) <= 6
     assert not list((project.root / "cache" / "orders").iterdir())
     time.sleep(0.2)
-    assert subprocess.run(["pgrep", "-f", f"sintra.worker {project.root}"], capture_output=True).returncode == 1
+    assert (
+        subprocess.run(
+            ["pgrep", "-f", f"sintra.worker {project.root}"], capture_output=True
+        ).returncode
+        == 1
+    )
     assert project.doit(*args).returncode == 0
 
 
 def test_an_unseen_narrow_model(project, tmp_path):
     narrow = make_llama(tmp_path / "some_other_llama", hidden=64, layers=3, seed=5)
-    done = project.doit("optimize", "hardware=raspberry_pi_4", f"model={narrow}", *QUICK, "goal.max_kld=10")
+    done = project.doit(
+        "optimize", "hardware=raspberry_pi_4", f"model={narrow}", *QUICK, "goal.max_kld=10"
+    )
     assert done.returncode == 0, done.stderr
     winner = project.result()["winner"]
     model = project.root / "outputs" / "latest" / "model.gguf"
@@ -239,11 +291,15 @@ def test_an_unseen_narrow_model(project, tmp_path):
     layout = read_layout(model)
     assert winner["artifact"]["bytes"] == model.stat().st_size
     types = {t[1] for t in layout["tensors"] if len(t[3]) == 2}
-    assert not types & {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}, "rows of 64 don't fit K-quants: llama.cpp falls back"
+    assert not types & {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}, (
+        "rows of 64 don't fit K-quants: llama.cpp falls back"
+    )
     assert layout["shape"]["layers"] == 3
 
 
-@pytest.mark.parametrize("argument", ["hardware=jetson_nan", "goal.max_kdl=1", "model=./gone", "texts.search=gone.txt"])
+@pytest.mark.parametrize(
+    "argument", ["hardware=jetson_nan", "goal.max_kdl=1", "model=./gone", "texts.search=gone.txt"]
+)
 def test_mistakes_are_one_line_and_start_nothing(project, argument):
     done = project.doit("optimize", argument)
     assert done.returncode == 2

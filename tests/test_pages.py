@@ -1,4 +1,6 @@
-"""`doit ab` and `doit surgery` on a study with a user's own task, as the guide has it; the pages in a real browser."""
+"""`doit ab` and `doit surgery` on a study with a user's own task, as the guide has it; the pages in
+a real browser.
+"""
 
 import json
 import re
@@ -8,8 +10,15 @@ import pytest
 from conftest import ROOT, Project
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
-QUICK = ("model=fable_mini", "probe=quick", "planner.types=[Q2_K,Q8_0]", "planner.evaluations=4",
-         "probe.calibration_tokens=512", "planner.rounding=nearest", "texts.second=null")  # fmt: skip
+QUICK = (
+    "model=fable_mini",
+    "probe=quick",
+    "planner.types=[Q2_K,Q8_0]",
+    "planner.evaluations=4",
+    "probe.calibration_tokens=512",
+    "planner.rounding=nearest",
+    "texts.second=null",
+)
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -43,11 +52,18 @@ def test_a_users_own_task_as_written(studied):
     limits = {c["metric"]: c["limit"] for c in result["goal"]["constraints"]}
     assert limits["task:errands:retention"] == 0.5
     numbers = {m["metric"]: m for m in result["winner"]["measurements"]}
-    assert numbers["task:errands:baseline_acc"]["value"] >= 0.75, "the 16-bit model knows its stories"
+    assert numbers["task:errands:baseline_acc"]["value"] >= 0.75, (
+        "the 16-bit model knows its stories"
+    )
     assert numbers["task:errands:retention"]["value"] >= 0.5
     assert numbers["task:errands:acc"]["n"] == 4, "all questions decide"
     searched = [c for c in result["candidates"] if c["decided_on"] == "search" and not c["failure"]]
-    assert all(m["n"] == 2 for c in searched for m in c["measurements"] if m["metric"] == "task:errands:acc")
+    assert all(
+        m["n"] == 2
+        for c in searched
+        for m in c["measurements"]
+        if m["metric"] == "task:errands:acc"
+    )
     assert "task errands" in done.stdout
 
 
@@ -68,15 +84,21 @@ def test_ab_in_the_terminal(studied):
     assert "build" not in again.stderr, "the same prompts again cost nothing"
     given = project.doit("ab", "prompt=Nora had two plums.", "tokens=8", "chat=true")
     assert "of 1 answers identical" in given.stdout
-    (project.root / "prompts.jsonl").write_text('{"prompt": "Nora had"}\n{"prompt": "One morning"}\n')
-    assert "of 2 answers identical" in project.doit("ab", "prompts=prompts.jsonl", "tokens=8").stdout
+    (project.root / "prompts.jsonl").write_text(
+        '{"prompt": "Nora had"}\n{"prompt": "One morning"}\n'
+    )
+    assert (
+        "of 2 answers identical" in project.doit("ab", "prompts=prompts.jsonl", "tokens=8").stdout
+    )
 
 
 def test_a_model_beside_itself(studied):
     """A file with the winner's bytes parts where the winner does; the original beside itself never."""
     project, _ = studied
     shutil.copyfile(project.root / "outputs" / "latest" / "model.gguf", project.root / "own.gguf")
-    winner, file = (project.doit("ab", "tokens=12", *more).stdout for more in ([], ["file=own.gguf"]))
+    winner, file = (
+        project.doit("ab", "tokens=12", *more).stdout for more in ([], ["file=own.gguf"])
+    )
     assert winner == file
     base = next(r for r in records(project) if r["stage"] == "convert")
     shutil.copyfile(blob(project, base), project.root / "original.gguf")
@@ -160,12 +182,17 @@ def test_ab_page(studied, browser, scheme):
     assert f"{said} of 5 answers are identical" in page.inner_text("main")
     assert page.locator("section").count() == 5
     assert int(said) < 5, "two bits a weight are too few for the same answers"
-    assert page.locator("section:has(mark)").count() == 5 - int(said), "the place where they part is marked"
+    assert page.locator("section:has(mark)").count() == 5 - int(said), (
+        "the place where they part is marked"
+    )
     parted = page.locator("section:has(mark)").first
     left, right = (parted.locator(".side").nth(i) for i in (0, 1))
     before = [s.locator("span:not(.after)").all_text_contents() for s in (left, right)]
     assert before[0] == before[1], "up to the mark both say the same"
-    assert left.locator("span.after").first.text_content() != right.locator("span.after").first.text_content()
+    assert (
+        left.locator("span.after").first.text_content()
+        != right.locator("span.after").first.text_content()
+    )
     assert "nats" in left.locator("span").first.get_attribute("title")
     assert page.evaluate(CONTRAST) == []
     small = opened(browser, project.root / "outputs" / "latest" / "ab.html", PHONE, scheme)
@@ -184,7 +211,9 @@ def test_surgery_page(studied, browser, scheme):
     layout = layout_of(project)
     cells = page.locator("section").first.locator("svg g").all()
     said = [c.locator("title").text_content() for c in cells]
-    assert sorted(s.split(":")[0] for s in said) == sorted(n for n, _, _, shape in layout if len(shape) > 1)
+    assert sorted(s.split(":")[0] for s in said) == sorted(
+        n for n, _, _, shape in layout if len(shape) > 1
+    )
     for name, kind, size, shape in layout:
         if len(shape) > 1:
             assert any(s.startswith(f"{name}: {kind}, ") and f" {size} bytes" in s for s in said)
@@ -197,34 +226,53 @@ def test_surgery_page(studied, browser, scheme):
     assert page.locator("svg title#t1").text_content().startswith("Winner")
     assert page.evaluate(CONTRAST) == []
     small = opened(browser, path, PHONE, scheme)
-    assert small.evaluate("document.documentElement.scrollWidth <= innerWidth"), "only the picture scrolls sideways"
+    assert small.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "only the picture scrolls sideways"
+    )
 
 
 def layout_of(project):
     digest = project.result()["winner"]["artifact"]["sha256"]
-    made = next(r for r in records(project) if r["stage"] in ("quantize", "assemble") and digest in json.dumps(r["files"]))
+    made = next(
+        r
+        for r in records(project)
+        if r["stage"] in ("quantize", "assemble") and digest in json.dumps(r["files"])
+    )
     sha = next(f["sha256"] for f in made["files"] if f["path"] == "layout.json")
     return json.loads((project.root / "cache" / "cas" / sha[:2] / sha).read_text())["tensors"]
 
 
-@pytest.mark.parametrize(("cut", "words", "gone"), [({"drop": [1]}, "block 1", 7),
-                                                    ({"no_attention": [1]}, "the attention of block 1", 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cut", "words", "gone"),
+    [({"drop": [1]}, "block 1", 7), ({"no_attention": [1]}, "the attention of block 1", 4)],
+)
 def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
     whole = {"type": "Q4_K_M", "tensors": [[".*", "Q4_K"]]}
     (project.root / "two.yaml").write_text(json.dumps({"recipes": [whole, {**whole, **cut}]}))
-    run = ("optimize", "hardware=laptop", f"model={tiny}", "probe=quick", "planner=replay", "planner.replay=two.yaml")
+    run = (
+        "optimize",
+        "hardware=laptop",
+        f"model={tiny}",
+        "probe=quick",
+        "planner=replay",
+        "planner.replay=two.yaml",
+    )
     done = project.doit(*run, "goal=small", "goal.max_kld=50")
     assert done.returncode == 0, done.stderr
     result = project.result()
     assert cut.items() <= result["winner"]["recipe"].items(), "the smaller one wins"
     said = project.doit("surgery")
     assert said.returncode == 0, said.stderr
-    numbers = rf"without {words}: ([\d.]+) nats on the search text against ([\d.]+) .*: ([\d.-]+) more"
+    numbers = (
+        rf"without {words}: ([\d.]+) nats on the search text against ([\d.]+) .*: ([\d.-]+) more"
+    )
     without, with_it, more = map(float, re.search(numbers, said.stdout).groups())
     assert more == pytest.approx(without - with_it, abs=1e-5)
     html = (project.root / "outputs" / "latest" / "surgery.html").read_text()
     assert html.count(">dropped</text>") == gone, "each matrix that is left out"
-    assert html.count('class="cell"') == 14 - gone + 2, "the blocks' others, the embedding and the output"
+    assert html.count('class="cell"') == 14 - gone + 2, (
+        "the blocks' others, the embedding and the output"
+    )
     assert f"Left out: {words}." in html
     assert "measured no sensitivities" in html, "a replay knows none"
     assert html.count("<svg") == 1, "it made no stock preset"

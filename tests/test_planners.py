@@ -15,15 +15,33 @@ DEVICE = Hardware("d", "d", "cpu", 4, "", 1, 1, 1.0, 0.5, 0.2, 0.0, None)
 
 
 def study(optimise="size_bytes", size=None, **options):
-    limits = [Constraint("kld_mean", "<=", 0.02, "goal.max_kld")] if optimise == "size_bytes" else []
+    limits = (
+        [Constraint("kld_mean", "<=", 0.02, "goal.max_kld")] if optimise == "size_bytes" else []
+    )
     if size:
         limits.append(Constraint("size_bytes", "<=", size, "goal.max_size_mb"))
     chosen = {"types": TYPES, "batch": 2, "max_dropped": 1, "replay": ""} | options
-    return Study("s", "m", DEVICE, Goal("g", tuple(limits), optimise, 1), "ladder", chosen, {}, {}, {}, 0, 9, ())
+    return Study(
+        "s",
+        "m",
+        DEVICE,
+        Goal("g", tuple(limits), optimise, 1),
+        "ladder",
+        chosen,
+        {},
+        {},
+        {},
+        0,
+        9,
+        (),
+    )
 
 
 def measured(recipe, kld, size):
-    rows = (Measurement("kld_mean", kld, "nats", "measured", 1e-4), Measurement("size_bytes", size, "bytes", "exact"))
+    rows = (
+        Measurement("kld_mean", kld, "nats", "measured", 1e-4),
+        Measurement("size_bytes", size, "bytes", "exact"),
+    )
     return Candidate(recipe, "", "", rows)
 
 
@@ -48,7 +66,12 @@ def climb(given, kld=KLD):
 
 
 def test_down_until_two_fail_then_imatrix():
-    assert climb(study()) == [["Q8_0", "Q6_K"], ["Q5_K_M", "Q4_K_M"], ["Q3_K_M", "Q2_K"], ["Q4_K_M-imatrix", "Q5_K_M-imatrix"]]
+    assert climb(study()) == [
+        ["Q8_0", "Q6_K"],
+        ["Q5_K_M", "Q4_K_M"],
+        ["Q3_K_M", "Q2_K"],
+        ["Q4_K_M-imatrix", "Q5_K_M-imatrix"],
+    ]
 
 
 def test_a_block_is_dropped_only_when_nothing_else_holds():
@@ -60,9 +83,10 @@ def test_a_block_is_dropped_only_when_nothing_else_holds():
 
 def test_compensated_rungs_below_the_limit():
     rounds = climb(study(rounding="compensated"))
-    assert rounds[-2:] == [["Q4_K_M-imatrix", "Q5_K_M-imatrix"], ["Q4_K_M-compensated", "Q3_K_M-compensated"]] or rounds[
-        -1
-    ] == ["Q2_K-compensated"]
+    assert rounds[-2:] == [
+        ["Q4_K_M-imatrix", "Q5_K_M-imatrix"],
+        ["Q4_K_M-compensated", "Q3_K_M-compensated"],
+    ] or rounds[-1] == ["Q2_K-compensated"]
     assert "Q4_K_M-compensated" in [n for r in rounds for n in r]
     with pytest.raises(UserError, match="use nearest or compensated"):
         climb(study(rounding="best"))
@@ -75,7 +99,9 @@ def test_best_quality_stops_when_it_fits():
 
 def test_replay(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("recipes:\n- " + json.dumps(Recipe("Q4_K_M", True, (3,), (("ffn", "Q6_K"),)).as_json()))
+    path.write_text(
+        "recipes:\n- " + json.dumps(Recipe("Q4_K_M", True, (3,), (("ffn", "Q6_K"),)).as_json())
+    )
     given = study(replay=str(path))
     (one,) = replay.propose(given, History((), None))
     assert one.recipe == Recipe("Q4_K_M", True, (3,), (("ffn", "Q6_K"),))

@@ -56,20 +56,43 @@ def lab(tmp_path_factory, tiny, toolchain):
 @pytest.fixture(scope="module")
 def rounded(lab):
     """Every kind of grid in one file, with compensated rounding."""
-    kinds = {"attn_q": "Q4_K", "attn_k": "Q3_K", "attn_v": "Q5_K", "attn_output": "IQ4_XS", "ffn_up": "Q4_0",
-             "ffn_gate": "Q5_1", "0.ffn_down": "IQ4_NL", "1.ffn_down": "Q6_K", "token_embd": "Q8_0",
-             "output.weight": "Q2_K"}  # fmt: skip
-    known = lab.run(curvature, {"tokens": 1024, "context": 128, "random": 0.2}, model=lab.tiny, gguf=lab.gguf,
-                    text=lab.root / "text")  # fmt: skip
+    kinds = {
+        "attn_q": "Q4_K",
+        "attn_k": "Q3_K",
+        "attn_v": "Q5_K",
+        "attn_output": "IQ4_XS",
+        "ffn_up": "Q4_0",
+        "ffn_gate": "Q5_1",
+        "0.ffn_down": "IQ4_NL",
+        "1.ffn_down": "Q6_K",
+        "token_embd": "Q8_0",
+        "output.weight": "Q2_K",
+    }
+    known = lab.run(
+        curvature,
+        {"tokens": 1024, "context": 128, "random": 0.2},
+        model=lab.tiny,
+        gguf=lab.gguf,
+        text=lab.root / "text",
+    )
     return lab.quantize("Q2_K", kinds.items(), curvature=known)
 
 
 def polished(lab, variant, **params):
-    return lab.run(polish, {**PARAMS, **params}, gguf=variant, source=lab.gguf, model=lab.tiny, text=longer(lab))
+    return lab.run(
+        polish,
+        {**PARAMS, **params},
+        gguf=variant,
+        source=lab.gguf,
+        model=lab.tiny,
+        text=longer(lab),
+    )
 
 
 def longer(lab):
-    """More text than other stages are given: on little of it random weights get no better on what is held out."""
+    """More text than other stages are given: on little of it random weights get no better on what
+    is held out.
+    """
     text = lab.root / "longer"
     text.mkdir(exist_ok=True)
     (text / "text.txt").write_text(LONGER)
@@ -83,7 +106,10 @@ def made(lab, rounded):
 
 def kld(lab, folder):
     """Mean KLD to the 16-bit file over text that polishing has not seen."""
-    with opened(lab.gguf / "model.gguf", 128, 1) as exact, opened(folder / "model.gguf", 128, 1) as variant:
+    with (
+        opened(lab.gguf / "model.gguf", 128, 1) as exact,
+        opened(folder / "model.gguf", 128, 1) as variant,
+    ):
         found = []
         for window in exact.windows(UNSEEN, 2048):
             p, q = exact.log_probs(window, 0).astype(np.float64), variant.log_probs(window, 0)
@@ -100,7 +126,9 @@ def test_the_layout_is_the_same_and_only_payload_differs(lab, rounded, made):
     raw = [(f / "model.gguf").read_bytes() for f in (rounded, made)]
     assert len(raw[0]) == len(raw[1])
     assert raw[0][:start] == raw[1][:start]
-    changed = {a.name for a, b in zip(one.tensors, two.tensors, strict=True) if (a.data != b.data).any()}
+    changed = {
+        a.name for a, b in zip(one.tensors, two.tensors, strict=True) if (a.data != b.data).any()
+    }
     assert changed == {t.name for t in one.tensors}
 
 
@@ -113,9 +141,14 @@ def test_it_is_nearer_to_the_original_on_text_it_has_not_seen(lab, rounded, made
 
 
 def test_the_student_computes_what_llama_cpp_computes(lab, made):
-    """The held-out KLD that is claimed, computed anew from the file by llama.cpp on the held-out windows."""
+    """The held-out KLD that is claimed, computed anew from the file by llama.cpp on the held-out
+    windows.
+    """
     claimed = json.loads((made / "layout.json").read_text())["polish"]["held_out"][1]
-    with opened(lab.gguf / "model.gguf", 128, 1) as exact, opened(made / "model.gguf", 128, 1) as variant:
+    with (
+        opened(lab.gguf / "model.gguf", 128, 1) as exact,
+        opened(made / "model.gguf", 128, 1) as variant,
+    ):
         found = []
         for window in exact.windows(LONGER, PARAMS["tokens"])[::10]:
             p, q = exact.log_probs(window, 63).astype(np.float64), variant.log_probs(window, 63)
@@ -138,11 +171,19 @@ def test_rounding_in_sequence_changes_matrices_alone_and_is_nearer(lab, rounded,
     before, after = (read_layout(f / "model.gguf") for f in (rounded, sequel))
     assert all(before[k] == after[k] for k in LAYOUT)
     one, two = (gguf.GGUFReader(f / "model.gguf") for f in (rounded, sequel))
-    changed = {a.name for a, b in zip(one.tensors, two.tensors, strict=True) if (a.data != b.data).any()}
+    changed = {
+        a.name for a, b in zip(one.tensors, two.tensors, strict=True) if (a.data != b.data).any()
+    }
     told = json.loads((sequel / "layout.json").read_text())["refined"]
-    assert changed == set(told) == {t.name for t in one.tensors if len(t.shape) > 1} - {"token_embd.weight"}
+    assert (
+        changed
+        == set(told)
+        == {t.name for t in one.tensors if len(t.shape) > 1} - {"token_embd.weight"}
+    )
     assert kld(lab, sequel) < kld(lab, rounded)
-    assert (refined(lab, rounded) / "model.gguf").read_bytes() == (sequel / "model.gguf").read_bytes()
+    assert (refined(lab, rounded) / "model.gguf").read_bytes() == (
+        sequel / "model.gguf"
+    ).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -156,18 +197,25 @@ def test_blocks_that_got_no_better_are_left_alone(lab, sequel, learned):
     assert all(before[k] == after[k] for k in LAYOUT)
     said = json.loads((learned / "layout.json").read_text())["learned"]
     assert len(said) == 2
-    one, two = ({t.name: t.data for t in gguf.GGUFReader(f / "model.gguf").tensors} for f in (sequel, learned))
+    one, two = (
+        {t.name: t.data for t in gguf.GGUFReader(f / "model.gguf").tensors}
+        for f in (sequel, learned)
+    )
     first = [n for n in one if n.startswith("blk.0.")]
     assert all((one[n] == two[n]).all() for n in first) == (not said[0][1] < said[0][0])
     for name in first:
-        kind = next(t.tensor_type for t in gguf.GGUFReader(sequel / "model.gguf").tensors if t.name == name)
+        kind = next(
+            t.tensor_type for t in gguf.GGUFReader(sequel / "model.gguf").tensors if t.name == name
+        )
         if grid := GRIDS.get(kind.name):
             codes = [grid.codes(np.array(d).reshape(-1, grid.size)) for d in (one[name], two[name])]
             assert (codes[0] == codes[1]).all()
 
 
 def test_a_block_learns_its_rounding():
-    """A network of two layers, its codes to the nearest: what learning claims is what the written blocks do."""
+    """A network of two layers, its codes to the nearest: what learning claims is what the written
+    blocks do.
+    """
     torch.manual_seed(0)
     grid, width = GRIDS["Q4_0"], 64
     exact = [torch.randn(width, width) / 8, torch.randn(width, width) / 8]
@@ -181,7 +229,10 @@ def test_a_block_learns_its_rounding():
         return gguf.quants.quantize(w.numpy(), KINDS["Q4_0"]).reshape(-1, grid.size)
 
     goal = run(dict(zip("ab", exact, strict=True)), torch.from_numpy(hidden)).numpy()
-    parts = {n: (Learned(rounded(w), grid, (width, width)), None) for n, w in zip("ab", exact, strict=True)}
+    parts = {
+        n: (Learned(rounded(w), grid, (width, width)), None)
+        for n, w in zip("ab", exact, strict=True)
+    }
     block = Block(parts, {}, {})
     before, after = learn(block, run, hidden, goal, Settings(300))
     assert after < 0.8 * before
@@ -190,7 +241,11 @@ def test_a_block_learns_its_rounding():
         for n, (m, _) in parts.items()
     }
     held = [
-        float(loss(run(written, torch.from_numpy(hidden[i : i + 1])), torch.from_numpy(goal[i : i + 1])))
+        float(
+            loss(
+                run(written, torch.from_numpy(hidden[i : i + 1])), torch.from_numpy(goal[i : i + 1])
+            )
+        )
         for i in range(0, 40, 10)
     ]
     assert np.mean(held) == pytest.approx(after, rel=1e-4)
@@ -263,7 +318,9 @@ def test_another_checkpoint_is_refused(lab, rounded, tmp_path_factory):
     from conftest import make_llama
 
     other = make_llama(tmp_path_factory.mktemp("other") / "m", seed=1)
-    with pytest.raises(Infeasible, match=r"the rows of token_embd.weight aren't those of model.embed_tokens.weight"):
+    with pytest.raises(
+        Infeasible, match=r"the rows of token_embd.weight aren't those of model.embed_tokens.weight"
+    ):
         lab.run(polish, PARAMS, gguf=rounded, source=lab.gguf, model=other, text=longer(lab))
 
 
@@ -306,14 +363,23 @@ def wanting(how, **limits):
 def test_the_best_is_finished_once_and_wins(how):
     run = Polishing(wanting(how, size=2_000_000), World(0)).to_its_end()
     (one,) = run.polished()
-    plain = min((r for r, level in run.tried if level == "search" and r.complete and not r.finished
-                 and run.size(r) <= 2_000_000), key=lambda r: run.numbers[r, "search"]["kld_mean"].value)  # fmt: skip
+    plain = min(
+        (
+            r
+            for r, level in run.tried
+            if level == "search" and r.complete and not r.finished and run.size(r) <= 2_000_000
+        ),
+        key=lambda r: run.numbers[r, "search"]["kld_mean"].value,
+    )
     assert one == Recipe(**{**plain.__dict__, how: True})
-    assert [p.level for p in run.rounds[-1]] == ["search", "search"], "the stock presets that guard the result come last"
+    assert [p.level for p in run.rounds[-1]] == ["search", "search"], (
+        "the stock presets that guard the result come last"
+    )
 
 
 @pytest.mark.parametrize(
-    ("how", "steps", "foreseen"), [("refine", 0, REFINED), ("refine", 300, LEARNED), ("polish", 0, POLISHED)]
+    ("how", "steps", "foreseen"),
+    [("refine", 0, REFINED), ("refine", 300, LEARNED), ("polish", 0, POLISHED)],
 )
 @pytest.mark.parametrize("left", [0.4, 1.0])
 def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, steps, foreseen):
@@ -323,8 +389,14 @@ def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, steps, for
     run.left = left
     run.to_its_end()
     first, *others = run.polished()
-    plain = [r for r, level in run.tried if level == "search" and r.complete and not r.finished
-             and run.numbers[r, "search"]["kld_mean"].value <= 0.01]  # fmt: skip
+    plain = [
+        r
+        for r, level in run.tried
+        if level == "search"
+        and r.complete
+        and not r.finished
+        and run.numbers[r, "search"]["kld_mean"].value <= 0.01
+    ]
     best = min(plain, key=run.size)
     assert run.size(first) < 0.997 * run.size(best)
     assert (run.numbers[first, "search"]["kld_mean"].value <= 0.01) == (left < foreseen)

@@ -28,7 +28,13 @@ def folder(finished):
 
 def test_likeness():
     one = np.array([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]], dtype=np.float32)
-    assert likeness(one, one) == {"max_abs": 0, "mean_abs": 0, "kld_mean": 0, "same_top": 1, "tokens": 2}
+    assert likeness(one, one) == {
+        "max_abs": 0,
+        "mean_abs": 0,
+        "kld_mean": 0,
+        "same_top": 1,
+        "tokens": 2,
+    }
     moved = likeness(one, one + 5)
     assert moved["max_abs"] == 5
     assert moved["kld_mean"] == pytest.approx(0, abs=1e-6), "a constant changes no prediction"
@@ -51,7 +57,9 @@ def test_onnx_is_pytorch_at_every_batch_and_length(folder, store):
     assert {"config.json", "tokenizer.model"} <= {p.name for p in out.iterdir()}
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(out / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     with opened(folder, store, "the test").original() as source:
         net = plain(source)
     ids = np.random.default_rng(0).integers(3, 2048, (3, 17))
@@ -79,7 +87,10 @@ def test_mistakes(folder, store, monkeypatch):
         onnx.export(folder, store)
 
 
-@pytest.mark.skipif(not os.environ.get("SINTRA_TEST_TFLITE"), reason="SINTRA_TEST_TFLITE=1: installs 800 MB and takes minutes")
+@pytest.mark.skipif(
+    not os.environ.get("SINTRA_TEST_TFLITE"),
+    reason="SINTRA_TEST_TFLITE=1: installs 800 MB and takes minutes",
+)
 def test_tflite_is_pytorch(folder, store):
     tflite.export(folder, store, length="32")
     said = json.loads((folder / "tflite" / "comparison.json").read_text())

@@ -1,4 +1,6 @@
-"""Which blocks are left out: block influence against transformers' own hidden states, and the greedy choice."""
+"""Which blocks are left out: block influence against transformers' own hidden states, and the
+greedy choice.
+"""
 
 import dataclasses
 import itertools
@@ -30,10 +32,15 @@ def test_influence_is_what_transformers_hidden_states_say(tmp_path, toolchain):
     vocabulary.close()
     net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
     with torch.no_grad():
-        states = net.model(torch.from_numpy(windows).long(), output_hidden_states=True).hidden_states
+        states = net.model(
+            torch.from_numpy(windows).long(), output_hidden_states=True
+        ).hidden_states
         net.model.norm = torch.nn.Identity()  # the last hidden state before the final norm
         states = (*states[:-1], net.model(torch.from_numpy(windows).long()).last_hidden_state)
-    wanted = [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in itertools.pairwise(states)]
+    wanted = [
+        float(1 - torch.cosine_similarity(a, b, dim=-1).mean())
+        for a, b in itertools.pairwise(states)
+    ]
     assert found == pytest.approx(wanted, abs=1e-4)
 
 
@@ -45,7 +52,10 @@ def test_the_next_set_keeps_the_best_and_adds_the_least_influential():
 
 
 def history(given, *drops):
-    rows = [measured(Recipe("Q2_K"), 0.5, 90), *(measured(Recipe("Q2_K", drop=d), kld, 80) for d, kld in drops)]
+    rows = [
+        measured(Recipe("Q2_K"), 0.5, 90),
+        *(measured(Recipe("Q2_K", drop=d), kld, 80) for d, kld in drops),
+    ]
     return dataclasses.replace(History(tuple(rows), 6), influence=INFLUENCE)
 
 
@@ -59,16 +69,29 @@ def test_blocks_go_one_after_the_other_and_only_as_far_as_allowed():
     assert all(len(d) == 2 and 1 in d for d in two)
     assert candidates(given, history(given, ((1,), 0.8), ((1, 2), 0.9))) == [], "as many as allowed"
     assert candidates(study(size=75, max_dropped=0), history(given)) == []
-    assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], "what holds needs no drop"
+    assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], (
+        "what holds needs no drop"
+    )
 
 
 def test_attention_goes_before_blocks_where_the_runtime_can():
     given = study(size=75, max_dropped=2)
     llama = dataclasses.replace(history(given), architecture="llama")
-    assert cuts(given, llama) == [((), (2,)), ((), (1,)), ((), (4,)), ((2,), ()), ((1,), ()), ((4,), ())]
-    assert cuts(given, history(given)) == [((2,), ()), ((1,), ()), ((4,), ())], "an architecture that isn't known to"
+    assert cuts(given, llama) == [
+        ((), (2,)),
+        ((), (1,)),
+        ((), (4,)),
+        ((2,), ()),
+        ((1,), ()),
+        ((4,), ()),
+    ]
+    assert cuts(given, history(given)) == [((2,), ()), ((1,), ()), ((4,), ())], (
+        "an architecture that isn't known to"
+    )
     rows = [*llama.candidates, measured(Recipe("Q2_K", no_attention=(2,)), 0.6, 85)]
-    assert not any(a for _, a in cuts(given, dataclasses.replace(llama, candidates=tuple(rows)))), "once"
+    assert not any(a for _, a in cuts(given, dataclasses.replace(llama, candidates=tuple(rows)))), (
+        "once"
+    )
     rows[-1] = measured(Recipe("Q2_K", no_attention=(2,)), 0.01, 70)
     assert cuts(given, dataclasses.replace(llama, candidates=tuple(rows))) == [], "it was enough"
 

@@ -1,4 +1,6 @@
-"""A shared store, against a real S3 server on loopback and in a folder: shared work, first writer wins, nothing believed."""
+"""A shared store, against a real S3 server on loopback and in a folder: shared work, first writer
+wins, nothing believed.
+"""
 
 import json
 import multiprocessing
@@ -40,11 +42,20 @@ def bucket(s3, monkeypatch):
 @pytest.fixture(params=["s3", "folder"])
 def remote(request, tmp_path):
     """The address of an empty shared store."""
-    return request.getfixturevalue("bucket") if request.param == "s3" else f"file://{tmp_path}/shared"
+    return (
+        request.getfixturevalue("bucket") if request.param == "s3" else f"file://{tmp_path}/shared"
+    )
 
 
 def action(number=0):
-    return {"schema": 1, "stage": "made", "version": 1, "tools": {}, "params": {"number": number}, "inputs": {}}
+    return {
+        "schema": 1,
+        "stage": "made",
+        "version": 1,
+        "tools": {},
+        "params": {"number": number},
+        "inputs": {},
+    }
 
 
 def key_of(number=0):
@@ -58,7 +69,11 @@ def publish(cache, number, text, size=0):
     (folder / "deep").mkdir(parents=True)
     (folder / "f.txt").write_bytes(text.encode() + os.urandom(size))
     (folder / "deep" / "empty").touch()
-    store.publish(key_of(number), store.put_tree(folder), {"step": f"made:{number}", "stage": "made", "action": action(number)})
+    store.publish(
+        key_of(number),
+        store.put_tree(folder),
+        {"step": f"made:{number}", "stage": "made", "action": action(number)},
+    )
     return store
 
 
@@ -92,14 +107,18 @@ def test_a_failure_of_the_action_is_shared_one_of_the_machine_is_not(remote, tmp
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     about = {"step": "made:x", "stage": "made"}
     one.publish(key_of(0), Failure("unsupported", "no"), about | {"action": action(0)})
-    one.publish(key_of(1), Failure("out_of_memory", "too small here"), about | {"action": action(1)})
+    one.publish(
+        key_of(1), Failure("out_of_memory", "too small here"), about | {"action": action(1)}
+    )
     assert [shared(remote).push(one, key_of(n)) for n in (0, 1)] == ["pushed", "kept"]
     assert shared(remote).pull(two, key_of(0)) == Failure("unsupported", "no")
 
 
 def test_read_only_pushes_nothing(remote, tmp_path):
     shared(remote).objects  # noqa: B018 (makes the folder)
-    assert shared(remote, mode="readonly").push(publish(tmp_path / "one", 0, "x"), key_of()) == "kept"
+    assert (
+        shared(remote, mode="readonly").push(publish(tmp_path / "one", 0, "x"), key_of()) == "kept"
+    )
     assert names(remote) == []
 
 
@@ -112,7 +131,9 @@ def test_a_damaged_blob_is_refused_and_replaced(remote, tmp_path, damage):
     if damage == "gone":
         there.store.delete(path)
     else:
-        there.store.put(path, {"flipped": b"a" * 99 + b"b", "short": b"a" * 50, "long": b"b" * 200}[damage])
+        there.store.put(
+            path, {"flipped": b"a" * 99 + b"b", "short": b"a" * 50, "long": b"b" * 200}[damage]
+        )
     own = shared(remote, said)
     assert own.pull(two, key_of()) is None
     assert len(said) == 1
@@ -120,13 +141,20 @@ def test_a_damaged_blob_is_refused_and_replaced(remote, tmp_path, damage):
     assert list(two.folder("tmp").iterdir()) == []
     publish(two.root, 0, "a" * 100)  # built here instead
     assert own.push(two, key_of()) == "there"
-    assert shared(remote).pull(Store(tmp_path / "three"), key_of()) == one.lookup(key_of()), "what was damaged is whole again"
+    assert shared(remote).pull(Store(tmp_path / "three"), key_of()) == one.lookup(key_of()), (
+        "what was damaged is whole again"
+    )
 
 
 def forged(change):
     """An entry with something wrong in it."""
-    good = {"key": key_of(), "action": action(), "stage": "made", "step": "made:0",
-            "files": [{"path": "f.txt", "size": 1, "sha256": "a" * 64}]}  # fmt: skip
+    good = {
+        "key": key_of(),
+        "action": action(),
+        "stage": "made",
+        "step": "made:0",
+        "files": [{"path": "f.txt", "size": 1, "sha256": "a" * 64}],
+    }
     return good | change
 
 
@@ -135,18 +163,33 @@ def with_file(**change):
 
 
 FORGERIES = {
-    "another's": {"action": action(1)}, "another key": {"key": "b" * 64}, "no files": {"files": None},
-    "not a list": {"files": "x"}, "up": with_file(path="../../x"), "absolute": with_file(path="/etc/passwd"),
-    "dots": with_file(path="a/./b"), "backslash": with_file(path="..\\x"), "control": with_file(path="a\nb"),
-    "empty": with_file(path=""), "digest up": with_file(sha256="../" * 21 + "x"), "short digest": with_file(sha256="ab"),
-    "upper": with_file(sha256="A" * 64), "negative": with_file(size=-1), "a float": with_file(size=1.5),
-    "true": with_file(size=True), "huge": with_file(size=1 << 60), "more": with_file(mode=0o777),
-    "twice": {"files": with_file()["files"] * 2}, "not a file": {"files": ["f.txt"]},
+    "another's": {"action": action(1)},
+    "another key": {"key": "b" * 64},
+    "no files": {"files": None},
+    "not a list": {"files": "x"},
+    "up": with_file(path="../../x"),
+    "absolute": with_file(path="/etc/passwd"),
+    "dots": with_file(path="a/./b"),
+    "backslash": with_file(path="..\\x"),
+    "control": with_file(path="a\nb"),
+    "empty": with_file(path=""),
+    "digest up": with_file(sha256="../" * 21 + "x"),
+    "short digest": with_file(sha256="ab"),
+    "upper": with_file(sha256="A" * 64),
+    "negative": with_file(size=-1),
+    "a float": with_file(size=1.5),
+    "true": with_file(size=True),
+    "huge": with_file(size=1 << 60),
+    "more": with_file(mode=0o777),
+    "twice": {"files": with_file()["files"] * 2},
+    "not a file": {"files": ["f.txt"]},
     "both": {"files": [*with_file()["files"], *with_file(path="f.txt/x")["files"]]},
     "a failure of a machine": {"files": None, "failure": {"kind": "out_of_memory", "message": ""}},
-    "a failure that is none": {"files": None, "failure": {"kind": 3}}, "many": {"files": with_file()["files"] * 10_001},
-    "step": {"step": 7}, "time": {"wall_s": float("inf")},
-}  # fmt: skip
+    "a failure that is none": {"files": None, "failure": {"kind": 3}},
+    "many": {"files": with_file()["files"] * 10_001},
+    "step": {"step": 7},
+    "time": {"wall_s": float("inf")},
+}
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -156,7 +199,9 @@ def test_a_forged_entry_is_refused(tmp_path, name):
         parsed(raw, key_of())
 
 
-@pytest.mark.parametrize("raw", [b"", b"[", b"[]", b"null", b"[" * 100_000, b"\xff", b'{"key": 1e999}', b"1" * 5000])
+@pytest.mark.parametrize(
+    "raw", [b"", b"[", b"[]", b"null", b"[" * 100_000, b"\xff", b'{"key": 1e999}', b"1" * 5000]
+)
 def test_what_is_no_entry_is_refused(raw):
     with pytest.raises(Refused):
         parsed(raw, key_of())
@@ -172,14 +217,21 @@ def test_a_forged_entry_reaches_nothing(remote, tmp_path):
     evil = json.dumps(forged(with_file(path="../../../evil"))).encode()
     there.put_entry(key_of(), evil)
     folder = f"ac/{key_of()[:2]}"
-    for name in ("ac/zz/evil.json", f"ac/zz/{key_of()}.json", f"{folder}/{key_of()}", f"{folder}/x/{key_of()}.json"):
+    for name in (
+        "ac/zz/evil.json",
+        f"ac/zz/{key_of()}.json",
+        f"{folder}/{key_of()}",
+        f"{folder}/x/{key_of()}.json",
+    ):
         there.store.put(name, b"x")
     assert list(shared(remote).objects.keys()) == [key_of()]
     own = shared(remote, said)
     assert own.pull(two, key_of()) is None
     assert "leaves its folder" in said[0]
     assert not list(tmp_path.rglob("evil"))
-    assert own.push(publish(two.root, 0, "mine"), key_of()) == "pushed", "an entry that nobody can believe is replaced"
+    assert own.push(publish(two.root, 0, "mine"), key_of()) == "pushed", (
+        "an entry that nobody can believe is replaced"
+    )
     assert shared(remote).pull(Store(tmp_path / "three"), key_of()) == two.lookup(key_of())
 
 
@@ -190,7 +242,9 @@ def test_an_entry_of_many_megabytes_is_not_read(remote, tmp_path):
     assert "too large for an entry" in said[0]
 
 
-@pytest.mark.parametrize("name", ["ac/../../evil.json", "ac//evil", "/ac/x", "ac/%2e%2e/x", "ac/ é~", "ac/" + "x" * 900])
+@pytest.mark.parametrize(
+    "name", ["ac/../../evil.json", "ac//evil", "/ac/x", "ac/%2e%2e/x", "ac/ é~", "ac/" + "x" * 900]
+)
 def test_strange_names_in_a_bucket(s3, bucket, tmp_path, name):
     import boto3
 
@@ -206,7 +260,11 @@ def test_strange_names_in_a_bucket(s3, bucket, tmp_path, name):
 
 
 def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypatch):
-    one, two, said = publish(tmp_path / "one", 0, "plain"), publish(tmp_path / "two", 0, "signed"), []
+    one, two, said = (
+        publish(tmp_path / "one", 0, "plain"),
+        publish(tmp_path / "two", 0, "signed"),
+        [],
+    )
     assert shared(bucket).push(one, key_of()) == "pushed"
     monkeypatch.setenv("SINTRA_STORE_KEY", SECRET)
     own = shared(bucket, said)
@@ -216,7 +274,10 @@ def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypat
     assert shared(bucket).pull(Store(tmp_path / "three"), key_of()) == two.lookup(key_of())
     monkeypatch.setenv("SINTRA_STORE_KEY", SECRET[::-1])
     assert shared(bucket, said).pull(Store(tmp_path / "four"), key_of()) is None
-    written = [objects(bucket).entry(key_of()), *(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())]
+    written = [
+        objects(bucket).entry(key_of()),
+        *(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()),
+    ]
     assert not any(SECRET.encode() in text for text in written)
     monkeypatch.setenv("SINTRA_STORE_KEY", "short")
     with pytest.raises(UserError, match="fewer than 16 bytes"):
@@ -247,11 +308,16 @@ def racer(cache, url, rounds, start, out, name):
 
 @pytest.mark.parametrize("where", ["s3", "folder"])
 def test_two_writers_race(request, where, tmp_path):
-    """50 steps, each built by two machines with different bytes and pushed at once: one entry, and both machines have it."""
+    """50 steps, each built by two machines with different bytes and pushed at once: one entry, and
+    both machines have it.
+    """
     url = request.getfixturevalue("bucket") if where == "s3" else f"file://{tmp_path}/shared"
     times, spawn = 50, multiprocessing.get_context("spawn")
     start, out = spawn.Barrier(2), spawn.Queue()
-    both = [spawn.Process(target=racer, args=(tmp_path / name, url, times, start, out, name)) for name in ("one", "two")]
+    both = [
+        spawn.Process(target=racer, args=(tmp_path / name, url, times, start, out, name))
+        for name in ("one", "two")
+    ]
     for process in both:
         process.start()
     results = [out.get(timeout=120) for _ in both]
@@ -265,7 +331,11 @@ def test_two_writers_race(request, where, tmp_path):
         assert third.pull(Store(tmp_path / "three"), key_of(number)).digest == winner[1]
     assert [r[3] for each in results for r in each if r[3]] == []
     assert len(names(url, "ac")) == times
-    assert [list(Store(tmp_path / name).verify()) for name in ("one", "two", "three")] == [[], [], []]
+    assert [list(Store(tmp_path / name).verify()) for name in ("one", "two", "three")] == [
+        [],
+        [],
+        [],
+    ]
 
 
 def test_a_server_that_stumbles_is_asked_again(s3, bucket, tmp_path):
@@ -294,7 +364,11 @@ def test_who_may_only_read_goes_on_reading(s3, bucket, tmp_path):
 
 @pytest.mark.parametrize("why", ["nobody listens", "no such bucket", "no such folder"])
 def test_a_store_that_cannot_be_used_is_said_once(bucket, tmp_path, monkeypatch, why):
-    where = {"nobody listens": bucket, "no such bucket": "s3://nosuchbucket/x", "no such folder": f"file://{tmp_path}/nowhere"}
+    where = {
+        "nobody listens": bucket,
+        "no such bucket": "s3://nosuchbucket/x",
+        "no such folder": f"file://{tmp_path}/nowhere",
+    }
     if why == "nobody listens":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     said, store = [], publish(tmp_path / "one", 0, "x")
@@ -307,12 +381,19 @@ def test_a_store_that_cannot_be_used_is_said_once(bucket, tmp_path, monkeypatch,
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize(("remote", "mode", "wrong"), [
-    ("s4://b/x", "readwrite", "did you mean 's3'"), ("http://host/x", "readwrite", "known are"),
-    ("s3://", "readwrite", "wanted is"),
-    ("s3://key:secret@b/x", "readwrite", "credentials come from"), ("az://c/x?sig=1", "readwrite", "credentials come from"),
-    ("s3://b/../x", "readwrite", "wanted is"), ("", "read", "did you mean 'readonly'"), ("x", "no", "store.mode='no'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("remote", "mode", "wrong"),
+    [
+        ("s4://b/x", "readwrite", "did you mean 's3'"),
+        ("http://host/x", "readwrite", "known are"),
+        ("s3://", "readwrite", "wanted is"),
+        ("s3://key:secret@b/x", "readwrite", "credentials come from"),
+        ("az://c/x?sig=1", "readwrite", "credentials come from"),
+        ("s3://b/../x", "readwrite", "wanted is"),
+        ("", "read", "did you mean 'readonly'"),
+        ("x", "no", "store.mode='no'"),
+    ],
+)
 def test_wrong_addresses(tmp_path, remote, mode, wrong):
     with pytest.raises(UserError, match=wrong):
         address(tmp_path, {"remote": remote, "mode": mode})
@@ -320,5 +401,9 @@ def test_wrong_addresses(tmp_path, remote, mode, wrong):
 
 def test_addresses(tmp_path):
     assert address(tmp_path, {"remote": "", "mode": "readonly"}) is None
-    assert address(tmp_path, {"remote": "x", "mode": "readonly"}) == Address(f"file://{tmp_path}/x", False)
-    assert address(tmp_path, {"remote": "gs://b/x/", "mode": "readwrite"}) == Address("gs://b/x", True)
+    assert address(tmp_path, {"remote": "x", "mode": "readonly"}) == Address(
+        f"file://{tmp_path}/x", False
+    )
+    assert address(tmp_path, {"remote": "gs://b/x/", "mode": "readwrite"}) == Address(
+        "gs://b/x", True
+    )

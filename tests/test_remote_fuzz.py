@@ -13,15 +13,65 @@ from sintra.sharing import check
 from sintra.types import Artifact
 
 INPUTS = 20_000
-ODD = [None, True, -1, 1.5, 1e400, float("nan"), "", "..", "../x", "/x", "a/../b", "a" * 2000, "\ud800", "\x00", "\x1b[2J", "ü",
-       [], {}, [[]], {"path": "x"}, 10**30, "C:\\x", "a//b", ".", "a/.", "\u202e", "llm", "Q4_K", "kind"]  # fmt: skip
+ODD = [
+    None,
+    True,
+    -1,
+    1.5,
+    1e400,
+    float("nan"),
+    "",
+    "..",
+    "../x",
+    "/x",
+    "a/../b",
+    "a" * 2000,
+    "\ud800",
+    "\x00",
+    "\x1b[2J",
+    "ü",
+    [],
+    {},
+    [[]],
+    {"path": "x"},
+    10**30,
+    "C:\\x",
+    "a//b",
+    ".",
+    "a/.",
+    "\u202e",
+    "llm",
+    "Q4_K",
+    "kind",
+]
 ACTION = {"schema": 1, "stage": "made", "params": {}, "inputs": {}}
 KEY = sha256(canonical(ACTION))
-GOOD = {"key": KEY, "action": ACTION, "stage": "made", "step": "made:0", "wall_s": 1.0, "peak_rss": 5,
-        "made": "2026-01-01T00:00:00Z",
-        "files": [{"path": "f", "size": 1, "sha256": "a" * 64}, {"path": "d/g", "size": 2, "sha256": "b" * 64}]}  # fmt: skip
-RECIPE = {"type": "Q4_K_M", "importance": True, "drop": [1], "tensors": [[".*", "Q4_K"]], "rounding": "nearest", "kv": "f16"}
-ROUND = {"round": 1, "stop": None, "proposals": [{"recipe": RECIPE, "why": "x", "author": "solver", "level": "search"}]}
+GOOD = {
+    "key": KEY,
+    "action": ACTION,
+    "stage": "made",
+    "step": "made:0",
+    "wall_s": 1.0,
+    "peak_rss": 5,
+    "made": "2026-01-01T00:00:00Z",
+    "files": [
+        {"path": "f", "size": 1, "sha256": "a" * 64},
+        {"path": "d/g", "size": 2, "sha256": "b" * 64},
+    ],
+}
+RECIPE = {
+    "type": "Q4_K_M",
+    "importance": True,
+    "drop": [1],
+    "tensors": [[".*", "Q4_K"]],
+    "rounding": "nearest",
+    "kv": "f16",
+}
+ROUND = {
+    "round": 1,
+    "stop": None,
+    "proposals": [{"recipe": RECIPE, "why": "x", "author": "solver", "level": "search"}],
+}
 
 
 def changed(draw, value):
@@ -33,7 +83,9 @@ def changed(draw, value):
         if value and draw.random() < 0.15:
             value.pop(draw.choice(list(value)))
         if draw.random() < 0.1:
-            value[draw.choice(["failure", "hmac", "x", "files"])] = draw.choice([*ODD, {"kind": "refused", "message": "m"}])
+            value[draw.choice(["failure", "hmac", "x", "files"])] = draw.choice(
+                [*ODD, {"kind": "refused", "message": "m"}]
+            )
         for name in draw.sample(sorted(value), min(1, len(value))):
             value[name] = changed(draw, value[name])
         return value
@@ -84,11 +136,21 @@ def test_rounds():
     assert 0 < believed < INPUTS
 
 
-@pytest.mark.parametrize("name", [
-    f"ac/aa/{'a' * 64}", f"ac/ab/{'a' * 64}.json", f"ac/aa/../{'a' * 64}.json", f"ac/aa/{'A' * 64}.json",
-    f"ac/aa/{'a' * 63}.json", f"x/ac/aa/{'a' * 64}.json", f"ac/aa/{'a' * 64}.json\n", f"cas/aa/{'a' * 64}", "",
-    "ac/aa/" + "٣" * 64 + ".json",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"ac/aa/{'a' * 64}",
+        f"ac/ab/{'a' * 64}.json",
+        f"ac/aa/../{'a' * 64}.json",
+        f"ac/aa/{'A' * 64}.json",
+        f"ac/aa/{'a' * 63}.json",
+        f"x/ac/aa/{'a' * 64}.json",
+        f"ac/aa/{'a' * 64}.json\n",
+        f"cas/aa/{'a' * 64}",
+        "",
+        "ac/aa/" + "٣" * 64 + ".json",
+    ],
+)
 def test_names_that_are_no_entries(name):
     assert not ENTRY.fullmatch(name)
     assert ENTRY.fullmatch(f"ac/aa/{'a' * 64}.json")[2] == "a" * 64

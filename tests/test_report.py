@@ -12,18 +12,32 @@ from sintra import account
 from sintra.views import charts, report
 from sintra.views.words import discreet, plain, said
 
-PARTS = ("What was asked", "Quality and size", "Candidates", "Tensors", "Memory", "Heat", "Rounds", "Use it", "Provenance")
+PARTS = (
+    "What was asked",
+    "Quality and size",
+    "Candidates",
+    "Tensors",
+    "Memory",
+    "Heat",
+    "Rounds",
+    "Use it",
+    "Provenance",
+)
 LIMIT = 3_000_000
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, toolchain, tiny):
-    """A project with a study that has ended: stock presets and ours, a limit that some of them miss, a device with heat."""
+    """A project with a study that has ended: stock presets and ours, a limit that some of them
+    miss, a device with heat.
+    """
     own = make_project(tmp_path_factory.mktemp("report") / "project", toolchain)
     shutil.copytree(tiny, own.root / "mine")
     few = (*QUICK[:2], "planner.types=[Q8_0,Q2_K]", "texts.second=null")
     limits = ("goal.max_kld=50", "goal.max_size_mb=2")
-    done = own.doit("optimize", "hardware=raspberry_pi_5", f"model={own.root / 'mine'}", *few, *limits)
+    done = own.doit(
+        "optimize", "hardware=raspberry_pi_5", f"model={own.root / 'mine'}", *few, *limits
+    )
     assert done.returncode in (0, 1), done.stderr
     return own, done
 
@@ -54,7 +68,11 @@ def test_the_main_job_writes_it(ended, page_file):
     project, _ = ended
     assert str(project.root) not in html, "no folder of this machine"
     manifest = json.loads((page_file.parent / "manifest.json").read_text())
-    for digest in (*manifest["files"].values(), *manifest["texts"].values(), manifest["source"]["digest"]):
+    for digest in (
+        *manifest["files"].values(),
+        *manifest["texts"].values(),
+        manifest["source"]["digest"],
+    ):
         assert digest in html
     assert "report.html" not in manifest["files"], "drawn from the rest"
 
@@ -62,16 +80,25 @@ def test_the_main_job_writes_it(ended, page_file):
 def test_the_numbers_are_those_of_the_result(ended, page_file, browser):
     project, _ = ended
     result, page = project.result(), opened(browser, page_file)
-    rows = page.locator("section", has=page.locator("#candidates")).locator("table").last.locator("tbody tr")
+    rows = (
+        page.locator("section", has=page.locator("#candidates"))
+        .locator("table")
+        .last.locator("tbody tr")
+    )
     assert rows.count() == len(result["candidates"])
     best = {m["metric"]: m for m in result["winner"]["measurements"]}
     cells = rows.first.locator("td").all_text_contents()
     assert cells[0] == f"{best['size_bytes']['value'] / 1e6:.2f}"
     assert cells[1] == f"{best['kld_mean']['value']:.5f}"
     drawn = page.locator("#quality ~ figure .on-wide svg path title").all_text_contents()
-    measured = [c for c in result["candidates"] if any(m["metric"] == "kld_mean" for m in c["measurements"])]
+    measured = [
+        c for c in result["candidates"] if any(m["metric"] == "kld_mean" for m in c["measurements"])
+    ]
     assert len(drawn) == len(measured), "a point a candidate"
-    assert sum(t.startswith(f"{report.Recipe.of(result['winner']['recipe']).name}: ") for t in drawn) == 1
+    assert (
+        sum(t.startswith(f"{report.Recipe.of(result['winner']['recipe']).name}: ") for t in drawn)
+        == 1
+    )
     limits = page.locator("#asked ~ div table tbody tr")
     assert limits.count() == len(result["goal"]["constraints"])
     assert page.locator(".verdict").inner_text().startswith(report.STATUS[result["status"]])
@@ -122,13 +149,29 @@ def test_commands_can_be_copied(page_file, browser):
 def test_nothing_is_written_twice(ended, page_file):
     project, _ = ended
     before, mark = page_file.read_bytes(), page_file.stat().st_mtime_ns
-    shown = next(c for c in re.findall(r"<code>(doit optimize[^<]*)</code>", before.decode()) if "replay" not in c)
+    shown = next(
+        c
+        for c in re.findall(r"<code>(doit optimize[^<]*)</code>", before.decode())
+        if "replay" not in c
+    )
     words = shown.replace("&#39;", "").replace("'", "").split()
     done = project.doit(*words[1:], PYTHONPROFILEIMPORTTIME="1")
     assert "0 steps built" in done.stdout, "the command in the report is the study's"
-    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    loaded = {
+        line.split("|")[-1].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert loaded, "the interpreter said what it imported"
-    assert not loaded & {"altair", "jinja2", "vl_convert", "scipy", "nicegui", "sintra.account", "sintra.views.report"}
+    assert not loaded & {
+        "altair",
+        "jinja2",
+        "vl_convert",
+        "scipy",
+        "nicegui",
+        "sintra.account",
+        "sintra.views.report",
+    }
     assert page_file.stat().st_mtime_ns == mark
     made = project.doit("report")
     assert made.returncode == 0, made.stderr
@@ -158,20 +201,39 @@ def test_without_the_cache_or_a_winner(ended, tmp_path):
     """The folder alone still makes a page; so does a study that ended with nothing."""
     project, _ = ended
     told = account.read(project.root, "latest")
-    told = account.Told(told.folder, told.result, told.rounds, told.manifest, None, "there is no model folder '/secret/mine'")
+    told = account.Told(
+        told.folder,
+        told.result,
+        told.rounds,
+        told.manifest,
+        None,
+        "there is no model folder '/secret/mine'",
+    )
     html = report.page(account.account(project.root, told))
     assert "needs the study" in html
     assert "/secret" not in html
-    none = told.result | {"winner": None, "candidates": [], "status": "infeasible", "reason": "infeasible: too large"}
-    html = report.page(account.account(project.root, account.Told(told.folder, none, [], told.manifest, None, "")))
+    none = told.result | {
+        "winner": None,
+        "candidates": [],
+        "status": "infeasible",
+        "reason": "infeasible: too large",
+    }
+    html = report.page(
+        account.account(project.root, account.Told(told.folder, none, [], told.manifest, None, ""))
+    )
     assert "Nothing was made: infeasible: too large." in html
 
 
 def test_two_hundred_candidates(ended, browser, tmp_path):
-    """As large as a study gets: under 3 MB, everything there. (bench/report.py opens a real one, and says how fast.)"""
+    """As large as a study gets: under 3 MB, everything there. (bench/report.py opens a real one,
+    and says how fast.)
+    """
     project, _ = ended
     told = account.read(project.root, "latest")
-    many = [many_of(told.result["candidates"][i % len(told.result["candidates"])], i) for i in range(200)]
+    many = [
+        many_of(told.result["candidates"][i % len(told.result["candidates"])], i)
+        for i in range(200)
+    ]
     result = told.result | {"candidates": many, "winner": many[0]}
     whole = account.account(project.root, told) | {"result": result}
     text = report.page(whole)
@@ -180,12 +242,20 @@ def test_two_hundred_candidates(ended, browser, tmp_path):
     path.write_text(text)
     page = opened(browser, path)
     assert page.locator("#quality ~ figure .on-wide svg path title").count() == 200
-    assert page.locator("section", has=page.locator("#candidates")).locator("table").last.locator("tbody tr").count() == 200
+    assert (
+        page.locator("section", has=page.locator("#candidates"))
+        .locator("table")
+        .last.locator("tbody tr")
+        .count()
+        == 200
+    )
 
 
 def many_of(row, number):
     """A candidate's double with a recipe and numbers of its own."""
-    tensors = [[f"blk\\.{number}\\.", "Q4_K"], [".*", "Q8_0"]] if number else row["recipe"]["tensors"]
+    tensors = (
+        [[f"blk\\.{number}\\.", "Q4_K"], [".*", "Q8_0"]] if number else row["recipe"]["tensors"]
+    )
     rows = [m | {"value": m["value"] * (1 + number / 150)} for m in row["measurements"]]
     return row | {"recipe": row["recipe"] | {"tensors": tensors}, "measurements": rows}
 
@@ -199,7 +269,10 @@ def test_words():
     )
     assert discreet("http://127.0.0.1:1/v1 ~/x/y ./a/b") == "http://127.0.0.1:1/v1 \u2026/y ./a/b"
     assert account.shown(ROOT, f"model={ROOT}/models/fable") == "model=models/fable"
-    assert account.shown(ROOT, "planner.base_url=https://me:secret@host/v1?key=1") == "planner.base_url=https://host/v1"
+    assert (
+        account.shown(ROOT, "planner.base_url=https://me:secret@host/v1?key=1")
+        == "planner.base_url=https://host/v1"
+    )
 
 
 def test_ticks_of_a_logarithmic_axis():

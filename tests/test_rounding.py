@@ -1,4 +1,6 @@
-"""Compensated rounding: every grid against the gguf package, the algorithm against brute force, files on a real model."""
+"""Compensated rounding: every grid against the gguf package, the algorithm against brute force,
+files on a real model.
+"""
 
 import json
 import os
@@ -57,7 +59,9 @@ def test_a_grid_reads_what_gguf_reads_and_writes_what_it_read(name):
     grid = GRIDS[name]
     assert (grid.block, grid.size) == gguf.GGML_QUANT_SIZES[KINDS[name]]
     raw = random_blocks(grid, 64)
-    assert np.allclose(gguf.quants.dequantize(raw, KINDS[name]), grid.weights(raw), rtol=1e-6, atol=1e-7)
+    assert np.allclose(
+        gguf.quants.dequantize(raw, KINDS[name]), grid.weights(raw), rtol=1e-6, atol=1e-7
+    )
     copy = np.zeros_like(raw)
     grid.write_scales(copy, grid.scales(raw))
     grid.write_codes(copy, grid.codes(raw))
@@ -65,7 +69,9 @@ def test_a_grid_reads_what_gguf_reads_and_writes_what_it_read(name):
 
 
 def problem(grid, seed=0):
-    """Weights (8, 512), correlated inputs' H, and a nearest rounding of ours onto scales of another draw."""
+    """Weights (8, 512), correlated inputs' H, and a nearest rounding of ours onto scales of another
+    draw.
+    """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2048, 64)) @ rng.normal(size=(64, 512)) + rng.normal(size=(2048, 512))
     h = (x.T @ x / len(x)).astype(np.float32)
@@ -121,18 +127,26 @@ def test_block_by_block_is_what_the_whole_model_sees(lab, measured):
     tokens.close()
     seen = {}
     for name, module in net.named_modules():
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}) if args else None)
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0]}) if args else None
+        )
     with torch.no_grad():
         net(input_ids=torch.from_numpy(both).long())
-    pairs = {"model.layers.1.mlp.down_proj": "blk.1.ffn_down", "model.layers.1.self_attn.k_proj": "blk.1.attn_k",
-             "model.layers.0.self_attn.o_proj": "blk.0.attn_output", "lm_head": "output"}  # fmt: skip
+    pairs = {
+        "model.layers.1.mlp.down_proj": "blk.1.ffn_down",
+        "model.layers.1.self_attn.k_proj": "blk.1.attn_k",
+        "model.layers.0.self_attn.o_proj": "blk.0.attn_output",
+        "lm_head": "output",
+    }
     with np.load(measured / "importance.npz") as matrix:
         assert set(matrix.files) == set(of["tensors"])
         for module, tensor in pairs.items():
             x = seen[module].reshape(-1, seen[module].shape[-1])
             found = np.load(measured / f"{of['tensors'][tensor + '.weight']:03}.npy")
             assert np.allclose(found, (x.T @ x / len(x)).numpy(), rtol=1e-3, atol=1e-5)
-            assert np.allclose(matrix[tensor + ".weight"], x[:1024].square().mean(0).numpy(), rtol=1e-3, atol=1e-6)
+            assert np.allclose(
+                matrix[tensor + ".weight"], x[:1024].square().mean(0).numpy(), rtol=1e-3, atol=1e-6
+            )
     assert of["tensors"]["blk.0.attn_q.weight"] == of["tensors"]["blk.0.attn_v.weight"]
     assert of["tensors"]["blk.0.ffn_gate.weight"] == of["tensors"]["blk.0.ffn_up.weight"]
     assert of["tensors"]["blk.0.attn_q.weight"] != of["tensors"]["blk.1.attn_q.weight"]
@@ -146,15 +160,29 @@ def mixture(lab, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("mixtral")
     torch.manual_seed(0)
-    config = transformers.MixtralConfig(vocab_size=2048, hidden_size=256, intermediate_size=256, num_hidden_layers=2,
-                                        num_attention_heads=2, num_key_value_heads=1, num_local_experts=4,
-                                        num_experts_per_tok=2, max_position_embeddings=512, bos_token_id=1,
-                                        eos_token_id=2, sliding_window=None)  # fmt: skip
+    config = transformers.MixtralConfig(
+        vocab_size=2048,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        sliding_window=None,
+    )
     shutil.copy(ROOT / "models" / "fable" / "tokenizer.model", folder)
     make.save(transformers.MixtralForCausalLM(config), folder, [])
     base = lab.run(convert, {"type": "f16"}, model=folder, toolchain=lab.tools)
     inputs = {"model": folder, "gguf": base, "text": lab.root / "text"}
-    return folder, base, lab.run(curvature, {"tokens": 1024, "context": 128, "random": 0.2}, **inputs)
+    return (
+        folder,
+        base,
+        lab.run(curvature, {"tokens": 1024, "context": 128, "random": 0.2}, **inputs),
+    )
 
 
 def test_every_expert_has_its_own_curvature(lab, mixture):
@@ -181,7 +209,9 @@ def test_every_expert_has_its_own_curvature(lab, mixture):
         made = torch.nn.functional.silu(a) * b
     for number, x in ((gate[2], own), (down[2], made)):
         found = np.load(measured / f"{number:03}.npy")
-        assert np.allclose(found, (x.T @ x / len(x)).numpy(), rtol=1e-2, atol=1e-5 * float(x.square().mean()))
+        assert np.allclose(
+            found, (x.T @ x / len(x)).numpy(), rtol=1e-2, atol=1e-5 * float(x.square().mean())
+        )
 
 
 def test_experts_are_rounded_too(lab, mixture):
@@ -206,7 +236,11 @@ def test_a_killed_curvature_goes_on_at_its_block(lab, measured, tmp_path, monkey
         curvature.run(Dying(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
     assert json.loads((tmp_path / "keep" / "found.json").read_text())["blocks"] == 1
     loaded = []
-    monkeypatch.setattr(stream.Model, "load", lambda self, n, old=stream.Model.load: loaded.append(n) or old(self, n))
+    monkeypatch.setattr(
+        stream.Model,
+        "load",
+        lambda self, n, old=stream.Model.load: loaded.append(n) or old(self, n),
+    )
     curvature.run(Context(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
     assert loaded == [1]
     for path in measured.glob("*.npy"):
@@ -233,10 +267,17 @@ def test_a_tied_output_is_proven_from_the_embedding(tmp_path, toolchain):
     """fable_mini, whose checkpoint holds no output of its own."""
     lab = Lab(tmp_path, ROOT / "models" / "fable_mini", toolchain)
     made = json.loads(
-        (lab.run(curvature, {"tokens": 512, "context": 128, "random": 0.2}, **given(lab)) / "curvature.json").read_text()
+        (
+            lab.run(curvature, {"tokens": 512, "context": 128, "random": 0.2}, **given(lab))
+            / "curvature.json"
+        ).read_text()
     )
     assert not made["unmapped"]
-    names = {t.name for t in gguf.GGUFReader(lab.gguf / "model.gguf").tensors if len(t.shape) > 1 and "_norm" not in t.name}
+    names = {
+        t.name
+        for t in gguf.GGUFReader(lab.gguf / "model.gguf").tensors
+        if len(t.shape) > 1 and "_norm" not in t.name
+    }
     assert names - {"token_embd.weight"} <= set(made["tensors"])
 
 
@@ -270,19 +311,36 @@ def test_a_killed_run_goes_on_behind_its_last_tensor(lab, measured, tmp_path):
 
 def test_a_worker_killed_amid_the_tensors_goes_on(project, tiny, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text('recipes:\n- {"type": "Q4_K_S", "importance": true, "rounding": "compensated"}\n')
-    args = ("optimize", "hardware=jetson_nano", f"model={tiny}", "probe=quick", "goal.max_kld=9", "texts.second=null",
-            "planner=replay", f"planner.replay={recipe}")  # fmt: skip
+    recipe.write_text(
+        'recipes:\n- {"type": "Q4_K_S", "importance": true, "rounding": "compensated"}\n'
+    )
+    args = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "probe=quick",
+        "goal.max_kld=9",
+        "texts.second=null",
+        "planner=replay",
+        f"planner.replay={recipe}",
+    )
     whole = project.doit(*args)
     assert whole.returncode == 0, whole.stderr
     winner = project.result()["winner"]["artifact"]["sha256"]
-    entry = next(p for p in (project.root / "cache" / "ac").glob("*/*.json")
-                 if json.loads(p.read_text())["step"].startswith("quantize:"))  # fmt: skip
+    entry = next(
+        p
+        for p in (project.root / "cache" / "ac").glob("*/*.json")
+        if json.loads(p.read_text())["step"].startswith("quantize:")
+    )
     entry.unlink()
     keep = project.root / "cache" / "downloads" / entry.stem
     running = project.start(*args)
     deadline = time.monotonic() + 120
-    while len(list(keep.glob("*.weight.npz"))) < 4 and running.poll() is None and time.monotonic() < deadline:
+    while (
+        len(list(keep.glob("*.weight.npz"))) < 4
+        and running.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
@@ -294,11 +352,14 @@ def test_a_worker_killed_amid_the_tensors_goes_on(project, tiny, tmp_path):
         "import pathlib, sys\n"
         "if 'sintra.worker' in ' '.join(sys.orig_argv):\n"
         f"    found = pathlib.Path({str(keep)!r}).glob('*.weight.npz')\n"
-        f"    open({str(lines[1])!r}, 'a').write(''.join(f'{{p.name}} {{p.stat().st_mtime_ns}}\\n' for p in found))\n"
+        f"    open({str(lines[1])!r}, 'a').write(''.join(f'{{p.name}} "
+        f"{{p.stat().st_mtime_ns}}\\n' for p in found))\n"
     )
     done = project.doit(*args, PYTHONPATH=str(project.root))
     assert done.returncode == 0, done.stderr
-    assert set(lines[1].read_text().splitlines()) >= {f"{p.name} {at}" for p, at in finished.items()}
+    assert set(lines[1].read_text().splitlines()) >= {
+        f"{p.name} {at}" for p, at in finished.items()
+    }
     assert project.built(done) == ["quantize:tiny-Q4_K_S-imatrix-compensated"]
     assert project.result()["winner"]["artifact"]["sha256"] == winner, "the identical file"
 
@@ -312,7 +373,9 @@ def test_stock_llama_cpp_python_answers_from_it(tmp_path, toolchain):
     told = {}
     for folder in (lab.gguf, ours):
         model = Llama(str(folder / "model.gguf"), n_ctx=128, n_threads=1, verbose=False)
-        told[folder] = model.create_completion("Nora had five apples. Nora gave two of them to", max_tokens=8, temperature=0)
+        told[folder] = model.create_completion(
+            "Nora had five apples. Nora gave two of them to", max_tokens=8, temperature=0
+        )
         model.close()
     words = [t["choices"][0]["text"].split() for t in told.values()]
     assert words[0][0].strip(".,").istitle(), "someone's name"

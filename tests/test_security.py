@@ -1,4 +1,6 @@
-"""What comes from outside is checked before it is used: GGUF headers, AC entries, paths, code, secrets, addresses."""
+"""What comes from outside is checked before it is used: GGUF headers, AC entries, paths, code,
+secrets, addresses.
+"""
 
 import ast
 import json
@@ -22,7 +24,9 @@ from sintra.stage import Context
 from sintra.stages.fetch import STAGE as FETCH
 from sintra.store import Store
 
-SOURCES = [p for top in ("sintra", "models") for p in sorted((ROOT / top).rglob("*.py"))] + [ROOT / "dodo.py"]
+SOURCES = [p for top in ("sintra", "models") for p in sorted((ROOT / top).rglob("*.py"))] + [
+    ROOT / "dodo.py"
+]
 
 
 @pytest.fixture
@@ -55,7 +59,15 @@ def test_headers_of_real_files(tiny, tmp_path, toolchain):
         next(o for r in Store(toolchain).records() if (o := entries.outcome(r))), tmp_path / "tools"
     )
     env = {**os.environ, "PYTHONPATH": str(view)}
-    command = [sys.executable, str(view / "convert_hf_to_gguf.py"), str(tiny), "--outfile", str(whole), "--outtype", "f16"]
+    command = [
+        sys.executable,
+        str(view / "convert_hf_to_gguf.py"),
+        str(tiny),
+        "--outfile",
+        str(whole),
+        "--outtype",
+        "f16",
+    ]
     subprocess.run(command, check=True, capture_output=True, env=env)
     quantize(whole, tmp_path / "q.gguf", 1, kind="Q4_K_M")
     for path in (whole, tmp_path / "q.gguf"):
@@ -76,16 +88,40 @@ LIES = {
     "a float for a count": (ARCH + U32(4), ARCH + U32(6), "no whole number"),
     "scores": (b"scores" + U32(9) + U32(6) + U64(3), b"scores" + U32(9) + U32(6) + U64(2), "GGUF"),
     "list of lists": (b"scores" + U32(9) + U32(6), b"scores" + U32(9) + U32(9), "a list of type 9"),
-    "list length": (b"tokens" + U32(9) + U32(8) + U64(3), b"tokens" + U32(9) + U32(8) + U64(1 << 61), "texts in tokenizer"),
+    "list length": (
+        b"tokens" + U32(9) + U32(8) + U64(3),
+        b"tokens" + U32(9) + U32(8) + U64(1 << 61),
+        "texts in tokenizer",
+    ),
     "sides": (b"attn_q.weight" + U32(2), b"attn_q.weight" + U32(9), "has 9 sides"),
-    "a side of nothing": (b"attn_q.weight" + U32(2) + U64(32), b"attn_q.weight" + U32(2) + U64(0), "a side of 0"),
-    "a huge side": (b"attn_q.weight" + U32(2) + U64(32), b"attn_q.weight" + U32(2) + U64(1 << 50), "a side of"),
+    "a side of nothing": (
+        b"attn_q.weight" + U32(2) + U64(32),
+        b"attn_q.weight" + U32(2) + U64(0),
+        "a side of 0",
+    ),
+    "a huge side": (
+        b"attn_q.weight" + U32(2) + U64(32),
+        b"attn_q.weight" + U32(2) + U64(1 << 50),
+        "a side of",
+    ),
     "tensor type": (U64(32) + U64(32) + U32(1), U64(32) + U64(32) + U32(77), "unknown type 77"),
     "blocks": (U64(32) + U64(32) + U32(1), U64(32) + U64(32) + U32(12), "whole blocks of 256"),
     "a larger tensor": (U64(32) + U64(32) + U32(1), U64(32) + U64(64) + U32(1), "truncated?"),
-    "alignment": (U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(385), "isn't aligned"),
-    "overlap": (U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(352), "lies over another"),
-    "offset": (U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(1 << 62), "truncated?"),
+    "alignment": (
+        U64(32) + U64(32) + U32(1) + U64(384),
+        U64(32) + U64(32) + U32(1) + U64(385),
+        "isn't aligned",
+    ),
+    "overlap": (
+        U64(32) + U64(32) + U32(1) + U64(384),
+        U64(32) + U64(32) + U32(1) + U64(352),
+        "lies over another",
+    ),
+    "offset": (
+        U64(32) + U64(32) + U32(1) + U64(384),
+        U64(32) + U64(32) + U32(1) + U64(1 << 62),
+        "truncated?",
+    ),
     "a name with an end": (b"blk.0.attn_q.weight", b"blk.0.attn\0q.weight", "not printable"),
 }
 
@@ -103,7 +139,10 @@ def test_a_model_without_heads(gguf):
     from sintra.layout import read_layout
 
     key = b"llama.attention.head_count"
-    assert read_layout(patched(gguf, key + U32(4) + U32(2), key + U32(4) + U32(0)))["shape"]["heads"] == 0
+    assert (
+        read_layout(patched(gguf, key + U32(4) + U32(2), key + U32(4) + U32(0)))["shape"]["heads"]
+        == 0
+    )
 
 
 def test_llama_cpp_is_not_shown_what_is_refused(gguf):
@@ -116,7 +155,9 @@ def test_llama_cpp_is_not_shown_what_is_refused(gguf):
         Model(gguf, 16, 1, vocab_only=True)
     with pytest.raises(Infeasible, match="no sound GGUF"):
         quantize(gguf, gguf.with_suffix(".out"), 1)
-    for name in (p for p in SOURCES if p.name not in ("gguf_header.py", "child.py")):  # child.py is sent files by digest
+    for name in (
+        p for p in SOURCES if p.name not in ("gguf_header.py", "child.py")
+    ):  # child.py is sent files by digest
         text = name.read_text()
         assert "GGUFReader" not in text, name
         assert "llama_model_load_from_file" not in text or "gguf_header.check(path)" in text, name
@@ -126,7 +167,9 @@ def test_a_users_own_gguf(gguf, tmp_path):
     """doit estimate model=FILE: one line, exit code 2."""
     patched(gguf, U32(3) + U64(2), U32(3) + U64(1 << 40))
     words = ("estimate", f"model={gguf}", "hardware=jetson_nano", f"store.path={tmp_path}")
-    done = subprocess.run([sys.executable, "-m", "doit", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "doit", *words], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "tensors where" in done.stderr
@@ -136,7 +179,11 @@ def calls(path):
     """(dotted name, keyword arguments) of every call in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}, node.lineno
+            yield (
+                ast.unparse(node.func),
+                {k.arg: ast.unparse(k.value) for k in node.keywords},
+                node.lineno,
+            )
 
 
 def test_no_pickle_is_read():
@@ -157,7 +204,9 @@ def test_no_pickle_is_read():
             }, path
         for name, keywords, line in calls(path):
             last, where = name.rpartition(".")[2], f"{path.name}:{line}"
-            assert name not in ("torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"), where
+            assert name not in ("torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"), (
+                where
+            )
             assert keywords.get("allow_pickle", "False") == "False", where
             assert keywords.get("weights_only", "True") == "True", where
             assert name not in ("eval", "exec", "yaml.load", "yaml.unsafe_load", "os.system"), where
@@ -172,7 +221,9 @@ def test_no_pickle_is_read():
 
 
 def test_servers_stay_on_loopback():
-    for path in (p for p in SOURCES if p.name != "serving.py"):  # in a container, whose ports others publish
+    for path in (
+        p for p in SOURCES if p.name != "serving.py"
+    ):  # in a container, whose ports others publish
         text = path.read_text().replace('rpartition("::")', "")  # of a cgroup's line
         assert not re.search(r"0\.0\.0\.0|\"::\"|INADDR_ANY", text), path
 
@@ -216,7 +267,9 @@ def test_a_tensor_without_a_name(tmp_path):
         safetensors_header(path)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', "[" * 100_000, "\xff"]
+)
 def test_an_odd_index(tiny, tmp_path, text):
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "model.safetensors.index.json").write_bytes(text.encode("latin-1"))
@@ -225,7 +278,19 @@ def test_an_odd_index(tiny, tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "/etc/passwd", "a/../../x", "", "a//b", "./a", "a\0b", "a\\b", "model/../../x", "x" * 300]
+    "path",
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        "",
+        "a//b",
+        "./a",
+        "a\0b",
+        "a\\b",
+        "model/../../x",
+        "x" * 300,
+    ],
 )
 def test_paths_in_entries_stay_inside(path):
     row = {"path": path, "size": 1, "sha256": "0" * 64}
@@ -233,14 +298,24 @@ def test_paths_in_entries_stay_inside(path):
 
 
 @pytest.mark.parametrize(
-    "row", [{"sha256": "../../../etc"}, {"sha256": "A" * 64}, {"size": -1}, {"size": 1.0}, {"size": True}, {"more": 1}]
+    "row",
+    [
+        {"sha256": "../../../etc"},
+        {"sha256": "A" * 64},
+        {"size": -1},
+        {"size": 1.0},
+        {"size": True},
+        {"more": 1},
+    ],
 )
 def test_malformed_files_in_entries(row):
     assert entries.outcome({"files": [{"path": "f", "size": 1, "sha256": "0" * 64} | row]}) is None
 
 
 def test_every_flipped_bit_of_an_entry_is_noticed():
-    text = entries.text({"key": "a" * 64, "files": [{"path": "f", "size": 1, "sha256": "0" * 64}], "step": "s:x"}).encode()
+    text = entries.text(
+        {"key": "a" * 64, "files": [{"path": "f", "size": 1, "sha256": "0" * 64}], "step": "s:x"}
+    ).encode()
     whole = entries.read(text, "a" * 64)
     assert whole is not None
     for at in range(len(text)):
@@ -248,7 +323,9 @@ def test_every_flipped_bit_of_an_entry_is_noticed():
             other = bytearray(text)
             other[at] ^= 1 << bit
             found = entries.read(bytes(other), "a" * 64)
-            assert found is None or {k: found.get(k) for k in whole} == whole, "nothing of what it says may be another"
+            assert found is None or {k: found.get(k) for k in whole} == whole, (
+                "nothing of what it says may be another"
+            )
 
 
 def test_sealed_text_is_plain_json():
@@ -284,7 +361,10 @@ def own(tiny, tmp_path):
     """A model that brings Python code, which leaves a mark when it runs."""
     model = shutil.copytree(tiny, tmp_path / "own")
     config = json.loads((model / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.OwnConfig", "AutoModelForCausalLM": "code.OwnModel"}}
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "code.OwnConfig", "AutoModelForCausalLM": "code.OwnModel"},
+    }
     (model / "config.json").write_text(json.dumps(config))
     (model / "code.py").write_text(OWN.format(mark=str(tmp_path / "mark")))
     return model, tmp_path / "mark"
@@ -315,11 +395,15 @@ def test_a_models_own_code_runs_only_when_the_user_says_so(own, tmp_path):
     assert not (plain / "code.py").exists()
     assert (model_code.trusted(plain), model_code.trusted(trusted)) == (False, True)
     env = os.environ | {"HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", LOAD, str(plain)], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(plain)], capture_output=True, text=True, env=env
+    )
     assert done.returncode != 0
     assert "model.trust_remote_code=true runs it" in done.stderr
     assert not mark.exists()
-    done = subprocess.run([sys.executable, "-c", LOAD, str(trusted)], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(trusted)], capture_output=True, text=True, env=env
+    )
     assert done.stdout.strip() == "OwnModel", done.stderr
     assert mark.exists()
     assert not list(tmp_path.glob("home/**/code.py")), "unpacked in a folder of the process's own"
@@ -337,7 +421,9 @@ def test_the_word_cannot_come_with_a_model(own, tmp_path):
 def test_code_of_another_repository_is_never_taken(own, tmp_path):
     model, _ = own
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil/other--code.OwnConfig"}}))
+    (model / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoConfig": "evil/other--code.OwnConfig"}})
+    )
     with pytest.raises(UserError, match="code of another repository"):
         check_folder(model, code=True)
 
@@ -345,9 +431,20 @@ def test_code_of_another_repository_is_never_taken(own, tmp_path):
 def test_the_result_says_that_code_was_trusted(project, own):
     model, mark = own
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))  # a class that transformers has too
-    args = ("optimize", "hardware=jetson_nano", f"model={model}", "probe=quick", "planner=ladder", "planner.types=[Q8_0]",
-            "planner.rounding=nearest", "max_rounds=1", "goal.max_kld=9")  # fmt: skip
+    (model / "config.json").write_text(
+        json.dumps(config | {"model_type": "llama"})
+    )  # a class that transformers has too
+    args = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={model}",
+        "probe=quick",
+        "planner=ladder",
+        "planner.types=[Q8_0]",
+        "planner.rounding=nearest",
+        "max_rounds=1",
+        "goal.max_kld=9",
+    )
     plain = project.doit(*args)
     assert plain.returncode == 0, plain.stderr
     assert "trust_remote_code" not in project.result()
@@ -365,7 +462,14 @@ def test_secrets_are_written_nowhere(project, tiny):
     """A key in the environment is in no file of the cache and outputs, and in nothing that is said."""
     secret = "hf_SECRETsecretSECRETsecret"
     keys = dict.fromkeys(("HF_TOKEN", "OPENAI_API_KEY", "SINTRA_LLM_KEY"), secret)
-    args = ("optimize", "hardware=jetson_nano", f"model={tiny}", "probe=quick", "planner=ladder", "planner.types=[Q8_0]")
+    args = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "probe=quick",
+        "planner=ladder",
+        "planner.types=[Q8_0]",
+    )
     done = project.doit(*args, "planner.rounding=nearest", "max_rounds=1", **keys)
     assert done.returncode in (0, 1), done.stderr
     assert secret not in done.stdout + done.stderr
@@ -375,6 +479,11 @@ def test_secrets_are_written_nowhere(project, tiny):
 
 
 def test_options_do_not_read_the_environment(project):
-    done = project.doit("plan", "hardware=jetson_nano", "planner.base_url=${oc.env:OPENAI_API_KEY}", OPENAI_API_KEY="sk-x")
+    done = project.doit(
+        "plan",
+        "hardware=jetson_nano",
+        "planner.base_url=${oc.env:OPENAI_API_KEY}",
+        OPENAI_API_KEY="sk-x",
+    )
     assert done.returncode == 2
     assert "the environment isn't read by options" in done.stderr

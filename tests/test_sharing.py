@@ -30,7 +30,14 @@ def s3():
 
 @pytest.fixture(scope="module")
 def args(tiny):
-    return ("hardware=jetson_nano", f"model={tiny}", "probe=quick", "planner=ladder", "planner.types=[Q8_0]", "max_rounds=1")
+    return (
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "probe=quick",
+        "planner=ladder",
+        "planner.types=[Q8_0]",
+        "max_rounds=1",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +86,13 @@ def test_a_second_machine_builds_nothing(first, fresh, s3, args):
         "import sys; from doit.doit_cmd import DoitMain\n"
         "code = DoitMain().run(sys.argv[1:]); print('OBSTORE', code, 'obstore' in sys.modules)"
     )
-    again = subprocess.run([sys.executable, "-c", code, "optimize", *args, bucket], cwd=fresh.root,
-                           env=fresh.env(**s3.env), capture_output=True, text=True)  # fmt: skip
+    again = subprocess.run(
+        [sys.executable, "-c", code, "optimize", *args, bucket],
+        cwd=fresh.root,
+        env=fresh.env(**s3.env),
+        capture_output=True,
+        text=True,
+    )
     assert f"OBSTORE {done.returncode} False" in again.stdout, again.stderr
     assert sum(s3.requests.values()) == before, "a no-op asks nobody"
 
@@ -94,7 +106,9 @@ def test_pull_then_work_alone(first, fresh, s3, args):
     assert fresh.built(done) == []
 
 
-def test_what_is_damaged_there_is_built_here_and_mended(first, fresh, s3, args, tmp_path, monkeypatch):
+def test_what_is_damaged_there_is_built_here_and_mended(
+    first, fresh, s3, args, tmp_path, monkeypatch
+):
     project, bucket = first
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
@@ -120,7 +134,9 @@ def test_out_of_reach(project, args, s3):
     assert done.returncode in (0, 1)
     assert done.stderr.count("going on without it") == 1
     assert project.built(done)
-    assert "can't be used" in project.doit("push", *args, "store.remote=s3://study/team", **env).stderr
+    assert (
+        "can't be used" in project.doit("push", *args, "store.remote=s3://study/team", **env).stderr
+    )
 
     bucket = s3.bucket(f"b{uuid.uuid4().hex[:12]}")
     pushed = project.doit("push", *args, f"store.remote={bucket}", **s3.env)
@@ -130,7 +146,10 @@ def test_out_of_reach(project, args, s3):
     assert other.built(done) == [], "what was made alone can be pushed later"
     assert facts(other) == facts(project)
     assert "0 results" in project.doit("push", *args, f"store.remote={bucket}", **s3.env).stdout
-    assert "nothing is pushed" in project.doit("push", *args, f"store.remote={bucket}", "store.mode=readonly").stderr
+    assert (
+        "nothing is pushed"
+        in project.doit("push", *args, f"store.remote={bucket}", "store.mode=readonly").stderr
+    )
     assert project.doit("push", *args).returncode == 2
 
 
@@ -144,7 +163,9 @@ def given(kind):
 def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, believed):
     """What a language model or lessons said on one machine is what counts on the others too."""
     remote = f"store.remote={tmp_path / 'shared'}"
-    one, two = (make_project(tmp_path / name, empty(tmp_path / f"no{name}")) for name in ("one", "two"))
+    one, two = (
+        make_project(tmp_path / name, empty(tmp_path / f"no{name}")) for name in ("one", "two")
+    )
     place = open_workspace(one.root, [*args, remote])
     assert sharing.remember(place, place.graph(), [], given(kind)) == given(kind)
     other = open_workspace(two.root, [*args, remote])
@@ -153,11 +174,17 @@ def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, bel
     if not believed:
         return
     rounds.write_round(other, found)
-    assert sharing.recalled(other, other.graph(), rounds.recorded(other)) is None, "its steps haven't been made"
+    assert sharing.recalled(other, other.graph(), rounds.recorded(other)) is None, (
+        "its steps haven't been made"
+    )
     ahead = open_workspace(one.root, [*args, remote, "goal.max_kld=0.3"])
-    assert sharing.recalled(ahead, ahead.graph(), []) is None, "another study's round isn't this one's"
+    assert sharing.recalled(ahead, ahead.graph(), []) is None, (
+        "another study's round isn't this one's"
+    )
     late = given("Q6_K")
-    assert sharing.remember(other, other.graph(), [], late) == given(kind), "who comes second takes the first one's"
+    assert sharing.remember(other, other.graph(), [], late) == given(kind), (
+        "who comes second takes the first one's"
+    )
 
 
 def test_mistakes_are_one_line(project, args):
@@ -175,4 +202,6 @@ def test_requests_are_few(first):
     known = sorted((project.root / "cache" / "studies" / study).glob("round-*.json"))
     entries = [r for r in Store(project.root / "cache").records() if r.get("stage") == "round"]
     assert len(entries) == len(known)
-    assert {json.loads(p.read_text())["round"] for p in known} == {r["action"]["params"]["number"] for r in entries}
+    assert {json.loads(p.read_text())["round"] for p in known} == {
+        r["action"]["params"]["number"] for r in entries
+    }

@@ -24,7 +24,13 @@ class Machine:
         source, text = (Step("fetch", n, {"kind": "file", "digest": n}) for n in ("model", "text"))
         tool = Step("toolchain", "tool", {})
         gguf = Step("convert", "gguf", {"type": "f16"}, {"model": source, "toolchain": tool})
-        self.steps = [source, text, tool, gguf, Step("baseline", "base", {}, {"gguf": gguf, "text": text})]
+        self.steps = [
+            source,
+            text,
+            tool,
+            gguf,
+            Step("baseline", "base", {}, {"gguf": gguf, "text": text}),
+        ]
 
     def build(self, step, text="made"):
         folder = self.store.folder("tmp") / uuid.uuid4().hex
@@ -36,8 +42,11 @@ class Machine:
 
     def make(self, text="made"):
         """Every step that isn't there, as a run does it: how each came."""
-        return [sharing.made(s, self.store, lambda s=s: self.build(s, text)) for s in self.steps
-                if s.outcome(self.store) is None]  # fmt: skip
+        return [
+            sharing.made(s, self.store, lambda s=s: self.build(s, text))
+            for s in self.steps
+            if s.outcome(self.store) is None
+        ]
 
 
 def digests(machine):
@@ -70,14 +79,18 @@ def test_one_damaged_is_built_alone(tmp_path):
     blob = tmp_path / "shared" / "cas" / digest[:2] / digest
     whole = blob.read_bytes()
     blob.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    assert two.make() == ["pulled", "pulled", "pulled", "built", "pulled"], "equal bytes leave what follows alone"
+    assert two.make() == ["pulled", "pulled", "pulled", "built", "pulled"], (
+        "equal bytes leave what follows alone"
+    )
     assert blob.read_bytes() == whole
     assert three.make() == ["pulled"] * 5
     assert [len(m.said) for m in (two, three)] == [1, 0]
 
 
 def test_one_damaged_that_comes_out_otherwise(tmp_path):
-    """A step that isn't reproducible and whose bytes are lost: what is built now counts from then on, for everybody."""
+    """A step that isn't reproducible and whose bytes are lost: what is built now counts from then
+    on, for everybody.
+    """
     one, two, three = (Machine(tmp_path / n, tmp_path / "shared") for n in ("one", "two", "three"))
     one.make()
     digest = one.steps[3].outcome(one.store).files[0].sha256

@@ -23,8 +23,13 @@ MB = 10**6
 
 
 def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **limits):
-    metrics = {"size": ("size_bytes", "<="), "kld": ("kld_mean", "<="), "tps": ("device_tg_tps", ">="),
-               "top": ("same_top", ">="), "ram": ("device_ram_bytes", "<=")}  # fmt: skip
+    metrics = {
+        "size": ("size_bytes", "<="),
+        "kld": ("kld_mean", "<="),
+        "tps": ("device_tg_tps", ">="),
+        "top": ("same_top", ">="),
+        "ram": ("device_ram_bytes", "<="),
+    }
     held = tuple(Constraint(*metrics[k], v, k) for k, v in limits.items())
     options = {
         "types": list(types),
@@ -53,10 +58,18 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
 
 
 class Run:
-    """A study on a world: proposals are measured at once. report: the report text's KLD over the search text's."""
+    """A study on a world: proposals are measured at once. report: the report text's KLD over the
+    search text's.
+    """
 
     def __init__(self, given, world, presets=1.0, report=1.0, lessons=()):
-        self.given, self.world, self.presets, self.report, self.lessons = given, world, presets, report, lessons
+        self.given, self.world, self.presets, self.report, self.lessons = (
+            given,
+            world,
+            presets,
+            report,
+            lessons,
+        )
         self.sizes = Sizes(world.matrices, 60_000, 20_000)
         count = sum(m.count for m in world.matrices)
         self.shape = Shape(0, 0, False, count, 8, 256, 4, 2, 64, 2048)
@@ -75,7 +88,9 @@ class Run:
             return 1.0
         if recipe.tensors:
             return self.world.seen(mix_of(recipe, self.world.space)).value
-        near = min(TYPES, key=lambda t: abs(self.size(recipe) - self.sizes.total(self.world.uniform(t))))
+        near = min(
+            TYPES, key=lambda t: abs(self.size(recipe) - self.sizes.total(self.world.uniform(t)))
+        )
         return self.world.kld(self.world.uniform(near)) * 3 * self.presets
 
     def measure(self, proposal):
@@ -84,38 +99,73 @@ class Run:
         if level != "build":
             value = self.kld(recipe) * (self.report if level == "report" else 1)
             row = {"kld_mean": value, "same_top": 1 - value**0.5}
-            self.numbers[recipe, level] = {k: Measurement(k, v, "", "measured", 0.03 * v) for k, v in row.items()}
+            self.numbers[recipe, level] = {
+                k: Measurement(k, v, "", "measured", 0.03 * v) for k, v in row.items()
+            }
 
     def candidates(self):
         found = []
         for recipe in dict.fromkeys(r for r, level in self.tried if level in ("search", "report")):
-            rows = {**self.numbers.get((recipe, "search"), {}), **self.numbers.get((recipe, "report"), {})}
+            rows = {
+                **self.numbers.get((recipe, "search"), {}),
+                **self.numbers.get((recipe, "report"), {}),
+            }
             size = Measurement("size_bytes", self.size(recipe), "bytes", "exact")
-            speed = Measurement("device_tg_tps", 1.2e10 / self.size(recipe), "tokens/s", "estimated")
+            speed = Measurement(
+                "device_tg_tps", 1.2e10 / self.size(recipe), "tokens/s", "estimated"
+            )
             ram = self.size(recipe) + memory_beside_weights(self.shape, 512, recipe.kv)
             memory = Measurement("device_ram_bytes", ram, "bytes", "estimated")
             decided = (recipe, "report") in self.numbers
-            first = next(p for r in self.rounds for p in r if p.recipe == recipe and p.level in ("search", "report"))
-            found.append(Candidate(recipe, "", first.author, (*rows.values(), size, speed, memory), decided=decided,
-                                   predicted=first.predicted))  # fmt: skip
+            first = next(
+                p
+                for r in self.rounds
+                for p in r
+                if p.recipe == recipe and p.level in ("search", "report")
+            )
+            found.append(
+                Candidate(
+                    recipe,
+                    "",
+                    first.author,
+                    (*rows.values(), size, speed, memory),
+                    decided=decided,
+                    predicted=first.predicted,
+                )
+            )
         return tuple(found)
 
     def history(self):
         built = {r for r, level in self.tried if level == "build"}
         uniform = {r for r in built if r.uniform}
-        share = {r: {n: dict.fromkeys(("output", "diagonal", "weights"), v)
-                     for n, v in self.world.space.distortion[r.tensors[0][1]].items()} for r in uniform}  # fmt: skip
+        share = {
+            r: {
+                n: dict.fromkeys(("output", "diagonal", "weights"), v)
+                for n, v in self.world.space.distortion[r.tensors[0][1]].items()
+            }
+            for r in uniform
+        }
         return History(
-            self.candidates(), 8, frozenset(), {r: self.size(r) for r in built},
-            self.sizes if uniform else None, self.shape, share,
-            tuple(Seen(r, level, rows) for (r, level), rows in self.numbers.items()), frozenset(self.tried),
+            self.candidates(),
+            8,
+            frozenset(),
+            {r: self.size(r) for r in built},
+            self.sizes if uniform else None,
+            self.shape,
+            share,
+            tuple(Seen(r, level, rows) for (r, level), rows in self.numbers.items()),
+            frozenset(self.tried),
             tuple(self.rounds[-1]) if self.rounds else (),
-            lambda a, b: (0.0, 0.02 * self.world.kld(mix_of(b, self.world.space))), lessons=self.lessons,
-        )  # fmt: skip
+            lambda a, b: (0.0, 0.02 * self.world.kld(mix_of(b, self.world.space))),
+            lessons=self.lessons,
+        )
 
     def to_its_end(self, most=60):
-        while proposed := [p for p in MODULES[self.given.planner].propose(self.given, self.history())
-                           if (p.recipe, p.level) not in set(self.tried)]:  # fmt: skip
+        while proposed := [
+            p
+            for p in MODULES[self.given.planner].propose(self.given, self.history())
+            if (p.recipe, p.level) not in set(self.tried)
+        ]:
             self.rounds.append(proposed)
             for proposal in proposed:
                 self.measure(proposal)
@@ -124,8 +174,12 @@ class Run:
 
     def best(self):
         """The least damage, in truth, of what was measured within the limits."""
-        size = next((c.limit for c in self.given.goal.constraints if c.metric == "size_bytes"), float("inf"))
-        found = [r for r, level in self.tried if level == "search" and r.tensors and self.size(r) <= size]
+        size = next(
+            (c.limit for c in self.given.goal.constraints if c.metric == "size_bytes"), float("inf")
+        )
+        found = [
+            r for r, level in self.tried if level == "search" and r.tensors and self.size(r) <= size
+        ]
         measured = min(found, key=lambda r: self.numbers[r, "search"]["kld_mean"].value)
         return self.world.kld(mix_of(measured, self.world.space))
 
@@ -141,7 +195,9 @@ def test_the_solver_comes_near_the_optimum_that_only_the_world_knows(seed):
     run = Run(study(size=bits(world, 3.6)), world).to_its_end()
     from sintra.allocation.problem import problem_of
 
-    weights = {n: {t: world.own[n] * world.space.distortion[t][n] for t in TYPES} for n in world.own}
+    weights = {
+        n: {t: world.own[n] * world.space.distortion[t][n] for t in TYPES} for n in world.own
+    }
     problem = problem_of(run.given, run.sizes, run.shape, sorted(TYPES), weights, set())
     ideal = world.kld(problem.solve())
     assert run.best() <= 1.12 * ideal
@@ -150,7 +206,9 @@ def test_the_solver_comes_near_the_optimum_that_only_the_world_knows(seed):
     for proposal in (p for r in run.rounds for p in r if p.predicted):
         assert proposal.predicted["size_bytes"] == run.size(proposal.recipe)
         assert "nats expected" in proposal.why
-    assert {r.type for r, level in run.tried if not r.tensors and level == "search"}, "a stock preset guards the result"
+    assert {r.type for r, level in run.tried if not r.tensors and level == "search"}, (
+        "a stock preset guards the result"
+    )
 
 
 def test_it_beats_the_baselines_at_equal_evaluations():
@@ -186,7 +244,9 @@ def test_the_smallest_mix_under_a_limit_on_quality():
     run.measure(dataclasses.replace(run.rounds[-1][0], recipe=winner, level="report"))
     again = len(run.tried)
     run.to_its_end()
-    assert len(run.tried) > again, "the report text was harder: the target moves and another mix is solved for"
+    assert len(run.tried) > again, (
+        "the report text was harder: the target moves and another mix is solved for"
+    )
 
 
 def test_limits_on_other_qualities_become_one_on_kld():
@@ -202,7 +262,11 @@ def test_a_floor_on_speed_is_a_limit_on_bytes():
     free = Run(study(size=bits(world, 6)), world).to_its_end()
     kv = kv_bytes(free.shape, 512) / 2
     run = Run(study(size=bits(world, 6), tps=1.2e10 / (bits(world, 4) + kv)), world).to_its_end()
-    mixes = [r for r, level in run.tried if r.complete and not r.uniform and level == "search" and r.kv == "f16"]
+    mixes = [
+        r
+        for r, level in run.tried
+        if r.complete and not r.uniform and level == "search" and r.kv == "f16"
+    ]
     last = mixes[-1]
     embedding = next(m for m in world.matrices if m.kind == "token_embd")
     kind = mix_of(last, world.space)[embedding.name]
@@ -219,7 +283,9 @@ def test_where_memory_binds_a_smaller_cache_is_measured():
     assert cached
     saved = kv_bytes(shape, 512) - kv_bytes(shape, 512, "q8_0")
     assert bits(world, 3.4) < run.size(cached[0]) <= bits(world, 3.4) + saved
-    assert not [r for r, _ in Run(study(size=bits(world, 3.4)), world).to_its_end().tried if r.kv != "f16"]
+    assert not [
+        r for r, _ in Run(study(size=bits(world, 3.4)), world).to_its_end().tried if r.kv != "f16"
+    ]
 
 
 def test_a_block_is_dropped_only_where_quantization_alone_cannot_hold():
@@ -261,8 +327,16 @@ def test_types_are_checked(wrong):
 
 
 def test_a_real_study_by_default(project, tiny):
-    command = ("optimize", "hardware=jetson_nano", f"model={tiny}", "probe=quick", "goal=quality", "goal.max_size_mb=1.1",
-               "planner.types=[Q2_K,Q4_K,Q8_0]", "planner.evaluations=12")  # fmt: skip
+    command = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "probe=quick",
+        "goal=quality",
+        "goal.max_size_mb=1.1",
+        "planner.types=[Q2_K,Q4_K,Q8_0]",
+        "planner.evaluations=12",
+    )
     done = project.doit(*command)
     assert done.returncode == 0, done.stderr
     result = project.result()
@@ -272,10 +346,15 @@ def test_a_real_study_by_default(project, tiny):
     own = {m["metric"]: m["value"] for m in winner["measurements"]}
     for other in result["candidates"]:
         numbers = {m["metric"]: m["value"] for m in other["measurements"]}
-        if other["decided_on"] == "report" and other["artifact"]["bytes"] <= winner["artifact"]["bytes"]:
+        if (
+            other["decided_on"] == "report"
+            and other["artifact"]["bytes"] <= winner["artifact"]["bytes"]
+        ):
             assert own["kld_mean"] <= numbers["kld_mean"]
     names = {Recipe.of(c["recipe"]).name for c in result["candidates"]}
     assert any(n.startswith("mix-") for n in names)
-    assert any(not c["recipe"]["tensors"] for c in result["candidates"]), "a stock preset was measured beside"
+    assert any(not c["recipe"]["tensors"] for c in result["candidates"]), (
+        "a stock preset was measured beside"
+    )
     assert result["evaluations"] <= 12
     assert project.built(project.doit(*command)) == []

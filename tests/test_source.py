@@ -17,7 +17,13 @@ def copy(tiny, tmp_path):
 
 def test_good(copy):
     names = {p.name for p in check_folder(copy)}
-    assert names == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
 
 
 def test_no_weights(copy):
@@ -41,7 +47,9 @@ def test_truncated(copy):
 
 
 def test_missing_shard(copy):
-    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-2.safetensors"}}))
+    (copy / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "model-2.safetensors"}})
+    )
     with pytest.raises(UserError, match=r"lacks model-2\.safetensors"):
         check_folder(copy)
 
@@ -62,6 +70,8 @@ def test_pin_is_the_content(copy, tmp_path):
     assert pin_folder(copy, digests).digest != first.digest
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "modeling_evil.py", "README.md", "../config.json"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "modeling_evil.py", "README.md", "../config.json"]
+)
 def test_not_wanted(name):
     assert not wanted(name)

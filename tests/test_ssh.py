@@ -24,9 +24,20 @@ from sintra.hardware.architecture import read, shape
 from sintra.probes.board import check
 from sintra.store import hash_file
 
-pytestmark = pytest.mark.skipif(not runnable(), reason="no sshd that can be started here (Debian: openssh-server)")
+pytestmark = pytest.mark.skipif(
+    not runnable(), reason="no sshd that can be started here (Debian: openssh-server)"
+)
 MIB = 2**20
-JOB = {"job": "speed", "prompt": 8, "generate": 8, "repeat": 1, "kv": "f16", "limit": None, "threads": 1, "gpu_layers": None}
+JOB = {
+    "job": "speed",
+    "prompt": 8,
+    "generate": 8,
+    "repeat": 1,
+    "kv": "f16",
+    "limit": None,
+    "threads": 1,
+    "gpu_layers": None,
+}
 
 
 @pytest.fixture
@@ -48,22 +59,38 @@ def rows(candidate):
 
 
 def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny):
-    wanted = ["optimize", "hardware=laptop", f"model={tiny}", *QUICK, "planner.rounding=nearest", "goal.max_kld=5"]
+    wanted = [
+        "optimize",
+        "hardware=laptop",
+        f"model={tiny}",
+        *QUICK,
+        "planner.rounding=nearest",
+        "goal.max_kld=5",
+    ]
     first = project.doit(*wanted, *sshd.overrides())
     assert first.returncode == 0, first.stderr
     result = project.result()
     best = rows(result["winner"])
-    assert {m: best[m]["how"] for m in ("device_tg_tps", "device_pp_tps", "device_ram_bytes")} == dict.fromkeys(
-        ("device_tg_tps", "device_pp_tps", "device_ram_bytes"), "measured"
+    assert {
+        m: best[m]["how"] for m in ("device_tg_tps", "device_pp_tps", "device_ram_bytes")
+    } == dict.fromkeys(("device_tg_tps", "device_pp_tps", "device_ram_bytes"), "measured")
+    assert (
+        best["device_tg_tps"]["where"]
+        == f"{runner.machine({'bench': ''})['cpu']} {os.uname().machine} x{runner.cores()}"
     )
-    assert best["device_tg_tps"]["where"] == f"{runner.machine({'bench': ''})['cpu']} {os.uname().machine} x{runner.cores()}"
-    assert best["device_tg_tps_estimated"]["how"] == best["device_ram_bytes_estimated"]["how"] == "estimated"
+    assert (
+        best["device_tg_tps_estimated"]["how"]
+        == best["device_ram_bytes_estimated"]["how"]
+        == "estimated"
+    )
     assert best["device_ram_bytes"]["value"] > result["winner"]["artifact"]["bytes"]
     assert f"measured on {best['device_tg_tps']['where']}: Q2_K" in first.stdout
     assert "device_memory:tiny-Q2_K: copying" in first.stderr, "progress is shown while it happens"
     there = {p.name for p in sshd.blobs.iterdir()}
     assert result["winner"]["artifact"]["sha256"] in there
-    assert there <= {c["artifact"]["sha256"] for c in result["candidates"]}, "finalists, each under its SHA-256, nothing half"
+    assert there <= {c["artifact"]["sha256"] for c in result["candidates"]}, (
+        "finalists, each under its SHA-256, nothing half"
+    )
     assert result["board"]["host_key"].startswith("SHA256:")
     made = [json.loads(p.read_text()) for p in (project.root / "cache" / "ac").glob("??/*.json")]
     keys = [r["action"] for r in made if r["stage"] == "device_speed"]
@@ -75,10 +102,14 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
     assert {n.split(":")[0] for n in project.built(again)} == {"speed", "device_speed"}
     assert "nothing copied" in again.stderr
     assert "copying" not in again.stderr
-    assert [c for c in sshd.sessions() if "runner" in " ".join(c.cmdline())] == [], "nothing of ours is left running there"
+    assert [c for c in sshd.sessions() if "runner" in " ".join(c.cmdline())] == [], (
+        "nothing of ours is left running there"
+    )
     sshd.stop()
     offline = project.doit(*wanted, *sshd.overrides())
-    assert (offline.returncode, project.built(offline)) == (0, []), "what was measured needs no board"
+    assert (offline.returncode, project.built(offline)) == (0, []), (
+        "what was measured needs no board"
+    )
 
 
 def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
@@ -107,13 +138,22 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
     assert any("was lost" in line for line in said)
     going_on = [line for line in said if "going on at" in line]
     assert len(going_on) == 1
-    assert float(going_on[0].split()[-2]) * 1e6 > cuts[0] - 2 * CHUNK > 0, "what had arrived isn't sent twice"
+    assert float(going_on[0].split()[-2]) * 1e6 > cuts[0] - 2 * CHUNK > 0, (
+        "what had arrived isn't sent twice"
+    )
     assert [p.name for p in sshd.blobs.iterdir()] == [digest]
     assert hash_file(sshd.blobs / digest) == digest
 
 
 def test_going_on_never_trusts_the_last_chunk():
-    assert [resumed(n, 10 * CHUNK) for n in (0, 1, CHUNK, CHUNK + 1, 2 * CHUNK, 11 * CHUNK)] == [0, 0, 0, CHUNK, CHUNK, 0]
+    assert [resumed(n, 10 * CHUNK) for n in (0, 1, CHUNK, CHUNK + 1, 2 * CHUNK, 11 * CHUNK)] == [
+        0,
+        0,
+        0,
+        CHUNK,
+        CHUNK,
+        0,
+    ]
 
 
 def test_what_arrives_damaged_is_copied_anew(tmp_path, sshd):
@@ -121,7 +161,9 @@ def test_what_arrives_damaged_is_copied_anew(tmp_path, sshd):
     data.write_bytes(os.urandom(2 * CHUNK))
     digest = hash_file(data)
     sshd.blobs.mkdir(parents=True)
-    (sshd.blobs / f"{digest}.part").write_bytes(bytes(CHUNK + 5))  # of another file: the first chunk is wrong
+    (sshd.blobs / f"{digest}.part").write_bytes(
+        bytes(CHUNK + 5)
+    )  # of another file: the first chunk is wrong
     there = board(sshd, said.append)
     there._patiently(lambda remote: there._copy(remote, data, digest))
     assert "what arrived is damaged: copied anew" in said
@@ -134,7 +176,12 @@ def test_a_wrong_or_unknown_host_key_is_refused(project, sshd, tiny, tmp_path):
     wanted = ["optimize", f"model={tiny}", *QUICK, *sshd.overrides()]
     done = project.doit(*wanted)
     lines = [x for x in done.stderr.splitlines() if x.startswith("sintra: ")]
-    print_of = subprocess.run(["ssh-keygen", "-lf", str(sshd.root / "host.pub")], capture_output=True, text=True, check=True)
+    print_of = subprocess.run(
+        ["ssh-keygen", "-lf", str(sshd.root / "host.pub")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.returncode == 2
     assert len(lines) == 1
     assert f"has changed ({print_of.stdout.split()[1]}), and nothing was sent" in lines[0]
@@ -142,7 +189,9 @@ def test_a_wrong_or_unknown_host_key_is_refused(project, sshd, tiny, tmp_path):
     assert project.built(done) == []
     assert not sshd.blobs.exists()
     sshd.known.write_text("elsewhere " + other + "\n")
-    with pytest.raises(UserError, match=rf"isn't known \(SHA256:.*ssh-keyscan -p {sshd.port} 127.0.0.1 >> "):
+    with pytest.raises(
+        UserError, match=rf"isn't known \(SHA256:.*ssh-keyscan -p {sshd.port} 127.0.0.1 >> "
+    ):
         board(sshd).identify()
     sshd.known.unlink()
     with pytest.raises(UserError, match="isn't known"):
@@ -157,14 +206,23 @@ def test_what_fails_is_one_line(project, sshd, tiny, tmp_path):
         board(sshd, key=str(tmp_path / "nothing")).identify()
     with pytest.raises(UserError, match=r"has no /nowhere/python \(device.python\)"):
         board(sshd, python="/nowhere/python").identify()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    with pytest.raises(UserError, match=r"has no llama\.cpp: .* set device.python, device.bench or device.install=true"):
-        board(sshd, python=str(tmp_path / "bare" / "bin" / "python"), bench="no-such-bench").identify()
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True
+    )
+    with pytest.raises(
+        UserError,
+        match=r"has no llama\.cpp: .* set device.python, device.bench or device.install=true",
+    ):
+        board(
+            sshd, python=str(tmp_path / "bare" / "bin" / "python"), bench="no-such-bench"
+        ).identify()
     with pytest.raises(Transient, match=r"can't be reached by SSH \(.*\): is the board on"):
         board(sshd, port=free_port()).identify()
-    for given, said in ((["device=ssh"], "device=ssh needs the board's name or address: device.host=..."),
-                        (["device.host=pi"], "device.host is for a board: add device=ssh"),
-                        (["device=shh"], "did you mean 'ssh'?")):  # fmt: skip
+    for given, said in (
+        (["device=ssh"], "device=ssh needs the board's name or address: device.host=..."),
+        (["device.host=pi"], "device.host is for a board: add device=ssh"),
+        (["device=shh"], "did you mean 'ssh'?"),
+    ):
         done = project.doit("optimize", f"model={tiny}", *given)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     plan = project.doit("plan", f"model={tiny}", *QUICK, *sshd.overrides())
@@ -186,7 +244,17 @@ def test_another_board_at_the_address_is_noticed(tmp_path, sshd):
 def small(tmp_path_factory) -> Path:
     """A random GGUF of some 8 MB."""
     path = tmp_path_factory.mktemp("small") / "model.gguf"
-    write(path, LLAMA | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1024}, tokens=True)
+    write(
+        path,
+        LLAMA
+        | {
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "vocab_size": 1024,
+        },
+        tokens=True,
+    )
     return path
 
 
@@ -196,7 +264,9 @@ def ours(sshd):
     for process in sshd.sessions():
         with contextlib.suppress(psutil.Error, StopIteration):
             names = [Path(word).name for word in process.cmdline()]
-            found |= dict.fromkeys([process.pid], next(n for n in names if n.startswith(("runner-", "child-"))))
+            found |= dict.fromkeys(
+                [process.pid], next(n for n in names if n.startswith(("runner-", "child-")))
+            )
     return found
 
 
@@ -238,12 +308,15 @@ def test_a_cut_line_ends_what_ran_there(sshd, small):
 def test_a_time_limit_ends_a_measurement(sshd, small):
     there = board(sshd, timeout_s=1.0)
     found = there.measure(JOB | {"repeat": 10**6}, small, hash_file(small), there.identify())
-    with pytest.raises(Transient, match=r"stopped after 1 s, its time limit \(device.timeout_s\), in \w+ on here"):
+    with pytest.raises(
+        Transient, match=r"stopped after 1 s, its time limit \(device.timeout_s\), in \w+ on here"
+    ):
         check(found, "here", 1.0)
     assert ours(sshd) == {}
 
 
-# A llama-bench stands for itself here: its real answers to these very options, recorded (llama.cpp of llama-cpp-python 0.3.36).
+# A llama-bench stands for itself here: its real answers to these very options, recorded (llama.cpp
+# of llama-cpp-python 0.3.36).
 BENCH = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in
@@ -261,25 +334,47 @@ def test_the_users_llama_bench(sshd, small, tmp_path):
     bench.chmod(0o755)
     there = board(sshd, bench=str(bench))
     identity = there.identify()
-    assert identity["runtime"] == {"kind": "llama-bench", "version": hash_file(bench)[:12], "path": str(bench)}
+    assert identity["runtime"] == {
+        "kind": "llama-bench",
+        "version": hash_file(bench)[:12],
+        "path": str(bench),
+    }
     given = JOB | {"prompt": 32, "repeat": 2, "kv": "q8_0"}
     found = there.measure(given, small, hash_file(small), identity)
-    assert {r["metric"]: r["rates"] for r in found["rows"]} == {"pp_tps": [4007.02, 2450.84], "tg_tps": [2953.51, 1961.02]}
+    assert {r["metric"]: r["rates"] for r in found["rows"]} == {
+        "pp_tps": [4007.02, 2450.84],
+        "tg_tps": [2953.51, 1961.02],
+    }
     check(found, "here", 60)
     there.measure(JOB | {"job": "memory", "context": 128}, small, hash_file(small), identity)
-    asked = [line.partition(" -p ")[2] for line in (tmp_path / "asked").read_text().splitlines() if "--help" not in line]
-    assert asked == ["32 -n 8 -r 2 -t 1 -o json -v -ctk q8_0 -ctv q8_0 -lm mmap -fa 1",
-                     "0 -n 0 -pg 112,16 -r 1 -t 1 -o json -v -ctk f16 -ctv f16 -lm none"]  # fmt: skip
+    asked = [
+        line.partition(" -p ")[2]
+        for line in (tmp_path / "asked").read_text().splitlines()
+        if "--help" not in line
+    ]
+    assert asked == [
+        "32 -n 8 -r 2 -t 1 -o json -v -ctk q8_0 -ctv q8_0 -lm mmap -fa 1",
+        "0 -n 0 -pg 112,16 -r 1 -t 1 -o json -v -ctk f16 -ctv f16 -lm none",
+    ]
 
 
 def test_how_a_run_ended():
-    run = {"rows": [{"error": "Trouble: llama.cpp can't load it", "log": ""}], "code": 3, "phase": "load", "rss": 5 * MIB,
-           "late": False, "oom_kills": 0, "log": ""}  # fmt: skip
-    for more, error, said in (({}, Infeasible, "llama.cpp can't load it"),
-                              ({"log": "alloc_tensor_range: failed to allocate CPU buffer"}, Infeasible, "doesn't fit"),
-                              ({"oom_kills": 1, "code": -9}, Infeasible, "in load on here, the last reading was 5 MiB"),
-                              ({"code": -9, "rows": []}, Transient, "ended with -9"),
-                              ({"late": True}, Transient, "its time limit")):  # fmt: skip
+    run = {
+        "rows": [{"error": "Trouble: llama.cpp can't load it", "log": ""}],
+        "code": 3,
+        "phase": "load",
+        "rss": 5 * MIB,
+        "late": False,
+        "oom_kills": 0,
+        "log": "",
+    }
+    for more, error, said in (
+        ({}, Infeasible, "llama.cpp can't load it"),
+        ({"log": "alloc_tensor_range: failed to allocate CPU buffer"}, Infeasible, "doesn't fit"),
+        ({"oom_kills": 1, "code": -9}, Infeasible, "in load on here, the last reading was 5 MiB"),
+        ({"code": -9, "rows": []}, Transient, "ended with -9"),
+        ({"late": True}, Transient, "its time limit"),
+    ):
         with pytest.raises(error, match=said):
             check(run | more, "here", 60)
 
@@ -292,10 +387,13 @@ def broad(tmp_path_factory) -> Path:
 
 def data_beside(model: Path) -> int:
     """Bytes of data that a process has which has loaded a model, beyond the model's own."""
-    code = ("import sys, re; sys.path.insert(0, sys.argv[1]); import child;"
-            "job = {'gguf': sys.argv[2], 'threads': 1, 'kv': 'f16', 'gpu_layers': None, 'job': 'memory'};"
-            "child.Model(job, 128, False).open();"
-            "print(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])")  # fmt: skip
+    code = (
+        "import sys, re; sys.path.insert(0, sys.argv[1]); import child;"
+        "job = {'gguf': sys.argv[2], 'threads': 1, 'kv': 'f16', 'gpu_layers': None, 'job': "
+        "'memory'};"
+        "child.Model(job, 128, False).open();"
+        "print(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
     command = [sys.executable, "-c", code, str(Path(runner.__file__).parent), str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) * 1024 - model.stat().st_size
@@ -303,12 +401,24 @@ def data_beside(model: Path) -> int:
 
 def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_path, broad, small):
     types = {t: shape(read(broad / "config.json"), t).weight_bytes for t in ("Q8_0", "Q2_K")}
-    room = data_beside(small) + (types["Q8_0"] + types["Q2_K"]) // 2 + 4 * MIB  # buffers of a wider model
+    room = (
+        data_beside(small) + (types["Q8_0"] + types["Q2_K"]) // 2 + 4 * MIB
+    )  # buffers of a wider model
     sshd = Sshd(tmp_path / "small", data=room)
     try:
-        done = project.doit("optimize", "hardware=laptop", f"model={broad}", "probe=quick", "planner=ladder",
-                            "planner.types=[Q8_0,Q2_K]", "planner.rounding=nearest", "goal=quality", "texts.second=null",
-                            "probe.report_tokens=1024", *sshd.overrides())  # fmt: skip
+        done = project.doit(
+            "optimize",
+            "hardware=laptop",
+            f"model={broad}",
+            "probe=quick",
+            "planner=ladder",
+            "planner.types=[Q8_0,Q2_K]",
+            "planner.rounding=nearest",
+            "goal=quality",
+            "texts.second=null",
+            "probe.report_tokens=1024",
+            *sshd.overrides(),
+        )
     finally:
         sshd.stop()
     assert done.returncode == 0, done.stderr + done.stdout

@@ -66,7 +66,12 @@ def test_converted_model_predicts_what_the_original_does(lab):
         window = model.windows(TEXT, 256)[0]
         ours = model.log_probs(window, 0)
     with torch.no_grad():
-        theirs = hf(input_ids=torch.from_numpy(window).long()[None]).logits[0].log_softmax(-1).numpy()[:-1]
+        theirs = (
+            hf(input_ids=torch.from_numpy(window).long()[None])
+            .logits[0]
+            .log_softmax(-1)
+            .numpy()[:-1]
+        )
     assert np.abs(ours - theirs).max() < 0.05
     assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.97
 
@@ -86,13 +91,20 @@ def test_layout_is_read_back(lab, kind):
     layout = json.loads((out / "layout.json").read_text())
     header = (out / "model.gguf").stat().st_size - layout["shape"]["weight_bytes"]
     assert 0 < header < 200_000
-    assert layout["shape"]["weight_bytes"] < json.loads((lab.gguf / "layout.json").read_text())["shape"]["weight_bytes"]
+    assert (
+        layout["shape"]["weight_bytes"]
+        < json.loads((lab.gguf / "layout.json").read_text())["shape"]["weight_bytes"]
+    )
     assert layout["shape"]["layers"] == 2
     assert layout["fallbacks"] == []
 
 
 def test_first_override_wins(lab):
-    types = lab.types(lab.quantize("Q4_K_S", [(r"blk\.0\.ffn_down", "Q8_0"), ("ffn_down", "Q6_K"), ("token_embd", "Q5_K")]))
+    types = lab.types(
+        lab.quantize(
+            "Q4_K_S", [(r"blk\.0\.ffn_down", "Q8_0"), ("ffn_down", "Q6_K"), ("token_embd", "Q5_K")]
+        )
+    )
     assert types["blk.0.ffn_down.weight"] == "Q8_0"
     assert types["blk.1.ffn_down.weight"] == "Q6_K"
     assert types["token_embd.weight"] == "Q5_K"
@@ -119,17 +131,29 @@ def test_iq2_needs_the_importance_matrix(lab):
     with pytest.raises(Infeasible, match=r"llama\.cpp can't make"):
         lab.quantize("IQ2_XXS")
     matrix = lab.run(
-        curvature, {"tokens": 512, "context": 128, "random": 0.0}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text"
+        curvature,
+        {"tokens": 512, "context": 128, "random": 0.0},
+        model=lab.tiny,
+        gguf=lab.gguf,
+        text=lab.root / "text",
     )
     assert "IQ2_XXS" in lab.types(lab.quantize("IQ2_XXS", importance=matrix)).values()
 
 
 def test_importance_is_the_mean_square_of_the_inputs(lab):
     out = lab.run(
-        curvature, {"tokens": 512, "context": 128, "random": 0.0}, model=lab.tiny, gguf=lab.gguf, text=lab.root / "text"
+        curvature,
+        {"tokens": 512, "context": 128, "random": 0.0},
+        model=lab.tiny,
+        gguf=lab.gguf,
+        text=lab.root / "text",
     )
     found = load(out, [])
-    assert set(found) == {n for n in lab.types(lab.gguf) if n.endswith("weight") and "norm" not in n and "token" not in n}
+    assert set(found) == {
+        n
+        for n in lab.types(lab.gguf)
+        if n.endswith("weight") and "norm" not in n and "token" not in n
+    }
     hf = AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
     tokens = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
     windows = torch.from_numpy(tokens.windows(TEXT, 512)).long()
@@ -153,7 +177,9 @@ def test_pruned_model_has_the_other_block(lab):
     def tensor(folder, name):
         return next(t.data for t in GGUFReader(folder / "model.gguf").tensors if t.name == name)
 
-    assert np.array_equal(tensor(out, "blk.0.ffn_up.weight"), tensor(lab.gguf, "blk.1.ffn_up.weight"))
+    assert np.array_equal(
+        tensor(out, "blk.0.ffn_up.weight"), tensor(lab.gguf, "blk.1.ffn_up.weight")
+    )
     with opened(out / "model.gguf", 128, 1) as model:
         assert model.log_probs(model.windows(TEXT, 256)[0], 64).shape == (63, 2048)
 
@@ -165,21 +191,36 @@ def test_blocks_that_cannot_be_dropped(lab, drop):
 
 
 def test_a_block_without_attention_is_its_feed_forward_part_alone(lab):
-    """llama.cpp's logits against transformers' with that attention's output at zero, to what 16 bits of weights leave."""
+    """llama.cpp's logits against transformers' with that attention's output at zero, to what 16
+    bits of weights leave.
+    """
     out = lab.run(prune, {"drop": [], "no_attention": [1]}, gguf=lab.gguf)
     layout = read_layout(out / "model.gguf")
     assert layout["architecture"] == "deci"
     assert layout["shape"]["bare"] == 1
     assert not [t[0] for t in layout["tensors"] if t[0].startswith("blk.1.attn")]
-    assert Shape.of(layout).weight_bytes < Shape.of(read_layout(lab.gguf / "model.gguf")).weight_bytes
-    assert kv_bytes(Shape.of(layout), 128) == kv_bytes(Shape.of(read_layout(lab.gguf / "model.gguf")), 128) / 2
+    assert (
+        Shape.of(layout).weight_bytes < Shape.of(read_layout(lab.gguf / "model.gguf")).weight_bytes
+    )
+    assert (
+        kv_bytes(Shape.of(layout), 128)
+        == kv_bytes(Shape.of(read_layout(lab.gguf / "model.gguf")), 128) / 2
+    )
     net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
     net.model.layers[1].self_attn.o_proj.weight.data.zero_()
-    with opened(out / "model.gguf", 128, 1) as cut, opened(lab.gguf / "model.gguf", 128, 1) as whole:
+    with (
+        opened(out / "model.gguf", 128, 1) as cut,
+        opened(lab.gguf / "model.gguf", 128, 1) as whole,
+    ):
         window = cut.windows(TEXT, 256)[0]
         found, before = cut.log_probs(window, 64), whole.log_probs(window, 64)
     with torch.no_grad():
-        wanted = net(torch.from_numpy(np.asarray(window)).long()[None]).logits[0].log_softmax(-1).numpy()[64:-1]
+        wanted = (
+            net(torch.from_numpy(np.asarray(window)).long()[None])
+            .logits[0]
+            .log_softmax(-1)
+            .numpy()[64:-1]
+        )
     assert np.abs(found - wanted).max() < 0.1 * np.abs(found - before).max()
 
 
@@ -188,7 +229,12 @@ def test_variants_without_attention_are_quantized_and_compensated(lab):
     cut = lab.run(prune, {"drop": [], "no_attention": [1]}, gguf=lab.gguf)
     given = {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
     measured = lab.run(curvature, {"tokens": 256, "context": 64, "random": 0.2}, **given)
-    params = {"type": "Q4_K_M", "tensors": [[".*", "Q4_K"]], "dropped": [], "rounding": "compensated"}
+    params = {
+        "type": "Q4_K_M",
+        "tensors": [[".*", "Q4_K"]],
+        "dropped": [],
+        "rounding": "compensated",
+    }
     out = lab.run(quantize, params, gguf=cut, importance=measured, curvature=measured)
     rounding = json.loads((out / "layout.json").read_text())["rounding"]
     assert "blk.0.attn_q.weight" in rounding["compensated"]
@@ -206,8 +252,10 @@ def test_what_is_dropped_moves_the_numbers_of_the_rest(lab, tmp_path, toolchain)
     assert "blk.2.ffn_up.weight" not in names
 
 
-@pytest.mark.parametrize(("drop", "silent", "why"), [([], [2], "can't be left out"), ([], [0], "first block"),
-                                                     ([1], [1], "left out whole")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("drop", "silent", "why"),
+    [([], [2], "can't be left out"), ([], [0], "first block"), ([1], [1], "left out whole")],
+)
 def test_attention_that_cannot_be_left_out(lab, drop, silent, why):
     with pytest.raises(Infeasible, match=why):
         lab.run(prune, {"drop": drop, "no_attention": silent}, gguf=lab.gguf)
@@ -251,7 +299,9 @@ def test_divergence_is_the_textbook_one(lab):
     assert found["kld_mean"]["value"] == pytest.approx(np.mean(total), rel=1e-5)
     assert found["kld_mean"]["value"] > 1e-3
     assert found["same_top"]["value"] == pytest.approx(np.mean(same))
-    assert found["kld_p999"]["value"] == pytest.approx(np.quantile(np.concatenate(total), 0.999), rel=1e-4)
+    assert found["kld_p999"]["value"] == pytest.approx(
+        np.quantile(np.concatenate(total), 0.999), rel=1e-4
+    )
     assert 0 < found["kld_mean"]["stderr"] < found["kld_mean"]["value"]
 
 
@@ -263,7 +313,9 @@ def test_top_k_is_close_to_exact(lab, monkeypatch):
     assert (coarse / "ids.npy").exists()
     close = numbers(lab.run(quality, {"seed": 0}, gguf=small, baseline=coarse))
     assert close["same_top"] == exact["same_top"]
-    assert 0.5 < close["kld_mean"]["value"] / exact["kld_mean"]["value"] <= 1.0 + 1e-6, "grouping can only lose divergence"
+    assert 0.5 < close["kld_mean"]["value"] / exact["kld_mean"]["value"] <= 1.0 + 1e-6, (
+        "grouping can only lose divergence"
+    )
 
 
 def test_bootstrap_error_is_that_of_windows():
@@ -280,7 +332,9 @@ def test_nan_is_a_failure(lab):
     data = bytearray((lab.gguf / "model.gguf").read_bytes())
     from gguf import GGUFReader
 
-    norm = next(t for t in GGUFReader(lab.gguf / "model.gguf").tensors if t.name == "output_norm.weight")
+    norm = next(
+        t for t in GGUFReader(lab.gguf / "model.gguf").tensors if t.name == "output_norm.weight"
+    )
     data[norm.data_offset : norm.data_offset + 4] = np.float32("nan").tobytes()
     (broken / "model.gguf").write_bytes(data)
     with pytest.raises(Infeasible, match="not finite") as caught:
@@ -302,7 +356,9 @@ def test_unknown_architecture_is_one_line(lab, tmp_path):
 
     odd = shutil.copytree(lab.tiny, tmp_path / "odd")
     config = json.loads((odd / "config.json").read_text())
-    (odd / "config.json").write_text(json.dumps(config | {"architectures": ["NeverHeardOfForCausalLM"]}))
+    (odd / "config.json").write_text(
+        json.dumps(config | {"architectures": ["NeverHeardOfForCausalLM"]})
+    )
     with pytest.raises(UserError, match="doesn't know the architecture NeverHeardOfForCausalLM"):
         lab.run(convert, {"type": "f16"}, model=odd, toolchain=lab.tools)
 
@@ -318,23 +374,37 @@ def test_refused_tokenizer_is_one_line(lab, tmp_path):
     home = Tokenizer(models.BPE(vocab=words, merges=[]))
     home.pre_tokenizer = pre_tokenizers.Whitespace()
     home.save(str(odd / "tokenizer.json"))
-    (odd / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (odd / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     with pytest.raises(UserError, match="tokenizer") as caught:
         lab.run(convert, {"type": "f16"}, model=odd, toolchain=lab.tools)
     assert "\n" not in str(caught.value)
 
 
 def test_a_smaller_kv_cache_is_measured_as_such(lab):
-    """Quality, speed and memory at a cache type: q4_0 does more damage than q8_0, and the file is the same."""
-    base = lab.run(baseline, {"context": 128, "tokens": 1024, "top_k": 64}, gguf=lab.gguf, text=lab.root / "text")
+    """Quality, speed and memory at a cache type: q4_0 does more damage than q8_0, and the file is
+    the same.
+    """
+    base = lab.run(
+        baseline,
+        {"context": 128, "tokens": 1024, "top_k": 64},
+        gguf=lab.gguf,
+        text=lab.root / "text",
+    )
 
     def kld(**cache):
         out = lab.run(quality, {"seed": 0} | cache, gguf=lab.gguf, baseline=base)
-        return {m.metric: m.value for m in parse(json.loads((out / "measurements.json").read_text()))}["kld_mean"]
+        return {
+            m.metric: m.value for m in parse(json.loads((out / "measurements.json").read_text()))
+        }["kld_mean"]
 
     plain, eight, four = kld(), kld(kv="q8_0"), kld(kv="q4_0")
     assert plain < 1e-6
     assert plain < eight < four
-    for probe, params in ((memory, {"context": 128}), (speed, {"prompt": 32, "generate": 4, "repeat": 2})):
+    for probe, params in (
+        (memory, {"context": 128}),
+        (speed, {"prompt": 32, "generate": 4, "repeat": 2}),
+    ):
         out = lab.run(probe, params | {"kv": "q8_0"}, gguf=lab.gguf)
         assert all(m["value"] > 0 for m in json.loads((out / "measurements.json").read_text()))

@@ -112,7 +112,9 @@ def test_digests_read_a_file_once(tmp_path):
     digests = Digests(tmp_path / "d.json")
     first = digests.file(file)
     kept = json.loads((tmp_path / "d.json").read_text())
-    file.chmod(0)  # a second read would fail for anybody but root; for root the memo's content shows it
+    file.chmod(
+        0
+    )  # a second read would fail for anybody but root; for root the memo's content shows it
     (tmp_path / "d.json").write_text(json.dumps({k: [v[0], "0" * 64] for k, v in kept.items()}))
     file.chmod(0o644)
     assert first[1] != "0" * 64

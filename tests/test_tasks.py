@@ -1,4 +1,6 @@
-"""Tasks: what may be named, who may run code, the numbers, and lm-eval's own word on the 16-bit model."""
+"""Tasks: what may be named, who may run code, the numbers, and lm-eval's own word on the 16-bit
+model.
+"""
 
 import json
 import shutil
@@ -16,11 +18,17 @@ from sintra.run import run_step
 from sintra.study import open_workspace, study_of
 
 ROWS = [
-    {"story": "Kaia had two candles. Ines brought two more candles. Now Kaia had four candles.",
-     "ask": "How many candles does Kaia have?", "is": "four"},
-    {"story": "Sven had six plums. Jory brought three more plums. Now Sven had nine plums.",
-     "ask": "How many plums does Sven have?", "is": "nine"},
-]  # fmt: skip
+    {
+        "story": "Kaia had two candles. Ines brought two more candles. Now Kaia had four candles.",
+        "ask": "How many candles does Kaia have?",
+        "is": "four",
+    },
+    {
+        "story": "Sven had six plums. Jory brought three more plums. Now Sven had nine plums.",
+        "ask": "How many plums does Sven have?",
+        "is": "nine",
+    },
+]
 PROMPT = 'prompt: "{{story}}\\nQuestion: {{ask}}\\nAnswer:"\n'
 
 
@@ -32,12 +40,16 @@ def write(folder, name, text, rows=ROWS):
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory, toolchain):
-    """Puts tasks to a bundled model in 16 bits: (model, task, ...) -> measurements by metric, items."""
+    """Puts tasks to a bundled model in 16 bits: (model, task, ...) -> measurements by metric,
+    items.
+    """
     cache = tmp_path_factory.mktemp("tasks") / "cache"
     shutil.copytree(toolchain, cache)
 
     def asked(model, task, *more):
-        place = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", f"probe.tasks=[{task}]", *more])
+        place = open_workspace(
+            ROOT, [f"model={model}", f"store.path={cache}", f"probe.tasks=[{task}]", *more]
+        )
         step = place.graph().task(next(iter(place.tasks)), None, "all")
         for needed in step.all():
             run_step(needed, place.store)
@@ -49,14 +61,44 @@ def ask(tmp_path_factory, toolchain):
 
 
 def test_lm_eval_through_transformers_finds_the_same(ask, tmp_path):
-    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", "pretrained=models/fable,dtype=float32"]
-    command += ["--tasks", "fable", "--include_path", "models/tasks", "--device", "cpu", "--batch_size", "8", "--limit", "60"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf",
+        "--model_args",
+        "pretrained=models/fable,dtype=float32",
+    ]
+    command += [
+        "--tasks",
+        "fable",
+        "--include_path",
+        "models/tasks",
+        "--device",
+        "cpu",
+        "--batch_size",
+        "8",
+        "--limit",
+        "60",
+    ]
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(tmp_path / "data"),
+        "HOME": str(tmp_path),
+    }
     env = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **offline}
-    done = subprocess.run([*command, "--log_samples", "--output_path", str(tmp_path)], cwd=ROOT, env=env, capture_output=True)
+    done = subprocess.run(
+        [*command, "--log_samples", "--output_path", str(tmp_path)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     (path,) = tmp_path.rglob("samples_fable_*.jsonl")
-    theirs = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda r: r["doc_id"])
+    theirs = sorted(
+        (json.loads(line) for line in path.read_text().splitlines()), key=lambda r: r["doc_id"]
+    )
     found, items = ask("fable", "fable")
     ours = items[:60]
     assert len(theirs) == 60
@@ -71,7 +113,10 @@ def test_lm_eval_through_transformers_finds_the_same(ask, tmp_path):
 def test_in_the_chat_template_questions_are_answered_otherwise_and_it_is_said(ask):
     found, items = ask("fable", "fable", "probe.task_chat=true")
     _, plain = ask("fable", "fable")
-    assert found["task:fable:acc"]["protocol"] == "lm-eval 0.4.13 over llama.cpp, all items, in the chat template"
+    assert (
+        found["task:fable:acc"]["protocol"]
+        == "lm-eval 0.4.13 over llama.cpp, all items, in the chat template"
+    )
     assert len(items) == len(plain) == 500
     assert [i[2] for i in items] != [i[2] for i in plain]
 
@@ -105,7 +150,9 @@ def test_a_conversation_is_what_transformers_makes_of_it(ask, tmp_path, opening)
 def test_a_model_without_chat_template_says_so(ask, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "plain")
     path = tmp_path / "plain" / "tokenizer_config.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"})
+    )
     with pytest.raises(UserError, match="no chat template"):
         ask(str(tmp_path / "plain"), "fable", "probe.task_chat=true")
 
@@ -113,14 +160,26 @@ def test_a_model_without_chat_template_says_so(ask, tiny, tmp_path):
 def test_every_kind_of_a_users_task(ask, tmp_path):
     from rouge_score.rouge_scorer import RougeScorer
 
-    found, items = ask("fable_mini", write(tmp_path, "say", f"kind: answer\ndata: rows.jsonl\nanswer: is\n{PROMPT}"))
-    said = [answer for _, _, answer in items]
-    assert found["task:say:acc"]["value"] == sum(s.strip(" .") == r["is"] for s, r in zip(said, ROWS, strict=True)) / 2 == 1
     found, items = ask(
-        "fable_mini", write(tmp_path, "sum", f'kind: summary\ndata: rows.jsonl\nanswer: "{{{{is}}}} x"\n{PROMPT}')
+        "fable_mini",
+        write(tmp_path, "say", f"kind: answer\ndata: rows.jsonl\nanswer: is\n{PROMPT}"),
     )
-    scores = [RougeScorer(["rougeL"], use_stemmer=True).score(f"{r['is']} x", s)["rougeL"].fmeasure
-              for r, (_, _, s) in zip(ROWS, items, strict=True)]  # fmt: skip
+    said = [answer for _, _, answer in items]
+    assert (
+        found["task:say:acc"]["value"]
+        == sum(s.strip(" .") == r["is"] for s, r in zip(said, ROWS, strict=True)) / 2
+        == 1
+    )
+    found, items = ask(
+        "fable_mini",
+        write(
+            tmp_path, "sum", f'kind: summary\ndata: rows.jsonl\nanswer: "{{{{is}}}} x"\n{PROMPT}'
+        ),
+    )
+    scores = [
+        RougeScorer(["rougeL"], use_stemmer=True).score(f"{r['is']} x", s)["rougeL"].fmeasure
+        for r, (_, _, s) in zip(ROWS, items, strict=True)
+    ]
     assert found["task:sum:rougeL"]["value"] == pytest.approx(sum(scores) / 2)
     assert 0 < scores[0] < 1
     text = f'kind: code\ndata: rows.jsonl\ntests: "{{{{story and 1}}}}"\nmax_tokens: 8\n{PROMPT}'
@@ -150,17 +209,29 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
     stories = [r["story"] for r in ROWS]
     options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 16}
     for size in (64, 512):
-        theirs = HFLM(pretrained=str(ROOT / "models" / "fable"), dtype="float32", device="cpu", max_length=size, batch_size=1)
+        theirs = HFLM(
+            pretrained=str(ROOT / "models" / "fable"),
+            dtype="float32",
+            device="cpu",
+            max_length=size,
+            batch_size=1,
+        )
         with opened(place.store.blob(sha), size, 1) as model:
             ours = LlamaLM(model)
-            for kind, args in (("loglikelihood_rolling", [(text,), ("Nora",)]),
-                               ("loglikelihood", [(text, " Nora"), ("", "Nora had"), (text, " Nora had")])):  # fmt: skip
+            for kind, args in (
+                ("loglikelihood_rolling", [(text,), ("Nora",)]),
+                ("loglikelihood", [(text, " Nora"), ("", "Nora had"), (text, " Nora had")]),
+            ):
                 want, got = (getattr(lm, kind)(asked(kind, *args)) for lm in (theirs, ours))
                 first = [x if isinstance(x, float) else x[0] for x in want]
-                assert [x if isinstance(x, float) else x[0] for x in got] == pytest.approx(first, rel=1e-3, abs=0.01)
+                assert [x if isinstance(x, float) else x[0] for x in got] == pytest.approx(
+                    first, rel=1e-3, abs=0.01
+                )
             if size > 64:
                 args = [(s, options) for s in stories]
-                want, got = (lm.generate_until(asked("generate_until", *args)) for lm in (theirs, ours))
+                want, got = (
+                    lm.generate_until(asked("generate_until", *args)) for lm in (theirs, ours)
+                )
                 assert got == want
 
 
@@ -234,7 +305,9 @@ def test_a_limit_for_every_task(tmp_path):
     assert graph.variant(Recipe("Q4_K_M"), "screen").tasks == ()
     loose = replace(place.study, goal=replace(place.study.goal, constraints=()))
     graph.study = loose
-    assert graph.variant(Recipe("Q8_0"), "search").tasks == (), "without a limit only finalists are asked"
+    assert graph.variant(Recipe("Q8_0"), "search").tasks == (), (
+        "without a limit only finalists are asked"
+    )
 
 
 def test_a_changed_question_is_another_task(tmp_path):
@@ -247,13 +320,18 @@ def test_a_changed_question_is_another_task(tmp_path):
 
 
 def scored(scores, answers=None):
-    items = tuple((str(i), float(s), a) for i, (s, a) in enumerate(zip(scores, answers or scores, strict=True)))
+    items = tuple(
+        (str(i), float(s), a)
+        for i, (s, a) in enumerate(zip(scores, answers or scores, strict=True))
+    )
     return compare.Scored("acc", sum(scores) / len(scores), True, items)
 
 
 def test_numbers_against_the_baseline():
     base = scored([1] * 12 + [0] * 2 + [1] * 60 + [0] * 26)
-    own = scored([0] * 10 + [1] * 2 + [1] * 2 + [1] * 60 + [0] * 26, [9] * 3 + [0] * 7 + [1] * 64 + [0] * 26)
+    own = scored(
+        [0] * 10 + [1] * 2 + [1] * 2 + [1] * 60 + [0] * 26, [9] * 3 + [0] * 7 + [1] * 64 + [0] * 26
+    )
     found = {m.metric: m for m in compare.measurements("t", own, base, 0, "")}
     assert found["task:t:acc"].value == 0.64
     assert found["task:t:acc"].stderr == pytest.approx((0.64 * 0.36 / 99) ** 0.5)
@@ -262,14 +340,22 @@ def test_numbers_against_the_baseline():
     assert 0.02 < found["task:t:retention"].stderr < 0.08
     assert found["task:t:flips"].value == 0.12
     assert found["task:t:agreement"].value == 0.88
-    assert found["task:t:mcnemar_p"].value == pytest.approx(2 * (1 + 12 + 66) / 2**12), "10 and 2 of 12, two-sided"
+    assert found["task:t:mcnemar_p"].value == pytest.approx(2 * (1 + 12 + 66) / 2**12), (
+        "10 and 2 of 12, two-sided"
+    )
     assert compare.mcnemar(0, 0) == 1
 
 
 def test_less_may_be_better():
-    base, own = (compare.Scored("word_perplexity", v, False, (("0", None, None),)) for v in (10.0, 12.5))
+    base, own = (
+        compare.Scored("word_perplexity", v, False, (("0", None, None),)) for v in (10.0, 12.5)
+    )
     found = {m.metric: m.value for m in compare.measurements("t", own, base, 0, "")}
-    assert found == {"task:t:word_perplexity": 12.5, "task:t:baseline_word_perplexity": 10.0, "task:t:retention": 0.8}
+    assert found == {
+        "task:t:word_perplexity": 12.5,
+        "task:t:baseline_word_perplexity": 10.0,
+        "task:t:retention": 0.8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -281,7 +367,11 @@ def test_less_may_be_better():
         ("import os\nos._exit(0)", "assert False", False),
         ("while True:\n    pass", "", False),
         ("x = 'a' * 2**33", "", False),
-        ("import os\nassert not os.environ.get('HOME')", "assert os.listdir('.') == ['program.py']", True),
+        (
+            "import os\nassert not os.environ.get('HOME')",
+            "assert os.listdir('.') == ['program.py']",
+            True,
+        ),
         ("import sintra", "", False),
     ],
 )
@@ -310,4 +400,7 @@ def test_a_scorer_runs_what_the_model_wrote():
 
 def test_an_answer_may_have_several_forms():
     score = build.exact({"answer": "right"})
-    assert [score({"right": ["the mill", "Mill"]}, [said])["acc"] for said in (" mill.", "The mill", "a mill")] == [1, 1, 0]
+    assert [
+        score({"right": ["the mill", "Mill"]}, [said])["acc"]
+        for said in (" mill.", "The mill", "a mill")
+    ] == [1, 1, 0]

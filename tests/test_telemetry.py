@@ -1,4 +1,6 @@
-"""Telemetry: off by default, exactly what --show prints, nothing that names anybody, spooled and dropped."""
+"""Telemetry: off by default, exactly what --show prints, nothing that names anybody, spooled and
+dropped.
+"""
 
 import json
 import time
@@ -11,11 +13,37 @@ from sintra import telemetry
 from sintra.events import Event, Setting
 from sintra.listeners.telemetry import Counts
 
-KEYS = {"schema", "day", "event", "sintra", "python", "os", "machine", "hardware", "author", "format", "mb", "rounds",
-        "evaluations", "built", "cached", "failed", "seconds"}  # fmt: skip
-RESULT = {"study": "my-secret-model-9", "status": "met", "model": "my-secret-model", "hardware": "my_board", "rounds": 4,
-          "evaluations": 3, "steps": {"built": 1, "cached": 2, "failed": 0}, "wall_s": 100.0, "reason": "/secret/path",
-          "winner": {"author": "ladder", "recipe": {"type": "Q4_K_M"}, "artifact": {"bytes": 3_000_000}}}  # fmt: skip
+KEYS = {
+    "schema",
+    "day",
+    "event",
+    "sintra",
+    "python",
+    "os",
+    "machine",
+    "hardware",
+    "author",
+    "format",
+    "mb",
+    "rounds",
+    "evaluations",
+    "built",
+    "cached",
+    "failed",
+    "seconds",
+}
+RESULT = {
+    "study": "my-secret-model-9",
+    "status": "met",
+    "model": "my-secret-model",
+    "hardware": "my_board",
+    "rounds": 4,
+    "evaluations": 3,
+    "steps": {"built": 1, "cached": 2, "failed": 0},
+    "wall_s": 100.0,
+    "reason": "/secret/path",
+    "winner": {"author": "ladder", "recipe": {"type": "Q4_K_M"}, "artifact": {"bytes": 3_000_000}},
+}
 
 
 @pytest.fixture
@@ -55,7 +83,12 @@ def test_nothing_that_names_anybody():
     text = json.dumps(told)
     assert "secret" not in text
     assert "my_board" not in text
-    assert (told["hardware"], told["author"], told["mb"], told["seconds"]) == ("other", "ladder", 4, 128)
+    assert (told["hardware"], told["author"], told["mb"], told["seconds"]) == (
+        "other",
+        "ladder",
+        4,
+        128,
+    )
     assert set(telemetry.payload("failed", {"reason": "/secret", "hardware": "laptop"})) == KEYS
     assert telemetry.payload("failed", {"hardware": "laptop"})["hardware"] == "laptop"
 
@@ -112,7 +145,9 @@ def test_spooled_and_dropped(own, monkeypatch):
     assert len(telemetry.read(telemetry.path("state"))) == telemetry.MOST - 1
 
 
-@pytest.mark.parametrize("args", [("--on", "--off"), ("--endpoint", "http://x"), ("--on", "--endpoint", "x")])
+@pytest.mark.parametrize(
+    "args", [("--on", "--off"), ("--endpoint", "http://x"), ("--on", "--endpoint", "x")]
+)
 def test_mistakes(own, args, toolchain):
     project = make_project(own / "p", toolchain)
     done = project.doit("telemetry", *args)
@@ -122,6 +157,8 @@ def test_mistakes(own, args, toolchain):
 
 def test_not_as_an_option(own, toolchain, tiny):
     project = make_project(own / "p", toolchain)
-    done = project.doit("optimize", "hardware=jetson_nano", f"model={tiny}", "listeners=[telemetry]")
+    done = project.doit(
+        "optimize", "hardware=jetson_nano", f"model={tiny}", "listeners=[telemetry]"
+    )
     assert done.returncode == 2
     assert "doit telemetry --on" in done.stderr

@@ -18,7 +18,9 @@ def parameters(name, cooled=False):
 
 
 def test_a_bare_raspberry_pi_5():
-    """Reaches 80 C within a few minutes (pidiylab), averages 81 C in benchmarks (phoronix), idles at 50 C (beamostore)."""
+    """Reaches 80 C within a few minutes (pidiylab), averages 81 C in benchmarks (phoronix), idles
+    at 50 C (beamostore).
+    """
     run = thermal.simulate(parameters("raspberry_pi_5"), 1200)
     assert run[0].chip == pytest.approx(50, rel=0.15)
     assert 60 <= next(s.t for s in run if s.chip >= 80) <= 360
@@ -41,7 +43,9 @@ def test_a_raspberry_pi_4():
     run = thermal.simulate(parameters("raspberry_pi_4"), 1800)
     assert run[0].chip == pytest.approx(38.9, rel=0.15)
     assert run[-1].chip == pytest.approx(69.6, rel=0.15)
-    assert thermal.simulate(parameters("raspberry_pi_4", True), 1800)[-1].chip == pytest.approx(56.9, rel=0.15)
+    assert thermal.simulate(parameters("raspberry_pi_4", True), 1800)[-1].chip == pytest.approx(
+        56.9, rel=0.15
+    )
 
 
 def test_an_iphone_falls_from_40_5_to_23_7():
@@ -62,11 +66,22 @@ def test_an_orin_nano_super_never_throttles_with_its_fan():
     hot = thermal.simulate(p | {"r_ca": 5.0}, 3600)
     assert max(s.chip for s in hot) < 104.5  # its software shutdown
     assert hot[-1].clock < 1
-    assert thermal.sustained(p | {"r_ca": 5.0}) == pytest.approx(thermal.mean_speed(hot, 3000, 3600), rel=0.15)
+    assert thermal.sustained(p | {"r_ca": 5.0}) == pytest.approx(
+        thermal.mean_speed(hot, 3000, 3600), rel=0.15
+    )
 
 
 def test_a_fanless_case_is_held_by_its_skin():
-    fanless = {"ambient_c": 25, "idle_w": 2, "full_w": 20, "r_jc": 1, "r_ca": 2, "c_j": 10, "c_c": 300, "skin_c": 42}
+    fanless = {
+        "ambient_c": 25,
+        "idle_w": 2,
+        "full_w": 20,
+        "r_jc": 1,
+        "r_ca": 2,
+        "c_j": 10,
+        "c_c": 300,
+        "skin_c": 42,
+    }
     p = thermal.checked(fanless, "case")
     run = thermal.simulate(p, 3600)
     assert run[0].clock == 1
@@ -80,7 +95,9 @@ def test_a_logged_run_gives_resistance_and_capacity_back():
     times = [(float(t), 6.5) for t in range(0, 600, 10)]
     log = [
         (t, c + draw.gauss(0, 0.3), w)
-        for (t, w), c in zip(times, thermal.replay(p, [(t, chip, w) for t, w in times]), strict=True)
+        for (t, w), c in zip(
+            times, thermal.replay(p, [(t, chip, w) for t, w in times]), strict=True
+        )
     ]
     found = thermal.calibrate(parameters("raspberry_pi_5"), log)
     assert found["r_ca"] == pytest.approx(6.2, rel=0.05)
@@ -96,10 +113,15 @@ def test_a_simulated_number_alone_meets_no_limit():
 
     def verdict(row, accept):
         return judge(
-            Candidate(Recipe("Q4_0"), "", "", (row,), decided=True), Goal("g", (limit,), "size_bytes", 1, accept)
+            Candidate(Recipe("Q4_0"), "", "", (row,), decided=True),
+            Goal("g", (limit,), "size_bytes", 1, accept),
         ).status
 
-    assert (verdict(fast, False), verdict(fast, True), verdict(slow, False)) == ("undecided", "met", "unmet")
+    assert (verdict(fast, False), verdict(fast, True), verdict(slow, False)) == (
+        "undecided",
+        "met",
+        "unmet",
+    )
 
 
 def test_every_thermal_key_is_known():
@@ -113,7 +135,16 @@ def test_the_table(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "simulated for Raspberry Pi 5" in text
     with pytest.raises(UserError, match="says too little of heat"):
-        heat.show(ROOT, ["model=fable", "hardware=laptop", f"store.path={tmp_path}"], 12, "Q4_K_M", False, "", "", "text")
+        heat.show(
+            ROOT,
+            ["model=fable", "hardware=laptop", f"store.path={tmp_path}"],
+            12,
+            "Q4_K_M",
+            False,
+            "",
+            "",
+            "text",
+        )
     (tmp_path / "log.csv").write_text("seconds,celsius\n1,2\n")
     with pytest.raises(UserError, match="columns seconds, celsius, watts"):
         heat.show(ROOT, raw, 12, "Q4_K_M", False, str(tmp_path / "log.csv"), "", "text")

@@ -30,7 +30,9 @@ def step(store, stage, label, files, inputs=None, number=0):
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
-    made = store.publish(key, store.put_tree(folder), {"step": f"{stage}:{label}", "stage": stage, "action": action})
+    made = store.publish(
+        key, store.put_tree(folder), {"step": f"{stage}:{label}", "stage": stage, "action": action}
+    )
     assert isinstance(made, Artifact)
     return key, made
 
@@ -56,10 +58,23 @@ def place(tmp_path, monkeypatch):
     keys = {}
     text, words = step(store, "fetch", "text-search", {"text.txt": "t" * 10})
     for number, name in enumerate(("one", "two")):
-        config = {"config.json": json.dumps({"of": name}), "weights": name[0] * 1000, "shared": "s" * 100}
+        config = {
+            "config.json": json.dumps({"of": name}),
+            "weights": name[0] * 1000,
+            "shared": "s" * 100,
+        }
         source, model = step(store, "fetch", name, config, number=number)
-        made, _ = step(store, "quantize", f"{name}-Q4", {"model.gguf": name[1] * 500}, {"model": model}, number)
-        scored, _ = step(store, "quality", f"{name}-Q4", {"report.json": name}, {"gguf": _, "text": words}, number)
+        made, _ = step(
+            store, "quantize", f"{name}-Q4", {"model.gguf": name[1] * 500}, {"model": model}, number
+        )
+        scored, _ = step(
+            store,
+            "quality",
+            f"{name}-Q4",
+            {"report.json": name},
+            {"gguf": _, "text": words},
+            number,
+        )
         keys[name] = {text, source, made, scored}
     study(store, "delivered", keys["one"], 90, tmp_path)
     study(store, "old", keys["two"], 40)
@@ -126,7 +141,9 @@ def test_a_pinned_study_stays(place, capsys):
     assert "did you mean 'delivered'" in str(run(place, "gc", "--pin", "deliverd").message)
 
 
-@pytest.mark.parametrize(("text", "bytes"), [("500M", 5e8), ("20G", 2e10), ("4GiB", 2**32), ("17", 17), ("1.5kB", 1500)])
+@pytest.mark.parametrize(
+    ("text", "bytes"), [("500M", 5e8), ("20G", 2e10), ("4GiB", 2**32), ("17", 17), ("1.5kB", 1500)]
+)
 def test_sizes(text, bytes):
     assert upkeep.size(text) == bytes
 
@@ -183,7 +200,9 @@ def test_verify_full_finds_what_a_disk_has_lost(place, capsys):
 def test_verify_full_looks_at_entries_strays_and_outputs(place, capsys):
     root, store, keys = place
     entry = store.entry(next(iter(keys["extra"])))
-    data = {k: v for k, v in json.loads(entry.read_text()).items() if k != "sum"}  # forged, not rotten
+    data = {
+        k: v for k, v in json.loads(entry.read_text()).items() if k != "sum"
+    }  # forged, not rotten
     entry.write_text(json.dumps(data | {"action": data["action"] | {"params": {}}}))
     (store.root / "ac" / "zz").mkdir()
     (store.root / "ac" / "zz" / "torn.json").write_text('{"files": [')
@@ -193,7 +212,9 @@ def test_verify_full_looks_at_entries_strays_and_outputs(place, capsys):
     flip(store.blob(digest))
     out = root / "outputs" / "delivered"
     (out / "model.gguf").write_text("good")
-    (out / "manifest.json").write_text(json.dumps({"files": {"model.gguf": sha256("good"), "gone": "0" * 64}}))
+    (out / "manifest.json").write_text(
+        json.dumps({"files": {"model.gguf": sha256("good"), "gone": "0" * 64}})
+    )
     assert not upkeep.verify(root, store, True)
     told = capsys.readouterr().out
     assert "the entry of quantize:two-Q8" in told
@@ -218,7 +239,9 @@ def test_du(place, capsys):
     config = len(json.dumps({"of": "one"}))
     assert models["one"]["steps"] == 3
     assert models["one"]["bytes"] == 1000 + 100 + config + 500 + 3
-    assert models["one"]["unique"] == 1000 + config + 3, "the shared file and the copied variant are others' too"
+    assert models["one"]["unique"] == 1000 + config + 3, (
+        "the shared file and the copied variant are others' too"
+    )
     stages = {r["name"]: r for r in found["stages"]}
     assert stages["quantize"]["bytes"] == 500 + 500 + 700
     assert stages["quality"] == {"name": "quality", "steps": 2, "bytes": 6, "unique": 6}

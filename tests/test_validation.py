@@ -1,4 +1,6 @@
-"""outputs/latest moves to sound results only; what is broken is said, and never loaded where its bytes are wrong."""
+"""outputs/latest moves to sound results only; what is broken is said, and never loaded where its
+bytes are wrong.
+"""
 
 import hashlib
 import json
@@ -27,8 +29,11 @@ def place(tmp_path_factory, toolchain, tiny):
 def studies(place):
     """(first, second) folders."""
     latest = (place.root / "outputs" / "latest").resolve()
-    return next(p.parent for p in place.root.glob("outputs/*/result.json") if p.parent.resolve() != latest and
-                not p.parent.is_symlink()), latest  # fmt: skip
+    return next(
+        p.parent
+        for p in place.root.glob("outputs/*/result.json")
+        if p.parent.resolve() != latest and not p.parent.is_symlink()
+    ), latest
 
 
 def replaced(path, data):
@@ -44,7 +49,9 @@ def flipped(path):
 
 
 def signed(folder, data):
-    """A model of other bytes, with manifest and result saying so: what is wrong is in the model alone."""
+    """A model of other bytes, with manifest and result saying so: what is wrong is in the model
+    alone.
+    """
     replaced(folder / "model.gguf", data)
     digest = hashlib.sha256(data).hexdigest()
     result = json.loads((folder / "result.json").read_text())
@@ -52,7 +59,9 @@ def signed(folder, data):
     (folder / "result.json").write_text(json.dumps(result))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["model.gguf"] = digest
-    manifest["files"]["result.json"] = hashlib.sha256((folder / "result.json").read_bytes()).hexdigest()
+    manifest["files"]["result.json"] = hashlib.sha256(
+        (folder / "result.json").read_bytes()
+    ).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -78,7 +87,9 @@ def test_a_broken_file_is_found_and_latest_stays(place, tiny):
         assert "model.gguf has the SHA-256" in done.stdout
         assert f"{second.name}: sound" in done.stdout
         again = place.doit(*ARGS, f"model={tiny}", "goal.max_kld=9")
-        assert again.returncode == 1, "everything is cached and of the right size: only its digest tells"
+        assert again.returncode == 1, (
+            "everything is cached and of the right size: only its digest tells"
+        )
         assert f"invalid {first.name}: files: model.gguf has the SHA-256" in again.stderr
         assert os.readlink(place.root / "outputs" / "latest") == second.name
         back = place.doit("rollback")
@@ -106,9 +117,13 @@ def test_a_model_that_does_not_load_or_answer(place, tmp_path):
     assert "answers: Malformed: model.gguf is no sound GGUF" in problem(validate(folder, store))
     last = next(t for t in GGUFReader(second / "model.gguf").tensors if t.name == "output.weight")
     poisoned = bytearray(good)
-    poisoned[last.data_offset : last.data_offset + last.n_bytes] = b"\xff" * int(last.n_bytes)  # every scale is no number
+    poisoned[last.data_offset : last.data_offset + last.n_bytes] = b"\xff" * int(
+        last.n_bytes
+    )  # every scale is no number
     signed(folder, bytes(poisoned))
-    assert "answers: Infeasible: the model's logits are not finite" in problem(validate(folder, store))
+    assert "answers: Infeasible: the model's logits are not finite" in problem(
+        validate(folder, store)
+    )
     signed(folder, good)
     assert problem(validate(folder, store)) == ""
     (folder / "rounds.json").unlink()
@@ -118,7 +133,9 @@ def test_a_model_that_does_not_load_or_answer(place, tmp_path):
 
 
 def test_going_back_and_forth_reads_no_model(place, tiny):
-    """What was found sound is not read again: its access would be an open of model.gguf, which is gone from under its name."""
+    """What was found sound is not read again: its access would be an open of model.gguf, which is
+    gone from under its name.
+    """
     first, second = studies(place)
     for goal, folder in (("goal.max_kld=9", first), ("goal.max_kld=8", second)):
         assert place.doit(*ARGS, f"model={tiny}", goal).returncode == 0

@@ -23,7 +23,9 @@ def run(installed, tmp_path):
         env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OLLAMA_HOST")} | {
             "PATH": f"{installed}:/usr/bin:/bin"
         }
-        return subprocess.run(args, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            args, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+        )
 
     return command
 
@@ -31,7 +33,11 @@ def run(installed, tmp_path):
 def test_conf_has_one_source(installed):
     wheel = next((installed.parent.parent / "dist").glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
-        inside = {n.removeprefix("sintra/project/") for n in archive.namelist() if n.startswith("sintra/project/")}
+        inside = {
+            n.removeprefix("sintra/project/")
+            for n in archive.namelist()
+            if n.startswith("sintra/project/")
+        }
         for path in (ROOT / "conf").rglob("*.yaml"):
             name = path.relative_to(ROOT).as_posix()
             assert archive.read(f"sintra/project/{name}") == path.read_bytes()
@@ -56,7 +62,9 @@ def test_from_an_empty_folder_to_ollama(run, tmp_path, tiny, studied):
 
     plan = run("sintra", "plan", "hardware=laptop", "probe=quick")
     assert plan.returncode == 0, plan.stderr
-    assert plan.stdout == run("python", "-m", "doit", "plan", "hardware=laptop", "probe=quick").stdout
+    assert (
+        plan.stdout == run("python", "-m", "doit", "plan", "hardware=laptop", "probe=quick").stdout
+    )
 
     shutil.rmtree(tmp_path / "cache")
     shutil.copytree(studied.root / "cache", tmp_path / "cache")
@@ -75,7 +83,9 @@ def test_init_keeps_what_is_there(run, tmp_path):
     (tmp_path / "conf" / "goal").mkdir(parents=True)
     (tmp_path / "conf" / "goal" / "small.yaml").write_text("mine\n")
     done = run("sintra", "init")
-    assert "left as it is, though it differs from this version's: conf/goal/small.yaml" in done.stdout
+    assert (
+        "left as it is, though it differs from this version's: conf/goal/small.yaml" in done.stdout
+    )
     assert (tmp_path / "conf" / "goal" / "small.yaml").read_text() == "mine\n"
     assert (tmp_path / "conf" / "goal" / "fast.yaml").exists()
     wrong = run("sintra", "init", "--force")

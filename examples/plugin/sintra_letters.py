@@ -15,7 +15,9 @@ def count(context: Context) -> None:
 
     reader = GGUFReader(context.inputs["gguf"] / "model.gguf")
     types = Counter(t.tensor_type.name for t in reader.tensors)
-    (context.out / "letters.txt").write_text("".join(f"{name} {number}\n" for name, number in sorted(types.items())))
+    (context.out / "letters.txt").write_text(
+        "".join(f"{name} {number}\n" for name, number in sorted(types.items()))
+    )
     total = {"metric": "letters_tensors", "value": sum(types.values()), "unit": "1", "how": "exact"}
     context.write_json("measurements.json", [total])
 
@@ -25,7 +27,9 @@ class Diary:
 
     def __init__(self, setting: Setting) -> None:
         self.path = setting.root / "outputs" / "diary.txt"
-        self.path.parent.mkdir(exist_ok=True)  # a study's first event may come before its first result
+        self.path.parent.mkdir(
+            exist_ok=True
+        )  # a study's first event may come before its first result
 
     def hear(self, event: Event) -> None:
         """Write it down."""

@@ -1,8 +1,10 @@
-"""The mix of types that does the least damage under limits on bytes and time, or costs least under a limit on damage.
+"""The mix of types that does the least damage under limits on bytes and time, or costs least under
+a limit on damage.
 
-Every matrix takes one type; damage and costs are sums over the matrices. First a Lagrangian (a price on the cost, found by
-bisection) with a greedy fill of what is left, which is exact on the convex hull; then the mixed-integer program of the same
-problem (scipy.optimize.milp, HiGHS), which also fills the gaps of the hull.
+Every matrix takes one type; damage and costs are sums over the matrices. First a Lagrangian (a
+price on the cost, found by bisection) with a greedy fill of what is left, which is exact on the
+convex hull; then the mixed-integer program of the same problem (scipy.optimize.milp, HiGHS), which
+also fills the gaps of the hull.
 """
 
 from __future__ import annotations
@@ -50,8 +52,12 @@ class Table:
         return float(what[np.arange(len(self.names)), list(chosen)].sum())
 
 
-def cheapest(table: Table, objective: Array, limits: Sequence[tuple[Array, float]]) -> list[int] | None:
-    """One type for each matrix, so that the sum of `objective` is least and every (what, limit) holds; None: impossible."""
+def cheapest(
+    table: Table, objective: Array, limits: Sequence[tuple[Array, float]]
+) -> list[int] | None:
+    """One type for each matrix, so that the sum of `objective` is least and every (what, limit)
+    holds; None: impossible.
+    """
     fallback = greedy(table, objective, *limits[0]) if len(limits) == 1 else None
     exact = milp(table, objective, limits)
     found = [c for c in (fallback, exact) if c is not None]
@@ -59,7 +65,9 @@ def cheapest(table: Table, objective: Array, limits: Sequence[tuple[Array, float
 
 
 def greedy(table: Table, objective: Array, what: Array, limit: float) -> list[int] | None:
-    """By Lagrangian relaxation: argmin of objective + price x what, the price by bisection; then the best single upgrades."""
+    """By Lagrangian relaxation: argmin of objective + price x what, the price by bisection; then
+    the best single upgrades.
+    """
     rows = np.arange(len(table.names))
     barred = np.where(table.allowed, 0.0, np.inf)
 
@@ -80,12 +88,16 @@ def greedy(table: Table, objective: Array, what: Array, limit: float) -> list[in
 
 
 def _step(costs: Array) -> float:
-    """The smallest difference between two costs: above this price for it, only the cheapest are chosen."""
+    """The smallest difference between two costs: above this price for it, only the cheapest are
+    chosen.
+    """
     gaps = np.diff(np.unique(costs))
     return float(gaps.min()) if len(gaps) else 1.0
 
 
-def fill(table: Table, objective: Array, what: Array, limit: float, chosen: NDArray[np.intp]) -> list[int]:
+def fill(
+    table: Table, objective: Array, what: Array, limit: float, chosen: NDArray[np.intp]
+) -> list[int]:
     """Spend what is left: again and again the change that gains most for its cost."""
     rows = np.arange(len(table.names))
     left = limit - float(what[rows, chosen].sum())
@@ -112,11 +124,18 @@ def milp(table: Table, objective: Array, limits: Sequence[tuple[Array, float]]) 
     constraints = [optimize.LinearConstraint(one, 1, 1)]
     for what, limit in limits:
         unit = max(abs(limit), 1e-300)
-        constraints.append(optimize.LinearConstraint(what.ravel()[None, :] / unit, -np.inf, limit / unit))
+        constraints.append(
+            optimize.LinearConstraint(what.ravel()[None, :] / unit, -np.inf, limit / unit)
+        )
     bounds = optimize.Bounds(0, table.allowed.ravel().astype(float))
     with silence():
-        found = optimize.milp(cost, constraints=constraints, bounds=bounds, integrality=np.ones(rows * columns),
-                              options={"mip_rel_gap": GAP, "time_limit": SECONDS})  # fmt: skip
+        found = optimize.milp(
+            cost,
+            constraints=constraints,
+            bounds=bounds,
+            integrality=np.ones(rows * columns),
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        )
     if found.x is None:
         return None
     chosen = [int(c) for c in found.x.reshape(rows, columns).argmax(1)]
@@ -138,8 +157,12 @@ def silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def floors(matrices: Sequence[Matrix], mix: Mapping[str, str], types: Sequence[str], far: float = 2.0) -> dict[str, set[str]]:
-    """Types that lie more than `far` bits a weight below the median of a mix's class: barred, unless measured."""
+def floors(
+    matrices: Sequence[Matrix], mix: Mapping[str, str], types: Sequence[str], far: float = 2.0
+) -> dict[str, set[str]]:
+    """Types that lie more than `far` bits a weight below the median of a mix's class: barred,
+    unless measured.
+    """
     bits: dict[str, list[float]] = defaultdict(list)
     for m in matrices:
         bits[m.kind].append(bits_per_weight(mix[m.name]))

@@ -1,5 +1,6 @@
-"""The end of a search: the winner rounded anew block after block (sintra.stages.refine) and tuned end to end
-(sintra.stages.polish), or a smaller mix that so comes under the limit."""
+"""The end of a search: the winner rounded anew block after block (sintra.stages.refine) and tuned
+end to end (sintra.stages.polish), or a smaller mix that so comes under the limit.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from sintra.recipe import Recipe
 from sintra.rounding.effort import SMALL, STEPS, given
 from sintra.types import Proposal, Study
 
-# What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too little
-# (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7 to 0.8 after polishing).
+# What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too
+# little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7
+# to 0.8 after polishing).
 REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
 
 
 def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is limited; where there is
-    none or it breaks the limit still, the best so far.
+    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is
+    limited; where there is none or it breaks the limit still, the best so far.
 
     Where it failed once (a model too large for this machine) it isn't asked for again.
     """
@@ -50,14 +52,26 @@ def refined(study: Study, history: History) -> float:
 TOLD = ("rounded anew block after block", "tuned end to end")
 
 
-def reachable(study: Study, plan: Plan, history: History, model: Surrogate, lead: Recipe, left: float) -> Proposal | None:
+def reachable(
+    study: Study, plan: Plan, history: History, model: Surrogate, lead: Recipe, left: float
+) -> Proposal | None:
     """A mix that breaks the limit on quality by no more than what finishing makes good."""
     if of_quality(study.goal.optimise) or target(study, history) == float("inf"):
         return None
     mix = solved(study, plan, history, model, kv=lead.kv, left=left)
-    size = history.bytes_of.get(lead) or next((c.value("size_bytes") for c in history.candidates if c.recipe == lead), None)
-    if mix is None or history.sizes is None or size is None or history.sizes.total(mix) > size * (1 - NOTABLE):
+    size = history.bytes_of.get(lead) or next(
+        (c.value("size_bytes") for c in history.candidates if c.recipe == lead), None
+    )
+    if (
+        mix is None
+        or history.sizes is None
+        or size is None
+        or history.sizes.total(mix) > size * (1 - NOTABLE)
+    ):
         return None
     value = model.predict(mix)[0]
-    why = f"{history.sizes.total(mix) / 1e6:.2f} MB, {value:.5f} nats expected, {value * left:.5f} once it is finished"
+    why = (
+        f"{history.sizes.total(mix) / 1e6:.2f} MB, {value:.5f} nats expected, "
+        f"{value * left:.5f} once it is finished"
+    )
     return Proposal(replace(plan.mixed(mix), kv=lead.kv), why, plan.author)

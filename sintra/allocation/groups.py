@@ -23,7 +23,8 @@ def bins_for(matrices: Sequence[Matrix], budget: int) -> int:
 def groups_of(matrices: Sequence[Matrix], bins: int) -> dict[str, str]:
     """Tensor name -> group, as "ffn_down/1"; tensors outside the blocks are groups of their own.
 
-    Class and depth explain 84 % of the spread of log sensitivities with four bins on Qwen3-4B (SCIENCE: Thireus's data).
+    Class and depth explain 84 % of the spread of log sensitivities with four bins on Qwen3-4B
+    (SCIENCE: Thireus's data).
     """
     blocks = sorted({m.block for m in matrices if m.block is not None})
     place = {block: i * bins // len(blocks) for i, block in enumerate(blocks)}

@@ -1,9 +1,11 @@
-"""What studies of similar models taught, as what is believed of the next one before anything is measured.
+"""What studies of similar models taught, as what is believed of the next one before anything is
+measured.
 
-A lesson is a fitted model without its scale: how much more a class of tensors matters than the average at which depth, by
-which factor a type is better or worse than its distortion says, and how the link bends. Only these ratios carry over from
-one model to another; how much damage there is in all is measured anew. Several lessons are averaged by their weight; how
-far they lie apart says how far they are to be trusted, and one alone is trusted no more than SPREAD.
+A lesson is a fitted model without its scale: how much more a class of tensors matters than the
+average at which depth, by which factor a type is better or worse than its distortion says, and how
+the link bends. Only these ratios carry over from one model to another; how much damage there is in
+all is measured anew. Several lessons are averaged by their weight; how far they lie apart says how
+far they are to be trusted, and one alone is trusted no more than SPREAD.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from typing import Any
 from sintra.allocation.surrogate import Belief, Surrogate
 from sintra.matrices import Matrix
 
-# Standard deviations of log sensitivities and log factors between models of one family: bench/learning.py.
+# Standard deviations of log sensitivities and log factors between models of one family:
+# bench/learning.py.
 SPREAD, SPREAD_TYPE, SPREAD_BEND = 0.35, 0.1, 0.25
 LEAST = 0.15
 OUTSIDE = 0.5
@@ -24,8 +27,9 @@ OUTSIDE = 0.5
 
 @dataclass(frozen=True)
 class Lesson:
-    """classes: class of tensors -> ((depth from 0 to 1, log sensitivity beside the mean), ...), by depth; factors: type -> log
-    factor; weight: how similar its model is, from 0 to 1."""
+    """classes: class of tensors -> ((depth from 0 to 1, log sensitivity beside the mean), ...), by
+    depth; factors: type -> log factor; weight: how similar its model is, from 0 to 1.
+    """
 
     classes: Mapping[str, tuple[tuple[float, float], ...]]
     factors: Mapping[str, float]
@@ -39,12 +43,21 @@ class Lesson:
     @staticmethod
     def of(data: dict[str, Any], weight: float) -> Lesson:
         """From its JSON form."""
-        classes = {str(k): tuple((float(d), float(a)) for d, a in v) for k, v in data["classes"].items()}
-        return Lesson(classes, {str(t): float(m) for t, m in data["factors"].items()}, float(data["bend"]), weight)
+        classes = {
+            str(k): tuple((float(d), float(a)) for d, a in v) for k, v in data["classes"].items()
+        }
+        return Lesson(
+            classes,
+            {str(t): float(m) for t, m in data["factors"].items()},
+            float(data["bend"]),
+            weight,
+        )
 
 
 def depths(groups: Mapping[str, str], matrices: Sequence[Matrix]) -> dict[str, tuple[str, float]]:
-    """Group -> its class, and the middle of its blocks from 0 to 1 (OUTSIDE for what is in no block)."""
+    """Group -> its class, and the middle of its blocks from 0 to 1 (OUTSIDE for what is in no
+    block).
+    """
     blocks = 1 + max((m.block for m in matrices if m.block is not None), default=0)
     found: dict[str, tuple[str, list[float]]] = {}
     for m in matrices:
@@ -59,10 +72,16 @@ def lesson(model: Surrogate, matrices: Sequence[Matrix]) -> Lesson:
     values = dict(zip(names, (float(a) for a in model.theta), strict=False))
     middle = sum(values.values()) / len(values)
     classes: dict[str, list[tuple[float, float]]] = {}
-    for group, (kind, depth) in sorted(depths(model.space.groups, matrices).items(), key=lambda g: g[1][1]):
+    for group, (kind, depth) in sorted(
+        depths(model.space.groups, matrices).items(), key=lambda g: g[1][1]
+    ):
         classes.setdefault(kind, []).append((round(depth, 4), round(values[group] - middle, 4)))
-    factors = {t: round(float(m), 4) for t, m in zip(types, model.theta[len(names) :], strict=False)}
-    return Lesson({k: tuple(v) for k, v in classes.items()}, factors, round(float(model.theta[-1]), 4))
+    factors = {
+        t: round(float(m), 4) for t, m in zip(types, model.theta[len(names) :], strict=False)
+    }
+    return Lesson(
+        {k: tuple(v) for k, v in classes.items()}, factors, round(float(model.theta[-1]), 4)
+    )
 
 
 def at(points: Sequence[tuple[float, float]], depth: float) -> float:
@@ -74,9 +93,14 @@ def at(points: Sequence[tuple[float, float]], depth: float) -> float:
 
 
 def belief(
-    lessons: Sequence[Lesson], groups: Mapping[str, str], matrices: Sequence[Matrix], types: Sequence[str]
+    lessons: Sequence[Lesson],
+    groups: Mapping[str, str],
+    matrices: Sequence[Matrix],
+    types: Sequence[str],
 ) -> Belief | None:
-    """What to believe of a model's groups and types; None where the lessons don't speak of every class and type."""
+    """What to believe of a model's groups and types; None where the lessons don't speak of every
+    class and type.
+    """
     wanted = depths(groups, matrices)
     kinds = {kind for kind, _ in wanted.values()}
     able = [x for x in lessons if kinds <= set(x.classes) and set(types) <= set(x.factors)]
@@ -85,7 +109,12 @@ def belief(
     weights = [x.weight for x in able]
     rows = {g: [at(x.classes[kind], depth) for x in able] for g, (kind, depth) in wanted.items()}
     means = {g: mean(v, weights) for g, v in rows.items()}
-    apart = math.sqrt(mean([mean([(v - means[g]) ** 2 for v in row], weights) for g, row in rows.items()], [1.0] * len(rows)))
+    apart = math.sqrt(
+        mean(
+            [mean([(v - means[g]) ** 2 for v in row], weights) for g, row in rows.items()],
+            [1.0] * len(rows),
+        )
+    )
     spread = max(LEAST, (SPREAD + apart * (len(able) - 1)) / len(able))
     return Belief(
         {g: (v, spread) for g, v in means.items()},

@@ -10,6 +10,8 @@ TIED = 2.5
 
 
 def weight(matrix: Matrix, tied: bool) -> float:
-    """Rows, boosted for the classes that are known to matter more. tied: whether the embedding is the output too."""
+    """Rows, boosted for the classes that are known to matter more. tied: whether the embedding is
+    the output too.
+    """
     boost = TIED if tied and matrix.kind == "token_embd" else BOOST.get(matrix.kind, 1.0)
     return boost * matrix.rows

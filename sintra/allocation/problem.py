@@ -33,15 +33,21 @@ def of_quality(metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be chosen and under which limits. objective: "damage", "size" or "time"; size_limit in bytes of matrices."""
+    """What is to be chosen and under which limits. objective: "damage", "size" or "time";
+    size_limit in bytes of matrices.
+    """
 
     table: Table
     objective: str
     size_limit: float
     time_limit: float
 
-    def solve(self, damage: Array | None = None, most: float | None = None) -> dict[str, str] | None:
-        """The best mix, with other weights or under a limit on u where they are given; None where there is none."""
+    def solve(
+        self, damage: Array | None = None, most: float | None = None
+    ) -> dict[str, str] | None:
+        """The best mix, with other weights or under a limit on u where they are given; None where
+        there is none.
+        """
         t = self.table
         harm = t.damage if damage is None else damage
         objective = {"damage": harm, "size": t.size, "time": t.time}[self.objective]
@@ -56,11 +62,16 @@ class Problem:
 
 
 def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
-    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied embedding costs nothing."""
+    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied
+    embedding costs nothing.
+    """
     free = set() if shape.tied else {"token_embd.weight"}
     return np.array(
         [
-            [0.0 if m.name in free else bytes_of(m, t) * cost(written(t, m.columns), device) for t in types]
+            [
+                0.0 if m.name in free else bytes_of(m, t) * cost(written(t, m.columns), device)
+                for t in types
+            ]
             for m in sizes.matrices
         ]
     )
@@ -72,11 +83,15 @@ def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
     if thermal.complete(device.thermal):
         part = thermal.sustained(thermal.DEFAULTS | device.thermal)
-        least += [c.limit / part for c in study.goal.constraints if c.metric == "device_tg_tps_sustained"]
+        least += [
+            c.limit / part for c in study.goal.constraints if c.metric == "device_tg_tps_sustained"
+        ]
     if not least:
         return float("inf")
     seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
-    cache = kv_bytes(shape, study.probe["context"], kv) / 2 + device.bytes_per_weight * weights_read(shape)
+    cache = kv_bytes(
+        shape, study.probe["context"], kv
+    ) / 2 + device.bytes_per_weight * weights_read(shape)
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
@@ -91,18 +106,32 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     return min(limits, default=float("inf"))
 
 
-def problem_of(study: Study, sizes: Sizes, shape: Shape, types: Sequence[str], weights: Mapping[str, Mapping[str, float]],
-               crushed: set[str], kv: str = "f16") -> Problem:  # fmt: skip
-    """The study's problem with these weights; `crushed` are types too low for tensors outside the blocks, unless measured;
-    kv: the cache's type."""
+def problem_of(
+    study: Study,
+    sizes: Sizes,
+    shape: Shape,
+    types: Sequence[str],
+    weights: Mapping[str, Mapping[str, float]],
+    crushed: set[str],
+    kv: str = "f16",
+) -> Problem:
+    """The study's problem with these weights; `crushed` are types too low for tensors outside the
+    blocks, unless measured; kv: the cache's type.
+    """
     names = tuple(m.name for m in sizes.matrices)
     damage = np.array([[weights[n][t] for t in types] for n in names])
     size = np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices])
-    allowed = np.array([[m.block is not None or t not in crushed for t in types] for m in sizes.matrices])
-    table = Table(names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware), allowed)
+    allowed = np.array(
+        [[m.block is not None or t not in crushed for t in types] for m in sizes.matrices]
+    )
+    table = Table(
+        names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware), allowed
+    )
     goal = study.goal.optimise
     objective = "damage" if goal in QUALITY else "time" if goal in SPEED else "size"
-    return Problem(table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv))
+    return Problem(
+        table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv)
+    )
 
 
 def floored(problem: Problem, sizes: Sizes, mix: Mapping[str, str]) -> Problem:

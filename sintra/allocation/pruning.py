@@ -1,5 +1,6 @@
-"""What to leave out: the blocks that turn the hidden states least, dropped and measured again, one after the other; where the
-runtime can, the attention of one of them alone."""
+"""What to leave out: the blocks that turn the hidden states least, dropped and measured again, one
+after the other; where the runtime can, the attention of one of them alone.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ Cut = tuple[Drop, Drop]  # whole blocks, and blocks that only their attention is
 
 
 def candidates(study: Study, history: History) -> list[Drop]:
-    """Sets of blocks to try next, or none: only where nothing else holds the limits, since without healing a dropped block
-    costs more than bits do.
+    """Sets of blocks to try next, or none: only where nothing else holds the limits, since without
+    healing a dropped block costs more than bits do.
 
-    One block more than the best set so far, from the SHORTLIST blocks of least influence that it keeps (SLEB's greedy
-    drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's block influence, arXiv 2403.03853).
+    One block more than the best set so far, from the SHORTLIST blocks of least influence that it
+    keeps (SLEB's greedy drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's block
+    influence, arXiv 2403.03853).
     """
     most, layers = study.planner_options["max_dropped"], history.layers or 0
     order = ranked(history.candidates, study.goal)
@@ -36,10 +38,16 @@ def candidates(study: Study, history: History) -> list[Drop]:
 
 
 def cuts(study: Study, history: History) -> list[Cut]:
-    """What to try next: `candidates`, and before any block is gone the attention alone of the same blocks, which saves fewer
-    bytes, and for large models does far less damage than its share of the weights (arXiv 2406.15786)."""
+    """What to try next: `candidates`, and before any block is gone the attention alone of the same
+    blocks, which saves fewer bytes, and for large models does far less damage than its share of the
+    weights (arXiv 2406.15786).
+    """
     whole = candidates(study, history)
-    first = whole and all(len(d) == 1 for d in whole) and not any(c.recipe.no_attention for c in history.candidates)
+    first = (
+        whole
+        and all(len(d) == 1 for d in whole)
+        and not any(c.recipe.no_attention for c in history.candidates)
+    )
     able = history.architecture in SOURCES and (history.shape is None or history.shape.active == 1)
     return [*(((), d) for d in whole if first and able and d != (0,)), *((d, ()) for d in whole)]
 
@@ -51,9 +59,13 @@ def best(order: Iterable[Candidate]) -> Drop:
     return next((d for d in dropped if len(d) == longest), ())
 
 
-def longer(held: Drop, influence: tuple[float, ...], layers: int, pockets: tuple[float, ...] = POCKETS) -> list[Drop]:
-    """The set with one block more, for each of the blocks of least influence; where that is unknown, of the pockets of depth
-    (0 to 1) that are known to lose least: conf/arch's, else a third and three quarters (EvoPress, arXiv 2410.14649)."""
+def longer(
+    held: Drop, influence: tuple[float, ...], layers: int, pockets: tuple[float, ...] = POCKETS
+) -> list[Drop]:
+    """The set with one block more, for each of the blocks of least influence; where that is
+    unknown, of the pockets of depth (0 to 1) that are known to lose least: conf/arch's, else a
+    third and three quarters (EvoPress, arXiv 2410.14649).
+    """
     if len(influence) != layers:
         blocks = sorted({min(int(p * layers), layers - 2) for p in pockets} - set(held))
         return [tuple(sorted((*held, b))) for b in blocks]

@@ -1,5 +1,6 @@
-"""Searches over choices of a type for each group: a choice is made to hold the limits by lowering and raising single groups at
-random."""
+"""Searches over choices of a type for each group: a choice is made to hold the limits by lowering
+and raising single groups at random.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from sintra.types import Proposal, Study
 Choose = Callable[[Plan, Space, int, int], list[dict[str, int]]]
 
 
-def searched(study: Study, history: History, batch: int, choose: Choose, why: str) -> list[Proposal]:
+def searched(
+    study: Study, history: History, batch: int, choose: Choose, why: str
+) -> list[Proposal]:
     """The next round of a search that is told every measured mix and chooses blindly of the limits."""
     plan = Plan.of(study)
     if not history.tried:
@@ -26,7 +29,9 @@ def searched(study: Study, history: History, batch: int, choose: Choose, why: st
     if history.sizes is None or len(plan.types) < 2 or left <= 0:
         return []
     space = plan.space(history, history.sizes)
-    problem = plan.problem(study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups})
+    problem = plan.problem(
+        study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups}
+    )
     found = []
     for number, choice in enumerate(choose(plan, space, left, done)):
         rng = random.Random(f"{study.planner_options['seed']} {done} {number}")
@@ -45,10 +50,16 @@ def holds(problem: Problem, mix: Mix) -> bool:
     t = problem.table
     chosen = [t.types.index(mix[n]) for n in t.names]
     allowed = all(t.allowed[i, c] for i, c in enumerate(chosen))
-    return allowed and t.total(t.size, chosen) <= problem.size_limit and t.total(t.time, chosen) <= problem.time_limit
+    return (
+        allowed
+        and t.total(t.size, chosen) <= problem.size_limit
+        and t.total(t.time, chosen) <= problem.time_limit
+    )
 
 
-def repaired(choice: Mapping[str, int], problem: Problem, groups: Mapping[str, str], rng: random.Random) -> Mix | None:
+def repaired(
+    choice: Mapping[str, int], problem: Problem, groups: Mapping[str, str], rng: random.Random
+) -> Mix | None:
     """The nearest such mix on a random walk; None where even the lowest types don't fit."""
     types, now = problem.table.types, dict(choice)
     order = sorted(set(groups.values()))
@@ -70,4 +81,8 @@ def repaired(choice: Mapping[str, int], problem: Problem, groups: Mapping[str, s
 
 def allowed(problem: Problem, groups: Mapping[str, str], group: str, kind: int) -> bool:
     """Whether a group may have a type."""
-    return all(problem.table.allowed[i, kind] for i, name in enumerate(problem.table.names) if groups[name] == group)
+    return all(
+        problem.table.allowed[i, kind]
+        for i, name in enumerate(problem.table.names)
+        if groups[name] == group
+    )

@@ -1,7 +1,9 @@
-"""One model on the board: `python child.py '{"job": "speed" or "memory", ...}'`, Python 3.9 or later with llama-cpp-python.
+"""One model on the board: `python child.py '{"job": "speed" or "memory", ...}'`, Python 3.9 or
+later with llama-cpp-python.
 
-Writes JSON lines: {"phase"}; {"metric", "rates"} in tokens/s; {"peak", "load_s"}; or {"error", "log"} with exit code 3. The
-protocols are those of the local probes (sintra/protocols.py, sintra/footprint.py).
+Writes JSON lines: {"phase"}; {"metric", "rates"} in tokens/s; {"peak", "load_s"}; or {"error",
+"log"} with exit code 3. The protocols are those of the local probes (sintra/protocols.py,
+sintra/footprint.py).
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Model:
         else:  # before llama-cpp-python 0.3.36
             self.params.use_mmap = mmap
         on_gpu = lib.llama_supports_gpu_offload()
-        self.params.n_gpu_layers = job["gpu_layers"] if job["gpu_layers"] is not None else 999 if on_gpu else 0
+        self.params.n_gpu_layers = (
+            job["gpu_layers"] if job["gpu_layers"] is not None else 999 if on_gpu else 0
+        )
         self.gpu = bool(on_gpu and self.params.n_gpu_layers)
         self.context, self.job = context, job
 
@@ -89,7 +93,12 @@ class Model:
         batch = self.batch
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, start + i, 1, 0
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = (
+                token,
+                start + i,
+                1,
+                0,
+            )
             batch.logits[i] = i == len(ids) - 1
         if code := self.lib.llama_decode(self.ctx, batch):
             raise Trouble(f"llama.cpp can't decode (code {code})")
@@ -113,9 +122,16 @@ def speed(job: dict[str, Any]) -> None:
         for place in range(generate):
             model.feed([ids[place]], place)
 
-    for metric, count, work in (("pp_tps", prompt, lambda: model.feed(ids[:prompt], 0)), ("tg_tps", generate, single)):
+    for metric, count, work in (
+        ("pp_tps", prompt, lambda: model.feed(ids[:prompt], 0)),
+        ("tg_tps", generate, single),
+    ):
         tell(phase=metric)
-        tell(metric=metric, rates=[count / seconds(model, work) for _ in range(job["repeat"] + 1)][1:], gpu=model.gpu)
+        tell(
+            metric=metric,
+            rates=[count / seconds(model, work) for _ in range(job["repeat"] + 1)][1:],
+            gpu=model.gpu,
+        )
 
 
 def seconds(model: Model, work: Callable[[], None]) -> float:
@@ -150,11 +166,15 @@ def peak() -> int:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def limit_data(more: int) -> None:
-    """Let this process have so many bytes of data beyond what it has, where that is less than it may have anyway."""
+    """Let this process have so many bytes of data beyond what it has, where that is less than it
+    may have anyway.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     now = int(next(line.split()[1] for line in lines if line.startswith("VmData"))) * 1024
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

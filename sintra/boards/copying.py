@@ -38,8 +38,9 @@ class Remote:
 
 
 def resumed(there: int, size: int) -> int:
-    """Where to go on: where the last chunk of what is there begins, since a chunk's blocks travel side by side and it can have
-    holes."""
+    """Where to go on: where the last chunk of what is there begins, since a chunk's blocks travel
+    side by side and it can have holes.
+    """
     return 0 if there > size else max(0, (there - 1) // CHUNK * CHUNK)
 
 
@@ -51,7 +52,9 @@ async def sent(remote: Remote, path: Path, digest: str, say: Callable[[str], Non
     told = time.monotonic()
     with path.open("rb") as source:
         source.seek(start)
-        async with remote.sftp.open(remote.part(digest), "wb" if there is None else "r+b") as target:
+        async with remote.sftp.open(
+            remote.part(digest), "wb" if there is None else "r+b"
+        ) as target:
             for place in range(start, size, CHUNK):
                 await target.write(await asyncio.to_thread(source.read, CHUNK), place)
                 if time.monotonic() - told > TELL_S:

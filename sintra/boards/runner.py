@@ -1,11 +1,12 @@
 """What runs on the board: Python 3.9 or later, nothing but the standard library.
 
-It reads a job as one JSON line on stdin and answers in JSON lines on stdout; the last has "end". stdin stays open while
-somebody listens: when it closes, everything that was started is killed, so that a lost connection leaves nothing running.
+It reads a job as one JSON line on stdin and answers in JSON lines on stdout; the last has "end".
+stdin stays open while somebody listens: when it closes, everything that was started is killed, so
+that a lost connection leaves nothing running.
 
-Jobs: {"job": "machine", "bench"}; {"job": "hash", "path"}; {"job": "room", "bytes", "folder", "keep"}; {"job": "speed" or
-"memory", "gguf", "threads", "kv", "gpu_layers", "timeout_s", "lock", "runtime", "child", ...}. Sizes in bytes, temperatures in
-Celsius, clocks in MHz, times in seconds.
+Jobs: {"job": "machine", "bench"}; {"job": "hash", "path"}; {"job": "room", "bytes", "folder",
+"keep"}; {"job": "speed" or "memory", "gguf", "threads", "kv", "gpu_layers", "timeout_s", "lock",
+"runtime", "child", ...}. Sizes in bytes, temperatures in Celsius, clocks in MHz, times in seconds.
 """
 
 from __future__ import annotations
@@ -53,11 +54,16 @@ def number(path: Path | str) -> int | None:
 
 def status(pid: int) -> dict[str, int]:
     """The memory lines of /proc/PID/status in bytes."""
-    return {k: int(v) * 1024 for k, v in re.findall(r"^(Vm\w+):\s+(\d+) kB", text(f"/proc/{pid}/status"), re.M)}
+    return {
+        k: int(v) * 1024
+        for k, v in re.findall(r"^(Vm\w+):\s+(\d+) kB", text(f"/proc/{pid}/status"), re.M)
+    }
 
 
 def vmstat() -> tuple[int, int]:
-    """The kernel's counters: bytes swapped in and out, and processes that it ended for want of memory."""
+    """The kernel's counters: bytes swapped in and out, and processes that it ended for want of
+    memory.
+    """
     found = dict(re.findall(r"^(pswpin|pswpout|oom_kill) (\d+)$", text("/proc/vmstat"), re.M))
     pages = int(found.get("pswpin", 0)) + int(found.get("pswpout", 0))
     return pages * resource.getpagesize(), int(found.get("oom_kill", 0))
@@ -82,15 +88,26 @@ def clock() -> float | None:
 
 
 def throttling() -> dict[str, int]:
-    """{sign: value} of all that says that the board holds its clock down; a value that rises means that it did.
+    """{sign: value} of all that says that the board holds its clock down; a value that rises means
+    that it did.
 
-    vcgencmd: the bits of `vcgencmd get_throttled` (raspberrypi.com/documentation/computers/os.html#vcgencmd); cpu: Intel's
-    counters of thermal events; the state of each cooling device of a processor (kernel.org, driver-api/thermal/sysfs-api).
+    vcgencmd: the bits of `vcgencmd get_throttled`
+    (raspberrypi.com/documentation/computers/os.html#vcgencmd); cpu: Intel's counters of thermal
+    events; the state of each cooling device of a processor (kernel.org,
+    driver-api/thermal/sysfs-api).
     """
-    found = {"cpu": sum(number(p) or 0 for p in CPUS.glob("cpu*/thermal_throttle/*_throttle_count"))}
+    found = {
+        "cpu": sum(number(p) or 0 for p in CPUS.glob("cpu*/thermal_throttle/*_throttle_count"))
+    }
     if shutil.which("vcgencmd"):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
-            said = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=2, check=False).stdout
+            said = subprocess.run(
+                ["vcgencmd", "get_throttled"],
+                capture_output=True,
+                text=True,
+                timeout=2,
+                check=False,
+            ).stdout
             bits = int(said.strip().partition("=")[2], 16)
             found.update({f"vcgencmd bit {b}": bits >> b & 1 for b in (0, 1, 2, 3, 16, 17, 18, 19)})
     for device in THERMAL.glob("cooling_device*"):
@@ -101,7 +118,11 @@ def throttling() -> dict[str, int]:
 
 def limit() -> int | None:
     """The least memory limit that a process here has."""
-    found = [s for r in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (s := resource.getrlimit(r)[0]) != resource.RLIM_INFINITY]
+    found = [
+        s
+        for r in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+        if (s := resource.getrlimit(r)[0]) != resource.RLIM_INFINITY
+    ]
     group = text("/proc/self/cgroup").rpartition("::")[2].strip("/")
     for folder in (f"/sys/fs/cgroup/{group}", "/sys/fs/cgroup"):
         if (most := number(f"{folder}/memory.max")) is not None:
@@ -115,9 +136,12 @@ def cores() -> int:
 
 
 def runtime(wanted: str) -> dict[str, str]:
-    """{"kind": "llama-cpp-python" or "llama-bench", "version", "path"}; kind "" where there is neither.
+    """{"kind": "llama-cpp-python" or "llama-bench", "version", "path"}; kind "" where there is
+    neither.
 
-    A llama-bench that is asked for comes first, then this Python's library, then a llama-bench in PATH."""
+    A llama-bench that is asked for comes first, then this Python's library, then a llama-bench in
+    PATH.
+    """
     from importlib import metadata
 
     version, path = "", shutil.which(str(Path(wanted or "llama-bench").expanduser())) or ""
@@ -134,12 +158,19 @@ def machine(job: dict[str, Any]) -> dict[str, Any]:
     """What this board is, and what runs models on it."""
     cpu = re.search(r"^model name\s*: (.*)$", text("/proc/cpuinfo"), re.M)
     total = re.search(r"^MemTotal:\s+(\d+)", text("/proc/meminfo"), re.M)
-    modes = [text(p) for p in (CPUS / "cpu0/cpufreq/scaling_governor", Path("/var/lib/nvpmodel/status"))]
+    modes = [
+        text(p) for p in (CPUS / "cpu0/cpufreq/scaling_governor", Path("/var/lib/nvpmodel/status"))
+    ]
     return {
-        "board": text("/proc/device-tree/model"), "cpu": cpu.group(1) if cpu else os.uname().machine,
-        "architecture": os.uname().machine, "cores": cores(), "memory": int(total.group(1)) * 1024 if total else 0,
-        "limit": limit(), "mode": " ".join(m for m in modes if m), "runtime": runtime(job["bench"]),
-    }  # fmt: skip
+        "board": text("/proc/device-tree/model"),
+        "cpu": cpu.group(1) if cpu else os.uname().machine,
+        "architecture": os.uname().machine,
+        "cores": cores(),
+        "memory": int(total.group(1)) * 1024 if total else 0,
+        "limit": limit(),
+        "mode": " ".join(m for m in modes if m),
+        "runtime": runtime(job["bench"]),
+    }
 
 
 def digest(path: str) -> str:
@@ -152,9 +183,14 @@ def digest(path: str) -> str:
 
 
 def room(job: dict[str, Any]) -> dict[str, int]:
-    """Make room for so many bytes on the disk by removing files of ours, the oldest first, but not `keep`."""
+    """Make room for so many bytes on the disk by removing files of ours, the oldest first, but not
+    `keep`.
+    """
     folder, removed = Path(job["folder"]), 0
-    for path in sorted((p for p in folder.iterdir() if not p.name.startswith(job["keep"])), key=lambda p: p.stat().st_mtime):
+    for path in sorted(
+        (p for p in folder.iterdir() if not p.name.startswith(job["keep"])),
+        key=lambda p: p.stat().st_mtime,
+    ):
         if shutil.disk_usage(folder).free > job["bytes"]:
             break
         path.unlink()
@@ -166,7 +202,13 @@ class Watch:
     """Follows a process: its memory all the time; heat, clock and swapping now and then."""
 
     def __init__(self, pid: int, free: int) -> None:
-        self.pid, self.phase, self.start, self.told, self.slow = pid, "start", time.monotonic(), 0.0, 0.0
+        self.pid, self.phase, self.start, self.told, self.slow = (
+            pid,
+            "start",
+            time.monotonic(),
+            0.0,
+            0.0,
+        )
         self.peak = self.rss = self.paged = 0
         self.temps: list[float] = []
         self.clocks: list[float] = []
@@ -188,7 +230,13 @@ class Watch:
             if now - self.told > TELL_S:
                 self.told = now
                 celsius, mhz = (kept[-1] if kept else None for kept in (self.temps, self.clocks))
-                tell(t=round(now - self.start, 2), phase=self.phase, rss=self.rss, celsius=celsius, mhz=mhz)
+                tell(
+                    t=round(now - self.start, 2),
+                    phase=self.phase,
+                    rss=self.rss,
+                    celsius=celsius,
+                    mhz=mhz,
+                )
 
     def slowly(self) -> None:
         """What costs more to read."""
@@ -197,7 +245,9 @@ class Watch:
                 kept.append(found)
         self.least = min(self.least, available())
         for sign, value in throttling().items():
-            if value > self.before.get(sign, 0) or (re.match(r"vcgencmd bit [0-3]$", sign) and value):
+            if value > self.before.get(sign, 0) or (
+                re.match(r"vcgencmd bit [0-3]$", sign) and value
+            ):
                 self.signs.add(sign)
 
     def summary(self) -> dict[str, Any]:
@@ -205,11 +255,17 @@ class Watch:
         self.slowly()
         swapped, killed = vmstat()
         return {
-            "phase": self.phase, "rss": self.rss, "peak": self.peak, "system": self.free - self.least,
-            "celsius": max(self.temps, default=None), "mhz": min(self.clocks, default=None), "throttled": sorted(self.signs),
-            "swapped": max(swapped - self.swapped, self.paged), "oom_kills": killed - self.killed,
+            "phase": self.phase,
+            "rss": self.rss,
+            "peak": self.peak,
+            "system": self.free - self.least,
+            "celsius": max(self.temps, default=None),
+            "mhz": min(self.clocks, default=None),
+            "throttled": sorted(self.signs),
+            "swapped": max(swapped - self.swapped, self.paged),
+            "oom_kills": killed - self.killed,
             "seconds": round(time.monotonic() - self.start, 2),
-        }  # fmt: skip
+        }
 
 
 def command(job: dict[str, Any]) -> list[str]:
@@ -221,17 +277,40 @@ def command(job: dict[str, Any]) -> list[str]:
         sizes = ["-p", job["prompt"], "-n", job["generate"], "-r", job["repeat"]]
     else:  # one test that reads the context but a few tokens, and generates those
         sizes = ["-p", 0, "-n", 0, "-pg", f"{job['context'] - LAST},{LAST}", "-r", 1]
-    given = ["-m", job["gguf"], *sizes, "-t", job["threads"], "-o", "json", "-v", "-ctk", job["kv"], "-ctv", job["kv"]]
-    given += ["-lm", "mmap" if mapped else "none"] if "--load-mode" in usage(bench) else ["-mmp", int(mapped)]
+    given = [
+        "-m",
+        job["gguf"],
+        *sizes,
+        "-t",
+        job["threads"],
+        "-o",
+        "json",
+        "-v",
+        "-ctk",
+        job["kv"],
+        "-ctv",
+        job["kv"],
+    ]
+    given += (
+        ["-lm", "mmap" if mapped else "none"]
+        if "--load-mode" in usage(bench)
+        else ["-mmp", int(mapped)]
+    )
     given += ["-ngl", job["gpu_layers"]] if job["gpu_layers"] is not None else []
     given += ["-fa", 1] if job["kv"] != "f16" else []
-    fence = ["sh", "-c", f'ulimit -d {job["limit"] // 1024} && exec "$0" "$@"'] if job["limit"] is not None else []
+    fence = (
+        ["sh", "-c", f'ulimit -d {job["limit"] // 1024} && exec "$0" "$@"']
+        if job["limit"] is not None
+        else []
+    )
     return [*fence, bench, *map(str, given)]
 
 
 def usage(bench: str) -> str:
     """What a llama-bench says of its options: -mmp became -lm in 2026."""
-    done = subprocess.run([bench, "--help"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    done = subprocess.run(
+        [bench, "--help"], capture_output=True, text=True, errors="replace", timeout=60, check=False
+    )
     return done.stdout + done.stderr
 
 
@@ -249,8 +328,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def watched(job: dict[str, Any], argv: list[str]) -> dict[str, Any]:
     """{"rows", "code", "late", "log"} and the watch's summary."""
     free = available()
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             errors="replace", start_new_session=True)  # fmt: skip
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     CHILDREN.append(child)
     assert child.stdout
     assert child.stderr
@@ -268,7 +354,13 @@ def watched(job: dict[str, Any], argv: list[str]) -> dict[str, Any]:
     watch.ended.set()
     listener.join(2)
     watch.peak = max([watch.peak, *(row["peak"] for row in rows if "peak" in row)])
-    return {"rows": rows, "code": code, "late": late, "log": "".join(words)[-2000:], **watch.summary()}
+    return {
+        "rows": rows,
+        "code": code,
+        "late": late,
+        "log": "".join(words)[-2000:],
+        **watch.summary(),
+    }
 
 
 def heard(lines: Any, watch: Watch) -> list[dict[str, Any]]:
@@ -283,12 +375,20 @@ def heard(lines: Any, watch: Watch) -> list[dict[str, Any]]:
 
 
 def benched(said: str) -> list[dict[str, Any]]:
-    """llama-bench's JSON (-o json) as such rows: tokens/s of each repetition. Empty where it wrote none."""
+    """llama-bench's JSON (-o json) as such rows: tokens/s of each repetition. Empty where it wrote
+    none.
+    """
     rows = []
     with contextlib.suppress(ValueError):
         for found in json.loads(said[said.index("[") :]):
             metric = "pp_tps" if found["n_prompt"] else "tg_tps"
-            rows.append({"metric": metric, "rates": found["samples_ts"], "build": found.get("build_commit", "")})
+            rows.append(
+                {
+                    "metric": metric,
+                    "rates": found["samples_ts"],
+                    "build": found.get("build_commit", ""),
+                }
+            )
     return rows
 
 
@@ -312,7 +412,11 @@ def hashed(job: dict[str, Any]) -> dict[str, str]:
     return {"sha256": digest(job["path"])}
 
 
-JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"machine": machine, "hash": hashed, "room": room}
+JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "machine": machine,
+    "hash": hashed,
+    "room": room,
+}
 
 
 def main() -> int:

@@ -27,11 +27,24 @@ class Box:
         self.whole = ui.element("section").props('aria-labelledby="ab"')
         with self.whole:
             fields.text("Ask both", "h2").props('id="ab"')
-            fields.text("The same prompt through the 16-bit model and this result, each always taking its likeliest token.",
-                        "p", "soft")  # fmt: skip
+            fields.text(
+                (
+                    "The same prompt through the 16-bit model and this result, each always taking "
+                    "its "
+                    "likeliest token."
+                ),
+                "p",
+                "soft",
+            )
             with ui.element("div").classes("form"):
                 fields.area("Prompt", "prompt", self.values, lambda: None)
-                fields.line("Tokens at most", "tokens", self.values, lambda: None, more='inputmode="numeric"')
+                fields.line(
+                    "Tokens at most",
+                    "tokens",
+                    self.values,
+                    lambda: None,
+                    more='inputmode="numeric"',
+                )
                 fields.tick("as a chat", self.chat)
             with ui.element("div").classes("row"):
                 self.go = fields.button("Ask", self.ask, main=True)
@@ -63,7 +76,9 @@ class Box:
         self.tell("")
         try:
             tokens = int(self.values["tokens"]) if self.values["tokens"].isdigit() else 0
-            given = order(self.studies, self.name, self.values["prompt"], tokens, bool(self.values["chat"]))
+            given = order(
+                self.studies, self.name, self.values["prompt"], tokens, bool(self.values["chat"])
+            )
             for side in (0, 1):
                 self.heads[side].set_content(SIDES[side])
                 self.texts[side].set_content("")
@@ -81,7 +96,9 @@ class Box:
             side = row["side"]
             self.told[side].append((row["n"], row["text"]))
             self.texts[side].set_content(escape("".join(t for _, t in self.told[side])))
-            self.heads[side].set_content(f"{SIDES[side]} <small>{row['n']} tokens, {plain(row['tps'])} a second here</small>")
+            self.heads[side].set_content(
+                f"{SIDES[side]} <small>{row['n']} tokens, {plain(row['tps'])} a second here</small>"
+            )
         elif "kld" in row:
             self.close(row)
         else:
@@ -91,8 +108,11 @@ class Box:
         """Where they part, and how far apart they were."""
         parted = row["parted"]
         where = "Both say the same." if parted is None else f"They part after {parted} tokens."
-        self.tell(f"{where} KL divergence along the original's {row['tokens']} tokens: mean {row['kld']:.5f}, "
-                  f"largest {row['most']:.5f} nats.")  # fmt: skip
+        self.tell(
+            f"{where} KL divergence along the original's {row['tokens']} tokens: mean "
+            f"{row['kld']:.5f}, "
+            f"largest {row['most']:.5f} nats."
+        )
         for side in (0, 1) if parted is not None else ():
             before = escape("".join(t for n, t in self.told[side] if n <= parted))
             after = escape("".join(t for n, t in self.told[side] if n > parted))

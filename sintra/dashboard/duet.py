@@ -1,5 +1,7 @@
-"""Original and compressed answer the same prompt at once, token by token, in a process of their own:
-`python -m sintra.dashboard.duet ORDER.json`. A JSON object a line goes to stdout as it happens."""
+"""Original and compressed answer the same prompt at once, token by token, in a process of their
+own: `python -m sintra.dashboard.duet ORDER.json`. A JSON object a line goes to stdout as it
+happens.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ Tell = Callable[[Row], None]
 
 
 def main(argv: list[str]) -> int:
-    """The process's entry. The order: paths (two GGUFs), prompt, tokens, chat, threads, kv of the second, lock (a file: its
-    holder measures a speed, and nobody else may load the machine)."""
+    """The process's entry. The order: paths (two GGUFs), prompt, tokens, chat, threads, kv of the
+    second, lock (a file: its holder measures a speed, and nobody else may load the machine).
+    """
     order = json.loads(Path(argv[0]).read_text())
 
     def tell(row: Row) -> None:
@@ -51,19 +54,35 @@ def play(order: Row, tell: Tell) -> None:
     prompt = ab.told(paths[0], order["prompt"]) if order["chat"] else order["prompt"]
     size = ab.room(paths[0], [prompt], order["tokens"])
     with ExitStack() as stack:
-        models = [stack.enter_context(opened(p, size, order["threads"], kv=kv))
-                  for p, kv in zip(paths, ("f16", order["kv"]), strict=True)]  # fmt: skip
+        models = [
+            stack.enter_context(opened(p, size, order["threads"], kv=kv))
+            for p, kv in zip(paths, ("f16", order["kv"]), strict=True)
+        ]
         if models[0].vocabulary != models[1].vocabulary:
-            raise UserError("the two models have different vocabularies: their answers can't be compared token by token")
+            raise UserError(
+                
+                    "the two models have different vocabularies: their answers can't be compared "
+                    "token by token"
+                
+            )
         ids = models[0].encode(prompt)
         said = spoken(models, ids, order["tokens"], tell)
         p, q = (ab.predicted(m, ids, said[0]).astype(np.float64) for m in models)
         kld = (np.exp(p) * (p - q)).sum(1)
-        tell({"parted": ab.parting(*said), "kld": float(kld.mean()), "most": float(kld.max()), "tokens": len(kld)})
+        tell(
+            {
+                "parted": ab.parting(*said),
+                "kld": float(kld.mean()),
+                "most": float(kld.max()),
+                "tokens": len(kld),
+            }
+        )
 
 
 def spoken(models: list[Any], ids: list[int], most: int, tell: Tell) -> list[list[int]]:
-    """The two greedy answers, a token each in turn, each told as it comes with its side and the tokens/s so far."""
+    """The two greedy answers, a token each in turn, each told as it comes with its side and the
+    tokens/s so far.
+    """
     said: list[list[int]] = [[], []]
     voices = [voice(m, ids, most, mine) for m, mine in zip(models, said, strict=True)]
     spent, shown = [0.0, 0.0], ["", ""]
@@ -76,7 +95,12 @@ def spoken(models: list[Any], ids: list[int], most: int, tell: Tell) -> list[lis
             text = models[side].text(ids + said[side])[len(models[side].text(ids)) :]
             if not text.endswith("\ufffd") or ended:
                 tell(
-                    {"side": side, "n": len(said[side]), "text": text[len(shown[side]) :], "tps": len(said[side]) / spent[side]}
+                    {
+                        "side": side,
+                        "n": len(said[side]),
+                        "text": text[len(shown[side]) :],
+                        "tps": len(said[side]) / spent[side],
+                    }
                 )
                 shown[side] = text
             if ended:

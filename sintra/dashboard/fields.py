@@ -1,5 +1,7 @@
-"""Plain HTML form parts on NiceGUI's elements: labelled, reachable by keyboard, in the page's own style. A control is written
-once, as HTML, so that no update of the page takes away what is being typed."""
+"""Plain HTML form parts on NiceGUI's elements: labelled, reachable by keyboard, in the page's own
+style. A control is written once, as HTML, so that no update of the page takes away what is being
+typed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def text(words: str, tag: str = "div", classes: str = "") -> ui.html:
     return ui.html(html.escape(words), sanitize=False, tag=tag).classes(classes)
 
 
-def labelled(words: str, control: str, key: str, values: Values, changed: Changed, classes: str = "") -> None:
+def labelled(
+    words: str, control: str, key: str, values: Values, changed: Changed, classes: str = ""
+) -> None:
     """A control below its label; what is typed or chosen is kept."""
 
     def kept(event: Any) -> Any:
@@ -35,13 +39,24 @@ def choice(words: str, key: str, options: list[str], values: Values, changed: Ch
     """One of several; an empty first one where nothing is chosen yet."""
     now = values.get(key, "")
     rows = [
-        f'<option value="{html.escape(o)}"{" selected" if o == now else ""}>{html.escape(o or "choose")}</option>'
+        (
+            "<option "
+            f'value="{html.escape(o)}"{" selected" if o == now else ""}>{html.escape(o or "choose")}</option>'
+        )
         for o in (options if now else ["", *options])
     ]
     labelled(words, f'<select name="{key}">{"".join(rows)}</select>', key, values, changed)
 
 
-def line(words: str, key: str, values: Values, changed: Changed, hint: str = "", more: str = "", classes: str = "") -> None:
+def line(
+    words: str,
+    key: str,
+    values: Values,
+    changed: Changed,
+    hint: str = "",
+    more: str = "",
+    classes: str = "",
+) -> None:
     """A line of text; hint stands in it while it is empty. more: further attributes."""
     hinted, now = html.escape(hint), html.escape(values.get(key, ""))
     box = f'<input name="{key}" autocomplete="off" placeholder="{hinted}" value="{now}" {more}>'
@@ -55,7 +70,9 @@ def area(words: str, key: str, values: Values, changed: Changed) -> None:
 
 def tick(words: str, changed: Callable[[bool], Any]) -> None:
     """A box to tick."""
-    made = ui.html(f'<input type="checkbox"><span>{html.escape(words)}</span>', sanitize=False, tag="label").classes("check")
+    made = ui.html(
+        f'<input type="checkbox"><span>{html.escape(words)}</span>', sanitize=False, tag="label"
+    ).classes("check")
     made.on("change", lambda event: changed(bool(event.args)), js_handler=TICKED)
 
 

@@ -1,4 +1,6 @@
-"""Who may talk to the dashboard: pages of its own, and, where it is bound beyond this machine, who has the token."""
+"""Who may talk to the dashboard: pages of its own, and, where it is bound beyond this machine, who
+has the token.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ def loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI in front of everything, websockets included. token "": none is asked for, and only this machine's own names are
-    answered, so that no foreign page can get in by a name that it points here (DNS rebinding)."""
+    """ASGI in front of everything, websockets included. token "": none is asked for, and only this
+    machine's own names are answered, so that no foreign page can get in by a name that it points
+    here (DNS rebinding).
+    """
 
     def __init__(self, app: Any, token: str = "") -> None:
         self.app, self.token = app, token
@@ -34,8 +38,14 @@ class Guard:
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         if not self.allowed(headers) or not self.knows(scope, headers):
-            await refuse(scope, send, "This page needs the token that `doit dashboard` printed: /?token=...")
-        elif self.token and scope["type"] == "http" and "token" in parse_qs(scope["query_string"].decode("latin-1")):
+            await refuse(
+                scope, send, "This page needs the token that `doit dashboard` printed: /?token=..."
+            )
+        elif (
+            self.token
+            and scope["type"] == "http"
+            and "token" in parse_qs(scope["query_string"].decode("latin-1"))
+        ):
             await welcome(send, scope["path"], self.token)
         else:
             await self.app(scope, receive, send)
@@ -61,7 +71,11 @@ async def welcome(send: Any, path: str, token: str) -> None:
     """Keep the token in a cookie, and take it out of the address."""
     cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
     safe = "/" + path.lstrip("/")
-    headers = [(b"location", safe.encode()), (b"set-cookie", cookie.encode()), (b"referrer-policy", b"no-referrer")]
+    headers = [
+        (b"location", safe.encode()),
+        (b"set-cookie", cookie.encode()),
+        (b"referrer-policy", b"no-referrer"),
+    ]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
@@ -71,5 +85,11 @@ async def refuse(scope: Scope, send: Any, words: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 403,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+        }
+    )
     await send({"type": "http.response.body", "body": words.encode()})

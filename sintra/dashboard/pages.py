@@ -1,4 +1,6 @@
-"""The dashboard's pages: studies, one study, a comparison, a form. Words and tables come from templates, what acts is here."""
+"""The dashboard's pages: studies, one study, a comparison, a form. Words and tables come from
+templates, what acts is here.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def study(studies: Studies, name: str) -> None:
 
         def cancel() -> None:
             done = running.cancel(studies.folder(name))
-            put(said, "Stopping; what is finished is kept." if done else "It does not run any more.")
+            put(
+                said, "Stopping; what is finished is kept." if done else "It does not run any more."
+            )
 
         def go_on() -> None:
             runs.start(studies.root, studies.store.root, name, studies.overrides(name) or [])
@@ -111,7 +115,12 @@ def comparison(studies: Studies) -> None:
         table = ui.html("", sanitize=False)
 
         async def look() -> None:
-            put(table, await asyncio.to_thread(lambda: show.compared([r for r in rows if r["name"] in chosen])))
+            put(
+                table,
+                await asyncio.to_thread(
+                    lambda: show.compared([r for r in rows if r["name"] in chosen])
+                ),
+            )
 
         async def toggle(name: str, wanted: bool) -> None:
             chosen[:] = [n for n in chosen if n != name] + [name] * wanted
@@ -132,11 +141,21 @@ def form(studies: Studies) -> None:
     values, offered = dict(FORM), runs.choices(studies.root)
     with frame("/new", "New study"):
         fields.text("New study", "h1")
-        fields.text("It runs as a process of its own: closing this page or ending the dashboard leaves it alone.", "p", "soft")
+        fields.text(
+            (
+                "It runs as a process of its own: closing this page or ending the dashboard "
+                "leaves it "
+                "alone."
+            ),
+            "p",
+            "soft",
+        )
 
         async def check() -> tuple[str, list[str]] | None:
             try:
-                name, given = await asyncio.to_thread(lambda: runs.checked(studies.root, dict(values)))
+                name, given = await asyncio.to_thread(
+                    lambda: runs.checked(studies.root, dict(values))
+                )
             except UserError as error:
                 put(wrong, show.escaped(str(error)))
                 put(told, "")
@@ -146,7 +165,13 @@ def form(studies: Studies) -> None:
             return name, given
 
         with ui.element("div").classes("form"):
-            fields.line("Model (a name, owner/name, or a folder)", "model", values, check, more='list="models"')
+            fields.line(
+                "Model (a name, owner/name, or a folder)",
+                "model",
+                values,
+                check,
+                more='list="models"',
+            )
             rows = "".join(f'<option value="{show.escaped(m)}">' for m in offered["model"])
             ui.html(rows, sanitize=False, tag="datalist").props('id="models"')
             for group, words in (
@@ -158,9 +183,21 @@ def form(studies: Studies) -> None:
                 fields.choice(words, group, offered[group], values, check)
             for key, words in runs.NUMBERS.items():
                 fields.line(
-                    words[0].upper() + words[1:], key, values, check, hint="as the goal says", more='inputmode="decimal"'
+                    words[0].upper() + words[1:],
+                    key,
+                    values,
+                    check,
+                    hint="as the goal says",
+                    more='inputmode="decimal"',
                 )
-            fields.line("More options", "more", values, check, hint="planner.evaluations=10 seed=1", classes="all")
+            fields.line(
+                "More options",
+                "more",
+                values,
+                check,
+                hint="planner.evaluations=10 seed=1",
+                classes="all",
+            )
         wrong = ui.html("", sanitize=False).classes("wrong").props('role="alert"')
         told = ui.html("", sanitize=False).classes("quiet")
 
@@ -174,7 +211,9 @@ def form(studies: Studies) -> None:
             if studies.known(found[0]):
                 ui.navigate.to(f"/study/{found[0]}")
             else:
-                put(wrong, show.escaped((studies.log(found[0]) or ["it ended before it began"])[-1]))
+                put(
+                    wrong, show.escaped((studies.log(found[0]) or ["it ended before it began"])[-1])
+                )
 
         async def foresee() -> None:
             found = await check()
@@ -182,7 +221,12 @@ def form(studies: Studies) -> None:
                 return
             put(planned, '<p class="soft">Looking ahead\u2026</p>')
             try:
-                put(planned, show.foreseen(await asyncio.to_thread(lambda: runs.foreseen(studies.root, found[1]))))
+                put(
+                    planned,
+                    show.foreseen(
+                        await asyncio.to_thread(lambda: runs.foreseen(studies.root, found[1]))
+                    ),
+                )
             except UserError as error:
                 put(planned, "")
                 put(wrong, show.escaped(str(error)))
@@ -195,4 +239,8 @@ def form(studies: Studies) -> None:
 
 def routes(studies: Studies) -> dict[str, Any]:
     """Path -> page."""
-    return {"/": lambda: listing(studies), "/compare": lambda: comparison(studies), "/new": lambda: form(studies)}
+    return {
+        "/": lambda: listing(studies),
+        "/compare": lambda: comparison(studies),
+        "/new": lambda: form(studies),
+    }

@@ -35,25 +35,38 @@ class Progress:
     def rounds(self) -> list[rounds.Round]:
         """What was proposed so far."""
         found = rounds.recorded(self.place)
-        if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[-1:] != self._rounds[-1:]:
+        if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[
+            -1:
+        ] != self._rounds[-1:]:
             self._rounds = found
             self._steps = {s.name: s for r in found for s in rounds.steps_of(self.graph, r)}
         return self._rounds
 
     def now(self) -> Row:
-        """{"stages": nodes of the graph, "edges": (from, to), "done", "total", "building": step names, "round",
-        "words": of the last round, "left_s": about, by the medians of this study's own steps}."""
+        """{"stages": nodes of the graph, "edges": (from, to), "done", "total", "building": step
+        names, "round", "words": of the last round, "left_s": about, by the medians of this study's
+        own steps}.
+        """
         known = self.rounds()
         building = self.building()
         state = {name: self.state(step, building) for name, step in self._steps.items()}
         last = known[-1] if known else None
-        why = last["proposals"][-1]["why"] if last and last["proposals"] else (last or {}).get("stop") or ""
+        why = (
+            last["proposals"][-1]["why"]
+            if last and last["proposals"]
+            else (last or {}).get("stop") or ""
+        )
         return {
-            "stages": self.stages(state, building), "edges": self.edges(), "round": len(known), "words": why,
-            "done": sum(s in ("done", "failed") for s in state.values()), "total": len(state),
-            "building": sorted(n for n, s in state.items() if s == "building"), "left_s": self.left(state),
+            "stages": self.stages(state, building),
+            "edges": self.edges(),
+            "round": len(known),
+            "words": why,
+            "done": sum(s in ("done", "failed") for s in state.values()),
+            "total": len(state),
+            "building": sorted(n for n, s in state.items() if s == "building"),
+            "left_s": self.left(state),
             "ended": bool(last and last["stop"] is not None),
-        }  # fmt: skip
+        }
 
     def state(self, step: Step, building: set[str]) -> str:
         """done, failed, building or waiting."""
@@ -74,22 +87,41 @@ class Progress:
         """A node for each stage, inputs first, with its depth in the graph."""
         depth: dict[str, int] = {}
         for step in self._steps.values():
-            above = [depth[s.stage] for s in step.inputs.values() if s.stage != step.stage and s.stage in depth]
+            above = [
+                depth[s.stage]
+                for s in step.inputs.values()
+                if s.stage != step.stage and s.stage in depth
+            ]
             depth[step.stage] = max(depth.get(step.stage, 0), *(d + 1 for d in above), 0)
         made = []
         for stage in sorted(depth, key=lambda s: (depth[s], s)):
             own = [state[n] for n, s in self._steps.items() if s.stage == stage]
-            made.append({"stage": stage, "depth": depth[stage], "total": len(own), "done": own.count("done"),
-                         "failed": own.count("failed"), "building": own.count("building")})  # fmt: skip
+            made.append(
+                {
+                    "stage": stage,
+                    "depth": depth[stage],
+                    "total": len(own),
+                    "done": own.count("done"),
+                    "failed": own.count("failed"),
+                    "building": own.count("building"),
+                }
+            )
         return made
 
     def edges(self) -> list[tuple[str, str]]:
         """Which stage needs which."""
-        pairs = {(above.stage, s.stage) for s in self._steps.values() for above in s.inputs.values() if above.stage != s.stage}
+        pairs = {
+            (above.stage, s.stage)
+            for s in self._steps.values()
+            for above in s.inputs.values()
+            if above.stage != s.stage
+        }
         return sorted(pairs)
 
     def left(self, state: dict[str, str]) -> float | None:
-        """Seconds for the steps that are known and not done, where steps of their kind have been timed."""
+        """Seconds for the steps that are known and not done, where steps of their kind have been
+        timed.
+        """
         walls: dict[str, list[float]] = {}
         for name, step in self._steps.items():
             if state[name] == "done":
@@ -103,5 +135,7 @@ class Progress:
         """How long a step that is there took."""
         if step.name not in self._wall:
             key = step.key(self.place.store)
-            self._wall[step.name] = float(((self.place.store.record(key) if key else None) or {}).get("wall_s", 0.0))
+            self._wall[step.name] = float(
+                ((self.place.store.record(key) if key else None) or {}).get("wall_s", 0.0)
+            )
         return self._wall[step.name]

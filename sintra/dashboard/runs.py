@@ -21,9 +21,11 @@ FORBIDDEN = {
     "probe.run_code": "code that a model writes is only run when the command line says so",
 }
 NUMBERS = {
-    "goal.max_kld": "mean KL divergence at most, nats", "goal.max_size_mb": "file at most, MB",
-    "goal.min_tg_tps": "tokens/s at least, on the device", "goal.max_ram_gb": "memory at most, GiB",
-}  # fmt: skip
+    "goal.max_kld": "mean KL divergence at most, nats",
+    "goal.max_size_mb": "file at most, MB",
+    "goal.min_tg_tps": "tokens/s at least, on the device",
+    "goal.max_ram_gb": "memory at most, GiB",
+}
 PLAN_S = 120
 _one = threading.Lock()  # Hydra composes one configuration at a time
 _begun: dict[str, subprocess.Popen[bytes]] = {}
@@ -31,7 +33,9 @@ _begun: dict[str, subprocess.Popen[bytes]] = {}
 
 def choices(root: Path) -> dict[str, list[str]]:
     """What the form offers."""
-    groups = {g: sorted(config.names(root, g)) for g in ("model", "hardware", "goal", "planner", "probe")}
+    groups = {
+        g: sorted(config.names(root, g)) for g in ("model", "hardware", "goal", "planner", "probe")
+    }
     groups["model"] = [m for m in groups["model"] if m != "custom"]
     groups["planner"] = [p for p in groups["planner"] if p != "replay"]
     return groups
@@ -49,7 +53,9 @@ def overrides(values: dict[str, str]) -> list[str]:
     for item in values.get("more", "").split():
         key, equals, value = item.partition("=")
         if not equals or not value or not re.fullmatch(r"[a-z][\w.]*", key):
-            raise UserError(f"{item!r} is no option: wanted is key=value, such as planner.evaluations=10")
+            raise UserError(
+                f"{item!r} is no option: wanted is key=value, such as planner.evaluations=10"
+            )
         if key in FORBIDDEN:
             raise UserError(f"{key} can't be set here: {FORBIDDEN[key]}")
         made.append(item)
@@ -78,7 +84,17 @@ def checked(root: Path, values: dict[str, str]) -> tuple[str, list[str]]:
 
 def command(root: Path, task: list[str], given: list[str]) -> list[str]:
     """doit, in this Python."""
-    return [sys.executable, "-m", "doit", "-f", str(root / "dodo.py"), "-d", str(root), *task, *given]
+    return [
+        sys.executable,
+        "-m",
+        "doit",
+        "-f",
+        str(root / "dodo.py"),
+        "-d",
+        str(root),
+        *task,
+        *given,
+    ]
 
 
 def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
@@ -87,8 +103,15 @@ def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
         return False
     (store / "runs").mkdir(exist_ok=True, mode=0o700)
     with (store / "runs" / f"{name}.log").open("wb") as log:
-        _begun[name] = subprocess.Popen(command(root, ["optimize"], given), cwd=root, stdin=subprocess.DEVNULL, stdout=log,
-                                        stderr=log, start_new_session=True, env=os.environ)  # fmt: skip
+        _begun[name] = subprocess.Popen(
+            command(root, ["optimize"], given),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ,
+        )
     return True
 
 
@@ -107,7 +130,9 @@ def foreseen(root: Path, given: list[str]) -> dict[str, Any]:
     """The dry run: what the next run would build. Raises UserError with the command's own words."""
     asked = command(root, ["plan", "--format", "json"], given)
     try:
-        done = subprocess.run(asked, cwd=root, capture_output=True, text=True, timeout=PLAN_S, check=False)
+        done = subprocess.run(
+            asked, cwd=root, capture_output=True, text=True, timeout=PLAN_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"the dry run took more than {PLAN_S} s") from None
     if done.returncode:

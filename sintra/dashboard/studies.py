@@ -1,4 +1,6 @@
-"""What the dashboard shows of studies, as plain values: the list, and one study as it stands at this moment."""
+"""What the dashboard shows of studies, as plain values: the list, and one study as it stands at
+this moment.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,14 @@ class Studies:
 
     def names(self) -> Iterator[str]:
         """Every study that has a result or has been begun."""
-        done = {p.parent.name for p in (self.root / "outputs").glob("*/result.json") if not p.parent.is_symlink()}
-        yield from sorted(done | {p.parent.name for p in (self.store.root / "studies").glob(f"*/{running.NOTE}")})
+        done = {
+            p.parent.name
+            for p in (self.root / "outputs").glob("*/result.json")
+            if not p.parent.is_symlink()
+        }
+        yield from sorted(
+            done | {p.parent.name for p in (self.store.root / "studies").glob(f"*/{running.NOTE}")}
+        )
 
     def known(self, name: str) -> bool:
         """Whether there is such a study; no path can be smuggled in by a name."""
@@ -75,12 +83,17 @@ class Studies:
         when = max(path.stat().st_mtime if result else 0.0, note["started"] if note else 0.0)
         state = "running" if note and note["alive"] else result["status"] if result else "stopped"
         return {
-            "name": name, "state": state, "when": when, "ago": ago(time.time() - when),
+            "name": name,
+            "state": state,
+            "when": when,
+            "ago": ago(time.time() - when),
             "model": result["model"] if result else name.split("-")[0],
-            "hardware": result["hardware"] if result else "", "goal": result["goal"]["name"] if result else "",
-            "winner": Recipe.of(winner["recipe"]).name if winner else "", "values": {k: m["value"] for k, m in values.items()},
+            "hardware": result["hardware"] if result else "",
+            "goal": result["goal"]["name"] if result else "",
+            "winner": Recipe.of(winner["recipe"]).name if winner else "",
+            "values": {k: m["value"] for k, m in values.items()},
             "kld_error": values.get("kld_mean", {}).get("stderr"),
-        }  # fmt: skip
+        }
 
     def report(self, name: str) -> bool:
         """Whether the study's report is there."""
@@ -92,7 +105,9 @@ class Studies:
         if note:
             return [str(o) for o in note["overrides"]]
         try:
-            found: list[str] = json.loads((self.root / "outputs" / name / "manifest.json").read_text())["overrides"]
+            found: list[str] = json.loads(
+                (self.root / "outputs" / name / "manifest.json").read_text()
+            )["overrides"]
         except (OSError, ValueError, KeyError):
             return None
         return found
@@ -121,18 +136,25 @@ class Studies:
         progress = self.opened(name)
         moving = line["state"] in ("running", "stopped") or result is None
         made = (
-            [candidate(c, i == 0 and result["winner"] is not None) for i, c in enumerate(result["candidates"])]
+            [
+                candidate(c, i == 0 and result["winner"] is not None)
+                for i, c in enumerate(result["candidates"])
+            ]
             if result
             else []
         )
         if moving and progress:
             made = self.so_far(progress)
         return line | {
-            "progress": progress.now() if moving and progress else None, "rows": made, "result": result,
-            "options": [shown(self.root, o) for o in self.overrides(name) or []], "log": self.log(name),
+            "progress": progress.now() if moving and progress else None,
+            "rows": made,
+            "result": result,
+            "options": [shown(self.root, o) for o in self.overrides(name) or []],
+            "log": self.log(name),
             "goal_conf": progress.place.study.goal if progress else None,
-            "device": progress.place.study.hardware.title if progress else line["hardware"], "report": self.report(name),
-        }  # fmt: skip
+            "device": progress.place.study.hardware.title if progress else line["hardware"],
+            "report": self.report(name),
+        }
 
     def so_far(self, progress: Progress) -> list[Row]:
         """What is measured of a study that has not ended."""
@@ -146,12 +168,17 @@ class Studies:
         path = self.store.root / "runs" / f"{name}.log"
         if not path.is_file():
             return []
-        return [discreet(line) for line in path.read_text(errors="replace")[-4000:].splitlines()[-12:]]
+        return [
+            discreet(line) for line in path.read_text(errors="replace")[-4000:].splitlines()[-12:]
+        ]
 
 
 def ended(result: Row) -> list[Row]:
     """The candidates of a result, the best first."""
-    return [candidate(c, i == 0 and result["winner"] is not None) for i, c in enumerate(result["candidates"])]
+    return [
+        candidate(c, i == 0 and result["winner"] is not None)
+        for i, c in enumerate(result["candidates"])
+    ]
 
 
 def ago(seconds: float) -> str:

@@ -26,7 +26,9 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
     if not prompt.strip():
         raise UserError("write a prompt first")
     if len(prompt) > MOST_LETTERS or not 1 <= tokens <= MOST_TOKENS:
-        raise UserError(f"at most {MOST_LETTERS} letters of prompt and {MOST_TOKENS} tokens of answer")
+        raise UserError(
+            f"at most {MOST_LETTERS} letters of prompt and {MOST_TOKENS} tokens of answer"
+        )
     result, progress = studies.result(name), studies.opened(name)
     if not result or not result["winner"] or not progress:
         raise UserError("this study has no result to talk to, or its cache is gone")
@@ -40,8 +42,15 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
         if not isinstance(made, Artifact):
             raise UserError("the cache no longer holds both models: run the study again")
         paths.append(str(store.blob(made.model.sha256)))
-    return {"paths": paths, "prompt": prompt, "tokens": tokens, "chat": chat, "threads": cores(), "kv": recipe.kv,
-            "lock": str(store.folder("lock") / "machine")}  # fmt: skip
+    return {
+        "paths": paths,
+        "prompt": prompt,
+        "tokens": tokens,
+        "chat": chat,
+        "threads": cores(),
+        "kv": recipe.kv,
+        "lock": str(store.folder("lock") / "machine"),
+    }
 
 
 async def talk(given: Row, folder: Path) -> AsyncIterator[Row]:
@@ -50,8 +59,15 @@ async def talk(given: Row, folder: Path) -> AsyncIterator[Row]:
     path.write_text(json.dumps(given))
     threads = {"OMP_NUM_THREADS": str(given["threads"])}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sintra.dashboard.duet", str(path), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={**os.environ, **threads})  # fmt: skip
+        sys.executable,
+        "-m",
+        "sintra.dashboard.duet",
+        str(path),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **threads},
+    )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(LIMIT_S):

@@ -20,8 +20,10 @@ NAMES = {"exact_match": "acc"}  # a share of right answers, whatever lm-eval cal
 
 @dataclass(frozen=True)
 class Scored:
-    """A task's outcome. metric: lm-eval's name; value: over all items; larger: whether more is better; items: (key, score or
-    None where only all of them have one, answer or None), in a fixed order."""
+    """A task's outcome. metric: lm-eval's name; value: over all items; larger: whether more is
+    better; items: (key, score or None where only all of them have one, answer or None), in a fixed
+    order.
+    """
 
     metric: str
     value: float
@@ -31,7 +33,12 @@ class Scored:
     @staticmethod
     def of(data: dict[str, Any]) -> Scored:
         """From its JSON form."""
-        return Scored(data["metric"], data["value"], data["larger"], tuple((k, s, a) for k, s, a in data["items"]))
+        return Scored(
+            data["metric"],
+            data["value"],
+            data["larger"],
+            tuple((k, s, a) for k, s, a in data["items"]),
+        )
 
     @property
     def scores(self) -> NDArray[np.float64] | None:
@@ -45,19 +52,27 @@ class Scored:
         return any(a is not None for _, _, a in self.items)
 
 
-def measurements(name: str, own: Scored, base: Scored | None, seed: int, protocol: str) -> list[Measurement]:
-    """task:<name>:<metric> with its standard error (the sample's, over items) and, beside a baseline, retention, agreement,
-    flips and McNemar's p."""
+def measurements(
+    name: str, own: Scored, base: Scored | None, seed: int, protocol: str
+) -> list[Measurement]:
+    """task:<name>:<metric> with its standard error (the sample's, over items) and, beside a
+    baseline, retention, agreement, flips and McNemar's p.
+    """
     n = len(own.items)
 
     def row(what: str, value: float, stderr: float | None = None) -> Measurement:
-        return Measurement(f"task:{name}:{what}", value, "1", "measured", stderr, n, protocol=protocol)
+        return Measurement(
+            f"task:{name}:{what}", value, "1", "measured", stderr, n, protocol=protocol
+        )
 
     metric = NAMES.get(own.metric, own.metric)
     found = [row(metric, own.value, error(own.scores))]
     if base is None:
         return found
-    found += [row(f"baseline_{metric}", base.value, error(base.scores)), *retained(row, own, base, seed)]
+    found += [
+        row(f"baseline_{metric}", base.value, error(base.scores)),
+        *retained(row, own, base, seed),
+    ]
     if own.answered and base.answered:
         share = float(np.mean([a[2] == b[2] for a, b in zip(own.items, base.items, strict=True)]))
         found.append(row("agreement", share, float(np.sqrt(share * (1 - share) / n))))
@@ -65,17 +80,26 @@ def measurements(name: str, own: Scored, base: Scored | None, seed: int, protoco
     if a is not None and b is not None and set(np.unique([a, b])) <= {0.0, 1.0}:
         lost, won = int(((b == 1) & (a == 0)).sum()), int(((b == 0) & (a == 1)).sum())
         share = (lost + won) / n
-        found += [row("flips", share, float(np.sqrt(share * (1 - share) / n))), row("mcnemar_p", mcnemar(lost, won))]
+        found += [
+            row("flips", share, float(np.sqrt(share * (1 - share) / n))),
+            row("mcnemar_p", mcnemar(lost, won)),
+        ]
     return found
 
 
 def error(scores: NDArray[np.float64] | None) -> float | None:
     """The standard error of the mean."""
-    return None if scores is None or len(scores) < 2 else float(scores.std(ddof=1) / np.sqrt(len(scores)))
+    return (
+        None
+        if scores is None or len(scores) < 2
+        else float(scores.std(ddof=1) / np.sqrt(len(scores)))
+    )
 
 
 def retained(row: Any, own: Scored, base: Scored, seed: int) -> list[Measurement]:
-    """The variant's score over the baseline's (the other way round where less is better), bootstrapped over paired items."""
+    """The variant's score over the baseline's (the other way round where less is better),
+    bootstrapped over paired items.
+    """
     over, under = (own, base) if own.larger else (base, own)
     if not under.value:
         return []
@@ -88,10 +112,11 @@ def retained(row: Any, own: Scored, base: Scored, seed: int) -> list[Measurement
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """The two-sided p of McNemar's exact test: whether so uneven a split of the items that changed could be chance.
+    """The two-sided p of McNemar's exact test: whether so uneven a split of the items that changed
+    could be chance.
 
-    The binomial test of the discordant pairs with probability 1/2 (McNemar 1947, https://doi.org/10.1007/BF02295996; exact
-    form: https://en.wikipedia.org/wiki/McNemar%27s_test).
+    The binomial test of the discordant pairs with probability 1/2 (McNemar 1947,
+    https://doi.org/10.1007/BF02295996; exact form: https://en.wikipedia.org/wiki/McNemar%27s_test).
     """
     from scipy.stats import binomtest
 

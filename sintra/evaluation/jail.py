@@ -1,9 +1,11 @@
-"""Runs one untrusted Python program: `python -I -S jail.py PROGRAM SECONDS MEGABYTES`. Standard library only.
+"""Runs one untrusted Python program: `python -I -S jail.py PROGRAM SECONDS MEGABYTES`. Standard
+library only.
 
-Before the program starts, this process gives up what it can: time, memory, processes and files by rlimits; new privileges;
-the network by an empty network namespace (unshare(2)); every write to the filesystem by Landlock
-(https://docs.kernel.org/userspace-api/landlock.html). The last two need Linux and are skipped where the kernel has none;
-`sintra.evaluation.code.network_is_cut` finds out which it was.
+Before the program starts, this process gives up what it can: time, memory, processes and files by
+rlimits; new privileges; the network by an empty network namespace (unshare(2)); every write to the
+filesystem by Landlock (https://docs.kernel.org/userspace-api/landlock.html). The last two need
+Linux and are skipped where the kernel has none; `sintra.evaluation.code.network_is_cut` finds out
+which it was.
 """
 
 from __future__ import annotations
@@ -17,15 +19,21 @@ import sys
 PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SIGKILL = 38, 1, 9
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446  # the same numbers on every architecture
-WRITES = 1 << 1 | sum(1 << bit for bit in range(4, 13))  # write_file, remove_dir ... make_sym: ABI 1
+WRITES = 1 << 1 | sum(
+    1 << bit for bit in range(4, 13)
+)  # write_file, remove_dir ... make_sym: ABI 1
 
 
 def limit(seconds: int, megabytes: int) -> None:
     """The rlimits, hard and soft."""
     bounds = {
-        resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: megabytes << 20, resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NOFILE: 32, resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 0,
-    }  # fmt: skip
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: megabytes << 20,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 32,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+    }
     for what, most in bounds.items():
         resource.setrlimit(what, (most, most))
 

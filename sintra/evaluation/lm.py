@@ -1,9 +1,12 @@
-"""A GGUF as lm-eval's language model: llama.cpp in this process, batch after batch, without a server.
+"""A GGUF as lm-eval's language model: llama.cpp in this process, batch after batch, without a
+server.
 
-Tokens, truncation and the token before an empty context are those of lm-eval's transformers model (HFLM), so that the same
-task gives the same number of right answers through both: special tokens in the text are parsed, begin of text comes first
-where the vocabulary says so, and what is too long is cut on the left. One difference is known: a text that begins with a space,
-with nothing before it, gets SentencePiece's own extra space here, as in llama.cpp, and none from transformers' fast tokenizers.
+Tokens, truncation and the token before an empty context are those of lm-eval's transformers model
+(HFLM), so that the same task gives the same number of right answers through both: special tokens in
+the text are parsed, begin of text comes first where the vocabulary says so, and what is too long is
+cut on the left. One difference is known: a text that begins with a space, with nothing before it,
+gets SentencePiece's own extra space here, as in llama.cpp, and none from transformers' fast
+tokenizers.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from sintra import lazy
@@ -30,9 +37,16 @@ Pair = tuple[Any, list[int], list[int]]
 
 
 class LlamaLM(TemplateLM):  # type: ignore[misc]
-    """What lm-eval asks for, over an opened model. Positions that two requests share are computed once."""
+    """What lm-eval asks for, over an opened model. Positions that two requests share are computed
+    once.
+    """
 
-    def __init__(self, model: Model, say: Callable[[str], None] = lambda text: None, template: Template | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        say: Callable[[str], None] = lambda text: None,
+        template: Template | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.say, self.template = model, say, template
         self.max_length = model.context
@@ -53,8 +67,12 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         """What lm-eval would tell prompts apart by if it kept them; ours are not kept."""
         return "gguf"
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text; without its system message where the template takes none, as HFLM does."""
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as text; without its system message where the template takes none, as HFLM
+        does.
+        """
         from jinja2.exceptions import TemplateError
 
         assert self.template
@@ -64,8 +82,12 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
             rest = [m for m in chat_history if m["role"] != "system"]
             return self.template.render(rest, add_generation_prompt)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; begin of text first where the vocabulary says so, unless it is there or not wanted."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids; begin of text first where the vocabulary says so, unless it is there or not
+        wanted.
+        """
         if add_special_tokens is False:
             ids: list[int] = self.model.tokenize(string, special=True).tolist()
             return ids
@@ -87,8 +109,13 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         return float(logp[np.arange(len(said)), said].sum()), bool((logp.argmax(1) == said).all())
 
     def logits(self, ids: list[int], first: int) -> NDArray[np.float32]:
-        """Logits after positions first..end, (positions, vocabulary); what the last call left of the same beginning is kept."""
-        same = next((i for i, (a, b) in enumerate(zip(self.held, ids, strict=False)) if a != b), min(len(self.held), len(ids)))
+        """Logits after positions first..end, (positions, vocabulary); what the last call left of
+        the same beginning is kept.
+        """
+        same = next(
+            (i for i, (a, b) in enumerate(zip(self.held, ids, strict=False)) if a != b),
+            min(len(self.held), len(ids)),
+        )
         keep = min(same, first)
         if not (keep and self.model.keep(keep)):
             self.model.clear()
@@ -112,15 +139,31 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         for context, options in (r.args for r in requests):
             asked = normalize_gen_kwargs(options, 256)
             if asked["do_sample"]:
-                raise Infeasible("refused", "the task asks for sampled answers, which differ from run to run: do_sample: false")
-            found.append(self.answer(context, handle_stop_sequences(asked.get("until"), None), asked["max_gen_toks"]))
+                raise Infeasible(
+                    "refused",
+                    (
+                        "the task asks for sampled answers, which differ from run to run: "
+                        "do_sample: "
+                        "false"
+                    ),
+                )
+            found.append(
+                self.answer(
+                    context, handle_stop_sequences(asked.get("until"), None), asked["max_gen_toks"]
+                )
+            )
             self.say(f"answer {len(found)} of {len(requests)}")
         return found
 
     def answer(self, context: str, until: list[str], most: int) -> str:
-        """The text that greedy decoding says after a context, up to a stop, end of text or `most` tokens."""
+        """The text that greedy decoding says after a context, up to a stop, end of text or `most`
+        tokens.
+        """
         if most >= self.max_length:
-            raise Infeasible("refused", f"{most} tokens to generate don't fit into a context of {self.max_length}")
+            raise Infeasible(
+                "refused",
+                f"{most} tokens to generate don't fit into a context of {self.max_length}",
+            )
         ids, text = self.tok_encode(context)[-(self.max_length - most) :], ""
         said: list[int] = []
         while len(said) < most and not any(stop and stop in text for stop in until):

@@ -1,8 +1,11 @@
-"""What `probe.tasks` may name: a bundled task, a YAML file of the user's, or a task of lm-eval's own.
+"""What `probe.tasks` may name: a bundled task, a YAML file of the user's, or a task of lm-eval's
+own.
 
-A user's file is ten lines: `kind` (choice, answer, summary, code), `data` (a JSONL file beside it), and how a row becomes
-a prompt and an answer, each a column's name or a Jinja template. A file that has `task:` is lm-eval's own format
-(https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md), with JSONL data and without code.
+A user's file is ten lines: `kind` (choice, answer, summary, code), `data` (a JSONL file beside it),
+and how a row becomes a prompt and an answer, each a column's name or a Jinja template. A file that
+has `task:` is lm-eval's own format
+(https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md), with JSONL data
+and without code.
 """
 
 from __future__ import annotations
@@ -18,7 +21,12 @@ from typing import Any
 from sintra.errors import UserError, nearest
 from sintra.types import Artifact, Source
 
-NEEDED = {"choice": ("choices", "answer"), "answer": ("answer",), "summary": ("answer",), "code": ("tests",)}
+NEEDED = {
+    "choice": ("choices", "answer"),
+    "answer": ("answer",),
+    "summary": ("answer",),
+    "code": ("tests",),
+}
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TEMPLATES = ("prompt", "choices", "answer", "tests")
 FILE = "task.yaml"
@@ -35,7 +43,9 @@ def _is_path(given: str) -> bool:
 
 
 def locate(root: Path, given: str) -> Path | None:
-    """The file of a task, or None for one of lm-eval's own. Raises UserError for a file that isn't there."""
+    """The file of a task, or None for one of lm-eval's own. Raises UserError for a file that isn't
+    there.
+    """
     bundled = root / "models" / "tasks" / f"{given}.yaml"
     if not _is_path(given):
         return bundled if bundled.is_file() else None
@@ -45,13 +55,19 @@ def locate(root: Path, given: str) -> Path | None:
     return path
 
 
-def sources(root: Path, given: list[str], digests: Any, run_code: bool = False) -> dict[str, Source | None]:
-    """Name -> pin of every task, read and checked; None for lm-eval's own. Raises UserError in one line."""
+def sources(
+    root: Path, given: list[str], digests: Any, run_code: bool = False
+) -> dict[str, Source | None]:
+    """Name -> pin of every task, read and checked; None for lm-eval's own. Raises UserError in one
+    line.
+    """
     found: dict[str, Source | None] = {}
     for item in given:
         name, path = name_of(item), locate(root, item)
         if name in found:
-            raise UserError(f"probe.tasks has two tasks called {name!r}: a file's name is the task's")
+            raise UserError(
+                f"probe.tasks has two tasks called {name!r}: a file's name is the task's"
+            )
         found[name] = pin(path, digests, run_code) if path else None
     return found
 
@@ -59,7 +75,12 @@ def sources(root: Path, given: list[str], digests: Any, run_code: bool = False) 
 def pin(path: Path, digests: Any, run_code: bool) -> Source:
     """A task's files by their content."""
     if read(path).get("kind") == "code" and not run_code:
-        raise UserError(f"{path} runs what the model writes: say probe.run_code=true to allow it (docs/guide.md, Tasks)")
+        raise UserError(
+            
+                f"{path} runs what the model writes: say probe.run_code=true to allow it "
+                "(docs/guide.md, Tasks)"
+            
+        )
     from sintra.types import File
 
     tree = Artifact(tuple(File(name, *digests.file(file)) for name, file in files(path).items()))
@@ -90,7 +111,9 @@ def splits(given: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def data_file(path: Path, name: str) -> Path:
-    """Where a data file lies: beside the YAML, or as lm-eval's command line finds it, from the working folder."""
+    """Where a data file lies: beside the YAML, or as lm-eval's command line finds it, from the
+    working folder.
+    """
     places = [path.parent / name, path.parent / Path(name).name, Path(name)]
     for place in places:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have
@@ -110,13 +133,17 @@ def read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(given, dict) or not {"kind", "task"} & set(given):
-        raise UserError(f"{path} needs `kind` (one of {', '.join(NEEDED)}), or `task` for lm-eval's own format")
+        raise UserError(
+            f"{path} needs `kind` (one of {', '.join(NEEDED)}), or `task` for lm-eval's own format"
+        )
     return _own(path, given) if "kind" in given else _native(path, given)
 
 
 def _own(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given["kind"], str) or given["kind"] not in NEEDED:
-        raise UserError(f"{path}: no kind is called {given['kind']!r}: {nearest(str(given['kind']), NEEDED)}")
+        raise UserError(
+            f"{path}: no kind is called {given['kind']!r}: {nearest(str(given['kind']), NEEDED)}"
+        )
     for key in given:
         if key not in KEYS:
             raise UserError(f"{path}: there is no key {key!r}: {nearest(str(key), KEYS)}")
@@ -162,7 +189,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def check(found: Iterable[Source | None]) -> None:
-    """Before a study starts: whether tasks can be asked at all, and every row of their data. Raises UserError."""
+    """Before a study starts: whether tasks can be asked at all, and every row of their data. Raises
+    UserError.
+    """
     for number, source in enumerate(found):
         if number == 0 and importlib.util.find_spec("lm_eval") is None:
             raise UserError("tasks need lm-eval: pip install -c constraints.txt -e '.[tasks]'")
@@ -181,10 +210,14 @@ def check_data(path: Path) -> None:
 
 def check_rows(given: dict[str, Any], found: list[dict[str, Any]], name: str) -> None:
     """Whether every row has the columns that a user's task names. Raises UserError with the row."""
-    wanted = {c for key in TEMPLATES if isinstance(given.get(key), str) for c in columns(given[key])}
+    wanted = {
+        c for key in TEMPLATES if isinstance(given.get(key), str) for c in columns(given[key])
+    }
     for number, row in enumerate(found, 1):
         if missing := sorted(wanted - set(row)):
-            raise UserError(f"{name}, row {number} has no {missing[0]!r}: {nearest(missing[0], row)}")
+            raise UserError(
+                f"{name}, row {number} has no {missing[0]!r}: {nearest(missing[0], row)}"
+            )
 
 
 def columns(template: str) -> set[str]:

@@ -1,1 +1,3 @@
-"""Where workers run: each module is one executor, found through the entry points `sintra.executors`."""
+"""Where workers run: each module is one executor, found through the entry points
+`sintra.executors`.
+"""

@@ -24,7 +24,9 @@ class Process(Worker):
 
 
 class Local:
-    """The default. A step that was killed for want of memory beside others is tried once more with nothing beside it."""
+    """The default. A step that was killed for want of memory beside others is tried once more with
+    nothing beside it.
+    """
 
     here = True
     mem_gb = None
@@ -42,4 +44,6 @@ class Local:
 
     def more(self, need: Need) -> Need | None:
         """See Executor."""
-        return replace(need, resource="alone", threads=cores()) if need.resource == "heavy" else None
+        return (
+            replace(need, resource="alone", threads=cores()) if need.resource == "heavy" else None
+        )

@@ -1,7 +1,8 @@
-"""Workers as tasks of a Ray cluster (extra `ray`): for machines without a scheduler. The cache folder must be shared with them.
+"""Workers as tasks of a Ray cluster (extra `ray`): for machines without a scheduler. The cache
+folder must be shared with them.
 
-A node says what it is by a custom resource (`ray start --address=... --resources='{"jetson_nano": 1}'`); with
-executor.measure=jetson_nano, steps that measure go there, one at a time.
+A node says what it is by a custom resource (`ray start --address=... --resources='{"jetson_nano":
+1}'`); with executor.measure=jetson_nano, steps that measure go there, one at a time.
 https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
 """
 
@@ -47,7 +48,9 @@ class RayJob(Watched):
 
 
 class Ray:
-    """executor=ray. address: of the head node (null: a Ray of our own, on this machine, for as long as we run)."""
+    """executor=ray. address: of the head node (null: a Ray of our own, on this machine, for as long
+    as we run).
+    """
 
     here = False
 
@@ -57,7 +60,9 @@ class Ray:
         self.ray = connect(options["address"], options["resources"])
         self.task = self.ray.remote(run_order)
         self.lock = threading.Lock()
-        self.seen: set[str] = set()  # resources that were there: a step waits for a board to come back, not for a misspelt one
+        self.seen: set[str] = (
+            set()
+        )  # resources that were there: a step waits for a board to come back, not for a misspelt one
 
     def threads(self, resource: Resource) -> int:
         """See Executor; a speed is measured on all cores."""
@@ -69,9 +74,15 @@ class Ray:
         there = self.ray.cluster_resources()
         for name in custom:
             if not there.get(name) and name not in self.seen:
-                known = sorted(k for k in there if ":" not in k and k not in ("CPU", "GPU", "memory", "object_store_memory"))
-                raise UserError(f"executor.measure={name}: no node of this Ray has that resource (known are: "
-                                f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`")  # fmt: skip
+                known = sorted(
+                    k
+                    for k in there
+                    if ":" not in k and k not in ("CPU", "GPU", "memory", "object_store_memory")
+                )
+                raise UserError(
+                    f"executor.measure={name}: no node of this Ray has that resource (known are: "
+                    f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`"
+                )
         self.seen |= custom.keys()
         gpus = self.options["gpus"] if need.resource != "light" else 0
         memory = {"memory": int(need.mem_gb * 2**30)} if need.mem_gb else {}
@@ -84,7 +95,9 @@ class Ray:
         } | memory
 
     def submit(self, order: Path, need: Need) -> RayJob:
-        """See Executor. What was lost is tried again by us, not by Ray, so that all executors do it alike."""
+        """See Executor. What was lost is tried again by us, not by Ray, so that all executors do it
+        alike.
+        """
         try:
             with self.lock:
                 ref = self.task.options(**self.wanted(need)).remote(str(order))
@@ -101,22 +114,34 @@ class Ray:
 
 
 def connect(address: str | None, resources: dict[str, float]) -> Any:
-    """Ray, connected. Raises UserError where the extra is missing, Transient where there is no cluster."""
+    """Ray, connected. Raises UserError where the extra is missing, Transient where there is no
+    cluster.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.exceptions
     except ImportError:
-        raise UserError("executor=ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from None
+        raise UserError(
+            "executor=ray needs Ray: pip install -c constraints.txt -e '.[ray]'"
+        ) from None
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     own: dict[str, Any] = (
-        {} if address else {"include_dashboard": False, "resources": dict(resources) or None, "_node_ip_address": "127.0.0.1"}
+        {}
+        if address
+        else {
+            "include_dashboard": False,
+            "resources": dict(resources) or None,
+            "_node_ip_address": "127.0.0.1",
+        }
     )
     try:
         if not ray.is_initialized():
-            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+            ray.init(
+                address=address or "local", log_to_driver=False, configure_logging=False, **own
+            )
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         raise Transient(f"no Ray at {address}: {_first(error)}") from None
     finally:

@@ -1,7 +1,8 @@
-"""Workers as jobs of a Slurm cluster, submitted by submitit (extra `slurm`). The cache folder must be shared with the nodes.
+"""Workers as jobs of a Slurm cluster, submitted by submitit (extra `slurm`). The cache folder must
+be shared with the nodes.
 
-What became of a job is asked of `squeue`, once for all jobs, and of `sacct` only where that knows no more: many clusters keep
-no accounts. Job states: https://slurm.schedmd.com/job_state_codes.html
+What became of a job is asked of `squeue`, once for all jobs, and of `sacct` only where that knows
+no more: many clusters keep no accounts. Job states: https://slurm.schedmd.com/job_state_codes.html
 """
 
 from __future__ import annotations
@@ -22,9 +23,26 @@ from sintra.errors import Transient, UserError
 from sintra.spawn import Ending, Need
 from sintra.stage import Resource
 
-SPARE_S = 180  # between a step's own time limit and its job's, which the scheduler enforces less gently
-ALIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
-         "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "UNKNOWN"}  # fmt: skip
+SPARE_S = (
+    180  # between a step's own time limit and its job's, which the scheduler enforces less gently
+)
+ALIVE = {
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "SPECIAL_EXIT",
+    "RESV_DEL_HOLD",
+    "UNKNOWN",
+}
 
 
 class States:
@@ -37,7 +55,9 @@ class States:
         self.known: dict[str, str] = {}
 
     def of(self, job: str, since: float) -> str:
-        """The state of a job that is there since then: UNKNOWN while Slurm doesn't answer, GONE where it has forgotten it."""
+        """The state of a job that is there since then: UNKNOWN while Slurm doesn't answer, GONE
+        where it has forgotten it.
+        """
         with self.lock:
             if time.monotonic() > self.asked + self.poll_s:
                 self._ask()
@@ -48,12 +68,23 @@ class States:
 
     def _ask(self) -> None:
         self.asked = time.monotonic()
-        lines = _answer(["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i %T"])
+        lines = _answer(
+            ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i %T"]
+        )
         rows = (line.partition(" ") for line in lines or ())
         self.known = {} if lines is None else {"": ""} | {job: state for job, _, state in rows}
 
     def _accounted(self, job: str) -> str:
-        lines = _answer(["sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}"])
+        lines = _answer(
+            [
+                "sacct",
+                "--noheader",
+                "--allocations",
+                "--parsable2",
+                "--format=State",
+                f"--jobs={job}",
+            ]
+        )
         return lines[0].split()[0] if lines else "GONE"
 
 
@@ -71,14 +102,22 @@ def meaning(state: str) -> Ending | None:
     word = state.split()[0].rstrip("+")
     if word in ALIVE:
         return None
-    cause = {"OUT_OF_MEMORY": "memory", "TIMEOUT": "late", "DEADLINE": "late", "CANCELLED": "cancelled", "COMPLETED": "exit"}
+    cause = {
+        "OUT_OF_MEMORY": "memory",
+        "TIMEOUT": "late",
+        "DEADLINE": "late",
+        "CANCELLED": "cancelled",
+        "COMPLETED": "exit",
+    }
     return Ending(cause.get(word, "lost"), 0, f"Slurm says {word}")  # type: ignore[arg-type]
 
 
 class SlurmJob(Watched):
     """A job of the cluster's, or a process of submitit's local one."""
 
-    def __init__(self, job: Any, order: Path, folder: Path, poll_s: float, states: States | None) -> None:
+    def __init__(
+        self, job: Any, order: Path, folder: Path, poll_s: float, states: States | None
+    ) -> None:
         super().__init__(order, poll_s)
         self.job, self.folder, self.states = job, folder, states
         self.since = time.monotonic()
@@ -90,7 +129,9 @@ class SlurmJob(Watched):
         return meaning(self.states.of(self.job.job_id, self.since))
 
     def stop(self) -> None:
-        """See Watched. submitit's stand-in passes SIGTERM on to `run_order`; its own way is SIGINT, which prints tracebacks."""
+        """See Watched. submitit's stand-in passes SIGTERM on to `run_order`; its own way is SIGINT,
+        which prints tracebacks.
+        """
         if self.states is not None:
             self.job.cancel(check=False)
         elif not self.job.done():
@@ -113,11 +154,25 @@ class Slurm:
         try:
             import submitit
         except ImportError:
-            raise UserError("executor=slurm needs submitit: pip install -c constraints.txt -e '.[slurm]'") from None
+            raise UserError(
+                "executor=slurm needs submitit: pip install -c constraints.txt -e '.[slurm]'"
+            ) from None
         if options["cluster"] not in ("slurm", "local"):
-            raise UserError(f"executor.cluster={options['cluster']!r}: use slurm, or local for submitit's own processes")
+            raise UserError(
+                
+                    f"executor.cluster={options['cluster']!r}: use slurm, or local for submitit's "
+                    "own "
+                    "processes"
+                
+            )
         if options["cluster"] == "slurm" and shutil.which("sbatch") is None:
-            raise UserError("executor=slurm: there is no sbatch here; executor.cluster=local runs its jobs on this machine")
+            raise UserError(
+                
+                    "executor=slurm: there is no sbatch here; executor.cluster=local runs its "
+                    "jobs on "
+                    "this machine"
+                
+            )
         self.submitit, self.options, self.root = submitit, options, root
         self.retries, self.mem_gb = options["retries"], options["mem_gb"]
         self.states = States(options["poll_s"]) if options["cluster"] == "slurm" else None
@@ -132,11 +187,18 @@ class Slurm:
         given = self.options
         minutes = given["minutes"] or math.ceil((need.timeout_s + SPARE_S) / 60)
         partition = (given["measure"] if need.measures else None) or given["partition"]
-        found = {"name": f"sintra-{need.name}"[:60], "timeout_min": minutes, "cpus_per_task": need.threads, "nodes": 1,
-                 "tasks_per_node": 1, "mem_gb": need.mem_gb, "slurm_partition": partition,
-                 "gpus_per_node": given["gpus"] if need.resource != "light" else None,
-                 "slurm_additional_parameters": dict(given["sbatch"]) or None,
-                 "slurm_exclusive": True if need.resource == "alone" else None}  # fmt: skip
+        found = {
+            "name": f"sintra-{need.name}"[:60],
+            "timeout_min": minutes,
+            "cpus_per_task": need.threads,
+            "nodes": 1,
+            "tasks_per_node": 1,
+            "mem_gb": need.mem_gb,
+            "slurm_partition": partition,
+            "gpus_per_node": given["gpus"] if need.resource != "light" else None,
+            "slurm_additional_parameters": dict(given["sbatch"]) or None,
+            "slurm_exclusive": True if need.resource == "alone" else None,
+        }
         return {k: v for k, v in found.items() if v}
 
     def submit(self, order: Path, need: Need) -> SlurmJob:
@@ -145,7 +207,9 @@ class Slurm:
         folder.mkdir(parents=True, mode=0o700)
         try:
             with self.lock:  # submitit changes to and fro between folders
-                executor = self.submitit.AutoExecutor(folder=folder, cluster=self.options["cluster"])
+                executor = self.submitit.AutoExecutor(
+                    folder=folder, cluster=self.options["cluster"]
+                )
                 executor.update_parameters(**self.parameters(need))
                 job = executor.submit(run_order, str(order))
         except (RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as error:
@@ -162,8 +226,19 @@ class Slurm:
 
 
 def _refused(error: Exception) -> Exception:
-    """A submission that failed: a mistake in the options where sbatch says so, else a fault that may pass."""
+    """A submission that failed: a mistake in the options where sbatch says so, else a fault that
+    may pass.
+    """
     lines = [x for x in str(getattr(error, "stderr", None) or error).splitlines() if x.strip()]
-    text = next((x for x in lines if "sbatch: error" in x), lines[-1] if lines else type(error).__name__).strip()
-    passing = any(x in text for x in ("Unable to contact", "Socket timed out", "Connection refused", "temporarily"))
-    return Transient(f"Slurm took no job: {text}") if passing else UserError(f"Slurm took no job: {text}")
+    text = next(
+        (x for x in lines if "sbatch: error" in x), lines[-1] if lines else type(error).__name__
+    ).strip()
+    passing = any(
+        x in text
+        for x in ("Unable to contact", "Socket timed out", "Connection refused", "temporarily")
+    )
+    return (
+        Transient(f"Slurm took no job: {text}")
+        if passing
+        else UserError(f"Slurm took no job: {text}")
+    )

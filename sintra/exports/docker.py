@@ -1,6 +1,8 @@
-"""Docker: a folder with Dockerfile, compose.yaml, .dockerignore and the model, for the device's architecture.
+"""Docker: a folder with Dockerfile, compose.yaml, .dockerignore and the model, for the device's
+architecture.
 
-llama.cpp's own server image, at the release that the winner was measured with; the model by its SHA-256; not as root.
+llama.cpp's own server image, at the release that the winner was measured with; the model by its
+SHA-256; not as root.
 """
 
 from __future__ import annotations
@@ -20,13 +22,24 @@ MODEL = "/models/model.gguf"
 
 
 def export(folder: Path, store: Store, context: str = "") -> None:
-    """Write <folder>/docker. context: tokens that the server keeps; by default what memory was measured at."""
+    """Write <folder>/docker. context: tokens that the server keeps; by default what memory was
+    measured at.
+    """
     given = opened(folder, store, "llama.cpp's server")
     how = serving(given, context)
     out = given.fresh("docker")
     link_or_copy(given.model, out / "model.gguf")
-    values = {"how": how, "given": given, "user": USER, "port": PORT, "model": MODEL, "start": starting_s(given.size)}
-    (out / "Dockerfile").write_text(render("Dockerfile", command=json.dumps(how.arguments(MODEL)), **values))
+    values = {
+        "how": how,
+        "given": given,
+        "user": USER,
+        "port": PORT,
+        "model": MODEL,
+        "start": starting_s(given.size),
+    }
+    (out / "Dockerfile").write_text(
+        render("Dockerfile", command=json.dumps(how.arguments(MODEL)), **values)
+    )
     (out / ".dockerignore").write_text("*\n!model.gguf\n")
     (out / "compose.yaml").write_text(yaml.safe_dump(compose(given, how), sort_keys=False))
     (out / "README.md").write_text(render("docker.md", mib=MIB, **values))
@@ -35,7 +48,9 @@ def export(folder: Path, store: Store, context: str = "") -> None:
 
 
 def compose(given: Handover, how: Serving) -> dict[str, Any]:
-    """compose.yaml, by the Compose Specification: one service, on loopback, read-only, without capabilities."""
+    """compose.yaml, by the Compose Specification: one service, on loopback, read-only, without
+    capabilities.
+    """
     memory = how.memory
     service: dict[str, Any] = {
         "image": f"{how.name}:{given.digest[:12]}",

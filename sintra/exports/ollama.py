@@ -1,7 +1,9 @@
-"""Ollama: a folder with a Modelfile and the blob by its SHA-256, then `create` through its API or its binary.
+"""Ollama: a folder with a Modelfile and the blob by its SHA-256, then `create` through its API or
+its binary.
 
-Lost templates are what Ollama's users complain of most: TEMPLATE comes from the model's own chat template, the stop tokens
-and num_ctx from its metadata. The API's steps are those of Ollama's documentation: HEAD and POST /api/blobs, POST /api/create.
+Lost templates are what Ollama's users complain of most: TEMPLATE comes from the model's own chat
+template, the stop tokens and num_ctx from its metadata. The API's steps are those of Ollama's
+documentation: HEAD and POST /api/blobs, POST /api/create.
 """
 
 from __future__ import annotations
@@ -37,10 +39,20 @@ def export(folder: Path, store: Store) -> None:
     elif shutil.which("ollama"):
         done = subprocess.run(["ollama", "create", name, "-f", "Modelfile"], cwd=out, check=False)
         if done.returncode:
-            raise Transient(f"`ollama create {name}` failed (exit {done.returncode}); the folder {out} is complete")
+            raise Transient(
+                
+                    f"`ollama create {name}` failed (exit {done.returncode}); the folder {out} is "
+                    "complete"
+                
+            )
         print(f"created {name}; run it: ollama run {name}")
     else:
-        print(f"wrote {near(out)}; where Ollama is: cd {near(out)} && ollama create {name} -f Modelfile")
+        print(
+            
+                f"wrote {near(out)}; where Ollama is: cd {near(out)} && ollama create {name} -f "
+                "Modelfile"
+            
+        )
 
 
 def model_name(text: str) -> str:
@@ -75,13 +87,17 @@ def quoted(text: str) -> str:
 
 
 def go_template(chat: Chat) -> str:
-    """The chat template in Go's language: a range over the messages, then the opening of the answer."""
+    """The chat template in Go's language: a range over the messages, then the opening of the
+    answer.
+    """
     assert chat.turns is not None
     cases = []
     for number, role in enumerate(ROLES):
         before, after = chat.turns[role]
         test = "if" if number == 0 else "else if"
-        cases.append(f'{{{{ {test} eq .Role "{role}" }}}}{literal(before)}{{{{ .Content }}}}{literal(after)}')
+        cases.append(
+            f'{{{{ {test} eq .Role "{role}" }}}}{literal(before)}{{{{ .Content }}}}{literal(after)}'
+        )
     return "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + literal(chat.opening)
 
 
@@ -91,10 +107,16 @@ def literal(text: str) -> str:
 
 
 def create(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
-    """Upload the blob unless the server has it, then create the model. Raises Transient with the server's own words."""
+    """Upload the blob unless the server has it, then create the model. Raises Transient with the
+    server's own words.
+    """
     base = (host if "://" in host else f"http://{host}").rstrip("/")
     parameters = {"num_ctx": min(chat.context, DEFAULT_CONTEXT), "stop": list(chat.stop)}
-    body: dict[str, Any] = {"model": name, "files": {"model.gguf": f"sha256:{digest}"}, "parameters": parameters}
+    body: dict[str, Any] = {
+        "model": name,
+        "files": {"model.gguf": f"sha256:{digest}"},
+        "parameters": parameters,
+    }
     if chat.turns:
         body["template"] = go_template(chat)
     blob = f"{base}/api/blobs/sha256:{digest}"
@@ -102,15 +124,25 @@ def create(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
         if not _known(blob):
             with (out / "model.gguf").open("rb") as data:
                 size = str((out / "model.gguf").stat().st_size)
-                _open(urllib.request.Request(blob, data=data, method="POST", headers={"Content-Length": size}))
-        for line in _open(urllib.request.Request(f"{base}/api/create", json.dumps(body).encode(), method="POST")).splitlines():
+                _open(
+                    urllib.request.Request(
+                        blob, data=data, method="POST", headers={"Content-Length": size}
+                    )
+                )
+        for line in _open(
+            urllib.request.Request(f"{base}/api/create", json.dumps(body).encode(), method="POST")
+        ).splitlines():
             answer = json.loads(line)
             if "error" in answer:
                 raise Transient(f"Ollama refuses {name}: {answer['error']}")
     except urllib.error.HTTPError as error:
-        raise Transient(f"Ollama answers {error.code}: {error.read().decode(errors='replace').strip()}") from None
+        raise Transient(
+            f"Ollama answers {error.code}: {error.read().decode(errors='replace').strip()}"
+        ) from None
     except urllib.error.URLError as error:
-        raise Transient(f"no Ollama answers at OLLAMA_HOST: {error.reason}; the folder {out} is complete") from None
+        raise Transient(
+            f"no Ollama answers at OLLAMA_HOST: {error.reason}; the folder {out} is complete"
+        ) from None
 
 
 def _known(url: str) -> bool:

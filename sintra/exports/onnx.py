@@ -1,6 +1,8 @@
-"""ONNX: the original model as a graph of token ids to logits, run by ONNX Runtime and compared with PyTorch (extra: onnx).
+"""ONNX: the original model as a graph of token ids to logits, run by ONNX Runtime and compared with
+PyTorch (extra: onnx).
 
-A GGUF's types have no counterpart in ONNX: what is exported is the 16-bit model in float32, int8 or int4 of ONNX Runtime's own.
+A GGUF's types have no counterpart in ONNX: what is exported is the 16-bit model in float32, int8 or
+int4 of ONNX Runtime's own.
 """
 
 from __future__ import annotations
@@ -21,16 +23,21 @@ WEIGHTS = ("fp32", "int8", "int4")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
 BLOCK = 32  # weights that share a scale in int4
-PROTOBUF = 1_500_000_000  # bytes of weights above which they go into a file of their own: a protobuf has at most 2 GiB
+# bytes of weights above which they go into a file of their own: a protobuf has at most 2 GiB
+PROTOBUF = 1_500_000_000
 WINDOWS = 4
 
 
 def export(folder: Path, store: Store, weights: str = "fp32") -> None:
-    """Write <folder>/onnx. weights: fp32, int8 (ONNX Runtime's dynamic quantization) or int4 (blocks of 32, MatMulNBits)."""
+    """Write <folder>/onnx. weights: fp32, int8 (ONNX Runtime's dynamic quantization) or int4
+    (blocks of 32, MatMulNBits).
+    """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: {nearest(weights, WEIGHTS)}")
     if missing := [n for n in NEEDED if importlib.util.find_spec(n) is None]:
-        raise UserError(f"{', '.join(missing)} isn't installed: pip install -c constraints.txt 'sintra[onnx]'")
+        raise UserError(
+            f"{', '.join(missing)} isn't installed: pip install -c constraints.txt 'sintra[onnx]'"
+        )
     given = opened(folder, store, "ONNX", None)
     ids = given.tokens()[:WINDOWS]
     with given.original() as source:
@@ -52,24 +59,42 @@ def load(source: Path) -> Any:
     try:
         return plain(source)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"transformers can't load the original: {next(iter(str(error).splitlines()), '')[:160]}") from None
+        raise UserError(
+            f"transformers can't load the original: {next(iter(str(error).splitlines()), '')[:160]}"
+        ) from None
 
 
 def write(net: Any, path: Path, ids: Any) -> None:
-    """torch.onnx's exporter over torch.export, batch and length left open. Raises UserError for what it can't follow."""
+    """torch.onnx's exporter over torch.export, batch and length left open. Raises UserError for
+    what it can't follow.
+    """
     import torch
 
-    batch = torch.from_numpy(ids[:1].repeat(2, axis=0)).long()  # an example of batch 1 would fix the batch
+    batch = torch.from_numpy(
+        ids[:1].repeat(2, axis=0)
+    ).long()  # an example of batch 1 would fix the batch
     free = {"input_ids": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
     heavy = sum(p.numel() for p in net.parameters()) * 4 > PROTOBUF
     try:
-        program = torch.onnx.export(net, (batch,), dynamo=True, dynamic_shapes=free, opset_version=OPSET, verbose=False,
-                                    input_names=["input_ids"], output_names=["logits"])  # fmt: skip
+        program = torch.onnx.export(
+            net,
+            (batch,),
+            dynamo=True,
+            dynamic_shapes=free,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=["input_ids"],
+            output_names=["logits"],
+        )
         assert program is not None
         program.save(path, external_data=heavy)
-    except Exception as error:  # the exporter has no error type of its own that covers all it raises
+    except (
+        Exception
+    ) as error:  # the exporter has no error type of its own that covers all it raises
         kind = net.net.config.model_type
-        raise UserError(f"torch.onnx can't export the architecture {kind!r}: {reason(error)}") from None
+        raise UserError(
+            f"torch.onnx can't export the architecture {kind!r}: {reason(error)}"
+        ) from None
 
 
 def pack(out: Path, weights: str) -> None:
@@ -93,15 +118,21 @@ def pack(out: Path, weights: str) -> None:
 
 
 def run(path: Path, ids: Any) -> Any:
-    """ONNX Runtime's logits on the CPU, (windows, length, vocabulary). Raises Infeasible where it can't load the graph."""
+    """ONNX Runtime's logits on the CPU, (windows, length, vocabulary). Raises Infeasible where it
+    can't load the graph.
+    """
     import numpy as np
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise Infeasible("unsupported", f"ONNX Runtime can't load what was exported: {str(error)[:200]}") from None
-    return np.concatenate([session.run(["logits"], {"input_ids": row[None].astype(np.int64)})[0] for row in ids])
+        raise Infeasible(
+            "unsupported", f"ONNX Runtime can't load what was exported: {str(error)[:200]}"
+        ) from None
+    return np.concatenate(
+        [session.run(["logits"], {"input_ids": row[None].astype(np.int64)})[0] for row in ids]
+    )
 
 
 def readme(given: Handover, out: Path, weights: str, found: dict[str, float]) -> str:
@@ -110,6 +141,15 @@ def readme(given: Handover, out: Path, weights: str, found: dict[str, float]) ->
     import torch
 
     size = sum(p.stat().st_size for p in out.glob("*.onnx*"))
-    return render("onnx.md", given=given, weights=weights, found=found, words=words(found), size=size, opset=OPSET,
-                  known=", ".join(ARCHITECTURES),
-                  torch=torch.__version__, runtime=onnxruntime.__version__)  # fmt: skip
+    return render(
+        "onnx.md",
+        given=given,
+        weights=weights,
+        found=found,
+        words=words(found),
+        size=size,
+        opset=OPSET,
+        known=", ".join(ARCHITECTURES),
+        torch=torch.__version__,
+        runtime=onnxruntime.__version__,
+    )

@@ -1,7 +1,9 @@
-"""TFLite: the original model through litert-torch, run by the LiteRT interpreter and compared with PyTorch (extra: tflite).
+"""TFLite: the original model through litert-torch, run by the LiteRT interpreter and compared with
+PyTorch (extra: tflite).
 
-A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or int4 of LiteRT's own.
-litert-torch clashes with constraints.txt, so it has an environment of its own (sintra.environments).
+A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or
+int4 of LiteRT's own. litert-torch clashes with constraints.txt, so it has an environment of its own
+(sintra.environments).
 """
 
 from __future__ import annotations
@@ -21,19 +23,28 @@ from sintra.stage import Context, cores, tool_version
 from sintra.store import Store, unique
 from sintra.templates import render
 
-WEIGHTS = {"fp32": None, "int8": "dynamic_wi8_afp32", "int4": "dynamic_wi4_afp32"}  # -> a recipe of ai-edge-quantizer's
+WEIGHTS = {
+    "fp32": None,
+    "int8": "dynamic_wi8_afp32",
+    "int4": "dynamic_wi4_afp32",
+}  # -> a recipe of ai-edge-quantizer's
 WINDOWS = 4
 
 
 def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") -> None:
-    """Write <folder>/tflite. weights: fp32, int8 or int4; length: tokens of the fixed input, by default the study's context."""
+    """Write <folder>/tflite. weights: fp32, int8 or int4; length: tokens of the fixed input, by
+    default the study's context.
+    """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: {nearest(weights, WEIGHTS)}")
     given = opened(folder, store, "LiteRT", None)
     ids = given.tokens()[:WINDOWS]
     if length and not (length.isdigit() and 0 < int(length) <= ids.shape[1]):
         raise UserError(
-            f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's windows (probe.context)"
+            
+                f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's "
+                "windows (probe.context)"
+            
         )
     ids = ids[:, : int(length or ids.shape[1])]
     with given.original() as source:
@@ -41,7 +52,12 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
         keep = store.folder("tmp") / f"{unique()}.export"
         params = {"tokens": ids.tolist(), "weights": weights}
         context = Context(
-            params, {"model": source}, out, {}, keep, min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10))
+            params,
+            {"model": source},
+            out,
+            {},
+            keep,
+            min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10)),
         )
         try:
             call(context, at_hand(context, "tflite"), f"{__name__}:convert")
@@ -58,7 +74,9 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
 
 
 def convert(context: Context) -> None:
-    """In the environment: write model.tflite, run it, compare. Raises Infeasible for what litert-torch can't follow."""
+    """In the environment: write model.tflite, run it, compare. Raises Infeasible for what
+    litert-torch can't follow.
+    """
     import numpy as np
 
     ids = np.array(context.params["tokens"], dtype=np.int32)
@@ -67,8 +85,12 @@ def convert(context: Context) -> None:
     lower(net, path, ids)
     if recipe := WEIGHTS[context.params["weights"]]:
         pack(path, recipe)
-    versions = {n: tool_version(n) for n in ("litert-torch", "ai-edge-litert", "torch", "transformers")}
-    context.write_json("comparison.json", likeness(logits(net, ids), run(path, ids, context.threads)) | versions)
+    versions = {
+        n: tool_version(n) for n in ("litert-torch", "ai-edge-litert", "torch", "transformers")
+    }
+    context.write_json(
+        "comparison.json", likeness(logits(net, ids), run(path, ids, context.threads)) | versions
+    )
 
 
 def lower(net: Any, path: Path, ids: Any) -> None:
@@ -80,7 +102,9 @@ def lower(net: Any, path: Path, ids: Any) -> None:
         made = litert_torch.convert(net, (torch.from_numpy(ids[:1]).long(),))
     except Exception as error:  # whatever torch.export or the lowering says of an operation
         kind, known = net.net.config.model_type, ", ".join(ARCHITECTURES)
-        words = f"litert-torch can't convert {kind!r} (tried and found good: {known}): {reason(error)}"
+        words = (
+            f"litert-torch can't convert {kind!r} (tried and found good: {known}): {reason(error)}"
+        )
         raise Infeasible("unsupported", words) from None
     made.export(str(path))
 
@@ -111,5 +135,13 @@ def run(path: Path, ids: Any, threads: int) -> Any:
 def readme(given: Handover, out: Path, weights: str, length: int, found: dict[str, Any]) -> str:
     """What it is, how like the original, and what it isn't."""
     size = (out / "model.tflite").stat().st_size
-    return render("tflite.md", given=given, weights=weights, words=words(found), found=found, size=size, length=length,
-                  known=", ".join(ARCHITECTURES))  # fmt: skip
+    return render(
+        "tflite.md",
+        given=given,
+        weights=weights,
+        words=words(found),
+        found=found,
+        size=size,
+        length=length,
+        known=", ".join(ARCHITECTURES),
+    )

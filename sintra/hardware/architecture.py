@@ -1,7 +1,9 @@
-"""The tensors of a model that is known by its config.json alone, and the type that llama.cpp's presets give to each.
+"""The tensors of a model that is known by its config.json alone, and the type that llama.cpp's
+presets give to each.
 
-Decoder-only transformers of the Llama family: separate or fused projections aren't told apart where the bytes are the
-same. Rules: llama.cpp, src/llama-quant.cpp, llama_tensor_get_type_impl (without importance matrix).
+Decoder-only transformers of the Llama family: separate or fused projections aren't told apart where
+the bytes are the same. Rules: llama.cpp, src/llama-quant.cpp, llama_tensor_get_type_impl (without
+importance matrix).
 """
 
 from __future__ import annotations
@@ -15,8 +17,22 @@ from sintra.errors import UserError, nearest
 from sintra.hardware.estimate import Shape, slowness
 from sintra.matrices import block_size, written
 
-KNOWN = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3",
-         "smollm3", "granite", "olmo2")  # fmt: skip
+KNOWN = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "smollm3",
+    "granite",
+    "olmo2",
+)
 BIASED = ("qwen2", "qwen2_moe")  # q, k and v have biases
 BASE = {
     "Q3_K_S": "Q3_K",
@@ -46,7 +62,9 @@ PRESETS = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor: kind is its name without the block; count: how many elements; block: None outside the blocks."""
+    """A tensor: kind is its name without the block; count: how many elements; block: None outside
+    the blocks.
+    """
 
     kind: str
     columns: int
@@ -74,7 +92,9 @@ class Architecture:
 
 
 def read(path: Path) -> Architecture:
-    """From a config.json. Raises UserError where the architecture isn't known or the file isn't one."""
+    """From a config.json. Raises UserError where the architecture isn't known or the file isn't
+    one.
+    """
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -87,10 +107,16 @@ def of_config(config: dict[str, Any]) -> Architecture:
     kind = config.get("model_type", "")
     if kind not in KNOWN:
         raise UserError(
-            f"no estimate from a config of model_type {kind!r}: {nearest(kind, KNOWN)}; a GGUF of it can be estimated"
+            
+                f"no estimate from a config of model_type {kind!r}: {nearest(kind, KNOWN)}; a "
+                "GGUF of "
+                "it can be estimated"
+            
         )
     try:
-        width, layers, heads = (int(config[k]) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+        width, layers, heads = (
+            int(config[k]) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
         vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
     except KeyError as error:
         raise UserError(f"config.json lacks {error.args[0]!r}") from None
@@ -99,24 +125,59 @@ def of_config(config: dict[str, Any]) -> Architecture:
     experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
     tied = bool(config.get("tie_word_embeddings", kind.startswith("gemma")))
     expert = int(config.get("moe_intermediate_size") or inner) if experts else inner
-    tensors = [Tensor("token_embd", width, vocabulary * width), Tensor("output_norm", width, width, matrix=False)]
+    tensors = [
+        Tensor("token_embd", width, vocabulary * width),
+        Tensor("output_norm", width, width, matrix=False),
+    ]
     tensors += [] if tied else [Tensor("output", width, vocabulary * width)]
     for block in range(layers):
-        tensors += _block(config, block, width, heads * head, kv_heads * head, head, expert, experts)
+        tensors += _block(
+            config, block, width, heads * head, kv_heads * head, head, expert, experts
+        )
     used = int(config.get("num_experts_per_tok") or 0)
-    idle = sum(t.count for t in tensors if "_exps" in t.kind) * (1 - used / experts) if experts else 0.0
+    idle = (
+        sum(t.count for t in tensors if "_exps" in t.kind) * (1 - used / experts)
+        if experts
+        else 0.0
+    )
     window, windowed = _windows(config, layers)
     read = sum(t.count for t in tensors) - (0 if tied else vocabulary * width)
-    return Architecture(tuple(tensors), layers, width, heads, kv_heads, head, vocabulary, tied, experts, 1 - idle / read,
-                        window, windowed)  # fmt: skip
+    return Architecture(
+        tuple(tensors),
+        layers,
+        width,
+        heads,
+        kv_heads,
+        head,
+        vocabulary,
+        tied,
+        experts,
+        1 - idle / read,
+        window,
+        windowed,
+    )
 
 
 def _block(
-    config: dict[str, Any], block: int, width: int, q: int, kv: int, head: int, inner: int, experts: int
+    config: dict[str, Any],
+    block: int,
+    width: int,
+    q: int,
+    kv: int,
+    head: int,
+    inner: int,
+    experts: int,
 ) -> list[Tensor]:
     kind = config["model_type"]
-    found = [Tensor(name, columns, columns * rows, block) for name, columns, rows in (
-        ("attn_q", width, q), ("attn_k", width, kv), ("attn_v", width, kv), ("attn_output", q, width))]  # fmt: skip
+    found = [
+        Tensor(name, columns, columns * rows, block)
+        for name, columns, rows in (
+            ("attn_q", width, q),
+            ("attn_k", width, kv),
+            ("attn_v", width, kv),
+            ("attn_output", q, width),
+        )
+    ]
     if kind == "phi3":  # one fused matrix each
         found = [Tensor("attn_qkv", width, width * (q + 2 * kv), block), found[3]]
     ffn = [("ffn_gate", width, inner), ("ffn_up", width, inner), ("ffn_down", inner, width)]
@@ -124,18 +185,31 @@ def _block(
         found += [Tensor(f"{n}_exps", c, c * r * experts, block) for n, c, r in ffn]
         found.append(Tensor("ffn_gate_inp", width, width * experts, block, matrix=False))
     elif kind == "phi3":
-        found += [Tensor("ffn_up", width, 2 * width * inner, block), Tensor("ffn_down", inner, inner * width, block)]
+        found += [
+            Tensor("ffn_up", width, 2 * width * inner, block),
+            Tensor("ffn_down", inner, inner * width, block),
+        ]
     else:
         found += [Tensor(n, c, c * r, block) for n, c, r in ffn]
     shared = int(config.get("shared_expert_intermediate_size") or 0) if experts else 0
-    found += [Tensor(f"{n}_shexp", c, c * r, block) for n, c, r in (
-        ("ffn_gate", width, shared), ("ffn_up", width, shared), ("ffn_down", shared, width)) if shared]  # fmt: skip
+    found += [
+        Tensor(f"{n}_shexp", c, c * r, block)
+        for n, c, r in (
+            ("ffn_gate", width, shared),
+            ("ffn_up", width, shared),
+            ("ffn_down", shared, width),
+        )
+        if shared
+    ]
     norms = 4 if kind in ("gemma2", "gemma3_text") else 2
     found += [Tensor("norm", width, width, block, matrix=False)] * norms
     if kind in ("qwen3", "qwen3_moe", "gemma3_text"):
         found += [Tensor("head_norm", head, head, block, matrix=False)] * 2
     if kind == "olmo2":
-        found += [Tensor("head_norm", q, q, block, matrix=False), Tensor("head_norm", kv, kv, block, matrix=False)]
+        found += [
+            Tensor("head_norm", q, q, block, matrix=False),
+            Tensor("head_norm", kv, kv, block, matrix=False),
+        ]
     if kind in BIASED or config.get("attention_bias"):
         found += [Tensor("bias", n, n, block, matrix=False) for n in (q, kv, kv)]
     return found
@@ -181,10 +255,14 @@ def _inside(preset: str, base: str, tensor: Tensor, of: Architecture) -> str:
     kind = tensor.kind.removesuffix("_exps").removesuffix("_shexp")
     if kind in ("attn_v", "attn_qkv"):
         chosen = {
-            "Q2_K": "Q4_K" if grouped else "Q3_K", "Q3_K_M": "Q5_K" if block < 2 else "Q4_K", "Q3_K_L": "Q5_K",
-            "IQ4_XS": "Q5_K" if grouped else base, "Q4_K_M": "Q6_K" if many else base, "Q5_K_M": "Q6_K" if many else base,
+            "Q2_K": "Q4_K" if grouped else "Q3_K",
+            "Q3_K_M": "Q5_K" if block < 2 else "Q4_K",
+            "Q3_K_L": "Q5_K",
+            "IQ4_XS": "Q5_K" if grouped else base,
+            "Q4_K_M": "Q6_K" if many else base,
+            "Q5_K_M": "Q6_K" if many else base,
             "Q4_K_S": "Q5_K" if block < 4 else base,
-        }.get(preset, base)  # fmt: skip
+        }.get(preset, base)
         chosen = "Q5_K" if of.layers == 80 and grouped and chosen in ("Q3_K", "Q4_K") else chosen
         return "Q8_0" if of.experts == 8 else chosen
     if kind == "attn_k" and of.experts == 8:
@@ -192,10 +270,14 @@ def _inside(preset: str, base: str, tensor: Tensor, of: Architecture) -> str:
     if kind == "ffn_down":
         early = block < layers // 8
         return {
-            "Q2_K": "Q3_K", "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K", "Q3_K_L": "Q5_K",
-            "Q4_K_M": "Q6_K" if many else base, "Q5_K_M": "Q6_K" if many else base, "Q4_K_S": "Q5_K" if early else base,
+            "Q2_K": "Q3_K",
+            "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K",
+            "Q3_K_L": "Q5_K",
+            "Q4_K_M": "Q6_K" if many else base,
+            "Q5_K_M": "Q6_K" if many else base,
+            "Q4_K_S": "Q5_K" if early else base,
             "IQ4_XS": "Q5_K" if early else base,
-        }.get(preset, base)  # fmt: skip
+        }.get(preset, base)
     if kind == "attn_output":
         if of.experts == 8:
             lifted = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_XS")
@@ -222,7 +304,21 @@ def shape(of: Architecture, preset: str) -> Shape:
             slow += (slowness(kind) - 1) * found
             k_bytes += found if slowness(kind, 1) >= 2 else 0
     return Shape(
-        int(total), int(embedding), of.tied, sum(t.count for t in of.tensors), of.layers, of.width, of.heads, of.kv_heads,
-        of.head_dim, of.vocabulary, slow, k_bytes, of.active, of.window, of.windowed,
-        tuple(sorted(types.items())), max((t.columns for t in of.tensors if t.kind == "ffn_down"), default=0),
-    )  # fmt: skip
+        int(total),
+        int(embedding),
+        of.tied,
+        sum(t.count for t in of.tensors),
+        of.layers,
+        of.width,
+        of.heads,
+        of.kv_heads,
+        of.head_dim,
+        of.vocabulary,
+        slow,
+        k_bytes,
+        of.active,
+        of.window,
+        of.windowed,
+        tuple(sorted(types.items())),
+        max((t.columns for t in of.tensors if t.kind == "ffn_down"), default=0),
+    )

@@ -1,5 +1,7 @@
-"""Limits that a container or a service manager puts on this process: cgroups v1 and v2 (kernel documentation,
-admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst). `root` is where the filesystem begins."""
+"""Limits that a container or a service manager puts on this process: cgroups v1 and v2 (kernel
+documentation, admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst). `root` is where the
+filesystem begins.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ UNLIMITED = 2**60  # v1 writes a number near 2^63 for no limit
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes and cores; None where there is no limit. used: bytes that the limiting group can't give back (its page cache that
-    nobody has used of late left out)."""
+    """Bytes and cores; None where there is no limit. used: bytes that the limiting group can't give
+    back (its page cache that nobody has used of late left out).
+    """
 
     memory: int | None = None
     used: int | None = None
@@ -32,12 +35,17 @@ def paths(root: Path) -> dict[str, str]:
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's group and of all above it, the innermost first; in a container whose path from outside
-    isn't there, the mount's own root."""
+    """The folders of this process's group and of all above it, the innermost first; in a container
+    whose path from outside isn't there, the mount's own root.
+    """
     path = paths(root).get(controller)
     if path is None:
         return
-    places = [root / "sys/fs/cgroup" / controller] if controller else [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+    places = (
+        [root / "sys/fs/cgroup" / controller]
+        if controller
+        else [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+    )
     for base in places:
         if not base.is_dir():
             continue
@@ -65,7 +73,9 @@ def limits(root: Path = Path("/")) -> Limits:
 
 def _held(group: Path, usage: str) -> int | None:
     used = _number(group / usage)
-    stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line)
+    stat = dict(
+        line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line
+    )
     idle = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"
     return None if used is None else max(0, used - int(idle))
 
@@ -77,7 +87,10 @@ def _cores(root: Path) -> float | None:
         if quota.strip().isdigit() and period.strip().isdigit():
             found.append(int(quota) / int(period))
     for group in groups(root, "cpu"):
-        quota_us, period_us = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        quota_us, period_us = (
+            _number(group / "cpu.cfs_quota_us"),
+            _number(group / "cpu.cfs_period_us"),
+        )
         if quota_us and quota_us > 0 and period_us:
             found.append(quota_us / period_us)
     return min(found, default=None)

@@ -1,4 +1,6 @@
-"""A memory limit for one child process: a cgroup of its own where one can be made, else a limit on its data segment."""
+"""A memory limit for one child process: a cgroup of its own where one can be made, else a limit on
+its data segment.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def _group(limit: int, root: Path) -> Path | None:
         except OSError:
             continue
         try:
-            if not (folder / name).exists():  # a plain folder, or a hierarchy without the controller
+            if not (
+                folder / name
+            ).exists():  # a plain folder, or a hierarchy without the controller
                 raise OSError(name)
             (folder / name).write_text(str(limit))
             with contextlib.suppress(OSError):  # no swapping out of the limit's reach

@@ -1,13 +1,16 @@
-"""Decode speed fitted on published points: classes of backends, devices within them, variants within devices.
+"""Decode speed fitted on published points: classes of backends, devices within them, variants
+within devices.
 
 log(tokens/s) = -log(t) + error,   t = (k B + d P) / (e W) + n o
 
-B bytes read a token (k of a K-quant's counts for more), P weights, W the memory's theoretical bandwidth, n layers. e, the
-efficiency, is exp(class + device + variant); d, bytes that decoding a weight costs beside reading it, is the class's; o,
-the overhead a layer, is of the class and the device and falls with the bandwidth to a power on GPUs, since a larger chip
-is faster at what isn't reading, too. Every term has a normal prior; the posterior is Gauss-Newton's (Laplace's
-approximation). A device with many points keeps its own numbers, one with few is drawn to its class (partial pooling:
-Gelman and Hill, Data Analysis Using Regression and Multilevel Models, 2006, chapter 12).
+B bytes read a token (k of a K-quant's counts for more), P weights, W the memory's theoretical
+bandwidth, n layers. e, the efficiency, is exp(class + device + variant); d, bytes that decoding a
+weight costs beside reading it, is the class's; o, the overhead a layer, is of the class and the
+device and falls with the bandwidth to a power on GPUs, since a larger chip is faster at what isn't
+reading, too. Every term has a normal prior; the posterior is Gauss-Newton's (Laplace's
+approximation). A device with many points keeps its own numbers, one with few is drawn to its class
+(partial pooling: Gelman and Hill, Data Analysis Using Regression and Multilevel Models, 2006,
+chapter 12).
 """
 
 from __future__ import annotations
@@ -27,9 +30,18 @@ else:
     np = lazy.module("numpy")
 
 Name = tuple[str, ...]
-# Standard deviations of logarithms, picked by marginal likelihood among round numbers (docs/decisions.md).
-NOISE, VARIANT, CPU_DEVICE, GPU_DEVICE, OVERHEAD_CLASS, OVERHEAD_DEVICE = 0.05, 0.05, 0.30, 0.15, 0.4, 0.4
-# Few devices stand for the spread among devices, so intervals are Student's: 90 % of t with 8 degrees of freedom.
+# Standard deviations of logarithms, picked by marginal likelihood among round numbers
+# (docs/decisions.md).
+NOISE, VARIANT, CPU_DEVICE, GPU_DEVICE, OVERHEAD_CLASS, OVERHEAD_DEVICE = (
+    0.05,
+    0.05,
+    0.30,
+    0.15,
+    0.4,
+    0.4,
+)
+# Few devices stand for the spread among devices, so intervals are Student's: 90 % of t with 8
+# degrees of freedom.
 NINETY = 1.86
 PIVOT = 200e9
 STEPS = 40
@@ -38,8 +50,9 @@ GPU_OVERHEAD, POWER = ("gpu_overhead",), ("power",)
 
 @dataclass(frozen=True)
 class Parameters:
-    """A device as the fit sees it. Spreads are half-widths of 90 % intervals of the logarithm: `spread` of the speed where
-    reading is all, `overhead_spread` of the overhead."""
+    """A device as the fit sees it. Spreads are half-widths of 90 % intervals of the logarithm:
+    `spread` of the speed where reading is all, `overhead_spread` of the overhead.
+    """
 
     efficiency: float
     spread: float
@@ -68,7 +81,10 @@ def prior(name: Name) -> tuple[float, float]:
             return math.log(0.05), 0.5
         case ("k_quant", "cpu"):
             return 0.05, 0.05
-        case ("k_quant", _):  # llama.cpp, tools/quantize/README.md: Q4_K_M to Q6_K beside F16 and Q8_0 on one GPU
+        case (
+            "k_quant",
+            _,
+        ):  # llama.cpp, tools/quantize/README.md: Q4_K_M to Q6_K beside F16 and Q8_0 on one GPU
             return 0.10, 0.05
         case ("device", _, backend):
             return 0.0, CPU_DEVICE if backend == "cpu" else GPU_DEVICE
@@ -85,8 +101,14 @@ def k_quant(backend: str) -> Name:
 def names(point: Point) -> list[Name]:
     """The parameters that bear on a point."""
     place, backend = (point.profile, point.backend), point.backend
-    found: list[Name] = [("efficiency", backend), ("device", *place), ("variant", point.profile, point.device),
-                         ("overhead", backend), ("weight", backend), k_quant(backend)]  # fmt: skip
+    found: list[Name] = [
+        ("efficiency", backend),
+        ("device", *place),
+        ("variant", point.profile, point.device),
+        ("overhead", backend),
+        ("weight", backend),
+        k_quant(backend),
+    ]
     return found if backend == "cpu" else [*found, ("device_overhead", *place), GPU_OVERHEAD, POWER]
 
 
@@ -134,13 +156,17 @@ class Fit:
         return float(known @ self.covariance @ known) + free
 
     def predict(self, point: Point) -> tuple[float, float, float]:
-        """Decode speed of a point in tokens/s with its 90 % interval; the point's own speed is not looked at."""
+        """Decode speed of a point in tokens/s with its 90 % interval; the point's own speed is not
+        looked at.
+        """
         mean, slope = slopes(point, self.value)
         half = NINETY * math.sqrt(self.variance(slope) + NOISE**2)
         return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
     def device(self, profile: str, backend: str, bandwidth: float) -> Parameters:
-        """A device's parameters, whichever of its variants; of the class where no point is of the device."""
+        """A device's parameters, whichever of its variants; of the class where no point is of the
+        device.
+        """
         place = (profile, backend)
 
         def total(wanted: list[Name]) -> float:
@@ -156,9 +182,13 @@ class Fit:
         log_overhead = total(overhead) + (scale * total([POWER]) if scale else 0.0)
         spread = math.sqrt(self.variance(dict.fromkeys(efficiency, 1.0)) + VARIANT**2 + NOISE**2)
         return Parameters(
-            math.exp(total(efficiency)), NINETY * spread, math.exp(log_overhead), NINETY * math.sqrt(self.variance(slope)),
-            math.exp(total([("weight", backend)])), max(0.0, total([k_quant(backend)])),
-        )  # fmt: skip
+            math.exp(total(efficiency)),
+            NINETY * spread,
+            math.exp(log_overhead),
+            NINETY * math.sqrt(self.variance(slope)),
+            math.exp(total([("weight", backend)])),
+            max(0.0, total([k_quant(backend)])),
+        )
 
 
 def fit(points: Iterable[Point]) -> Fit:
@@ -179,11 +209,16 @@ def fit(points: Iterable[Point]) -> Fit:
             for name, slope in found.items():
                 jacobian[i, at[name]] = slope
         curvature = jacobian.T @ (weight[:, None] * jacobian) + precision
-        step = np.linalg.solve(curvature, jacobian.T @ (weight * (target - expected)) - precision @ (now - mean))
+        step = np.linalg.solve(
+            curvature, jacobian.T @ (weight * (target - expected)) - precision @ (now - mean)
+        )
         now = now + step
         if np.abs(step).max() < 1e-9:
             break
-    return Fit(dict(zip(wanted, now.tolist(), strict=True)), np.asarray(np.linalg.inv(curvature), np.float64))
+    return Fit(
+        dict(zip(wanted, now.tolist(), strict=True)),
+        np.asarray(np.linalg.inv(curvature), np.float64),
+    )
 
 
 def leave_one_out(points: list[Point]) -> list[tuple[float, float, float]]:
@@ -192,7 +227,13 @@ def leave_one_out(points: list[Point]) -> list[tuple[float, float, float]]:
 
 
 def scores(points: list[Point], predicted: list[tuple[float, float, float]]) -> dict[str, float]:
-    """Median and mean of |predicted / measured - 1|, and the share of measured speeds inside their interval."""
+    """Median and mean of |predicted / measured - 1|, and the share of measured speeds inside their
+    interval.
+    """
     errors = [abs(value / p.tps - 1) for p, (value, _, _) in zip(points, predicted, strict=True)]
     inside = [low <= p.tps <= high for p, (_, low, high) in zip(points, predicted, strict=True)]
-    return {"median_ape": float(np.median(errors)), "mean_ape": float(np.mean(errors)), "coverage90": float(np.mean(inside))}
+    return {
+        "median_ape": float(np.median(errors)),
+        "mean_ape": float(np.mean(errors)),
+        "coverage90": float(np.mean(inside)),
+    }

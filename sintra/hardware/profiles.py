@@ -26,4 +26,6 @@ def every(root: Path) -> dict[str, dict[str, Any]]:
 
 def bandwidths(root: Path) -> dict[str, float]:
     """Theoretical memory bandwidth in bytes/s by profile."""
-    return {n: float(p["bandwidth_gbs"]) * 1e9 for n, p in every(root).items() if p.get("bandwidth_gbs")}
+    return {
+        n: float(p["bandwidth_gbs"]) * 1e9 for n, p in every(root).items() if p.get("bandwidth_gbs")
+    }

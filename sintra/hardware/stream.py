@@ -1,7 +1,9 @@
-"""Memory bandwidth of this machine, measured: reading and copying arrays far larger than the caches, all cores at once.
+"""Memory bandwidth of this machine, measured: reading and copying arrays far larger than the
+caches, all cores at once.
 
-Best of several passes, as STREAM does it (McCalpin, 1995). Copying counts a read and a write of each byte; where a write first
-reads the line, the memory moves half as much again, which isn't counted.
+Best of several passes, as STREAM does it (McCalpin, 1995). Copying counts a read and a write of
+each byte; where a write first reads the line, the memory moves half as much again, which isn't
+counted.
 """
 
 from __future__ import annotations

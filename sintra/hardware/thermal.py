@@ -1,12 +1,14 @@
-"""Heat, simulated: two thermal nodes and the device's governor. Nothing here is measured; the metric says `simulated`.
+"""Heat, simulated: two thermal nodes and the device's governor. Nothing here is measured; the
+metric says `simulated`.
 
     C_j dT_j/dt = P - (T_j - T_c)/R_jc          C_c dT_c/dt = (T_j - T_c)/R_jc - (T_c - T_a)/R_ca
     P = idle + (full - idle) u f V(f)^2,        V(f) = v + (1 - v) f
 
-j: the chip, c: board, cooler or case; f: clock over its maximum, u: load. Decode: time a token = (1 - s) + s/f of what it is at
-full clock, since memory isn't throttled; s is `clock_share`. Governors: linear from throttle_c to hard_c on the chip's
-temperature (Raspberry Pi: raspberrypi/documentation, frequency management); in steps at throttle_c where hard_c isn't given
-(Jetson, as L4T's); with skin_c, linear from skin_c over skin_band on the case's (phones and fanless laptops).
+j: the chip, c: board, cooler or case; f: clock over its maximum, u: load. Decode: time a token = (1
+- s) + s/f of what it is at full clock, since memory isn't throttled; s is `clock_share`. Governors:
+linear from throttle_c to hard_c on the chip's temperature (Raspberry Pi: raspberrypi/documentation,
+frequency management); in steps at throttle_c where hard_c isn't given (Jetson, as L4T's); with
+skin_c, linear from skin_c over skin_band on the case's (phones and fanless laptops).
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ NEEDED = ("ambient_c", "idle_w", "full_w", "r_jc", "r_ca", "c_j", "c_c")
 DEFAULTS = {"v": 0.7, "floor": 0.25, "clock_share": 0.5, "skin_band": 6.0}
 STEP, HYSTERESIS, NOTCH = 0.25, 2.0, 0.05
 BURST_S, SUSTAINED_S = 60.0, 600.0
-KEYS = frozenset((*NEEDED, *DEFAULTS, "throttle_c", "hard_c", "skin_c", "r_ca_cooled", "c_c_cooled", "start_c"))
+KEYS = frozenset(
+    (*NEEDED, *DEFAULTS, "throttle_c", "hard_c", "skin_c", "r_ca_cooled", "c_c_cooled", "start_c")
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A moment: seconds, Celsius of chip and case, clock over its maximum, speed over that at full clock."""
+    """A moment: seconds, Celsius of chip and case, clock over its maximum, speed over that at full
+    clock.
+    """
 
     t: float
     chip: float
@@ -42,11 +48,16 @@ def complete(thermal: dict[str, float]) -> bool:
 
 
 def checked(thermal: dict[str, float], name: str, cooled: bool = False) -> dict[str, float]:
-    """The parameters with defaults, with the cooler where asked. Raises UserError where too little is known."""
+    """The parameters with defaults, with the cooler where asked. Raises UserError where too little
+    is known.
+    """
     missing = [k for k in NEEDED if k not in thermal]
     if missing or not complete(thermal):
         raise UserError(
-            f"the profile {name} says too little of heat: thermal lacks {', '.join(missing) or 'throttle_c or skin_c'}"
+            
+                f"the profile {name} says too little of heat: thermal lacks "
+                f"{', '.join(missing) or 'throttle_c or skin_c'}"
+            
         )
     if cooled and "r_ca_cooled" not in thermal:
         raise UserError(f"the profile {name} knows of no cooler (thermal.r_ca_cooled)")
@@ -58,7 +69,10 @@ def checked(thermal: dict[str, float], name: str, cooled: bool = False) -> dict[
 
 def power(p: dict[str, float], clock: float, load: float = 1.0) -> float:
     """Watts at a clock (share of the maximum) and a load from 0 to 1."""
-    return p["idle_w"] + (p["full_w"] - p["idle_w"]) * load * clock * (p["v"] + (1 - p["v"]) * clock) ** 2
+    return (
+        p["idle_w"]
+        + (p["full_w"] - p["idle_w"]) * load * clock * (p["v"] + (1 - p["v"]) * clock) ** 2
+    )
 
 
 def speed(p: dict[str, float], clock: float) -> float:
@@ -90,8 +104,12 @@ def rest(p: dict[str, float]) -> tuple[float, float]:
     return case + p["idle_w"] * p["r_jc"], case
 
 
-def simulate(p: dict[str, float], seconds: float, loads: Iterable[tuple[float, float]] = ()) -> list[Sample]:
-    """A run from rest, a sample a second. loads: (seconds, load) one after the other, full load after the last."""
+def simulate(
+    p: dict[str, float], seconds: float, loads: Iterable[tuple[float, float]] = ()
+) -> list[Sample]:
+    """A run from rest, a sample a second. loads: (seconds, load) one after the other, full load
+    after the last.
+    """
     plan = [load for span, load in loads for _ in range(round(span / STEP))]
     chip, case = rest(p)
     clock, found = 1.0, []
@@ -113,7 +131,9 @@ def mean_speed(samples: list[Sample], start: float, end: float) -> float:
 
 
 def sustained(p: dict[str, float]) -> float:
-    """Relative speed where heat in and out are equal: what a run of many minutes comes to. Bisection on the clock."""
+    """Relative speed where heat in and out are equal: what a run of many minutes comes to.
+    Bisection on the clock.
+    """
     low, high = p["floor"], 1.0
 
     def excess(clock: float) -> float:
@@ -133,15 +153,21 @@ def sustained(p: dict[str, float]) -> float:
 
 
 def calibrate(p: dict[str, float], log: list[tuple[float, float, float]]) -> dict[str, float]:
-    """The parameters with R_ca and C_c (K/W, J/K) fitted to a logged run: (seconds, chip in Celsius, watts).
+    """The parameters with R_ca and C_c (K/W, J/K) fitted to a logged run: (seconds, chip in
+    Celsius, watts).
 
-    Least squares on the chip's temperature, the logged power put in; the case starts so that the first reading fits.
-    Raises UserError for a log too short to tell.
+    Least squares on the chip's temperature, the logged power put in; the case starts so that the
+    first reading fits. Raises UserError for a log too short to tell.
     """
     from scipy.optimize import least_squares
 
     if len(log) < 10 or max(row[1] for row in log) - log[0][1] < 5:
-        raise UserError("the log is too short or too cool: wanted are at least 10 rows in which the chip warms by 5 C or more")
+        raise UserError(
+            
+                "the log is too short or too cool: wanted are at least 10 rows in which the chip "
+                "warms by 5 C or more"
+            
+        )
 
     def off(logs: list[float]) -> list[float]:
         trial = p | {"r_ca": math.exp(logs[0]), "c_c": math.exp(logs[1])}

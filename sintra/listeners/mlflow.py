@@ -1,7 +1,9 @@
-"""MLflow: a study is a run, and the winner of one that met its goal a version of a registered model.
+"""MLflow: a study is a run, and the winner of one that met its goal a version of a registered
+model.
 
-Params are what was asked for; each measured variant is a step of the metrics; `winner/...` are the winner's. Only the tracking,
-artifact and registry clients of mlflow-skinny are used (https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html).
+Params are what was asked for; each measured variant is a step of the metrics; `winner/...` are the
+winner's. Only the tracking, artifact and registry clients of mlflow-skinny are used
+(https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html).
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from sintra import __version__
 from sintra.errors import UserError
 from sintra.events import Event, Listener, Setting
 
-FILES = ("result.json", "recipe.yaml", "rounds.json", "manifest.json", "report.html", "ab.html", "surgery.html")
+FILES = (
+    "result.json",
+    "recipe.yaml",
+    "rounds.json",
+    "manifest.json",
+    "report.html",
+    "ab.html",
+    "surgery.html",
+)
 NEEDED = ("mlflow", "sqlalchemy", "alembic", "sqlparse")
 BATCH = 100  # MLflow takes 100 params in one request
 LONGEST = 500  # characters of a param that every store takes
@@ -34,9 +44,16 @@ ENDED = {"met": "FINISHED", "unmet": "FINISHED", "failed": "FAILED"}
 def check(options: dict[str, Any]) -> None:
     """Packages, and an address without a password."""
     if missing := [n for n in NEEDED if importlib.util.find_spec(n) is None]:
-        raise UserError(f"listeners has 'mlflow', and {missing[0]} isn't installed: pip install 'sintra[mlflow]'")
+        raise UserError(
+            
+                f"listeners has 'mlflow', and {missing[0]} isn't installed: pip install "
+                "'sintra[mlflow]'"
+            
+        )
     if "@" in urlsplit(options["mlflow"]["uri"]).netloc:
-        raise UserError("mlflow.uri holds a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        raise UserError(
+            "mlflow.uri holds a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -66,9 +83,15 @@ class Tracker:
         self.local = not (self.options["uri"] or os.environ.get("MLFLOW_TRACKING_URI"))
         if self.local:
             place.mkdir(parents=True, exist_ok=True)
-        uri = self.options["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
+        uri = (
+            self.options["uri"]
+            or os.environ.get("MLFLOW_TRACKING_URI")
+            or f"sqlite:///{place / 'mlflow.db'}"
+        )
         self.client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self.experiment = self.find_experiment((place / "artifacts").as_uri() if self.local else None)
+        self.experiment = self.find_experiment(
+            (place / "artifacts").as_uri() if self.local else None
+        )
         self.runs: dict[str, str] = {}
         self.steps: dict[str, int] = {}
 
@@ -76,7 +99,11 @@ class Tracker:
         """The experiment's id, made where there is none."""
         name = self.options["experiment"]
         known = self.client.get_experiment_by_name(name)
-        return str(known.experiment_id if known else self.client.create_experiment(name, artifact_location=artifacts))
+        return str(
+            known.experiment_id
+            if known
+            else self.client.create_experiment(name, artifact_location=artifacts)
+        )
 
     def hear(self, event: Event) -> None:
         """One event into the study's run."""
@@ -98,8 +125,14 @@ class Tracker:
             run = known[0].info.run_id
             self.client.update_run(run, status="RUNNING")
         else:
-            tags = {"mlflow.runName": event.study, "sintra.study": event.study, "sintra.version": __version__}
-            run = self.client.create_run(self.experiment, start_time=int(event.at * 1000), tags=tags).info.run_id
+            tags = {
+                "mlflow.runName": event.study,
+                "sintra.study": event.study,
+                "sintra.version": __version__,
+            }
+            run = self.client.create_run(
+                self.experiment, start_time=int(event.at * 1000), tags=tags
+            ).info.run_id
             self.params(run, event.data)
         self.runs[event.study] = run
         self.steps[event.study] = len(self.client.get_metric_history(run, "round"))
@@ -115,14 +148,18 @@ class Tracker:
     def candidate(self, study: str, row: dict[str, Any], at: int) -> None:
         """A measured variant as the next step of every metric."""
         self.steps[study] += 1
-        numbers = {m["metric"]: m["value"] for m in row["measurements"]} | {"round": row["measured_in"]}
+        numbers = {m["metric"]: m["value"] for m in row["measurements"]} | {
+            "round": row["measured_in"]
+        }
         self.metrics(self.runs[study], numbers, at, self.steps[study])
 
     def metrics(self, run: str, numbers: dict[str, float], at: int, step: int) -> None:
         """Numbers of one step."""
         from mlflow.entities import Metric
 
-        self.client.log_batch(run, metrics=[Metric(metric(k), float(v), at, step) for k, v in numbers.items()])
+        self.client.log_batch(
+            run, metrics=[Metric(metric(k), float(v), at, step) for k, v in numbers.items()]
+        )
 
     def end(self, event: Event, run: str, at: int) -> None:
         """Winner, files, registered model, status."""
@@ -144,19 +181,29 @@ class Tracker:
         del self.runs[event.study]
 
     def register(self, event: Event, run: str, folder: Path) -> None:
-        """The winner's file as an artifact, and as a version of the model for its device, called champion."""
+        """The winner's file as an artifact, and as a version of the model for its device, called
+        champion.
+        """
         from mlflow.exceptions import MlflowException
 
         winner, name = event.data["winner"], f"{event.data['model']}-{event.data['hardware']}"
         model = folder / winner["artifact"]["path"]
-        (self.client.log_artifacts if model.is_dir() else self.client.log_artifact)(run, str(model), "model")
+        (self.client.log_artifacts if model.is_dir() else self.client.log_artifact)(
+            run, str(model), "model"
+        )
         try:
             self.client.create_registered_model(name, tags={"sintra.version": __version__})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        tags = {"sintra.study": event.study, "sintra.winner": winner["name"], "sha256": winner["artifact"]["sha256"]}
-        made = self.client.create_model_version(name, f"runs:/{run}/model", run_id=run, tags=tags, await_creation_for=0)
+        tags = {
+            "sintra.study": event.study,
+            "sintra.winner": winner["name"],
+            "sha256": winner["artifact"]["sha256"],
+        }
+        made = self.client.create_model_version(
+            name, f"runs:/{run}/model", run_id=run, tags=tags, await_creation_for=0
+        )
         self.client.set_registered_model_alias(name, "champion", made.version)
 
     def close(self) -> None:

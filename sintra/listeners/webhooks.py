@@ -1,8 +1,9 @@
-"""Messages when a study ends: Slack, Discord, signed JSON to any address, and through apprise whatever else it knows.
+"""Messages when a study ends: Slack, Discord, signed JSON to any address, and through apprise
+whatever else it knows.
 
 Addresses of webhooks are secrets: they come from the environment and nowhere else. Bodies follow
-https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks, https://docs.discord.com/developers/resources/webhook
-and, for signed JSON, Standard Webhooks
+https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks,
+https://docs.discord.com/developers/resources/webhook and, for signed JSON, Standard Webhooks
 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
 """
 
@@ -53,7 +54,10 @@ def message(event: Event) -> Message:
     numbers = {m["metric"]: m["value"] for m in winner.get("measurements", [])}
     facts: list[tuple[str, str]] = [("model", data["model"]), ("hardware", data["hardware"])]
     if winner:
-        facts += [("winner", winner["name"]), ("size", f"{numbers.get('size_bytes', 0) / 1e6:.2f} MB")]
+        facts += [
+            ("winner", winner["name"]),
+            ("size", f"{numbers.get('size_bytes', 0) / 1e6:.2f} MB"),
+        ]
     if "kld_mean" in numbers:
         facts.append(("KLD", f"{numbers['kld_mean']:.5f} nats"))
     if data["reason"] and not winner:
@@ -62,57 +66,98 @@ def message(event: Event) -> Message:
 
 
 def slack(event: Event) -> dict[str, Any]:
-    """A Slack message: plain text for notifications, blocks for the channel (3000 characters a text, 10 fields)."""
+    """A Slack message: plain text for notifications, blocks for the channel (3000 characters a
+    text, 10 fields).
+    """
     told = message(event)
 
     def escaped(text: str) -> str:
         return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
-    fields = [{"type": "mrkdwn", "text": f"*{name}*\n{escaped(value)[:1900]}"} for name, value in told.facts[:10]]
-    section: dict[str, Any] = {"type": "section", "text": {"type": "mrkdwn", "text": f"*{escaped(told.title)[:2900]}*"}}
-    return {"text": escaped(told.text)[:3000], "blocks": [section | ({"fields": fields} if fields else {})]}
+    fields = [
+        {"type": "mrkdwn", "text": f"*{name}*\n{escaped(value)[:1900]}"}
+        for name, value in told.facts[:10]
+    ]
+    section: dict[str, Any] = {
+        "type": "section",
+        "text": {"type": "mrkdwn", "text": f"*{escaped(told.title)[:2900]}*"},
+    }
+    return {
+        "text": escaped(told.text)[:3000],
+        "blocks": [section | ({"fields": fields} if fields else {})],
+    }
 
 
 def discord(event: Event) -> dict[str, Any]:
-    """A Discord message with one embed (title 256 characters, 25 fields of 1024); nobody is mentioned."""
+    """A Discord message with one embed (title 256 characters, 25 fields of 1024); nobody is
+    mentioned.
+    """
     told = message(event)
-    fields = [{"name": name[:256], "value": value[:1024] or "-", "inline": len(value) < 40} for name, value in told.facts[:25]]
-    embed = {"title": told.title[:256], "color": COLOURS.get(event.kind, 0x555555), "fields": fields}
+    fields = [
+        {"name": name[:256], "value": value[:1024] or "-", "inline": len(value) < 40}
+        for name, value in told.facts[:25]
+    ]
+    embed = {
+        "title": told.title[:256],
+        "color": COLOURS.get(event.kind, 0x555555),
+        "fields": fields,
+    }
     return {"content": told.title[:2000], "embeds": [embed], "allowed_mentions": {"parse": []}}
 
 
 def signed(secret: str, number: str, at: int, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks: HMAC-SHA256 over id, time and body. A secret is whsec_ and base64, or any text."""
+    """The headers of Standard Webhooks: HMAC-SHA256 over id, time and body. A secret is whsec_ and
+    base64, or any text.
+    """
     key = secret.encode()
     if secret.startswith("whsec_"):
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     mark = hmac.new(key, f"{number}.{at}.".encode() + body, hashlib.sha256).digest()
-    return {"webhook-id": number, "webhook-timestamp": str(at), "webhook-signature": f"v1,{base64.b64encode(mark).decode()}"}
+    return {
+        "webhook-id": number,
+        "webhook-timestamp": str(at),
+        "webhook-signature": f"v1,{base64.b64encode(mark).decode()}",
+    }
 
 
 def generic(event: Event) -> bytes:
     """An event as JSON: {"type": "study.met", "timestamp": ISO 8601, "data": {"study": ..., ...}}."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.at))
-    return json.dumps({"type": f"study.{event.kind}", "timestamp": at, "data": {"study": event.study, **event.data}}).encode()
+    return json.dumps(
+        {
+            "type": f"study.{event.kind}",
+            "timestamp": at,
+            "data": {"study": event.study, **event.data},
+        }
+    ).encode()
 
 
 def send(url: str, body: bytes, headers: dict[str, str], options: dict[str, Any]) -> None:
-    """POST JSON, again after a passing fault with growing pauses (or Retry-After). Raises RuntimeError with the last answer."""
+    """POST JSON, again after a passing fault with growing pauses (or Retry-After). Raises
+    RuntimeError with the last answer.
+    """
     import httpx
 
     trouble = ""
     for attempt in range(options["retries"] + 1):
         pause = min(0.5 * 2**attempt, LONGEST_WAIT_S)
         try:
-            answer = httpx.post(url, content=body, headers={"Content-Type": "application/json", **headers},
-                                timeout=options["timeout_s"], follow_redirects=False)  # fmt: skip
+            answer = httpx.post(
+                url,
+                content=body,
+                headers={"Content-Type": "application/json", **headers},
+                timeout=options["timeout_s"],
+                follow_redirects=False,
+            )
             if answer.status_code < 300:
                 return
             trouble = f"the endpoint answers {answer.status_code}"
             if answer.status_code not in PASSING:
                 break
             asked = answer.headers.get("Retry-After", "")
-            pause = min(float(asked), LONGEST_WAIT_S) if asked.replace(".", "", 1).isdigit() else pause
+            pause = (
+                min(float(asked), LONGEST_WAIT_S) if asked.replace(".", "", 1).isdigit() else pause
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             trouble = f"the endpoint can't be reached: {type(error).__name__}"
         if attempt < options["retries"]:
@@ -140,7 +185,12 @@ def needs(variable: str, listener: str) -> Callable[[dict[str, Any]], None]:
 
     def check(options: dict[str, Any]) -> None:
         if not os.environ.get(variable, "").startswith(("http://", "https://")):
-            raise UserError(f"listeners has {listener!r}: set {variable} to the webhook's address (it is a secret: no option)")
+            raise UserError(
+                
+                    f"listeners has {listener!r}: set {variable} to the webhook's address (it is a "
+                    "secret: no option)"
+                
+            )
 
     return check
 
@@ -157,7 +207,11 @@ def poster(variable: str, body: Callable[[Event], dict[str, Any]]) -> Callable[[
 
 def open_generic(setting: Setting) -> Ends:
     """Signed JSON."""
-    url, secret, options = os.environ["SINTRA_WEBHOOK_URL"], os.environ["SINTRA_WEBHOOK_SECRET"], setting.options["notify"]
+    url, secret, options = (
+        os.environ["SINTRA_WEBHOOK_URL"],
+        os.environ["SINTRA_WEBHOOK_SECRET"],
+        setting.options["notify"],
+    )
 
     def post(event: Event) -> None:
         body = generic(event)
@@ -172,11 +226,15 @@ def check_generic(options: dict[str, Any]) -> None:
     needs("SINTRA_WEBHOOK_URL", "webhook")(options)
     secret = os.environ.get("SINTRA_WEBHOOK_SECRET", "")
     if not secret:
-        raise UserError("listeners has 'webhook': set SINTRA_WEBHOOK_SECRET, which its messages are signed with")
+        raise UserError(
+            "listeners has 'webhook': set SINTRA_WEBHOOK_SECRET, which its messages are signed with"
+        )
     try:
         signed(secret, "", 0, b"")
     except binascii.Error:
-        raise UserError("SINTRA_WEBHOOK_SECRET starts with whsec_, so the rest must be base64") from None
+        raise UserError(
+            "SINTRA_WEBHOOK_SECRET starts with whsec_, so the rest must be base64"
+        ) from None
 
 
 def open_apprise(setting: Setting) -> Ends:
@@ -184,14 +242,20 @@ def open_apprise(setting: Setting) -> Ends:
     from apprise import Apprise, AppriseAsset, NotifyType
 
     kinds = {"met": NotifyType.SUCCESS, "unmet": NotifyType.WARNING, "failed": NotifyType.FAILURE}
-    hands = Apprise(asset=AppriseAsset(app_id="Sintra", app_desc="Sintra", app_url="", image_url_mask="", image_url_logo=""))
+    hands = Apprise(
+        asset=AppriseAsset(
+            app_id="Sintra", app_desc="Sintra", app_url="", image_url_mask="", image_url_logo=""
+        )
+    )
     if not hands.add(os.environ["SINTRA_APPRISE_URLS"].split()):
         raise RuntimeError("SINTRA_APPRISE_URLS has an address that apprise doesn't know")
 
     def post(event: Event) -> None:
         told, retries = message(event), setting.options["notify"]["retries"]
         for attempt in range(retries + 1):
-            if hands.notify(title=told.title, body=told.text, notify_type=kinds.get(event.kind, NotifyType.INFO)):
+            if hands.notify(
+                title=told.title, body=told.text, notify_type=kinds.get(event.kind, NotifyType.INFO)
+            ):
                 return
             if attempt < retries:
                 time.sleep(min(0.5 * 2**attempt, LONGEST_WAIT_S))
@@ -203,12 +267,18 @@ def open_apprise(setting: Setting) -> Ends:
 def check_apprise(options: dict[str, Any]) -> None:
     """Package and addresses."""
     if importlib.util.find_spec("apprise") is None:
-        raise UserError("listeners has 'apprise', which isn't installed: pip install 'sintra[apprise]'")
+        raise UserError(
+            "listeners has 'apprise', which isn't installed: pip install 'sintra[apprise]'"
+        )
     if not os.environ.get("SINTRA_APPRISE_URLS"):
-        raise UserError("listeners has 'apprise': set SINTRA_APPRISE_URLS to its addresses, spaces between them")
+        raise UserError(
+            "listeners has 'apprise': set SINTRA_APPRISE_URLS to its addresses, spaces between them"
+        )
 
 
 SLACK = Listener("slack", poster("SINTRA_SLACK_URL", slack), needs("SINTRA_SLACK_URL", "slack"))
-DISCORD = Listener("discord", poster("SINTRA_DISCORD_URL", discord), needs("SINTRA_DISCORD_URL", "discord"))
+DISCORD = Listener(
+    "discord", poster("SINTRA_DISCORD_URL", discord), needs("SINTRA_DISCORD_URL", "discord")
+)
 WEBHOOK = Listener("webhook", open_generic, check_generic)
 APPRISE = Listener("apprise", open_apprise, check_apprise)

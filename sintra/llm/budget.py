@@ -1,4 +1,6 @@
-"""What calls may cost: checked before each one with the worst that it can cost. Prices per model, offline."""
+"""What calls may cost: checked before each one with the worst that it can cost. Prices per model,
+offline.
+"""
 
 from __future__ import annotations
 
@@ -43,29 +45,45 @@ def refusal(
     prices_override: Mapping[str, float] | None,
     base_url: str = "",
 ) -> str | None:
-    """Why this call may not be made, in one line, or None; the reply is taken to be as long as it may be."""
+    """Why this call may not be made, in one line, or None; the reply is taken to be as long as it
+    may be.
+    """
     tokens = prompt_tokens_estimate + max_reply_tokens
     if limits.max_calls <= spent.calls:
         return f"planner.max_calls is {limits.max_calls}, {spent.calls} were made"
     if limits.max_tokens < spent.tokens + tokens:
-        return f"planner.max_tokens is {limits.max_tokens}: {spent.tokens} are spent, the next call may take {tokens}"
+        return (
+            f"planner.max_tokens is {limits.max_tokens}: {spent.tokens} are spent, the next "
+            f"call may take {tokens}"
+        )
     if limits.max_usd is None:
         return None
     if limits.max_usd <= 0:
         return f"planner.max_usd is {limits.max_usd:g}: no call is made"
     usd = price(model, prompt_tokens_estimate, max_reply_tokens, prices_override, base_url)
     if usd is None:
-        return f"the price of {model} is unknown: set planner.price_input and planner.price_output (USD per million tokens)"
+        return (
+            f"the price of {model} is unknown: set planner.price_input and "
+            "planner.price_output (USD per million tokens)"
+        )
     if not spent.usd + usd <= limits.max_usd:  # so that not-a-number refuses too
-        return f"planner.max_usd is {limits.max_usd:g}: {spent.usd:.6f} are spent, the next call may cost {usd:.6f}"
+        return (
+            f"planner.max_usd is {limits.max_usd:g}: {spent.usd:.6f} are spent, the next call "
+            f"may cost {usd:.6f}"
+        )
     return None
 
 
 def price(
-    model: str, input_tokens: int, output_tokens: int, override: Mapping[str, float] | None, base_url: str = ""
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    override: Mapping[str, float] | None,
+    base_url: str = "",
 ) -> float | None:
-    """US dollars, by the user's prices per million tokens or the price table; a model that is in no table costs nothing on
-    a private host; None: unknown."""
+    """US dollars, by the user's prices per million tokens or the price table; a model that is in no
+    table costs nothing on a private host; None: unknown.
+    """
     if override is not None:
         return (input_tokens * override["input"] + output_tokens * override["output"]) / MILLION
     known = listed(model, input_tokens, output_tokens, base_url)
@@ -73,7 +91,9 @@ def price(
 
 
 def listed(model: str, input_tokens: int, output_tokens: int, base_url: str) -> float | None:
-    """By genai-prices, whose data come with the package: the provider at this address first, else whose model it is."""
+    """By genai-prices, whose data come with the package: the provider at this address first, else
+    whose model it is.
+    """
     from genai_prices import Usage, calc_price
 
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
@@ -86,7 +106,9 @@ def listed(model: str, input_tokens: int, output_tokens: int, base_url: str) -> 
 
 
 def private(base_url: str) -> bool:
-    """Whether the host is this machine or one on a private network, by its address or name alone (nothing is resolved)."""
+    """Whether the host is this machine or one on a private network, by its address or name alone
+    (nothing is resolved).
+    """
     host = (urlsplit(base_url).hostname or "").rstrip(".")
     try:
         address = ipaddress.ip_address(host.split("%")[0])

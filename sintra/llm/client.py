@@ -1,7 +1,8 @@
-"""One question to an OpenAI-compatible server, within a budget. Whatever goes wrong is one line, never an exception.
+"""One question to an OpenAI-compatible server, within a budget. Whatever goes wrong is one line,
+never an exception.
 
-The key is read from the environment at the moment of the call and given to the client alone; every line that leaves this
-module has it, and what an address may hide, taken out.
+The key is read from the environment at the moment of the call and given to the client alone; every
+line that leaves this module has it, and what an address may hide, taken out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SECRET = 8  # what is shorter is no secret, and could be any word of a reply
 PATIENCE_S, PAUSE_S = 30.0, 1.0
 RETRIES = {"busy": 2, "failed": 1}
 LINE = 300
-KNOWN: dict[str, Form] = {}  # the form that each address was found to take, for as long as this process lives
+KNOWN: dict[
+    str, Form
+] = {}  # the form that each address was found to take, for as long as this process lives
 Messages = Sequence[dict[str, str]]
 
 
@@ -39,12 +42,17 @@ class Endpoint:
     max_reply_tokens: int
 
     def __repr__(self) -> str:
-        return f"Endpoint({bare(self.base_url)}, {self.model}, {self.timeout_s:g} s, {self.max_reply_tokens} tokens)"
+        return (
+            f"Endpoint({bare(self.base_url)}, {self.model}, {self.timeout_s:g} s, "
+            f"{self.max_reply_tokens} tokens)"
+        )
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a question. data: holds the schema, None on trouble; spent: what was spent before and by this question."""
+    """What came of a question. data: holds the schema, None on trouble; spent: what was spent
+    before and by this question.
+    """
 
     data: dict[str, Any] | None
     spent: Spent
@@ -57,23 +65,38 @@ class Trouble(Exception):
 
 
 def ask(
-    endpoint: Endpoint, system: str, user: str, schema: dict[str, Any], limits: Limits, spent: Spent, replies: Path,
-    say: Callable[[str], None], prices: Mapping[str, float] | None = None, sleep: Callable[[float], None] = time.sleep,
-) -> Reply:  # fmt: skip
+    endpoint: Endpoint,
+    system: str,
+    user: str,
+    schema: dict[str, Any],
+    limits: Limits,
+    spent: Spent,
+    replies: Path,
+    say: Callable[[str], None],
+    prices: Mapping[str, float] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Reply:
     """The model's answer, from the folder of replies where the same was asked before. Never raises.
 
-    spent: before this question, all counted against the limits; prices: US dollars per million tokens, input and output.
+    spent: before this question, all counted against the limits; prices: US dollars per million
+    tokens, input and output.
     """
-    talk = Talk(endpoint, schema, limits, spent, prices, lambda text: say(shown(text, endpoint)), sleep)
+    talk = Talk(
+        endpoint, schema, limits, spent, prices, lambda text: say(shown(text, endpoint)), sleep
+    )
     try:
         key = digest(endpoint.base_url, endpoint.model, system, user, schema)
         kept = recall(replies, key, schema)
         if kept is not None:
             return Reply(kept, spent, True, "")
-        data = talk.answer([{"role": "system", "content": system}, {"role": "user", "content": user}])
+        data = talk.answer(
+            [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        )
     except (Trouble, ImportError) as error:
         return Reply(None, talk.spent, False, shown(str(error), endpoint))
-    except Exception as error:  # whatever it is, the study goes on without the model; its text may quote a header
+    except (
+        Exception
+    ) as error:  # whatever it is, the study goes on without the model; its text may quote a header
         return Reply(None, talk.spent, False, f"unexpected {type(error).__name__}")
     if not keep(replies, key, data):
         talk.say("the language model's reply could not be kept: a rerun will ask again")
@@ -114,7 +137,9 @@ class Talk:
         return text, data, wrong
 
     def completion(self, messages: Messages) -> dict[str, Any]:
-        """The server's answer, in whichever form it takes, after the retries that there are. Raises Trouble."""
+        """The server's answer, in whichever form it takes, after the retries that there are. Raises
+        Trouble.
+        """
         url, left = bare(self.endpoint.base_url), dict(RETRIES)
         form = KNOWN.get(url, Form())
         while True:
@@ -126,7 +151,12 @@ class Talk:
             if other is None:
                 self.pause(got, left)
             else:
-                self.say(f"{url} doesn't take {form.kind} with {form.limit}: asked for {other.kind} with {other.limit}")
+                self.say(
+                    
+                        f"{url} doesn't take {form.kind} with {form.limit}: asked for {other.kind} "
+                        f"with {other.limit}"
+                    
+                )
                 form = other
 
     def pause(self, got: Got, left: dict[str, int]) -> None:
@@ -144,18 +174,29 @@ class Talk:
 
     def request(self, messages: Messages, form: Form) -> Got:
         """One request, if the budget allows the worst of it. Raises Trouble."""
-        e, most = self.endpoint, most_tokens([*(m["content"] for m in messages), canonical(self.schema)])
-        no = refusal(self.limits, self.spent, most, e.max_reply_tokens, e.model, self.prices, e.base_url)
+        e, most = (
+            self.endpoint,
+            most_tokens([*(m["content"] for m in messages), canonical(self.schema)]),
+        )
+        no = refusal(
+            self.limits, self.spent, most, e.max_reply_tokens, e.model, self.prices, e.base_url
+        )
         if no is not None:
             raise Trouble(no)
         with connected(e) as client:
-            got = send(client, asked_as(form, e.model, messages, self.schema, e.max_reply_tokens), e.timeout_s)
+            got = send(
+                client,
+                asked_as(form, e.model, messages, self.schema, e.max_reply_tokens),
+                e.timeout_s,
+            )
         if got.sent:
             self.count(*used(got, messages, most, e.max_reply_tokens))
         return got
 
     def count(self, into: int, out: int) -> None:
-        """Add one call to what was spent; what has no price, and no limit on money, counts as nothing."""
+        """Add one call to what was spent; what has no price, and no limit on money, counts as
+        nothing.
+        """
         usd = price(self.endpoint.model, into, out, self.prices, self.endpoint.base_url)
         self.spent = self.spent.plus(Spent(1, into + out, usd or 0.0))
 
@@ -164,7 +205,12 @@ def connected(endpoint: Endpoint) -> Any:
     """A client for one request; the key goes here and nowhere else."""
     from openai import OpenAI
 
-    return OpenAI(base_url=endpoint.base_url, api_key=secret() or NO_KEY, max_retries=0, timeout=endpoint.timeout_s)
+    return OpenAI(
+        base_url=endpoint.base_url,
+        api_key=secret() or NO_KEY,
+        max_retries=0,
+        timeout=endpoint.timeout_s,
+    )
 
 
 def said(body: dict[str, Any]) -> tuple[str, str]:
@@ -174,7 +220,9 @@ def said(body: dict[str, Any]) -> tuple[str, str]:
         text = choice["message"].get("content")
         return text if isinstance(text, str) else "", str(choice.get("finish_reason"))
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Trouble(f"the answer has no choices: {str(body.get('error') or '')[:LINE]}".rstrip(": ")) from None
+        raise Trouble(
+            f"the answer has no choices: {str(body.get('error') or '')[:LINE]}".rstrip(": ")
+        ) from None
 
 
 def secret() -> str:

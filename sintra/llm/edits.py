@@ -1,8 +1,10 @@
-"""What a language model may say: a short list of structured edits, or that it is enough. Parsed, checked, applied by code.
+"""What a language model may say: a short list of structured edits, or that it is enough. Parsed,
+checked, applied by code.
 
-An edit never names a recipe, a file or a command: it pins, forbids or allows a tensor type for a class of tensors in a range of
-blocks, names a KV-cache type, turns the importance matrix on or off, or leaves a block out. What the types, classes and
-blocks are is ours; anything else is refused with the reason.
+An edit never names a recipe, a file or a command: it pins, forbids or allows a tensor type for a
+class of tensors in a range of blocks, names a KV-cache type, turns the importance matrix on or off,
+or leaves a block out. What the types, classes and blocks are is ours; anything else is refused with
+the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ MOST, REASON = 8, 240
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit. tensors: a class of tensors or "all"; first, last: blocks; value: a type, a cache type, on or off."""
+    """One edit. tensors: a class of tensors or "all"; first, last: blocks; value: a type, a cache
+    type, on or off.
+    """
 
     action: str
     tensors: str
@@ -51,18 +55,32 @@ class Scope:
 def schema(scope: Scope) -> dict[str, Any]:
     """The JSON schema of an answer: closed lists wherever there is one."""
     text = {"type": "string", "maxLength": REASON}
-    block = {"type": "integer", "enum": list(range(scope.layers))}  # some servers' grammars ignore bounds
+    block = {
+        "type": "integer",
+        "enum": list(range(scope.layers)),
+    }  # some servers' grammars ignore bounds
     fields = {
         "action": {"type": "string", "enum": list(ACTIONS)},
         "tensors": {"type": "string", "enum": ["all", *scope.kinds]},
-        "first": block, "last": block,
+        "first": block,
+        "last": block,
         "value": {"type": "string", "enum": [*scope.types, *CACHES, *SWITCHES]},
-        "reason": text, "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-    }  # fmt: skip
-    edit = {"type": "object", "additionalProperties": False, "required": list(fields), "properties": fields}
+        "reason": text,
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    edit = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(fields),
+        "properties": fields,
+    }
     edits = {"type": "array", "maxItems": MOST, "items": edit}
-    return {"type": "object", "additionalProperties": False, "required": ["edits", "stop"],
-            "properties": {"edits": edits, "stop": text}}  # fmt: skip
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["edits", "stop"],
+        "properties": {"edits": edits, "stop": text},
+    }
 
 
 def parse(data: dict[str, Any], scope: Scope) -> tuple[list[Edit], list[str], str]:
@@ -93,17 +111,24 @@ def wrong(edit: Edit, scope: Scope) -> str:
 
 
 def chosen(edit: Edit, matrices: Sequence[Matrix]) -> list[int]:
-    """The numbers of the matrices that an edit is about; those outside the blocks only by their own name."""
+    """The numbers of the matrices that an edit is about; those outside the blocks only by their own
+    name.
+    """
     inside = [m.block is not None and edit.first <= m.block <= edit.last for m in matrices]
     return [
-        i for i, m in enumerate(matrices)
-        if (edit.tensors == m.kind and (m.block is None or inside[i])) or (edit.tensors == "all" and inside[i])
-    ]  # fmt: skip
+        i
+        for i, m in enumerate(matrices)
+        if (edit.tensors == m.kind and (m.block is None or inside[i]))
+        or (edit.tensors == "all" and inside[i])
+    ]
 
 
-def applied(edits: Sequence[Edit], problem: Problem, matrices: Sequence[Matrix]) -> tuple[Problem, list[str]]:
-    """The problem under the edits, in their order; an edit that would leave a tensor without any type is left out, and
-    named with the reason."""
+def applied(
+    edits: Sequence[Edit], problem: Problem, matrices: Sequence[Matrix]
+) -> tuple[Problem, list[str]]:
+    """The problem under the edits, in their order; an edit that would leave a tensor without any
+    type is left out, and named with the reason.
+    """
     table, bad = problem.table, []
     for edit in (e for e in edits if e.action in TYPED):
         rows, column = chosen(edit, matrices), table.types.index(edit.value)
@@ -114,7 +139,13 @@ def applied(edits: Sequence[Edit], problem: Problem, matrices: Sequence[Matrix])
         if allowed.any(1).all():
             table = replace(table, allowed=allowed)
         else:
-            bad.append(f"{edit.action} {edit.tensors} {edit.value}: some tensor would be left without a type")
+            bad.append(
+                
+                    f"{edit.action} {edit.tensors} {edit.value}: some tensor would be left "
+                    "without a "
+                    "type"
+                
+            )
     return replace(problem, table=table), bad
 
 

@@ -1,4 +1,6 @@
-"""Replies: read as JSON, held against the schema, and kept by the digest of what was asked, so that a rerun costs nothing."""
+"""Replies: read as JSON, held against the schema, and kept by the digest of what was asked, so that
+a rerun costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,12 @@ def parsed(text: str) -> dict[str, Any] | None:
     spoken = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL)
     for candidate in (spoken, spoken[spoken.find("{") : spoken.rfind("}") + 1]):
         try:
-            data = json.loads(candidate, strict=False)  # llama_cpp.server's grammar lets line breaks into strings
-            canonical(data).encode()  # no NaN, no infinity, no lone surrogate: what could not be written again
+            data = json.loads(
+                candidate, strict=False
+            )  # llama_cpp.server's grammar lets line breaks into strings
+            canonical(
+                data
+            ).encode()  # no NaN, no infinity, no lone surrogate: what could not be written again
         except (ValueError, RecursionError):
             continue
         return data if isinstance(data, dict) else None
@@ -50,8 +56,13 @@ def parsed(text: str) -> dict[str, Any] | None:
 
 
 def correction(text: str, wrong: str, schema: dict[str, Any]) -> list[dict[str, str]]:
-    """What was said, and what is wrong with it; for servers that ignore a form, the schema in words."""
-    again = f"That reply can't be used: {wrong}. Answer with one JSON object that follows this schema, nothing else:"
+    """What was said, and what is wrong with it; for servers that ignore a form, the schema in
+    words.
+    """
+    again = (
+        f"That reply can't be used: {wrong}. Answer with one JSON object that follows this "
+        "schema, nothing else:"
+    )
     return [
         {"role": "assistant", "content": text[:QUOTED] or "-"},
         {"role": "user", "content": f"{again}\n{canonical(schema)}"},
@@ -93,7 +104,8 @@ def opened(folder: Path) -> Any:
     """The cache in a folder that is the user's alone."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
-    # Values stay inside the database, whatever its own settings table says: no row of ours names a file.
+    # Values stay inside the database, whatever its own settings table says: no row of ours names a
+    # file.
     settings = {"eviction_policy": "none", "disk_min_file_size": 1 << 30}
     return module("diskcache").Cache(str(folder), timeout=10, disk=json_disk(), **settings)
 
@@ -102,8 +114,9 @@ def opened(folder: Path) -> Any:
 def json_disk() -> Any:
     """diskcache's JSONDisk without its ways to pickle and to other files.
 
-    CVE-2025-69872: JSONDisk hands a row with the pickle mode to pickle.load before it looks for JSON. Here a row is JSON
-    inside the database or an error; nor can a row make diskcache delete the file it names.
+    CVE-2025-69872: JSONDisk hands a row with the pickle mode to pickle.load before it looks for
+    JSON. Here a row is JSON inside the database or an error; nor can a row make diskcache delete
+    the file it names.
     """
     diskcache = module("diskcache")
     base: Any = diskcache.JSONDisk

@@ -1,4 +1,6 @@
-"""One request to an OpenAI-compatible server: in which form the reply is asked for, and what came of it, as a value."""
+"""One request to an OpenAI-compatible server: in which form the reply is asked for, and what came
+of it, as a value.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ NAME = "edits"
 ABSURD = 10**9  # tokens that no answer has
 BODY = 1 << 20  # bytes of an answer with all that is around the reply
 UNSUPPORTED = (400, 422, 500, 501)  # how servers answer to a form that they don't know
-TIMED_OUT = (408, 504, 524)  # a proxy gave up waiting: the model behind it may have worked, and been paid
+TIMED_OUT = (
+    408,
+    504,
+    524,
+)  # a proxy gave up waiting: the model behind it may have worked, and been paid
 AFTER = {"json_schema": "json_object", "lengthless": "json_object", "json_object": "plain"}
 TOO_LONG = re.compile(r"context (size|window|length)")  # no other form makes a question shorter
 LENGTHS = ("minLength", "maxLength")
@@ -28,8 +34,9 @@ PLAIN = "\n\nAnswer with one JSON object that follows this schema, and nothing e
 class Form:
     """How a server takes the wish for JSON, and what it calls the longest reply.
 
-    kind: json_schema; lengthless, the same without lengths of strings, which OpenAI's strict mode refuses; json_object with
-    the schema beside it (llama_cpp.server); plain, with the schema in the prompt.
+    kind: json_schema; lengthless, the same without lengths of strings, which OpenAI's strict mode
+    refuses; json_object with the schema beside it (llama_cpp.server); plain, with the schema in the
+    prompt.
     """
 
     kind: str = "json_schema"
@@ -40,7 +47,8 @@ class Form:
 class Got:
     """What came of a request. status: HTTP's, 0 where there is none or the body is of no use.
 
-    sent: the server was reached; billed: it may have cost something; passing: worth another try; wait_s: what the server asks.
+    sent: the server was reached; billed: it may have cost something; passing: worth another try;
+    wait_s: what the server asks.
     """
 
     status: int
@@ -67,11 +75,18 @@ def asked_as(
     if form.kind == "json_object":
         return asked | {"response_format": {"type": "json_object", "schema": schema}}
     sent = lengthless(schema) if form.kind == "lengthless" else schema
-    return asked | {"response_format": {"type": "json_schema", "json_schema": {"name": NAME, "strict": True, "schema": sent}}}
+    return asked | {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": NAME, "strict": True, "schema": sent},
+        }
+    }
 
 
 def next_form(form: Form, got: Got, schema: dict[str, Any], proven: bool) -> Form | None:
-    """The form to try after this answer; None where the form isn't what is wrong. proven: the server took it before."""
+    """The form to try after this answer; None where the form isn't what is wrong. proven: the
+    server took it before.
+    """
     if got.status == 400 and form.limit == "max_tokens" and "max_completion_tokens" in got.trouble:
         return replace(form, limit="max_completion_tokens")
     if TOO_LONG.search(got.trouble):
@@ -86,17 +101,22 @@ def next_form(form: Form, got: Got, schema: dict[str, Any], proven: bool) -> For
 def lengthless(schema: Any) -> Any:
     """The schema without lengths of strings."""
     if isinstance(schema, dict):
-        return {k: lengthless(v) for k, v in schema.items() if not (k in LENGTHS and isinstance(v, int))}
+        return {
+            k: lengthless(v) for k, v in schema.items() if not (k in LENGTHS and isinstance(v, int))
+        }
     return [lengthless(v) for v in schema] if isinstance(schema, list) else schema
 
 
 def send(client: Any, asked: dict[str, Any], timeout_s: float) -> Got:
-    """One request, without any retry. Raises only what has nothing to do with the network or the server."""
+    """One request, without any retry. Raises only what has nothing to do with the network or the
+    server.
+    """
     import openai
 
     deadline = time.monotonic() + timeout_s
     try:
-        # As a stream of bytes, so that neither a huge answer nor one that drips can hold the study up.
+        # As a stream of bytes, so that neither a huge answer nor one that drips can hold the study
+        # up.
         with client.chat.completions.with_streaming_response.create(**asked) as response:
             return Got(200, received(response, deadline))
     except openai.APIStatusError as error:
@@ -130,7 +150,14 @@ def refused(error: Any) -> Got:
     code, body = int(error.status_code), error.body
     said = body.get("message") if isinstance(body, dict) else None
     wait = retry_after(error.response.headers.get("retry-after"))
-    return Got(code, {}, f"HTTP {code}: {said or body or ''}", wait, billed=code in TIMED_OUT, passing=code >= 500)
+    return Got(
+        code,
+        {},
+        f"HTTP {code}: {said or body or ''}",
+        wait,
+        billed=code in TIMED_OUT,
+        passing=code >= 500,
+    )
 
 
 def retry_after(value: str | None) -> float | None:
@@ -146,23 +173,37 @@ def retry_after(value: str | None) -> float | None:
 
 
 def used(got: Got, messages: Sequence[dict[str, str]], most: int, longest: int) -> tuple[int, int]:
-    """Tokens in and out: as the server says, else about; the worst for an answer that was lost on the way."""
+    """Tokens in and out: as the server says, else about; the worst for an answer that was lost on
+    the way.
+    """
     if got.status != 200:
         return (most, longest) if got.billed else (0, 0)
     usage = got.body.get("usage")
-    told = [usage.get(k) for k in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    told = (
+        [usage.get(k) for k in ("prompt_tokens", "completion_tokens")]
+        if isinstance(usage, dict)
+        else []
+    )
     counts = [n for n in told if type(n) is int and 0 <= n < ABSURD]
     if len(counts) == 2 and sum(counts) > 0:
         return counts[0], counts[1]
-    return about_tokens(*(m["content"] for m in messages)), about_tokens(str(got.body.get("choices")))
+    return about_tokens(*(m["content"] for m in messages)), about_tokens(
+        str(got.body.get("choices"))
+    )
 
 
 def broken(error: Exception, timeout_s: float) -> Got:
-    """From a connection that failed, at the start or on the way. Raises the error again if it is of another kind."""
+    """From a connection that failed, at the start or on the way. Raises the error again if it is of
+    another kind.
+    """
     chain = causes(error)
-    names = {c.__name__ for e in chain for c in type(e).__mro__}  # by name: the client's HTTP library has changed before
+    names = {
+        c.__name__ for e in chain for c in type(e).__mro__
+    }  # by name: the client's HTTP library has changed before
     if names & {"ConnectError", "ConnectTimeout"}:
-        return Got(0, trouble=f"no connection ({reason(chain)})", sent=False, billed=False, passing=True)
+        return Got(
+            0, trouble=f"no connection ({reason(chain)})", sent=False, billed=False, passing=True
+        )
     if names & {"UnsupportedProtocol", "LocalProtocolError"}:
         return Got(0, trouble=f"this can't be asked ({reason(chain)})", sent=False, billed=False)
     if names & {"TimeoutException", "TimeoutError"}:
@@ -175,7 +216,9 @@ def broken(error: Exception, timeout_s: float) -> Got:
 def causes(error: BaseException) -> list[BaseException]:
     """The error and what it came from."""
     chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+    while (
+        cause := chain[-1].__cause__ or chain[-1].__context__
+    ) is not None and cause not in chain:
         chain.append(cause)
     return chain
 

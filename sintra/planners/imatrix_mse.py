@@ -1,9 +1,10 @@
 """The baseline that needs no evaluation: importance-weighted squared error under a Lagrangian.
 
-After llama.cpp's pull request 15550 (EAddario): per tensor the squared error of plain quantization, weighted by the importance
-matrix and divided by the weights' own norm, times its rows; boosts for down-projections (6), attention values (1.25), the
-output (3) and a tied embedding (2.5); then a price on bytes by bisection and greedy upgrades. The mix is built with the
-study's own rounding. Under a limit on quality, which it can't foresee, the size is found by bisection on measured mixes.
+After llama.cpp's pull request 15550 (EAddario): per tensor the squared error of plain quantization,
+weighted by the importance matrix and divided by the weights' own norm, times its rows; boosts for
+down-projections (6), attention values (1.25), the output (3) and a tied embedding (2.5); then a
+price on bytes by bisection and greedy upgrades. The mix is built with the study's own rounding.
+Under a limit on quality, which it can't foresee, the size is found by bisection on measured mixes.
 """
 
 from __future__ import annotations
@@ -36,20 +37,29 @@ def propose(study: Study, history: History) -> list[Proposal]:
         return []
     problem = plan.problem(study, history, errors(plain, history, history.sizes))
     mix = mix_for(study, history, problem)
-    return [Proposal(plan.mixed(mix), "the least importance-weighted error of its size", plan.author)] if mix else []
+    return (
+        [Proposal(plan.mixed(mix), "the least importance-weighted error of its size", plan.author)]
+        if mix
+        else []
+    )
 
 
 def errors(plain: Plan, history: History, sizes: Sizes) -> Mapping[str, Mapping[str, float]]:
     """tensor -> type -> boosted error."""
     tied = "output.weight" not in sizes.by_name
     return {
-        m.name: {t: weight(m, tied) * history.distortion[plain.uniform(t)][m.name]["diagonal"] for t in plain.types}
+        m.name: {
+            t: weight(m, tied) * history.distortion[plain.uniform(t)][m.name]["diagonal"]
+            for t in plain.types
+        }
         for m in sizes.matrices
     }
 
 
 def mix_for(study: Study, history: History, problem: Problem) -> Mix | None:
-    """The mix of the limits' size, or of the size halfway between what holds the limits on quality and what breaks them."""
+    """The mix of the limits' size, or of the size halfway between what holds the limits on quality
+    and what breaks them.
+    """
     table = problem.table
     limit = problem.size_limit
     if study.goal.optimise not in QUALITY:

@@ -1,4 +1,6 @@
-"""Stock presets from large to small, then importance-matrix variants, compensated rounding, and last a block dropped."""
+"""Stock presets from large to small, then importance-matrix variants, compensated rounding, and
+last a block dropped.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,23 @@ ROUNDINGS = ("nearest", "compensated")
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
-    """The next rung: at most planner.batch recipes, or none when the ladder has nothing more to offer."""
+    """The next rung: at most planner.batch recipes, or none when the ladder has nothing more to
+    offer.
+    """
     options = study.planner_options
     if options.get("rounding", "nearest") not in ROUNDINGS:
-        raise UserError(f"planner.rounding={options['rounding']} isn't known: use {' or '.join(ROUNDINGS)}")
+        raise UserError(
+            f"planner.rounding={options['rounding']} isn't known: use {' or '.join(ROUNDINGS)}"
+        )
     types: list[str] = options["types"]
     batch = options["batch"]
     known = {c.recipe: c for c in history.candidates}
     plain = [known[Recipe(t)] for t in types if Recipe(t) in known]
     left = [t for t in types if Recipe(t) not in known]
     if left and not exhausted(study, plain):
-        return [Proposal(Recipe(t), "stock preset, from large to small", "ladder") for t in left[:batch]]
+        return [
+            Proposal(Recipe(t), "stock preset, from large to small", "ladder") for t in left[:batch]
+        ]
     if not any(c.recipe.importance for c in history.candidates):
         near = boundary(study, plain, batch)
         if near:
@@ -40,7 +48,9 @@ def propose(study: Study, history: History) -> list[Proposal]:
 
 
 def exhausted(study: Study, plain: list[Candidate]) -> bool:
-    """Whether smaller presets can't help: the last ones failed on quality, or size costs quality and one already fits."""
+    """Whether smaller presets can't help: the last ones failed on quality, or size costs quality
+    and one already fits.
+    """
     if study.goal.optimise in QUALITY:
         return any(judge(c, study.goal).status in ("met", "undecided") for c in plain)
     last = plain[-PATIENCE:]
@@ -54,8 +64,10 @@ def fails_quality(study: Study, candidate: Candidate) -> bool:
 
 
 def boundary(study: Study, plain: list[Candidate], count: int) -> list[Candidate]:
-    """The presets on which the importance matrix could change the verdict: the best that hold, and the first that miss
-    a quality limit. With no miss there are only smaller-is-better ties left, so the smallest are taken."""
+    """The presets on which the importance matrix could change the verdict: the best that hold, and
+    the first that miss a quality limit. With no miss there are only smaller-is-better ties left, so
+    the smallest are taken.
+    """
     built = [c for c in plain if not c.failure]
     missed = [c for c in built if fails_quality(study, c)]
     held = [c for c in built if not fails_quality(study, c)]
@@ -63,8 +75,9 @@ def boundary(study: Study, plain: list[Candidate], count: int) -> list[Candidate
 
 
 def compensated(study: Study, history: History, plain: list[Candidate]) -> list[Recipe]:
-    """Presets that miss a quality limit when rounded to nearest, and those below them, from large to small, until two in a
-    row miss it compensated as well; with no miss, the best that holds."""
+    """Presets that miss a quality limit when rounded to nearest, and those below them, from large
+    to small, until two in a row miss it compensated as well; with no miss, the best that holds.
+    """
     held = {c.recipe.type for c in plain if not fails_quality(study, c)}
     types = [t for t in study.planner_options["types"] if t not in held]
     best = next((c for c in ranked(plain, study.goal) if c.recipe.type in held), None)
@@ -80,9 +93,14 @@ def compensated(study: Study, history: History, plain: list[Candidate]) -> list[
 
 def drops(study: Study, history: History) -> list[Proposal]:
     """Without blocks, where no preset holds the limits."""
-    base = next((c.recipe for c in ranked(history.candidates, study.goal) if not c.recipe.cut), None)
+    base = next(
+        (c.recipe for c in ranked(history.candidates, study.goal) if not c.recipe.cut), None
+    )
     if base is None:
         return []
     why = "quantization alone can't hold the limits: without"
-    recipes = [replace(base, drop=drop, no_attention=silent) for drop, silent in pruning.cuts(study, history)]
+    recipes = [
+        replace(base, drop=drop, no_attention=silent)
+        for drop, silent in pruning.cuts(study, history)
+    ]
     return [Proposal(r, f"{why} {r.left_out}", "ladder") for r in recipes]

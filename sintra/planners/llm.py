@@ -1,9 +1,11 @@
-"""A language model's advice, realised by the solver: `llm` asks before the probes, `hybrid` after the solver has done its own.
+"""A language model's advice, realised by the solver: `llm` asks before the probes, `hybrid` after
+the solver has done its own.
 
-The model's edits narrow or widen what the solver may choose from; the solver solves under them, prices and foresees the mix.
-What can't be parsed, leaves no mix, or was tried already is refused, with the reason told once. At most TRIALS mixes are
-measured for it, beside the solver's own evaluations, which all still happen: advice can add a candidate, never take one away.
-Whatever goes wrong with the endpoint, the study goes on with the solver.
+The model's edits narrow or widen what the solver may choose from; the solver solves under them,
+prices and foresees the mix. What can't be parsed, leaves no mix, or was tried already is refused,
+with the reason told once. At most TRIALS mixes are measured for it, beside the solver's own
+evaluations, which all still happen: advice can add a candidate, never take one away. Whatever goes
+wrong with the endpoint, the study goes on with the solver.
 """
 
 from __future__ import annotations
@@ -23,9 +25,16 @@ from sintra.recipe import Recipe
 from sintra.types import Proposal, Study
 
 TRIALS, ATTEMPTS = 2, 2
-BESIDE = ("kv", "importance", "drop", "no_attention")  # what makes two recipes differ beside the mix
-AGAIN = ("these edits lead to a variant that was measured already",
-         "these edits lead to a variant within noise of one that was measured already")  # fmt: skip
+BESIDE = (
+    "kv",
+    "importance",
+    "drop",
+    "no_attention",
+)  # what makes two recipes differ beside the mix
+AGAIN = (
+    "these edits lead to a variant that was measured already",
+    "these edits lead to a variant within noise of one that was measured already",
+)
 
 
 def propose(study: Study, history: History) -> list[Proposal]:
@@ -36,7 +45,9 @@ def propose(study: Study, history: History) -> list[Proposal]:
     if study.planner == "llm":
         return advised(study, plan, history, model) or first or own(study, plan, history, model)
     better = first or improving(study, plan, history, model)
-    better = better or advised(study, plan, history, model) or finishing(study, plan, history, model)
+    better = (
+        better or advised(study, plan, history, model) or finishing(study, plan, history, model)
+    )
     return better or guards(study, plan, history)
 
 
@@ -47,8 +58,15 @@ def own(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Pr
 
 
 def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One mix by the model's advice, or none: after TRIALS mixes, without an endpoint, on trouble, on repetition."""
-    if history.ask is None or history.sizes is None or history.advice >= TRIALS or not history.layers:
+    """One mix by the model's advice, or none: after TRIALS mixes, without an endpoint, on trouble,
+    on repetition.
+    """
+    if (
+        history.ask is None
+        or history.sizes is None
+        or history.advice >= TRIALS
+        or not history.layers
+    ):
         return []
     scope = Scope(history.sizes.matrices, plan.types, history.layers)
     refused: list[str] = []
@@ -68,14 +86,24 @@ def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> lis
             return [made]
         refused, looped = [*refused, *([made] if made else [])], looped or made in AGAIN
     history.hush()
-    history.say("the language model's advice could not be used: " + "; ".join(refused or ["it gave no edits"])[:300])
+    history.say(
+        "the language model's advice could not be used: "
+        + "; ".join(refused or ["it gave no edits"])[:300]
+    )
     return explored(study, plan, history, model) if looped else []
 
 
-def realised(study: Study, plan: Plan, history: History, model: Surrogate, edits: Sequence[Edit],
-             trouble: list[str]) -> Proposal | str:  # fmt: skip
-    """The best mix under the edits as a proposal, or why there is none; edits that had to be left out are added to the
-    trouble."""
+def realised(
+    study: Study,
+    plan: Plan,
+    history: History,
+    model: Surrogate,
+    edits: Sequence[Edit],
+    trouble: list[str],
+) -> Proposal | str:
+    """The best mix under the edits as a proposal, or why there is none; edits that had to be left
+    out are added to the trouble.
+    """
     if not edits:
         return ""
     assert history.sizes is not None
@@ -94,13 +122,18 @@ def realised(study: Study, plan: Plan, history: History, model: Surrogate, edits
     if known := repeats(history, model, recipe, mix):
         return known
     sure = sum(e.confidence for e in edits) / len(edits)
-    told = "; ".join(f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain(e.reason)}" for e in edits)
+    told = "; ".join(
+        f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain(e.reason)}"
+        for e in edits
+    )
     predicted, text = foreseen(history, model, mix)
     return Proposal(recipe, f"{told} ({sure:.0%} sure); {text}", ADVISER, "search", predicted, sure)
 
 
 def explored(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """In the stead of a model that goes round in circles: a mix that is best in a world drawn from what is not yet known."""
+    """In the stead of a model that goes round in circles: a mix that is best in a world drawn from
+    what is not yet known.
+    """
     for mix in drawn(study, plan, history, model):
         why = "the language model goes round in circles: a mix that nobody has tried"
         return [replace(proposal(plan, history, model, mix, why), author=EXPLORER)]
@@ -113,7 +146,9 @@ def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
 
 
 def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str:
-    """Why a recipe is nothing new: the same digest, or foreseen within noise of a measured one that differs in few tensors."""
+    """Why a recipe is nothing new: the same digest, or foreseen within noise of a measured one that
+    differs in few tensors.
+    """
     if any(recipe == other for other, level in history.tried if level == "search"):
         return AGAIN[0]
     for seen in (s for s in history.seen if s.level == "search"):
@@ -122,6 +157,8 @@ def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str
             continue
         differ = sum(mix[n] != other[n] for n in mix)
         kld = seen.metrics["kld_mean"]
-        if differ <= 0.03 * len(mix) and abs(model.predict(mix)[0] - model.predict(other)[0]) < (kld.stderr or 0.0):
+        if differ <= 0.03 * len(mix) and abs(model.predict(mix)[0] - model.predict(other)[0]) < (
+            kld.stderr or 0.0
+        ):
             return AGAIN[1]
     return ""

@@ -1,4 +1,6 @@
-"""Random mixes that fill the limits: what any search must beat. The same groups, types and evaluations as the solver."""
+"""Random mixes that fill the limits: what any search must beat. The same groups, types and
+evaluations as the solver.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,8 @@ def propose(study: Study, history: History) -> list[Proposal]:
 
     def choose(plan: Plan, space: Space, count: int, done: int) -> list[dict[str, int]]:
         rng = random.Random(f"{study.planner_options['seed']} {done}")
-        return [{g: rng.randrange(len(plan.types)) for g in space.group_names} for _ in range(count)]
+        return [
+            {g: rng.randrange(len(plan.types)) for g in space.group_names} for _ in range(count)
+        ]
 
     return searched(study, history, BATCH, choose, "a random mix that fills the limits")

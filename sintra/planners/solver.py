@@ -1,4 +1,5 @@
-"""The solver: few measurements, a model of the damage, the best mix under the limits, measured and corrected.
+"""The solver: few measurements, a model of the damage, the best mix under the limits, measured and
+corrected.
 
 1. Every type once, whole (the files that mixes are put together from), three of them measured: the type curve.
 2. Groups of tensors (class x depth) at the lowest type over the highest one: their sensitivities.

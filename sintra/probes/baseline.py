@@ -1,7 +1,7 @@
 """The 16-bit model's log-probabilities over a text: what every variant is compared with.
 
-Small vocabularies are kept whole in float32; of large ones the top k and the probability mass of the rest, which EvoPress
-(arXiv 2410.14649) found of comparable effect for k >= 512.
+Small vocabularies are kept whole in float32; of large ones the top k and the probability mass of
+the rest, which EvoPress (arXiv 2410.14649) found of comparable effect for k >= 512.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ WHOLE = 8192
 
 
 def run(context: Context) -> None:
-    """Write tokens.npy (windows, context), logp.npy and, for a large vocabulary, ids.npy and rest.npy; nll.npy and bytes.npy,
-    how many bytes of text each scored token stands for, (windows, scored positions)."""
-    gguf, text = context.inputs["gguf"] / "model.gguf", (context.inputs["text"] / "text.txt").read_text()
+    """Write tokens.npy (windows, context), logp.npy and, for a large vocabulary, ids.npy and
+    rest.npy; nll.npy and bytes.npy, how many bytes of text each scored token stands for, (windows,
+    scored positions).
+    """
+    gguf, text = (
+        context.inputs["gguf"] / "model.gguf",
+        (context.inputs["text"] / "text.txt").read_text(),
+    )
     with opened(gguf, context.params["context"], context.threads) as model:
         windows = model.windows(text, context.params["tokens"])
         first, k = model.context // 2, context.params["top_k"]
@@ -54,7 +59,20 @@ def run(context: Context) -> None:
     np.save(context.out / "bytes.npy", sizes)
     value = float(np.exp(nll.mean()))
     error = value * float(nll.mean(1).std(ddof=1) / np.sqrt(len(windows)))
-    write(context, [Measurement("ppl", value, "1", "measured", error, nll.size, protocol=protocol(context, model.context))])
+    write(
+        context,
+        [
+            Measurement(
+                "ppl",
+                value,
+                "1",
+                "measured",
+                error,
+                nll.size,
+                protocol=protocol(context, model.context),
+            )
+        ],
+    )
 
 
 def protocol(context: Context, size: int) -> str:

@@ -1,8 +1,9 @@
-"""The probes of GPTQ and AWQ checkpoints, by the protocols of the others, run by transformers in the format's environment.
+"""The probes of GPTQ and AWQ checkpoints, by the protocols of the others, run by transformers in
+the format's environment.
 
-quality_hf compares with the very baseline that the GGUFs are compared with: the 16-bit GGUF's log-probabilities over the same
-tokens. What that is worth is measured first: `agreement` runs the original checkpoint against it. Every measurement says which
-runtime gave it.
+quality_hf compares with the very baseline that the GGUFs are compared with: the 16-bit GGUF's
+log-probabilities over the same tokens. What that is worth is measured first: `agreement` runs the
+original checkpoint against it. Every measurement says which runtime gave it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-FARTHEST = 0.01  # nats: two 16-bit runs of one model are thousands of times closer, two models farther
+FARTHEST = (
+    0.01  # nats: two 16-bit runs of one model are thousands of times closer, two models farther
+)
 
 
 def there(context: Context, function: str) -> None:
@@ -61,7 +64,9 @@ def speed(context: Context) -> None:
 
 
 def memory(context: Context) -> None:
-    """Peak resident memory of reading a prompt of the context length, and the peak on a GPU where there is one."""
+    """Peak resident memory of reading a prompt of the context length, and the peak on a GPU where
+    there is one.
+    """
     import torch
 
     before, size = peak(), context.params["context"]
@@ -69,15 +74,22 @@ def memory(context: Context) -> None:
     model.feed(np.zeros(size, dtype=np.int32))
     model.wait()
     how = f"context {size}, {before / 2**20:.0f} MiB before loading; {model.runtime}"
-    found = [Measurement("ram_peak_bytes", float(peak()), "bytes", "measured", where=machine(), protocol=how)]
+    found = [
+        Measurement(
+            "ram_peak_bytes", float(peak()), "bytes", "measured", where=machine(), protocol=how
+        )
+    ]
     if model.device == "cuda":
         vram = float(torch.cuda.max_memory_allocated())
-        found.append(Measurement("vram_peak_bytes", vram, "bytes", "measured", where=machine(), protocol=how))
+        found.append(
+            Measurement("vram_peak_bytes", vram, "bytes", "measured", where=machine(), protocol=how)
+        )
     write(context, found)
 
 
 def agreement(context: Context) -> None:
-    """Whether the two runtimes start from the same model: agree_tokens (share of equal tokens) and agree_kld_mean.
+    """Whether the two runtimes start from the same model: agree_tokens (share of equal tokens) and
+    agree_kld_mean.
 
     Raises Infeasible("refused") where they don't: then no checkpoint can be compared with a GGUF.
     """
@@ -89,15 +101,20 @@ def agreement(context: Context) -> None:
     rows = {m.metric: m for m in parse(json.loads((context.out / "measurements.json").read_text()))}
     kept = [replace(rows[n], metric=f"agree_{n}") for n in ("kld_mean", "kld_p999", "same_top")]
     if kept[0].value > FARTHEST:
-        raise Infeasible("refused", f"the 16-bit GGUF and the checkpoint in {rows['kld_mean'].protocol.split('; ')[-1]} are "
-                                    f"{kept[0].value:.3g} nats apart: the formats can't be compared")  # fmt: skip
+        raise Infeasible(
+            "refused",
+            f"the 16-bit GGUF and the checkpoint in {rows['kld_mean'].protocol.split('; ')[-1]} "
+            "are "
+            f"{kept[0].value:.3g} nats apart: the formats can't be compared",
+        )
     kept.append(tokens_row(ours, theirs))
     write(context, kept)
 
 
 def tokens_row(ours: Any, theirs: Any) -> Measurement:
-    """The share of tokens in common, in blocks that match in order (difflib's ratio), over the text of the windows; the
-    windows' first tokens, where begin of text stands, count as equal."""
+    """The share of tokens in common, in blocks that match in order (difflib's ratio), over the text
+    of the windows; the windows' first tokens, where begin of text stands, count as equal.
+    """
     from difflib import SequenceMatcher
 
     one, two = ours.reshape(-1), theirs[: ours.size]
@@ -106,26 +123,56 @@ def tokens_row(ours: Any, theirs: Any) -> Measurement:
     same = float((one == two).mean()) if two.size else 0.0
     if same < 1:
         same = SequenceMatcher(None, one.tolist(), two.tolist(), autojunk=False).ratio()
-    return Measurement("agree_tokens", same, "1", "exact", n=int(one.size),
-                       protocol="llama.cpp's and transformers' tokens of the search text, in order")  # fmt: skip
+    return Measurement(
+        "agree_tokens",
+        same,
+        "1",
+        "exact",
+        n=int(one.size),
+        protocol="llama.cpp's and transformers' tokens of the search text, in order",
+    )
 
 
 def original(context: Context) -> None:
-    """In the environment: the 16-bit checkpoint's measurements against the baseline, and its tokenizer's tokens."""
+    """In the environment: the 16-bit checkpoint's measurements against the baseline, and its
+    tokenizer's tokens.
+    """
     import transformers
 
     quality(context)
     loader: Any = transformers.AutoTokenizer
     tokenizer = loader.from_pretrained(context.inputs["model"], trust_remote_code=False)
     text = (context.inputs["text"] / "text.txt").read_text()
-    (context.out / "tokens.json").write_text(json.dumps(tokenizer(text, add_special_tokens=False).input_ids))
+    (context.out / "tokens.json").write_text(
+        json.dumps(tokenizer(text, add_special_tokens=False).input_ids)
+    )
 
 
-AGREEMENT = Stage("agreement", 1, agreement, metrics=("agree_tokens", "agree_kld_mean"), optional=True)
-QUALITY = Stage("quality_hf", 1, lambda c: there(c, "quality"), optional=True,
-                metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio"))  # fmt: skip
-SPEED = Stage(
-    "speed_hf", 1, lambda c: there(c, "speed"), (), "alone", platform=True, metrics=("pp_tps", "tg_tps"), optional=True
+AGREEMENT = Stage(
+    "agreement", 1, agreement, metrics=("agree_tokens", "agree_kld_mean"), optional=True
 )
-MEMORY = Stage("memory_hf", 2, lambda c: there(c, "memory"), platform=True, metrics=("ram_peak_bytes", "vram_peak_bytes"),
-               optional=True)  # fmt: skip
+QUALITY = Stage(
+    "quality_hf",
+    1,
+    lambda c: there(c, "quality"),
+    optional=True,
+    metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio"),
+)
+SPEED = Stage(
+    "speed_hf",
+    1,
+    lambda c: there(c, "speed"),
+    (),
+    "alone",
+    platform=True,
+    metrics=("pp_tps", "tg_tps"),
+    optional=True,
+)
+MEMORY = Stage(
+    "memory_hf",
+    2,
+    lambda c: there(c, "memory"),
+    platform=True,
+    metrics=("ram_peak_bytes", "vram_peak_bytes"),
+    optional=True,
+)

@@ -1,7 +1,9 @@
-"""Memory over load, prefill and decode of the study's context, with mmap off and on, each in a process of its own.
+"""Memory over load, prefill and decode of the study's context, with mmap off and on, each in a
+process of its own.
 
-With a limit (goal.enforce_memory: the device's usable RAM) the run without mmap is put under it, and its end proves whether the
-artifact fits. The process's own size before the model is loaded doesn't count against the limit.
+With a limit (goal.enforce_memory: the device's usable RAM) the run without mmap is put under it,
+and its end proves whether the artifact fits. The process's own size before the model is loaded
+doesn't count against the limit.
 """
 
 from __future__ import annotations
@@ -40,16 +42,24 @@ def run(context: Context) -> None:
     write(context, list(measurements(context.params, plain, mapped, how)))
 
 
-def measurements(params: dict[str, Any], plain: list[Line], mapped: list[Line], how: str) -> Iterator[Measurement]:
+def measurements(
+    params: dict[str, Any], plain: list[Line], mapped: list[Line], how: str
+) -> Iterator[Measurement]:
     """The peaks: whole, by phase, and with mmap."""
     size, kv = params["context"], params.get("kv", "f16")
     protocol = f"context {size}, {kv} cache, {how}, {plain[0]['rss'] / MIB:.0f} MiB before loading"
-    yield Measurement("ram_peak_bytes", most(plain), "bytes", "measured", where=machine(), protocol=protocol)
+    yield Measurement(
+        "ram_peak_bytes", most(plain), "bytes", "measured", where=machine(), protocol=protocol
+    )
     for phase in PHASES:
         held = max(line["rss"] for line in plain if line["phase"] == phase)
-        yield Measurement(f"ram_{phase}_bytes", held, "bytes", "measured", where=machine(), protocol=protocol)
+        yield Measurement(
+            f"ram_{phase}_bytes", held, "bytes", "measured", where=machine(), protocol=protocol
+        )
     protocol = f"context {size}, {kv} cache, mmap, {mapped[0]['rss'] / MIB:.0f} MiB before loading"
-    yield Measurement("ram_peak_mmap_bytes", most(mapped), "bytes", "measured", where=machine(), protocol=protocol)
+    yield Measurement(
+        "ram_peak_mmap_bytes", most(mapped), "bytes", "measured", where=machine(), protocol=protocol
+    )
 
 
 def most(lines: list[Line]) -> float:
@@ -58,39 +68,78 @@ def most(lines: list[Line]) -> float:
 
 
 def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
-    """The readings of one run. Raises Infeasible with the last reading where the limit was too tight for it."""
+    """The readings of one run. Raises Infeasible with the last reading where the limit was too
+    tight for it.
+    """
     rlimit = around.limit if around and around.kind == "rlimit" else None
-    order = {"gguf": str(context.inputs["gguf"] / "model.gguf"), "context": context.params["context"], "mmap": mmap,
-             "kv": context.params.get("kv", "f16"), "threads": context.threads, "rlimit": rlimit}  # fmt: skip
+    order = {
+        "gguf": str(context.inputs["gguf"] / "model.gguf"),
+        "context": context.params["context"],
+        "mmap": mmap,
+        "kv": context.params.get("kv", "f16"),
+        "threads": context.threads,
+        "rlimit": rlimit,
+    }
     code, lines, log = started(order, around)
     last: Line = lines[-1] if lines else {"phase": "start", "rss": 0, "peak": 0}
     if code == 0 and last.get("done"):
         return lines
     words = f"in {last['phase']}, the last reading was {last['rss'] / MIB:.0f} MiB"
     if around and (
-        around.struck() or code == -signal.SIGABRT or "alloc" in f"{last.get('error')} {last.get('log')} {log}".lower()
+        around.struck()
+        or code == -signal.SIGABRT
+        or "alloc" in f"{last.get('error')} {last.get('log')} {log}".lower()
     ):
-        raise Infeasible("out_of_memory", f"more than {around.limit / MIB:.0f} MiB are needed ({around.kind}): {words}")
+        raise Infeasible(
+            "out_of_memory",
+            f"more than {around.limit / MIB:.0f} MiB are needed ({around.kind}): {words}",
+        )
     kind, _, said = last.get("error", "").partition(": ")
     if kind in ("Infeasible", "Malformed"):
         raise Infeasible("unsupported", f"{said} ({words})")
     if code == -signal.SIGKILL:
         raise Transient(f"the measured process was killed, most likely for want of memory: {words}")
-    raise Transient(f"the measured process ended with {code}: {last.get('error') or log[-300:] or 'no word'}; {words}")
+    raise Transient(
+        
+            f"the measured process ended with {code}: "
+            f"{last.get('error') or log[-300:] or 'no word'}; "
+            f"{words}"
+        
+    )
 
 
 def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
     """Run the child to its end: exit code, its lines, and what it wrote to stderr."""
     environment = {**os.environ, "SINTRA_PARENT": str(os.getpid())}
-    child = subprocess.Popen([sys.executable, "-m", "sintra.footprint", json.dumps(order)], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sintra.footprint", json.dumps(order)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert child.stdout
     first = child.stdout.readline()
     if around:
         around.admit(child.pid)
     out, err = child.communicate("go\n")
-    return child.returncode, [json.loads(x) for x in (first + out).splitlines() if x.startswith("{") and x.endswith("}")], err
+    return (
+        child.returncode,
+        [
+            json.loads(x)
+            for x in (first + out).splitlines()
+            if x.startswith("{") and x.endswith("}")
+        ],
+        err,
+    )
 
 
-STAGE = Stage("memory", 3, run, ("llama-cpp-python",), platform=True, metrics=(
-    "ram_peak_bytes", "ram_peak_mmap_bytes", *(f"ram_{p}_bytes" for p in PHASES)))  # fmt: skip
+STAGE = Stage(
+    "memory",
+    3,
+    run,
+    ("llama-cpp-python",),
+    platform=True,
+    metrics=("ram_peak_bytes", "ram_peak_mmap_bytes", *(f"ram_{p}_bytes" for p in PHASES)),
+)

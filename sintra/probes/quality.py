@@ -1,9 +1,10 @@
 """How far a variant's predictions are from the 16-bit model's, on the same tokens.
 
-Mean KL divergence in nats (the primary number), its 99.9th percentile, the share of positions with the same top token,
-perplexity and its ratio to the baseline's, and bits per byte of text, by which models with different tokenizers can be
-compared. Standard errors are bootstrapped over windows, since tokens within one are correlated. kld.npy keeps every
-position's divergence, so that two variants can be compared pair by pair.
+Mean KL divergence in nats (the primary number), its 99.9th percentile, the share of positions with
+the same top token, perplexity and its ratio to the baseline's, and bits per byte of text, by which
+models with different tokenizers can be compared. Standard errors are bootstrapped over windows,
+since tokens within one are correlated. kld.npy keeps every position's divergence, so that two
+variants can be compared pair by pair.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ else:
 
 
 def run(context: Context) -> None:
-    """Write measurements.json (metrics named with params["prefix"] in front) and kld.npy (windows, scored positions)."""
+    """Write measurements.json (metrics named with params["prefix"] in front) and kld.npy (windows,
+    scored positions).
+    """
     base = Baseline.read(context.inputs["baseline"])
     size, kv = base.windows.shape[1], context.params.get("kv", "f16")
     with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=kv) as model:
@@ -34,5 +37,10 @@ def run(context: Context) -> None:
     write(context, [replace(m, metric=prefix + m.metric) for m in found])
 
 
-STAGE = Stage("quality", 2, run, tools=("llama-cpp-python", "numpy"),
-              metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio", "bits_per_byte"))  # fmt: skip
+STAGE = Stage(
+    "quality",
+    2,
+    run,
+    tools=("llama-cpp-python", "numpy"),
+    metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio", "bits_per_byte"),
+)

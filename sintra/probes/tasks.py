@@ -1,8 +1,10 @@
-"""A task's questions to a model, through lm-eval: how many are right, and how many answers are no longer the baseline's.
+"""A task's questions to a model, through lm-eval: how many are right, and how many answers are no
+longer the baseline's.
 
-A study's goal can limit the share of the baseline's score that is kept (goal.min_task_retention). While variants are ranked
-every other item is asked; all of them decide. Accuracy hides much: many answers can flip both ways and leave it unchanged
-(arXiv 2407.09141), hence agreement and flips beside it.
+A study's goal can limit the share of the baseline's score that is kept (goal.min_task_retention).
+While variants are ranked every other item is asked; all of them decide. Accuracy hides much: many
+answers can flip both ways and leave it unchanged (arXiv 2407.09141), hence agreement and flips
+beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def run(context: Context) -> None:
     if "task" in context.inputs:
         os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     params, path = context.params, context.inputs["gguf"] / "model.gguf"
-    with opened(path, window(path, params["context"]), context.threads, kv=params.get("kv", "f16")) as model:
+    with opened(
+        path, window(path, params["context"]), context.threads, kv=params.get("kv", "f16")
+    ) as model:
         own = scored(context, model)
     data = {"metric": own.metric, "value": own.value, "larger": own.larger, "items": own.items}
     context.write_json("items.json", data)
@@ -75,18 +79,29 @@ def scored(context: Context, model: Model) -> Scored:
     np.random.seed(SEED)
     samples = None
     if context.params["part"] == "half":
-        samples = {name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()}
+        samples = {
+            name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()
+        }
     chat = bool(context.params.get("chat"))
     template = read_template(context.inputs["gguf"] / "model.gguf") if chat else None
     if chat and template is None:
         raise UserError("the model has no chat template: leave probe.task_chat=true out")
     asked = LlamaLM(model, context.say, template)
-    found = evaluate(asked, loaded, samples=samples, bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat)
+    found = evaluate(
+        asked,
+        loaded,
+        samples=samples,
+        bootstrap_iters=0,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )
     return gathered(found, loaded["tasks"])
 
 
 def load(context: Context) -> Any:
-    """The task, or the tasks of a group. Raises UserError for an unknown name, Transient where its data can't be had."""
+    """The task, or the tasks of a group. Raises UserError for an unknown name, Transient where its
+    data can't be had.
+    """
     from lm_eval.tasks import TaskManager
 
     from sintra.evaluation.build import task_of
@@ -97,25 +112,42 @@ def load(context: Context) -> Any:
         return TaskManager(include_defaults=False).load([task])
     manager = TaskManager()
     if name not in manager.all_tasks:
-        raise UserError(f"probe.tasks: there is no models/tasks/{name}.yaml, and lm-eval has no task {name!r}")
+        raise UserError(
+            f"probe.tasks: there is no models/tasks/{name}.yaml, and lm-eval has no task {name!r}"
+        )
     try:
         return manager.load([name])
     except (OSError, ConnectionError) as error:
-        raise Transient(f"the data of task {name} can't be had: {type(error).__name__}; own files need no network") from None
+        raise Transient(
+            
+                f"the data of task {name} can't be had: {type(error).__name__}; own files need no "
+                "network"
+            
+        ) from None
 
 
 def gathered(found: dict[str, Any], tasks: dict[str, Any]) -> Scored:
-    """lm-eval's results as items: of each task its first metric (acc before others), through its first filter."""
+    """lm-eval's results as items: of each task its first metric (acc before others), through its
+    first filter.
+    """
     items: list[tuple[str, float | None, Any]] = []
     values, metric, larger = [], "", True
     for name in sorted(tasks):
         rows = found["samples"][name]
-        rows = sorted((r for r in rows if r["filter"] == rows[0]["filter"]), key=lambda r: r["doc_id"])
+        rows = sorted(
+            (r for r in rows if r["filter"] == rows[0]["filter"]), key=lambda r: r["doc_id"]
+        )
         metric = next((m for m in ("acc", "exact_match") if m in rows[0]), rows[0]["metrics"][0])
         larger = bool(tasks[name].higher_is_better().get(metric, True))
         for row in rows:
             whole = not isinstance(row[metric], int | float)
-            items.append((f"{name}/{row['doc_id']}", None if whole else float(row[metric]), answer(tasks[name], row)))
+            items.append(
+                (
+                    f"{name}/{row['doc_id']}",
+                    None if whole else float(row[metric]),
+                    answer(tasks[name], row),
+                )
+            )
         values.append((len(rows), float(found["results"][name][f"{metric},{rows[0]['filter']}"])))
     total = sum(n for n, _ in values)
     return Scored(metric, sum(n * v for n, v in values) / total, larger, tuple(items))

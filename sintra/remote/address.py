@@ -40,13 +40,22 @@ def address(root: Path, conf: dict[str, Any]) -> Address | None:
     scheme = remote.partition("://")[0] if "://" in remote else ""
     if not scheme or scheme == "file":
         return Address(
-            "file://" + str((root / Path(remote.removeprefix("file://")).expanduser()).absolute()), mode != "readonly"
+            "file://" + str((root / Path(remote.removeprefix("file://")).expanduser()).absolute()),
+            mode != "readonly",
         )
     if scheme not in BUCKETS:
-        raise UserError(f"store.remote={scheme}://...: {nearest(scheme, (*BUCKETS, 'file'))}, or the path of a folder")
+        raise UserError(
+            
+                f"store.remote={scheme}://...: {nearest(scheme, (*BUCKETS, 'file'))}, or the path "
+                "of "
+                "a folder"
+            
+        )
     parts = urlsplit(remote)
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError("store.remote holds more than bucket and prefix: credentials come from the environment")
+        raise UserError(
+            "store.remote holds more than bucket and prefix: credentials come from the environment"
+        )
     if not re.fullmatch(r"[\w.-]+", parts.netloc) or ".." in parts.path.split("/"):
         raise UserError(f"store.remote={remote!r}: wanted is {scheme}://bucket/prefix")
     return Address(remote.rstrip("/"), mode != "readonly")

@@ -1,8 +1,9 @@
 """AC entries that come from elsewhere: nothing in them is believed before it has been checked.
 
-An entry names its own action, whose SHA-256 is its key; so an entry can't be passed off as another's. What it says the
-action produced can only be believed of who wrote it: where others can write to the bucket, entries carry an HMAC-SHA256
-(RFC 2104) under a key that is taken from the environment and written nowhere.
+An entry names its own action, whose SHA-256 is its key; so an entry can't be passed off as
+another's. What it says the action produced can only be believed of who wrote it: where others can
+write to the bucket, entries carry an HMAC-SHA256 (RFC 2104) under a key that is taken from the
+environment and written nowhere.
 """
 
 from __future__ import annotations
@@ -35,14 +36,19 @@ class Refused(Exception):
 
 
 def parsed(raw: bytes, key: str, secret: bytes | None = None) -> dict[str, Any]:
-    """The entry of a key with nothing in it but what an entry has. secret: the HMAC's key; without it none is asked for.
+    """The entry of a key with nothing in it but what an entry has. secret: the HMAC's key; without
+    it none is asked for.
 
     Raises Refused.
     """
     try:
         data = json.loads(raw)
         given = data.pop("hmac", None) if isinstance(data, dict) else None
-        if not isinstance(data, dict) or data.get("key") != key or sha256(canonical(data.get("action"))) != key:
+        if (
+            not isinstance(data, dict)
+            or data.get("key") != key
+            or sha256(canonical(data.get("action"))) != key
+        ):
             raise Refused("it is not the entry of its key")
         if secret is not None and not hmac.compare_digest(ascii(given), ascii(mark(data, secret))):
             raise Refused("its HMAC is missing or wrong (SINTRA_STORE_KEY)")
@@ -50,7 +56,12 @@ def parsed(raw: bytes, key: str, secret: bytes | None = None) -> dict[str, Any]:
         raise Refused("it is no AC entry") from None
     action = data["action"]
     stage = action.get("stage") if isinstance(action, dict) else None
-    made = {"key": key, "action": action, "stage": text(stage, "stage"), "step": text(data.get("step"), "step")}
+    made = {
+        "key": key,
+        "action": action,
+        "stage": text(stage, "stage"),
+        "step": text(data.get("step"), "step"),
+    }
     made |= {name: number(data.get(name), name) for name in ("wall_s", "peak_rss") if name in data}
     if isinstance(data.get("made"), str) and MADE.fullmatch(data["made"]):
         made["made"] = data["made"]
@@ -61,7 +72,9 @@ def produced(data: dict[str, Any]) -> dict[str, Any]:
     """The part that says what came of it: files or a failure. Raises Refused."""
     failure = data.get("failure")
     if isinstance(failure, dict):
-        said = {name: text(failure.get(name, ""), name, 1 << 16) for name in ("kind", "message", "log")}
+        said = {
+            name: text(failure.get(name, ""), name, 1 << 16) for name in ("kind", "message", "log")
+        }
         if said["kind"] not in KINDS:
             raise Refused(f"it names a failure that is no action's {said['kind'][:40]!r}")
         return {"failure": said}
@@ -72,7 +85,9 @@ def produced(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def tree(files: list[Any]) -> list[File]:
-    """A list of files as a tree: relative paths, each once, none of them the folder of another. Raises Refused."""
+    """A list of files as a tree: relative paths, each once, none of them the folder of another.
+    Raises Refused.
+    """
     found = [one(f) for f in files]
     paths = {f.path for f in found}
     if len(paths) < len(found):
@@ -98,14 +113,18 @@ def one(file: Any) -> File:
 
 def inside(path: str) -> bool:
     """Whether a path is relative, plain and stays below the folder that it is put in."""
-    return entries.inside(path) and ":" not in path  # of which Windows makes another stream or drive
+    return (
+        entries.inside(path) and ":" not in path
+    )  # of which Windows makes another stream or drive
 
 
 def text(value: Any, name: str, longest: int = LONGEST) -> str:
     """A text, not too long, without control characters. Raises Refused."""
     if not isinstance(value, str) or len(value) > longest:
         raise Refused(f"its {name} is no text")
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in value)  # it may be shown on a terminal
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "?" for c in value
+    )  # it may be shown on a terminal
 
 
 def number(value: Any, name: str) -> float:

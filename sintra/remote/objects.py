@@ -1,6 +1,8 @@
-"""Objects in a bucket or a folder, through obstore (https://developmentseed.org/obstore/): get, put, list, each checked.
+"""Objects in a bucket or a folder, through obstore (https://developmentseed.org/obstore/): get,
+put, list, each checked.
 
-What is read is hashed on the way, and so is what is sent: a blob that isn't what its name says is neither stored nor shown.
+What is read is hashed on the way, and so is what is sent: a blob that isn't what its name says is
+neither stored nor shown.
 """
 
 from __future__ import annotations
@@ -31,15 +33,25 @@ class Unreachable(Exception):
 
 
 def opened(where: Address, patient: bool) -> Any:
-    """An obstore store. patient: with retries; without, it is soon known whether anybody is there. Raises UserError."""
+    """An obstore store. patient: with retries; without, it is soon known whether anybody is there.
+    Raises UserError.
+    """
     try:
         from obstore.store import LocalStore, from_url
     except ImportError:
         raise UserError(LACKING) from None
     if where.folder:
         return LocalStore(where.folder, mkdir=where.writable)
-    http = {"connect_timeout": "3s", "read_timeout": "30s", "timeout": "10m" if patient else "10s", "allow_http": plain_http()}
-    retry = {"max_retries": 5 if patient else 1, "retry_timeout": timedelta(seconds=40 if patient else 5)}
+    http = {
+        "connect_timeout": "3s",
+        "read_timeout": "30s",
+        "timeout": "10m" if patient else "10s",
+        "allow_http": plain_http(),
+    }
+    retry = {
+        "max_retries": 5 if patient else 1,
+        "retry_timeout": timedelta(seconds=40 if patient else 5),
+    }
     return from_url(where.url, client_options=http, retry_config=retry)  # type: ignore[call-overload]
 
 
@@ -47,7 +59,10 @@ def plain_http() -> bool:
     """Whether the endpoint may be spoken to without TLS: on loopback, or where the user says so."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     host = urlsplit(next((os.environ[n] for n in names if os.environ.get(n)), "")).hostname
-    return host in ("127.0.0.1", "localhost", "::1") or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+    return (
+        host in ("127.0.0.1", "localhost", "::1")
+        or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+    )
 
 
 class Forbidden(Unreachable):
@@ -56,7 +71,9 @@ class Forbidden(Unreachable):
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """obstore's errors as Unreachable, in one line; that something isn't there, or is there already, is no such error."""
+    """obstore's errors as Unreachable, in one line; that something isn't there, or is there
+    already, is no such error.
+    """
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -69,9 +86,16 @@ def answering() -> Iterator[None]:
         yield
     except AlreadyExistsError:
         raise
-    except (BaseError, PermissionError, NotADirectoryError, ValueError) as error:  # ValueError: a name that is no path
+    except (
+        BaseError,
+        PermissionError,
+        NotADirectoryError,
+        ValueError,
+    ) as error:  # ValueError: a name that is no path
         line = re.sub(r"\?\S*", "", str(error).split("\n")[0])[:240]
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError, NotSupportedError, PermissionError)):
+        if isinstance(
+            error, (PermissionDeniedError, UnauthenticatedError, NotSupportedError, PermissionError)
+        ):
             raise Forbidden(line) from None
         raise Unreachable(line) from None
 
@@ -113,13 +137,20 @@ class Objects:
             return bytes(found.bytes())
 
     def put_entry(self, key: str, text: bytes, over: bool = False) -> bool:
-        """Write an entry unless there is one (over: in its place); whether it was written. Raises Unreachable."""
+        """Write an entry unless there is one (over: in its place); whether it was written. Raises
+        Unreachable.
+        """
         from obstore.exceptions import AlreadyExistsError
 
         with answering():
             try:
-                self.api.put(self.store, named(key), text, mode="overwrite" if over else "create",
-                             use_multipart=False)  # fmt: skip
+                self.api.put(
+                    self.store,
+                    named(key),
+                    text,
+                    mode="overwrite" if over else "create",
+                    use_multipart=False,
+                )
             except AlreadyExistsError:
                 return False
         return True
@@ -141,7 +172,9 @@ class Objects:
                 return None
 
     def put_blob(self, path: Path, digest: str, progress: Progress) -> None:
-        """Send a file, in parts where it is large. Raises Refused where it isn't what its name says, Unreachable."""
+        """Send a file, in parts where it is large. Raises Refused where it isn't what its name
+        says, Unreachable.
+        """
         with answering():
             if path.stat().st_size <= PART:
                 data = path.read_bytes()
@@ -149,10 +182,18 @@ class Objects:
                 self.api.put(self.store, blob(digest), data, use_multipart=False)
                 progress(len(data))
             else:
-                self.api.put(self.store, blob(digest), sent(path, digest, progress), chunk_size=PART, max_concurrency=AT_ONCE)
+                self.api.put(
+                    self.store,
+                    blob(digest),
+                    sent(path, digest, progress),
+                    chunk_size=PART,
+                    max_concurrency=AT_ONCE,
+                )
 
     def get_blob(self, digest: str, size: int, target: Path, progress: Progress) -> None:
-        """Receive a blob into a file, several parts at once. Raises Refused where it isn't what its name says, Unreachable."""
+        """Receive a blob into a file, several parts at once. Raises Refused where it isn't what its
+        name says, Unreachable.
+        """
         from concurrent.futures import Future, ThreadPoolExecutor
 
         hashed = hashlib.sha256()

@@ -1,8 +1,9 @@
 """A cache behind which others' results lie: pulled before a step is built, pushed after it.
 
-Blobs go up before the entry that names them; the entry is put on the condition that there is none, so the first writer wins,
-and who comes second takes over the first one's result, so that steps which aren't reproducible to the byte converge. Whatever
-is wrong with the remote store costs a line, never the study: without it steps are built.
+Blobs go up before the entry that names them; the entry is put on the condition that there is none,
+so the first writer wins, and who comes second takes over the first one's result, so that steps
+which aren't reproducible to the byte converge. Whatever is wrong with the remote store costs a
+line, never the study: without it steps are built.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Meter:
 
 
 class Shared:
-    """A remote store as a study uses it. Nothing is opened, and obstore not imported, before something is asked."""
+    """A remote store as a study uses it. Nothing is opened, and obstore not imported, before
+    something is asked.
+    """
 
     def __init__(self, where: Address, say: Say = say) -> None:
         """Raises UserError where the key of the HMAC is none."""
@@ -78,13 +81,21 @@ class Shared:
         """Go on without it, or without writing to it, and say so once."""
         if isinstance(error, Forbidden) and self._objects and self.writable:
             self.writable = False
-            self.say(f"the shared store {self.where.url} can't be written to, going on without pushing: {error}")
+            self.say(
+                
+                    f"the shared store {self.where.url} can't be written to, going on without "
+                    f"pushing: {error}"
+                
+            )
         elif not self.why_not:
             self.why_not = str(error)
-            self.say(f"the shared store {self.where.url} can't be used, going on without it: {error}")
+            self.say(
+                f"the shared store {self.where.url} can't be used, going on without it: {error}"
+            )
 
     def pull(self, store: Store, key: str, name: str = "") -> Outcome | None:
-        """What the remote store has for a key, now in the cache too; None where it has nothing that can be believed.
+        """What the remote store has for a key, now in the cache too; None where it has nothing that
+        can be believed.
 
         Raises Transient where the disk is full, UserError without obstore.
         """
@@ -94,13 +105,17 @@ class Shared:
             with store.lock(key):
                 return store.lookup(key) or self.fetch(store, key, name)
         except Refused as error:
-            self.say(f"refused {name or key[:12]} of the shared store: {error}")  # it is built, and that takes its place
+            self.say(
+                f"refused {name or key[:12]} of the shared store: {error}"
+            )  # it is built, and that takes its place
         except Unreachable as error:
             self.down(error)
         return None
 
     def fetch(self, store: Store, key: str, name: str) -> Outcome | None:
-        """The same with the key's lock held, without looking into the cache. Raises Refused, Unreachable, Transient."""
+        """The same with the key's lock held, without looking into the cache. Raises Refused,
+        Unreachable, Transient.
+        """
         raw = self.objects.entry(key)
         if raw is None:
             return None
@@ -110,7 +125,9 @@ class Shared:
         if isinstance(found, Artifact):
             self.blobs(store, key, found, name)
         store.forget(key)
-        return store.publish(key, found, {k: v for k, v in data.items() if k not in ("key", "files", "failure")})
+        return store.publish(
+            key, found, {k: v for k, v in data.items() if k not in ("key", "files", "failure")}
+        )
 
     def blobs(self, store: Store, key: str, found: Artifact, name: str) -> None:
         """Get the blobs that the cache lacks. Raises Refused, Unreachable, Transient."""
@@ -132,8 +149,9 @@ class Shared:
             shutil.rmtree(folder, ignore_errors=True)
 
     def complete(self, store: Store, above: dict[str, str]) -> None:
-        """Give what a step is made of (key -> name) to the others too, where it was in the cache before there was a shared
-        store: else they'd have to build that."""
+        """Give what a step is made of (key -> name) to the others too, where it was in the cache
+        before there was a shared store: else they'd have to build that.
+        """
         try:
             for key in [k for k in above if k not in self._there]:
                 if self.writable and not self.why_not and not self.objects.has_entry(key):
@@ -145,8 +163,9 @@ class Shared:
     def push(self, store: Store, key: str, name: str = "", adopt: bool = True) -> Pushed:
         """Give the cache's result of a key to the others.
 
-        "there": they have the same; "lost": somebody was faster with another, which the cache has now too; "kept": not given
-        (nothing there, read-only, unreachable, a failure of this machine's own). adopt: whether to take over another's.
+        "there": they have the same; "lost": somebody was faster with another, which the cache has
+        now too; "kept": not given (nothing there, read-only, unreachable, a failure of this
+        machine's own). adopt: whether to take over another's.
         """
         data = store.record(key)
         if not self.writable or self.why_not or data is None or not shareable(data):
@@ -181,10 +200,14 @@ class Shared:
             return "pushed"
 
     def upload(self, store: Store, data: dict[str, Any], name: str) -> None:
-        """Send the blobs of an entry that the remote store lacks or holds damaged. Raises Refused, Unreachable, OSError."""
+        """Send the blobs of an entry that the remote store lacks or holds damaged. Raises Refused,
+        Unreachable, OSError.
+        """
         for file in {f["sha256"]: File(**f) for f in data.get("files", ())}.values():
             if file.sha256 in self._bad or not self.objects.has_blob(file.sha256, file.size):
-                self.objects.put_blob(store.blob(file.sha256), file.sha256, Meter(f"pushing {name}", file.size))
+                self.objects.put_blob(
+                    store.blob(file.sha256), file.sha256, Meter(f"pushing {name}", file.size)
+                )
                 self._bad.discard(file.sha256)
                 self.moved["up"] += file.size
 
@@ -193,7 +216,9 @@ _known: dict[Address, Shared] = {}
 
 
 def shared(root: Path, conf: dict[str, Any]) -> Shared | None:
-    """The shared store that the options `store.*` name, the same for all studies of a run. Raises UserError."""
+    """The shared store that the options `store.*` name, the same for all studies of a run. Raises
+    UserError.
+    """
     from sintra.remote.address import address
 
     where = address(root, conf)
@@ -207,7 +232,12 @@ def shared(root: Path, conf: dict[str, Any]) -> Shared | None:
 def required(found: Shared | None, write: bool) -> Shared:
     """The shared store of a command that can't do without. Raises UserError."""
     if found is None:
-        raise UserError("no shared store is named: add store.remote=s3://bucket/prefix, gs://, az:// or a folder")
+        raise UserError(
+            
+                "no shared store is named: add store.remote=s3://bucket/prefix, gs://, az:// or a "
+                "folder"
+            
+        )
     if write and not found.writable:
         raise UserError("store.mode=readonly: nothing is pushed; give store.mode=readwrite")
     return found

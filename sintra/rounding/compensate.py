@@ -1,9 +1,11 @@
-"""Integers chosen so that a layer's output changes least: GPTQ's rounding (arXiv 2210.17323) onto a grid of ggml.
+"""Integers chosen so that a layer's output changes least: GPTQ's rounding (arXiv 2210.17323) onto a
+grid of ggml.
 
-The measure is tr(E H E') with E the change of the weights (rows, columns) and H = X'X of the layer's inputs, damped. First
-columns are rounded one by one, those of the largest curvature first, the columns that are left absorbing the error; then, in
-sweeps, scales and mins are fitted to the chosen integers and integers to the scales, each step one that can't raise the
-measure. Rows are independent given H, so they are taken in slices that bound the memory.
+The measure is tr(E H E') with E the change of the weights (rows, columns) and H = X'X of the
+layer's inputs, damped. First columns are rounded one by one, those of the largest curvature first,
+the columns that are left absorbing the error; then, in sweeps, scales and mins are fitted to the
+chosen integers and integers to the scales, each step one that can't raise the measure. Rows are
+independent given H, so they are taken in slices that bound the memory.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ SLICE = 2**24
 
 @dataclass(frozen=True)
 class Options:
-    """damping: a share of H's mean diagonal; sweeps: rounds of fitting after GPTQ's; lazy: columns between full updates,
-    a divisor or a multiple of the grid's block; ordered: whether GPTQ takes the largest diagonal first."""
+    """damping: a share of H's mean diagonal; sweeps: rounds of fitting after GPTQ's; lazy: columns
+    between full updates, a divisor or a multiple of the grid's block; ordered: whether GPTQ takes
+    the largest diagonal first.
+    """
 
     damping: float = 0.01
     sweeps: int = 4
@@ -39,7 +43,9 @@ class Options:
 
 
 class Metric:
-    """H, damped and divided by its mean diagonal, and what GPTQ needs of it: computed once for a tensor's rows."""
+    """H, damped and divided by its mean diagonal, and what GPTQ needs of it: computed once for a
+    tensor's rows.
+    """
 
     def __init__(self, h: NDArray[np.float32], options: Options) -> None:
         self.h = damped(h, options.damping).to(device())
@@ -67,7 +73,12 @@ class Fit:
         per_row = self.columns // grid.block
 
         def shaped(x: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(x)).float().reshape(self.rows, per_row, -1).to(place)
+            return (
+                torch.from_numpy(np.ascontiguousarray(x))
+                .float()
+                .reshape(self.rows, per_row, -1)
+                .to(place)
+            )
 
         self.d, self.m = shaped(found.d), shaped(found.m)
         self.sub, self.sub_min = shaped(found.sub), shaped(found.sub_min)
@@ -84,7 +95,10 @@ class Fit:
     def now(self, start: int = 0, stop: int | None = None) -> Tensor:
         """The weights of some columns (whole blocks) as the grid has them."""
         wide, end = self.grid.group, stop or self.columns
-        scale, offset = (x[:, start // wide : end // wide].repeat_interleave(wide, 1) for x in (self.scale(), self.offset()))
+        scale, offset = (
+            x[:, start // wide : end // wide].repeat_interleave(wide, 1)
+            for x in (self.scale(), self.offset())
+        )
         return scale * self.levels[self.codes[:, start:end]] + offset
 
     def snap(self, x: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,8 +125,13 @@ class Fit:
     def pack(self, blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Raw blocks with these scales and codes."""
         out, grid = blocks.copy(), self.grid
-        ints = [x.reshape(-1, grid.groups).round().cpu().numpy().astype(np.int64) for x in (self.sub, self.sub_min)]
-        grid.write_scales(out, Scales(self.d.reshape(-1).cpu().numpy(), self.m.reshape(-1).cpu().numpy(), *ints))
+        ints = [
+            x.reshape(-1, grid.groups).round().cpu().numpy().astype(np.int64)
+            for x in (self.sub, self.sub_min)
+        ]
+        grid.write_scales(
+            out, Scales(self.d.reshape(-1).cpu().numpy(), self.m.reshape(-1).cpu().numpy(), *ints)
+        )
         grid.write_codes(out, self.codes.reshape(-1, grid.block).cpu().numpy().astype(np.int64))
         return out
 
@@ -123,7 +142,9 @@ def device() -> str:
 
 
 def damped(h: NDArray[np.float32], share: float) -> Tensor:
-    """H with a share of its mean diagonal added to the diagonal; the identity where there is no input at all."""
+    """H with a share of its mean diagonal added to the diagonal; the identity where there is no
+    input at all.
+    """
     full = torch.tensor(h, dtype=torch.float32)
     mean = float(full.diagonal().double().mean())
     if mean <= 0:
@@ -154,7 +175,9 @@ def gptq(fit: Fit, metric: Metric, width: int) -> None:
 
 
 def sweep(fit: Fit, width: int) -> None:
-    """One pass over chunks of columns: scales and mins fitted, then every column moved to its best grid point."""
+    """One pass over chunks of columns: scales and mins fitted, then every column moved to its best
+    grid point.
+    """
     width = max(width, fit.grid.block)
     for start in range(0, fit.columns, width):
         stop = min(start + width, fit.columns)
@@ -169,7 +192,9 @@ def sweep(fit: Fit, width: int) -> None:
 def descend(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
     """The columns of a chunk, each moved to its best grid point given all others."""
     wide = fit.grid.group
-    scale, offset = (x[:, start // wide : stop // wide].T.contiguous() for x in (fit.scale(), fit.offset()))
+    scale, offset = (
+        x[:, start // wide : stop // wide].T.contiguous() for x in (fit.scale(), fit.offset())
+    )
     old, local = fit.now(start, stop).T.contiguous(), slope.T.contiguous()
     codes = torch.empty_like(old, dtype=torch.int32)
     for i in range(stop - start):
@@ -180,12 +205,16 @@ def descend(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
 
 
 def refit(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
-    """The chunk's scales, then its mins, then d and m, each moved to its best value given all others."""
+    """The chunk's scales, then its mins, then d and m, each moved to its best value given all
+    others.
+    """
     grid = fit.grid
     level = fit.levels[fit.codes[:, start:stop]]
 
     def step(values: Tensor, at: slice, v: Tensor, fitted: Callable[[Tensor], Tensor]) -> None:
-        """Move `values` (rows,) along v (rows, columns at); `fitted` makes an allowed value of a wished one."""
+        """Move `values` (rows,) along v (rows, columns at); `fitted` makes an allowed value of a
+        wished one.
+        """
         curve = ((v @ h[at, at]) * v).sum(1)
         gain = (slope[:, at] * v).sum(1)
         wish = values + torch.where(curve > 0, gain / curve.clamp_min(1e-30), 0.0)
@@ -207,29 +236,44 @@ def refit(fit: Fit, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
             if grid.limits:
                 step(fit.sub[:, b, g], at, fit.d[:, b] * level[:, at], clamped(grid.limits))
             if grid.min_limits:
-                step(fit.sub_min[:, b, g], at, fit.m[:, b].expand(-1, grid.group), clamped(grid.min_limits))
+                step(
+                    fit.sub_min[:, b, g],
+                    at,
+                    fit.m[:, b].expand(-1, grid.group),
+                    clamped(grid.min_limits),
+                )
         at = slice(first, first + grid.block)
-        step(fit.d[:, b, 0], at, fit.sub[:, b].repeat_interleave(grid.group, 1) * level[:, at], half)
+        step(
+            fit.d[:, b, 0], at, fit.sub[:, b].repeat_interleave(grid.group, 1) * level[:, at], half
+        )
         if grid.m_at >= 0:
             step(fit.m[:, b, 0], at, fit.sub_min[:, b].repeat_interleave(grid.group, 1), half)
 
 
 def started(fit: Fit, metric: Metric, width: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """GPTQ from one start: the start's measure, and row by row the better of the start and what GPTQ made of it."""
+    """GPTQ from one start: the start's measure, and row by row the better of the start and what
+    GPTQ made of it.
+    """
     before, kept = fit.measure(), fit.state()
     gptq(fit, metric, width)
     return (before, *better_of(before, kept, fit.measure(), fit.state()))
 
 
-def better_of(one: Tensor, kept: list[Tensor], two: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def better_of(
+    one: Tensor, kept: list[Tensor], two: Tensor, state: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     """Row by row the state whose measure is smaller."""
     better = two < one
-    rows = [torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(state, kept, strict=True)]
+    rows = [
+        torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+        for new, old in zip(state, kept, strict=True)
+    ]
     return torch.where(better, two, one), rows
 
 
 def improved(fits: list[Fit], metric: Metric, options: Options) -> tuple[Fit, float, float]:
-    """Bring some rows from the best of their starts to the best state found, row by row; the measure before and after.
+    """Bring some rows from the best of their starts to the best state found, row by row; the
+    measure before and after.
 
     before: of each row's better start.
     """
@@ -248,12 +292,19 @@ def improved(fits: list[Fit], metric: Metric, options: Options) -> tuple[Fit, fl
     return fit, float(before.sum()), float(best.sum())
 
 
-def compensate(w: NDArray[np.float32], starts: list[NDArray[np.uint8]], grid: Grid, h: NDArray[np.float32],
-               options: Options | None = None) -> tuple[NDArray[np.uint8], float, float]:  # fmt: skip
-    """Better blocks of the same type for weights w (rows, columns), given nearest ones (rows * columns / block, size), with the
-    scales of one quantizer or of several (with and without importance matrix): every row takes the start that serves it best.
+def compensate(
+    w: NDArray[np.float32],
+    starts: list[NDArray[np.uint8]],
+    grid: Grid,
+    h: NDArray[np.float32],
+    options: Options | None = None,
+) -> tuple[NDArray[np.uint8], float, float]:
+    """Better blocks of the same type for weights w (rows, columns), given nearest ones (rows *
+    columns / block, size), with the scales of one quantizer or of several (with and without
+    importance matrix): every row takes the start that serves it best.
 
-    Returns them with the measure before and after, tr(E H E') of the damped H divided by its mean diagonal.
+    Returns them with the measure before and after, tr(E H E') of the damped H divided by its mean
+    diagonal.
     """
     chosen = options or Options()
     metric = Metric(h, chosen)
@@ -263,7 +314,9 @@ def compensate(w: NDArray[np.float32], starts: list[NDArray[np.uint8]], grid: Gr
     for start in range(0, rows, step):
         part = slice(start * per_row, min(start + step, rows) * per_row)
         own = torch.tensor(w[start : start + step], dtype=torch.float32)
-        fit, old, new = improved([Fit(own, blocks[part], grid, metric) for blocks in starts], metric, chosen)
+        fit, old, new = improved(
+            [Fit(own, blocks[part], grid, metric) for blocks in starts], metric, chosen
+        )
         made[part] = fit.pack(starts[0][part])
         before, after = before + old, after + new
     return made, before, after

@@ -1,4 +1,6 @@
-"""Compensated rounding of a whole GGUF, tensor after tensor, in place: only scales and codes change."""
+"""Compensated rounding of a whole GGUF, tensor after tensor, in place: only scales and codes
+change.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,26 @@ from sintra.imatrix import moved
 from sintra.rounding.compensate import Options, compensate
 from sintra.rounding.grids import GRIDS
 
-# An output that is also the embedding is looked up too, where every change counts alike: between the two metrics.
+# An output that is also the embedding is looked up too, where every change counts alike: between
+# the two metrics.
 LOOKED_UP, SHARED_DAMPING = "token_embd.weight", 1.0
 
 
-def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callable[[str], None],
-            dropped: list[int] | None = None, options: Options | None = None,
-            other: Path | None = None) -> dict[str, Any]:  # fmt: skip
+def improve(
+    target: Path,
+    source: Path,
+    curvature: Path,
+    keep: Path,
+    say: Callable[[str], None],
+    dropped: list[int] | None = None,
+    options: Options | None = None,
+    other: Path | None = None,
+) -> dict[str, Any]:
     """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
 
-    other: the same file with other scales, from which rows may start as well; dropped: the blocks that both files lack;
-    keep: finished tensors are left there, so that a killed run goes on behind them.
+    other: the same file with other scales, from which rows may start as well; dropped: the blocks
+    that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
+    them.
 
     Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
     """
@@ -49,17 +60,31 @@ def improve(target: Path, source: Path, curvature: Path, keep: Path, say: Callab
         saved = keep / f"{name}.npz"
         if not saved.exists():
             numbers = [of[name]] if isinstance(of[name], int) else of[name]
-            both = [t.data for t in (tensor, second.get(name)) if t is not None and t.tensor_type == tensor.tensor_type]
+            both = [
+                t.data
+                for t in (tensor, second.get(name))
+                if t is not None and t.tensor_type == tensor.tensor_type
+            ]
             raw = [np.array(data).reshape(len(numbers), -1, grid.size) for data in both]
             w = dequantize(exact[name].data, exact[name].tensor_type)
             w = w.reshape(len(numbers), -1, w.shape[-1])
-            chosen = replace(options or Options(), damping=SHARED_DAMPING) if name == LOOKED_UP else options
+            chosen = (
+                replace(options or Options(), damping=SHARED_DAMPING)
+                if name == LOOKED_UP
+                else options
+            )
             made = [
-                compensate(w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), chosen)
+                compensate(
+                    w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), chosen
+                )
                 for i, n in enumerate(numbers)
             ]
             part = keep / "part.npz"
-            np.savez(part, blocks=np.concatenate([m[0] for m in made]), measure=np.array([m[1:] for m in made]).sum(0))
+            np.savez(
+                part,
+                blocks=np.concatenate([m[0] for m in made]),
+                measure=np.array([m[1:] for m in made]).sum(0),
+            )
             part.replace(saved)
         with np.load(saved) as found:
             tensor.data[:] = found["blocks"].reshape(tensor.data.shape)

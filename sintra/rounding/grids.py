@@ -1,9 +1,11 @@
-"""The grids of ggml's tensor types: where the integers and the scales of a block lie, and what weight they stand for.
+"""The grids of ggml's tensor types: where the integers and the scales of a block lie, and what
+weight they stand for.
 
-A weight is `d * sub_scale * level[code] + m * sub_min`. d and m are halves, one for each block; sub_scale and sub_min are
-small integers, one for each group of a block (1 where the type has none). A code's bits lie in planes: a run of bytes, cut
-into units, each unit holding one field of some bits at each of several shifts. Layouts follow ggml's block structs
-(ggml-common.h) and are checked in the tests against the gguf package's dequantizer.
+A weight is `d * sub_scale * level[code] + m * sub_min`. d and m are halves, one for each block;
+sub_scale and sub_min are small integers, one for each group of a block (1 where the type has none).
+A code's bits lie in planes: a run of bytes, cut into units, each unit holding one field of some
+bits at each of several shifts. Layouts follow ggml's block structs (ggml-common.h) and are checked
+in the tests against the gguf package's dequantizer.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ else:
 
 
 class Plane(NamedTuple):
-    """Part of the codes: bytes start..stop, in units, a field of `bits` at each shift, placed at bit `at` of the code."""
+    """Part of the codes: bytes start..stop, in units, a field of `bits` at each shift, placed at
+    bit `at` of the code.
+    """
 
     start: int
     stop: int
@@ -53,8 +57,9 @@ Join = Callable[["Bytes", "Ints", "Ints"], None]
 class Grid:
     """A tensor type. block: weights; size: bytes of a block; group: weights that share a scale.
 
-    levels: the values of the sorted codes; first: the code of levels[0] modulo 256; d_at, m_at: byte offsets (m_at -1: no
-    offset); sign: of m; limits, min_limits: ranges of the sub-scales (None: there are none).
+    levels: the values of the sorted codes; first: the code of levels[0] modulo 256; d_at, m_at:
+    byte offsets (m_at -1: no offset); sign: of m; limits, min_limits: ranges of the sub-scales
+    (None: there are none).
     """
 
     name: str
@@ -121,7 +126,9 @@ class Grid:
     def weights(self, blocks: Bytes) -> Floats:
         """The weights that raw blocks stand for, (n, block)."""
         s = self.scales(blocks)
-        level = np.array(self.levels, np.float32)[self.codes(blocks)].reshape(len(blocks), self.groups, self.group)
+        level = np.array(self.levels, np.float32)[self.codes(blocks)].reshape(
+            len(blocks), self.groups, self.group
+        )
         scale = (s.d[:, None] * s.sub.astype(np.float32))[:, :, None]
         offset = (s.m[:, None] * s.sub_min.astype(np.float32))[:, :, None]
         weights: Floats = (scale * level + offset).reshape(len(blocks), self.block)
@@ -154,7 +161,9 @@ def _join_q2(blocks: Bytes, sub: Ints, low: Ints) -> None:
 
 
 def _split_q3(blocks: Bytes) -> tuple[Ints, Ints]:
-    sub = _fields(blocks[:, 96:104], (0, 4), 15) | (_fields(blocks[:, 104:108], (0, 2, 4, 6), 3) << 4)
+    sub = _fields(blocks[:, 96:104], (0, 4), 15) | (
+        _fields(blocks[:, 104:108], (0, 2, 4, 6), 3) << 4
+    )
     return sub - 32, np.zeros_like(sub)
 
 
@@ -190,7 +199,11 @@ def _join_q6(blocks: Bytes, sub: Ints, _: Ints) -> None:
 
 def _split_iq4(blocks: Bytes) -> tuple[Ints, Ints]:
     high = blocks[:, 2].astype(np.int64) | blocks[:, 3].astype(np.int64) << 8
-    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], 2).reshape(len(blocks), 8).astype(np.int64)
+    low = (
+        np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], 2)
+        .reshape(len(blocks), 8)
+        .astype(np.int64)
+    )
     sub = low | ((high[:, None] >> np.arange(0, 16, 2)) & 3) << 4
     return sub - 32, np.zeros_like(sub)
 
@@ -212,21 +225,109 @@ GRIDS = {
     for g in (
         Grid("Q4_0", 32, 18, 32, (Plane(2, 18, 16, NIBBLES, 4),), tuple(range(-8, 8)), 0),
         Grid("Q4_1", 32, 20, 32, (Plane(4, 20, 16, NIBBLES, 4),), tuple(range(16)), 0, 2),
-        Grid("Q5_0", 32, 22, 32, (Plane(6, 22, 16, NIBBLES, 4), Plane(2, 6, 1, SINGLES, 1, 4)), tuple(range(-16, 16)), 0),
-        Grid("Q5_1", 32, 24, 32, (Plane(8, 24, 16, NIBBLES, 4), Plane(4, 8, 1, SINGLES, 1, 4)), tuple(range(32)), 0, 2),
-        Grid("Q8_0", 32, 34, 32, (Plane(2, 34, 32, (0,), 8),), tuple(range(-127, 128)), 0, first=-127),
+        Grid(
+            "Q5_0",
+            32,
+            22,
+            32,
+            (Plane(6, 22, 16, NIBBLES, 4), Plane(2, 6, 1, SINGLES, 1, 4)),
+            tuple(range(-16, 16)),
+            0,
+        ),
+        Grid(
+            "Q5_1",
+            32,
+            24,
+            32,
+            (Plane(8, 24, 16, NIBBLES, 4), Plane(4, 8, 1, SINGLES, 1, 4)),
+            tuple(range(32)),
+            0,
+            2,
+        ),
+        Grid(
+            "Q8_0", 32, 34, 32, (Plane(2, 34, 32, (0,), 8),), tuple(range(-127, 128)), 0, first=-127
+        ),
         Grid("IQ4_NL", 32, 18, 32, (Plane(2, 18, 16, NIBBLES, 4),), CURVED, 0),
-        Grid("Q2_K", 256, 84, 16, (Plane(16, 80, 32, PAIRS, 2),), tuple(range(4)), 80, 82, -1,
-             limits=(0, 15), min_limits=(0, 15), split=_split_q2, join=_join_q2),
-        Grid("Q3_K", 256, 110, 16, (Plane(32, 96, 32, PAIRS, 2), Plane(0, 32, 32, SINGLES, 1, 2)), tuple(range(-4, 4)), 108,
-             limits=(-32, 31), split=_split_q3, join=_join_q3),
-        Grid("Q4_K", 256, 144, 32, (Plane(16, 144, 32, NIBBLES, 4),), tuple(range(16)), 0, 2, -1,
-             limits=(0, 63), min_limits=(0, 63), split=_split_q4, join=_join_q4),
-        Grid("Q5_K", 256, 176, 32, (Plane(48, 176, 32, NIBBLES, 4), Plane(16, 48, 32, SINGLES, 1, 4)), tuple(range(32)), 0, 2,
-             -1, limits=(0, 63), min_limits=(0, 63), split=_split_q4, join=_join_q4),
-        Grid("Q6_K", 256, 210, 16, (Plane(0, 128, 64, NIBBLES, 4), Plane(128, 192, 32, PAIRS, 2, 4)), tuple(range(-32, 32)),
-             208, limits=(-128, 127), split=_split_q6, join=_join_q6),
-        Grid("IQ4_XS", 256, 136, 32, (Plane(8, 136, 16, NIBBLES, 4),), CURVED, 0,
-             limits=(-32, 31), split=_split_iq4, join=_join_iq4),
+        Grid(
+            "Q2_K",
+            256,
+            84,
+            16,
+            (Plane(16, 80, 32, PAIRS, 2),),
+            tuple(range(4)),
+            80,
+            82,
+            -1,
+            limits=(0, 15),
+            min_limits=(0, 15),
+            split=_split_q2,
+            join=_join_q2,
+        ),
+        Grid(
+            "Q3_K",
+            256,
+            110,
+            16,
+            (Plane(32, 96, 32, PAIRS, 2), Plane(0, 32, 32, SINGLES, 1, 2)),
+            tuple(range(-4, 4)),
+            108,
+            limits=(-32, 31),
+            split=_split_q3,
+            join=_join_q3,
+        ),
+        Grid(
+            "Q4_K",
+            256,
+            144,
+            32,
+            (Plane(16, 144, 32, NIBBLES, 4),),
+            tuple(range(16)),
+            0,
+            2,
+            -1,
+            limits=(0, 63),
+            min_limits=(0, 63),
+            split=_split_q4,
+            join=_join_q4,
+        ),
+        Grid(
+            "Q5_K",
+            256,
+            176,
+            32,
+            (Plane(48, 176, 32, NIBBLES, 4), Plane(16, 48, 32, SINGLES, 1, 4)),
+            tuple(range(32)),
+            0,
+            2,
+            -1,
+            limits=(0, 63),
+            min_limits=(0, 63),
+            split=_split_q4,
+            join=_join_q4,
+        ),
+        Grid(
+            "Q6_K",
+            256,
+            210,
+            16,
+            (Plane(0, 128, 64, NIBBLES, 4), Plane(128, 192, 32, PAIRS, 2, 4)),
+            tuple(range(-32, 32)),
+            208,
+            limits=(-128, 127),
+            split=_split_q6,
+            join=_join_q6,
+        ),
+        Grid(
+            "IQ4_XS",
+            256,
+            136,
+            32,
+            (Plane(8, 136, 16, NIBBLES, 4),),
+            CURVED,
+            0,
+            limits=(-32, 31),
+            split=_split_iq4,
+            join=_join_iq4,
+        ),
     )
-}  # fmt: skip
+}

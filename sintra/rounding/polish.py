@@ -1,9 +1,10 @@
-"""Gradient descent on KL(16-bit model || quantized model) over calibration text, the file's layout held fixed.
+"""Gradient descent on KL(16-bit model || quantized model) over calibration text, the file's layout
+held fixed.
 
-What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of the blocks
-(EfficientQAT's second phase, arXiv 2407.11062). What is made small is the mean of the logarithm of each window's KLD: every
-window counts by what is left of its damage, where the plain mean heeds those of the strangest text alone. Windows that are
-held out say which state is kept.
+What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of
+the blocks (EfficientQAT's second phase, arXiv 2407.11062). What is made small is the mean of the
+logarithm of each window's KLD: every window counts by what is left of its damage, where the plain
+mean heeds those of the strangest text alone. Windows that are held out say which state is kept.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ else:
     torch = lazy.module("torch")
 
 TINY = 1e-12
-WHOLE = 8192  # vocabularies up to this have their teacher's logits kept on disk, larger ones are computed again each time
+# vocabularies up to this have their teacher's logits kept on disk, larger ones are computed again
+# each time
+WHOLE = 8192
 
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share of a value's size, for a
-    KLD of 1 nat to begin with: since the KLD grows with the square of a change, smaller by its root for less; decay: Adam's;
-    rise: steps until the rate is reached, from where it falls linearly to nothing; held: one window in so many is held out;
-    checks: how often the held-out windows are looked at."""
+    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share
+    of a value's size, for a KLD of 1 nat to begin with: since the KLD grows with the square of a
+    change, smaller by its root for less; decay: Adam's; rise: steps until the rate is reached, from
+    where it falls linearly to nothing; held: one window in so many is held out; checks: how often
+    the held-out windows are looked at.
+    """
 
     epochs: float = 2.0
     batch: int = 1
@@ -100,8 +105,9 @@ class Descent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """KLD over the held-out windows (see `distance`) before and after; steps taken; the step whose state was kept (0: the
-    start's)."""
+    """KLD over the held-out windows (see `distance`) before and after; steps taken; the step whose
+    state was kept (0: the start's).
+    """
 
     before: float
     after: float
@@ -109,15 +115,24 @@ class Outcome:
     kept: int
 
 
-def tune(student: Student, teacher: Teacher, settings: Settings, say: Callable[[str], None]) -> Outcome:
-    """Move the student; it is left in the best state that the held-out windows saw, at worst where it began."""
+def tune(
+    student: Student, teacher: Teacher, settings: Settings, say: Callable[[str], None]
+) -> Outcome:
+    """Move the student; it is left in the best state that the held-out windows saw, at worst where
+    it began.
+    """
     held = list(range(0, len(teacher.windows), settings.held))
     train = [i for i in range(len(teacher.windows)) if i % settings.held]
     total = max(1, round(settings.epochs * len(train) / settings.batch))
     descent, batches = Descent(student.moving(), settings), shuffled(train, settings)
     before = best = distance(student, teacher, held)
     rate = settings.rate * before**0.5
-    kept, state, start, every = 0, student.state(), time.monotonic(), max(1, total // settings.checks)
+    kept, state, start, every = (
+        0,
+        student.state(),
+        time.monotonic(),
+        max(1, total // settings.checks),
+    )
     for number in range(1, total + 1):
         learn(student, teacher, next(batches))
         descent.step(rate * min(1.0, number / settings.rise) * (1 - (number - 1) / total))
@@ -150,11 +165,15 @@ def shuffled(train: list[int], settings: Settings) -> Iterator[list[int]]:
 
 
 def distance(student: Student, teacher: Teacher, windows: list[int]) -> float:
-    """Mean KLD over the second half of a window, as the quality probe scores it; of some windows the geometric mean."""
+    """Mean KLD over the second half of a window, as the quality probe scores it; of some windows
+    the geometric mean.
+    """
     found, half = [], teacher.windows.shape[1] // 2
     with torch.no_grad():
         weights = student.weights()
         for i in windows:
             made = student.logits(teacher.windows[i : i + 1], weights)
-            found.append(divergence(teacher.logits([i])[:, half - 1 : -1], made[:, half - 1 : -1]).mean())
+            found.append(
+                divergence(teacher.logits([i])[:, half - 1 : -1], made[:, half - 1 : -1]).mean()
+            )
     return float(torch.stack(found).double().clamp_min(TINY).log().mean().exp())

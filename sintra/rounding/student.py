@@ -1,8 +1,10 @@
-"""A transformers model with a GGUF's weights in its place, as things that gradient descent can move, and the way back.
+"""A transformers model with a GGUF's weights in its place, as things that gradient descent can
+move, and the way back.
 
-Needs the checkpoint and the 16-bit GGUF converted from it: a parameter and a tensor belong together when the gguf package's
-map says so and they hold the same rows. The converter reorders the rows of some (a Llama's query and key), adds a constant
-to others (a Gemma's norms); both are found by comparing.
+Needs the checkpoint and the 16-bit GGUF converted from it: a parameter and a tensor belong together
+when the gguf package's map says so and they hold the same rows. The converter reorders the rows of
+some (a Llama's query and key), adds a constant to others (a Gemma's norms); both are found by
+comparing.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ else:
 
 
 class Student:
-    """matrices: parameter -> (what moves, the order of its rows); vectors: norm weights and biases, and what the converter
-    added to each; fixed: matrices in types without a grid, as they are. tensor: parameter -> GGUF tensor."""
+    """matrices: parameter -> (what moves, the order of its rows); vectors: norm weights and biases,
+    and what the converter added to each; fixed: matrices in types without a grid, as they are.
+    tensor: parameter -> GGUF tensor.
+    """
 
     def __init__(self, net: Any, source: Path, quantized: Path, layout: dict[str, Any]) -> None:
         """Raises Infeasible where a weight of the file can't be tied to a parameter."""
@@ -41,7 +45,10 @@ class Student:
         self.fixed: dict[str, Tensor] = {}
         exact, made = ({t.name: t for t in opened(path).tensors} for path in (source, quantized))
         if strange := sorted(set(made) - set(self.tensor.values()) - {"rope_freqs.weight"}):
-            raise Infeasible("unsupported", f"polishing: {strange[0]} can't be tied to a parameter of the checkpoint")
+            raise Infeasible(
+                "unsupported",
+                f"polishing: {strange[0]} can't be tied to a parameter of the checkpoint",
+            )
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(False)
             if self.tensor.get(name) in made:
@@ -55,10 +62,14 @@ class Student:
         if own.dim() == 1:
             added = wanted - own.float()
             if float(added.max() - added.min()) > 1e-3:
-                raise Infeasible("unsupported", f"polishing: {exact.name} holds other values than {name}")
+                raise Infeasible(
+                    "unsupported", f"polishing: {exact.name} holds other values than {name}"
+                )
             self.vectors[name] = ((stored - added).requires_grad_(), added)
             return
-        kept = {"F16": torch.float16, "BF16": torch.bfloat16}.get(exact.tensor_type.name, torch.float32)
+        kept = {"F16": torch.float16, "BF16": torch.bfloat16}.get(
+            exact.tensor_type.name, torch.float32
+        )
         order = row_order(own.to(kept).float(), wanted, exact.name, name)
         grid = GRIDS.get(made.tensor_type.name)
         if grid is None:
@@ -129,7 +140,8 @@ def values(tensor: Any) -> Tensor:
 
 
 def row_order(own: Tensor, wanted: Tensor, tensor: str, name: str) -> Tensor | None:
-    """Which of the tensor's rows each of the parameter's rows is; None where they are in the same order.
+    """Which of the tensor's rows each of the parameter's rows is; None where they are in the same
+    order.
 
     Raises Infeasible where the rows are others, or reordered and not all different.
     """

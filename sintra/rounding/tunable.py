@@ -1,7 +1,8 @@
 """A quantized matrix as something that gradient descent can move: the half d and m of each block.
 
-A weight is `d * sub * level + m * sub_min` (sintra.rounding.grids). The codes and the small integers `sub` and `sub_min`
-stay, so it is linear in d and m; that they are stored as halves is passed over by the gradient.
+A weight is `d * sub * level + m * sub_min` (sintra.rounding.grids). The codes and the small
+integers `sub` and `sub_min` stay, so it is linear in d and m; that they are stored as halves is
+passed over by the gradient.
 """
 
 from __future__ import annotations
@@ -21,17 +22,26 @@ else:
 
 
 class Tunable:
-    """One matrix (rows, columns). d, m: (blocks,), tensors to be moved; level: (blocks, groups, group), what the codes stand
-    for."""
+    """One matrix (rows, columns). d, m: (blocks,), tensors to be moved; level: (blocks, groups,
+    group), what the codes stand for.
+    """
 
     def __init__(self, blocks: NDArray[np.uint8], grid: Grid, shape: tuple[int, ...]) -> None:
         """From raw blocks (n, size)."""
         self.blocks, self.grid, self.shape = blocks, grid, shape
         found = grid.scales(blocks)
         levels = torch.tensor(grid.levels, dtype=torch.float32)
-        self.level = levels[torch.from_numpy(grid.codes(blocks))].reshape(-1, grid.groups, grid.group)
-        self.sub, self.sub_min = torch.from_numpy(found.sub).float(), torch.from_numpy(found.sub_min).float()
-        self.d, self.m = torch.from_numpy(found.d).requires_grad_(), torch.from_numpy(found.m).requires_grad_()
+        self.level = levels[torch.from_numpy(grid.codes(blocks))].reshape(
+            -1, grid.groups, grid.group
+        )
+        self.sub, self.sub_min = (
+            torch.from_numpy(found.sub).float(),
+            torch.from_numpy(found.sub_min).float(),
+        )
+        self.d, self.m = (
+            torch.from_numpy(found.d).requires_grad_(),
+            torch.from_numpy(found.m).requires_grad_(),
+        )
 
     def weight(self) -> Tensor:
         """The matrix as a runtime sees it, (rows, columns), with gradients to d and m."""

@@ -1,4 +1,6 @@
-"""Two models' answers to the same prompts, greedy, with the divergence of their predictions along the first one's answer."""
+"""Two models' answers to the same prompts, greedy, with the divergence of their predictions along
+the first one's answer.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +23,50 @@ END = "\u220e"  # what is shown for end of text
 
 
 def run(context: Context) -> None:
-    """Write ab.json: {"tokens", "answers": [{"prompt", "original": pieces, "variant": pieces, "parted": index or None,
-    "kld": nats by token of the original's answer}]}. params: prompts, tokens, chat."""
+    """Write ab.json: {"tokens", "answers": [{"prompt", "original": pieces, "variant": pieces,
+    "parted": index or None, "kld": nats by token of the original's answer}]}. params: prompts,
+    tokens, chat.
+    """
     tokens = context.params["tokens"]
-    paths = [next(p for p in context.inputs[role].iterdir() if p.name in ("model.gguf", "text.txt")) for role in ROLES]
-    prompts = [told(paths[0], p) for p in context.params["prompts"]] if context.params["chat"] else context.params["prompts"]
+    paths = [
+        next(p for p in context.inputs[role].iterdir() if p.name in ("model.gguf", "text.txt"))
+        for role in ROLES
+    ]
+    prompts = (
+        [told(paths[0], p) for p in context.params["prompts"]]
+        if context.params["chat"]
+        else context.params["prompts"]
+    )
     size = room(paths[0], prompts, tokens)
     with opened(paths[0], size, context.threads) as model:
         ids = [model.encode(p) for p in prompts]
-        first = [(said := answered(model, i, tokens), pieces(model, i, said), predicted(model, i, said)) for i in ids]
+        first = [
+            (said := answered(model, i, tokens), pieces(model, i, said), predicted(model, i, said))
+            for i in ids
+        ]
         vocabulary = model.vocabulary
     answers = []
     with opened(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
         if model.vocabulary != vocabulary:
-            raise UserError("the two models have different vocabularies: their answers can't be compared token by token")
+            raise UserError(
+                
+                    "the two models have different vocabularies: their answers can't be compared "
+                    "token by token"
+                
+            )
         for prompt, i, (said, shown, p) in zip(context.params["prompts"], ids, first, strict=True):
             other = answered(model, i, tokens)
             q = predicted(model, i, said)
             kld = (np.exp(p.astype(np.float64)) * (p.astype(np.float64) - q)).sum(1)
-            answers.append({"prompt": prompt, "original": shown, "variant": pieces(model, i, other),
-                            "parted": parting(said, other), "kld": [float(k) for k in kld]})  # fmt: skip
+            answers.append(
+                {
+                    "prompt": prompt,
+                    "original": shown,
+                    "variant": pieces(model, i, other),
+                    "parted": parting(said, other),
+                    "kld": [float(k) for k in kld],
+                }
+            )
             context.say(f"prompt {len(answers)} of {len(ids)}")
     context.write_json("ab.json", {"tokens": tokens, "answers": answers})
 
@@ -49,7 +75,9 @@ ROLES = ("original", "variant")
 
 
 def told(path: Path, prompt: str) -> str:
-    """A prompt as a user's turn of the model's chat template. Raises UserError where that is more than text around it."""
+    """A prompt as a user's turn of the model's chat template. Raises UserError where that is more
+    than text around it.
+    """
     from sintra.chat import read_chat
 
     chat = read_chat(path)
@@ -60,7 +88,9 @@ def told(path: Path, prompt: str) -> str:
 
 
 def room(path: Path, prompts: list[str], tokens: int) -> int:
-    """The context that the longest prompt and its answer need. Raises Infeasible where the model has less."""
+    """The context that the longest prompt and its answer need. Raises Infeasible where the model
+    has less.
+    """
     model = Model(path, 0, 1, vocab_only=True)
     try:
         need = max(len(model.encode(p)) for p in prompts) + tokens + 1
@@ -68,7 +98,10 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
         model.close()
     most = read_layout(path)["context"]
     if most and need > most:
-        raise Infeasible("refused", f"the longest prompt and {tokens} tokens make {need}, the model's context is {most}")
+        raise Infeasible(
+            "refused",
+            f"the longest prompt and {tokens} tokens make {need}, the model's context is {most}",
+        )
     return max(need, 32)
 
 
@@ -106,7 +139,10 @@ def parting(one: list[int], two: list[int]) -> int | None:
     """The first place where two answers differ; None where they are the same."""
     if one == two:
         return None
-    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b),
+        min(len(one), len(two)),
+    )
 
 
 STAGE = Stage("ab", 1, run, tools=("llama-cpp-python",))

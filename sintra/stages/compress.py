@@ -1,8 +1,9 @@
-"""GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) checkpoints, by llmcompressor and by GPTQModel.
+"""GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) checkpoints, by llmcompressor and by
+GPTQModel.
 
-The calibration text, its tokens and its windows are those of the GGUF's curvature. The library runs in its own environment;
-what it wrote is read back here: every matrix of the blocks is packed, with the bits and the groups that were asked for.
-Embedding, output and norms stay in 16 bits.
+The calibration text, its tokens and its windows are those of the GGUF's curvature. The library runs
+in its own environment; what it wrote is read back here: every matrix of the blocks is packed, with
+the bits and the groups that were asked for. Embedding, output and norms stay in 16 bits.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ def make(context: Context, environment: str, function: str) -> None:
     source, gguf = context.inputs["model"], context.inputs["gguf"]
     bits, group = context.params["bits"], context.params["group"]
     if module := indivisible(source, group):
-        raise Infeasible("unsupported", f"the rows of {module} are no multiple of {group}: compress.group_size=64 or 32")
+        raise Infeasible(
+            "unsupported",
+            f"the rows of {module} are no multiple of {group}: compress.group_size=64 or 32",
+        )
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
     python = python_of(context, environment, lock)
     original = json.loads((gguf / "layout.json").read_text())
     size = min(context.params["context"], original["context"] or context.params["context"])
     tokenizer = Model(gguf / "model.gguf", size, context.threads, vocab_only=True)
-    windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
+    windows = tokenizer.windows(
+        (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
+    )
     tokenizer.close()
     context.keep.mkdir(parents=True, exist_ok=True)
     np.save(context.keep / "tokens.npy", windows)
@@ -59,16 +65,27 @@ def make(context: Context, environment: str, function: str) -> None:
 
 
 def adopt(context: Context) -> None:
-    """A GPTQ checkpoint that exists already, auto-gptq's included: the same files, read back by what it says of itself."""
+    """A GPTQ checkpoint that exists already, auto-gptq's included: the same files, read back by
+    what it says of itself.
+    """
     given, made = context.inputs["given"], context.out / "model"
     made.mkdir()
     for path in given.iterdir():
         shutil.copyfile(path, made / path.name)
     said = quantization(made)
     if said.get("method") != "gptq":
-        raise Infeasible("refused", f"compress.checkpoint holds no GPTQ checkpoint: it says {said.get('method') or 'nothing'}")
+        raise Infeasible(
+            "refused",
+            (
+                "compress.checkpoint holds no GPTQ checkpoint: it says "
+                f"{said.get('method') or 'nothing'}"
+            ),
+        )
     prove(context.inputs["model"], made, said["bits"], said["group"])
-    context.write_json("layout.json", layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())))
+    context.write_json(
+        "layout.json",
+        layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())),
+    )
 
 
 def native(context: Context) -> None:
@@ -87,7 +104,9 @@ def kept_type(folder: Path) -> torch.dtype:
 
 
 def by_llmcompressor(context: Context) -> None:
-    """In the environment `compressor`: oneshot with the method of params["method"], saved as compressed-tensors."""
+    """In the environment `compressor`: oneshot with the method of params["method"], saved as
+    compressed-tensors.
+    """
     import transformers
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -95,17 +114,26 @@ def by_llmcompressor(context: Context) -> None:
     torch.set_num_threads(context.threads)
     torch.manual_seed(0)
     folder = context.inputs["model"]
-    # On a CPU half precision is slow and loses digits in the Hessian; what is saved is 16 bits again.
+    # On a CPU half precision is slow and loses digits in the Hessian; what is saved is 16 bits
+    # again.
     kind = kept_type(folder) if torch.cuda.is_available() else torch.float32
     net: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=kind, trust_remote_code=False, use_safetensors=True
     )
     windows = np.load(context.keep / "tokens.npy").tolist()
-    texts = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(w) for w in windows]})
+    texts = Dataset.from_dict(
+        {"input_ids": windows, "attention_mask": [[1] * len(w) for w in windows]}
+    )
     tokenizer: Any = transformers.AutoTokenizer
-    oneshot(model=net, recipe=modifiers(context.params), dataset=texts, num_calibration_samples=len(windows),
-            max_seq_length=len(windows[0]), processor=tokenizer.from_pretrained(folder, trust_remote_code=False),
-            tie_word_embeddings=True)  # fmt: skip
+    oneshot(
+        model=net,
+        recipe=modifiers(context.params),
+        dataset=texts,
+        num_calibration_samples=len(windows),
+        max_seq_length=len(windows[0]),
+        processor=tokenizer.from_pretrained(folder, trust_remote_code=False),
+        tie_word_embeddings=True,
+    )
     net.to(kept_type(folder))
     net.config.dtype = kept_type(folder)
     net.save_pretrained(context.out / "model", save_compressed=True)
@@ -117,9 +145,17 @@ def modifiers(params: dict[str, Any]) -> list[Any]:
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    weights = {"num_bits": params["bits"], "type": "int", "symmetric": params["method"] == "gptq", "strategy": "group",
-               "group_size": params["group"]}  # fmt: skip
-    what: dict[str, Any] = {"ignore": IGNORED, "config_groups": {"weights": {"targets": ["Linear"], "weights": weights}}}
+    weights = {
+        "num_bits": params["bits"],
+        "type": "int",
+        "symmetric": params["method"] == "gptq",
+        "strategy": "group",
+        "group_size": params["group"],
+    }
+    what: dict[str, Any] = {
+        "ignore": IGNORED,
+        "config_groups": {"weights": {"targets": ["Linear"], "weights": weights}},
+    }
     if params["method"] == "gptq":
         return [GPTQModifier(**what)]
     unpinned()
@@ -144,10 +180,17 @@ def by_gptqmodel(context: Context) -> None:
     torch.set_num_threads(context.threads)
     config = QuantizeConfig(bits=context.params["bits"], group_size=context.params["group"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GPTQModel.load(str(context.inputs["model"]), config, device=device, trust_remote_code=False,
-                           dtype=kept_type(context.inputs["model"]))  # fmt: skip
+    model = GPTQModel.load(
+        str(context.inputs["model"]),
+        config,
+        device=device,
+        trust_remote_code=False,
+        dtype=kept_type(context.inputs["model"]),
+    )
     windows = np.load(context.keep / "tokens.npy").tolist()
-    model.quantize([{"input_ids": w, "attention_mask": [1] * len(w)} for w in windows], batch_size=1)
+    model.quantize(
+        [{"input_ids": w, "attention_mask": [1] * len(w)} for w in windows], batch_size=1
+    )
     model.save(str(context.out / "model"))
     (context.out / "model" / "quant_log.csv").unlink(missing_ok=True)  # it has times
 

@@ -23,12 +23,28 @@ def run(context: Context) -> None:
         raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
     out = context.out / "model.gguf"
     tools = context.inputs["toolchain"]
-    command = [sys.executable, str(tools / "convert_hf_to_gguf.py"), str(model), "--outfile", str(out), "--outtype", kind]
-    # Python looks for modules beside the blob that the script's link leads to, so the folder is named here.
-    # It asks transformers for tokenizers with trust_remote_code=True: without a network and in an empty home there is no code
-    # but what lies in the folder, and that is there only where the user said so (sintra.model_code).
-    env = {**os.environ, "PYTHONPATH": str(tools), "PYTHONDONTWRITEBYTECODE": "1", **home(context.out.parent / "home")}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
+    command = [
+        sys.executable,
+        str(tools / "convert_hf_to_gguf.py"),
+        str(model),
+        "--outfile",
+        str(out),
+        "--outtype",
+        kind,
+    ]
+    # Python looks for modules beside the blob that the script's link leads to, so the folder is
+    # named here. It asks transformers for tokenizers with trust_remote_code=True: without a network
+    # and in an empty home there is no code but what lies in the folder, and that is there only
+    # where the user said so (sintra.model_code).
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(tools),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **home(context.out.parent / "home"),
+    }
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
+    )
     context.say(done.stdout)
     if done.returncode or not out.exists():
         explain(done.stdout, json.loads((model / "config.json").read_text()))
@@ -45,11 +61,18 @@ def explain(log: str, config: dict[str, object]) -> None:
     if "is not supported" in log:
         raise UserError(f"llama.cpp's converter doesn't know the architecture {name}")
     if re.search(r"contains custom code|does not appear to have a file named \S+\.py", log):
-        raise UserError(f"this {name} needs Python code of its own: model.trust_remote_code=true runs it (docs/security.md)")
+        raise UserError(
+            
+                f"this {name} needs Python code of its own: model.trust_remote_code=true runs it "
+                "(docs/security.md)"
+            
+        )
     if "pre-tokenizer was not recognized" in log or "tokenizer" in last.lower():
         raise UserError(f"llama.cpp's converter refuses the tokenizer of this {name}: {last}")
     if "No space left" in log:
-        raise Transient("no space left on the disk: free some (`doit gc` helps) and run the same again")
+        raise Transient(
+            "no space left on the disk: free some (`doit gc` helps) and run the same again"
+        )
     raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
 
 

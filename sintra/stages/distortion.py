@@ -1,9 +1,10 @@
-"""What rounding did to each matrix, measured in the metric of its inputs: the cheap half of a prediction of the damage.
+"""What rounding did to each matrix, measured in the metric of its inputs: the cheap half of a
+prediction of the damage.
 
-With W the 16-bit weights (rows, columns), E their change and H = X'X / tokens of the inputs: `output` = tr(E H E') /
-tr(W H W'), the relative squared error of the layer's output; `diagonal` = the same with H's diagonal alone, which is what an
-importance matrix sees; `weights` = |E|^2 / |W|^2. Matrices whose inputs are unknown (the token embedding) have `weights` for
-all three.
+With W the 16-bit weights (rows, columns), E their change and H = X'X / tokens of the inputs:
+`output` = tr(E H E') / tr(W H W'), the relative squared error of the layer's output; `diagonal` =
+the same with H's diagonal alone, which is what an importance matrix sees; `weights` = |E|^2 /
+|W|^2. Matrices whose inputs are unknown (the token embedding) have `weights` for all three.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def run(context: Context) -> None:
 
     torch.set_num_threads(context.threads)
     known = json.loads((context.inputs["curvature"] / "curvature.json").read_text())["tensors"]
-    of = {new: number for old, number in known.items() if (new := moved(old, context.params["dropped"]))}
+    of = {
+        new: number
+        for old, number in known.items()
+        if (new := moved(old, context.params["dropped"]))
+    }
     exact = {t.name: t for t in opened(context.inputs["source"] / "model.gguf").tensors}
     found = {}
     tensors = [t for t in opened(context.inputs["gguf"] / "model.gguf").tensors if len(t.shape) > 1]
@@ -42,8 +47,12 @@ def run(context: Context) -> None:
         numbers = of.get(tensor.name)
         matrices: list[Tensor | None] = [None]
         if numbers is not None:
-            matrices = [curvature(context, n) for n in ([numbers] if isinstance(numbers, int) else numbers)]
-        found[tensor.name] = {"type": tensor.tensor_type.name} | compare(exact[tensor.name], tensor, matrices)
+            matrices = [
+                curvature(context, n) for n in ([numbers] if isinstance(numbers, int) else numbers)
+            ]
+        found[tensor.name] = {"type": tensor.tensor_type.name} | compare(
+            exact[tensor.name], tensor, matrices
+        )
         context.say(f"tensor {number + 1} of {len(tensors)}")
     context.write_json("distortion.json", found)
 
@@ -66,8 +75,12 @@ def compare(exact: Any, tensor: Any, curvatures: list[Tensor | None]) -> dict[st
     for i, h in enumerate(curvatures):
         for start in range(i * per, (i + 1) * per, step):
             stop = min(start + step, (i + 1) * per)
-            w = torch.from_numpy(np.array(dequantize(old[start:stop], exact.tensor_type), np.float32))
-            e = w - torch.from_numpy(np.array(dequantize(new[start:stop], tensor.tensor_type), np.float32))
+            w = torch.from_numpy(
+                np.array(dequantize(old[start:stop], exact.tensor_type), np.float32)
+            )
+            e = w - torch.from_numpy(
+                np.array(dequantize(new[start:stop], tensor.tensor_type), np.float32)
+            )
             sums += np.array([energies(e, h), energies(w, h)])
     output, diagonal, weights = (sums[0] / np.maximum(sums[1], 1e-30)).tolist()
     return {"output": output, "diagonal": diagonal, "weights": weights}

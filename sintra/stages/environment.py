@@ -1,4 +1,6 @@
-"""An environment for libraries that clash with the main one; its artifact is the lock: every version."""
+"""An environment for libraries that clash with the main one; its artifact is the lock: every
+version.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ def run(context: Context) -> None:
     name, root = context.params["name"], context.params["root"]
     if "here" in context.params:
         if context.params["here"][root] == "none":
-            raise Infeasible("not_installed", f"{root} isn't installed: pip install 'sintra[{name}]', or compress.python=auto")
+            raise Infeasible(
+                "not_installed",
+                f"{root} isn't installed: pip install 'sintra[{name}]', or compress.python=auto",
+            )
         write_lock(context)
         return
     made = create(context, context.params["requirements"])

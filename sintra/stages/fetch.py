@@ -17,7 +17,11 @@ from sintra.types import Artifact, File
 
 def run(context: Context) -> None:
     """Copy or download, and check that the content is what was pinned."""
-    kind, digest, code = context.params["kind"], context.params["digest"], context.params.get("code", False)
+    kind, digest, code = (
+        context.params["kind"],
+        context.params["digest"],
+        context.params.get("code", False),
+    )
     if kind == "hub":
         download(context, context.hints["from"], digest)
         check_folder(context.out, code)
@@ -51,31 +55,55 @@ def download(context: Context, repo: str, commit: str) -> None:
 
     try:
         info = HfApi().model_info(repo, revision=commit, files_metadata=True)
-        files = [s for s in info.siblings or [] if wanted(s.rfilename, context.params.get("code", False))]
+        files = [
+            s for s in info.siblings or [] if wanted(s.rfilename, context.params.get("code", False))
+        ]
         if not any(s.rfilename.endswith(".safetensors") for s in files):
-            raise UserError(f"{repo} has no safetensors weights; pickled weights are refused, since they can run code")
+            raise UserError(
+                
+                    f"{repo} has no safetensors weights; pickled weights are refused, since they "
+                    "can "
+                    "run code"
+                
+            )
         for item in files:
             context.say(f"{item.rfilename}: {item.size or 0} bytes")
             path = transfer(context.keep, repo, commit, item)
             check(repo, item, path)
             shutil.copyfile(path, context.out / item.rfilename)
     except GatedRepoError:
-        raise UserError(f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same again") from None
+        raise UserError(
+            
+                f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
+                "again"
+            
+        ) from None
     except (HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise Transient(f"the download of {repo} broke off ({type(error).__name__}); run the same again to go on") from None
+        raise Transient(
+            
+                f"the download of {repo} broke off ({type(error).__name__}); run the same again "
+                "to go "
+                "on"
+            
+        ) from None
     except Exception as error:
         if isinstance(error, UserError | Transient):
             raise
-        raise Transient(f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same again") from None
+        raise Transient(
+            
+                f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same "
+                "again"
+            
+        ) from None
 
 
 def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
     """Fetch one file, going on where an earlier process stopped.
 
-    hf_hub_download resumes within one process only (huggingface_hub 2.4 gives every process a temporary name of its
-    own), so its own http_get is given a file that stays.
+    hf_hub_download resumes within one process only (huggingface_hub 2.4 gives every process a
+    temporary name of its own), so its own http_get is given a file that stays.
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -88,17 +116,31 @@ def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
     if not path.exists():
         with part.open("ab") as handle:
             url = hf_hub_url(repo, name, revision=commit)
-            http_get(url, handle, resume_size=handle.tell(), headers=build_hf_headers(), expected_size=item.size)
+            http_get(
+                url,
+                handle,
+                resume_size=handle.tell(),
+                headers=build_hf_headers(),
+                expected_size=item.size,
+            )
         part.rename(path)
     return path
 
 
 def check(repo: str, item: Any, path: Path) -> None:
-    """Compare a downloaded file with the hub's word on it; a wrong one is deleted, so that it is fetched anew."""
+    """Compare a downloaded file with the hub's word on it; a wrong one is deleted, so that it is
+    fetched anew.
+    """
     lfs = getattr(item, "lfs", None)
     if lfs is not None and hash_file(path) != lfs.sha256:
         path.unlink()
-        raise Transient(f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same again to fetch it anew")
+        raise Transient(
+            
+                f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same "
+                "again "
+                "to fetch it anew"
+            
+        )
     if path.suffix == ".safetensors":
         safetensors_header(path)
 

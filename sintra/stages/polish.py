@@ -1,8 +1,9 @@
 """A finished variant tuned end to end: the same layout, other payload.
 
-Norm weights, biases and the scales of the blocks are moved by gradient descent on the KL divergence to the 16-bit model over
-the calibration text (sintra.rounding.polish). The whole model is trained in float32, so it must be small for the machine:
-`need` is what it takes. A killed run starts again and makes the same file (on as many threads).
+Norm weights, biases and the scales of the blocks are moved by gradient descent on the KL divergence
+to the 16-bit model over the calibration text (sintra.rounding.polish). The whole model is trained
+in float32, so it must be small for the machine: `need` is what it takes. A killed run starts again
+and makes the same file (on as many threads).
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ COPIES, BATCH = 5, 1
 
 
 def run(context: Context) -> None:
-    """inputs: gguf (a variant), source (the 16-bit GGUF that it was made from), model (the checkpoint), text.
+    """inputs: gguf (a variant), source (the 16-bit GGUF that it was made from), model (the
+    checkpoint), text.
 
-    Write model.gguf and layout.json; layout["polish"]: the held-out KLD before and after in nats, the steps, the step kept.
+    Write model.gguf and layout.json; layout["polish"]: the held-out KLD before and after in nats,
+    the steps, the step kept.
     """
     from sintra.layout import read_layout
     from sintra.llama import Model as Llama
@@ -40,7 +43,9 @@ def run(context: Context) -> None:
     size = min(context.params["context"], layout["context"] or context.params["context"])
     affordable(layout["shape"], size)
     tokenizer = Llama(source, size, context.threads, vocab_only=True)
-    windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), context.params["tokens"])
+    windows = tokenizer.windows(
+        (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
+    )
     tokenizer.close()
     shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
     layout["polish"] = polished(context, layout, windows)
@@ -51,7 +56,9 @@ def run(context: Context) -> None:
 
 
 def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str, Any]:
-    """Tune and write the payload; nothing is written where held-out text says that it got no better."""
+    """Tune and write the payload; nothing is written where held-out text says that it got no
+    better.
+    """
     trust = allowed(context.inputs["model"])
     import transformers
 
@@ -75,10 +82,12 @@ def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str
 
 
 def need(shape: dict[str, Any], size: int) -> int:
-    """Bytes that polishing takes at its peak: COPIES of the weights, the logits (four copies in float32) of a batch of windows
-    of `size` tokens, and some 40 values a token, block and unit of width for what backward needs.
+    """Bytes that polishing takes at its peak: COPIES of the weights, the logits (four copies in
+    float32) of a batch of windows of `size` tokens, and some 40 values a token, block and unit of
+    width for what backward needs.
 
-    By this a model of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 24 GB, one of 8 B 171 GB.
+    By this a model of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 24 GB, one of
+    8 B 171 GB.
     """
     tokens = BATCH * size
     activations = 40 * shape["layers"] * shape["width"] + 4 * shape["vocabulary"]
@@ -89,7 +98,10 @@ def affordable(shape: dict[str, Any], size: int) -> None:
     """Raises Infeasible where the machine has less memory than it takes."""
     has, wants = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), need(shape, size)
     if wants > has:
-        text = f"polishing trains the whole model in float32: {wants / 1e9:.0f} GB, this machine has {has / 1e9:.0f} GB"
+        text = (
+            f"polishing trains the whole model in float32: {wants / 1e9:.0f} GB, this machine "
+            f"has {has / 1e9:.0f} GB"
+        )
         raise Infeasible("out_of_memory", f"{text}; set planner.polish=false")
 
 

@@ -1,6 +1,9 @@
-"""From 16 bits to a file type of llama.cpp, with types for single tensors; what was written is read back.
+"""From 16 bits to a file type of llama.cpp, with types for single tensors; what was written is read
+back.
 
-With a curvature at hand the integers are then chosen anew by compensated rounding: same types, same bytes."""
+With a curvature at hand the integers are then chosen anew by compensated rounding: same types, same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from sintra.stage import Context, Stage
 
 
 def run(context: Context) -> None:
-    """Write model.gguf and layout.json (true types and sizes, and the tensors whose type fell back)."""
+    """Write model.gguf and layout.json (true types and sizes, and the tensors whose type fell
+    back).
+    """
     import gguf
 
     kind, tensors = context.params["type"], [(p, t) for p, t in context.params["tensors"]]
@@ -28,7 +33,14 @@ def run(context: Context) -> None:
 
         matrix = load(context.inputs["importance"], context.params["dropped"])
     out = context.out / "model.gguf"
-    quantizer.quantize(context.inputs["gguf"] / "model.gguf", out, context.threads, kind=kind, tensors=tensors, matrix=matrix)
+    quantizer.quantize(
+        context.inputs["gguf"] / "model.gguf",
+        out,
+        context.threads,
+        kind=kind,
+        tensors=tensors,
+        matrix=matrix,
+    )
     layout = read_layout(out)
     layout["fallbacks"] = fallbacks(layout, tensors)
     if "curvature" in context.inputs:
@@ -40,17 +52,34 @@ def run(context: Context) -> None:
         source, curvature = context.inputs["gguf"] / "model.gguf", context.inputs["curvature"]
         other = None
         if matrix is not None:
-            with contextlib.suppress(Infeasible):  # some types can't be made without an importance matrix
+            with contextlib.suppress(
+                Infeasible
+            ):  # some types can't be made without an importance matrix
                 other = context.out.parent / f"{context.out.name}.plain.gguf"
-                quantizer.quantize(context.inputs["gguf"] / "model.gguf", other, context.threads, kind=kind, tensors=tensors)
-        layout["rounding"] = improve(out, source, curvature, context.keep, context.say, context.params["dropped"], other=other)
+                quantizer.quantize(
+                    context.inputs["gguf"] / "model.gguf",
+                    other,
+                    context.threads,
+                    kind=kind,
+                    tensors=tensors,
+                )
+        layout["rounding"] = improve(
+            out,
+            source,
+            curvature,
+            context.keep,
+            context.say,
+            context.params["dropped"],
+            other=other,
+        )
         if other:
             other.unlink(missing_ok=True)
     context.write_json("layout.json", layout)
 
 
 def fallbacks(layout: dict[str, Any], tensors: list[tuple[str, str]]) -> list[list[str]]:
-    """[tensor, asked, written] wherever the file's type isn't what was asked for, because its rows don't fit the type.
+    """[tensor, asked, written] wherever the file's type isn't what was asked for, because its rows
+    don't fit the type.
 
     Raises Infeasible when a type was ignored for any other reason.
     """

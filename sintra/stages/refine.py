@@ -1,10 +1,10 @@
-"""A finished variant rounded anew, block after block, from the inputs that its layers will really have: the same layout, other
-scales and integers (sintra.rounding.sequential), and, where there is time for it, each block's rounding learned
-(sintra.rounding.learned).
+"""A finished variant rounded anew, block after block, from the inputs that its layers will really
+have: the same layout, other scales and integers (sintra.rounding.sequential), and, where there is
+time for it, each block's rounding learned (sintra.rounding.learned).
 
-The model is run block by block, its weights read when a block's turn comes, so that two blocks' weights, one layer's matrices
-and, on disk, two models' hidden states are what it takes. A killed run starts again and makes the same file (on as many
-threads).
+The model is run block by block, its weights read when a block's turn comes, so that two blocks'
+weights, one layer's matrices and, on disk, two models' hidden states are what it takes. A killed
+run starts again and makes the same file (on as many threads).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ else:
 
 
 def run(context: Context) -> None:
-    """inputs: gguf (a variant with all its blocks), source (the 16-bit GGUF), model (the checkpoint), text (calibration).
+    """inputs: gguf (a variant with all its blocks), source (the 16-bit GGUF), model (the
+    checkpoint), text (calibration).
 
-    Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew; layout["learned"]: of each block,
-    the held-out error before and after learning.
+    Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew;
+    layout["learned"]: of each block, the held-out error before and after learning.
     """
     from sintra.gguf_header import reader as opened
     from sintra.layers import expert_names
@@ -48,8 +49,12 @@ def run(context: Context) -> None:
     tokenizer = Llama(source, size, context.threads, vocab_only=True)
     tokens = given(context.params["tokens"], TOKENS, layout["shape"]["parameters"])
     windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), tokens)
-    everything = np.concatenate([windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())])
-    everything = everything[np.random.default_rng(0).permutation(len(everything))]  # every kind of text among the held-out
+    everything = np.concatenate(
+        [windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())]
+    )
+    everything = everything[
+        np.random.default_rng(0).permutation(len(everything))
+    ]  # every kind of text among the held-out
     tokenizer.close()
     model = Model(context.inputs["model"])
     if expert_names(model.net):
@@ -57,11 +62,16 @@ def run(context: Context) -> None:
     shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
     context.keep.mkdir(parents=True, exist_ok=True)
     shape = (*everything.shape, layout["shape"]["width"])
-    rooms = [np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape) for n in ("theirs", "ours")]
+    rooms = [
+        np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape)
+        for n in ("theirs", "ours")
+    ]
     exact = {t.name: t for t in opened(source).tensors}
     with writable(target) as tensors:
         count = given(context.params["steps"], STEPS, layout["shape"]["parameters"])
-        rounder = Rounder(model, gguf_tensors(model.net, layout), tensors, exact, context.say, count)
+        rounder = Rounder(
+            model, gguf_tensors(model.net, layout), tensors, exact, context.say, count
+        )
         layout["refined"] = rounder.run(torch.from_numpy(everything).long(), *rooms)
         layout["learned"] = rounder.learned
     if read_layout(target)["tensors"] != layout["tensors"]:

@@ -1,4 +1,6 @@
-"""llama.cpp's converter, at the very version of the installed llama-cpp-python, from that package's source release."""
+"""llama.cpp's converter, at the very version of the installed llama-cpp-python, from that package's
+source release.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,17 @@ PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
 
 
 def pinned() -> dict[str, str]:
-    """The step's parameters: version and SHA-256 of the source release. Raises UserError for a version without a pin."""
+    """The step's parameters: version and SHA-256 of the source release. Raises UserError for a
+    version without a pin.
+    """
     version = tool_version("llama-cpp-python")
     if version not in PINS:
-        raise UserError(f"llama-cpp-python {version} has no pinned converter: install {', '.join(PINS)} (constraints.txt)")
+        raise UserError(
+            
+                f"llama-cpp-python {version} has no pinned converter: install {', '.join(PINS)} "
+                "(constraints.txt)"
+            
+        )
     return {"version": version, "sha256": PINS[version]}
 
 
@@ -27,15 +36,34 @@ def run(context: Context) -> None:
     """Download with pip, compare the SHA-256, keep the converter and its gguf package."""
     context.keep.mkdir(parents=True, exist_ok=True)
     package = f"llama-cpp-python=={context.params['version']}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python",
-               "--dest", str(context.keep), package]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "--dest",
+        str(context.keep),
+        package,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(context.keep.glob("llama_cpp_python-*.tar.gz"))
     if done.returncode or not found:
-        raise Transient(f"pip can't download the source of {package}, which holds the converter: is there a network?")
+        raise Transient(
+            
+                f"pip can't download the source of {package}, which holds the converter: is there "
+                "a "
+                "network?"
+            
+        )
     if hash_file(found[0]) != context.params["sha256"]:
         found[0].unlink()
-        raise UserError(f"the source of {package} has another SHA-256 than the pinned one: not used")
+        raise UserError(
+            f"the source of {package} has another SHA-256 than the pinned one: not used"
+        )
     extract(found[0], context.out)
 
 

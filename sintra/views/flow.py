@@ -9,7 +9,9 @@ WIDTH, HEIGHT, ACROSS, DOWN, EDGE = 132, 50, 44, 16, 6
 
 
 def placed(progress: Row) -> Row:
-    """{"nodes", "lines", "width", "height"} in pixels; a node has its counts, the length of its bar and a sentence."""
+    """{"nodes", "lines", "width", "height"} in pixels; a node has its counts, the length of its bar
+    and a sentence.
+    """
     columns: dict[int, list[Row]] = {}
     for node in progress["stages"]:
         columns.setdefault(node["depth"], []).append(node)
@@ -21,11 +23,19 @@ def placed(progress: Row) -> Row:
         for i, node in enumerate(own):
             share = (node["done"] + node["failed"]) / node["total"]
             nodes[node["stage"]] = node | {
-                "x": EDGE + number * (WIDTH + ACROSS), "y": top + i * (HEIGHT + DOWN), "bar": round(share * (WIDTH - 24), 1),
-                "say": said(node), "state": "now" if node["building"] else "done" if share == 1 else "open",
-            }  # fmt: skip
-    lines = [curve(nodes[a], nodes[b]) for a, b in progress["edges"] if nodes[a]["x"] < nodes[b]["x"]]
-    size = {"width": 2 * EDGE + len(columns) * (WIDTH + ACROSS) - ACROSS, "height": 2 * EDGE + tall * (HEIGHT + DOWN) - DOWN}
+                "x": EDGE + number * (WIDTH + ACROSS),
+                "y": top + i * (HEIGHT + DOWN),
+                "bar": round(share * (WIDTH - 24), 1),
+                "say": said(node),
+                "state": "now" if node["building"] else "done" if share == 1 else "open",
+            }
+    lines = [
+        curve(nodes[a], nodes[b]) for a, b in progress["edges"] if nodes[a]["x"] < nodes[b]["x"]
+    ]
+    size = {
+        "width": 2 * EDGE + len(columns) * (WIDTH + ACROSS) - ACROSS,
+        "height": 2 * EDGE + tall * (HEIGHT + DOWN) - DOWN,
+    }
     return {"nodes": list(nodes.values()), "lines": lines, "w": WIDTH, "h": HEIGHT} | size
 
 

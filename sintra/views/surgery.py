@@ -8,9 +8,18 @@ from typing import Any
 
 from sintra.views.page import render
 
-# Fills from few bits to many, all light enough for black text (contrast over 7:1) in light and dark.
-FILLS = ((2.0, "#ff9d8a"), (3.0, "#ffbd80"), (4.0, "#ffdc82"), (5.0, "#e9ec9a"), (6.0, "#bfe6b0"), (8.0, "#a9dcea"),
-         (12.0, "#b9c8f5"), (float("inf"), "#dcd0f0"))  # fmt: skip
+# Fills from few bits to many, all light enough for black text (contrast over 7:1) in light and
+# dark.
+FILLS = (
+    (2.0, "#ff9d8a"),
+    (3.0, "#ffbd80"),
+    (4.0, "#ffdc82"),
+    (5.0, "#e9ec9a"),
+    (6.0, "#bfe6b0"),
+    (8.0, "#a9dcea"),
+    (12.0, "#b9c8f5"),
+    (float("inf"), "#dcd0f0"),
+)
 WIDTH, HEIGHT, LEFT, TOP, GAP = 104, 46, 88, 26, 4
 
 
@@ -21,14 +30,21 @@ def fill(bits: float) -> str:
 
 def page(found: dict[str, Any]) -> str:
     """The page of what `sintra.anatomy` knows."""
-    return render("surgery.html", figures=figures(found), legend=legend(), known=known(found),
-                  **{k: found[k] for k in ("model", "hardware", "cost", "probes", "modelled")})  # fmt: skip
+    return render(
+        "surgery.html",
+        figures=figures(found),
+        legend=legend(),
+        known=known(found),
+        **{k: found[k] for k in ("model", "hardware", "cost", "probes", "modelled")},
+    )
 
 
 def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The winner's picture, and the stock preset's where there is one."""
     made = [drawn(found["winner"], found["layers"], "Winner")]
-    return [*made, drawn(found["stock"], found["layers"], "Stock preset")] if found["stock"] else made
+    return (
+        [*made, drawn(found["stock"], found["layers"], "Stock preset")] if found["stock"] else made
+    )
 
 
 def legend() -> list[tuple[str, str]]:
@@ -47,7 +63,9 @@ def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
     """A figure with places for its cells, in pixels."""
     kinds, outside = columns(figure["whole"])
     first = [n for n in outside if n.startswith("token")]
-    lines: list[tuple[str, int | None, list[str]]] = [(n.removesuffix(".weight"), None, [n]) for n in first]
+    lines: list[tuple[str, int | None, list[str]]] = [
+        (n.removesuffix(".weight"), None, [n]) for n in first
+    ]
     lines += [(f"block {b}", b, [f"blk.{b}.{k}" for k in kinds]) for b in range(layers)]
     lines += [(n.removesuffix(".weight"), None, [n]) for n in outside if n not in first]
     most = max((c["share"] or 0.0 for c in figure["tensors"].values()), default=0.0)
@@ -55,44 +73,93 @@ def drawn(figure: dict[str, Any], layers: int, title: str) -> dict[str, Any]:
     for number, (label, block, names) in enumerate(lines):
         y = TOP + number * (HEIGHT + GAP)
         dropped = block in figure["dropped"]
-        cells = [placed(figure, name, i, y, most, dropped) for i, name in enumerate(names) if name in figure["whole"]]
+        cells = [
+            placed(figure, name, i, y, most, dropped)
+            for i, name in enumerate(names)
+            if name in figure["whole"]
+        ]
         rows.append({"label": label, "y": y, "dropped": dropped, "cells": cells})
-    heads = [(LEFT + i * (WIDTH + GAP) + WIDTH / 2, k.removesuffix(".weight")) for i, k in enumerate(kinds)]
-    return figure | {"title": title, "rows": rows, "heads": heads, "width": LEFT + max(len(kinds), 1) * (WIDTH + GAP),
-                     "height": TOP + len(lines) * (HEIGHT + GAP), "left": LEFT, "w": WIDTH, "h": HEIGHT}  # fmt: skip
+    heads = [
+        (LEFT + i * (WIDTH + GAP) + WIDTH / 2, k.removesuffix(".weight"))
+        for i, k in enumerate(kinds)
+    ]
+    return figure | {
+        "title": title,
+        "rows": rows,
+        "heads": heads,
+        "width": LEFT + max(len(kinds), 1) * (WIDTH + GAP),
+        "height": TOP + len(lines) * (HEIGHT + GAP),
+        "left": LEFT,
+        "w": WIDTH,
+        "h": HEIGHT,
+    }
 
 
 def columns(names: list[str]) -> tuple[list[str], list[str]]:
-    """The kinds of tensors inside blocks, in the order of the file's first block, and the names outside them."""
+    """The kinds of tensors inside blocks, in the order of the file's first block, and the names
+    outside them.
+    """
     inside = [m[1] for n in names if (m := re.match(r"blk\.\d+\.(.*)", n))]
     order = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     rank = {f"{k}.weight": i for i, k in enumerate(order)}
-    return sorted(dict.fromkeys(inside), key=lambda k: rank.get(k, len(rank))), [n for n in names if not n.startswith("blk.")]
+    return sorted(dict.fromkeys(inside), key=lambda k: rank.get(k, len(rank))), [
+        n for n in names if not n.startswith("blk.")
+    ]
 
 
-def placed(figure: dict[str, Any], name: str, column: int, y: int, most: float, dropped: bool) -> dict[str, Any]:
+def placed(
+    figure: dict[str, Any], name: str, column: int, y: int, most: float, dropped: bool
+) -> dict[str, Any]:
     """A cell: where it is, what it says, and all that is known in its title."""
     place = {"x": LEFT + column * (WIDTH + GAP), "y": y}
     c = figure["tensors"].get(name)
     if dropped or c is None:
-        return place | {"type": "dropped", "note": "", "fill": "none", "bar": 0.0, "said": f"{name}: left out"}
-    known = [f"{name}: {c['type']}, {c['bits']:.2f} bits a weight, {c['bytes']} bytes, {' x '.join(map(str, c['shape']))}"]
+        return place | {
+            "type": "dropped",
+            "note": "",
+            "fill": "none",
+            "bar": 0.0,
+            "said": f"{name}: left out",
+        }
+    known = [
+        (
+            f"{name}: {c['type']}, {c['bits']:.2f} bits a weight, {c['bytes']} bytes, "
+            f"{' x '.join(map(str, c['shape']))}"
+        )
+    ]
     known += [f"{c['share']:.1%} of the damage foreseen"] if c["share"] is not None else []
     known += [f"relative error of its output {c['error']:.2e}"] if c["error"] is not None else []
     share = c["share"]
-    note = f"{c['bits']:.2f} bits" + (f", {share:.{1 if share < 0.0995 else 0}%}" if share is not None else "")
+    note = f"{c['bits']:.2f} bits" + (
+        f", {share:.{1 if share < 0.0995 else 0}%}" if share is not None else ""
+    )
     bar = (WIDTH - 12) * c["share"] / most if c["share"] and most else 0.0
-    return place | {"type": c["type"], "note": note, "fill": fill(c["bits"]), "bar": bar, "said": "; ".join(known)}
+    return place | {
+        "type": c["type"],
+        "note": note,
+        "fill": fill(c["bits"]),
+        "bar": bar,
+        "said": "; ".join(known),
+    }
 
 
 def text(found: dict[str, Any]) -> str:
-    """In a terminal: a line for each variant and, where known, the tensors that most of the damage is foreseen in."""
+    """In a terminal: a line for each variant and, where known, the tensors that most of the damage
+    is foreseen in.
+    """
     lines = [line(f) for f in (found["winner"], found["stock"]) if f]
     cells = found["winner"]["tensors"]
-    worst = sorted((n for n in cells if cells[n]["share"] is not None), key=lambda n: -cells[n]["share"])[:5]
+    worst = sorted(
+        (n for n in cells if cells[n]["share"] is not None), key=lambda n: -cells[n]["share"]
+    )[:5]
     if worst:
-        lines.append("most of the foreseen damage: " + ", ".join(f"{n.removesuffix('.weight')} ({cells[n]['type']}) "
-                                                                  f"{cells[n]['share']:.1%}" for n in worst))  # fmt: skip
+        lines.append(
+            "most of the foreseen damage: "
+            + ", ".join(
+                f"{n.removesuffix('.weight')} ({cells[n]['type']}) {cells[n]['share']:.1%}"
+                for n in worst
+            )
+        )
     if found["cost"]:
         lines.append(f"without {found['winner']['left_out']}: {found['cost']}")
     return "\n".join(lines)
@@ -101,4 +168,7 @@ def text(found: dict[str, Any]) -> str:
 def line(figure: dict[str, Any]) -> str:
     """A variant in a line."""
     kld = f"{figure['kld']:.5f} nats" if figure["kld"] is not None else "not measured"
-    return f"{figure['name']:<24}{figure['bytes'] / 1e6:>9.2f} MB of tensors{figure['bits']:>7.2f} bits a weight  KLD {kld}"
+    return (
+        f"{figure['name']:<24}{figure['bytes'] / 1e6:>9.2f} MB of "
+        f"tensors{figure['bits']:>7.2f} bits a weight  KLD {kld}"
+    )

@@ -1,4 +1,6 @@
-"""How numbers, limits and options are said wherever people look at them: the report and the dashboard."""
+"""How numbers, limits and options are said wherever people look at them: the report and the
+dashboard.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +10,54 @@ from typing import Any
 
 Row = dict[str, Any]
 NAMES = {
-    "size_bytes": "size", "kld_mean": "mean KL divergence", "kld_p999": "99.9 % KL divergence", "same_top": "same top token",
-    "ppl_ratio": "perplexity ratio", "device_tg_tps": "generation", "device_pp_tps": "prompt processing",
-    "device_tg_tps_sustained": "generation when hot", "device_ram_bytes": "memory", "tg_tps": "generation here",
-    "pp_tps": "prompt processing here", "bits_per_byte": "bits per byte of text",
-}  # fmt: skip
+    "size_bytes": "size",
+    "kld_mean": "mean KL divergence",
+    "kld_p999": "99.9 % KL divergence",
+    "same_top": "same top token",
+    "ppl_ratio": "perplexity ratio",
+    "device_tg_tps": "generation",
+    "device_pp_tps": "prompt processing",
+    "device_tg_tps_sustained": "generation when hot",
+    "device_ram_bytes": "memory",
+    "tg_tps": "generation here",
+    "pp_tps": "prompt processing here",
+    "bits_per_byte": "bits per byte of text",
+}
 AIMS = {
-    "size_bytes": "the smallest variant", "kld_mean": "the least damaged variant",
+    "size_bytes": "the smallest variant",
+    "kld_mean": "the least damaged variant",
     "same_top": "the variant with the most equal top tokens",
-    "kld_p999": "the variant least damaged at its worst", "ppl_ratio": "the variant with the least rise in perplexity",
-    "device_ram_bytes": "the variant with the least memory", "device_tg_tps": "the fastest variant",
-    "device_pp_tps": "the variant fastest at reading prompts", "device_tg_tps_sustained": "the variant fastest when hot",
-}  # fmt: skip
+    "kld_p999": "the variant least damaged at its worst",
+    "ppl_ratio": "the variant with the least rise in perplexity",
+    "device_ram_bytes": "the variant with the least memory",
+    "device_tg_tps": "the fastest variant",
+    "device_pp_tps": "the variant fastest at reading prompts",
+    "device_tg_tps_sustained": "the variant fastest when hot",
+}
 LEVELS = {
-    "build": "made", "screen": "a quarter of the search text", "search": "the search text", "report": "the report text",
-}  # fmt: skip
+    "build": "made",
+    "screen": "a quarter of the search text",
+    "search": "the search text",
+    "report": "the report text",
+}
 STATUS = {
-    "met": "All limits hold", "unmet": "Not all limits hold", "infeasible": "Nothing can hold the limits",
+    "met": "All limits hold",
+    "unmet": "Not all limits hold",
+    "infeasible": "Nothing can hold the limits",
     "undecided": "Not decided",
-}  # fmt: skip
+}
 PATH = re.compile(r"(?<![\w.:/~])(?:~|\.\.)?(?:/[\w.@+-]+)+/?")
 
 
 def bytes_said(value: float) -> str:
     """Bytes in MB or GB (10^6, 10^9), three or four digits."""
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB" if value < 1e8 else f"{value / 1e6:.0f} MB"
+    return (
+        f"{value / 1e9:.2f} GB"
+        if value >= 1e9
+        else f"{value / 1e6:.2f} MB"
+        if value < 1e8
+        else f"{value / 1e6:.0f} MB"
+    )
 
 
 def plain(value: float) -> str:
@@ -73,7 +98,8 @@ def named(metric: str) -> str:
 def limit_said(limit: Row) -> str:
     """A limit as a person would say it."""
     return (
-        f"{named(limit['metric'])} {'at most' if limit['op'] == '<=' else 'at least'} {said(limit['metric'], limit['limit'])}"
+        f"{named(limit['metric'])} {'at most' if limit['op'] == '<=' else 'at least'} "
+        f"{said(limit['metric'], limit['limit'])}"
     )
 
 
@@ -95,11 +121,17 @@ def verdict_said(row: Row) -> str:
         return f"failed: {row['failure']['kind']}"
     if verdict["violated"]:
         return f"misses {named(verdict['violated'][0][0])}"
-    if verdict["status"] == "undecided" and row["decided_on"] == "search" and not verdict["unknown"]:
+    if (
+        verdict["status"] == "undecided"
+        and row["decided_on"] == "search"
+        and not verdict["unknown"]
+    ):
         return "holds on search text"
     return {"met": "holds", "undecided": "undecided"}.get(verdict["status"], str(verdict["status"]))
 
 
 def discreet(text: str) -> str:
-    """A text without folders of the machine it was written on: of an absolute path only the last part is left."""
+    """A text without folders of the machine it was written on: of an absolute path only the last
+    part is left.
+    """
     return PATH.sub(lambda m: "\u2026/" + m[0].rstrip("/").rsplit("/", 1)[-1], text)

@@ -43,9 +43,17 @@ def flip(path: Path, rng: random.Random) -> str:
 
 
 def each_kind(
-    lab: Lab, ref: Reference, tally: Tally, times: int, seed: int = 0, kinds: Iterable[str] = KINDS, fresh: bool = True
+    lab: Lab,
+    ref: Reference,
+    tally: Tally,
+    times: int,
+    seed: int = 0,
+    kinds: Iterable[str] = KINDS,
+    fresh: bool = True,
 ) -> None:
-    """A byte is flipped in a finished study: the next run, `verify` and the run after that end with everything as it was."""
+    """A byte is flipped in a finished study: the next run, `verify` and the run after that end with
+    everything as it was.
+    """
     rng = random.Random(seed)
     if fresh:
         lab.fresh()
@@ -53,7 +61,11 @@ def each_kind(
     tally.runs += 1
     for kind, glob in ((k, KINDS[k]) for k in kinds):
         for _ in range(times):
-            files = sorted(p for p in lab.root.glob(glob) if p.is_file() and not p.parent.is_symlink() and p.stat().st_size)
+            files = sorted(
+                p
+                for p in lab.root.glob(glob)
+                if p.is_file() and not p.parent.is_symlink() and p.stat().st_size
+            )
             what = f"{kind}, {flip(rng.choice(files), rng)}"
             tally.faults += 1
             mended(lab, ref, tally, what)
@@ -61,7 +73,11 @@ def each_kind(
 
 def mended(lab: Lab, ref: Reference, tally: Tally, what: str) -> None:
     """Run, verify, run again: then nothing may be left of the damage."""
-    tries: list[tuple[list[str], tuple[int, ...]]] = [(lab.optimize, (0, 1)), (["verify"], (0, 1)), (lab.optimize, (0,))]
+    tries: list[tuple[list[str], tuple[int, ...]]] = [
+        (lab.optimize, (0, 1)),
+        (["verify"], (0, 1)),
+        (lab.optimize, (0,)),
+    ]
     if "history" in what:
         tries.insert(0, (["history"], (0,)))
     for words, codes in tries:
@@ -85,7 +101,11 @@ def delivered(lab: Lab) -> list[str]:
     manifest = unsealed((out / "manifest.json").read_bytes())
     if manifest is None:
         return ["the manifest is damaged"]
-    return [f"outputs: {n} is damaged" for n, digest in manifest["files"].items() if hash_file(out / n) != digest]
+    return [
+        f"outputs: {n} is damaged"
+        for n, digest in manifest["files"].items()
+        if hash_file(out / n) != digest
+    ]
 
 
 def remembered(lab: Lab, ref: Reference) -> list[str]:

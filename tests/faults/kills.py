@@ -1,4 +1,6 @@
-"""kill -9: at every boundary of every step and round, and at random moments. SIGTERM at random moments."""
+"""kill -9: at every boundary of every step and round, and at random moments. SIGTERM at random
+moments.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import time
 
 from .lab import Lab, Reference, Tally, pattern, site, told, whole
 
-# What is about to be written at a boundary: a step's folder (before it starts), its blobs, its AC entry, and the removal of
-# the entry's temporary name (after it is published); a round's file; every file of outputs/; the history.
+# What is about to be written at a boundary: a step's folder (before it starts), its blobs, its AC
+# entry, and the removal of the entry's temporary name (after it is published); a round's file;
+# every file of outputs/; the history.
 BOUNDARIES = (
     r"^os\.mkdir cache/tmp/[0-9a-f]{64}\.[0-9a-f]{32}/?$",
     r"^os\.rename cache/cas/",
@@ -21,7 +24,9 @@ BOUNDARIES = (
 
 
 def boundaries(lab: Lab, ref: Reference, tally: Tally, most: int | None = None) -> None:
-    """Killed at each boundary in turn, each run going on from there; every other kill is of the worker alone."""
+    """Killed at each boundary in turn, each run going on from there; every other kill is of the
+    worker alone.
+    """
     lab.fresh()
     places = [*steps(ref), *ends(ref)]
     for number, place in enumerate(places[:: max(1, len(places) // most)] if most else places):
@@ -40,14 +45,20 @@ def boundaries(lab: Lab, ref: Reference, tally: Tally, most: int | None = None) 
 
 
 def steps(ref: Reference) -> list[str]:
-    """The four boundaries of each step: each is the next one in a run that goes on after the one before."""
+    """The four boundaries of each step: each is the next one in a run that goes on after the one
+    before.
+    """
     count = sum(c.startswith("os.link cache/ac/") for c in ref.changes)
     return list(BOUNDARIES) * count
 
 
 def ends(ref: Reference) -> list[str]:
     """Boundaries of rounds and of the delivery: each once."""
-    found = [site(c) for c in ref.changes if c.startswith(("os.rename cache/studies", "os.rename outputs", "os.link outputs"))]
+    found = [
+        site(c)
+        for c in ref.changes
+        if c.startswith(("os.rename cache/studies", "os.rename outputs", "os.link outputs"))
+    ]
     found += [site(c) for c in ref.changes if c.startswith("sqlite3.connect") or "history" in c]
     return [pattern(place) for place in dict.fromkeys(found)]
 
@@ -59,8 +70,12 @@ def finish(lab: Lab, ref: Reference, tally: Tally) -> None:
     tally.wrong("the run after the last fault", told(done, 0) + whole(lab, ref))
 
 
-def moments(lab: Lab, ref: Reference, tally: Tally, count: int, seed: int = 0, number: int = signal.SIGKILL) -> None:
-    """Killed at random moments, over and over, and from an empty cache again whenever the study was finished."""
+def moments(
+    lab: Lab, ref: Reference, tally: Tally, count: int, seed: int = 0, number: int = signal.SIGKILL
+) -> None:
+    """Killed at random moments, over and over, and from an empty cache again whenever the study was
+    finished.
+    """
     rng, longest = random.Random(seed), 6.0
     lab.fresh()
     while tally.faults < count:
@@ -89,7 +104,9 @@ def moments(lab: Lab, ref: Reference, tally: Tally, count: int, seed: int = 0, n
 def alone(lab: Lab) -> list[str]:
     """Violations: workers that outlive their doit."""
     for _ in range(40):
-        found = subprocess.run(["pgrep", "-f", f"sintra.worker {lab.root}"], capture_output=True, text=True).stdout.split()
+        found = subprocess.run(
+            ["pgrep", "-f", f"sintra.worker {lab.root}"], capture_output=True, text=True
+        ).stdout.split()
         if not found:
             return []
         time.sleep(0.05)

@@ -1,4 +1,6 @@
-"""A small study that faults are tried on, and what must hold whatever happened: checked after each run."""
+"""A small study that faults are tried on, and what must hold whatever happened: checked after each
+run.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,18 @@ HOOK = Path(__file__).resolve().parent / "hook"
 PER_RUN = ("steps", "wall_s", "llm")
 SPEEDS = {"pp_tps", "tg_tps"}
 LIMIT_S = 300
-OPTIONS = ["hardware=jetson_nano", "probe=quick", "planner=ladder", "planner.types=[Q8_0]",
-           "planner.rounding=nearest", "max_rounds=1", "goal.max_kld=9", "texts.second=null",
-           "probe.search_tokens=256", "probe.report_tokens=512"]  # fmt: skip
+OPTIONS = [
+    "hardware=jetson_nano",
+    "probe=quick",
+    "planner=ladder",
+    "planner.types=[Q8_0]",
+    "planner.rounding=nearest",
+    "max_rounds=1",
+    "goal.max_kld=9",
+    "texts.second=null",
+    "probe.search_tokens=256",
+    "probe.report_tokens=512",
+]
 
 
 @dataclass
@@ -40,12 +51,17 @@ class Tally:
 
     def line(self) -> str:
         """For the table of counts."""
-        return f"{self.name:<22} {self.faults:>6} {self.runs:>6} {len(self.violations):>10}  {self.note}"
+        return (
+            f"{self.name:<22} {self.faults:>6} {self.runs:>6} {len(self.violations):>10}  "
+            f"{self.note}"
+        )
 
 
 @dataclass
 class Lab:
-    """A project folder with its own cache; `start` is what the cache holds before the first step: the converter."""
+    """A project folder with its own cache; `start` is what the cache holds before the first step:
+    the converter.
+    """
 
     root: Path
     model: Path
@@ -67,7 +83,9 @@ class Lab:
         return self.root / "cache"
 
     def fresh(self) -> None:
-        """Back to an empty cache and no outputs; the cache's folder itself stays, since it may be a mount."""
+        """Back to an empty cache and no outputs; the cache's folder itself stays, since it may be a
+        mount.
+        """
         self.cache.mkdir(exist_ok=True)
         for path in self.cache.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -86,15 +104,29 @@ class Lab:
 
     def env(self, fault: dict[str, Any] | None = None, **more: str) -> dict[str, str]:
         """The environment of a run, with the hook where a fault is set."""
-        env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "", "OMP_NUM_THREADS": "1", **more}
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_TOKEN": "",
+            "OMP_NUM_THREADS": "1",
+            **more,
+        }
         if fault is None:
             return env
         counter = self.root / "counter"
         counter.unlink(missing_ok=True)
-        whole = {"root": str(self.root), "log": None, "at": 1, "counter": str(counter), "filler": str(self.cache / ".filler")}
+        whole = {
+            "root": str(self.root),
+            "log": None,
+            "at": 1,
+            "counter": str(counter),
+            "filler": str(self.cache / ".filler"),
+        }
         return env | {"FAULT": json.dumps(whole | fault), "PYTHONPATH": str(HOOK)}
 
-    def run(self, *words: str, fault: dict[str, Any] | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, fault: dict[str, Any] | None = None, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """A command to its end; a hang is killed and comes back with exit code -999."""
         running = self.popen(*words, fault=fault, **more)
         try:
@@ -105,10 +137,19 @@ class Lab:
             return subprocess.CompletedProcess(words, -999, out, err)
         return subprocess.CompletedProcess(words, running.returncode, out, err)
 
-    def popen(self, *words: str, fault: dict[str, Any] | None = None, **more: str) -> subprocess.Popen[str]:
+    def popen(
+        self, *words: str, fault: dict[str, Any] | None = None, **more: str
+    ) -> subprocess.Popen[str]:
         """A command in a session of its own."""
-        return subprocess.Popen(self.command(*words), cwd=self.root, env=self.env(fault, **more), start_new_session=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=self.root,
+            env=self.env(fault, **more),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def struck(self) -> bool:
         """Whether the armed fault has come."""
@@ -123,22 +164,34 @@ class Lab:
         return found
 
     def published(self) -> list[str]:
-        """Violations: what was published before and is gone, or was published again. Remembers what is there now."""
+        """Violations: what was published before and is gone, or was published again. Remembers what
+        is there now.
+        """
         now = self.entries()
         lost = [f"entry {k[:12]} is lost" for k in self.seen if k not in now]
-        again = [f"entry {k[:12]} was published again" for k, mark in self.seen.items() if k in now and now[k] != mark]
+        again = [
+            f"entry {k[:12]} was published again"
+            for k, mark in self.seen.items()
+            if k in now and now[k] != mark
+        ]
         self.seen = now
         return lost + again
 
     def sound(self) -> list[str]:
-        """Violations: blobs that aren't what their names say, or are missing; entries that can't be read."""
+        """Violations: blobs that aren't what their names say, or are missing; entries that can't be
+        read.
+        """
         from sintra.store import Store
 
-        return [f"{wrong}: {file.path} of {step}" for file, wrong, step in Store(self.cache).verify()]
+        return [
+            f"{wrong}: {file.path} of {step}" for file, wrong, step in Store(self.cache).verify()
+        ]
 
     def left(self) -> list[str]:
         """Violations: what a finished run leaves lying about."""
-        return [f"left behind: {p.name}" for d in ("tmp", "orders") for p in (self.cache / d).glob("*")]
+        return [
+            f"left behind: {p.name}" for d in ("tmp", "orders") for p in (self.cache / d).glob("*")
+        ]
 
     def essence(self) -> str:
         """The result without times and measured speeds; "" where there is none."""
@@ -148,22 +201,34 @@ class Lab:
         result = json.loads(path.read_text())
         for row in [*result["candidates"], *([result["winner"]] if result["winner"] else [])]:
             row["measurements"] = [
-                m for m in row["measurements"] if m["metric"] not in SPEEDS and not m["metric"].startswith("ram_")
+                m
+                for m in row["measurements"]
+                if m["metric"] not in SPEEDS and not m["metric"].startswith("ram_")
             ]
         return json.dumps({k: v for k, v in result.items() if k not in PER_RUN}, sort_keys=True)
 
 
 def told(done: subprocess.CompletedProcess[str], *codes: int) -> list[str]:
     """Violations: a traceback, a hang, another exit code."""
-    wrong = ["a traceback: " + done.stderr.strip().splitlines()[-1]] if "Traceback" in done.stderr else []
+    wrong = (
+        ["a traceback: " + done.stderr.strip().splitlines()[-1]]
+        if "Traceback" in done.stderr
+        else []
+    )
     if done.returncode == -999:
         return [*wrong, "it hung"]
-    return wrong if done.returncode in codes else [*wrong, f"exit {done.returncode}: {done.stderr.strip()[-300:]}"]
+    return (
+        wrong
+        if done.returncode in codes
+        else [*wrong, f"exit {done.returncode}: {done.stderr.strip()[-300:]}"]
+    )
 
 
 @dataclass
 class Reference:
-    """An uninterrupted run: what comes out, which keys, and every change that it makes on disk, in order."""
+    """An uninterrupted run: what comes out, which keys, and every change that it makes on disk, in
+    order.
+    """
 
     essence: str
     keys: set[str]
@@ -184,13 +249,18 @@ def reference(lab: Lab) -> Reference:
 
 
 def warmed(lab: Lab, folder: Path) -> Path:
-    """A start for experiments that needn't convert the model each time: a finished study's cache up to the 16-bit file."""
+    """A start for experiments that needn't convert the model each time: a finished study's cache up
+    to the 16-bit file.
+    """
     from sintra.store import Store
 
     shutil.rmtree(folder, ignore_errors=True)
     held, begun = Store(lab.cache), Store(folder)
     for record in list(held.records()):
-        if record["stage"] in ("toolchain", "convert") or record["step"] == f"fetch:{lab.model.name}":
+        if (
+            record["stage"] in ("toolchain", "convert")
+            or record["step"] == f"fetch:{lab.model.name}"
+        ):
             pairs = [(held.blob(f["sha256"]), begun.blob(f["sha256"])) for f in record["files"]]
             for source, target in [*pairs, (held.entry(record["key"]), begun.entry(record["key"]))]:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -199,10 +269,14 @@ def warmed(lab: Lab, folder: Path) -> Path:
 
 
 def whole(lab: Lab, ref: Reference) -> list[str]:
-    """Violations after a run that ended well: everything is there once, sound, and as in an uninterrupted one."""
+    """Violations after a run that ended well: everything is there once, sound, and as in an
+    uninterrupted one.
+    """
     wrong = lab.published() + lab.sound() + lab.left()
     if set(lab.seen) != ref.keys:
-        wrong.append(f"{len(set(lab.seen) ^ ref.keys)} keys differ from those of an uninterrupted run")
+        wrong.append(
+            f"{len(set(lab.seen) ^ ref.keys)} keys differ from those of an uninterrupted run"
+        )
     if lab.essence() != ref.essence:
         wrong.append("the result differs from an uninterrupted run's")
     return wrong

@@ -12,7 +12,10 @@ from .kills import finish
 from .lab import HOOK, Lab, Reference, Tally, told, whole
 
 STEPS, PROCESSES = 40, 4
-FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+)
 WORK = """
 import random, sys
 from pathlib import Path
@@ -39,13 +42,26 @@ def forty(folder: Path, tally: Tally, rounds: int) -> None:
     for number in range(rounds):
         cache, log = folder / f"shared-{number}", folder / f"log-{number}"
         fault = {"root": str(cache), "log": str(log), "match": None, "do": None}
-        env = {**os.environ, "PYTHONPATH": str(HOOK), "FAULT": json.dumps(fault), "OMP_NUM_THREADS": "1"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(HOOK),
+            "FAULT": json.dumps(fault),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-c", WORK, str(cache), str(texts)]
-        running = [subprocess.Popen([*command, str(i)], env=env, stderr=subprocess.PIPE, text=True) for i in range(PROCESSES)]
+        running = [
+            subprocess.Popen([*command, str(i)], env=env, stderr=subprocess.PIPE, text=True)
+            for i in range(PROCESSES)
+        ]
         errors = [p.communicate()[1] for p in running]
         tally.runs += PROCESSES
         tally.wrong(
-            f"round {number}", [e.strip().splitlines()[-1] for p, e in zip(running, errors, strict=True) if p.returncode]
+            f"round {number}",
+            [
+                e.strip().splitlines()[-1]
+                for p, e in zip(running, errors, strict=True)
+                if p.returncode
+            ],
         )
         tally.wrong(f"round {number}", once(cache, log))
     tally.note = f"{PROCESSES} processes, {STEPS} shared steps each time"
@@ -55,9 +71,17 @@ def once(cache: Path, log: Path) -> list[str]:
     """Violations: a step that was published more than once, or not at all, or isn't sound."""
     from sintra.store import Store
 
-    links = [line for line in log.read_text().splitlines() if line.startswith("os.link") and "ac/" in line]
+    links = [
+        line
+        for line in log.read_text().splitlines()
+        if line.startswith("os.link") and "ac/" in line
+    ]
     store = Store(cache)
-    wrong = [f"{len(links)} publications of {STEPS} steps"] if len(links) != STEPS or len(set(links)) != STEPS else []
+    wrong = (
+        [f"{len(links)} publications of {STEPS} steps"]
+        if len(links) != STEPS or len(set(links)) != STEPS
+        else []
+    )
     wrong += [] if sum(1 for _ in store.records()) == STEPS else ["not every step is there"]
     return wrong + [f"{w}: {f.path}" for f, w, _ in store.verify()]
 
@@ -69,19 +93,30 @@ def studies(lab: Lab, ref: Reference, tally: Tally) -> None:
     lab.fresh()
     before = len(lab.entries())
     others = [
-        Lab(lab.root / f"beside-{n}", lab.model, lab.start, [*lab.options, f"store.path={lab.cache}"]) for n in range(PROCESSES)
+        Lab(
+            lab.root / f"beside-{n}",
+            lab.model,
+            lab.start,
+            [*lab.options, f"store.path={lab.cache}"],
+        )
+        for n in range(PROCESSES)
     ]
     fault = {"root": str(lab.root), "log": str(log), "match": None, "do": None}
     running = [o.popen(*o.optimize, fault=fault) for o in others]
     for other, process in zip(others, running, strict=True):
         out, err = process.communicate()
         tally.runs += 1
-        tally.wrong("four studies", told(subprocess.CompletedProcess(["optimize"], process.returncode, out, err), 0))
+        tally.wrong(
+            "four studies",
+            told(subprocess.CompletedProcess(["optimize"], process.returncode, out, err), 0),
+        )
         if other.essence() != ref.essence.replace(str(lab.cache), str(other.cache)):
             tally.wrong("four studies", ["a result differs"])
     links = [x for x in log.read_text().splitlines() if x.startswith("os.link cache/ac/")]
     if len(links) != len(ref.keys) - before or len(set(links)) != len(links):
-        tally.wrong("four studies", [f"{len(links)} publications of {len(ref.keys) - before} steps"])
+        tally.wrong(
+            "four studies", [f"{len(links)} publications of {len(ref.keys) - before} steps"]
+        )
     log.unlink()
     tally.wrong("four studies", lab.sound() + lab.left())
 
@@ -89,10 +124,19 @@ def studies(lab: Lab, ref: Reference, tally: Tally) -> None:
 OFFSETS = (("+2d", None), ("-2d", None), (None, "-30y"), ("+2d", "-30y"))
 
 
-def clocks(lab: Lab, ref: Reference, tally: Tally, offsets: tuple[tuple[str | None, str | None], ...] = OFFSETS) -> None:
+def clocks(
+    lab: Lab,
+    ref: Reference,
+    tally: Tally,
+    offsets: tuple[tuple[str | None, str | None], ...] = OFFSETS,
+) -> None:
     """The clock two days ahead, then back, then in the year 2001, between and within runs."""
     library = next((p for p in FAKETIME if Path(p).exists()), None)
-    tally.note = "libfaketime" if library else "files dated into the future and the past: no libfaketime here"
+    tally.note = (
+        "libfaketime"
+        if library
+        else "files dated into the future and the past: no libfaketime here"
+    )
     half = {"match": r"^os\.link cache/ac/", "at": 3, "do": "kill"}
     for first, then in offsets:
         lab.fresh()

@@ -1,4 +1,6 @@
-"""What an input may not do: end in an error that isn't ours, take too long, or write outside the folder it is given."""
+"""What an input may not do: end in an error that isn't ours, take too long, or write outside the
+folder it is given.
+"""
 
 from __future__ import annotations
 
@@ -65,21 +67,36 @@ class Guard:
             self.strayed.append(f"{event} {args[0]!r}")
         path = None
         if event == "open":
-            path = args[0] if (set(args[1] or "") & set("wax+")) or (args[1] is None and (args[2] or 0) & WRITES) else None
+            path = (
+                args[0]
+                if (set(args[1] or "") & set("wax+"))
+                or (args[1] is None and (args[2] or 0) & WRITES)
+                else None
+            )
         elif event in CHANGES:
             path = args[1] if event in ("os.rename", "os.link", "os.symlink") else args[0]
             if event in ("os.remove", "os.rmdir") and args[1] != -1:
                 path = None  # relative to a folder that shutil.rmtree has open
-        if isinstance(path, str | bytes | os.PathLike) and not os.path.abspath(os.fsdecode(path)).startswith(self.folder):  # noqa: PTH100
+        if isinstance(path, str | bytes | os.PathLike) and not os.path.abspath(
+            os.fsdecode(path)
+        ).startswith(self.folder):
             self.strayed.append(f"{event} {os.fsdecode(path)}")
 
     @contextlib.contextmanager
     def within(self, folder: Path) -> Iterator[None]:
         """Every write outside the folder counts, and what takes too long is stopped."""
         self.strayed, self.folder = [], str(folder)
-        timers = {signal.SIGPROF: (signal.ITIMER_PROF, LIMIT_S), signal.SIGALRM: (signal.ITIMER_REAL, 12 * LIMIT_S)}
+        timers = {
+            signal.SIGPROF: (signal.ITIMER_PROF, LIMIT_S),
+            signal.SIGALRM: (signal.ITIMER_REAL, 12 * LIMIT_S),
+        }
         old = {number: signal.signal(number, _late) for number in timers}
-        for timer, limit in timers.values():  # time of this process's own, so that a busy machine is no hang; and by the clock
+        for (
+            timer,
+            limit,
+        ) in (
+            timers.values()
+        ):  # time of this process's own, so that a busy machine is no hang; and by the clock
             signal.setitimer(timer, limit)
         try:
             yield
@@ -90,7 +107,12 @@ class Guard:
             self.folder = None
 
     def tried(
-        self, count: Count, run: Callable[[bytes, Path], None], data: bytes, folder: Path, allowed: tuple[type, ...]
+        self,
+        count: Count,
+        run: Callable[[bytes, Path], None],
+        data: bytes,
+        folder: Path,
+        allowed: tuple[type, ...],
     ) -> None:
         """One input, counted."""
         count.inputs += 1

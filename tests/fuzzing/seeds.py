@@ -10,40 +10,140 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 JSON = (
-    b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"true", b"NaN", b"1e999", b"-1", b"\\ud800", b"\\u0000", b"{}" * 8,
-    b"[" * 300, b'"../../x"', b'"/etc/passwd"', b"\xff", b"9" * 5000,
-)  # fmt: skip
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b":",
+    b",",
+    b"null",
+    b"true",
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"\\ud800",
+    b"\\u0000",
+    b"{}" * 8,
+    b"[" * 300,
+    b'"../../x"',
+    b'"/etc/passwd"',
+    b"\xff",
+    b"9" * 5000,
+)
 YAML = (
-    *JSON, b"!!python/object/apply:os.system ['true']", b"&a", b"*a", b"<<: *a", b"- ", b": ", b"? ", b"|\n", b"!!binary ",
-    b"---\n", b"\t", b"0x", b".inf", b"2001-01-01", b"!function x.y", b"&a [*a,*a]", b"\xe2\x80\xa8",
-)  # fmt: skip
+    *JSON,
+    b"!!python/object/apply:os.system ['true']",
+    b"&a",
+    b"*a",
+    b"<<: *a",
+    b"- ",
+    b": ",
+    b"? ",
+    b"|\n",
+    b"!!binary ",
+    b"---\n",
+    b"\t",
+    b"0x",
+    b".inf",
+    b"2001-01-01",
+    b"!function x.y",
+    b"&a [*a,*a]",
+    b"\xe2\x80\xa8",
+)
 HYDRA = (
-    b"+", b"~", b"=", b",", b"[", b"]", b"${oc.env:HOME}", b"${", b"}", b"'", b'"', b"\\", b"@", b"../", b"/etc/passwd",
-    b"glob(", b")", b"range(1,9999999999,1)", b"range(0,1,0)", b"choice(", b"sort(", b"hydra.run.dir=/tmp/x", b"model=",
-    b"hardware=", b"planner=", b"\n", b"null", b"nan", b"1e999", b"\xff", b"\x00", b"goal.", b"--", b"a" * 300,
-    b"interval(0,1)", b"hydra/launcher=x",
-)  # fmt: skip
+    b"+",
+    b"~",
+    b"=",
+    b",",
+    b"[",
+    b"]",
+    b"${oc.env:HOME}",
+    b"${",
+    b"}",
+    b"'",
+    b'"',
+    b"\\",
+    b"@",
+    b"../",
+    b"/etc/passwd",
+    b"glob(",
+    b")",
+    b"range(1,9999999999,1)",
+    b"range(0,1,0)",
+    b"choice(",
+    b"sort(",
+    b"hydra.run.dir=/tmp/x",
+    b"model=",
+    b"hardware=",
+    b"planner=",
+    b"\n",
+    b"null",
+    b"nan",
+    b"1e999",
+    b"\xff",
+    b"\x00",
+    b"goal.",
+    b"--",
+    b"a" * 300,
+    b"interval(0,1)",
+    b"hydra/launcher=x",
+)
 GGUF = (
-    b"GGUF", b"general.architecture", b"general.alignment", b"llama.block_count", b"tokenizer.ggml.tokens",
-    b"tokenizer.ggml.scores", *(struct.pack("<I", n) for n in range(13)), struct.pack("<Q", 1 << 62), struct.pack("<Q", 2),
-    b"\xff" * 8, b"\0" * 8,
-)  # fmt: skip
+    b"GGUF",
+    b"general.architecture",
+    b"general.alignment",
+    b"llama.block_count",
+    b"tokenizer.ggml.tokens",
+    b"tokenizer.ggml.scores",
+    *(struct.pack("<I", n) for n in range(13)),
+    struct.pack("<Q", 1 << 62),
+    struct.pack("<Q", 2),
+    b"\xff" * 8,
+    b"\0" * 8,
+)
 
 
 def overrides() -> list[bytes]:
-    lines = ["hardware=jetson_nano", "model=fable", "goal.max_kld=0.02", "planner.types=[Q8_0,Q4_K_M]",
-             "model=owner/name@main", "hardware=./mine.yaml", "seed=range(1,4)", "goal.max_kld=0.01,0.05",
-             "hardware=glob(jet*)", "probe=quick", "texts.second=null", "planner.base_url='http://127.0.0.1:1/v1'",
-             "store.path=cache", "planner.replay=x.json"]  # fmt: skip
+    lines = [
+        "hardware=jetson_nano",
+        "model=fable",
+        "goal.max_kld=0.02",
+        "planner.types=[Q8_0,Q4_K_M]",
+        "model=owner/name@main",
+        "hardware=./mine.yaml",
+        "seed=range(1,4)",
+        "goal.max_kld=0.01,0.05",
+        "hardware=glob(jet*)",
+        "probe=quick",
+        "texts.second=null",
+        "planner.base_url='http://127.0.0.1:1/v1'",
+        "store.path=cache",
+        "planner.replay=x.json",
+    ]
     return ["\n".join(lines[i : i + 3]).encode() for i in range(len(lines) - 2)]
 
 
 def recipes() -> list[bytes]:
-    recipe = {"type": "Q4_K_M", "importance": True, "drop": [3], "tensors": [["blk\\.0\\..*", "Q8_0"], [".*", "Q4_K"]],
-              "rounding": "compensated", "kv": "f16"}  # fmt: skip
-    given = {"round": 1, "stop": None, "proposals": [{"recipe": recipe, "why": "x", "author": "y", "level": "search"}]}
-    return [f"# a study\nrecipes:\n- {json.dumps(recipe)}\n".encode(), json.dumps([given]).encode(),
-            json.dumps({"candidates": [{"recipe": recipe}]}).encode(), b"recipes:\n- type: Q8_0\n  drop: [1, 2]\n"]  # fmt: skip
+    recipe = {
+        "type": "Q4_K_M",
+        "importance": True,
+        "drop": [3],
+        "tensors": [["blk\\.0\\..*", "Q8_0"], [".*", "Q4_K"]],
+        "rounding": "compensated",
+        "kv": "f16",
+    }
+    given = {
+        "round": 1,
+        "stop": None,
+        "proposals": [{"recipe": recipe, "why": "x", "author": "y", "level": "search"}],
+    }
+    return [
+        f"# a study\nrecipes:\n- {json.dumps(recipe)}\n".encode(),
+        json.dumps([given]).encode(),
+        json.dumps({"candidates": [{"recipe": recipe}]}).encode(),
+        b"recipes:\n- type: Q8_0\n  drop: [1, 2]\n",
+    ]
 
 
 @cache
@@ -73,8 +173,18 @@ def gguf() -> list[bytes]:
 
 
 def replies() -> list[bytes]:
-    edit = {"action": "pin", "tensors": "ffn_down", "first": 0, "last": 3, "value": "Q4_K", "reason": "x", "confidence": 0.5}
-    whole = json.dumps({"edits": [edit, edit | {"action": "drop", "first": 1, "last": 1}], "stop": ""})
+    edit = {
+        "action": "pin",
+        "tensors": "ffn_down",
+        "first": 0,
+        "last": 3,
+        "value": "Q4_K",
+        "reason": "x",
+        "confidence": 0.5,
+    }
+    whole = json.dumps(
+        {"edits": [edit, edit | {"action": "drop", "first": 1, "last": 1}], "stop": ""}
+    )
     return [
         whole.encode(),
         f"<think>so</think> Here it is:\n```json\n{whole}\n```\n".encode(),
@@ -86,7 +196,10 @@ def entries() -> list[bytes]:
     from sintra import entries as written
 
     key, blob = "a" * 64, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
-    files = [{"path": p, "size": 5, "sha256": blob} for p in ("model.gguf", "model/config.json", "a/b.txt")]
+    files = [
+        {"path": p, "size": 5, "sha256": blob}
+        for p in ("model.gguf", "model/config.json", "a/b.txt")
+    ]
     whole = {"key": key, "step": "s:x", "stage": "s", "action": {"params": {}}, "files": files}
     failure = {"key": key, "failure": {"kind": "refused", "message": "no", "log": ""}}
     return [
@@ -104,8 +217,17 @@ def pulled() -> list[bytes]:
     from sintra.canonical import canonical, sha256
 
     key = sha256(canonical(ACTION))
-    files = [{"path": p, "size": 5, "sha256": "2cf2" * 16} for p in ("model.gguf", "model/config.json")]
-    about = {"key": key, "action": ACTION, "stage": "s", "step": "s:x", "wall_s": 1.5, "made": "2026-11-25T00:00:00Z"}
+    files = [
+        {"path": p, "size": 5, "sha256": "2cf2" * 16} for p in ("model.gguf", "model/config.json")
+    ]
+    about = {
+        "key": key,
+        "action": ACTION,
+        "stage": "s",
+        "step": "s:x",
+        "wall_s": 1.5,
+        "made": "2026-11-25T00:00:00Z",
+    }
     failure = {"kind": "refused", "message": "no", "log": ""}
     return [canonical(about | more).encode() for more in ({"files": files}, {"failure": failure})]
 
@@ -121,30 +243,54 @@ def profiles() -> list[bytes]:
 
 
 def tasks() -> list[bytes]:
-    own = b"kind: choice\ndata: rows.jsonl\nprompt: '{{story}} Question: {{question}}'\nchoices: options\nanswer: right\n"
-    native = b"task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: rows.jsonl\noutput_type: generate_until\n"
-    return [own, native, (ROOT / "models" / "tasks" / "fable.yaml").read_bytes(),
-            b'{"story": "a", "question": "b", "options": ["c", "d"], "right": "c"}\n']  # fmt: skip
+    own = (
+        b"kind: choice\ndata: rows.jsonl\nprompt: '{{story}} Question: {{question}}'\nchoices: "
+        b"options\nanswer: right\n"
+    )
+    native = (
+        b"task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: "
+        b"rows.jsonl\noutput_type: generate_until\n"
+    )
+    return [
+        own,
+        native,
+        (ROOT / "models" / "tasks" / "fable.yaml").read_bytes(),
+        b'{"story": "a", "question": "b", "options": ["c", "d"], "right": "c"}\n',
+    ]
 
 
 def safetensors() -> list[bytes]:
     half, single = {"dtype": "F16", "shape": [2, 3]}, {"dtype": "F32", "shape": [1]}
-    tensors = {"a.weight": half | {"data_offsets": [0, 12]}, "b": single | {"data_offsets": [12, 16]}}
+    tensors = {
+        "a.weight": half | {"data_offsets": [0, 12]},
+        "b": single | {"data_offsets": [12, 16]},
+    }
     header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
     return [struct.pack("<Q", len(header)) + header + bytes(16)]
 
 
 def folders() -> list[bytes]:
     index = {"weight_map": {"a": "model.safetensors", "b": "../x.safetensors"}}
-    config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "auto_map": {"AutoConfig": "own.Config"},
-              "weight_map": {"a": "model.safetensors"}}  # fmt: skip
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4,
+        "auto_map": {"AutoConfig": "own.Config"},
+        "weight_map": {"a": "model.safetensors"},
+    }
     return [json.dumps(index).encode(), json.dumps(config).encode()]
 
 
 def rounds() -> list[bytes]:
     from sintra.sealed import sealed
 
-    recipe = {"type": "Q4_K_M", "importance": True, "drop": [], "tensors": [], "rounding": "compensated", "kv": "f16"}
+    recipe = {
+        "type": "Q4_K_M",
+        "importance": True,
+        "drop": [],
+        "tensors": [],
+        "rounding": "compensated",
+        "kv": "f16",
+    }
     proposal = {
         "recipe": recipe,
         "why": "x",

@@ -1,7 +1,7 @@
 """Everything of ours that reads what others wrote: a target is one line in TARGETS.
 
-A target has seeds (sound inputs), words (what edits put in), and `run(data, folder)`: it does with the input what Sintra would,
-in a folder of its own, and raises nothing but the errors named.
+A target has seeds (sound inputs), words (what edits put in), and `run(data, folder)`: it does with
+the input what Sintra would, in a folder of its own, and raises nothing but the errors named.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True)
 class Target:
-    """slow: inputs that take more than about a millisecond each; bench/fuzz.py gives these a smaller count of their own."""
+    """slow: inputs that take more than about a millisecond each; bench/fuzz.py gives these a
+    smaller count of their own.
+    """
 
     run: Callable[[bytes, Path], None]
     seeds: Callable[[], list[bytes]]
@@ -47,7 +49,9 @@ def _lines(data: bytes) -> list[str]:
 
 
 def overrides(data: bytes, folder: Path) -> None:
-    """A command line, one override a line, as far as Hydra isn't needed: keys, groups, models, profiles, sweeps."""
+    """A command line, one override a line, as far as Hydra isn't needed: keys, groups, models,
+    profiles, sweeps.
+    """
     from sintra.config import checked, overrides_of
     from sintra.sweep import several, values
 
@@ -116,7 +120,9 @@ def entries(data: bytes, folder: Path) -> None:
 
 
 def pulled(data: bytes, folder: Path) -> None:
-    """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but in its folder."""
+    """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but
+    in its folder.
+    """
     from sintra.canonical import sha256
     from sintra.remote.entries import outcome, parsed
     from sintra.types import Artifact
@@ -157,7 +163,9 @@ def profiles(data: bytes, folder: Path) -> None:
     _write_profile(folder, path)
     try:  # what Hydra does with it
         made = OmegaConf.load(next((folder / "hardware").glob("*.yaml")))
-        OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(HardwareConf), made), resolve=True)
+        OmegaConf.to_container(
+            OmegaConf.merge(OmegaConf.structured(HardwareConf), made), resolve=True
+        )
     except (OmegaConfBaseException, OverflowError) as error:
         raise UserError(str(error).splitlines()[0]) from None
 
@@ -215,7 +223,11 @@ def _scope() -> tuple[Any, dict[str, Any]]:
     from sintra.matrices import Matrix
 
     kinds = ("attn_q", "ffn_down")
-    made = [Matrix(f"blk.{block}.{kind}.weight", 256, 256, kind, block) for block in range(4) for kind in kinds]
+    made = [
+        Matrix(f"blk.{block}.{kind}.weight", 256, 256, kind, block)
+        for block in range(4)
+        for kind in kinds
+    ]
     scope = Scope(tuple(made), ("Q2_K", "Q4_K", "Q8_0"), 4)
     return scope, schema(scope)
 
@@ -234,13 +246,28 @@ TARGETS: dict[str, Target] = {
     "recipe YAML": Target(recipes, seeds.recipes, seeds.YAML, slow=True),
     "GGUF header": Target(gguf, seeds.gguf, seeds.GGUF, (Infeasible, ValueError, KeyError)),
     "LLM replies": Target(replies, seeds.replies, seeds.JSON),
-    "AC entries": Target(entries, seeds.entries, (*seeds.JSON, b"model/../../x", b"model/", b"a" * 64, b'"size": -1')),
-    "remote entries": Target(pulled, seeds.pulled, (*seeds.JSON, b"model/../../x", b"a" * 64, b'"hmac": ""'), (Refused,)),
-    "remote listings": Target(listed, seeds.listed, (b"../x", b"\\", b".json", b"a" * 64), (Unreachable,), slow=True),
+    "AC entries": Target(
+        entries, seeds.entries, (*seeds.JSON, b"model/../../x", b"model/", b"a" * 64, b'"size": -1')
+    ),
+    "remote entries": Target(
+        pulled, seeds.pulled, (*seeds.JSON, b"model/../../x", b"a" * 64, b'"hmac": ""'), (Refused,)
+    ),
+    "remote listings": Target(
+        listed, seeds.listed, (b"../x", b"\\", b".json", b"a" * 64), (Unreachable,), slow=True
+    ),
     "hardware profiles": Target(profiles, seeds.profiles, seeds.YAML, slow=True),
     "profiles to a study": Target(composed_profiles, seeds.profiles, seeds.YAML, slow=True),
-    "tasks YAML": Target(tasks, seeds.tasks, (*seeds.YAML, b"{{", b"}}", b"{%", b"kind: ", b"task: ", b"data: "), slow=True),
-    "safetensors header": Target(safetensors, seeds.safetensors, (*seeds.JSON, b'"data_offsets":', b'"shape":', b"\0" * 8)),
-    "model folder": Target(folders, seeds.folders, (*seeds.JSON, b"evil/x--own.Config", b'"auto_map"', b'"weight_map"')),
+    "tasks YAML": Target(
+        tasks,
+        seeds.tasks,
+        (*seeds.YAML, b"{{", b"}}", b"{%", b"kind: ", b"task: ", b"data: "),
+        slow=True,
+    ),
+    "safetensors header": Target(
+        safetensors, seeds.safetensors, (*seeds.JSON, b'"data_offsets":', b'"shape":', b"\0" * 8)
+    ),
+    "model folder": Target(
+        folders, seeds.folders, (*seeds.JSON, b"evil/x--own.Config", b'"auto_map"', b'"weight_map"')
+    ),
     "recorded rounds": Target(rounds, seeds.rounds, seeds.JSON),
 }

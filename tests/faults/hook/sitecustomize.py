@@ -1,8 +1,10 @@
-"""Found by every Python that a fault run starts: counts what is about to change below a folder and, at the named one, strikes.
+"""Found by every Python that a fault run starts: counts what is about to change below a folder and,
+at the named one, strikes.
 
-FAULT is JSON: {"root", "log" (a file, or null), "match" (a regular expression on "event path"), "at" (which match), "do"}.
-do: "kill" (doit and its worker), "worker" (the process that is about to write), "fill" (the disk), "limit" (this process may
-write no byte more). Audit events come before the system call: https://docs.python.org/3/library/audit_events.html
+FAULT is JSON: {"root", "log" (a file, or null), "match" (a regular expression on "event path"),
+"at" (which match), "do"}. do: "kill" (doit and its worker), "worker" (the process that is about to
+write), "fill" (the disk), "limit" (this process may write no byte more). Audit events come before
+the system call: https://docs.python.org/3/library/audit_events.html
 """
 
 import contextlib
@@ -14,7 +16,15 @@ import signal
 import sys
 
 GIVEN = json.loads(os.environ.get("FAULT", "null"))
-CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "sqlite3.connect"}
+CHANGES = {
+    "os.rename",
+    "os.link",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.symlink",
+    "sqlite3.connect",
+}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 busy = False
@@ -57,7 +67,9 @@ def seen(line):
             log.write(line + "\n")
     if not GIVEN.get("match") or not re.search(GIVEN["match"], line):
         return
-    handle = os.open(GIVEN["counter"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # one byte a match, over all processes
+    handle = os.open(
+        GIVEN["counter"], os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    )  # one byte a match, over all processes
     os.write(handle, b".")
     number = os.lseek(handle, 0, os.SEEK_CUR)
     os.close(handle)
