@@ -1,9 +1,9 @@
-"""doit reads this: see sintra/tasks.py."""
+"""doit reads this: see sintra/cli/tasks.py."""
 
 import sys
 from pathlib import Path
 
-from sintra.tasks import configured, tasks
+from sintra.cli.tasks import configured, tasks
 
 __all__ = ["DOIT_CONFIG", "task_sintra"]
 

@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import Bench, toolchain
 
-from sintra.layout import read_layout
-from sintra.options import ProbeConf
+from sintra.config.options import ProbeConf
+from sintra.formats.gguf.layout import read_layout
 from sintra.stages import quantize, refine
 
 SAMPLES = 60

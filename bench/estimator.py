@@ -2,7 +2,7 @@
 
     python bench/estimator.py [--csv FILE] [--loo] [--profiles]
 
-Without --loo the fit uses this repository's points (sintra/hardware/published_tps.csv), and a row
+Without --loo the fit uses this repository's points (sintra/hardware/estimate/published_tps.csv), and a row
 of FILE that is one of them is predicted from the others: no row ever helps to predict itself. With
 --loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what the fit says
 of each profile, in the form of conf/hardware. Last line: median and mean of |predicted / measured -
@@ -15,9 +15,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from sintra.errors import UserError
-from sintra.hardware.fit import Fit, fit, leave_one_out, scores
-from sintra.hardware.points import PUBLISHED, Point, read
+from sintra.core.errors import UserError
+from sintra.hardware.estimate.fit import Fit, fit, leave_one_out, scores
+from sintra.hardware.estimate.published import PUBLISHED, Point, read
 from sintra.hardware.profiles import bandwidths
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,10 +56,9 @@ def show_profiles(found: Fit, points: list[Point]) -> None:
         device = found.device(profile, backend, bandwidth)
         print(
             f"{profile} ({backend}): efficiency: {device.efficiency:.3f}, efficiency_spread: "
-            f"{device.spread:.2f}, "
-            f"overhead_us_per_layer: {device.overhead_s * 1e6:.3g}, overhead_spread: "
-            f"{device.overhead_spread:.2f}, "
-            f"bytes_per_weight: {device.bytes_per_weight:.3f}"
+            f"{device.spread:.2f}, overhead_us_per_layer: {device.overhead_s * 1e6:.3g}, "
+            f"overhead_spread: {device.overhead_spread:.2f}, bytes_per_weight: "
+            f"{device.bytes_per_weight:.3f}"
         )
 
 
@@ -90,11 +89,8 @@ def main() -> int:
         return 2
     found = leave_one_out(points) if options.loo else predictions(points, published)
     print(
-        
-            f"{'device':<38}{'model':<28}{'type':<8}{'measured':>9}{'predicted':>10}  90 % "
-            "interval   "
-            "  error"
-        
+        f"{'device':<38}{'model':<28}{'type':<8}{'measured':>9}{'predicted':>10}  90 % interval   "
+        "  error"
     )
     for point, (value, low, high) in zip(points, found, strict=True):
         print(
@@ -104,10 +100,8 @@ def main() -> int:
     errors = prefill(points, published)
     if errors:
         print(
-            
-                f"prompt processing, {len(errors)} rows of devices with another: median "
-                f"{errors[len(errors) // 2]:.3f}"
-            
+            f"prompt processing, {len(errors)} rows of devices with another: median "
+            f"{errors[len(errors) // 2]:.3f}"
         )
     print(" ".join(f"{name}={value:.4f}" for name, value in scores(points, found).items()))
     return 0

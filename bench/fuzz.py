@@ -125,10 +125,8 @@ def main() -> int:
             total.outside + found.outside,
         )
     print(
-        
-            f"inputs={total.inputs} tracebacks={total.tracebacks} hangs={total.hangs} "
-            f"outside={total.outside}"
-        
+        f"inputs={total.inputs} tracebacks={total.tracebacks} hangs={total.hangs} "
+        f"outside={total.outside}"
     )
     return 1 if total.bad else 0
 

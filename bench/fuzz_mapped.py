@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from fuzzing.mutate import drawn, mutated  # noqa: E402
 from fuzzing.seeds import GGUF  # noqa: E402
 
-from sintra import gguf_header  # noqa: E402
-from sintra.errors import Infeasible  # noqa: E402
+from sintra.core.errors import Infeasible  # noqa: E402
+from sintra.formats.gguf import header  # noqa: E402
 
 LIMIT_S = 20
 
@@ -79,7 +79,7 @@ def loaded(path: Path) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(LIMIT_S)
-        from sintra.llama import opened
+        from sintra.formats.runtime.llama_cpp import opened
 
         try:
             with opened(path, 16, 1):
@@ -105,13 +105,13 @@ def main() -> int:
         seed, path = real_seed(Path(folder)), Path(folder) / "model.gguf"
         path.write_bytes(seed)
         assert loaded(path) == 0, "the seed itself loads"
-        head = gguf_header.check(path).start
+        head = header.check(path).start
         for number in range(given.inputs):
             data = mutated(seed[:head], drawn(rng), GGUF)
             path.write_bytes(data + bytes(-len(data) % 32) + seed[head:])
             try:
-                gguf_header.check(path)
-            except gguf_header.Malformed:
+                header.check(path)
+            except header.Malformed:
                 continue
             count["passed"] += 1
             end = loaded(path)

@@ -115,10 +115,8 @@ def main() -> None:
         equal = essence(torn) == essence(whole)
         shutil.rmtree(torn / "cache/tmp")
         print(
-            
-                f"kills={options.kills} equal={'yes' if equal else 'no'} "
-                f"published_once={'yes' if once else 'no'}"
-            
+            f"kills={options.kills} equal={'yes' if equal else 'no'} "
+            f"published_once={'yes' if once else 'no'}"
         )
 
 

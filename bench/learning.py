@@ -23,9 +23,11 @@ from pathlib import Path
 
 import studies
 
-from sintra import history, result, rounds
-from sintra.canonical import canonical, sha256
-from sintra.recipe import Recipe
+from sintra.core.canonical import canonical, sha256
+from sintra.core.recipe import Recipe
+from sintra.results import result
+from sintra.store import history
+from sintra.study import candidates
 
 MB = 10**6
 NEAR = 1.05
@@ -33,7 +35,7 @@ NEAR = 1.05
 
 def windows(cache: Path, model: Path, texts: Path) -> "np.ndarray":  # noqa: F821, UP037
     """The calibration text in windows of 256 tokens, by the converted model's own vocabulary."""
-    from sintra.llama import Model
+    from sintra.formats.runtime.llama_cpp import Model
 
     place = studies.opened(cache, f"model={model}", "hardware=laptop", *studies.texts(texts))
     step = place.graph().convert()
@@ -82,7 +84,7 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
     for count, recipe in enumerate(measured, 1):
         if recipe.complete and studies.size(graph, place.store, recipe) <= limit:
             points.append((count, float(studies.kld(graph, place.store, recipe, "search").mean())))
-    found = rounds.candidates(graph, place.store, known)
+    found = candidates.candidates(graph, place.store, known)
     made = result.build(place, known, found, {}, 0.0)
     history.append(cache / "history.db", made, sha256(canonical(made)))
     return points
@@ -140,18 +142,14 @@ def main() -> None:
             rows.append((*until, least(warm) / least(cold), cold[-1][0], warm[-1][0]))
             print(
                 f"  seed {seed}: without {until[0]}, with {until[1]} evaluations to {target:.6f}; "
-                f"least {least(cold):.6f}, "
-                f"{least(warm):.6f}; in all {cold[-1][0]}, {warm[-1][0]}",
+                f"least {least(cold):.6f}, {least(warm):.6f}; in all {cold[-1][0]}, {warm[-1][0]}",
                 flush=True,
             )
     cold_, warm_ = (statistics.median(r[i] for r in rows) for i in (0, 1))
     end = math.exp(statistics.mean(math.log(r[2]) for r in rows))
     print(
-        
-            f"cold={cold_:g} warm={warm_:g} "
-            f"ratio={statistics.median(r[1] / r[0] for r in rows):.3f} "
-            f"end={end:.3f}"
-        
+        f"cold={cold_:g} warm={warm_:g} ratio={statistics.median(r[1] / r[0] for r in rows):.3f} "
+        f"end={end:.3f}"
     )
 
 

@@ -25,18 +25,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding_cost import ROOT, random_model
 
-from sintra import devices
-from sintra.hardware import calibrate
-from sintra.hardware.calibrate import refined
-from sintra.hardware.estimate import Shape, compute_bytes, estimate, kv_bytes
-from sintra.node import Step
-from sintra.recipe import Recipe
-from sintra.report import NAME, parse
-from sintra.run import run_step
-from sintra.stage import machine
-from sintra.store import Store
-from sintra.study import composed, open_workspace
-from sintra.types import Measurement
+from sintra.build.run import run_step
+from sintra.build.step import Step
+from sintra.cli.commands import devices
+from sintra.core.recipe import Recipe
+from sintra.core.stage import machine
+from sintra.core.types import Measurement
+from sintra.hardware.estimate import calibrate
+from sintra.hardware.estimate.calibrate import refined
+from sintra.hardware.estimate.estimate import Shape, compute_bytes, estimate, kv_bytes
+from sintra.probes.measurements import NAME, parse
+from sintra.store.store import Store
+from sintra.study.workspace import composed, open_workspace
 
 TYPES = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K"
 TRIES, DISTURBED = 8, 0.07
@@ -157,10 +157,8 @@ def memory(rows: list[Row], before: dict[str, Any]) -> None:
     after = before | calibrate.memory(before, beside)
     print(f"\n{machine()}; runtime {after['runtime_mib']} +-{after['runtime_spread_mib']} MiB")
     print(
-        
-            "| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | "
-            "--- | --- | --- | --- |"
-        
+        "| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | "
+        "--- | --- | --- | --- |"
     )
     worst = 0.0
     for row in rows:
@@ -173,8 +171,7 @@ def memory(rows: list[Row], before: dict[str, Any]) -> None:
         size = f"{row['shape'].weight_bytes / 1e6:.1f}"
         print(
             f"| {row['model']} | {row['type']} | {size} | {true / 1e6:.1f} | {first / 1e6:.1f} | "
-            f"{ram / 1e6:.1f} "
-            f"({ram / true - 1:+.1%}) |"
+            f"{ram / 1e6:.1f} ({ram / true - 1:+.1%}) |"
         )
     print(f"ram={worst:.3f}")
 
@@ -186,11 +183,8 @@ def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
     after = refined(before, own)
     print(f"\n{machine()}; detected: {before['bandwidth_gbs']} GB/s")
     print(
-        
-            "| model | type | file, MB | tokens/s | detected | calibrated | without it | peak "
-            "RAM, MB "
-            "| estimated |"
-        
+        "| model | type | file, MB | tokens/s | detected | calibrated | without it | peak RAM, MB "
+        "| estimated |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     worst = {"ram": 0.0, "tps": 0.0, "tps_without": 0.0}
@@ -207,9 +201,9 @@ def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
         first = estimated(before, row)[0]
         print(
             f"| {row['model']} | {row['type']} | {row['shape'].weight_bytes / 1e6:.1f} | "
-            f"{row['tg_tps']:.1f} | {first:.1f} | "
-            f"{speed:.1f} ({errors['tps']:+.0%}) | {alone:.1f} ({errors['tps_without']:+.0%}) | "
-            f"{row['ram_peak_bytes'] / 1e6:.1f} | {ram / 1e6:.1f} ({errors['ram']:+.1%}) |"
+            f"{row['tg_tps']:.1f} | {first:.1f} | {speed:.1f} ({errors['tps']:+.0%}) | "
+            f"{alone:.1f} ({errors['tps_without']:+.0%}) | {row['ram_peak_bytes'] / 1e6:.1f} | "
+            f"{ram / 1e6:.1f} ({errors['ram']:+.1%}) |"
         )
     print(" ".join(f"{k}={v:.3f}" for k, v in worst.items()))
 

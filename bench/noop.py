@@ -35,7 +35,7 @@ from sintra.store import Store
 from sintra.source import pin_file
 
 DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
-               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.tasks has them
+               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them
 Path("cache").mkdir(exist_ok=True)
 
 
@@ -98,8 +98,8 @@ def write_graphs(root: Path, variants: int) -> dict[str, tuple[Path, list[str]]]
     add("make", "Makefile", f"all: {ends}\n{rules}", ["make", "-s"])
     snake = "".join(
         (
-            f"rule r{abs(hash(o))}:\n    input: '{s}'\n    output: '{o}'\n    shell: 'cp {{input}} "
-            f"{{output}}'\n"
+            f"rule r{abs(hash(o))}:\n    input: '{s}'\n    output: '{o}'\n    shell: 'cp "
+            f"{{input}} {{output}}'\n"
         )
         for c in chains
         for o, s in c

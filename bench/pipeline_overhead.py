@@ -51,7 +51,7 @@ def timed(command: list[str], cwd: Path, **env: str) -> float:
 
 def startup(root: Path) -> float:
     """A worker that finds its work done: interpreter, imports, locks. Median of five."""
-    from sintra.store import Store
+    from sintra.store.store import Store
 
     store = Store(root / "cache")
     record = next(r for r in store.records() if r["stage"] == "quality")
@@ -68,7 +68,9 @@ def startup(root: Path) -> float:
     path = root / "order.json"
     path.write_text(json.dumps(order))
     # The stage's own libraries are part of every worker's start.
-    code = "import llama_cpp, sys; from sintra.worker import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import llama_cpp, sys; from sintra.build.worker import main; sys.exit(main(sys.argv[1:]))"
+    )
     return statistics.median(timed([sys.executable, "-c", code, str(path)], root) for _ in range(5))
 
 
@@ -90,11 +92,11 @@ def main() -> None:
             f"planner.batch={len(options.types.split(','))}",
             "goal.max_kld=9",
         ]
-        from sintra.node import Step
-        from sintra.run import run_step
-        from sintra.stages.toolchain import pinned
-        from sintra.store import Store
-        from sintra.types import Artifact
+        from sintra.build.run import run_step
+        from sintra.build.step import Step
+        from sintra.core.types import Artifact
+        from sintra.stages.tools import pinned
+        from sintra.store.store import Store
 
         store, step = Store(root / "cache"), Step("toolchain", "llama.cpp", pinned())
         run_step(step, store)
@@ -112,8 +114,8 @@ def main() -> None:
         )
         each = startup(root)
         print(
-            f"pipeline={pipeline:.2f}s bare={bare:.2f}s workers={workers} startup_each={each:.2f}s "
-            f"overhead={(pipeline - workers * each - bare) / bare:.3f}"
+            f"pipeline={pipeline:.2f}s bare={bare:.2f}s workers={workers} "
+            f"startup_each={each:.2f}s overhead={(pipeline - workers * each - bare) / bare:.3f}"
         )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import transformers
 
-from sintra.errors import Infeasible, UserError
-from sintra.likeness import likeness, logits, wrapped
+from sintra.core.errors import Infeasible, UserError
+from sintra.integrations.exports.agreement import likeness, logits, wrapped
 
 KINDS = (
     "llama",
@@ -74,19 +74,19 @@ def tried(kind, target, folder):
     ids = np.random.default_rng(0).integers(3, 256, (2, 32)).astype(np.int32)
     net = model(kind)
     if target == "onnx":
-        from sintra.exports.onnx import run, write
+        from sintra.integrations.exports.onnx import run, write
 
         write(net, folder / "model.onnx", ids)
         other = run(folder / "model.onnx", ids)
     else:
-        from sintra.exports.tflite import lower, run
+        from sintra.integrations.exports.tflite import lower, run
 
         lower(net, folder / "model.tflite", ids)
         other = run(folder / "model.tflite", ids, 1)
     found = likeness(logits(net, ids), other)
     return (
-        f"max {found['max_abs']:.2g}, {found['kld_mean']:.2g} nats, {found['same_top']:.1%} "
-        "equal top tokens"
+        f"max {found['max_abs']:.2g}, {found['kld_mean']:.2g} nats, {found['same_top']:.1%} equal "
+        "top tokens"
     )
 
 

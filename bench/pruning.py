@@ -18,9 +18,9 @@ from pathlib import Path
 
 import studies
 
-from sintra.allocation.pruning import Drop, longer
-from sintra.known import influence
-from sintra.recipe import Recipe
+from sintra.core.recipe import Recipe
+from sintra.planning.solver.pruning import Drop, longer
+from sintra.study.planner_state import influence
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import studies
 
-from sintra.graph import Graph
-from sintra.judge import ranked
-from sintra.recipe import Recipe
-from sintra.study import Workspace
+from sintra.build.graph import Graph
+from sintra.core.judge import ranked
+from sintra.core.recipe import Recipe
+from sintra.study.workspace import Workspace
 
 SIZES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M")
 MB = 10**6
@@ -129,8 +129,9 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
             }
             print(
                 f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   "
-                f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} to "
-                f"{high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} s",
+                f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} "
+                f"to {high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} "
+                "s",
                 flush=True,
             )
         rows.append(row)
@@ -207,10 +208,8 @@ def main() -> None:
     rows = [r for found in results.values() for r in found]
     if covered:
         print(
-            
-                f"coverage of the 90 % intervals: {sum(covered)} of {len(covered)}; at most {most} "
-                "evaluations a study"
-            
+            f"coverage of the 90 % intervals: {sum(covered)} of {len(covered)}; at most {most} "
+            "evaluations a study"
         )
     against = mean([r[ours]["kld"] / r[others[0]]["kld"] for r in rows]) if others else None
     print(

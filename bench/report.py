@@ -68,21 +68,20 @@ def opened(path: Path) -> list[float]:
 
 def main() -> None:
     """Write the report anew, then open it."""
-    from sintra import account
+    from sintra.results.pages import report_data
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else studied(Path(name))
         os.chdir(root)
         study = sys.argv[2] if len(sys.argv) > 2 else (root / "outputs" / "latest").resolve().name
         start = time.perf_counter()
-        path = account.write(root, study)
+        path = report_data.write(root, study)
         wrote = time.perf_counter() - start
         count = len(json.loads((path.parent / "result.json").read_text())["candidates"])
         times = opened(path)
         print(
             f"candidates={count} bytes={path.stat().st_size} write_s={wrote:.1f} "
-            f"open_ms={statistics.median(times):.0f} "
-            f"(worst {max(times):.0f})"
+            f"open_ms={statistics.median(times):.0f} (worst {max(times):.0f})"
         )
 
 

@@ -22,13 +22,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from sintra import quantizer
+from sintra.core.stage import Context, cores
+from sintra.formats.runtime import quantizer
 from sintra.probes import baseline, quality
-from sintra.report import parse
-from sintra.rounding.file import improve
-from sintra.rounding.grids import GRIDS
-from sintra.stage import Context, cores
+from sintra.probes.measurements import parse
 from sintra.stages import convert, curvature
+from sintra.stages.rounding.grids import GRIDS
+from sintra.stages.rounding.whole_file import improve
 
 LIMIT = 5.6
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ class Bench:
 
     def nearest(self, label: str, kind: str, matrix: bool) -> Path:
         """The stock quantizer's file."""
-        from sintra.imatrix import load
+        from sintra.formats.gguf.imatrix import load
 
         folder = self.work / label
         folder.mkdir()
@@ -121,8 +121,7 @@ class Bench:
             ratios[domain] = b / min(a)
             print(
                 f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated "
-                f"{b:.6f} ({ratios[domain]:.3f} x)  "
-                f"{seconds:.0f} s",
+                f"{b:.6f} ({ratios[domain]:.3f} x)  {seconds:.0f} s",
                 flush=True,
             )
         for folder in (*plain, ours):
@@ -146,7 +145,7 @@ def toolchain(work: Path) -> Path:
     found = sorted((ROOT / "cache").glob("**/convert_hf_to_gguf.py"))
     if found:
         return found[0].parent
-    from sintra.stages import toolchain as stage
+    from sintra.stages import tools as stage
 
     (work / "tools").mkdir()
     stage.run(Context(stage.pinned(), {}, work / "tools", {}, work / "keep", cores()))
@@ -176,10 +175,8 @@ def main() -> None:
     near = [r["report"] for r in counted]
     far = [r["far"] for r in counted if "far" in r]
     print(
-        
-            f"geo_mean={mean(near):.3f} worst={max(near):.3f} "
-            f"far_domain={mean(far) / mean(near) if far else 'none'}"
-        
+        f"geo_mean={mean(near):.3f} worst={max(near):.3f} "
+        f"far_domain={mean(far) / mean(near) if far else 'none'}"
     )
 
 

@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import ROOT, toolchain
 
-from sintra.rounding.compensate import Options
-from sintra.stage import Context, cores
+from sintra.core.stage import Context, cores
+from sintra.stages.rounding.compensate import Options
 
 # (blocks, width, inner width, width of key and value, vocabulary)
 LARGER = {
@@ -105,7 +105,7 @@ def measured(
 
 def run_stage(name: str, params: dict, inputs: dict[str, Path], out: Path) -> None:
     """One stage into a folder."""
-    from sintra import plugins
+    from sintra.core import plugins
 
     out.mkdir(exist_ok=True)
     plugins.step(name).run(Context(params, inputs, out, {}, out.with_suffix(".keep"), cores()))
@@ -203,9 +203,8 @@ def main() -> None:
         hours = [f / r / 3600 for f, r in zip(flops, rates, strict=True)]
         print(
             f"{title}, extrapolated to 40960 tokens: curvature {hours[0]:.1f} h, {walk / 1e9:.1f} "
-            "GB; "
-            f"rounding {hours[1]:.1f} h a file, {widest / 1e9 + 1:.1f} GB; {disk / 1e9:.0f} GB of "
-            "disk"
+            f"GB; rounding {hours[1]:.1f} h a file, {widest / 1e9 + 1:.1f} GB; {disk / 1e9:.0f} "
+            "GB of disk"
         )
 
 

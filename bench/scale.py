@@ -6,7 +6,7 @@ both beside plain doit.
 No-op: each variant is a chain of two steps. Ours are in the store (AC entries as it writes them,
 but not synced one by one, since 20,000 workers are another benchmark); plain doit's targets and
 database come from its own first run. First build: both sides run the same processes, `python -m
-sintra.worker ORDER` on a step that copies one small file, two at a time; plain doit has its orders
+sintra.build.worker ORDER` on a step that copies one small file, two at a time; plain doit has its orders
 written beforehand. Runs alternate, the median counts; processor time stands beside wall time, since
 a busy neighbour spoils the latter. Last line: `noop_ms_per_task_above_doit=... (processor ...)
 first_build_ratio=... (...)`.
@@ -27,12 +27,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from sintra.digests import Digests
-from sintra.node import Step
-from sintra.source import pin_file
-from sintra.spawn import environment
-from sintra.store import Store
-from sintra.types import Artifact
+from sintra.build.step import Step
+from sintra.build.worker_process import environment
+from sintra.core.types import Artifact
+from sintra.store.store import Store
+from sintra.study.pinning import Digests, pin_file
 
 STAGES = ("quantize", "quality")
 
@@ -86,7 +85,7 @@ DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "doit.db", "reporter": "zero",
 
 def task_graph():
     for i in range({steps}):
-        yield {{"name": f"step-{{i}}", "actions": [[sys.executable, "-m", "sintra.worker", f"orders/{{i}}.json"]]}}
+        yield {{"name": f"step-{{i}}", "actions": [[sys.executable, "-m", "sintra.build.worker", f"orders/{{i}}.json"]]}}
 """
 
 
@@ -190,8 +189,7 @@ def no_op(root: Path, variants: int, rounds: int) -> tuple[float, float]:
     for name, found in costs.items():
         print(
             f"{name}: no-op over {tasks} tasks {wall[name]:.3f} ms a task, processor "
-            f"{processor[name]:.3f}, "
-            f"{max(c.peak for c in found):.0f} MB",
+            f"{processor[name]:.3f}, {max(c.peak for c in found):.0f} MB",
             flush=True,
         )
     return wall["ours"] - wall["plain"], processor["ours"] - processor["plain"]

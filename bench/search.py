@@ -19,7 +19,7 @@ from pathlib import Path
 import studies
 from quality_per_byte import MB, mean
 
-from sintra.recipe import Recipe
+from sintra.core.recipe import Recipe
 
 SEEDED = ("random", "optuna")
 

@@ -87,8 +87,7 @@ def main(raw: list[str]) -> None:
         print(
             (
                 "| what | seconds | built | pulled | MB in the cache |\n| --- | --- | --- | --- | "
-                "--- "
-                "|"
+                "--- |"
             ),
             flush=True,
         )

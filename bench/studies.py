@@ -7,14 +7,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sintra import rounds
-from sintra.graph import Graph
-from sintra.node import Step
-from sintra.recipe import Recipe
-from sintra.run import run_step
-from sintra.store import Store
-from sintra.study import Workspace, open_workspace
-from sintra.types import Artifact, Candidate, Failure
+from sintra.build.graph import Graph
+from sintra.build.run import run_step
+from sintra.build.step import Step
+from sintra.core.recipe import Recipe
+from sintra.core.types import Artifact, Candidate, Failure
+from sintra.store.store import Store
+from sintra.study import candidates as candidates_module
+from sintra.study import round_files, rounds
+from sintra.study.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,11 +42,11 @@ def build(steps: list[Step], store: Store) -> None:
 
 def run(
     place: Workspace, graph: Graph, say: bool = True, decide: bool = True
-) -> list[rounds.Round]:
+) -> list[round_files.Round]:
     """All rounds of a study, to its end; without `decide` until the first that would measure on the
     report text.
     """
-    known: list[rounds.Round] = []
+    known: list[round_files.Round] = []
     while not known or known[-1]["stop"] is None:
         known.append(rounds.next_round(graph, place.store, known))
         if not decide and any(p["level"] == "report" for p in known[-1]["proposals"]):
@@ -88,6 +89,6 @@ def size(graph: Graph, store: Store, recipe: Recipe) -> int:
     return next(f.size for f in found.files if f.path == "model.gguf")
 
 
-def candidates(place: Workspace, graph: Graph, known: list[rounds.Round]) -> list[Candidate]:
+def candidates(place: Workspace, graph: Graph, known: list[round_files.Round]) -> list[Candidate]:
     """Everything measured."""
-    return rounds.candidates(graph, place.store, known)
+    return candidates_module.candidates(graph, place.store, known)

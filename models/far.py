@@ -94,8 +94,7 @@ def recipe(rng: random.Random) -> str:
         minutes, heat = rng.randint(2, 90), rng.randint(6, 24) * 10
         lines.append(
             f"{number}. {verb.title()} the {a} with the {b} for {minutes} minutes at {heat} "
-            "degrees, "
-            f"then {other} until thick."
+            f"degrees, then {other} until thick."
         )
     return "\n".join(lines)
 
@@ -112,16 +111,12 @@ def weather(rng: random.Random) -> str:
     for hour in range(0, 24, 3):
         heat += rng.uniform(-3, 3)
         lines.append(
-            
-                f"{hour:02}:00  {heat:+.1f} C  {rng.randint(960, 1040)} hPa  wind "
-                f"{rng.randint(0, 80)} km/h  {rng.choice(SKIES)}"
-            
+            f"{hour:02}:00  {heat:+.1f} C  {rng.randint(960, 1040)} hPa  wind "
+            f"{rng.randint(0, 80)} km/h  {rng.choice(SKIES)}"
         )
     lines.append(
-        
-            f"Outlook: {rng.choice(SKIES)} turning to {rng.choice(SKIES)}; precipitation "
-            f"{rng.randint(0, 40)} mm expected."
-        
+        f"Outlook: {rng.choice(SKIES)} turning to {rng.choice(SKIES)}; precipitation "
+        f"{rng.randint(0, 40)} mm expected."
     )
     return "\n".join(lines)
 
@@ -137,10 +132,8 @@ def ledger(rng: random.Random) -> str:
         total += count * price
         lines.append(f"{count} | {item} | {price / 100:.2f} | {count * price / 100:.2f}")
     lines.append(
-        
-            f"Subtotal {total / 100:.2f}, tax 19 percent {total * 19 // 100 / 100:.2f}, payable "
-            f"within {rng.choice([14, 30])} days."
-        
+        f"Subtotal {total / 100:.2f}, tax 19 percent {total * 19 // 100 / 100:.2f}, payable "
+        f"within {rng.choice([14, 30])} days."
     )
     return "\n".join(lines)
 

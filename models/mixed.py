@@ -173,14 +173,13 @@ def letter(rng: random.Random) -> str:
     )
     return (
         f"{rng.choice(CITIES)}, {day}\n\nDear {rng.choice(['Ms', 'Mr', 'Dr'])} "
-        f"{rng.choice(LAST)},\n\n"
-        f"Thank you for your message about the {thing(rng)}. We have {rng.choice(ACTIONS)} it "
-        f"{rng.choice(['twice', 'in part', 'as agreed'])}; "
-        f"please {rng.choice(['confirm', 'reply', 'call us'])} before "
-        f"{rng.choice(['Monday', 'Thursday', 'noon'])} at "
-        f"+{rng.randint(1, 99)} {rng.randint(100, 999)} {rng.randint(1000, 9999)} or write to "
-        f"{rng.choice(FIRST).lower()}@{rng.choice(CITIES).lower()}.example.\n\n"
-        f"Yours sincerely,\n{person(rng)}"
+        f"{rng.choice(LAST)},\n\nThank you for your message about the {thing(rng)}. We have "
+        f"{rng.choice(ACTIONS)} it {rng.choice(['twice', 'in part', 'as agreed'])}; please "
+        f"{rng.choice(['confirm', 'reply', 'call us'])} before "
+        f"{rng.choice(['Monday', 'Thursday', 'noon'])} at +{rng.randint(1, 99)} "
+        f"{rng.randint(100, 999)} {rng.randint(1000, 9999)} or write to "
+        f"{rng.choice(FIRST).lower()}@{rng.choice(CITIES).lower()}.example.\n\nYours sincerely,\n"
+        f"{person(rng)}"
     )
 
 
@@ -232,9 +231,9 @@ def log(rng: random.Random) -> str:
         clock += rng.randint(1, 400)
         rows.append(
             f"[{clock // 3600:02}:{clock // 60 % 60:02}:{clock % 60:02}.{rng.randint(0, 999):03}] "
-            f"{rng.choice(LEVELS)} "
-            f"worker-{rng.randint(1, 16)}: {rng.choice(KEYS)}={rng.randint(0, 9999)} "
-            f"({rng.choice(ACTIONS)} in {rng.randint(1, 900)} ms)"
+            f"{rng.choice(LEVELS)} worker-{rng.randint(1, 16)}: "
+            f"{rng.choice(KEYS)}={rng.randint(0, 9999)} ({rng.choice(ACTIONS)} in "
+            f"{rng.randint(1, 900)} ms)"
         )
     return "\n".join(rows)
 

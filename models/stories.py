@@ -470,8 +470,8 @@ def sums(rng: random.Random) -> Story:
     goods = rng.choice(GOODS)
     have, more = rng.randint(2, 7), rng.randint(2, 7)
     text = (
-        f"{one} had {NUMBERS[have]} {goods}. {two} brought {NUMBERS[more]} more {goods} and "
-        f"gave them all to {one}."
+        f"{one} had {NUMBERS[have]} {goods}. {two} brought {NUMBERS[more]} more {goods} and gave "
+        f"them all to {one}."
     )
     total = have + more
     near = [NUMBERS[total + d] for d in (1, -1, 2)]

@@ -20,10 +20,10 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
-from sintra.config import conf_dirs
-from sintra.errors import UserError
-from sintra.options import Config
-from sintra.study import open_workspace
+from sintra.config.compose import conf_dirs
+from sintra.config.options import Config
+from sintra.core.errors import UserError
+from sintra.study.workspace import open_workspace
 
 ConfigStore.instance().store(name="schema", node=Config)
 

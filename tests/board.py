@@ -124,7 +124,7 @@ class Sshd:
         """The same as the composed configuration has them."""
         from dataclasses import asdict
 
-        from sintra.options import DeviceConf
+        from sintra.config.options import DeviceConf
 
         own = {
             "name": "ssh",

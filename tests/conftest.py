@@ -61,10 +61,10 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory) -> Path:
     """A cache that holds the converter and nothing else: pip downloads it once for all tests."""
-    from sintra.node import Step
-    from sintra.run import run_step
-    from sintra.stages.toolchain import pinned
-    from sintra.store import Store
+    from sintra.build.run import run_step
+    from sintra.build.step import Step
+    from sintra.stages.tools import pinned
+    from sintra.store.store import Store
 
     cache = tmp_path_factory.mktemp("toolchain") / "cache"
     run_step(Step("toolchain", "llama.cpp", pinned()), Store(cache))

@@ -15,14 +15,16 @@ import pytest
 from conftest import ROOT
 from fuzzing import seeds
 
-from sintra import entries, gguf_header, model_code
-from sintra.digests import Digests
-from sintra.errors import Infeasible, UserError
-from sintra.sealed import sealed, unsealed
-from sintra.source import check_folder, pin_folder, safetensors_header, wanted
-from sintra.stage import Context
+from sintra.core.canonical import sealed, unsealed
+from sintra.core.errors import Infeasible, UserError
+from sintra.core.stage import Context
+from sintra.formats.checkpoint import remote_code
+from sintra.formats.checkpoint.safetensors import check_folder, safetensors_header, wanted
+from sintra.formats.gguf import header as header_module
 from sintra.stages.fetch import STAGE as FETCH
-from sintra.store import Store
+from sintra.store import entries
+from sintra.store.store import Store
+from sintra.study.pinning import Digests, pin_folder
 
 SOURCES = [p for top in ("sintra", "models") for p in sorted((ROOT / top).rglob("*.py"))] + [
     ROOT / "dodo.py"
@@ -44,7 +46,7 @@ def patched(path, old, new, count=1):
 
 
 def test_a_sound_header(gguf):
-    found = gguf_header.check(gguf)
+    found = header_module.check(gguf)
     assert [t.name for t in found.tensors] == ["token_embd.weight", "blk.0.attn_q.weight"]
     assert found.tensors[1].size == 32 * 32 * 2
     assert found.start % found.alignment == 0
@@ -52,7 +54,7 @@ def test_a_sound_header(gguf):
 
 def test_headers_of_real_files(tiny, tmp_path, toolchain):
     """What llama.cpp's converter and quantizer write passes."""
-    from sintra.quantizer import quantize
+    from sintra.formats.runtime.quantizer import quantize
 
     whole = tmp_path / "whole.gguf"
     view = Store(toolchain).lay_out(
@@ -71,7 +73,7 @@ def test_headers_of_real_files(tiny, tmp_path, toolchain):
     subprocess.run(command, check=True, capture_output=True, env=env)
     quantize(whole, tmp_path / "q.gguf", 1, kind="Q4_K_M")
     for path in (whole, tmp_path / "q.gguf"):
-        assert len(gguf_header.check(path).tensors) > 10
+        assert len(header_module.check(path).tensors) > 10
 
 
 U32, U64, ARCH = struct.Struct("<I").pack, struct.Struct("<Q").pack, b"llama.block_count"
@@ -129,14 +131,14 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_header_that_lies_is_refused(gguf, lie):
     old, new, said = LIES[lie]
-    with pytest.raises(gguf_header.Malformed, match=re.escape(said)) as caught:
-        gguf_header.check(patched(gguf, old, new))
+    with pytest.raises(header_module.Malformed, match=re.escape(said)) as caught:
+        header_module.check(patched(gguf, old, new))
     assert "\n" not in str(caught.value)
 
 
 def test_a_model_without_heads(gguf):
     """Found by bench/fuzz.py; state-space models say 0."""
-    from sintra.layout import read_layout
+    from sintra.formats.gguf.layout import read_layout
 
     key = b"llama.attention.head_count"
     assert (
@@ -147,8 +149,8 @@ def test_a_model_without_heads(gguf):
 
 def test_llama_cpp_is_not_shown_what_is_refused(gguf):
     """Every way to llama.cpp and to gguf's reader goes through the check."""
-    from sintra.llama import Model
-    from sintra.quantizer import quantize
+    from sintra.formats.runtime.llama_cpp import Model
+    from sintra.formats.runtime.quantizer import quantize
 
     patched(gguf, U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(1 << 62))
     with pytest.raises(Infeasible, match="no sound GGUF"):
@@ -393,7 +395,7 @@ def test_a_models_own_code_runs_only_when_the_user_says_so(own, tmp_path):
     trusted, two = fetched(model, tmp_path / "trusted", True)
     assert one != two, "part of the key"
     assert not (plain / "code.py").exists()
-    assert (model_code.trusted(plain), model_code.trusted(trusted)) == (False, True)
+    assert (remote_code.trusted(plain), remote_code.trusted(trusted)) == (False, True)
     env = os.environ | {"HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(plain)], capture_output=True, text=True, env=env
@@ -411,11 +413,11 @@ def test_a_models_own_code_runs_only_when_the_user_says_so(own, tmp_path):
 
 def test_the_word_cannot_come_with_a_model(own, tmp_path):
     model, _ = own
-    model_code.mark(model)
+    remote_code.mark(model)
     plain, _ = fetched(model, tmp_path / "plain", False)
-    assert not model_code.trusted(plain)
-    assert not wanted(model_code.NAME)
-    assert not wanted(model_code.NAME, code=True)
+    assert not remote_code.trusted(plain)
+    assert not wanted(remote_code.NAME)
+    assert not wanted(remote_code.NAME, code=True)
 
 
 def test_code_of_another_repository_is_never_taken(own, tmp_path):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from sintra.events import Event, Listener, Setting
-from sintra.stage import Context, Stage
+from sintra.plugin import Context, Event, Listener, Setting, Stage
 
 
 def count(context: Context) -> None:

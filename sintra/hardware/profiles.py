@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sintra.config import conf_dirs, names
+from sintra.config.compose import conf_dirs, names
 
 
 def load(root: Path, name: str) -> dict[str, Any]:

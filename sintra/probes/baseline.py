@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
-from sintra.llama import opened
-from sintra.report import write
-from sintra.stage import Context, Stage
-from sintra.types import Measurement
+from sintra.core import lazy
+from sintra.core.stage import Context, Stage
+from sintra.core.types import Measurement
+from sintra.formats.runtime.llama_cpp import opened
+from sintra.probes.measurements import write
 
 if TYPE_CHECKING:
     import numpy as np

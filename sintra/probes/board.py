@@ -13,13 +13,12 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from sintra import plugins
-from sintra.attached import where
-from sintra.console import MARK
-from sintra.errors import Infeasible, Transient
-from sintra.report import write
-from sintra.stage import Context, Stage
-from sintra.types import Measurement
+from sintra.core import plugins
+from sintra.core.errors import Infeasible, Transient
+from sintra.core.stage import MARK, Context, Stage
+from sintra.core.types import Measurement
+from sintra.hardware.boards.identity import where
+from sintra.probes.measurements import write
 
 MIB = 2**20
 # In the words of llama.cpp, C++, Python and the kernel.
@@ -74,8 +73,8 @@ def speed(context: Context) -> None:
     """pp and tg as the local speed probe takes them, on the board."""
     found = run(context, "speed")
     protocol = (
-        f"{context.params['threads']} threads, median of {context.params['repeat']} after "
-        f"a warm-up{remarks(found)}"
+        f"{context.params['threads']} threads, median of {context.params['repeat']} after a "
+        f"warm-up{remarks(found)}"
     )
     board, counts = (
         where(context.params["board"]),
@@ -115,8 +114,8 @@ def memory(context: Context) -> None:
     ):  # where card and processor share the memory, a process's own size leaves it out
         size, how = found["system"], "by which the board's available memory fell"
     protocol = (
-        f"bytes {how}, context {context.params['context']}, "
-        f"{context.params.get('kv', 'f16')} cache, no mmap{remarks(found)}"
+        f"bytes {how}, context {context.params['context']}, {context.params.get('kv', 'f16')} "
+        f"cache, no mmap{remarks(found)}"
     )
     rows = [
         Measurement(

@@ -12,15 +12,16 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
-from sintra.divergence import Baseline, score
-from sintra.environments import python_of
-from sintra.errors import Infeasible
-from sintra.foreign import call
-from sintra.protocols import peak, speeds
-from sintra.report import parse, write
-from sintra.stage import Context, Stage, machine
-from sintra.types import Measurement
+from sintra.core import lazy
+from sintra.core.errors import Infeasible
+from sintra.core.process import peak
+from sintra.core.stage import Context, Stage, machine
+from sintra.core.types import Measurement
+from sintra.formats.runtime.call import call
+from sintra.formats.runtime.environments import python_of
+from sintra.probes.divergence import Baseline, score
+from sintra.probes.measurements import parse, write
+from sintra.probes.timing import speeds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ def there(context: Context, function: str) -> None:
 
 def model_of(context: Context) -> Any:
     """The checkpoint: a stage's model/, or the fetched original itself."""
-    from sintra.torch_model import Model
+    from sintra.formats.runtime.torch import Model
 
     folder = context.inputs["model"]
     return Model(folder / "model" if (folder / "model").is_dir() else folder, context.threads)
@@ -104,8 +105,7 @@ def agreement(context: Context) -> None:
         raise Infeasible(
             "refused",
             f"the 16-bit GGUF and the checkpoint in {rows['kld_mean'].protocol.split('; ')[-1]} "
-            "are "
-            f"{kept[0].value:.3g} nats apart: the formats can't be compared",
+            f"are {kept[0].value:.3g} nats apart: the formats can't be compared",
         )
     kept.append(tokens_row(ours, theirs))
     write(context, kept)

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from sintra.errors import Infeasible, Transient
-from sintra.hardware.fence import Fence, fence
-from sintra.report import write
-from sintra.stage import Context, Stage, machine
-from sintra.types import Measurement
+from sintra.core.errors import Infeasible, Transient
+from sintra.core.stage import Context, Stage, machine
+from sintra.core.types import Measurement
+from sintra.hardware.memory_limit import Fence, fence
+from sintra.probes.measurements import write
 
 MIB = 2**20
 PHASES = ("load", "prefill", "decode")
@@ -100,11 +100,8 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
     if code == -signal.SIGKILL:
         raise Transient(f"the measured process was killed, most likely for want of memory: {words}")
     raise Transient(
-        
-            f"the measured process ended with {code}: "
-            f"{last.get('error') or log[-300:] or 'no word'}; "
-            f"{words}"
-        
+        f"the measured process ended with {code}: {last.get('error') or log[-300:] or 'no word'}; "
+        f"{words}"
     )
 
 
@@ -112,7 +109,7 @@ def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
     """Run the child to its end: exit code, its lines, and what it wrote to stderr."""
     environment = {**os.environ, "SINTRA_PARENT": str(os.getpid())}
     child = subprocess.Popen(
-        [sys.executable, "-m", "sintra.footprint", json.dumps(order)],
+        [sys.executable, "-m", "sintra.probes.memory_child", json.dumps(order)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

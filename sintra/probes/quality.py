@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sintra import lazy
-from sintra.divergence import Baseline, score
-from sintra.llama import opened
-from sintra.report import write
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.stage import Context, Stage
+from sintra.formats.runtime.llama_cpp import opened
+from sintra.probes.divergence import Baseline, score
+from sintra.probes.measurements import write
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sintra.llama import opened
-from sintra.protocols import speeds
-from sintra.report import write
-from sintra.stage import Context, Stage
+from sintra.core.stage import Context, Stage
+from sintra.formats.runtime.llama_cpp import opened
+from sintra.probes.measurements import write
+from sintra.probes.timing import speeds
 
 
 def run(context: Context) -> None:
-    """See sintra.protocols.speeds."""
+    """See sintra.probes.timing.speeds."""
     prompt, generate, repeat = (context.params[k] for k in ("prompt", "generate", "repeat"))
     kv = context.params.get("kv", "f16")
     with opened(

@@ -15,14 +15,14 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sintra.chat import read_template
-from sintra.errors import Transient, UserError
-from sintra.evaluation.compare import Scored, measurements
-from sintra.evaluation.spec import FILE, read
-from sintra.layout import read_layout
-from sintra.llama import Model, opened
-from sintra.report import write
-from sintra.stage import Context, Stage
+from sintra.config.tasks import FILE, read
+from sintra.core.errors import Transient, UserError
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.chat_template import read_template
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.runtime.llama_cpp import Model, opened
+from sintra.probes.evaluation.compare import Scored, measurements
+from sintra.probes.measurements import write
 
 SEED = 1234  # lm-eval's own, for tasks that draw examples
 
@@ -51,13 +51,13 @@ def window(path: Path, most: int) -> int:
 
 def protocol(context: Context) -> str:
     """How the numbers came about, in a few words."""
-    from sintra.stage import tool_version
+    from sintra.core.stage import tool_version
 
     which = "every other item" if context.params["part"] == "half" else "all items"
     how = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {which}"
     how += ", in the chat template" if context.params.get("chat") else ""
     if "task" in context.inputs and read(context.inputs["task"] / FILE).get("kind") == "code":
-        from sintra.evaluation.code import network_is_cut
+        from sintra.probes.evaluation.code import network_is_cut
 
         how += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"
     return how
@@ -68,7 +68,7 @@ def scored(context: Context, model: Model) -> Scored:
     import numpy as np
     from lm_eval.evaluator import evaluate
 
-    from sintra.evaluation.lm import LlamaLM
+    from sintra.probes.evaluation.lm import LlamaLM
 
     loaded = load(context)
     for task in loaded["tasks"].values():
@@ -104,7 +104,7 @@ def load(context: Context) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    from sintra.evaluation.build import task_of
+    from sintra.probes.evaluation.build import task_of
 
     name = context.params["name"]
     if "task" in context.inputs:
@@ -119,10 +119,8 @@ def load(context: Context) -> Any:
         return manager.load([name])
     except (OSError, ConnectionError) as error:
         raise Transient(
-            
-                f"the data of task {name} can't be had: {type(error).__name__}; own files need no "
-                "network"
-            
+            f"the data of task {name} can't be had: {type(error).__name__}; own files need no "
+            "network"
         ) from None
 
 

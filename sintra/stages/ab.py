@@ -7,11 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sintra import lazy
-from sintra.errors import Infeasible, UserError
-from sintra.layout import read_layout
-from sintra.llama import Model, log_softmax, opened
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.errors import Infeasible, UserError
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.runtime.llama_cpp import Model, log_softmax, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,10 +49,8 @@ def run(context: Context) -> None:
     with opened(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
         if model.vocabulary != vocabulary:
             raise UserError(
-                
-                    "the two models have different vocabularies: their answers can't be compared "
-                    "token by token"
-                
+                "the two models have different vocabularies: their answers can't be compared "
+                "token by token"
             )
         for prompt, i, (said, shown, p) in zip(context.params["prompts"], ids, first, strict=True):
             other = answered(model, i, tokens)
@@ -78,7 +76,7 @@ def told(path: Path, prompt: str) -> str:
     """A prompt as a user's turn of the model's chat template. Raises UserError where that is more
     than text around it.
     """
-    from sintra.chat import read_chat
+    from sintra.formats.gguf.chat_template import read_chat
 
     chat = read_chat(path)
     if chat.turns is None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 
-from sintra.errors import Infeasible
-from sintra.gguf_parts import assemble
-from sintra.layout import read_layout
-from sintra.matrices import resolved
-from sintra.quantizer import file_types
-from sintra.stage import Context, Stage
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.assemble import assemble
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.sizes import resolved
+from sintra.formats.runtime.quantizer import file_types
 
 
 def run(context: Context) -> None:

@@ -13,13 +13,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
-from sintra.checkpoint import indivisible, layout, prove, quantization
-from sintra.environments import python_of
-from sintra.errors import Infeasible
-from sintra.foreign import call
-from sintra.source import wanted
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.packed import indivisible, layout, prove, quantization
+from sintra.formats.checkpoint.safetensors import wanted
+from sintra.formats.runtime.call import call
+from sintra.formats.runtime.environments import python_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ IGNORED = ["lm_head", "re:.*(mlp|block_sparse_moe)[.](gate|router|shared_expert_
 
 def make(context: Context, environment: str, function: str) -> None:
     """Write model/ (the checkpoint with its tokenizer) and layout.json."""
-    from sintra.llama import Model
+    from sintra.formats.runtime.llama_cpp import Model
 
     source, gguf = context.inputs["model"], context.inputs["gguf"]
     bits, group = context.params["bits"], context.params["group"]

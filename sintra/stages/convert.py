@@ -8,10 +8,10 @@ import re
 import subprocess
 import sys
 
-from sintra.errors import Transient, UserError
-from sintra.layout import read_layout
-from sintra.model_code import home
-from sintra.stage import Context, Stage
+from sintra.core.errors import Transient, UserError
+from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.remote_code import home
+from sintra.formats.gguf.layout import read_layout
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}
 
@@ -35,7 +35,7 @@ def run(context: Context) -> None:
     # Python looks for modules beside the blob that the script's link leads to, so the folder is
     # named here. It asks transformers for tokenizers with trust_remote_code=True: without a network
     # and in an empty home there is no code but what lies in the folder, and that is there only
-    # where the user said so (sintra.model_code).
+    # where the user said so (sintra.formats.checkpoint.remote_code).
     env = {
         **os.environ,
         "PYTHONPATH": str(tools),
@@ -62,10 +62,8 @@ def explain(log: str, config: dict[str, object]) -> None:
         raise UserError(f"llama.cpp's converter doesn't know the architecture {name}")
     if re.search(r"contains custom code|does not appear to have a file named \S+\.py", log):
         raise UserError(
-            
-                f"this {name} needs Python code of its own: model.trust_remote_code=true runs it "
-                "(docs/security.md)"
-            
+            f"this {name} needs Python code of its own: model.trust_remote_code=true runs it "
+            "(docs/security.md)"
         )
     if "pre-tokenizer was not recognized" in log or "tokenizer" in last.lower():
         raise UserError(f"llama.cpp's converter refuses the tokenizer of this {name}: {last}")

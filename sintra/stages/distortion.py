@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
-from sintra.imatrix import moved
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.tensor_names import moved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ SLICE = 2**24
 
 def run(context: Context) -> None:
     """Write distortion.json: {tensor: {"type", "output", "diagonal", "weights"}}."""
-    from sintra.gguf_header import reader as opened
+    from sintra.formats.gguf.header import reader as opened
 
     torch.set_num_threads(context.threads)
     known = json.loads((context.inputs["curvature"] / "curvature.json").read_text())["tensors"]

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sintra.errors import Transient, UserError
-from sintra.evaluation.spec import files as task_files
-from sintra.model_code import mark
-from sintra.source import check_folder, safetensors_header, wanted
-from sintra.stage import Context, Stage
-from sintra.store import hash_file
-from sintra.types import Artifact, File
+from sintra.config.tasks import files as task_files
+from sintra.core.errors import Transient, UserError
+from sintra.core.stage import Context, Stage
+from sintra.core.types import Artifact, File
+from sintra.formats.checkpoint.remote_code import mark
+from sintra.formats.checkpoint.safetensors import check_folder, safetensors_header, wanted
+from sintra.store.files import hash_file
 
 
 def run(context: Context) -> None:
@@ -60,11 +60,8 @@ def download(context: Context, repo: str, commit: str) -> None:
         ]
         if not any(s.rfilename.endswith(".safetensors") for s in files):
             raise UserError(
-                
-                    f"{repo} has no safetensors weights; pickled weights are refused, since they "
-                    "can "
-                    "run code"
-                
+                f"{repo} has no safetensors weights; pickled weights are refused, since they can "
+                "run code"
             )
         for item in files:
             context.say(f"{item.rfilename}: {item.size or 0} bytes")
@@ -73,29 +70,22 @@ def download(context: Context, repo: str, commit: str) -> None:
             shutil.copyfile(path, context.out / item.rfilename)
     except GatedRepoError:
         raise UserError(
-            
-                f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
-                "again"
-            
+            f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
+            "again"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise Transient(
-            
-                f"the download of {repo} broke off ({type(error).__name__}); run the same again "
-                "to go "
-                "on"
-            
+            f"the download of {repo} broke off ({type(error).__name__}); run the same again to go "
+            "on"
         ) from None
     except Exception as error:
         if isinstance(error, UserError | Transient):
             raise
         raise Transient(
-            
-                f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same "
-                "again"
-            
+            f"the download of {repo} broke off ({type(error).__name__}: {error}); run the same "
+            "again"
         ) from None
 
 
@@ -135,11 +125,8 @@ def check(repo: str, item: Any, path: Path) -> None:
     if lfs is not None and hash_file(path) != lfs.sha256:
         path.unlink()
         raise Transient(
-            
-                f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same "
-                "again "
-                "to fetch it anew"
-            
+            f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same again "
+            "to fetch it anew"
         )
     if path.suffix == ".safetensors":
         safetensors_header(path)

@@ -1,7 +1,7 @@
 """A finished variant tuned end to end: the same layout, other payload.
 
 Norm weights, biases and the scales of the blocks are moved by gradient descent on the KL divergence
-to the 16-bit model over the calibration text (sintra.rounding.polish). The whole model is trained
+to the 16-bit model over the calibration text (sintra.stages.rounding.polish). The whole model is trained
 in float32, so it must be small for the machine: `need` is what it takes. A killed run starts again
 and makes the same file (on as many threads).
 """
@@ -13,10 +13,10 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from sintra import lazy
-from sintra.errors import Infeasible
-from sintra.model_code import allowed
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.remote_code import allowed
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,8 @@ def run(context: Context) -> None:
     Write model.gguf and layout.json; layout["polish"]: the held-out KLD before and after in nats,
     the steps, the step kept.
     """
-    from sintra.layout import read_layout
-    from sintra.llama import Model as Llama
+    from sintra.formats.gguf.layout import read_layout
+    from sintra.formats.runtime.llama_cpp import Model as Llama
 
     torch.set_num_threads(context.threads)
     source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
@@ -62,8 +62,8 @@ def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str
     trust = allowed(context.inputs["model"])
     import transformers
 
-    from sintra.rounding.polish import Settings, Teacher, tune
-    from sintra.rounding.student import Student
+    from sintra.stages.rounding.polish import Settings, Teacher, tune
+    from sintra.stages.rounding.student import Student
 
     source, variant = (context.inputs[role] / "model.gguf" for role in ("source", "gguf"))
     net: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -99,8 +99,8 @@ def affordable(shape: dict[str, Any], size: int) -> None:
     has, wants = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), need(shape, size)
     if wants > has:
         text = (
-            f"polishing trains the whole model in float32: {wants / 1e9:.0f} GB, this machine "
-            f"has {has / 1e9:.0f} GB"
+            f"polishing trains the whole model in float32: {wants / 1e9:.0f} GB, this machine has "
+            f"{has / 1e9:.0f} GB"
         )
         raise Infeasible("out_of_memory", f"{text}; set planner.polish=false")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sintra.errors import Infeasible
-from sintra.imatrix import place
-from sintra.layout import read_layout
-from sintra.quantizer import quantize
-from sintra.stage import Context, Stage
-from sintra.thinning import without_attention
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.attention import without_attention
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.tensor_names import place
+from sintra.formats.runtime.quantizer import quantize
 
 
 def run(context: Context) -> None:

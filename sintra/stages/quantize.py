@@ -11,10 +11,10 @@ import contextlib
 import re
 from typing import Any
 
-from sintra import quantizer
-from sintra.errors import Infeasible
-from sintra.layout import read_layout
-from sintra.stage import Context, Stage
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.runtime import quantizer
 
 
 def run(context: Context) -> None:
@@ -29,7 +29,7 @@ def run(context: Context) -> None:
             raise Infeasible("refused", f"{name} is no tensor type of ggml")
     matrix = None
     if "importance" in context.inputs:
-        from sintra.imatrix import load
+        from sintra.formats.gguf.imatrix import load
 
         matrix = load(context.inputs["importance"], context.params["dropped"])
     out = context.out / "model.gguf"
@@ -46,7 +46,7 @@ def run(context: Context) -> None:
     if "curvature" in context.inputs:
         import torch
 
-        from sintra.rounding.file import improve
+        from sintra.stages.rounding.whole_file import improve
 
         torch.set_num_threads(context.threads)
         source, curvature = context.inputs["gguf"] / "model.gguf", context.inputs["curvature"]

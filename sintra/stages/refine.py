@@ -1,6 +1,6 @@
 """A finished variant rounded anew, block after block, from the inputs that its layers will really
-have: the same layout, other scales and integers (sintra.rounding.sequential), and, where there is
-time for it, each block's rounding learned (sintra.rounding.learned).
+have: the same layout, other scales and integers (sintra.stages.rounding.sequential), and, where there is
+time for it, each block's rounding learned (sintra.stages.rounding.learned).
 
 The model is run block by block, its weights read when a block's turn comes, so that two blocks'
 weights, one layer's matrices and, on disk, two models' hidden states are what it takes. A killed
@@ -13,9 +13,9 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from sintra import lazy
-from sintra.errors import Infeasible
-from sintra.stage import Context, Stage
+from sintra.core import lazy
+from sintra.core.errors import Infeasible
+from sintra.core.stage import Context, Stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,15 +32,15 @@ def run(context: Context) -> None:
     Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew;
     layout["learned"]: of each block, the held-out error before and after learning.
     """
-    from sintra.gguf_header import reader as opened
-    from sintra.layers import expert_names
-    from sintra.layout import read_layout
-    from sintra.llama import Model as Llama
-    from sintra.llama import noise
-    from sintra.rounding.effort import STEPS, TOKENS, given
-    from sintra.rounding.sequential import Rounder
-    from sintra.rounding.student import gguf_tensors, writable
-    from sintra.stream import Model
+    from sintra.formats.gguf.header import reader as opened
+    from sintra.formats.gguf.layout import read_layout
+    from sintra.formats.gguf.tensor_names import expert_names
+    from sintra.formats.runtime.blocks import Model
+    from sintra.formats.runtime.llama_cpp import Model as Llama
+    from sintra.formats.runtime.llama_cpp import noise
+    from sintra.stages.rounding.effort import STEPS, TOKENS, given
+    from sintra.stages.rounding.sequential import Rounder
+    from sintra.stages.rounding.student import gguf_tensors, writable
 
     torch.set_num_threads(context.threads)
     source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"

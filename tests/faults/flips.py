@@ -94,8 +94,8 @@ def mended(lab: Lab, ref: Reference, tally: Tally, what: str) -> None:
 
 def delivered(lab: Lab) -> list[str]:
     """Violations: files of outputs/ that aren't those that the manifest names."""
-    from sintra.sealed import unsealed
-    from sintra.store import hash_file
+    from sintra.core.canonical import unsealed
+    from sintra.store.files import hash_file
 
     out = (lab.root / "outputs" / "latest").resolve()
     manifest = unsealed((out / "manifest.json").read_bytes())

@@ -105,7 +105,7 @@ def alone(lab: Lab) -> list[str]:
     """Violations: workers that outlive their doit."""
     for _ in range(40):
         found = subprocess.run(
-            ["pgrep", "-f", f"sintra.worker {lab.root}"], capture_output=True, text=True
+            ["pgrep", "-f", f"sintra.build.worker {lab.root}"], capture_output=True, text=True
         ).stdout.split()
         if not found:
             return []

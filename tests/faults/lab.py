@@ -181,7 +181,7 @@ class Lab:
         """Violations: blobs that aren't what their names say, or are missing; entries that can't be
         read.
         """
-        from sintra.store import Store
+        from sintra.store.store import Store
 
         return [
             f"{wrong}: {file.path} of {step}" for file, wrong, step in Store(self.cache).verify()
@@ -252,7 +252,7 @@ def warmed(lab: Lab, folder: Path) -> Path:
     """A start for experiments that needn't convert the model each time: a finished study's cache up
     to the 16-bit file.
     """
-    from sintra.store import Store
+    from sintra.store.store import Store
 
     shutil.rmtree(folder, ignore_errors=True)
     held, begun = Store(lab.cache), Store(folder)
@@ -300,10 +300,10 @@ def laboratory(folder: Path | None = None) -> tuple[Path, Path, Path]:
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "models")]
     from conftest import make_llama
 
-    from sintra.node import Step
-    from sintra.run import run_step
-    from sintra.stages.toolchain import pinned
-    from sintra.store import Store
+    from sintra.build.run import run_step
+    from sintra.build.step import Step
+    from sintra.stages.tools import pinned
+    from sintra.store.store import Store
 
     folder = folder or Path(tempfile.mkdtemp(prefix="sintra-faults-"))
     folder.mkdir(parents=True, exist_ok=True)

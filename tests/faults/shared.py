@@ -69,7 +69,7 @@ def forty(folder: Path, tally: Tally, rounds: int) -> None:
 
 def once(cache: Path, log: Path) -> list[str]:
     """Violations: a step that was published more than once, or not at all, or isn't sound."""
-    from sintra.store import Store
+    from sintra.store.store import Store
 
     links = [
         line

@@ -193,7 +193,7 @@ def replies() -> list[bytes]:
 
 
 def entries() -> list[bytes]:
-    from sintra import entries as written
+    from sintra.store import entries as written
 
     key, blob = "a" * 64, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     files = [
@@ -214,7 +214,7 @@ ACTION = {"stage": "s", "version": 1, "params": {}, "inputs": {}, "tools": {}}
 
 
 def pulled() -> list[bytes]:
-    from sintra.canonical import canonical, sha256
+    from sintra.core.canonical import canonical, sha256
 
     key = sha256(canonical(ACTION))
     files = [
@@ -281,7 +281,7 @@ def folders() -> list[bytes]:
 
 
 def rounds() -> list[bytes]:
-    from sintra.sealed import sealed
+    from sintra.core.canonical import sealed
 
     recipe = {
         "type": "Q4_K_M",

@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sintra.canonical import canonical
-from sintra.errors import Infeasible, UserError
-from sintra.remote.entries import Refused
-from sintra.remote.objects import Unreachable
+from sintra.core.canonical import canonical
+from sintra.core.errors import Infeasible, UserError
+from sintra.store.remote.entries import Refused
+from sintra.store.remote.objects import Unreachable
 
 from . import seeds
 
@@ -52,8 +52,8 @@ def overrides(data: bytes, folder: Path) -> None:
     """A command line, one override a line, as far as Hydra isn't needed: keys, groups, models,
     profiles, sweeps.
     """
-    from sintra.config import checked, overrides_of
-    from sintra.sweep import several, values
+    from sintra.config.compose import checked, overrides_of
+    from sintra.study.sweep import several, values
 
     raw = overrides_of(_lines(data))
     checked(ROOT, [o for o in raw if not several(o)])
@@ -63,8 +63,8 @@ def overrides(data: bytes, folder: Path) -> None:
 
 def composed(data: bytes, folder: Path) -> None:
     """A command line through Hydra to a study."""
-    from sintra.config import compose, overrides_of
-    from sintra.study import study_of
+    from sintra.config.compose import compose, overrides_of
+    from sintra.config.study import study_of
 
     raw = overrides_of(_lines(data))
     study_of(compose(ROOT, raw, folder / "cache"), raw)
@@ -72,7 +72,7 @@ def composed(data: bytes, folder: Path) -> None:
 
 def recipes(data: bytes, folder: Path) -> None:
     """planner.replay's file, as YAML and as JSON."""
-    from sintra.planners.replay import loaded
+    from sintra.planning.planners.replay import loaded
 
     for name in ("recipe.yaml", "result.json"):
         loaded(_file(data, folder, name))
@@ -80,15 +80,15 @@ def recipes(data: bytes, folder: Path) -> None:
 
 def gguf(data: bytes, folder: Path) -> None:
     """A GGUF's header; what passes is read by gguf's reader too."""
-    from sintra.layout import read_layout
+    from sintra.formats.gguf.layout import read_layout
 
     read_layout(_file(data, folder, "model.gguf"))
 
 
 def replies(data: bytes, folder: Path) -> None:
     """A language model's words, to edits of the solver's problem."""
-    from sintra.llm.edits import parse, switches
-    from sintra.llm.replies import read
+    from sintra.planning.llm.edits import parse, switches
+    from sintra.planning.llm.replies import read
 
     scope, schema = _scope()
     found, _ = read(data.decode(errors="surrogateescape"), schema)
@@ -99,9 +99,9 @@ def replies(data: bytes, folder: Path) -> None:
 
 def entries(data: bytes, folder: Path) -> None:
     """An AC entry: looked up, laid out, delivered, verified, collected."""
-    from sintra.delivery import put
-    from sintra.store import Store
-    from sintra.types import Artifact
+    from sintra.core.types import Artifact
+    from sintra.results.outputs import put
+    from sintra.store.store import Store
 
     key, store = "a" * 64, Store(folder / "cache")
     store.entry(key).parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,9 @@ def pulled(data: bytes, folder: Path) -> None:
     """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but
     in its folder.
     """
-    from sintra.canonical import sha256
-    from sintra.remote.entries import outcome, parsed
-    from sintra.types import Artifact
+    from sintra.core.canonical import sha256
+    from sintra.core.types import Artifact
+    from sintra.store.remote.entries import outcome, parsed
 
     found = outcome(parsed(data, sha256(canonical(seeds.ACTION)), None))
     if isinstance(found, Artifact):
@@ -135,8 +135,8 @@ def pulled(data: bytes, folder: Path) -> None:
 
 def listed(data: bytes, folder: Path) -> None:
     """What a shared folder holds, whatever its names: only keys of entries come out."""
-    from sintra.remote.address import Address
-    from sintra.remote.objects import Objects
+    from sintra.store.remote.address import Address
+    from sintra.store.remote.objects import Objects
 
     place = folder / "shared" / "ac" / "ab"
     place.mkdir(parents=True, exist_ok=True)
@@ -156,8 +156,8 @@ def profiles(data: bytes, folder: Path) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from sintra.config import _write_profile
-    from sintra.options import HardwareConf
+    from sintra.config.compose import _write_profile
+    from sintra.config.options import HardwareConf
 
     path = _file(data, folder, "mine.yaml")
     _write_profile(folder, path)
@@ -172,8 +172,8 @@ def profiles(data: bytes, folder: Path) -> None:
 
 def composed_profiles(data: bytes, folder: Path) -> None:
     """hardware=FILE through Hydra to a study."""
-    from sintra.config import compose
-    from sintra.study import study_of
+    from sintra.config.compose import compose
+    from sintra.config.study import study_of
 
     raw = [f"hardware={_file(data, folder, 'mine.yaml')}"]
     study_of(compose(ROOT, raw, folder / "cache"), raw)
@@ -181,7 +181,7 @@ def composed_profiles(data: bytes, folder: Path) -> None:
 
 def tasks(data: bytes, folder: Path) -> None:
     """A task's YAML and, by the same bytes, its data."""
-    from sintra.evaluation.spec import check_data, files, read
+    from sintra.config.tasks import check_data, files, read
 
     path = _file(data, folder, "mine.yaml")
     _file(data, folder, "rows.jsonl")
@@ -192,7 +192,7 @@ def tasks(data: bytes, folder: Path) -> None:
 
 def safetensors(data: bytes, folder: Path) -> None:
     """The header of a checkpoint's file."""
-    from sintra.checkpoint import tensors
+    from sintra.formats.checkpoint.packed import tensors
 
     _file(data, folder, "model.safetensors")
     tensors(folder)
@@ -200,7 +200,7 @@ def safetensors(data: bytes, folder: Path) -> None:
 
 def folders(data: bytes, folder: Path) -> None:
     """A model's configuration and index."""
-    from sintra.source import check_folder
+    from sintra.formats.checkpoint.safetensors import check_folder
 
     _file(seeds.safetensors()[0], folder, "model.safetensors")
     for name in ("config.json", "tokenizer_config.json", "model.safetensors.index.json"):
@@ -210,7 +210,7 @@ def folders(data: bytes, folder: Path) -> None:
 
 def rounds(data: bytes, folder: Path) -> None:
     """A recorded round."""
-    from sintra.rounds import proposals, read
+    from sintra.study.round_files import proposals, read
 
     found = read(_file(data, folder, "round-01.json"))
     if found is not None:
@@ -219,8 +219,8 @@ def rounds(data: bytes, folder: Path) -> None:
 
 @cache
 def _scope() -> tuple[Any, dict[str, Any]]:
-    from sintra.llm.edits import Scope, schema
-    from sintra.matrices import Matrix
+    from sintra.formats.gguf.sizes import Matrix
+    from sintra.planning.llm.edits import Scope, schema
 
     kinds = ("attn_q", "ffn_down")
     made = [

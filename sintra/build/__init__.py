@@ -1,0 +1,1 @@
+"""Recipes become steps with keys; steps are run by workers."""

@@ -1,0 +1,154 @@
+"""Workers as tasks of a Ray cluster (extra `ray`): for machines without a scheduler. The cache
+folder must be shared with them.
+
+A node says what it is by a custom resource (`ray start --address=... --resources='{"jetson_nano":
+1}'`); with executor.measure=jetson_nano, steps that measure go there, one at a time.
+https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sintra.build.remote_worker import Watched, run_order
+from sintra.build.worker_process import Ending, Need
+from sintra.core.errors import Transient, UserError
+from sintra.core.stage import Resource
+
+
+class RayJob(Watched):
+    """A task. Its result is nothing; what counts is the ending that it leaves."""
+
+    def __init__(self, ray: Any, ref: Any, order: Path, poll_s: float) -> None:
+        super().__init__(order, poll_s)
+        self.ray, self.ref = ray, ref
+
+    def gone(self) -> Ending | None:
+        """See Watched."""
+        if not self.ray.wait([self.ref], timeout=0)[0]:
+            return None
+        try:
+            self.ray.get(self.ref)
+        except self.ray.exceptions.OutOfMemoryError as error:
+            return Ending("memory", 0, _first(error))
+        except self.ray.exceptions.TaskCancelledError:
+            return Ending("cancelled", 0, "Ray says cancelled")
+        except self.ray.exceptions.RayError as error:
+            return Ending("lost", 0, f"Ray says {_first(error)}")
+        return Ending("exit", 0, "Ray says finished")
+
+    def stop(self) -> None:
+        """See Watched."""
+        self.ray.cancel(self.ref, force=True)
+
+
+class Ray:
+    """executor=ray. address: of the head node (null: a Ray of our own, on this machine, for as long
+    as we run).
+    """
+
+    here = False
+
+    def __init__(self, options: dict[str, Any], root: Path) -> None:
+        self.options = options
+        self.retries, self.mem_gb = options["retries"], options["mem_gb"]
+        self.ray = connect(options["address"], options["resources"])
+        self.task = self.ray.remote(run_order)
+        self.lock = threading.Lock()
+        self.seen: set[str] = (
+            set()
+        )  # resources that were there: a step waits for a board to come back, not for a misspelt one
+
+    def threads(self, resource: Resource) -> int:
+        """See Executor; a speed is measured on all cores."""
+        return {"light": 1, "alone": 0}.get(resource, int(self.options["cpus"]))
+
+    def wanted(self, need: Need) -> dict[str, Any]:
+        """Ray's options for a step. Raises UserError where no node has what it needs."""
+        custom = {self.options["measure"]: 1} if need.measures and self.options["measure"] else {}
+        there = self.ray.cluster_resources()
+        for name in custom:
+            if not there.get(name) and name not in self.seen:
+                known = sorted(
+                    k
+                    for k in there
+                    if ":" not in k and k not in ("CPU", "GPU", "memory", "object_store_memory")
+                )
+                raise UserError(
+                    f"executor.measure={name}: no node of this Ray has that resource (known are: "
+                    f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`"
+                )
+        self.seen |= custom.keys()
+        gpus = self.options["gpus"] if need.resource != "light" else 0
+        memory = {"memory": int(need.mem_gb * 2**30)} if need.mem_gb else {}
+        return {
+            "num_cpus": need.threads or 1,
+            "num_gpus": gpus,
+            "resources": custom,
+            "max_retries": 0,
+            "name": need.name,
+        } | memory
+
+    def submit(self, order: Path, need: Need) -> RayJob:
+        """See Executor. What was lost is tried again by us, not by Ray, so that all executors do it
+        alike.
+        """
+        try:
+            with self.lock:
+                ref = self.task.options(**self.wanted(need)).remote(str(order))
+        except self.ray.exceptions.RayError as error:
+            raise Transient(f"Ray took no task: {_first(error)}") from None
+        return RayJob(self.ray, ref, order, self.options["poll_s"])
+
+    def more(self, need: Need) -> Need | None:
+        """See Executor: twice the memory, up to executor.max_mem_gb."""
+        most = self.options["max_mem_gb"]
+        if need.mem_gb is None or most is None or need.mem_gb >= most:
+            return None
+        return replace(need, mem_gb=min(most, 2 * need.mem_gb))
+
+
+def connect(address: str | None, resources: dict[str, float]) -> Any:
+    """Ray, connected. Raises UserError where the extra is missing, Transient where there is no
+    cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise UserError(
+            "executor=ray needs Ray: pip install -c constraints.txt -e '.[ray]'"
+        ) from None
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    own: dict[str, Any] = (
+        {}
+        if address
+        else {
+            "include_dashboard": False,
+            "resources": dict(resources) or None,
+            "_node_ip_address": "127.0.0.1",
+        }
+    )
+    try:
+        if not ray.is_initialized():
+            ray.init(
+                address=address or "local", log_to_driver=False, configure_logging=False, **own
+            )
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        raise Transient(f"no Ray at {address}: {_first(error)}") from None
+    finally:
+        if main:  # Ray puts its own there
+            signal.signal(signal.SIGTERM, before)
+    return ray
+
+
+def _first(error: Exception) -> str:
+    return next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""doit's tasks and commands, the console script."""

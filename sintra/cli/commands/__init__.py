@@ -1,0 +1,1 @@
+"""Commands beside `optimize`: a module for each subject."""

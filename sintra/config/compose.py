@@ -1,0 +1,242 @@
+"""From the command line to a plain, checked dictionary: Hydra composes, dataclasses check, and the
+result is kept.
+
+Hydra is only imported when a command line is new: the composed configuration is cached by the conf
+tree's state, the overrides and our version.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sintra import __version__
+from sintra.config.options import Config, HardwareConf
+from sintra.core.canonical import canonical, sealed, sha256, unsealed
+from sintra.core.errors import UserError, nearest
+from sintra.store.files import keep
+
+GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
+
+
+def overrides_of(argv: list[str]) -> list[str]:
+    """The Hydra overrides of a command line, raw and in order."""
+    return [a for a in argv if not a.startswith("-") and "=" in a]
+
+
+def conf_dirs(root: Path) -> list[Path]:
+    """Where groups are looked up: the project's conf, then the user's own through SINTRA_CONF_PATH."""
+    extra = [Path(p) for p in os.environ.get("SINTRA_CONF_PATH", "").split(os.pathsep) if p]
+    for path in extra:
+        if not path.is_dir():
+            raise UserError(f"SINTRA_CONF_PATH names {str(path)!r}, which is no folder")
+    return [root / "conf", *extra]
+
+
+def names(root: Path, group: str) -> set[str]:
+    """The names that a group offers."""
+    return {p.stem for folder in conf_dirs(root) for p in (folder / group).glob("*.yaml")}
+
+
+def keys(node: Any = Config, prefix: str = "") -> set[str]:
+    """Every dotted key that can be set."""
+    found = set()
+    for item in fields(node):
+        default = item.default_factory() if callable(item.default_factory) else None
+        if is_dataclass(default):
+            found |= keys(type(default), f"{prefix}{item.name}.")
+        else:
+            found.add(prefix + item.name)
+    return found
+
+
+def checked(root: Path, raw: list[str]) -> list[str]:
+    """The overrides as Hydra takes them, after a check of every key and group name.
+
+    `model=` may be a name in conf/model, a hub id (owner/name, with @revision), or a folder. Raises
+    UserError.
+    """
+    seen: set[str] = set()
+    result = []
+    for override in raw:
+        key, _, value = override.partition("=")
+        if "${oc.env" in value:
+            raise UserError(
+                f"{key}: the environment isn't read by options, since they are written down; keys "
+                "have names of their own"
+            )
+        plain = key.lstrip("+~")
+        if plain != key:
+            raise UserError(
+                f"{override!r}: `+` and `~` are not taken here; every key exists, so write "
+                f"{plain}={value}"
+            )
+        if key in seen:
+            raise UserError(f"{key!r} is given twice")
+        seen.add(key)
+        if key == "model":
+            result += _model(root, value)
+        elif key == "hardware" and (path := profile_path(root, override)):
+            result.append(f"hardware={_own_name(path)}")
+        elif key in GROUPS:
+            if value not in names(root, key):
+                raise UserError(f"no {key} is called {value!r}: {nearest(value, names(root, key))}")
+            result.append(override)
+        elif key in keys():
+            result.append(override)
+        else:
+            raise UserError(f"there is no option {key!r}: {nearest(key, keys() | set(GROUPS))}")
+    return result
+
+
+def profile_path(root: Path, override: str) -> Path | None:
+    """The file of hardware=PATH: a YAML such as `doit detect` writes; None for any other override.
+    Raises UserError.
+    """
+    key, _, value = override.partition("=")
+    if key != "hardware" or not value.endswith((".yaml", ".yml")):
+        return None
+    path = root / user_path(value)
+    if not there(path):
+        raise UserError(
+            f"hardware={value}: there is no such file; `doit detect --out {value}` writes one"
+        )
+    return path
+
+
+def user_path(text: str) -> Path:
+    """What a user wrote as a path; a home that nobody has stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def there(path: Path, kind: str = "is_file") -> bool:
+    """Whether there is such a file or folder; no name is too long or too odd to ask for."""
+    try:
+        return bool(getattr(path, kind)())
+    except (OSError, ValueError):
+        return False
+
+
+def _own_name(path: Path) -> str:
+    return f"file_{sha256(str(path.resolve()))[:8]}"
+
+
+def _write_profile(folder: Path, path: Path) -> None:
+    """Put a profile where Hydra looks for groups, under a name that no profile of ours has. Raises
+    UserError.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml"
+        )
+    own = {f.name for f in fields(HardwareConf)}
+    for key in found:
+        if key not in own:
+            raise UserError(f"{path.name}: a profile has no {str(key)!r}: {nearest(str(key), own)}")
+    (folder / "hardware").mkdir(exist_ok=True)
+    text = yaml.safe_dump({"name": slug(path.stem), "title": path.stem} | found)
+    (folder / "hardware" / f"{_own_name(path)}.yaml").write_text(text)
+
+
+def _model(root: Path, value: str) -> list[str]:
+    if value in names(root, "model"):
+        return [f"model={value}"]
+    folder = user_path(value)
+    if folder.name == "config.json" and there(folder):
+        folder = folder.parent
+    if folder.suffix == ".gguf" and there(folder):
+        return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
+    if there(folder, "is_dir"):
+        return [
+            "model=custom",
+            f"model.name={slug(folder.resolve().name)}",
+            f"model.source='{folder}'",
+        ]
+    hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
+    if not hub or value.startswith((".", "/", "~")):
+        known = nearest(value, names(root, "model"))
+        raise UserError(
+            f"no model is called {value!r}, and there is no such folder: {known}; a hub model is "
+            "owner/name"
+        )
+    revision = [f"model.revision={hub[2]}"] if hub[2] else []
+    return ["model=custom", f"model.name={slug(hub[1])}", f"model.source={hub[1]}", *revision]
+
+
+def slug(text: str) -> str:
+    """Letters, digits, dots and dashes only."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "model"
+
+
+def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, Any]:
+    """The composed and checked configuration as a plain dictionary. Raises UserError in one line."""
+    for override in raw:
+        if not override.isprintable():
+            raise UserError(f"{override!r} has characters in it that can't be written down")
+    state = [
+        (str(p), p.stat().st_mtime_ns, p.stat().st_size)
+        for d in conf_dirs(root)
+        for p in sorted(d.rglob("*.yaml"))
+    ]
+    own = [p for o in raw if (p := profile_path(root, o))]
+    texts = [[str(p), sha256(p.read_text(errors="replace"))] for p in own]
+    schema = [
+        __version__,
+        *sorted(keys()),
+    ]  # so that a new option isn't missing from what was composed before it
+    key = sha256(canonical([schema, state, texts, raw, [str(p) for p in conf_dirs(root)]]))
+    kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
+    if kept:
+        try:
+            known = unsealed(kept.read_bytes())
+        except OSError:
+            known = None
+        if known is not None:
+            return known
+    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
+        for path in own:
+            _write_profile(Path(folder), path)
+        result = _compose(root, checked(root, raw), [folder] if own else [])
+    if kept:
+        keep(kept, sealed(canonical(result)))
+    return result
+
+
+def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    main, *more = (*(str(d.resolve()) for d in conf_dirs(root)), *beside)
+    paths = [f"hydra.searchpath=[{','.join('file://' + p for p in more)}]"] if more else []
+    try:
+        with initialize_config_dir(config_dir=main, version_base="1.3"):
+            config = hydra_compose("config", overrides=[*overrides, *paths])
+            result = OmegaConf.to_container(config, resolve=True)
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        OverflowError,
+    ) as error:  # the last: a number that no float can hold
+        reason = error.__cause__ or error
+        first = next(x for x in str(reason).splitlines() if x.strip())
+        raise UserError(f"{first} ({' '.join(overrides)})") from None
+    assert isinstance(result, dict)
+    return {str(k): v for k, v in result.items()}

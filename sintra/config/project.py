@@ -1,0 +1,84 @@
+"""What a project starts from: dodo.py, conf/ and the bundled models, in the repository or inside an
+installed wheel.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sintra.core.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PARTS = ("dodo.py", "conf", "models/fable", "models/fable_mini", "models/texts", "models/tasks")
+IGNORED = "cache/\noutputs/\n.doit.db*\n"
+NEXT = """next:
+  doit plan hardware=laptop                    the dry run: what would be done
+  doit optimize hardware=laptop                the bundled model, some minutes; then doit export_ollama
+  doit optimize hardware=auto model=./FOLDER   a model of yours (config.json, *.safetensors) for this machine
+names to choose from: conf/hardware, conf/model, conf/goal; `sintra ...` is the same as `doit ...`"""
+
+
+def home() -> Path:
+    """The folder with dodo.py, conf/ and models/: sintra/project of a wheel, else the repository."""
+    inside = PACKAGE / "project"
+    return inside if inside.is_dir() else PACKAGE.parent
+
+
+@dataclass
+class Laid:
+    """What `init` did with each file, by its path in the project."""
+
+    written: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+
+
+def files() -> Iterator[str]:
+    """Every file that a project starts from, by its path in it. Raises UserError where the
+    installation lacks them.
+    """
+    for part in PARTS:
+        path = home() / part
+        if not path.exists():
+            raise UserError(
+                f"this installation of sintra has no {part}: install it again (pip install "
+                "--force-reinstall)"
+            )
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (
+            p.relative_to(home()).as_posix()
+            for p in found
+            if p.is_file() and "__pycache__" not in p.parts
+        )
+
+
+def init(folder: Path) -> Laid:
+    """Lay down a project; what is there already is never overwritten. Raises UserError."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    if folder.resolve() == home():
+        raise UserError("this is Sintra's own folder, and a project already: run `doit` here")
+    laid = Laid()
+    for name in files():
+        source, target = home() / name, folder / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            laid.written.append(name)
+        elif target.read_bytes() != source.read_bytes():
+            laid.differing.append(name)
+    if not (folder / ".gitignore").exists():
+        (folder / ".gitignore").write_text(IGNORED)
+    return laid
+
+
+def told(laid: Laid) -> str:
+    """What was done, and what can be done next."""
+    tops = ", ".join(dict.fromkeys(n.split("/")[0] + "/" * ("/" in n) for n in laid.written))
+    lines = [f"wrote {len(laid.written)} files: {tops}" if tops else "everything is there already"]
+    lines += [
+        f"left as it is, though it differs from this version's: {name}" for name in laid.differing
+    ]
+    return "\n".join([*lines, NEXT])

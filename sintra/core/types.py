@@ -1,0 +1,245 @@
+"""The nouns: frozen values, compared by what they hold. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from sintra.core.canonical import canonical, sha256
+from sintra.core.recipe import Recipe
+
+How = Literal["measured", "estimated", "simulated", "exact"]
+Status = Literal["met", "unmet", "infeasible", "undecided"]
+Level = Literal["build", "screen", "search", "report"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device profile. Bytes, bytes per second, FLOP/s; None where nobody knows.
+
+    A device whose memory is a GPU's own may name its host's: what doesn't fit goes there.
+    efficiency_spread, overhead_spread, flops_spread: half-widths of 90 % intervals of the
+    logarithms. type_costs: of a byte of a tensor type, where it was measured; runtime_bytes: what a
+    process holds beside weights, cache and buffers.
+    """
+
+    name: str
+    title: str
+    backend: str
+    cores: int
+    isa: str
+    ram_bytes: int
+    usable_bytes: int
+    bandwidth: float
+    efficiency: float
+    efficiency_spread: float
+    overhead_s_per_layer: float
+    flops: float | None
+    thermal: dict[str, float] = field(default_factory=dict)
+    runtimes: tuple[str, ...] = ("llama.cpp",)
+    overhead_spread: float = 0.0
+    bytes_per_weight: float = 0.0
+    k_quant: float = 0.0
+    flops_spread: float = 0.5
+    storage: float | None = None
+    host_usable_bytes: int = 0
+    host_bandwidth: float = 0.0
+    type_costs: dict[str, float] = field(default_factory=dict)
+    runtime_bytes: int = 100 * 2**20
+    runtime_spread: int = 50 * 2**20
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A limit on a metric: value `op` limit. `option` is what the user wrote to set it."""
+
+    metric: str
+    op: Literal["<=", ">="]
+    limit: float
+    option: str
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the limit, in the metric's unit; at most 0 where it holds."""
+        return value - self.limit if self.op == "<=" else self.limit - value
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The limits, and what to make small (sense 1) or large (sense -1) under them.
+
+    accept_simulated: whether a simulated value may be the ground on which a limit is called met;
+    enforce_memory: whether finalists are run under a limit of the device's usable memory.
+    """
+
+    name: str
+    constraints: tuple[Constraint, ...]
+    optimise: str
+    sense: int
+    accept_simulated: bool = False
+    enforce_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pinned model or text: what it is by content, and (outside every key) where to get it.
+
+    kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub":
+    `digest` is the 40-hex commit and `locator` the repository id; kind "task": a task's YAML
+    (`locator`) with its data, by the digest of all.
+    """
+
+    kind: Literal["folder", "file", "hub", "task"]
+    digest: str
+    locator: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one `optimize` needs."""
+
+    id: str
+    model: str
+    hardware: Hardware
+    goal: Goal
+    planner: str
+    planner_options: dict[str, Any]
+    probe: dict[str, Any]
+    model_options: dict[str, Any]
+    texts: dict[str, str]
+    seed: int
+    max_rounds: int
+    overrides: tuple[str, ...]
+    formats: tuple[str, ...] = ("gguf",)
+    compress: dict[str, Any] = field(default_factory=dict)
+    measured_on: str = ""
+    extra: tuple[str, ...] = ()
+    device: dict[str, Any] = field(
+        default_factory=dict
+    )  # the board that is measured: sintra.hardware.boards.identity
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact: its path in the tree (posix), size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A tree of files; its digest is over the sorted (path, size, SHA-256) triples."""
+
+    files: tuple[File, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of the tree."""
+        return sha256(
+            canonical(
+                [[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]
+            )
+        )
+
+    @property
+    def model(self) -> File:
+        """What is delivered of a variant: its model.gguf, or its folder model/ as one, with all
+        bytes and the tree's digest.
+        """
+        whole = next((f for f in self.files if f.path == "model.gguf"), None)
+        if whole:
+            return whole
+        tree = Artifact(tuple(f for f in self.files if f.path.startswith("model/")))
+        return File("model", sum(f.size for f in tree.files), tree.digest)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that can't work: a result too. `log` is the tail of what the worker wrote."""
+
+    kind: str
+    message: str
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with its error and its provenance. Units: bytes, nats, tokens/s, 1 (a ratio or
+    share).
+    """
+
+    metric: str
+    value: float
+    unit: str
+    how: How
+    stderr: float | None = None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    where: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe that a planner wants built, and how far. Nothing here is ever part of a key.
+
+    level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen"
+    measures quality on a part of the search text, "search" on all of it; "report" decides.
+    predicted: metric -> value; metric_low, metric_high.
+    """
+
+    recipe: Recipe
+    why: str
+    author: str
+    level: Level = "search"
+    predicted: dict[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+
+    @staticmethod
+    def of(data: dict[str, Any]) -> Proposal:
+        """From its JSON form. Raises KeyError, TypeError."""
+        return Proposal(**{**data, "recipe": Recipe.of(data["recipe"])})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
+    built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
+    its author was (Proposal.confidence); `round` proposed it first.
+    """
+
+    recipe: Recipe
+    why: str
+    author: str
+    measurements: tuple[Measurement, ...] = ()
+    artifact: File | None = None
+    failure: Failure | None = None
+    decided: bool = False
+    predicted: dict[str, float] = field(default_factory=dict)
+    stated: float | None = None
+    round: int = 0
+
+    def value(self, metric: str) -> float | None:
+        """The metric's value, or None where it is unknown."""
+        found = self.find(metric)
+        return found.value if found else None
+
+    def find(self, metric: str) -> Measurement | None:
+        """The measurement itself."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's word. `violated`: (metric, value, limit, by how much), the worst first."""
+
+    status: Status
+    violated: tuple[tuple[str, float, float, float], ...] = ()
+    unknown: tuple[str, ...] = ()
+    reason: str = ""
+
+
+SCREEN = 4  # the part of the search text that a screen reads: one in so many windows

@@ -1,0 +1,1 @@
+"""Read, check and put together GGUF files."""

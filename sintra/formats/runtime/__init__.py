@@ -1,0 +1,1 @@
+"""What runs a model: llama.cpp, transformers, a Python with other libraries."""

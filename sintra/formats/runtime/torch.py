@@ -1,0 +1,109 @@
+"""A checkpoint run by transformers: the same few calls as sintra.formats.runtime.llama_cpp's model, so that the probes'
+protocols serve both.
+
+Reads 16-bit checkpoints, compressed-tensors, and GPTQ's own format, of which also what auto-gptq
+wrote (quantize_config.json), through GPTQModel. On a CPU it computes in float32, on a GPU in the
+checkpoint's own type.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sintra.core import lazy
+from sintra.core.errors import Infeasible
+from sintra.formats.checkpoint.packed import quantization
+from sintra.formats.runtime.llama_cpp import log_softmax
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+else:
+    np = lazy.module("numpy")
+    torch = lazy.module("torch")
+
+
+class Model:
+    """A loaded checkpoint with a KV cache."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import transformers
+
+        torch.set_num_threads(threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.net: Any = load(folder, self.device)
+        self.net.eval()
+        self.vocabulary: int = self.net.config.get_text_config().vocab_size
+        self.runtime = (
+            f"transformers {transformers.__version__}, "
+            f"{'CPU' if self.device == 'cpu' else torch.cuda.get_device_name()}"
+        )
+        self.cache: Any = None
+
+    def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
+        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 -
+        first, vocabulary).
+        """
+        with torch.no_grad():
+            logits = self.net(input_ids=self._batch(window), use_cache=False).logits[0, first:-1]
+        return log_softmax(logits.float().cpu().numpy())
+
+    def clear(self) -> None:
+        """Forget the context."""
+        self.cache = None
+
+    def feed(self, ids: NDArray[np.int32], start: int = 0) -> None:
+        """Tokens after those in the cache; only the last one's logits are computed, as llama.cpp
+        does.
+        """
+        with torch.no_grad():
+            out = self.net(
+                input_ids=self._batch(ids),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self.cache = out.past_key_values
+
+    def wait(self) -> None:
+        """Until everything that was fed is computed."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _batch(self, ids: NDArray[np.int32]) -> torch.Tensor:
+        return torch.from_numpy(np.array(ids)).long()[None].to(self.device)
+
+
+def load(folder: Path, device: str) -> Any:
+    """The network. Raises Infeasible("unsupported") where it can't be loaded."""
+    method = quantization(folder).get("method")
+    try:
+        if method in ("gptq", "awq"):
+            return native(folder, device)
+        import transformers
+
+        kind: Any = torch.float32 if device == "cpu" else "auto"
+        loader: Any = transformers.AutoModelForCausalLM
+        return loader.from_pretrained(
+            folder, dtype=kind, trust_remote_code=False, use_safetensors=True
+        ).to(device)
+    except (ImportError, ValueError, KeyError) as error:
+        raise Infeasible(
+            "unsupported",
+            f"transformers can't load the checkpoint ({method or '16 bit'}): {error}"[:200],
+        ) from None
+
+
+def native(folder: Path, device: str) -> Any:
+    """A GPTQ checkpoint through GPTQModel; its portable torch kernel on a CPU."""
+    import os
+
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+    from gptqmodel import BACKEND, GPTQModel
+
+    backend = BACKEND.TORCH if device == "cpu" else BACKEND.AUTO
+    return GPTQModel.load(
+        str(folder), device=device, backend=backend, trust_remote_code=False
+    ).model

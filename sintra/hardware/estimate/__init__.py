@@ -1,0 +1,1 @@
+"""Estimate speed, memory and temperature on a device that isn't here."""

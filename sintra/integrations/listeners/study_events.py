@@ -1,0 +1,124 @@
+"""A study as events for its listeners: what is wanted, each round with what was measured in it, the
+end.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from sintra.build.console import FAILURES
+from sintra.build.graph import Graph
+from sintra.core import process
+from sintra.core.recipe import Recipe
+from sintra.integrations.listeners.feed import FEED, Teller
+from sintra.results import outputs, result
+from sintra.study import candidates, round_files
+from sintra.study.round_files import Round
+from sintra.study.workspace import Workspace
+
+LEVELS = ("search", "report")
+
+
+class Story:
+    """One study's, told as it goes. Without listeners it does nothing."""
+
+    def __init__(self, place: Workspace) -> None:
+        self.place = place
+        self.teller = Teller(place.conf, place.study.id, place.root, place.store.root)
+
+    def so_far(self, graph: Graph, known: list[Round]) -> None:
+        """Every round that is over and hasn't been told. known: those, all measured."""
+        first = self.teller.heard.known["rounds"]
+        if not self.teller.listeners or first >= len(known):
+            return
+        self.teller.begin(wanted(self.place))
+        for number in range(first + 1, len(known) + 1):
+            given = known[number - 1]
+            rows = measured(self.place, graph, known[:number])
+            self.teller.round(number, spoken(given), rows, self.over(number))
+
+    def over(self, number: int) -> float:
+        """When a round was over: when the next was written."""
+        path = round_files.path_of(self.place, number + 1)
+        return path.stat().st_mtime if path.exists() else time.time()
+
+    def end(self, graph: Graph, known: list[Round], made: dict[str, Any]) -> None:
+        """The result, unless the listeners know it."""
+        if not self.teller.listeners:
+            return
+        lasting = {k: v for k, v in made.items() if k not in outputs.PER_RUN}
+        if digest := self.teller.news(lasting):
+            self.so_far(graph, known)
+            self.teller.begin(wanted(self.place))
+            self.teller.end(ended(made), digest)
+        FEED.ended.add(self.place.study.id)
+
+
+def wanted(place: Workspace) -> dict[str, Any]:
+    """What a study is asked for."""
+    study = place.study
+    goal: dict[str, Any] = {"name": study.goal.name, "optimise": study.goal.optimise}
+    goal |= {c.option.removeprefix("goal."): c.limit for c in study.goal.constraints}
+    about = {
+        "model": study.model,
+        "hardware": study.hardware.name,
+        "formats": list(study.formats),
+        "seed": study.seed,
+    }
+    return about | {
+        "goal": goal,
+        "planner": {"name": study.planner, **study.planner_options},
+        "probe": study.probe,
+    }
+
+
+def spoken(given: Round) -> dict[str, Any]:
+    """A round without the bulk of its proposals."""
+    told = [
+        {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
+        for p in round_files.proposals(given)
+    ]
+    return {"proposals": told, "stop": given["stop"]}
+
+
+def measured(place: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
+    """The variants that were measured in the last of these rounds, as rows of result.json with name
+    and round.
+    """
+    last = {p.recipe for p in round_files.proposals(known[-1]) if p.level in LEVELS}
+    found = [c for c in candidates.candidates(graph, place.store, known) if c.recipe in last]
+    return [
+        result.row(c, place.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
+        for c in found
+    ]
+
+
+def ended(made: dict[str, Any]) -> dict[str, Any]:
+    """A result without its other candidates."""
+    winner = made["winner"] and made["winner"] | {"name": Recipe.of(made["winner"]["recipe"]).name}
+    return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {
+        "winner": winner
+    }
+
+
+def close(stories: list[Story]) -> list[str]:
+    """The end of the process: studies that have stopped without an end are told as failed. Returns
+    lines for the user.
+    """
+    for story in stories:
+        if story.place.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
+            if story.teller.listeners:
+                story.teller.begin(wanted(story.place))
+            story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.place))
+    return FEED.close()
+
+
+def about(place: Workspace) -> dict[str, Any]:
+    """What a failed study was of."""
+    return {
+        "model": place.study.model,
+        "hardware": place.study.hardware.name,
+        "goal": asdict(place.study.goal),
+    }

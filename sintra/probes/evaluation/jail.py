@@ -1,0 +1,70 @@
+"""Runs one untrusted Python program: `python -I -S jail.py PROGRAM SECONDS MEGABYTES`. Standard
+library only.
+
+Before the program starts, this process gives up what it can: time, memory, processes and files by
+rlimits; new privileges; the network by an empty network namespace (unshare(2)); every write to the
+filesystem by Landlock (https://docs.kernel.org/userspace-api/landlock.html). The last two need
+Linux and are skipped where the kernel has none; `sintra.probes.evaluation.code.network_is_cut` finds out
+which it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+import sys
+
+PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SIGKILL = 38, 1, 9
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446  # the same numbers on every architecture
+WRITES = 1 << 1 | sum(
+    1 << bit for bit in range(4, 13)
+)  # write_file, remove_dir ... make_sym: ABI 1
+
+
+def limit(seconds: int, megabytes: int) -> None:
+    """The rlimits, hard and soft."""
+    bounds = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: megabytes << 20,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 32,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+    }
+    for what, most in bounds.items():
+        resource.setrlimit(what, (most, most))
+
+
+def leave_network(libc: ctypes.CDLL) -> bool:
+    """Into a network namespace with nothing in it; whether the kernel let us."""
+    return bool(libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWNET) == 0)
+
+
+def forbid_writes(libc: ctypes.CDLL) -> bool:
+    """A Landlock ruleset that allows no write anywhere; whether the kernel let us."""
+    asked = ctypes.create_string_buffer(struct.pack("=Q", WRITES))
+    rules = libc.syscall(LANDLOCK_CREATE, asked, ctypes.c_size_t(8), 0)
+    if rules < 0:
+        return False
+    done = libc.syscall(LANDLOCK_RESTRICT, rules, 0) == 0
+    os.close(rules)
+    return bool(done)
+
+
+def main(program: str, seconds: str, megabytes: str) -> None:
+    """Give everything up, then become the program."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        leave_network(libc)
+        forbid_writes(libc)
+    limit(int(seconds), int(megabytes))
+    os.execv(sys.executable, [sys.executable, "-I", "-S", program])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

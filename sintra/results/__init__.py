@@ -1,0 +1,1 @@
+"""result.json, outputs/, and what people look at."""

@@ -1,0 +1,98 @@
+"""`doit dashboard`: the web page's server, by NiceGUI (extra `dashboard`)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sintra.core.errors import UserError
+from sintra.results.dashboard.access import Guard, loopback
+from sintra.study.workspace import cache_root
+
+TOKEN = "SINTRA_DASHBOARD_TOKEN"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'none'"
+)
+
+
+def serve(root: Path, host: str, port: int) -> None:
+    """Serve until Ctrl-C. port 0: any free one. Raises UserError where the extra is missing or the
+    port is taken.
+    """
+    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(cache_root(root, []) / "meta" / "nicegui"))
+    try:
+        from nicegui import app, ui
+    except ImportError:
+        raise UserError(
+            "the dashboard needs its extra: pip install -c constraints.txt -e '.[dashboard]'"
+        ) from None
+    port = free(host, port)
+    token = "" if loopback(host) else os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    routed(root, app, ui)
+    app.add_middleware(Guard, token=token)
+    name = f"[{host}]" if ":" in host else host
+    asked = f"?token={token}" if token else ""
+    print(f"dashboard: http://{name}:{port}/{asked}  (Ctrl-C ends it; studies go on)", flush=True)
+    ui.run(
+        host=host,
+        port=port,
+        show=False,
+        reload=False,
+        title="Sintra",
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        favicon="\u25c6",
+        show_welcome_message=False,
+    )
+
+
+def routed(root: Path, app: Any, ui: Any) -> None:
+    """Every page, and the reports as the files that they are."""
+    from starlette.responses import FileResponse, PlainTextResponse, Response
+
+    from sintra.results.dashboard import pages
+    from sintra.results.dashboard.studies import Studies
+
+    studies = Studies(root)
+    for path, made in pages.routes(studies).items():
+        ui.page(path)(made)
+
+    @ui.page("/study/{name}")  # type: ignore[untyped-decorator]
+    def one(name: str) -> None:
+        pages.study(studies, name)
+
+    @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
+    async def trouble(request: Any, error: Exception) -> Response:
+        traceback.print_exception(error)
+        return PlainTextResponse("This page could not be made; the terminal says why.", 500)
+
+    @app.get("/report/{name}")  # type: ignore[untyped-decorator]
+    def report(name: str) -> Response:
+        if not studies.known(name) or not studies.report(name):
+            return PlainTextResponse("There is no such report.", 404)
+        return FileResponse(
+            root / "outputs" / name / "report.html", headers={"Content-Security-Policy": POLICY}
+        )
+
+
+def free(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises UserError where it can't be had."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port} is none from 0 to 65535")
+    try:
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ) as taken:
+            return int(taken.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"the dashboard can't listen on {host}:{port} ({reason}): choose another with --port "
+            "or --host"
+        ) from None

@@ -1,0 +1,98 @@
+"""llama.cpp's converter, at the very version of the installed llama-cpp-python, from that package's
+source release.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from sintra.core.errors import Infeasible, Transient, UserError
+from sintra.core.stage import Context, Stage, tool_version
+from sintra.formats.runtime.call import call
+from sintra.formats.runtime.environments import create, folder_of, interpreter, settle, write_lock
+from sintra.store.files import hash_file
+
+PINS = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
+PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
+
+
+def pinned() -> dict[str, str]:
+    """The step's parameters: version and SHA-256 of the source release. Raises UserError for a
+    version without a pin.
+    """
+    version = tool_version("llama-cpp-python")
+    if version not in PINS:
+        raise UserError(
+            f"llama-cpp-python {version} has no pinned converter: install {', '.join(PINS)} "
+            "(constraints.txt)"
+        )
+    return {"version": version, "sha256": PINS[version]}
+
+
+def fetch_converter(context: Context) -> None:
+    """Download with pip, compare the SHA-256, keep the converter and its gguf package."""
+    context.keep.mkdir(parents=True, exist_ok=True)
+    package = f"llama-cpp-python=={context.params['version']}"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "--dest",
+        str(context.keep),
+        package,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = sorted(context.keep.glob("llama_cpp_python-*.tar.gz"))
+    if done.returncode or not found:
+        raise Transient(
+            f"pip can't download the source of {package}, which holds the converter: is there a "
+            "network?"
+        )
+    if hash_file(found[0]) != context.params["sha256"]:
+        found[0].unlink()
+        raise UserError(
+            f"the source of {package} has another SHA-256 than the pinned one: not used"
+        )
+    extract(found[0], context.out)
+
+
+def extract(archive: Path, out: Path) -> None:
+    """Only the converter's files, without the archive's leading folders."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, name = member.name.partition("/vendor/llama.cpp/")
+            if member.isfile() and name.startswith(PARTS):
+                member.name = name
+                tar.extract(member, out, filter="data")
+
+
+TOOLCHAIN = Stage("toolchain", 1, fetch_converter, resource="light")
+
+
+def create_environment(context: Context) -> None:
+    """Write lock.json. params: see sintra.formats.runtime.environments.wanted."""
+    name, root = context.params["name"], context.params["root"]
+    if "here" in context.params:
+        if context.params["here"][root] == "none":
+            raise Infeasible(
+                "not_installed",
+                f"{root} isn't installed: pip install 'sintra[{name}]', or compress.python=auto",
+            )
+        write_lock(context)
+        return
+    made = create(context, context.params["requirements"])
+    call(context, interpreter(made), "sintra.formats.runtime.environments:write_lock")
+    lock = json.loads((context.out / "lock.json").read_text())
+    settle(made, folder_of(context, lock), lock)
+
+
+ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)

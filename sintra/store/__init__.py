@@ -1,0 +1,1 @@
+"""What has been made: the action cache, the content-addressed store, locks, history."""

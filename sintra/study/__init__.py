@@ -1,0 +1,1 @@
+"""Rounds: propose, build, measure and judge until the limits hold."""

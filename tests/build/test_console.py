@@ -1,0 +1,130 @@
+"""What a run says: a live line on a terminal, plain lines elsewhere, JSON, nothing; and the table
+in 80 columns.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from conftest import QUICK, ROOT, make_project
+
+from sintra.build.console import span
+
+RUN = """
+import sys, time
+from pathlib import Path
+from sintra.console import CONSOLE
+log = Path(sys.argv[1])
+log.write_text("block 1 of 9, 80 s left\\n")
+CONSOLE.ahead = 4
+with CONSOLE.step("curvature:tiny", 500.0):
+    CONSOLE.log("curvature:tiny", log)
+    time.sleep(0.8)
+    CONSOLE.say("built   something else  0.1 s")
+    time.sleep(0.8)
+CONSOLE.say("failed  at last")
+"""
+
+
+def on_a_terminal(tmp_path, **env):
+    """What a terminal of 80 columns is sent."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "log")],
+        cwd=ROOT,
+        stderr=theirs,
+        stdout=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **env},
+    )
+    os.close(theirs)
+    found = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal is gone with its last user
+            break
+        if not part:
+            break
+        found += part
+    process.wait()
+    os.close(ours)
+    return found.decode()
+
+
+def test_live_line_shows_what_the_worker_says(tmp_path):
+    text = on_a_terminal(tmp_path)
+    assert "[1/4] curvature:tiny: " in text
+    assert "of about 8 min, block 1 of 9, 80 s left" in text
+    assert "built   something else  0.1 s" in text
+    assert "\x1b[31mfailed  at last" in text
+    last = text.replace("\r\n", "\n").split("failed")[0].rsplit("\r", 1)[-1]
+    assert "curvature" not in last, "the live line is taken away"
+
+
+def test_no_color_is_heeded(tmp_path):
+    assert "\x1b[31m" not in on_a_terminal(tmp_path, NO_COLOR="1")
+
+
+def test_no_terminal_no_escapes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr == "built   something else  0.1 s\nfailed  at last\n"
+
+
+def test_durations():
+    assert [span(s) for s in (7.6, 119, 6000)] == ["8 s", "2 min", "1.7 h"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, toolchain, tiny):
+    project = make_project(tmp_path_factory.mktemp("console") / "project", toolchain)
+    options = ("optimize", "hardware=laptop", f"model={tiny}", *QUICK)
+    return project, options, project.doit(*options, "progress=json")
+
+
+def test_json_is_json(runs):
+    project, _, done = runs
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {"study", "round", "built"} <= {e["event"] for e in events}
+    assert next(e["steps"] for e in events if e["event"] == "round") > 5
+    assert all(e["seconds"] >= 0 for e in events if e["event"] == "built")
+    assert json.loads(done.stdout)["winner"] == project.result()["winner"]
+
+
+def test_quiet_is_one_line(runs):
+    project, options, first = runs
+    done = project.doit(*options, "progress=quiet")
+    assert (done.returncode, done.stderr) == (first.returncode, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_plain_fits_eighty_columns_and_says_what_comes(runs):
+    project, options, _ = runs
+    done = project.doit(*options, "goal.max_kld=0.03", "max_rounds=3")
+    assert "the longest study of tiny here took" in done.stderr
+    start = next(i for i, x in enumerate(done.stdout.splitlines()) if x.startswith("variant"))
+    rows = done.stdout.splitlines()[start:]
+    assert (
+        max(
+            len(row) for row in rows[: next(i for i, x in enumerate(rows) if x.startswith("*")) + 2]
+        )
+        <= 80
+    )
+
+
+def test_an_unknown_mode_is_refused(runs):
+    project, options, _ = runs
+    done = project.doit(*options, "progress=loud")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip().splitlines()[-1]
+        == "sintra: progress=loud isn't known: use one of auto, plain, quiet, json"
+    )

@@ -1,0 +1,159 @@
+"""The formulas against published numbers."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from sintra.config import compose
+from sintra.config.study import hardware_of
+from sintra.hardware import profiles
+from sintra.hardware.estimate.estimate import (
+    HOST_EFFICIENCY,
+    HOST_SPREAD,
+    Shape,
+    compute_bytes,
+    estimate,
+    kv_bytes,
+    offload,
+)
+from sintra.hardware.estimate.fit import fit, leave_one_out, scores
+from sintra.hardware.estimate.published import PUBLISHED, read
+
+GIB, MIB = 2**30, 2**20
+LLAMA3_8B = Shape(
+    int(4.58 * GIB), int(128256 * 4096 * 0.5625), False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
+)
+
+
+def test_memory_as_llama_cpp_logs_it():
+    assert kv_bytes(LLAMA3_8B, 512) == 64 * MIB
+    assert compute_bytes(LLAMA3_8B, 512) / MIB == pytest.approx(258.5, abs=0.01)
+    assert compute_bytes(replace(LLAMA3_8B, inner=14336), 2048) / MIB == pytest.approx(
+        258.5, abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "inner", "context", "logged"),
+    [
+        (256, 768, 512, 7.0137),
+        (1024, 4096, 512, 32.5137),
+        (1024, 4096, 2048, 34.0137),
+    ],
+)
+def test_compute_buffers_as_llama_cpp_logs_them(width, inner, context, logged):
+    """Micro-batches of 512 tokens, a vocabulary of 2048, flash attention on a CPU."""
+    small = replace(LLAMA3_8B, vocabulary=2048, width=width, inner=inner)
+    assert compute_bytes(small, context) / MIB == pytest.approx(logged, abs=0.02)
+    assert compute_bytes(replace(small, heads=width // 64), context, flash=False) >= compute_bytes(
+        small, context
+    )
+
+
+@pytest.mark.parametrize(
+    ("hardware", "shape", "published"),
+    [
+        ("raspberry_pi_5", LLAMA3_8B, 2.05),
+        ("intel_n100", LLAMA3_8B, 3.01),
+        ("laptop", LLAMA3_8B, 6.86),
+    ],
+)
+def test_decode_interval_holds_the_published_speed(hardware, shape, published):
+    device = hardware_of(compose.compose(ROOT, [f"hardware={hardware}"])["hardware"])
+    found = next(m for m in estimate(shape, device, 512) if m.metric == "device_tg_tps")
+    assert found.low < published < found.high
+    assert found.how == "estimated"
+
+
+def test_more_context_costs_memory_and_speed():
+    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
+    short, long = ({m.metric: m.value for m in estimate(LLAMA3_8B, device, n)} for n in (512, 4096))
+    assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(
+        LLAMA3_8B, 4096
+    ) - kv_bytes(LLAMA3_8B, 512)
+    assert long["device_tg_tps"] < short["device_tg_tps"]
+
+
+def test_no_prefill_is_invented_where_none_is_known():
+    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
+    assert "device_pp_tps" not in {m.metric for m in estimate(LLAMA3_8B, device, 512)}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return read(PUBLISHED, profiles.bandwidths(ROOT))[0]
+
+
+def test_leave_one_out_on_the_published_points(published):
+    found = scores(published, leave_one_out(published))
+    assert len(published) == 38
+    assert found["median_ape"] <= 0.08
+    assert found["mean_ape"] <= 0.12
+    assert 0.80 <= found["coverage90"] <= 0.97
+
+
+def test_profiles_hold_what_the_fit_says(published):
+    posterior = fit(published)
+    pairs = {(p.profile, p.backend) for p in published}
+    for name, profile in profiles.every(ROOT).items():
+        if (name, profile["backend"]) in pairs:
+            device = posterior.device(name, profile["backend"], profile["bandwidth_gbs"] * 1e9)
+            assert profile["efficiency"] == pytest.approx(device.efficiency, rel=0.01), name
+            assert profile["overhead_us_per_layer"] == pytest.approx(
+                device.overhead_s * 1e6, rel=0.01
+            ), name
+            assert profile["efficiency_spread"] == pytest.approx(device.spread, abs=0.01), name
+    host = posterior.device("nobody", "cpu", 51.2e9)
+    assert host.efficiency == pytest.approx(HOST_EFFICIENCY, rel=0.01)
+    assert host.spread == pytest.approx(HOST_SPREAD, abs=0.01)
+
+
+def test_a_device_without_points_is_drawn_to_its_class_with_a_wide_interval(published):
+    others = [p for p in published if p.profile != "raspberry_pi_5"]
+    point = next(p for p in published if p.profile == "raspberry_pi_5")
+    known, blind = fit(published), fit(others)
+    width = [high / low for _, low, high in (known.predict(point), blind.predict(point))]
+    assert width[1] > 2 * width[0]
+    own, other = (
+        blind.device("raspberry_pi_5", "cpu", point.bandwidth),
+        blind.device("nobody", "cpu", point.bandwidth),
+    )
+    assert own == other
+
+
+def test_a_bad_points_file_is_a_line(tmp_path):
+    from sintra.core.errors import UserError
+
+    path = tmp_path / "points.csv"
+    path.write_text("profile,tg_tps\nx,1\n")
+    with pytest.raises(UserError, match="no column backend"):
+        read(path, {})
+    path.write_text(PUBLISHED.read_text().replace("raspberry_pi_5,", "abacus,", 1))
+    assert "abacus" in read(path, profiles.bandwidths(ROOT))[1][0]
+
+
+def test_what_does_not_fit_a_card_goes_to_its_host():
+    device = hardware_of(compose.compose(ROOT, ["hardware=rtx_3060"])["hardware"])
+    large = Shape(
+        int(14.96 * GIB), 128256 * 4096 * 2, False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
+    )
+    whole, part = offload(LLAMA3_8B, device, 512), offload(large, device, 512)
+    plain = next(m.value for m in estimate(LLAMA3_8B, device, 512) if m.metric == "device_tg_tps")
+    assert whole.layers == 32
+    assert whole.tps == pytest.approx(plain)
+    assert 0 < part.layers < 32
+    assert part.device_bytes <= device.usable_bytes
+    assert part.low < part.tps < part.high < whole.tps
+    nowhere = hardware_of(
+        compose.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"])["hardware"]
+    )
+    assert offload(large, nowhere, 512) is None
+
+
+def test_sliding_layers_keep_a_window_only():
+    from dataclasses import replace
+
+    short = replace(LLAMA3_8B, window=1024, windowed=16)
+    assert kv_bytes(short, 512) == kv_bytes(LLAMA3_8B, 512)
+    assert kv_bytes(short, 8192) == kv_bytes(LLAMA3_8B, 8192) / 2 + kv_bytes(LLAMA3_8B, 1536) / 2

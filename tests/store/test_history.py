@@ -1,0 +1,34 @@
+"""The history under several writers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from sintra.store import history
+
+
+def result(number):
+    return {
+        "study": f"s{number}",
+        "model": "m",
+        "hardware": "h",
+        "goal": {"name": "g"},
+        "status": "met",
+        "winner": None,
+    }
+
+
+def test_many_may_open_a_new_one_at_once(tmp_path):
+    for attempt in range(10):
+        path = tmp_path / f"{attempt}.db"
+        with ThreadPoolExecutor(8) as pool:
+            added = list(
+                pool.map(lambda n, path=path: history.append(path, result(n), f"d{n}"), range(8))
+            )
+        assert added == [True] * 8
+        assert {r["study"] for r in history.rows(path)} == {f"s{n}" for n in range(8)}
+
+
+def test_the_same_result_is_written_once(tmp_path):
+    assert history.append(tmp_path / "h.db", result(1), "d")
+    assert not history.append(tmp_path / "h.db", result(1), "d")
+    assert history.append(tmp_path / "h.db", result(1), "e")
+    assert [r["digest"] for r in history.rows(tmp_path / "h.db")] == ["d", "e"]

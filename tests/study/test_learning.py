@@ -1,0 +1,259 @@
+"""What one study teaches the next: lessons, likeness, the history that keeps them."""
+
+import csv
+import io
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from test_allocation import TYPES, World, matrices
+from test_solver import Run, bits, study
+
+from sintra.cli.commands import history as history_module
+from sintra.core.errors import UserError
+from sintra.planning.solver.groups import groups_of
+from sintra.planning.solver.mixes import Plan, mix_of, observations
+from sintra.planning.solver.surrogate import Belief, fit
+from sintra.planning.solver.transfer import LEAST, SPREAD, at, belief, lesson
+from sintra.planning.state import Lesson
+from sintra.results import calibration
+from sintra.store import history
+from sintra.study import lessons
+
+
+def kin_of(world, seed, apart=0.2):
+    """A world whose sensitivities lie near another's."""
+    rng = np.random.default_rng(seed)
+    other = World(seed)
+    other.space = world.space
+    factors = {g: float(rng.lognormal(0, apart)) for g in sorted(world.true)}
+    other.own = {n: v * 2 * factors[world.space.groups[n]] for n, v in world.own.items()}
+    return other
+
+
+def fitted(run):
+    history_ = run.history()
+    plan = Plan.of(run.given).made(history_)
+    space = plan.space(history_, run.sizes)
+    return fit(space, observations(plan, history_, space))
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A world, and what studies of three like it taught."""
+    world = World(7)
+    runs = [
+        Run(study(size=bits(world, 3.6)), kin_of(world, seed)).to_its_end() for seed in (1, 2, 3)
+    ]
+    return world, tuple(lesson(fitted(r), r.sizes.matrices) for r in runs)
+
+
+def evaluations(run, limit):
+    """How many until a mix within the size did no more damage than this."""
+    size = run.given.goal.constraints[0].limit
+    for number, recipe in enumerate([r for r, level in run.tried if level == "search"], 1):
+        mix = mix_of(recipe, run.world.space) if recipe.complete else None
+        if mix and run.size(recipe) <= size and run.world.kld(mix) <= limit:
+            return number
+    return 99
+
+
+def test_a_study_like_earlier_ones_is_sooner_there_and_ends_as_well(taught):
+    world, known = taught
+    goal = study(size=bits(world, 3.6))
+    cold, warm = (
+        Run(goal, kin_of(world, 9)).to_its_end(),
+        Run(goal, kin_of(world, 9), lessons=known).to_its_end(),
+    )
+    limit = 1.05 * cold.best()
+    assert evaluations(warm, limit) <= 0.5 * evaluations(cold, limit)
+    assert warm.best() <= 1.05 * cold.best()
+
+
+def test_a_wrong_lesson_is_found_out(taught):
+    world, known = taught
+    rng = np.random.default_rng(0)
+    shuffled = [
+        Lesson(
+            {k: tuple((d, float(rng.normal(0, 3))) for d, _ in v) for k, v in x.classes.items()},
+            x.factors,
+            x.bend,
+        )
+        for x in known[:1]
+    ]
+    goal = study(size=bits(world, 3.6))
+    cold, misled = (
+        Run(goal, World(7)).to_its_end(),
+        Run(goal, World(7), lessons=tuple(shuffled)).to_its_end(),
+    )
+    probed = [p for r in misled.rounds for p in r if "how much" in p.why]
+    assert probed, "a mix outside its interval: the probes are made after all"
+    assert misled.best() <= 1.15 * cold.best()
+
+
+def test_lessons_speak_of_classes_and_depths(taught):
+    _, known = taught
+    groups = groups_of(matrices(blocks=16), 4)
+    found = belief(known, groups, matrices(blocks=16), TYPES)
+    assert set(found.groups) == set(groups.values()), "a deeper model in finer bins"
+    means = {g: m for g, (m, _) in found.groups.items()}
+    assert means["ffn_down/0"] == pytest.approx(
+        np.mean([x.classes["ffn_down"][0][1] for x in known])
+    )
+    assert means["ffn_down/0"] <= max(means["ffn_down/1"], means["ffn_down/0"])
+    assert belief(known, groups, matrices(blocks=16), [*TYPES, "IQ2_S"]) is None, (
+        "a type that nobody tried"
+    )
+    assert belief((), groups, matrices(blocks=16), TYPES) is None
+    (one,) = known[:1]
+    assert {s for _, s in belief([one], groups, matrices(blocks=16), TYPES).groups.values()} == {
+        SPREAD
+    }
+    assert {
+        s for _, s in belief([one] * 9, groups, matrices(blocks=16), TYPES).groups.values()
+    } == {LEAST}
+    assert Lesson.of(json.loads(json.dumps(one.as_json())), 1.0) == one
+
+
+def test_between_points_and_beyond():
+    points = ((0.25, 1.0), (0.75, 3.0))
+    assert [at(points, d) for d in (0.0, 0.25, 0.5, 0.75, 1.0)] == [1, 1, 2, 3, 3]
+
+
+def test_a_belief_gives_way_to_measurements():
+    world = World(2)
+    wrong = Belief(
+        {g: (3.0 if i else -3.0, 0.4) for i, g in enumerate(world.space.group_names)},
+        dict.fromkeys(world.space.types, (0.0, 0.1)),
+        (0.0, 0.3),
+    )
+    probes = [
+        {n: "Q2_K" if own == g else "Q8_0" for n, own in world.space.groups.items()}
+        for g in world.space.group_names
+    ]
+    curve = [world.seen(world.uniform(t)) for t in ("Q2_K", "Q4_K", "Q8_0")]
+    mix = probes[0]
+    few, many = (
+        fit(world.space, curve, belief=wrong),
+        fit(world.space, [*curve, *map(world.seen, probes)], belief=wrong),
+    )
+    truth = world.kld(mix)
+    assert (
+        abs(np.log(many.predict(mix)[0] / truth)) < 0.2 < abs(np.log(few.predict(mix)[0] / truth))
+    )
+
+
+OWN = {
+    "architecture": "llama",
+    "rounding": "compensated",
+    "weights": "a",
+    "parameters": 10**6,
+    "backend": "cpu",
+    "optimise": "kld_mean",
+    "blocks": 8,
+}
+
+
+def test_likeness():
+    def like(**other):
+        return lessons.likeness(OWN, OWN | {"weights": "b"} | other)
+
+    assert lessons.likeness(OWN, OWN) > like() == 1.0
+    assert like(architecture="qwen2") == like(rounding="nearest") == 0
+    assert 1 > like(backend="cuda") > like(parameters=10**7) > like(parameters=10**8) > 0
+
+
+def row(name, status="met", **more):
+    adviser = "language model"
+    candidates = [
+        candidate("solver", 3, 0.9, 0.02, (0.01, 0.03)),
+        candidate(adviser, 2, 0.8, 0.05, (0.01, 0.03)),
+        candidate("solver", 1, None, 0.06, None),
+        candidate(adviser, 3, 0.6, 0.07, (0.06, 0.08)),
+    ]
+    return {
+        "study": name,
+        "model": "m",
+        "hardware": "h",
+        "goal": {"name": "g"},
+        "status": status,
+        "winner": candidates[0],
+        "candidates": candidates,
+        "evaluations": 4,
+        "llm": {"calls": 2, "tokens": 9, "usd": 0.01},
+    } | more
+
+
+def candidate(author, number, stated, kld, span):
+    rows = [
+        {"metric": "kld_mean_search", "value": kld},
+        {"metric": "kld_mean", "value": 2 * kld},
+        {"metric": "size_bytes", "value": 1000.0},
+    ]
+    predicted = {"kld_mean": kld, "kld_mean_low": span[0], "kld_mean_high": span[1]} if span else {}
+    return {
+        "recipe": {"type": "Q4_K_M"},
+        "author": author,
+        "round": number,
+        "stated": stated,
+        "measurements": rows,
+        "predicted": predicted,
+    }
+
+
+def test_the_history_exports_and_forgets(tmp_path, capsys):
+    path = tmp_path / "history.db"
+    history_module.show(path, "text", "", False)
+    assert "no study has ended yet" in capsys.readouterr().out
+    for number in range(3):
+        history.append(
+            path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}"
+        )
+    history_module.show(path, "csv", "", False)
+    (first, *_) = rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert (len(rows), first["study"], first["winner"], first["size_bytes"], first["llm_usd"]) == (
+        3,
+        "s0",
+        "Q4_K_M",
+        "1000.0",
+        "0.01",
+    )
+    history_module.show(path, "json", "", False)
+    assert [r["kld_mean"] for r in json.loads(capsys.readouterr().out)] == [0.04] * 3
+    assert [json.loads(r["learned"]) for r in history.lessons(path)] == [{"x": 1}, {"x": 2}]
+    with pytest.raises(UserError, match="no study 's7'"):
+        history_module.show(path, "text", "s7", False)
+    with pytest.raises(UserError, match="text or json or csv"):
+        history_module.show(path, "xml", "", False)
+    history_module.show(path, "text", "s1", False)
+    assert "forgot 1 result " in capsys.readouterr().out
+    assert [r["study"] for r in history.rows(path)] == ["s0", "s2"]
+    history_module.show(path, "text", "all", False)
+    assert history.rows(path) == []
+
+
+def test_calibration_by_hand():
+    results = [row("a")]
+    assert calibration.outcomes(results[0]) == [(0.8, True), (0.6, False)]
+    said = calibration.report(results)
+    assert "2 of 3 measured inside (67%)" in said
+    assert "70% sure on average, 1 of 2 better than before, Brier 0.20" in said
+    assert "nothing foreseen" in calibration.report([])
+
+
+def test_an_older_database_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "history.db"
+    with sqlite3.connect(path) as base:
+        base.executescript(history.MIGRATIONS[0] + "PRAGMA user_version=1;")
+        base.execute(
+            "INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, "
+            "result) VALUES "
+            "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')"
+        )
+    base.close()
+    assert [r["study"] for r in history.rows(path)] == ["s"]
+    assert history.lessons(path) == []
+    assert calibration.last_of_each(history.rows(path)) == [], (
+        "from before the rounds were recorded"
+    )
