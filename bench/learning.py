@@ -37,11 +37,11 @@ def windows(cache: Path, model: Path, texts: Path) -> "np.ndarray":  # noqa: F82
     """The calibration text in windows of 256 tokens, by the converted model's own vocabulary."""
     from sintra.formats.runtime.llama_cpp import Model
 
-    place = studies.opened(cache, f"model={model}", "hardware=laptop", *studies.texts(texts))
-    step = place.graph().convert()
-    studies.build(list(step.all()), place.store)
-    made = step.outcome(place.store)
-    blob = place.store.blob(next(f.sha256 for f in made.files if f.path == "model.gguf"))
+    workspace = studies.opened(cache, f"model={model}", "hardware=laptop", *studies.texts(texts))
+    step = workspace.graph().convert()
+    studies.build(list(step.all()), workspace.store)
+    made = step.outcome(workspace.store)
+    blob = workspace.store.blob(next(f.sha256 for f in made.files if f.path == "model.gguf"))
     vocabulary = Model(blob, 256, 1, vocab_only=True)
     found = vocabulary.windows((texts / "calibration.txt").read_text(), 256 * 400)
     vocabulary.close()
@@ -73,19 +73,21 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
     """(evaluations so far, KLD) of every mix within the limit, in order; the result goes into the
     history.
     """
-    place = studies.opened(cache, *raw, f"planner.learn={str(learn).lower()}", "max_rounds=99")
-    graph = place.graph()
-    known = studies.run(place, graph, say=False)
-    limit = next(c.limit for c in place.study.goal.constraints if c.metric == "size_bytes")
+    workspace = studies.opened(cache, *raw, f"planner.learn={str(learn).lower()}", "max_rounds=99")
+    graph = workspace.graph()
+    known = studies.run(workspace, graph, say=False)
+    limit = next(c.limit for c in workspace.study.goal.constraints if c.metric == "size_bytes")
     points = []
     measured = [
         Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
     ]
     for count, recipe in enumerate(measured, 1):
-        if recipe.complete and studies.size(graph, place.store, recipe) <= limit:
-            points.append((count, float(studies.kld(graph, place.store, recipe, "search").mean())))
-    found = candidates.candidates(graph, place.store, known)
-    made = result.build(place, known, found, {}, 0.0)
+        if recipe.complete and studies.size(graph, workspace.store, recipe) <= limit:
+            points.append(
+                (count, float(studies.kld(graph, workspace.store, recipe, "search").mean()))
+            )
+    found = candidates.candidates(graph, workspace.store, known)
+    made = result.build(workspace, known, found, {}, 0.0)
     history.append(cache / "history.db", made, sha256(canonical(made)))
     return points
 
@@ -125,8 +127,8 @@ def main() -> None:
                     options.steps,
                     folder,
                 )
-        place = studies.opened(cache, f"model={folders[0]}", *common)
-        limit = studies.size(place.graph(), place.store, Recipe(options.size))
+        workspace = studies.opened(cache, f"model={folders[0]}", *common)
+        limit = studies.size(workspace.graph(), workspace.store, Recipe(options.size))
         raw = [*common, f"goal.max_size_mb={limit / MB:.6f}"]
         for seed in range(options.seeds):
             (cache / "history.db").unlink(missing_ok=True)

@@ -47,8 +47,8 @@ Row = dict[str, Any]
 def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[Row]:
     """A row for each type: its shape, and what was measured of it here."""
     sizes = ["probe.speed_generate=64", "probe.speed_prompt=64", "probe.speed_repeat=15"]
-    place = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", *sizes])
-    graph, store, found = place.graph(), place.store, []
+    workspace = open_workspace(ROOT, [f"model={model}", f"store.path={cache}", *sizes])
+    graph, store, found = workspace.graph(), workspace.store, []
     for kind in types:
         variant = graph.variant(Recipe(kind), "report")
         assert variant.speed
@@ -63,7 +63,7 @@ def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[R
                 "model": model.name,
                 "type": kind,
                 "shape": Shape.of(layout),
-                "context": place.study.probe["context"],
+                "context": workspace.study.probe["context"],
                 "tg_tps": speed.value,
                 "ram_peak_bytes": ram,
             }

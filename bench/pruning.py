@@ -44,17 +44,17 @@ def main() -> None:
                 "goal=quality",
                 *studies.texts(options.texts),
             ]
-            place = studies.opened(cache, *raw)
-            graph = place.graph()
-            studies.build(list(graph.curvature().all()), place.store)
-            known = influence(graph, place.store)
+            workspace = studies.opened(cache, *raw)
+            graph = workspace.graph()
+            studies.build(list(graph.curvature().all()), workspace.store)
+            known = influence(graph, workspace.store)
             print(f"{name}: influence {' '.join(f'{x:.3f}' for x in known)}")
 
             def kld(
                 drop: Drop,
                 level: str,
                 graph: studies.Graph = graph,
-                store: studies.Store = place.store,
+                store: studies.Store = workspace.store,
             ) -> float:
                 return float(studies.kld(graph, store, Recipe("F16", drop=drop), level).mean())
 

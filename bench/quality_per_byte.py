@@ -51,8 +51,8 @@ class Bench:
             *extra,
         ]
         self.cache = cache
-        self.place = studies.opened(cache, *self.raw)
-        self.graph = self.place.graph()
+        self.workspace = studies.opened(cache, *self.raw)
+        self.graph = self.workspace.graph()
         self.coverage: list[bool] = []
         self.evaluations: list[int] = []
 
@@ -63,34 +63,34 @@ class Bench:
             for matrix in (False, True):
                 recipe = Recipe(name, importance=matrix)
                 found[recipe] = (
-                    studies.size(self.graph, self.place.store, recipe),
-                    studies.kld(self.graph, self.place.store, recipe, "report"),
+                    studies.size(self.graph, self.workspace.store, recipe),
+                    studies.kld(self.graph, self.workspace.store, recipe, "report"),
                 )
         return found
 
     def best(self, planner: str, limit: int) -> tuple[Recipe, int, np.ndarray]:
         """A planner's winner of at most `limit` bytes."""
-        place = studies.opened(
+        workspace = studies.opened(
             self.cache, *self.raw, f"planner={planner}", f"goal.max_size_mb={limit / MB:.6f}"
         )
-        graph: Graph = place.graph()
-        known = studies.run(place, graph)
-        found = studies.candidates(place, graph, known)
+        graph: Graph = workspace.graph()
+        known = studies.run(workspace, graph)
+        found = studies.candidates(workspace, graph, known)
         self.evaluations.append(len({c.recipe for c in found}))
-        self.covered(place, graph, known)
-        winner = next(c for c in ranked(found, place.study.goal) if c.decided)
+        self.covered(workspace, graph, known)
+        winner = next(c for c in ranked(found, workspace.study.goal) if c.decided)
         return (
             winner.recipe,
-            studies.size(graph, place.store, winner.recipe),
-            studies.kld(graph, place.store, winner.recipe, "report"),
+            studies.size(graph, workspace.store, winner.recipe),
+            studies.kld(graph, workspace.store, winner.recipe, "report"),
         )
 
-    def covered(self, place: Workspace, graph: Graph, known: list) -> None:
+    def covered(self, workspace: Workspace, graph: Graph, known: list) -> None:
         """Whether predicted intervals held the measured values."""
         for proposal in (p for r in known for p in r["proposals"]):
             if "kld_mean_low" in proposal["predicted"] and proposal["level"] == "search":
                 value = studies.kld(
-                    graph, place.store, Recipe.of(proposal["recipe"]), "search"
+                    graph, workspace.store, Recipe.of(proposal["recipe"]), "search"
                 ).mean()
                 self.coverage.append(
                     proposal["predicted"]["kld_mean_low"]

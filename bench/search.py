@@ -32,17 +32,17 @@ def pick(cache: Path, raw: list[str], planner: str, limit: int, budget: int, see
         f"planner.seed={seed}",
         "max_rounds=99",
     ]
-    place = studies.opened(cache, *raw, *more, f"goal.max_size_mb={limit / MB:.6f}")
-    graph = place.graph()
-    known = studies.run(place, graph, say=False, decide=False)
+    workspace = studies.opened(cache, *raw, *more, f"goal.max_size_mb={limit / MB:.6f}")
+    graph = workspace.graph()
+    known = studies.run(workspace, graph, say=False, decide=False)
     tried = [
         Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
     ]
-    own = {r for r in tried if r.complete and studies.size(graph, place.store, r) <= limit}
+    own = {r for r in tried if r.complete and studies.size(graph, workspace.store, r) <= limit}
     best = min(
-        sorted(own, key=str), key=lambda r: studies.kld(graph, place.store, r, "search").mean()
+        sorted(own, key=str), key=lambda r: studies.kld(graph, workspace.store, r, "search").mean()
     )
-    return float(studies.kld(graph, place.store, best, "report").mean())
+    return float(studies.kld(graph, workspace.store, best, "report").mean())
 
 
 def main() -> None:
@@ -68,15 +68,15 @@ def main() -> None:
             "goal=quality",
             *studies.texts(options.texts),
         ]
-        place = studies.opened(cache, *raw)
-        graph = place.graph()
+        workspace = studies.opened(cache, *raw)
+        graph = workspace.graph()
         presets = {}
         for name in options.sizes.split(","):
             for matrix in (False, True):
                 recipe = Recipe(name, importance=matrix)
                 presets[recipe] = (
-                    studies.size(graph, place.store, recipe),
-                    float(studies.kld(graph, place.store, recipe, "report").mean()),
+                    studies.size(graph, workspace.store, recipe),
+                    float(studies.kld(graph, workspace.store, recipe, "report").mean()),
                 )
         for budget in map(int, options.budgets.split(",")):
             scores = {}

@@ -41,18 +41,18 @@ def build(steps: list[Step], store: Store) -> None:
 
 
 def run(
-    place: Workspace, graph: Graph, say: bool = True, decide: bool = True
+    workspace: Workspace, graph: Graph, say: bool = True, decide: bool = True
 ) -> list[round_files.Round]:
     """All rounds of a study, to its end; without `decide` until the first that would measure on the
     report text.
     """
     known: list[round_files.Round] = []
     while not known or known[-1]["stop"] is None:
-        known.append(rounds.next_round(graph, place.store, known))
+        known.append(rounds.next_round(graph, workspace.store, known))
         if not decide and any(p["level"] == "report" for p in known[-1]["proposals"]):
             return known[:-1]
         for step in rounds.steps_of(graph, known[-1]):
-            build([step], place.store)
+            build([step], workspace.store)
         if say:
             print(
                 (
@@ -89,6 +89,8 @@ def size(graph: Graph, store: Store, recipe: Recipe) -> int:
     return next(f.size for f in found.files if f.path == "model.gguf")
 
 
-def candidates(place: Workspace, graph: Graph, known: list[round_files.Round]) -> list[Candidate]:
+def candidates(
+    workspace: Workspace, graph: Graph, known: list[round_files.Round]
+) -> list[Candidate]:
     """Everything measured."""
-    return candidates_module.candidates(graph, place.store, known)
+    return candidates_module.candidates(graph, workspace.store, known)

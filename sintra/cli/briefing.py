@@ -26,9 +26,9 @@ def summary(given: round_files.Round) -> str:
     return ", ".join(named[:NAMED]) + more + why if named else str(given["stop"])
 
 
-def intro(place: Workspace) -> str:
+def intro(workspace: Workspace) -> str:
     """What is about to happen, and how to stop it."""
-    study = place.study
+    study = workspace.study
     limits = ", ".join(
         f"{c.metric} {c.op} {in_units(c.metric, c.limit)}" for c in study.goal.constraints
     )
@@ -42,16 +42,18 @@ def intro(place: Workspace) -> str:
         [
             first,
             *left_out(study),
-            expected(place),
+            expected(workspace),
             "stop with Ctrl-C; the same command goes on where it stopped",
         ]
     )
 
 
-def expected(place: Workspace) -> str:
+def expected(workspace: Workspace) -> str:
     """How long it will take, as far as this cache's history tells."""
     own = [
-        r for r in history.times(place.store.root / "history.db") if r["model"] == place.study.model
+        r
+        for r in history.times(workspace.store.root / "history.db")
+        if r["model"] == workspace.study.model
     ]
     if not own:
         return (
@@ -60,7 +62,7 @@ def expected(place: Workspace) -> str:
         )
     most = max(own, key=lambda r: float(r["wall_s"]))
     return (
-        f"the longest study of {place.study.model} here took {span(most['wall_s'])} "
+        f"the longest study of {workspace.study.model} here took {span(most['wall_s'])} "
         f"({most['built']} steps built); what is in the cache takes none"
     )
 

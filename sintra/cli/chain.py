@@ -36,8 +36,10 @@ def told(stories: list[study_events.Story]) -> None:
 class Many:
     """The studies of a sweep or a comparison: their chains side by side, with one table at the end."""
 
-    def __init__(self, root: Path, raw: list[str], places: list[Workspace], command: str) -> None:
-        self.root, self.raw, self.places, self.command = root, raw, places, command
+    def __init__(
+        self, root: Path, raw: list[str], workspaces: list[Workspace], command: str
+    ) -> None:
+        self.root, self.raw, self.workspaces, self.command = root, raw, workspaces, command
         self.ended: set[str] = set()
         self.met: set[str] = set()
         self.chains: list[Chain] = []
@@ -45,10 +47,12 @@ class Many:
     def tasks(self) -> Iterator[Task]:
         """Every chain; one study's end doesn't wait for another's, and neither does the table."""
         seen: set[str] = set()
-        self.chains = [Chain(place, place.study.id, seen, self.done) for place in self.places]
+        self.chains = [
+            Chain(workspace, workspace.study.id, seen, self.done) for workspace in self.workspaces
+        ]
         for chain in self.chains:
             yield from chain.tasks()
-        cells = [f"cell:{p.study.id}" for p in self.places]
+        cells = [f"cell:{p.study.id}" for p in self.workspaces]
         yield _task(self.command, self.every_met, [False], registry.DOCS[self.command], cells)
         AT_END.extend([self.close, lambda: told([c.story for c in self.chains])])
 
@@ -69,7 +73,7 @@ class Many:
 
         for chain in self.chains:
             chain.cut()
-        rows = sweep.results(self.root, self.places, self.ended)
+        rows = sweep.results(self.root, self.workspaces, self.ended)
         comparison.tell(self.root, self.raw, rows, self.command)
 
 
@@ -81,22 +85,22 @@ class Chain:
 
     def __init__(
         self,
-        place: Workspace,
+        workspace: Workspace,
         mark: str = "",
         seen: set[str] | None = None,
         done: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.place, self.mark, self.done = place, mark, done
+        self.workspace, self.mark, self.done = workspace, mark, done
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
-        self.story = study_events.Story(place)
+        self.story = study_events.Story(workspace)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
         first, last = self.named("resolve"), self.named("cell") if self.mark else "optimize"
         yield _task(first, self.resolve, [self._resolved], "Pin a hub model to its commit")
-        known = round_files.recorded(self.place) if self.place.ready else []
-        if self.place.conf["refresh"]:
+        known = round_files.recorded(self.workspace) if self.workspace.ready else []
+        if self.workspace.conf["refresh"]:
             known = []
         yield from self.round(known[0]) if known else self.frontier(1, [first])
         yield _task(
@@ -115,15 +119,15 @@ class Chain:
 
     def round(self, given: round_files.Round) -> Iterator[Task]:
         """A recorded round: its steps, its group, and, unless it was the last, what comes after it."""
-        number, store = given["round"], self.place.store
-        graph = self.place.graph()
+        number, store = given["round"], self.workspace.store
+        graph = self.workspace.graph()
         names = []
         reasons = rounds.reasons(graph, given)
         for step in rounds.steps_of(graph, given):
             names.append(step.name)
             if step.name not in self.seen:
                 self.seen.add(step.name)
-                yield step_task(step, store, self.place.terms, reasons.get(step.name))
+                yield step_task(step, store, self.workspace.terms, reasons.get(step.name))
         last = given["stop"] is not None
         group = names if last else [*names, self.named("round", number + 1)]
         yield Task(
@@ -135,14 +139,14 @@ class Chain:
             subtask_of="round",
         )
         if not last:
-            later = round_files.recorded(self.place)[number:]
+            later = round_files.recorded(self.workspace)[number:]
             yield from self.round(later[0]) if later else self.frontier(number + 1, names)
 
     def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
         """The planner's next word, and the round that is made of it."""
         name = self.named("propose", number)
-        anew = number == 1 and self.place.conf["refresh"]
-        path = round_files.path_of(self.place, number)
+        anew = number == 1 and self.workspace.conf["refresh"]
+        path = round_files.path_of(self.workspace, number)
         yield _task(
             name,
             lambda: self.propose(number),
@@ -163,26 +167,30 @@ class Chain:
         """Called by doit after the planner; guarded, since with --continue it is called even when
         that failed.
         """
-        known = round_files.recorded(self.place)
+        known = round_files.recorded(self.workspace)
         if len(known) >= number:
             yield from self.round(known[number - 1])
         else:
             yield Task(self.named("round", number), None, has_subtask=True)
 
     def _resolved(self) -> bool:
-        return not self.place.conf["refresh"] and self.place.ready
+        return not self.workspace.conf["refresh"] and self.workspace.ready
 
     def resolve(self) -> None:
         """Pin the model, and ask the board what it is."""
-        store, model, device = self.place.store, self.place.conf["model"], self.place.conf["device"]
-        anew = self.place.conf["refresh"]
+        store, model, device = (
+            self.workspace.store,
+            self.workspace.conf["model"],
+            self.workspace.conf["device"],
+        )
+        anew = self.workspace.conf["refresh"]
         self.tell()
         if not identity.ready(store, device) or (anew and device["name"] != study.LOCAL):
             say(f"board   {identity.resolve(store, device, say)}")
-        if self.place.pinned() is None or (
+        if self.workspace.pinned() is None or (
             anew and pinning.pinned_hub(store, model["source"], model["revision"])
         ):
-            found = pinning.resolve_hub(self.place.store, model["source"], model["revision"])
+            found = pinning.resolve_hub(self.workspace.store, model["source"], model["revision"])
             say(f"pinned  {found.locator} at {found.digest}")
 
     def tell(self) -> None:
@@ -190,24 +198,26 @@ class Chain:
         if not self.told:
             self.told = True
             say(
-                intro(self.place) if self.done is None else f"study   {self.place.study.id}",
+                intro(self.workspace)
+                if self.done is None
+                else f"study   {self.workspace.study.id}",
                 "study",
-                study=self.place.study.id,
+                study=self.workspace.study.id,
             )
 
     def propose(self, number: int) -> None:
         """Write the round's file."""
         if number == 1:
-            check_tasks(self.place.tasks.values())
-            for path in self.place.folder.glob("round-*.json"):
+            check_tasks(self.workspace.tasks.values())
+            for path in self.workspace.folder.glob("round-*.json"):
                 path.unlink()
             self.tell()
-        known, graph = round_files.recorded(self.place)[: number - 1], self.place.graph()
-        rounds.write_keys(self.place, graph, known)
+        known, graph = round_files.recorded(self.workspace)[: number - 1], self.workspace.graph()
+        rounds.write_keys(self.workspace, graph, known)
         self.story.so_far(graph, known)
         given = self.planned(graph, known)
-        round_files.write_round(self.place, given)
-        count, seconds = ahead(graph, self.place.store, given)
+        round_files.write_round(self.workspace, given)
+        count, seconds = ahead(graph, self.workspace.store, given)
         CONSOLE.ahead += count
         of = f" of {self.mark}" if self.done is not None else ""
         about = (
@@ -223,33 +233,33 @@ class Chain:
 
     def planned(self, graph: Graph, known: list[round_files.Round]) -> round_files.Round:
         """The next round: the planner's, or what others have planned from the same."""
-        store = self.place.store
-        if store.shared is None or self.place.conf["refresh"]:
+        store = self.workspace.store
+        if store.shared is None or self.workspace.conf["refresh"]:
             return rounds.next_round(graph, store, known, say)
         from sintra.study import sharing
 
-        recalled = sharing.recalled(self.place, graph, known)
+        recalled = sharing.recalled(self.workspace, graph, known)
         return recalled or sharing.remember(
-            self.place, graph, known, rounds.next_round(graph, store, known, say)
+            self.workspace, graph, known, rounds.next_round(graph, store, known, say)
         )
 
     def report(self) -> None:
         """The page that people look at, unless it is there: a result that has changed takes it
         away.
         """
-        if not (self.place.outputs / "report.html").is_file():
+        if not (self.workspace.outputs / "report.html").is_file():
             from sintra.results.pages import report_data  # not on the no-op path
 
-            report_data.write(self.place.root, self.place.study.id, self.place)
+            report_data.write(self.workspace.root, self.workspace.study.id, self.workspace)
 
     def cut(self) -> None:
         """Where the run's time was up: judge and deliver what is known so far. The recorded rounds
         stay as they are.
         """
-        known, terms = round_files.recorded(self.place), self.place.terms
+        known, terms = round_files.recorded(self.workspace), self.workspace.terms
         if self.concluded or not terms.over or not known:
             return
-        found = candidates.candidates(self.place.graph(), self.place.store, known)
+        found = candidates.candidates(self.workspace.graph(), self.workspace.store, known)
         if any(c.artifact for c in found):
             self.conclude(
                 [
@@ -262,12 +272,12 @@ class Chain:
     def conclude(self, known: list[round_files.Round] | None = None) -> bool:
         """Judge, deliver, tell."""
         self.concluded = True
-        known = known or round_files.recorded(self.place)
-        graph = self.place.graph()
-        found = candidates.candidates(graph, self.place.store, known)
-        rounds.write_keys(self.place, graph, known)
-        made = result.build(self.place, known, found, dict(COUNTS), time.monotonic() - START)
-        wrong = outputs.deliver(self.place, made, found, known, graph)
+        known = known or round_files.recorded(self.workspace)
+        graph = self.workspace.graph()
+        found = candidates.candidates(graph, self.workspace.store, known)
+        rounds.write_keys(self.workspace, graph, known)
+        made = result.build(self.workspace, known, found, dict(COUNTS), time.monotonic() - START)
+        wrong = outputs.deliver(self.workspace, made, found, known, graph)
         self.report()
         if wrong:
             say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
@@ -281,12 +291,14 @@ class Chain:
             print(canonical(made))
             return good
         if CONSOLE.mode != "quiet":
-            print(table.table(made, found, self.place.study.goal))
+            print(table.table(made, found, self.workspace.study.goal))
         print(table.advice(made))
         if CONSOLE.mode == "quiet":
             return good
         print(f"the whole of it, as a page: outputs/{made['study']}/report.html")
-        if made["status"] != "met" and (line := table.adviser_at_hand(self.place.study.planner)):
+        if made["status"] != "met" and (
+            line := table.adviser_at_hand(self.workspace.study.planner)
+        ):
             print(line)
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:

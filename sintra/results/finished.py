@@ -25,7 +25,7 @@ class Delivered:
 
     folder: Path
     result: dict[str, Any]
-    place: Workspace
+    workspace: Workspace
 
     @property
     def recipe(self) -> Recipe:
@@ -35,17 +35,17 @@ class Delivered:
     @property
     def store(self) -> Store:
         """The study's cache."""
-        return self.place.store
+        return self.workspace.store
 
     @cached_property
     def graph(self) -> Graph:
         """The study's graph."""
-        return self.place.graph()
+        return self.workspace.graph()
 
     @cached_property
     def rounds(self) -> list[rounds.Round]:
         """What was proposed; empty once the cache has forgotten it."""
-        return round_files.recorded(self.place)
+        return round_files.recorded(self.workspace)
 
     def made(self, step: Step, say: Any) -> Artifact:
         """A step's artifact, built with everything above it where the store doesn't have it. Raises
@@ -54,7 +54,7 @@ class Delivered:
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
-                run_step(needed, self.store, self.place.terms, say)
+                run_step(needed, self.store, self.workspace.terms, say)
         found = step.outcome(self.store)
         if isinstance(found, Failure):
             raise UserError(f"{step.name}: {found.message}")
@@ -74,10 +74,12 @@ def delivered(root: Path, study: str = "latest") -> Delivered:
     result = json.loads((folder / "result.json").read_text())
     if not result["winner"]:
         raise UserError(f"outputs/{study} has no winner: {result['reason'] or result['status']}")
-    place = open_workspace(root, json.loads((folder / "manifest.json").read_text())["overrides"])
-    if place.pinned() is None:
+    workspace = open_workspace(
+        root, json.loads((folder / "manifest.json").read_text())["overrides"]
+    )
+    if workspace.pinned() is None:
         raise UserError(
-            f"the model of outputs/{study} isn't pinned in {place.conf['store']['path']}: run its "
+            f"the model of outputs/{study} isn't pinned in {workspace.conf['store']['path']}: run its "
             "`doit optimize` again"
         )
-    return Delivered(folder.resolve(), result, place)
+    return Delivered(folder.resolve(), result, workspace)

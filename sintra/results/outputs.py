@@ -159,7 +159,7 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
 
 
 def deliver(
-    place: Workspace,
+    workspace: Workspace,
     result: dict[str, Any],
     known: list[Candidate],
     rounds: list[Round],
@@ -169,18 +169,22 @@ def deliver(
     outputs/latest to it if it has a winner that is sound; what is wrong with it otherwise, in a
     line.
     """
-    out, winner = place.outputs, result["winner"]
-    what = outputs.wanted(graph, place.store, winner, known, place.study.goal)
+    out, winner = workspace.outputs, result["winner"]
+    what = outputs.wanted(graph, workspace.store, winner, known, workspace.study.goal)
     with contextlib.suppress(OSError, ValueError):
         unchanged = same(json.loads((out / "result.json").read_text()), result)
-        if unchanged and outputs.sound(place.store, out, what) and as_written(out):
-            remember(place, result)
-            return latest.promote(place.root, place.store, place.study.id, False) if winner else ""
+        if unchanged and outputs.sound(workspace.store, out, what) and as_written(out):
+            remember(workspace, result)
+            return (
+                latest.promote(workspace.root, workspace.store, workspace.study.id, False)
+                if winner
+                else ""
+            )
     out.mkdir(parents=True, exist_ok=True)
     for name in PAGES:  # of another winner
         (out / name).unlink(missing_ok=True)
-    outputs.put(place.store, out, what)
-    more = outputs.put_extra(place.store, out, outputs.extra(graph, place.store, winner))
+    outputs.put(workspace.store, out, what)
+    more = outputs.put_extra(workspace.store, out, outputs.extra(graph, workspace.store, winner))
     if winner:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
@@ -189,19 +193,21 @@ def deliver(
     # loses none of the above.
     write_atomic(
         out / "manifest.json",
-        sealed(json.dumps(manifest(place, what, graph, more), indent=1) + "\n"),
+        sealed(json.dumps(manifest(workspace, what, graph, more), indent=1) + "\n"),
     )
-    remember(place, result)
-    return latest.promote(place.root, place.store, place.study.id, True) if winner else ""
+    remember(workspace, result)
+    return (
+        latest.promote(workspace.root, workspace.store, workspace.study.id, True) if winner else ""
+    )
 
 
-def remember(place: Workspace, result: dict[str, Any]) -> None:
+def remember(workspace: Workspace, result: dict[str, Any]) -> None:
     """Into the history, unless its last word on this study is the same; a cache that can't be
     written is left as it is.
     """
     digest = sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
     try:
-        history.append(place.store.root / "history.db", result, digest)
+        history.append(workspace.store.root / "history.db", result, digest)
     except (sqlite3.OperationalError, OSError) as error:
         print(f"sintra: the history can't be written: {error}", file=sys.stderr)
 
@@ -226,11 +232,11 @@ def recipe_yaml(result: dict[str, Any]) -> str:
 
 
 def manifest(
-    place: Workspace, what: dict[str, Artifact], graph: Graph, more: dict[str, str]
+    workspace: Workspace, what: dict[str, Artifact], graph: Graph, more: dict[str, str]
 ) -> dict[str, Any]:
     """Where everything came from: digests, versions, texts. more: digests of what plugins made."""
     files = outputs.digests(what) | more
-    for path in sorted(place.outputs.iterdir()):
+    for path in sorted(workspace.outputs.iterdir()):
         if (
             path.is_file()
             and path.name not in ("manifest.json", "model.gguf", *PAGES)
@@ -238,11 +244,11 @@ def manifest(
         ):
             files[path.name] = sha256(path.read_text())
     return {
-        "study": place.study.id,
+        "study": workspace.study.id,
         "sintra": __version__,
         "files": files,
-        "overrides": list(place.study.overrides),
+        "overrides": list(workspace.study.overrides),
         "source": {"kind": graph.source.kind, "digest": graph.source.digest},
         "texts": {role: text.digest for role, text in graph.texts.items()},
         "tools": {name: tool_version(name) for name in TOOLS},
-    } | outputs.locks(graph, place.store, what)
+    } | outputs.locks(graph, workspace.store, what)

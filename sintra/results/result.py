@@ -21,14 +21,14 @@ DEVICE = ("name", "title", "backend", "isa", "cores", "ram_bytes", "usable_bytes
 
 
 def build(
-    place: Workspace,
+    workspace: Workspace,
     rounds: list[Round],
     known: list[Candidate],
     steps: dict[str, int],
     wall_s: float,
 ) -> dict[str, Any]:
     """result.json as DESIGN.md lays it down."""
-    goal = place.study.goal
+    goal = workspace.study.goal
     order = ranked(known, goal)
     best = order[0] if order else None
     stop = (rounds[-1]["stop"] or "") if rounds else ""
@@ -42,13 +42,13 @@ def build(
     return (
         {
             "schema": 1,
-            "study": place.study.id,
+            "study": workspace.study.id,
             "status": status,
             "reason": stop,
-            "model": place.study.model,
-            "hardware": place.study.hardware.name,
-            "device": {k: getattr(place.study.hardware, k) for k in DEVICE},
-            "context": place.study.probe["context"],
+            "model": workspace.study.model,
+            "hardware": workspace.study.hardware.name,
+            "device": {k: getattr(workspace.study.hardware, k) for k in DEVICE},
+            "context": workspace.study.probe["context"],
             "goal": {
                 "name": goal.name,
                 "constraints": [asdict(c) for c in goal.constraints],
@@ -64,22 +64,30 @@ def build(
             "llm": llm_total(),
             "wall_s": round(wall_s, 1),
         }
-        | formats_of(place, known)
-        | own_code(place)
-        | corrections.board_of(place.graph().study)
+        | formats_of(workspace, known)
+        | own_code(workspace)
+        | corrections.board_of(workspace.graph().study)
     )
 
 
-def formats_of(place: Workspace, known: list[Candidate]) -> dict[str, Any]:
+def formats_of(workspace: Workspace, known: list[Candidate]) -> dict[str, Any]:
     """The formats side by side, where more than GGUF was asked for."""
-    if place.study.formats == ("gguf",):
+    if workspace.study.formats == ("gguf",):
         return {}
-    return {"formats": formats.by_format(place.graph(), place.store, known, place.study.goal)}
+    return {
+        "formats": formats.by_format(
+            workspace.graph(), workspace.store, known, workspace.study.goal
+        )
+    }
 
 
-def own_code(place: Workspace) -> dict[str, bool]:
+def own_code(workspace: Workspace) -> dict[str, bool]:
     """That Python code of the model's own was allowed to run, where it was."""
-    return {"trust_remote_code": True} if place.study.model_options.get("trust_remote_code") else {}
+    return (
+        {"trust_remote_code": True}
+        if workspace.study.model_options.get("trust_remote_code")
+        else {}
+    )
 
 
 def llm_total() -> dict[str, float]:

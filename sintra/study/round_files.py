@@ -14,15 +14,15 @@ from sintra.study.workspace import Workspace
 Round = dict[str, Any]
 
 
-def path_of(place: Workspace, number: int) -> Path:
+def path_of(workspace: Workspace, number: int) -> Path:
     """The file of a round, counted from 1."""
-    return place.folder / f"round-{number:02}.json"
+    return workspace.folder / f"round-{number:02}.json"
 
 
-def recorded(place: Workspace) -> list[Round]:
+def recorded(workspace: Workspace) -> list[Round]:
     """All rounds so far."""
     found: list[Round] = []
-    while (given := read(path_of(place, len(found) + 1))) is not None:
+    while (given := read(path_of(workspace, len(found) + 1))) is not None:
         found.append(given)
     return found
 
@@ -44,20 +44,20 @@ def read(path: Path) -> Round | None:
         return None
 
 
-def ended(place: Workspace) -> bool:
+def ended(workspace: Workspace) -> bool:
     """Whether the last recorded round says that there are no more."""
-    paths = sorted(place.folder.glob("round-*.json"))
+    paths = sorted(workspace.folder.glob("round-*.json"))
     last = read(paths[-1]) if paths else None
     return last is not None and last["stop"] is not None
 
 
-def reopen(place: Workspace) -> None:
+def reopen(workspace: Workspace) -> None:
     """Forget the end of a study in which something failed that may pass: the next run tries that
     again.
     """
-    known = recorded(place)
+    known = recorded(workspace)
     if known and known[-1].get("again"):
-        path_of(place, len(known)).unlink()
+        path_of(workspace, len(known)).unlink()
 
 
 def proposals(given: Round) -> list[Proposal]:
@@ -65,8 +65,9 @@ def proposals(given: Round) -> list[Proposal]:
     return [Proposal.of(p) for p in given["proposals"]]
 
 
-def write_round(place: Workspace, given: Round) -> None:
+def write_round(workspace: Workspace, given: Round) -> None:
     """Record a round, whole or not at all."""
     write_atomic(
-        path_of(place, given["round"]), sealed(json.dumps(given, indent=1, sort_keys=True) + "\n")
+        path_of(workspace, given["round"]),
+        sealed(json.dumps(given, indent=1, sort_keys=True) + "\n"),
     )

@@ -122,11 +122,11 @@ def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
     return {"round": number, "proposals": [asdict(p) for p in given], "stop": stop}
 
 
-def write_keys(place: Workspace, graph: Graph, known: list[Round]) -> None:
+def write_keys(workspace: Workspace, graph: Graph, known: list[Round]) -> None:
     """Record which keys this study stands on: the roots of `doit gc`."""
-    keys = {s.key(place.store) for r in known for s in steps_of(graph, r)} - {None}
+    keys = {s.key(workspace.store) for r in known for s in steps_of(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
-    path = place.folder / "keys.json"
+    path = workspace.folder / "keys.json"
     if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)
     else:

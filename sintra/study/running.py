@@ -20,27 +20,31 @@ NOTE, LOCK = "running.json", "running.lock"
 _held: list[TextIO] = []  # locks end with the process, however it ends
 
 
-def note(place: Workspace, ended: bool) -> None:
+def note(workspace: Workspace, ended: bool) -> None:
     """Say that this process works on the study, with its options, so that others can open it.
     ended: nothing is left to do, and nothing is written. A disk that is full or read-only is for
     the work itself to complain of.
     """
     if not ended:
         with contextlib.suppress(OSError):
-            _note(place)
+            _note(workspace)
 
 
-def _note(place: Workspace) -> None:
-    place.folder.mkdir(parents=True, exist_ok=True)
-    handle = (place.folder / LOCK).open("w")
+def _note(workspace: Workspace) -> None:
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    handle = (workspace.folder / LOCK).open("w")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # another process is at it already
         handle.close()
         return
     _held.append(handle)
-    said = {"pid": os.getpid(), "started": time.time(), "overrides": list(place.study.overrides)}
-    write_atomic(place.folder / NOTE, json.dumps(said) + "\n")
+    said = {
+        "pid": os.getpid(),
+        "started": time.time(),
+        "overrides": list(workspace.study.overrides),
+    }
+    write_atomic(workspace.folder / NOTE, json.dumps(said) + "\n")
 
 
 def noted(folder: Path) -> dict[str, Any] | None:

@@ -50,18 +50,24 @@ def made(step: Step, store: Store, build: Callable[[], None]) -> str:
 
 
 def action_of(
-    place: Workspace, graph: Graph, known: list[round_files.Round]
+    workspace: Workspace, graph: Graph, known: list[round_files.Round]
 ) -> dict[str, Any] | None:
     """What the round after the known ones is made of; None where it can't be shared: a replay, a
     passing fault, or something that hasn't been made.
     """
-    if place.study.planner == "replay" or place.store.excused or any(r.get("again") for r in known):
+    if (
+        workspace.study.planner == "replay"
+        or workspace.store.excused
+        or any(r.get("again") for r in known)
+    ):
         return None
-    study = {k: v for k, v in asdict(place.study).items() if k not in ("overrides", "texts")}
+    study = {k: v for k, v in asdict(workspace.study).items() if k not in ("overrides", "texts")}
     sources = {role: s.digest for role, s in sorted(graph.texts.items())}
     sources |= {f"task:{name}": s.digest if s else name for name, s in sorted(graph.tasks.items())}
     steps = {s.name: s for r in known for s in rounds.steps_of(graph, r)}
-    outcomes = {(s.key(place.store) or "", digest(s.outcome(place.store))) for s in steps.values()}
+    outcomes = {
+        (s.key(workspace.store) or "", digest(s.outcome(workspace.store))) for s in steps.values()
+    }
     if any(found is None for _, found in outcomes):
         return None
     params = {
@@ -94,15 +100,15 @@ def digest(found: Outcome | None) -> str | None:
 
 
 def recalled(
-    place: Workspace, graph: Graph, known: list[round_files.Round]
+    workspace: Workspace, graph: Graph, known: list[round_files.Round]
 ) -> round_files.Round | None:
     """The next round as the shared store has it; None where there is no shared store or none in it."""
-    shared = place.store.shared
-    action = action_of(place, graph, known) if shared else None
+    shared = workspace.store.shared
+    action = action_of(workspace, graph, known) if shared else None
     if shared is None or action is None:
         return None
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
-    return read(place.store, shared.pull(place.store, key, name), len(known) + 1, name)
+    return read(workspace.store, shared.pull(workspace.store, key, name), len(known) + 1, name)
 
 
 def read(store: Store, found: Outcome | None, number: int, name: str) -> round_files.Round | None:
@@ -169,7 +175,7 @@ def check(given: Any, number: int) -> None:
 
 
 def remember(
-    place: Workspace,
+    workspace: Workspace,
     graph: Graph,
     known: list[round_files.Round],
     given: round_files.Round,
@@ -178,16 +184,16 @@ def remember(
     """Give a round to the others; returns the one that counts, which is theirs where they were
     faster.
     """
-    shared = place.store.shared
+    shared = workspace.store.shared
     action = action or (
-        action_of(place, graph, known) if shared and not given.get("again") else None
+        action_of(workspace, graph, known) if shared and not given.get("again") else None
     )
     if shared is None or action is None or not shared.writable:
         return given
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
-    publish(place.store, key, name, action, given)
-    shared.push(place.store, key, name)
-    return read(place.store, place.store.lookup(key), len(known) + 1, name) or given
+    publish(workspace.store, key, name, action, given)
+    shared.push(workspace.store, key, name)
+    return read(workspace.store, workspace.store.lookup(key), len(known) + 1, name) or given
 
 
 def publish(
@@ -205,10 +211,10 @@ def publish(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def study_rounds(place: Workspace, graph: Graph) -> None:
+def study_rounds(workspace: Workspace, graph: Graph) -> None:
     """Give every recorded round of a study to the others: what `doit push` does for a study that
     was made alone.
     """
-    known = round_files.recorded(place)
+    known = round_files.recorded(workspace)
     for number, given in enumerate(known):
-        remember(place, graph, known[:number], given)
+        remember(workspace, graph, known[:number], given)

@@ -116,20 +116,20 @@ def opened(root: Path, raw: Overrides) -> list[Workspace]:
     """
     found: dict[str, Workspace] = {}
     for cell in kept_cells(root, raw):
-        place = open_workspace(root, cell)
-        found.setdefault(place.study.id, place)
-    places = list(found.values())
-    told_apart(places)
-    return places
+        workspace = open_workspace(root, cell)
+        found.setdefault(workspace.study.id, workspace)
+    workspaces = list(found.values())
+    told_apart(workspaces)
+    return workspaces
 
 
-def told_apart(places: list[Workspace]) -> None:
+def told_apart(workspaces: list[Workspace]) -> None:
     """Give studies whose steps differ but would be called the same a label of their own."""
-    bases = [p.base() for p in places]
-    count = Counter(p.study.model for p in dict(zip(bases, places, strict=True)).values())
-    for place, base in zip(places, bases, strict=True):
-        if count[place.study.model] > 1:
-            place.label = f"{place.study.model}{MARK}{base[:6]}"
+    bases = [p.base() for p in workspaces]
+    count = Counter(p.study.model for p in dict(zip(bases, workspaces, strict=True)).values())
+    for workspace, base in zip(workspaces, bases, strict=True):
+        if count[workspace.study.model] > 1:
+            workspace.label = f"{workspace.study.model}{MARK}{base[:6]}"
 
 
 def swept(raw: Overrides) -> list[str]:
@@ -137,22 +137,22 @@ def swept(raw: Overrides) -> list[str]:
     return [o.partition("=")[0] for o in raw if several(o)]
 
 
-def results(root: Path, places: list[Workspace], ended: set[str]) -> list[dict[str, Any]]:
+def results(root: Path, workspaces: list[Workspace], ended: set[str]) -> list[dict[str, Any]]:
     """What each cell came to: its result.json, or status "failed" where it didn't end. ended: the
     studies that did.
     """
     found = []
-    for place in places:
-        path = root / "outputs" / place.study.id / "result.json"
+    for workspace in workspaces:
+        path = root / "outputs" / workspace.study.id / "result.json"
         blank: dict[str, Any] = {
-            "study": place.study.id,
+            "study": workspace.study.id,
             "status": "failed",
             "winner": None,
-            "model": place.study.model,
-            "hardware": place.study.hardware.name,
+            "model": workspace.study.model,
+            "hardware": workspace.study.hardware.name,
         }
-        result = json.loads(path.read_text()) if place.study.id in ended else blank
-        found.append(result | {"overrides": list(place.study.overrides)})
+        result = json.loads(path.read_text()) if workspace.study.id in ended else blank
+        found.append(result | {"overrides": list(workspace.study.overrides)})
     return found
 
 

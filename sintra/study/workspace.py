@@ -126,25 +126,27 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     """From raw overrides. Raises UserError."""
     conf = composed(root, raw)
     store = store_of(root, conf["store"])
-    place = Workspace(root, study_of(conf, raw), store, conf)
-    _ = place.terms  # a mistake in them is said before anything is started
-    if (given := place.given()) is not None:  # by content, not by its path
-        place.study = replace(
-            place.study, compress=place.study.compress | {"checkpoint": given.digest}
+    workspace = Workspace(root, study_of(conf, raw), store, conf)
+    _ = workspace.terms  # a mistake in them is said before anything is started
+    if (given := workspace.given()) is not None:  # by content, not by its path
+        workspace.study = replace(
+            workspace.study, compress=workspace.study.compress | {"checkpoint": given.digest}
         )
-    pin = place.pinned()
+    pin = workspace.pinned()
     texts = [
-        pinning.pin_file(root / path, place.digests).digest
-        for _, path in sorted(place.study.texts.items())
+        pinning.pin_file(root / path, workspace.digests).digest
+        for _, path in sorted(workspace.study.texts.items())
     ]
     if len(set(texts)) < len(texts):
         raise UserError(
             "texts.calibration, texts.search, texts.report and texts.second must be different texts"
         )
-    texts += [task.digest for _, task in sorted(place.tasks.items()) if task]
+    texts += [task.digest for _, task in sorted(workspace.tasks.items()) if task]
     local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
-    wanted = {k: v for k, v in asdict(place.study).items() if k not in ("id", "overrides", "texts")}
-    if place.study.formats == (
+    wanted = {
+        k: v for k, v in asdict(workspace.study).items() if k not in ("id", "overrides", "texts")
+    }
+    if workspace.study.formats == (
         "gguf",
     ):  # a study that asks for nothing else is the same as before there was anything else
         del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
@@ -164,9 +166,9 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
             ]
         )
     )
-    name = f"{place.study.model}-{place.study.hardware.name}-{place.study.goal.name}-{mark[:8]}"
-    place.study = Study(**{**place.study.__dict__, "id": name})
-    return place
+    name = f"{workspace.study.model}-{workspace.study.hardware.name}-{workspace.study.goal.name}-{mark[:8]}"
+    workspace.study = Study(**{**workspace.study.__dict__, "id": name})
+    return workspace
 
 
 def store_of(root: Path, conf: dict[str, Any]) -> Store:

@@ -322,9 +322,9 @@ print("KLD", kld.mean())
 @pytest.mark.parametrize("name", ["gptq", "awq"])
 def test_it_reloads_from_outputs_and_reproduces_its_divergence(three, tmp_path, name):
     project, args, _ = three
-    place = open_workspace(project.root, list(args))
-    baseline = place.graph().baseline("report").outcome(place.store)
-    place.store.lay_out(baseline, tmp_path)
+    workspace = open_workspace(project.root, list(args))
+    baseline = workspace.graph().baseline("report").outcome(workspace.store)
+    workspace.store.lay_out(baseline, tmp_path)
     python = next((project.root / "cache" / "envs").glob("*/bin/python"))
     command = [
         str(python),
@@ -344,14 +344,14 @@ def test_it_reloads_from_outputs_and_reproduces_its_divergence(three, tmp_path, 
 
 def test_the_lock_names_everything_that_ran(three):
     project, args, _ = three
-    place = open_workspace(project.root, list(args))
-    lock = place.store.read_json(
-        place.graph().environment("gptq").outcome(place.store), "lock.json"
+    workspace = open_workspace(project.root, list(args))
+    lock = workspace.store.read_json(
+        workspace.graph().environment("gptq").outcome(workspace.store), "lock.json"
     )
     wanted_version = ENVIRONMENTS["compressor"].requirements[0].partition("==")[2]
     assert lock["llmcompressor"] == wanted_version
     assert {"torch", "transformers", "compressed-tensors"} <= set(lock)
-    key = place.graph().quantize(Recipe("w4g64", format="gptq")).action(place.store)
+    key = workspace.graph().quantize(Recipe("w4g64", format="gptq")).action(workspace.store)
     assert str(project.root) not in canonical(key)
 
 
@@ -429,12 +429,12 @@ def test_gptqmodel_makes_and_reads_auto_gptqs_format(project, tiny, environments
 def test_a_checkpoint_needs_its_format(project, tiny):
     with pytest.raises(UserError, match="formats="):
         open_workspace(project.root, [f"compress.checkpoint={tiny}"])
-    place = open_workspace(
+    workspace = open_workspace(
         project.root, [f"model={tiny}", f"compress.checkpoint={tiny}", "formats=[gptq_native]"]
     )
-    step = place.graph().quantize(branches(place.study)[0].recipe)
+    step = workspace.graph().quantize(branches(workspace.study)[0].recipe)
     for above in step.all():
-        run_step(above, place.store)
-    outcome = step.outcome(place.store)
+        run_step(above, workspace.store)
+    outcome = step.outcome(workspace.store)
     assert isinstance(outcome, Failure)
     assert "holds no GPTQ checkpoint" in outcome.message

@@ -48,15 +48,17 @@ def ask(tmp_path_factory, toolchain):
     shutil.copytree(toolchain, cache)
 
     def asked(model, task, *more):
-        place = open_workspace(
+        workspace = open_workspace(
             ROOT, [f"model={model}", f"store.path={cache}", f"probe.tasks=[{task}]", *more]
         )
-        step = place.graph().task(next(iter(place.tasks)), None, "all")
+        step = workspace.graph().task(next(iter(workspace.tasks)), None, "all")
         for needed in step.all():
-            run_step(needed, place.store)
-        found = step.outcome(place.store)
-        rows = place.store.read_json(found, "measurements.json")
-        return {m["metric"]: m for m in rows}, place.store.read_json(found, "items.json")["items"]
+            run_step(needed, workspace.store)
+        found = step.outcome(workspace.store)
+        rows = workspace.store.read_json(found, "measurements.json")
+        return {m["metric"]: m for m in rows}, workspace.store.read_json(found, "items.json")[
+            "items"
+        ]
 
     return asked
 
@@ -201,11 +203,11 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shutil.copytree(toolchain, tmp_path / "cache")
-    place = open_workspace(ROOT, ["model=fable", f"store.path={tmp_path / 'cache'}"])
-    step = place.graph().convert()
+    workspace = open_workspace(ROOT, ["model=fable", f"store.path={tmp_path / 'cache'}"])
+    step = workspace.graph().convert()
     for needed in step.all():
-        run_step(needed, place.store)
-    sha = next(f.sha256 for f in step.outcome(place.store).files if f.path == "model.gguf")
+        run_step(needed, workspace.store)
+    sha = next(f.sha256 for f in step.outcome(workspace.store).files if f.path == "model.gguf")
     text = (ROOT / "models" / "texts" / "report.txt").read_text()[:1500]
     stories = [r["story"] for r in ROWS]
     options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 16}
@@ -217,7 +219,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
             max_length=size,
             batch_size=1,
         )
-        with opened(place.store.blob(sha), size, 1) as model:
+        with opened(workspace.store.blob(sha), size, 1) as model:
             ours = LlamaLM(model)
             for kind, args in (
                 ("loglikelihood_rolling", [(text,), ("Nora",)]),
@@ -273,11 +275,11 @@ def test_without_lm_eval(tmp_path, monkeypatch):
     import importlib.util
 
     path = write(tmp_path, "mine", f"kind: answer\ndata: rows.jsonl\nanswer: is\n{PROMPT}")
-    place = open_workspace(ROOT, [f"store.path={tmp_path / 'cache'}", f"probe.tasks=[{path}]"])
-    tasks.check(place.tasks.values())
+    workspace = open_workspace(ROOT, [f"store.path={tmp_path / 'cache'}", f"probe.tasks=[{path}]"])
+    tasks.check(workspace.tasks.values())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install .*\[tasks\]"):
-        tasks.check(place.tasks.values())
+        tasks.check(workspace.tasks.values())
 
 
 @pytest.mark.parametrize(
@@ -294,17 +296,17 @@ def test_mistakes_in_a_goal(overrides, says):
 
 def test_a_limit_for_every_task(tmp_path):
     raw = ["goal.min_task_retention=0.98", "probe.tasks=[fable,arc_easy]", f"store.path={tmp_path}"]
-    place = open_workspace(ROOT, raw)
-    limits = {c.metric: (c.op, c.limit) for c in place.study.goal.constraints}
+    workspace = open_workspace(ROOT, raw)
+    limits = {c.metric: (c.op, c.limit) for c in workspace.study.goal.constraints}
     assert limits["task:fable:retention"] == limits["task:arc_easy:retention"] == (">=", 0.98)
-    assert (place.tasks["fable"].kind, place.tasks["arc_easy"]) == ("task", None)
-    graph = place.graph()
+    assert (workspace.tasks["fable"].kind, workspace.tasks["arc_easy"]) == ("task", None)
+    graph = workspace.graph()
     from sintra.core.recipe import Recipe
 
     half, whole = (graph.variant(Recipe("Q4_K_M"), level).tasks for level in ("search", "report"))
     assert [s.params["part"] for s in (*half, *whole)] == ["half", "half", "all", "all"]
     assert graph.variant(Recipe("Q4_K_M"), "screen").tasks == ()
-    loose = replace(place.study, goal=replace(place.study.goal, constraints=()))
+    loose = replace(workspace.study, goal=replace(workspace.study.goal, constraints=()))
     graph.study = loose
     assert graph.variant(Recipe("Q8_0"), "search").tasks == (), (
         "without a limit only finalists are asked"

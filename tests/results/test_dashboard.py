@@ -360,8 +360,8 @@ def test_the_graph_as_it_stands(project):
     studies = Studies(project.root)
     assert studies.known(name)
     assert not studies.known("../outputs")
-    place = open_workspace(project.root, studies.overrides(name))
-    now = Progress(place).now()
+    workspace = open_workspace(project.root, studies.overrides(name))
+    now = Progress(workspace).now()
     assert now["done"] == now["total"]
     assert now["ended"]
     depth = {n["stage"]: n["depth"] for n in now["stages"]}
@@ -369,9 +369,9 @@ def test_the_graph_as_it_stands(project):
     drawn = flow.placed(now)
     assert len(drawn["nodes"]) == len(depth)
     assert all(n["x"] >= 0 and n["x"] + drawn["w"] <= drawn["width"] for n in drawn["nodes"])
-    held = place.store.folder("orders") / f"{os.getpid()}.1.json"
-    gone = next(s for s in Progress(place).graph.convert().all() if s.stage == "convert")
-    gone.forget(place.store)
+    held = workspace.store.folder("orders") / f"{os.getpid()}.1.json"
+    gone = next(s for s in Progress(workspace).graph.convert().all() if s.stage == "convert")
+    gone.forget(workspace.store)
     held.write_text(json.dumps({"step": gone.name}))
     try:
         assert Progress(open_workspace(project.root, studies.overrides(name))).now()[

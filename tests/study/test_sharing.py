@@ -166,8 +166,8 @@ def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, bel
     one, two = (
         make_project(tmp_path / name, empty(tmp_path / f"no{name}")) for name in ("one", "two")
     )
-    place = open_workspace(one.root, [*args, remote])
-    assert sharing.remember(place, place.graph(), [], given(kind)) == given(kind)
+    workspace = open_workspace(one.root, [*args, remote])
+    assert sharing.remember(workspace, workspace.graph(), [], given(kind)) == given(kind)
     other = open_workspace(two.root, [*args, remote])
     found = sharing.recalled(other, other.graph(), [])
     assert (found == given(kind)) is believed

@@ -54,9 +54,9 @@ def key() -> int:
     then the study; what holds for another study is good for this one too, since every step is found
     by the digest of what it was made from.
     """
-    place = open_workspace(Path.cwd(), options())
-    paths = "\n".join(str((place.store.root / name).resolve()) for name in KEPT)
-    output(base=place.base()[:16], study=place.study.id, paths=paths)
+    workspace = open_workspace(Path.cwd(), options())
+    paths = "\n".join(str((workspace.store.root / name).resolve()) for name in KEPT)
+    output(base=workspace.base()[:16], study=workspace.study.id, paths=paths)
     return 0
 
 
@@ -65,9 +65,9 @@ def optimize() -> int:
     saved in any case.
     """
     raw = options()
-    place = open_workspace(Path.cwd(), raw)
+    workspace = open_workspace(Path.cwd(), raw)
     code = subprocess.run([sys.executable, "-m", "doit", "optimize", *raw], check=False).returncode
-    path = place.outputs / "result.json"
+    path = workspace.outputs / "result.json"
     if code not in (0, 1) or not path.is_file():
         return code or 3
     found = json.loads(path.read_text())

@@ -50,8 +50,10 @@ def ab(root: Path, raw: list[str]) -> None:
     found = done.store.read_json(done.made(step, say), "ab.json")
     name = file.name if file else done.recipe.name
     print(view.text(found, shutil.get_terminal_size((100, 24)).columns))
-    original = f"{done.place.study.model} in 16 bits"
-    write_atomic(done.folder / "ab.html", view.page(found, done.place.study.model, original, name))
+    original = f"{done.workspace.study.model} in 16 bits"
+    write_atomic(
+        done.folder / "ab.html", view.page(found, done.workspace.study.model, original, name)
+    )
     print(f"page: outputs/{done.folder.name}/ab.html")
 
 
@@ -107,14 +109,14 @@ def ab_step(
         params |= {} if recipe.kv == "f16" else {"kv": recipe.kv}
         variant = graph.quantize(recipe)
     else:
-        pin: Source = pin_file(file, done.place.digests)
+        pin: Source = pin_file(file, done.workspace.digests)
         variant = Step(
             "fetch",
             file.name,
             {"kind": pin.kind, "digest": pin.digest},
             hints={"from": pin.locator},
         )
-    label = f"{done.place.study.model}-{recipe.name if file is None else file.name}"
+    label = f"{done.workspace.study.model}-{recipe.name if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 
 

@@ -23,26 +23,26 @@ from sintra.study.workspace import Workspace
 Row = dict[str, Any]
 
 
-def show(place: Workspace, format: str) -> None:
+def show(workspace: Workspace, format: str) -> None:
     """Print the plan as text or JSON."""
-    if place.pinned() is None:
+    if workspace.pinned() is None:
         raise UserError(
-            f"{place.study.model} hasn't been pinned yet, which needs the hub: run `doit "
+            f"{workspace.study.model} hasn't been pinned yet, which needs the hub: run `doit "
             "optimize` first"
         )
-    if not place.ready:
+    if not workspace.ready:
         raise UserError(
-            f"{place.conf['device']['host']} hasn't been asked yet what it is: run `doit "
+            f"{workspace.conf['device']['host']} hasn't been asked yet what it is: run `doit "
             "optimize` first"
         )
-    graph = place.graph()
-    known = round_files.recorded(place)
-    given = foreseen(graph, place.store, known)
-    rows, stop = table(graph, place.store, given), given[-1]["stop"]
+    graph = workspace.graph()
+    known = round_files.recorded(workspace)
+    given = foreseen(graph, workspace.store, known)
+    rows, stop = table(graph, workspace.store, given), given[-1]["stop"]
     if format == "json":
         print(
             json.dumps(
-                {"study": place.study.id, "steps": rows, "rounds": len(known), "stop": stop},
+                {"study": workspace.study.id, "steps": rows, "rounds": len(known), "stop": stop},
                 indent=1,
             )
         )

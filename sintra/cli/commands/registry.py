@@ -112,9 +112,9 @@ UPKEEP = ("verify", "gc", "du", "push", "pull")
 FORMAT = {"name": "format", "long": "format", "default": "text", "help": "text or json"}
 
 
-def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]:
+def tasks(root: Path, raw: list[str], workspace: Workspace | None) -> Iterator[Task]:
     """The command tasks of this command line."""
-    store = place.store if place else Store(root / cache_name(raw))
+    store = workspace.store if workspace else Store(root / cache_name(raw))
     free: dict[str, tuple[Callable[..., Any], list[dict[str, Any]], str | None]] = {
         "history": (
             functools.partial(history.show, store.root / "history.db"),
@@ -164,10 +164,10 @@ def tasks(root: Path, raw: list[str], place: Workspace | None) -> Iterator[Task]
     )
     for name, (function, params, pos) in free.items():
         yield command(name, function, params, pos)
-    if place:
-        yield command("plan", lambda format: plan.show(place, format), [FORMAT], None)
-        yield from shared_commands(place)
-        yield command("why", lambda steps: why(place, steps), [], "steps")
+    if workspace:
+        yield command("plan", lambda format: plan.show(workspace, format), [FORMAT], None)
+        yield from shared_commands(workspace)
+        yield command("why", lambda steps: why(workspace, steps), [], "steps")
 
 
 def cache_commands(
@@ -227,18 +227,18 @@ def cache_commands(
     }
 
 
-def shared_commands(place: Workspace) -> Iterator[Task]:
+def shared_commands(workspace: Workspace) -> Iterator[Task]:
     """push and pull."""
 
     def push() -> bool:
         from sintra.cli.commands import share  # not on the no-op path
 
-        return share.push(place)
+        return share.push(workspace)
 
     def pull(all: bool) -> bool:
         from sintra.cli.commands import share
 
-        return share.pull(place, all)
+        return share.pull(workspace, all)
 
     yield command("push", push, [], None)
     yield command(
@@ -404,10 +404,10 @@ def advise(root: Path) -> None:
     print("doit help optimize, doit list --all, docs/guide.md for more")
 
 
-def why(place: Workspace, steps: list[str]) -> None:
+def why(workspace: Workspace, steps: list[str]) -> None:
     """Explain steps by name."""
-    graph = place.graph()
-    known = {s.name: s for r in round_files.recorded(place) for s in rounds.steps_of(graph, r)}
+    graph = workspace.graph()
+    known = {s.name: s for r in round_files.recorded(workspace) for s in rounds.steps_of(graph, r)}
     if not known:
         raise UserError(
             "nothing is recorded for this study yet: run `doit plan` with the same options"
@@ -415,4 +415,4 @@ def why(place: Workspace, steps: list[str]) -> None:
     for name in steps or sorted(known):
         if name not in known:
             raise UserError(f"this study has no step {name!r}: {nearest(name, known)}")
-        print(f"{name}: {explain(known[name], place.store)}")
+        print(f"{name}: {explain(known[name], workspace.store)}")

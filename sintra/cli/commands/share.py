@@ -23,21 +23,23 @@ OFTEN_S = 5.0
 T = TypeVar("T")
 
 
-def push(place: Workspace) -> bool:
+def push(workspace: Workspace) -> bool:
     """Everything of the cache that the shared store lacks, and the rounds of the study at hand.
     Raises UserError, Transient.
     """
-    shared = required(place.store.shared, write=True)
+    shared = required(workspace.store.shared, write=True)
     there = listed(shared)
-    if place.pinned():
-        sharing.study_rounds(place, place.graph())
+    if workspace.pinned():
+        sharing.study_rounds(workspace, workspace.graph())
     names = {
         str(r["key"]): str(r.get("step"))
-        for r in place.store.records()
+        for r in workspace.store.records()
         if shareable(r) and r["key"] not in there
     }
-    found = Counter(each(names, lambda key: shared.push(place.store, key, names[key]), "pushed"))
-    for key in (k for k in names if place.store.lookup(k) is None):
+    found = Counter(
+        each(names, lambda key: shared.push(workspace.store, key, names[key]), "pushed")
+    )
+    for key in (k for k in names if workspace.store.lookup(k) is None):
         say(f"not shared: {names[key]}: it is damaged here (`doit verify` says more)")
     end(shared)
     kept = f"; {found['kept']} not shared" if found["kept"] else ""
@@ -50,14 +52,14 @@ def push(place: Workspace) -> bool:
     return not found["kept"]
 
 
-def pull(place: Workspace, everything: bool) -> bool:
+def pull(workspace: Workspace, everything: bool) -> bool:
     """What the shared store has of the study at hand, or all that it has. Raises UserError,
     Transient.
     """
-    shared = required(place.store.shared, write=False)
+    shared = required(workspace.store.shared, write=False)
     if everything:
-        keys = [k for k in sorted(listed(shared)) if place.store.lookup(k) is None]
-        got = sum(each(keys, lambda key: shared.pull(place.store, key) is not None, "pulled"))
+        keys = [k for k in sorted(listed(shared)) if workspace.store.lookup(k) is None]
+        got = sum(each(keys, lambda key: shared.pull(workspace.store, key) is not None, "pulled"))
         end(shared)
         print(
             f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB; {len(keys) - got} could "
@@ -65,7 +67,7 @@ def pull(place: Workspace, everything: bool) -> bool:
         )
         return got == len(keys)
     listed(shared, most=1)
-    got, lacking = study(place, shared)
+    got, lacking = study(workspace, shared)
     end(shared)
     print(f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB")
     print(
@@ -76,41 +78,41 @@ def pull(place: Workspace, everything: bool) -> bool:
     return True
 
 
-def study(place: Workspace, shared: Shared) -> tuple[int, str | None]:
+def study(workspace: Workspace, shared: Shared) -> tuple[int, str | None]:
     """Follow a study as far as the shared store knows it: how many results came, and the first step
     or round that didn't.
     """
-    if place.pinned() is None:
+    if workspace.pinned() is None:
         pinning.resolve_hub(
-            place.store, place.conf["model"]["source"], place.conf["model"]["revision"]
+            workspace.store, workspace.conf["model"]["source"], workspace.conf["model"]["revision"]
         )
-    graph, recorded, got = place.graph(), round_files.recorded(place), 0
+    graph, recorded, got = workspace.graph(), round_files.recorded(workspace), 0
     for number in itertools.count():
         known = recorded[:number]
         if number == len(recorded):
-            given = sharing.recalled(place, graph, known)
+            given = sharing.recalled(workspace, graph, known)
             if given is None:
                 return got, f"round {number + 1}"
-            round_files.write_round(place, given)
+            round_files.write_round(workspace, given)
             recorded.append(given)
-        count, lacking = steps(place, shared, graph, recorded[number])
+        count, lacking = steps(workspace, shared, graph, recorded[number])
         got += count
         if lacking or recorded[number]["stop"] is not None:
-            rounds.write_keys(place, graph, recorded)
+            rounds.write_keys(workspace, graph, recorded)
             return got, lacking
     raise AssertionError("a study ends")
 
 
 def steps(
-    place: Workspace, shared: Shared, graph: Graph, given: round_files.Round
+    workspace: Workspace, shared: Shared, graph: Graph, given: round_files.Round
 ) -> tuple[int, str | None]:
     """Pull the steps of a round, inputs first: how many came, and the first that is nowhere."""
     got, lacking = 0, None
     for step in rounds.steps_of(graph, given):
-        if step.outcome(place.store) is not None:
+        if step.outcome(workspace.store) is not None:
             continue
-        key = step.key(place.store)
-        if key is not None and (found := shared.pull(place.store, key, step.name)) is not None:
+        key = step.key(workspace.store)
+        if key is not None and (found := shared.pull(workspace.store, key, step.name)) is not None:
             got += 1
             size = (
                 f"{sum(f.size for f in found.files) / 1e6:.1f} MB"

@@ -24,24 +24,26 @@ LEVELS = ("search", "report")
 class Story:
     """One study's, told as it goes. Without listeners it does nothing."""
 
-    def __init__(self, place: Workspace) -> None:
-        self.place = place
-        self.teller = Teller(place.conf, place.study.id, place.root, place.store.root)
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.teller = Teller(
+            workspace.conf, workspace.study.id, workspace.root, workspace.store.root
+        )
 
     def so_far(self, graph: Graph, known: list[Round]) -> None:
         """Every round that is over and hasn't been told. known: those, all measured."""
         first = self.teller.heard.known["rounds"]
         if not self.teller.listeners or first >= len(known):
             return
-        self.teller.begin(wanted(self.place))
+        self.teller.begin(wanted(self.workspace))
         for number in range(first + 1, len(known) + 1):
             given = known[number - 1]
-            rows = measured(self.place, graph, known[:number])
+            rows = measured(self.workspace, graph, known[:number])
             self.teller.round(number, spoken(given), rows, self.over(number))
 
     def over(self, number: int) -> float:
         """When a round was over: when the next was written."""
-        path = round_files.path_of(self.place, number + 1)
+        path = round_files.path_of(self.workspace, number + 1)
         return path.stat().st_mtime if path.exists() else time.time()
 
     def end(self, graph: Graph, known: list[Round], made: dict[str, Any]) -> None:
@@ -51,14 +53,14 @@ class Story:
         lasting = {k: v for k, v in made.items() if k not in outputs.PER_RUN}
         if digest := self.teller.news(lasting):
             self.so_far(graph, known)
-            self.teller.begin(wanted(self.place))
+            self.teller.begin(wanted(self.workspace))
             self.teller.end(ended(made), digest)
-        FEED.ended.add(self.place.study.id)
+        FEED.ended.add(self.workspace.study.id)
 
 
-def wanted(place: Workspace) -> dict[str, Any]:
+def wanted(workspace: Workspace) -> dict[str, Any]:
     """What a study is asked for."""
-    study = place.study
+    study = workspace.study
     goal: dict[str, Any] = {"name": study.goal.name, "optimise": study.goal.optimise}
     goal |= {c.option.removeprefix("goal."): c.limit for c in study.goal.constraints}
     about = {
@@ -83,14 +85,14 @@ def spoken(given: Round) -> dict[str, Any]:
     return {"proposals": told, "stop": given["stop"]}
 
 
-def measured(place: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
+def measured(workspace: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
     """The variants that were measured in the last of these rounds, as rows of result.json with name
     and round.
     """
     last = {p.recipe for p in round_files.proposals(known[-1]) if p.level in LEVELS}
-    found = [c for c in candidates.candidates(graph, place.store, known) if c.recipe in last]
+    found = [c for c in candidates.candidates(graph, workspace.store, known) if c.recipe in last]
     return [
-        result.row(c, place.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
+        result.row(c, workspace.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
         for c in found
     ]
 
@@ -108,17 +110,17 @@ def close(stories: list[Story]) -> list[str]:
     lines for the user.
     """
     for story in stories:
-        if story.place.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
+        if story.workspace.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
             if story.teller.listeners:
-                story.teller.begin(wanted(story.place))
-            story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.place))
+                story.teller.begin(wanted(story.workspace))
+            story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.workspace))
     return FEED.close()
 
 
-def about(place: Workspace) -> dict[str, Any]:
+def about(workspace: Workspace) -> dict[str, Any]:
     """What a failed study was of."""
     return {
-        "model": place.study.model,
-        "hardware": place.study.hardware.name,
-        "goal": asdict(place.study.goal),
+        "model": workspace.study.model,
+        "hardware": workspace.study.hardware.name,
+        "goal": asdict(workspace.study.goal),
     }

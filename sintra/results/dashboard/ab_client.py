@@ -35,7 +35,7 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
     recipe = Recipe.of(result["winner"]["recipe"])
     if recipe.format != "gguf":
         raise UserError("the box talks to GGUFs; this result is a checkpoint for transformers")
-    store = progress.place.store
+    store = progress.workspace.store
     paths = []
     for step in (progress.graph.convert(), progress.graph.quantize(recipe)):
         made = step.outcome(store)

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 class Progress:
     """A study that runs or ran. Only what is not known yet is looked up again."""
 
-    place: Workspace
+    workspace: Workspace
     _rounds: list[rounds.Round] = field(default_factory=list)
     _steps: dict[str, Step] = field(default_factory=dict)
     _wall: dict[str, float] = field(default_factory=dict)
@@ -30,11 +30,11 @@ class Progress:
     @cached_property
     def graph(self) -> Graph:
         """The study's graph."""
-        return self.place.graph()
+        return self.workspace.graph()
 
     def rounds(self) -> list[rounds.Round]:
         """What was proposed so far."""
-        found = round_files.recorded(self.place)
+        found = round_files.recorded(self.workspace)
         if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[
             -1:
         ] != self._rounds[-1:]:
@@ -70,7 +70,7 @@ class Progress:
 
     def state(self, step: Step, building: set[str]) -> str:
         """done, failed, building or waiting."""
-        found = step.outcome(self.place.store)
+        found = step.outcome(self.workspace.store)
         if found is None:
             return "building" if step.name in building else "waiting"
         return "failed" if isinstance(found, Failure) else "done"
@@ -78,7 +78,7 @@ class Progress:
     def building(self) -> set[str]:
         """The steps that workers of this cache are at, by their orders."""
         found = set()
-        for path in self.place.store.folder("orders").glob("*.json"):
+        for path in self.workspace.store.folder("orders").glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found.add(str(json.loads(path.read_text())["step"]))
         return found
@@ -134,8 +134,8 @@ class Progress:
     def wall(self, step: Step) -> float:
         """How long a step that is there took."""
         if step.name not in self._wall:
-            key = step.key(self.place.store)
+            key = step.key(self.workspace.store)
             self._wall[step.name] = float(
-                ((self.place.store.record(key) if key else None) or {}).get("wall_s", 0.0)
+                ((self.workspace.store.record(key) if key else None) or {}).get("wall_s", 0.0)
             )
         return self._wall[step.name]

@@ -115,20 +115,24 @@ class Studies:
     def opened(self, name: str) -> Progress | None:
         """The study's graph over the store; None where its options can't be opened any more."""
         if name not in self._open:
-            place = self.place(name)
-            if place is None:
+            workspace = self.workspace(name)
+            if workspace is None:
                 return None
-            self._open[name] = Progress(place)
+            self._open[name] = Progress(workspace)
         return self._open[name]
 
-    def place(self, name: str) -> Workspace | None:
+    def workspace(self, name: str) -> Workspace | None:
         """The study's workspace, where it is still what it was."""
         given = self.overrides(name)
         try:
-            place = open_workspace(self.root, given) if given is not None else None
+            workspace = open_workspace(self.root, given) if given is not None else None
         except UserError:
             return None
-        return place if place and place.study.id == name and place.pinned() is not None else None
+        return (
+            workspace
+            if workspace and workspace.study.id == name and workspace.pinned() is not None
+            else None
+        )
 
     def snapshot(self, name: str) -> Row:
         """One study as it stands: its row, its progress, its candidates, the end of its log."""
@@ -151,15 +155,15 @@ class Studies:
             "result": result,
             "options": [shown(self.root, o) for o in self.overrides(name) or []],
             "log": self.log(name),
-            "goal_conf": progress.place.study.goal if progress else None,
-            "device": progress.place.study.hardware.title if progress else line["hardware"],
+            "goal_conf": progress.workspace.study.goal if progress else None,
+            "device": progress.workspace.study.hardware.title if progress else line["hardware"],
             "report": self.report(name),
         }
 
     def so_far(self, progress: Progress) -> list[Row]:
         """What is measured of a study that has not ended."""
-        goal = progress.place.study.goal
-        found = candidates(progress.graph, progress.place.store, progress.rounds())
+        goal = progress.workspace.study.goal
+        found = candidates(progress.graph, progress.workspace.store, progress.rounds())
         rows = [candidate(result_row(c, goal), False) for c in found if c.measurements or c.failure]
         return sorted(rows, key=lambda r: (not r["holds"], r["bytes"] or 0))
 

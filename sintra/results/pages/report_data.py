@@ -36,19 +36,19 @@ class Told:
     result: Row
     rounds: list[Row]
     manifest: Row
-    place: Workspace | None
+    workspace: Workspace | None
     missing: str
 
 
-def write(root: Path, study: str, place: Workspace | None = None) -> Path:
+def write(root: Path, study: str, workspace: Workspace | None = None) -> Path:
     """Make outputs/<study>/report.html. Raises UserError where there is no such result."""
-    told = read(root, study, place)
+    told = read(root, study, workspace)
     path = told.folder / "report.html"
     write_atomic(path, report.page(account(root, told)))
     return path
 
 
-def read(root: Path, study: str, place: Workspace | None = None) -> Told:
+def read(root: Path, study: str, workspace: Workspace | None = None) -> Told:
     """Open a folder of outputs/. Raises UserError with the nearest name."""
     folder = root / "outputs" / study
     if "/" in study or not (folder / "result.json").is_file():
@@ -61,9 +61,9 @@ def read(root: Path, study: str, place: Workspace | None = None) -> Told:
         json.loads((folder / f"{n}.json").read_text()) for n in ("result", "rounds", "manifest")
     )
     missing = ""
-    if place is None:
-        place, missing = reopened(root, manifest["overrides"], result["study"])
-    return Told(folder.resolve(), result, rounds, manifest, place, missing)
+    if workspace is None:
+        workspace, missing = reopened(root, manifest["overrides"], result["study"])
+    return Told(folder.resolve(), result, rounds, manifest, workspace, missing)
 
 
 def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | None, str]:
@@ -71,19 +71,19 @@ def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | 
     they were.
     """
     try:
-        place = open_workspace(root, overrides)
+        workspace = open_workspace(root, overrides)
     except UserError as error:
         return None, str(error)
-    if place.study.id != study or place.pinned() is None:
+    if workspace.study.id != study or workspace.pinned() is None:
         return None, "the model, a text or an option is no longer what it was"
-    return place, ""
+    return workspace, ""
 
 
 def account(root: Path, told: Told) -> Row:
     """Everything that the page shows, as plain values."""
-    result, place = told.result, told.place
-    done = Delivered(told.folder, result, place) if place and result["winner"] else None
-    hardware = place.study.hardware if place else None
+    result, workspace = told.result, told.workspace
+    done = Delivered(told.folder, result, workspace) if workspace and result["winner"] else None
+    hardware = workspace.study.hardware if workspace else None
     shapes = layouts(done) if done else {}
     return {
         "result": result,
@@ -100,7 +100,7 @@ def account(root: Path, told: Told) -> Row:
         "memory": memory(done, shapes) if done else None,
         "usable_bytes": hardware.usable_bytes if hardware else None,
         "heat": heat(hardware, result) if hardware and result["winner"] else None,
-        "probe": place.study.probe if place else None,
+        "probe": workspace.study.probe if workspace else None,
     }
 
 
@@ -180,7 +180,7 @@ def layouts(done: Delivered) -> dict[str, Shape]:
 
 def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
     """MB by part, by the same formula that the limit is judged with."""
-    context, kv = done.place.study.probe["context"], done.recipe.kv
+    context, kv = done.workspace.study.probe["context"], done.recipe.kv
     return [
         {
             "name": name,

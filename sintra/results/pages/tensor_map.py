@@ -41,8 +41,8 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     winner = figure(done, done.recipe, base, seen, model, say)
     stock = nearest_stock(done, seen)
     return {
-        "model": done.place.study.model,
-        "hardware": done.place.study.hardware.title,
+        "model": done.workspace.study.model,
+        "hardware": done.workspace.study.hardware.title,
         "winner": winner,
         "layers": base["shape"]["layers"],
         "stock": figure(done, stock, base, seen, None, say) if stock else None,
@@ -59,9 +59,9 @@ def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
 
 def fitted(done: Delivered, seen: History) -> Surrogate | None:
     """The solver's model of the damage, where the study measured enough mixes for one."""
-    if done.place.study.planner not in MIXED or not seen.tried:
+    if done.workspace.study.planner not in MIXED or not seen.tried:
         return None
-    return opened(done.place.study, seen)[1]
+    return opened(done.workspace.study, seen)[1]
 
 
 def figure(
@@ -184,7 +184,7 @@ def probed(
     """
     if model is None or seen.sizes is None:
         return []
-    plan = opened(done.place.study, seen)[0]
+    plan = opened(done.workspace.study, seen)[0]
     groups = plan.probes(model.space, seen.sizes)
     found = []
     for group, proposal in zip(groups, probes_of(plan, model.space, groups), strict=True):
