@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Measurement, Proposal
 from sintra.formats.gguf.sizes import Sizes
 from sintra.hardware.estimate.estimate import Shape
-
-if TYPE_CHECKING:
-    from sintra.planning.state import Lesson
 
 ADVISER = "language model"  # the author of what was proposed on its advice
 EXPLORER = (

@@ -16,6 +16,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Failure
 from sintra.store.store import Store
 from sintra.study import round_files
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
 
@@ -43,7 +44,7 @@ class Delivered:
         return self.workspace.graph()
 
     @cached_property
-    def rounds(self) -> list[rounds.Round]:
+    def rounds(self) -> list[Round]:
         """What was proposed; empty once the cache has forgotten it."""
         return round_files.recorded(self.workspace)
 

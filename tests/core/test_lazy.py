@@ -7,7 +7,7 @@ from conftest import ROOT
 
 THREADS = """
 import threading
-from sintra import lazy
+from sintra.core import lazy
 made, barrier, seen = lazy.module("sintra.results.calibration"), threading.Barrier(8), []
 def look():
     barrier.wait()

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import yaml
+from configs import LLAMA as CONFIG
 from conftest import ROOT
-from test_architecture import LLAMA as CONFIG
 
 from sintra.cli.commands import devices
 from sintra.config import compose
@@ -22,7 +22,7 @@ def speed(conf, shape):
 
 
 def test_measurements_draw_the_profile_to_the_truth(tmp_path, capsys):
-    from test_estimate import LLAMA3_8B
+    from configs import LLAMA3_8B
 
     conf = compose.compose(ROOT, ["hardware=laptop"])["hardware"]
     truth = conf | {"efficiency": conf["efficiency"] * 0.8}

@@ -73,7 +73,7 @@ def test_which_of_my_devices(folder, capsys, monkeypatch):
 
 
 def test_estimate_of_a_gguf(folder, capsys):
-    from test_architecture import LLAMA, write
+    from configs import LLAMA, write
 
     write(folder / "own.gguf", LLAMA)
     devices.show(folder, [f"model={folder / 'own.gguf'}", *BASE], False, "", "json")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from configs import GIB, LLAMA3_8B, MIB
 from conftest import ROOT
 
 from sintra.config import compose
@@ -19,11 +20,6 @@ from sintra.hardware.estimate.estimate import (
 )
 from sintra.hardware.estimate.fit import fit, leave_one_out, scores
 from sintra.hardware.estimate.published import PUBLISHED, read
-
-GIB, MIB = 2**30, 2**20
-LLAMA3_8B = Shape(
-    int(4.58 * GIB), int(128256 * 4096 * 0.5625), False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
-)
 
 
 def test_memory_as_llama_cpp_logs_it():

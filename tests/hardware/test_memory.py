@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_architecture import LLAMA, write
+from configs import LLAMA, write
 
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from board import Sshd, free_port, keygen, runnable
+from configs import LLAMA, write
 from conftest import QUICK, make_llama
-from test_architecture import LLAMA, write
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.hardware.boards import runner, transfer

@@ -5,8 +5,8 @@ import json
 
 import jsonschema
 import pytest
-from test_allocation import TYPES, World, matrices
-from test_solver import MODULES, Run, bits, study
+from searches import MODULES, Run, bits, study
+from worlds import TYPES, World, matrices
 
 from sintra.planning.llm import prompt
 from sintra.planning.llm.edits import Edit, Scope, chosen, parse, schema, wrong

@@ -13,7 +13,7 @@ import time
 import pytest
 from conftest import ROOT, make_project
 from llm_server import Server, body, good, half, hang, says, status
-from test_stages import Lab
+from stage_lab import Lab
 
 KEY = "sk-secret-" + "x" * 24
 NATIVE = """

@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from blocks import KINDS, random_blocks
 from conftest import ROOT
-from test_allocation import World
-from test_rounding import KINDS, random_blocks
-from test_solver import Run, study
-from test_stages import TEXT, Lab
+from searches import Run, study
+from stage_lab import TEXT, Lab
+from worlds import World
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible

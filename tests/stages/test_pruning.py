@@ -9,8 +9,8 @@ import json
 import pytest
 import torch
 from conftest import make_llama
-from test_planners import measured, study
-from test_stages import Lab
+from small_studies import measured, study
+from stage_lab import Lab
 from transformers import LlamaForCausalLM
 
 from sintra.core.recipe import Recipe

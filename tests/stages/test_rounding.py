@@ -12,8 +12,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from blocks import KINDS, random_blocks
 from conftest import ROOT
-from test_stages import TEXT, Lab
+from stage_lab import TEXT, Lab
 
 from sintra.core.stage import Context
 from sintra.formats.runtime import blocks as blocks_module
@@ -22,8 +23,6 @@ from sintra.stages import convert, curvature
 from sintra.stages.rounding.compensate import Options, compensate, damped
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.whole_file import improve
-
-KINDS = {n: gguf.GGMLQuantizationType[n] for n in GRIDS}
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +37,6 @@ def measured(lab):
 
 def given(lab):
     return {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
-
-
-def random_blocks(grid, count, seed=0):
-    """Any bytes, with halves that are numbers; every eighth block has zero scales."""
-    rng = np.random.default_rng(seed)
-    raw = rng.integers(0, 256, (count, grid.size), dtype=np.uint8)
-    for at in (grid.d_at, grid.m_at):
-        if at >= 0:
-            half = rng.normal(0, 0.1, count).astype(np.float16)
-            half[::8] = 0
-            raw[:, at : at + 2] = half[:, None].view(np.uint8)
-    if grid.name == "Q8_0":
-        raw[:, 2:][raw[:, 2:] == 128] = 0  # -128 is never written
-    return raw
 
 
 @pytest.mark.parametrize("name", GRIDS)

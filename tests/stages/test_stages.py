@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_llama
+from conftest import make_llama
+from stage_lab import TEXT, Lab
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sintra.core.errors import Infeasible, UserError
-from sintra.core.stage import Context
-from sintra.core.types import Artifact
 from sintra.formats.gguf.attention import refusal
 from sintra.formats.gguf.imatrix import load
 from sintra.formats.gguf.layout import read_layout
@@ -20,43 +19,11 @@ from sintra.hardware.estimate.estimate import Shape, kv_bytes
 from sintra.probes import baseline, divergence, memory, quality, speed
 from sintra.probes.measurements import parse
 from sintra.stages import convert, curvature, prune, quantize
-from sintra.store.store import Store
-
-TEXT = (ROOT / "models" / "texts" / "search.txt").read_text()[:6000]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, tiny, toolchain):
     return Lab(tmp_path_factory.mktemp("lab"), tiny, toolchain)
-
-
-class Lab:
-    """Runs stages by hand, each once."""
-
-    def __init__(self, root, tiny, toolchain):
-        self.root, self.tiny, self.number = root, tiny, 0
-        store = Store(toolchain)
-        record = next(r for r in store.records() if r["stage"] == "toolchain")
-        self.tools = store.lay_out(store.lookup(record["key"]), root / "tools")
-        assert isinstance(store.lookup(record["key"]), Artifact)
-        (root / "text").mkdir()
-        (root / "text" / "text.txt").write_text(TEXT)
-        self.gguf = self.run(convert, {"type": "f16"}, model=tiny, toolchain=self.tools)
-
-    def run(self, module, params, **inputs):
-        """The output folder of a stage."""
-        self.number += 1
-        out = self.root / f"out{self.number}"
-        out.mkdir()
-        module.run(Context(params, inputs, out, {}, self.root / f"keep{self.number}", 1))
-        return out
-
-    def quantize(self, kind, tensors=(), **inputs):
-        params = {"type": kind, "tensors": [list(t) for t in tensors], "dropped": []}
-        return self.run(quantize, params, gguf=inputs.pop("base", self.gguf), **inputs)
-
-    def types(self, folder):
-        return {t[0]: t[1] for t in read_layout(folder / "model.gguf")["tensors"]}
 
 
 def test_converted_model_predicts_what_the_original_does(lab):

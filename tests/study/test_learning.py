@@ -7,8 +7,8 @@ import sqlite3
 
 import numpy as np
 import pytest
-from test_allocation import TYPES, World, matrices
-from test_solver import Run, bits, study
+from searches import Run, bits, study
+from worlds import TYPES, World, matrices
 
 from sintra.cli.commands import history as history_module
 from sintra.core.errors import UserError

@@ -59,9 +59,9 @@ class Plan:
 
     def uniform(self, kind: str) -> Recipe:
         """Every matrix in one type."""
-        return Recipe(
-            FILE_TYPES.get(kind, kind), self.importance, (), ((".*", kind),), self.rounding
-        )  # type: ignore[arg-type]
+        everything = ((".*", kind),)
+        name = FILE_TYPES.get(kind, kind)
+        return Recipe(name, self.importance, (), everything, self.rounding)  # type: ignore[arg-type]
 
     def mixed(self, mix: Mapping[str, str]) -> Recipe:
         """A mix as a recipe, with the file type that its commonest tensor type goes with."""

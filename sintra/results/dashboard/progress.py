@@ -13,6 +13,7 @@ from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core.types import Failure
 from sintra.study import round_files, rounds
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 Row = dict[str, Any]
@@ -23,7 +24,7 @@ class Progress:
     """A study that runs or ran. Only what is not known yet is looked up again."""
 
     workspace: Workspace
-    _rounds: list[rounds.Round] = field(default_factory=list)
+    _rounds: list[Round] = field(default_factory=list)
     _steps: dict[str, Step] = field(default_factory=dict)
     _wall: dict[str, float] = field(default_factory=dict)
 
@@ -32,7 +33,7 @@ class Progress:
         """The study's graph."""
         return self.workspace.graph()
 
-    def rounds(self) -> list[rounds.Round]:
+    def rounds(self) -> list[Round]:
         """What was proposed so far."""
         found = round_files.recorded(self.workspace)
         if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sintra.core import lazy
 from sintra.formats.runtime.blocks import Model
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+else:
+    np = lazy.module("numpy")
+    torch = lazy.module("torch")
 
 
 Bank = tuple[str, str, str]
