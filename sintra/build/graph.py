@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sintra.build.step import Step, Variant
+from sintra.config.study import Study
 from sintra.core import plugins
 from sintra.core.format import FORMATS
 from sintra.core.recipe import Recipe
-from sintra.core.types import SCREEN, Source, Study
+from sintra.core.types import SCREEN, Source
 from sintra.formats.runtime.environments import wanted
 
 MARK = "~"
@@ -54,9 +55,7 @@ class Graph:
 
     def fetch(self) -> Step:
         """The pinned model's files."""
-        return self._import(
-            self.source, self.study.model, bool(self.study.model_options.get("trust_remote_code"))
-        )
+        return self._import(self.source, self.study.model, bool(self.study.trust_remote_code))
 
     def _import(self, source: Source, label: str, code: bool = False) -> Step:
         params = {"kind": source.kind, "digest": source.digest} | ({"code": True} if code else {})
@@ -75,7 +74,7 @@ class Graph:
 
     def convert(self) -> Step:
         """The model in 16 bits as GGUF."""
-        kind = self.study.model_options.get("convert", "f16")
+        kind = self.study.convert
         inputs = {"model": self.fetch(), "toolchain": self.toolchain()}
         return self.step("convert", self.study.model, {"type": kind}, inputs)
 
@@ -86,9 +85,9 @@ class Graph:
         probe = self.study.probe
         inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
         params = {
-            "tokens": probe["calibration_tokens"],
-            "context": probe["context"],
-            "random": probe["calibration_random"],
+            "tokens": probe.calibration_tokens,
+            "context": probe.context,
+            "random": probe.calibration_random,
         }
         return self.step("curvature", self.study.model, params, inputs)
 
@@ -141,7 +140,7 @@ class Graph:
     def environment(self, format: str) -> Step:
         """The libraries of a format; its artifact is their lock."""
         name = FORMATS[format].environment
-        return self.step("environment", name, wanted(name, self.study.compress["python"]))
+        return self.step("environment", name, wanted(name, self.study.compress.python))
 
     def compressed(self, recipe: Recipe) -> Step:
         """A GPTQ or AWQ checkpoint, from the tokens that the curvature is taken over."""
@@ -160,18 +159,18 @@ class Graph:
             "method": recipe.format,
             "bits": int(bits),
             "group": int(group),
-            "tokens": probe["calibration_tokens"],
-            "context": probe["context"],
+            "tokens": probe.calibration_tokens,
+            "context": probe.context,
         }
-        if options["max_ram_gb"]:  # whether it can be made in less room is another question
-            params["max_ram_gb"] = options["max_ram_gb"]
+        if options.max_ram_gb:  # whether it can be made in less room is another question
+            params["max_ram_gb"] = options.max_ram_gb
         inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
         return self.step(
             recipe.format,
             f"{self.study.model}-{recipe.type}",
             params,
             inputs | {"environment": self.environment(recipe.format)},
-            {"timeout_s": options["timeout_s"]},
+            {"timeout_s": options.timeout_s},
         )
 
     def agreement(self, format: str) -> Step:
@@ -218,12 +217,12 @@ class Graph:
                 scored | {"baseline": self.baseline("second")},
             )
         sizes = {
-            "prompt": probe["speed_prompt"],
-            "generate": probe["speed_generate"],
-            "repeat": probe["speed_repeat"],
+            "prompt": probe.speed_prompt,
+            "generate": probe.speed_generate,
+            "repeat": probe.speed_repeat,
         }
         speed = self.step("speed_hf", label, {"environment": environment} | sizes, held)
-        room = {"environment": environment, "context": probe["context"]}
+        room = {"environment": environment, "context": probe.context}
         return Variant(made, quality, speed, self.step("memory_hf", label, room, held), second)
 
     def refine(self, recipe: Recipe) -> Step:
@@ -231,10 +230,10 @@ class Graph:
         probe = self.study.probe
         inputs = self.finishing(recipe, replace(recipe, refine=False))
         params = {
-            "tokens": probe["refine_tokens"],
-            "context": probe["context"],
-            "random": probe["calibration_random"],
-            "steps": probe["refine_steps"],
+            "tokens": probe.refine_tokens,
+            "context": probe.context,
+            "random": probe.calibration_random,
+            "steps": probe.refine_steps,
         }
         return self.step("refine", f"{self.study.model}-{recipe.name}", params, inputs)
 
@@ -253,9 +252,9 @@ class Graph:
         probe = self.study.probe
         inputs = self.finishing(recipe, replace(recipe, polish=False))
         params = {
-            "tokens": probe["polish_tokens"],
-            "context": probe["context"],
-            "epochs": probe["polish_epochs"],
+            "tokens": probe.polish_tokens,
+            "context": probe.context,
+            "epochs": probe.polish_epochs,
             "seed": self.study.seed,
         }
         return self.step("polish", f"{self.study.model}-{recipe.name}", params, inputs)
@@ -265,8 +264,12 @@ class Graph:
         part of the first.
         """
         probe = self.study.probe
-        tokens = probe["search_tokens"] // SCREEN if level == "screen" else probe[f"{level}_tokens"]
-        params = {"context": probe["context"], "tokens": tokens, "top_k": probe["top_k"]}
+        tokens = (
+            probe.search_tokens // SCREEN
+            if level == "screen"
+            else getattr(probe, f"{level}_tokens")
+        )
+        params = {"context": probe.context, "tokens": tokens, "top_k": probe.top_k}
         inputs = {
             "gguf": self.convert(),
             "text": self.text("search" if level == "screen" else level),
@@ -290,11 +293,11 @@ class Graph:
         params = {
             "name": name,
             "part": part,
-            "context": probe["task_context"],
+            "context": probe.task_context,
             "seed": self.study.seed,
         }
-        params |= {"chat": True} if probe["task_chat"] else {}
-        hints = {"run_code": probe["run_code"]}
+        params |= {"chat": True} if probe.task_chat else {}
+        hints = {"run_code": probe.run_code}
         inputs = {"gguf": self.quantize(recipe) if recipe else self.convert()}
         if source:
             inputs["task"] = self._import(source, f"task-{name}")
@@ -337,11 +340,11 @@ class Graph:
                 {"gguf": made, "baseline": self.baseline("second")},
             )
         speed = {
-            "prompt": probe["speed_prompt"],
-            "generate": probe["speed_generate"],
-            "repeat": probe["speed_repeat"],
+            "prompt": probe.speed_prompt,
+            "generate": probe.speed_generate,
+            "repeat": probe.speed_repeat,
         } | cache
-        memory: dict[str, Any] = {"context": probe["context"]} | cache
+        memory: dict[str, Any] = {"context": probe.context} | cache
         if self.study.goal.enforce_memory:
             memory["limit"] = self.study.hardware.usable_bytes
         return Variant(
@@ -366,11 +369,10 @@ class Graph:
         """The same two probes on the board, where the study has one: first whether it fits, then
         how fast it is.
         """
-        device, inputs = self.study.device, {"gguf": self.quantize(recipe)}
-        if not device:
+        board, inputs = self.study.board, {"gguf": self.quantize(recipe)}
+        if not board:
             return ()
-        label, hints = f"{self.study.model}-{recipe.name}", {"device": device["options"]}
-        fits = self.step("device_memory", label, memory | device["asked"], inputs, hints)
-        return fits, self.step(
-            "device_speed", label, speed | device["asked"], inputs | {"memory": fits}, hints
-        )
+        label, hints = f"{self.study.model}-{recipe.name}", {"device": asdict(self.study.device)}
+        fits = self.step("device_memory", label, memory | board.params, inputs, hints)
+        inputs |= {"memory": fits}
+        return fits, self.step("device_speed", label, speed | board.params, inputs, hints)

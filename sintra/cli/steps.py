@@ -16,7 +16,7 @@ from doit.task import Task
 from sintra.build.console import CONSOLE, say
 from sintra.build.explain import explain, failure_line, usual
 from sintra.build.step import Step
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core.errors import Transient, UserError, disk_trouble
 from sintra.core.types import Failure
 from sintra.store.store import Store
@@ -102,7 +102,7 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
     store.excuse(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
 
 
-def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = None) -> Task:
+def step_task(step: Step, store: Store, policy: RunPolicy | None, why: str | None = None) -> Task:
     """The doit task of a step."""
 
     def work() -> None:
@@ -113,7 +113,7 @@ def step_task(step: Step, store: Store, terms: Terms | None, why: str | None = N
         start, how = time.monotonic(), "built"
         try:
             with CONSOLE.step(step.name, usual(store).get(step.stage)):
-                how = made(step, store, lambda: run_step(step, store, terms, say))
+                how = made(step, store, lambda: run_step(step, store, policy, say))
         except Transient as error:
             if not step.plugin.optional:
                 raise

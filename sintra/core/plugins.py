@@ -61,6 +61,11 @@ def step(name: str) -> Any:
     return load("stages", name)
 
 
+def has_step(name: str) -> bool:
+    """Return whether there is a stage or probe of this name; others' packages are asked last."""
+    return name in built_in() or name in found("stages") or name in found("probes")
+
+
 def built_in() -> frozenset[str]:
     """Names of our own stages and probes."""
     return frozenset(e.name for e in own() if e.group in ("sintra.stages", "sintra.probes"))

@@ -4,9 +4,10 @@ run.
 
 from __future__ import annotations
 
+from sintra.config.study import Study
 from sintra.core.format import FORMATS, runnable
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 
 
 def tried(study: Study) -> tuple[str, ...]:
@@ -17,8 +18,8 @@ def tried(study: Study) -> tuple[str, ...]:
 def branches(study: Study) -> list[Proposal]:
     """One variant of each format that no planner speaks for."""
     kind, given = (
-        f"w{study.compress.get('bits')}g{study.compress.get('group_size')}",
-        study.compress.get("checkpoint"),
+        f"w{study.compress.bits}g{study.compress.group_size}",
+        study.compress.checkpoint,
     )
     kinds = {"gptq_native": f"given_{given[:8]}"} if given else {}
     why = "{} beside GGUF, from the same text, measured on the same tokens"

@@ -56,7 +56,7 @@ def action_of(
     passing fault, or something that hasn't been made.
     """
     if (
-        workspace.study.planner == "replay"
+        workspace.study.planner.name == "replay"
         or workspace.store.excused
         or any(r.get("again") for r in known)
     ):

@@ -32,7 +32,7 @@ def show(workspace: Workspace, format: str) -> None:
         )
     if not workspace.ready:
         raise UserError(
-            f"{workspace.conf['device']['host']} hasn't been asked yet what it is: run `doit "
+            f"{workspace.config.device.host} hasn't been asked yet what it is: run `doit "
             "optimize` first"
         )
     graph = workspace.graph()
@@ -106,9 +106,7 @@ def line(graph: Graph, step: Step, store: Store, time: float | None, expected: S
         size = outcome.model.size
     if expected is not None:
         runtime = FORMATS[step.stage].runtime if step.stage in FORMATS else "llama.cpp"
-        rows = estimated(
-            expected, graph.study.hardware, graph.study.probe["context"], "f16", runtime
-        )
+        rows = estimated(expected, graph.study.hardware, graph.study.probe.context, "f16", runtime)
         found = {m.metric: m.value for m in rows}
         row |= {"bytes": size, "exact": outcome is not None} | found
     return row

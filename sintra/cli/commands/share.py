@@ -84,7 +84,7 @@ def study(workspace: Workspace, shared: Shared) -> tuple[int, str | None]:
     """
     if workspace.pinned() is None:
         pinning.resolve_hub(
-            workspace.store, workspace.conf["model"]["source"], workspace.conf["model"]["revision"]
+            workspace.store, workspace.config.model.source, workspace.config.model.revision
         )
     graph, recorded, got = workspace.graph(), round_files.recorded(workspace), 0
     for number in itertools.count():

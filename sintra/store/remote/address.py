@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from sintra.core.errors import UserError, nearest
@@ -15,6 +15,20 @@ BUCKETS = ("s3", "gs", "az")
 MODES = ("readwrite", "readonly")
 KEY = "SINTRA_STORE_KEY"
 SHORTEST = 16
+
+
+class StoreOptions(Protocol):
+    """The options of a shared store, as the configuration has them."""
+
+    @property
+    def remote(self) -> str:
+        """Return a bucket or folder; "" for none."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """Return readwrite or readonly."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,11 @@ class Address:
         return Path(self.url.removeprefix("file://")) if self.url.startswith("file://") else None
 
 
-def address(root: Path, conf: dict[str, Any]) -> Address | None:
+def address(root: Path, conf: StoreOptions) -> Address | None:
     """From the options `store.*`; None where no shared store is named. Raises UserError."""
-    remote, mode = str(conf["remote"] or ""), conf["mode"]
+    remote, mode = conf.remote, conf.mode
     if mode not in MODES:
-        raise UserError(f"store.mode={mode!r}: {nearest(str(mode), MODES)}")
+        raise UserError(f"store.mode={mode!r}: {nearest(mode, MODES)}")
     if not remote:
         return None
     scheme = remote.partition("://")[0] if "://" in remote else ""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sintra.core.errors import UserError, disk_trouble
 from sintra.core.types import Artifact, File
 from sintra.store.files import unique
-from sintra.store.remote.address import Address, secret
+from sintra.store.remote.address import Address, StoreOptions, address, secret
 from sintra.store.remote.entries import KINDS, Refused, outcome, parsed, sealed
 from sintra.store.remote.objects import LACKING, Forbidden, Objects, Unreachable
 from sintra.store.store import Outcome, Store
@@ -213,12 +213,10 @@ class Shared:
 _known: dict[Address, Shared] = {}
 
 
-def shared(root: Path, conf: dict[str, Any]) -> Shared | None:
+def shared(root: Path, conf: StoreOptions) -> Shared | None:
     """The shared store that the options `store.*` name, the same for all studies of a run. Raises
     UserError.
     """
-    from sintra.store.remote.address import address
-
     where = address(root, conf)
     if where is None:
         return None
