@@ -21,10 +21,11 @@ from sintra.config.policy import measured_on
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.core.format import FORMATS, SPARSE, runnable
-from sintra.core.types import Board, Constraint, Goal, Hardware, Source
+from sintra.core.format import PLANNED, SPARSE, runnable
+from sintra.core.types import Board, Constraint, Goal, Hardware
 
 LOCAL = "local"  # device=local: no board
+UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
 
 GIB, MIB, MB = 2**30, 2**20, 10**6
 
@@ -104,17 +105,45 @@ class Study:
         ]
 
 
-def study_id(study: Study, source: Source | str, texts: list[str]) -> str:
+def study_id(study: Study, source: str, revision: str, texts: list[str]) -> str:
     """Return a study's readable name with a digest of all that makes it another study.
 
-    source: the model's pin, or the hub id and revision of one that isn't pinned yet; texts: the
-    digests of the texts and tasks.
+    source: the hub id, "" for a folder; revision: the folder's digest, or the hub's revision;
+    texts: the digests of the texts and tasks.
     """
-    pin = source if isinstance(source, str) else [source.kind, source.digest]
-    wishes = [asdict(study.hardware), asdict(study.goal), asdict(study.planner), study.max_rounds]
-    parts = [study.model, *wishes, *study.base, list(study.formats), list(study.extra), pin, texts]
-    name = f"{study.model}-{study.hardware.name}-{study.goal.name}"
-    return f"{name}-{sha256(canonical(parts))[:8]}"
+    mark = sha256(canonical([identity_of(study), source, revision, texts]))
+    return f"{study.model}-{study.hardware.name}-{study.goal.name}-{mark[:8]}"
+
+
+def identity_of(study: Study) -> dict[str, object]:
+    """Return what makes a study another one, in JSON's types, texts and sources left out.
+
+    Options that came later are part of it only where they are set, so that a new option renames
+    no study: its rounds and what it taught are found under its id.
+    """
+    hardware = {k: v for k, v in asdict(study.hardware).items() if UNSET.get(k, ...) != v}
+    others = study.formats != (PLANNED,)
+    if not others:
+        del hardware["runtimes"]
+    code = {"trust_remote_code": True} if study.trust_remote_code else {}
+    optional = {
+        "formats": list(study.formats) if others else None,
+        "compress": asdict(study.compress) if others else None,
+        "measured_on": study.measured_on,
+        "extra": list(study.extra),
+        "device": device_key(study.device),
+    }
+    return {
+        "model": study.model,
+        "hardware": hardware,
+        "goal": asdict(study.goal),
+        "planner": study.planner.name,
+        "planner_options": unnamed(study.planner),
+        "probe": unnamed(study.probe),
+        "model_options": {"convert": study.convert} | code,
+        "seed": study.seed,
+        "max_rounds": study.max_rounds,
+    } | {name: value for name, value in optional.items() if value}
 
 
 def study_of(config: Config, raw: list[str]) -> Study:
@@ -184,15 +213,15 @@ def formats_of(config: Config) -> tuple[str, ...]:
                 f"formats has {name!r}: llama.cpp and transformers store and multiply zeros like "
                 "any number: no gain"
             )
-        if name not in FORMATS:
-            raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
+        if not plugins.has("formats", name):
+            raise UserError(f"formats has {name!r}: {nearest(name, plugins.found('formats'))}")
     runtimes = config.hardware.runtimes
     if not runnable(names, runtimes):
         raise UserError(
             f"{config.hardware.name} runs none of formats={list(names)}: it has "
             f"{', '.join(runtimes)} (hardware.runtimes)"
         )
-    if config.model.trust_remote_code and names != ("gguf",):
+    if config.model.trust_remote_code and names != (PLANNED,):
         raise UserError(
             "model.trust_remote_code=true goes with formats=[gguf] only: checkpoints with code of "
             "their own aren't made"

@@ -18,8 +18,8 @@ from sintra import __version__
 from sintra.build.console import say
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
-from sintra.core.format import FORMATS
 from sintra.core.types import Artifact
 from sintra.store.files import unique
 from sintra.store.store import Outcome, Store
@@ -63,7 +63,9 @@ def action_of(
         return None
     study = {k: v for k, v in asdict(workspace.study).items() if k not in ("overrides", "texts")}
     sources = {role: s.digest for role, s in sorted(graph.texts.items())}
-    sources |= {f"task:{name}": s.digest if s else name for name, s in sorted(graph.tasks.items())}
+    sources |= {
+        f"task:{name}": s.digest if s else name for name, s in sorted(graph.task_files.items())
+    }
     steps = {s.name: s for r in known for s in rounds.steps_of(graph, r)}
     outcomes = {
         (s.key(workspace.store) or "", digest(s.outcome(workspace.store))) for s in steps.values()
@@ -158,7 +160,7 @@ def check(given: Any, number: int) -> None:
             isinstance(w, str) and w.replace("_", "").replace("-", "").isalnum() for w in words
         ):
             raise ValueError("a type is none")
-        if recipe.format not in FORMATS or proposal.level not in (
+        if not plugins.has("formats", recipe.format) or proposal.level not in (
             "build",
             "screen",
             "search",

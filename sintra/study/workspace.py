@@ -144,8 +144,9 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     tasks = sorted(tasks_of(root, study, digests).items())
     texts += [task.digest for _, task in tasks if task]
     pin, model = pinned_model(root, config, store, digests), config.model
-    local = pin is not None and pin.kind == "folder"
-    return study_id(study, pin if pin and local else f"{model.source}@{model.revision}", texts)
+    if pin is not None and pin.kind == "folder":
+        return study_id(study, "", pin.digest, texts)
+    return study_id(study, model.source, model.revision, texts)
 
 
 def store_of(root: Path, options: StoreConf) -> Store:

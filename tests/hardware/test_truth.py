@@ -95,7 +95,9 @@ def test_the_planner_sees_the_device_as_the_board_is():
     )
     assert seen.hardware.runtime_bytes == plain.hardware.runtime_bytes + 30 * MIB
     assert seen.board.full == 170 * MIB
-    assert corrections.informed(study(None), known) == study(None), "without a board nothing changes"
+    assert corrections.informed(study(None), known) == study(None), (
+        "without a board nothing changes"
+    )
 
 
 def test_the_table_says_what_was_measured():
