@@ -44,7 +44,7 @@ def made(step: Step, store: Store, build: Callable[[], None]) -> str:
     build()
     shared.complete(store, {k: s.name for s in step.all() if (k := s.key(store)) and k != key})
     if shared.push(store, key, step.name) == "lost":
-        step.found.clear()  # another was faster and made something else: that counts from now on
+        step.cached.clear()  # another was faster and made something else: that counts from now on
         say(f"taken   {step.name}: another machine was faster")
     return "built"
 
