@@ -183,7 +183,7 @@ class Crowded(Local):
     """A machine whose kernel kills every worker, or those that don't run alone, for memory."""
 
     def __init__(self, fate):
-        super().__init__({}, None)
+        super().__init__(ExecutorConf(), None)
         self.fate, self.asked = fate, []
 
     def submit(self, order, need):
