@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 
 import psutil
 import pytest
@@ -93,9 +92,7 @@ def test_what_slurms_states_mean(state, cause):
 def test_more_memory_up_to_a_limit(tmp_path):
     from sintra.build.executors.slurm import Slurm
 
-    slurm = Slurm(
-        asdict(ExecutorConf()) | {"cluster": "local", "mem_gb": 8.0, "max_mem_gb": 20.0}, tmp_path
-    )
+    slurm = Slurm(ExecutorConf(cluster="local", mem_gb=8.0, max_mem_gb=20.0), tmp_path)
     first = ResourceRequest("x", mem_gb=8.0)
     second = slurm.more(first)
     third = slurm.more(second)
