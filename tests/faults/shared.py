@@ -19,10 +19,11 @@ FAKETIME = (
 WORK = """
 import random, sys
 from pathlib import Path
-from sintra.node import Step
-from sintra.run import run_step
-from sintra.store import Store, hash_file
-from sintra.types import Artifact, File
+from sintra.build.step import Step
+from sintra.build.run import run_step
+from sintra.store.files import hash_file
+from sintra.store.store import Store
+from sintra.core.types import Artifact, File
 store, texts = Store(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
 random.Random(int(sys.argv[3])).shuffle(texts)
 for path in texts:
