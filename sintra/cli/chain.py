@@ -16,7 +16,7 @@ from sintra.cli.commands import registry
 from sintra.cli.reporter import AT_END
 from sintra.cli.steps import COUNTS, Call, step_task
 from sintra.config import study
-from sintra.config.tasks import check as check_tasks
+from sintra.config.tasks import check_tasks
 from sintra.core.canonical import canonical
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners import study_events

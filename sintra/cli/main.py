@@ -47,7 +47,7 @@ def start(given: list[str]) -> int:
     if wrong or len(given) > 1:
         raise UserError(f"init takes one folder at most, not {' '.join(wrong or given)!r}")
     folder = Path(given[0] if given else ".").expanduser()
-    print(project.told(project.init(folder)))
+    print(project.in_words(project.init(folder)))
     if given and folder.resolve() != Path.cwd():
         print(f"first: cd {folder}")
     return 0

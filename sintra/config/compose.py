@@ -25,12 +25,12 @@ GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", 
 
 
 def overrides_of(argv: list[str]) -> list[str]:
-    """The Hydra overrides of a command line, raw and in order."""
+    """Return the Hydra overrides of a command line, raw and in order."""
     return [a for a in argv if not a.startswith("-") and "=" in a]
 
 
 def conf_dirs(root: Path) -> list[Path]:
-    """Where groups are looked up: the project's conf, then the user's own through SINTRA_CONF_PATH."""
+    """Return where groups are looked up: the project's conf, then SINTRA_CONF_PATH."""
     extra = [Path(p) for p in os.environ.get("SINTRA_CONF_PATH", "").split(os.pathsep) if p]
     for path in extra:
         if not path.is_dir():
@@ -39,7 +39,7 @@ def conf_dirs(root: Path) -> list[Path]:
 
 
 def names(root: Path, group: str) -> set[str]:
-    """The names that a group offers."""
+    """Return the names that a group offers."""
     return {p.stem for folder in conf_dirs(root) for p in (folder / group).glob("*.yaml")}
 
 
@@ -64,7 +64,7 @@ def is_timeout(key: str) -> bool:
 
 
 def checked(root: Path, raw: list[str]) -> list[str]:
-    """The overrides as Hydra takes them, after a check of every key and group name.
+    """Return the overrides as Hydra takes them, after a check of every key and group name.
 
     `model=` may be a name in conf/model, a hub id (owner/name, with @revision), or a folder. Raises
     UserError.
@@ -105,8 +105,9 @@ def checked(root: Path, raw: list[str]) -> list[str]:
 
 
 def profile_path(root: Path, override: str) -> Path | None:
-    """The file of hardware=PATH: a YAML such as `doit detect` writes; None for any other override.
-    Raises UserError.
+    """Return the file of hardware=PATH, a YAML such as `doit detect` writes. Raises UserError.
+
+    It is None for any other override.
     """
     key, _, value = override.partition("=")
     if key != "hardware" or not value.endswith((".yaml", ".yml")):
@@ -120,7 +121,7 @@ def profile_path(root: Path, override: str) -> Path | None:
 
 
 def user_path(text: str) -> Path:
-    """What a user wrote as a path; a home that nobody has stays as it is."""
+    """Return what a user wrote as a path; a home that nobody has stays as it is."""
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -1,6 +1,4 @@
-"""What a project starts from: dodo.py, conf/ and the bundled models, in the repository or inside an
-installed wheel.
-"""
+"""Lay down a project: dodo.py, conf/ and the bundled models, from the repository or a wheel."""
 
 from __future__ import annotations
 
@@ -21,64 +19,67 @@ NEXT = """next:
 names to choose from: conf/hardware, conf/model, conf/goal; `sintra ...` is the same as `doit ...`"""
 
 
-def home() -> Path:
-    """The folder with dodo.py, conf/ and models/: sintra/project of a wheel, else the repository."""
+def source_folder() -> Path:
+    """Return the folder with dodo.py, conf/ and models/: in a wheel, else the repository."""
     inside = PACKAGE / "project"
     return inside if inside.is_dir() else PACKAGE.parent
 
 
 @dataclass
-class Laid:
+class InitReport:
     """What `init` did with each file, by its path in the project."""
 
     written: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)  # left as they were, though not ours
 
 
-def files() -> Iterator[str]:
-    """Every file that a project starts from, by its path in it. Raises UserError where the
-    installation lacks them.
+def project_files() -> Iterator[str]:
+    """Yield every file that a project starts from, by its path in it.
+
+    Raises UserError where the installation lacks them.
     """
     for part in PARTS:
-        path = home() / part
+        path = source_folder() / part
         if not path.exists():
             raise UserError(
                 f"this installation of sintra has no {part}: install it again (pip install "
                 "--force-reinstall)"
             )
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        paths = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (
-            p.relative_to(home()).as_posix()
-            for p in found
+            p.relative_to(source_folder()).as_posix()
+            for p in paths
             if p.is_file() and "__pycache__" not in p.parts
         )
 
 
-def init(folder: Path) -> Laid:
-    """Lay down a project; what is there already is never overwritten. Raises UserError."""
+def init(folder: Path) -> InitReport:
+    """Write a project's files; nothing that exists is overwritten. Raises UserError."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    if folder.resolve() == home():
+    if folder.resolve() == source_folder():
         raise UserError("this is Sintra's own folder, and a project already: run `doit` here")
-    laid = Laid()
-    for name in files():
-        source, target = home() / name, folder / name
+    report = InitReport()
+    for name in project_files():
+        source, target = source_folder() / name, folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-            laid.written.append(name)
+            report.written.append(name)
         elif target.read_bytes() != source.read_bytes():
-            laid.differing.append(name)
+            report.differing.append(name)
     if not (folder / ".gitignore").exists():
         (folder / ".gitignore").write_text(IGNORED)
-    return laid
+    return report
 
 
-def told(laid: Laid) -> str:
-    """What was done, and what can be done next."""
-    tops = ", ".join(dict.fromkeys(n.split("/")[0] + "/" * ("/" in n) for n in laid.written))
-    lines = [f"wrote {len(laid.written)} files: {tops}" if tops else "everything is there already"]
+def in_words(report: InitReport) -> str:
+    """Return what was done, and what can be done next."""
+    tops = ", ".join(dict.fromkeys(n.split("/")[0] + "/" * ("/" in n) for n in report.written))
+    lines = [
+        f"wrote {len(report.written)} files: {tops}" if tops else "everything is there already"
+    ]
     lines += [
-        f"left as it is, though it differs from this version's: {name}" for name in laid.differing
+        f"left as it is, though it differs from this version's: {name}" for name in report.differing
     ]
     return "\n".join([*lines, NEXT])

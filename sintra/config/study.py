@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from sintra.config import compose
-from sintra.config import tasks as task_files
 from sintra.config.options import (
     CompressConf,
     Config,
@@ -18,6 +17,7 @@ from sintra.config.options import (
     unnamed,
 )
 from sintra.config.policy import measured_on
+from sintra.config.tasks import task_name
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
@@ -349,6 +349,4 @@ def task_limits(least: float | None, tasks: tuple[str, ...]) -> list[Constraint]
             "98 % of it"
         )
     option = "goal.min_task_retention"
-    return [
-        Constraint(f"task:{task_files.name_of(t)}:retention", ">=", least, option) for t in tasks
-    ]
+    return [Constraint(f"task:{task_name(t)}:retention", ">=", least, option) for t in tasks]

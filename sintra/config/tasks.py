@@ -1,5 +1,4 @@
-"""What `probe.tasks` may name: a bundled task, a YAML file of the user's, or a task of lm-eval's
-own.
+"""Read what `probe.tasks` may name: a bundled task, a user's YAML file, a task of lm-eval's own.
 
 A user's file is ten lines: `kind` (choice, answer, summary, code), `data` (a JSONL file beside it),
 and how a row becomes a prompt and an answer, each a column's name or a Jinja template. A file that
@@ -16,10 +15,10 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sintra.core.errors import UserError, nearest
-from sintra.core.types import Artifact, Source
+from sintra.core.types import Artifact, File, Source
 
 NEEDED = {
     "choice": ("choices", "answer"),
@@ -32,141 +31,151 @@ TEMPLATES = ("prompt", "choices", "answer", "tests")
 FILE = "task.yaml"
 
 
-def name_of(given: str) -> str:
-    """A task's name in metrics: a file's stem, or the name itself."""
-    stem = Path(given).stem if _is_path(given) else given
+def task_name(item: str) -> str:
+    """Return a task's name in metrics: a file's stem, or the name itself."""
+    stem = Path(item).stem if _is_path(item) else item
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem)
 
 
-def _is_path(given: str) -> bool:
-    return given.endswith((".yaml", ".yml")) or "/" in given
+def _is_path(item: str) -> bool:
+    return item.endswith((".yaml", ".yml")) or "/" in item
 
 
-def locate(root: Path, given: str) -> Path | None:
-    """The file of a task, or None for one of lm-eval's own. Raises UserError for a file that isn't
-    there.
+def task_path(root: Path, item: str) -> Path | None:
+    """Return the file of a task, or None for one of lm-eval's own.
+
+    Raises UserError for a file that isn't there.
     """
-    bundled = root / "models" / "tasks" / f"{given}.yaml"
-    if not _is_path(given):
+    bundled = root / "models" / "tasks" / f"{item}.yaml"
+    if not _is_path(item):
         return bundled if bundled.is_file() else None
-    path = root / Path(given).expanduser()
+    path = root / Path(item).expanduser()
     if not path.is_file():
-        raise UserError(f"there is no task file {given!r} (probe.tasks)")
+        raise UserError(f"there is no task file {item!r} (probe.tasks)")
     return path
 
 
-def sources(
-    root: Path, given: tuple[str, ...], digests: Any, run_code: bool = False
+class FileDigests(Protocol):
+    """What knows the digests of the user's files."""
+
+    def file(self, path: Path) -> tuple[int, str]:
+        """Return a file's size, bytes, and its SHA-256."""
+        ...
+
+
+def pinned_tasks(
+    root: Path, items: tuple[str, ...], digests: FileDigests, run_code: bool = False
 ) -> dict[str, Source | None]:
-    """Name -> pin of every task, read and checked; None for lm-eval's own. Raises UserError in one
-    line.
+    """Return the pin of every task by name; None for lm-eval's own.
+
+    Raises UserError for a file that can't be taken, and for two tasks of one name.
     """
-    found: dict[str, Source | None] = {}
-    for item in given:
-        name, path = name_of(item), locate(root, item)
-        if name in found:
+    pins: dict[str, Source | None] = {}
+    for item in items:
+        name, path = task_name(item), task_path(root, item)
+        if name in pins:
             raise UserError(
                 f"probe.tasks has two tasks called {name!r}: a file's name is the task's"
             )
-        found[name] = pin(path, digests, run_code) if path else None
-    return found
+        pins[name] = pin_task(path, digests, run_code) if path else None
+    return pins
 
 
-def pin(path: Path, digests: Any, run_code: bool) -> Source:
-    """A task's files by their content."""
-    if read(path).get("kind") == "code" and not run_code:
+def pin_task(path: Path, digests: FileDigests, run_code: bool) -> Source:
+    """Return the pin of a task's files, by their content. Raises UserError."""
+    if read_task(path).get("kind") == "code" and not run_code:
         raise UserError(
             f"{path} runs what the model writes: say probe.run_code=true to allow it "
             "(docs/guide.md, Tasks)"
         )
-    from sintra.core.types import File
-
-    tree = Artifact(tuple(File(name, *digests.file(file)) for name, file in files(path).items()))
+    files = task_files(path).items()
+    tree = Artifact(tuple(File(name, *digests.file(file)) for name, file in files))
     return Source("task", tree.digest, str(path.resolve()))
 
 
-def files(path: Path) -> dict[str, Path]:
-    """Every file of a task by its name in the artifact: the YAML and its data."""
-    named = [FILE, *(Path(d).name for d in data_of(read(path)))]
-    if len(set(named)) < len(named):
+def task_files(path: Path) -> dict[str, Path]:
+    """Return every file of a task by its name in the artifact: the YAML and its data."""
+    data = data_names(read_task(path))
+    names = [FILE, *(Path(name).name for name in data)]
+    if len(set(names)) < len(names):
         raise UserError(f"{path}: data files need different names")
-    return dict(zip(named, [path, *(data_file(path, d) for d in data_of(read(path)))], strict=True))
+    return dict(zip(names, [path, *(data_file(path, name) for name in data)], strict=True))
 
 
-def data_of(given: dict[str, Any]) -> list[str]:
-    """The data files that a task names, in order."""
-    return [file for part in splits(given).values() for file in part]
+def data_names(task: dict[str, Any]) -> list[str]:
+    """Return the data files that a task names, in order."""
+    return [file for part in splits(task).values() for file in part]
 
 
-def splits(given: dict[str, Any]) -> dict[str, list[str]]:
-    """Split -> data files; nothing for lm-eval's format with data of its own."""
-    if "kind" in given:
-        return {"test": [given["data"]]}
-    more = given.get("dataset_kwargs")
-    held = more.get("data_files") if isinstance(more, dict) else None
-    named = held if isinstance(held, dict) else {"train": held} if held else {}
-    return {str(split): f if isinstance(f, list) else [f] for split, f in named.items()}
+def splits(task: dict[str, Any]) -> dict[str, list[str]]:
+    """Return split -> data files; nothing for lm-eval's format with data of its own."""
+    if "kind" in task:
+        return {"test": [task["data"]]}
+    more = task.get("dataset_kwargs")
+    files = more.get("data_files") if isinstance(more, dict) else None
+    by_split = files if isinstance(files, dict) else {"train": files} if files else {}
+    return {str(split): f if isinstance(f, list) else [f] for split, f in by_split.items()}
 
 
 def data_file(path: Path, name: str) -> Path:
-    """Where a data file lies: beside the YAML, or as lm-eval's command line finds it, from the
-    working folder.
+    """Return where a data file lies. Raises UserError.
+
+    It lies beside the YAML, or where lm-eval's command line finds it: from the working folder.
     """
-    places = [path.parent / name, path.parent / Path(name).name, Path(name)]
-    for place in places:
+    for candidate in (path.parent / name, path.parent / Path(name).name, Path(name)):
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-            if place.is_file():
-                return place
+            if candidate.is_file():
+                return candidate
     raise UserError(f"{path}: there is no data file {name!r} beside it")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A task's YAML, checked. Raises UserError in one line."""
-    import yaml
+def read_task(path: Path) -> dict[str, Any]:
+    """Return a task's YAML, checked. Raises UserError in one line."""
+    import yaml  # not on the no-op path
 
     try:
-        given = yaml.safe_load(path.read_text())
+        task = yaml.safe_load(path.read_text())
     except yaml.constructor.ConstructorError:
         raise UserError(f"{path}: tags such as !function, which run code, aren't taken") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(given, dict) or not {"kind", "task"} & set(given):
+    if not isinstance(task, dict) or not {"kind", "task"} & set(task):
         raise UserError(
             f"{path} needs `kind` (one of {', '.join(NEEDED)}), or `task` for lm-eval's own format"
         )
-    return _own(path, given) if "kind" in given else _native(path, given)
+    return _check_own(path, task) if "kind" in task else _check_native(path, task)
 
 
-def _own(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(given["kind"], str) or given["kind"] not in NEEDED:
+def _check_own(path: Path, task: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(task["kind"], str) or task["kind"] not in NEEDED:
         raise UserError(
-            f"{path}: no kind is called {given['kind']!r}: {nearest(str(given['kind']), NEEDED)}"
+            f"{path}: no kind is called {task['kind']!r}: {nearest(str(task['kind']), NEEDED)}"
         )
-    for key in given:
+    for key in task:
         if key not in KEYS:
             raise UserError(f"{path}: there is no key {key!r}: {nearest(str(key), KEYS)}")
-    for key in ("data", "prompt", *NEEDED[given["kind"]]):
-        if not given.get(key):
-            raise UserError(f"{path}: a task of kind {given['kind']} needs {key!r}")
+    for key in ("data", "prompt", *NEEDED[task["kind"]]):
+        if not task.get(key):
+            raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
     for key in ("data", "prompt"):
-        if not isinstance(given[key], str):
+        if not isinstance(task[key], str):
             raise UserError(f"{path}: {key} is no text")
-    return given
+    return task
 
 
-def _native(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    if "include" in given:
+def _check_native(path: Path, task: dict[str, Any]) -> dict[str, Any]:
+    if "include" in task:
         raise UserError(f"{path}: `include` isn't taken: write the task in one file")
-    if not all(isinstance(f, str) for part in splits(given).values() for f in part):
+    if not all(isinstance(f, str) for part in splits(task).values() for f in part):
         raise UserError(f"{path}: data_files are names of files, or lists of them")
-    if splits(given) and given.get("dataset_path") != "json":
+    if splits(task) and task.get("dataset_path") != "json":
         raise UserError(f"{path}: data_files are read with `dataset_path: json` only")
-    return given
+    return task
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. Raises UserError with the line."""
-    found = []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSONL file. Raises UserError with the line."""
+    rows = []
     try:
         lines = path.read_text().splitlines()
     except UnicodeDecodeError:
@@ -180,17 +189,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
             row = None
         if not isinstance(row, dict):
             raise UserError(f"{path.name}, line {number}: not a JSON object")
-        found.append(row)
-    if not found:
+        rows.append(row)
+    if not rows:
         raise UserError(f"{path.name} has no rows")
-    return found
+    return rows
 
 
-def check(found: Iterable[Source | None]) -> None:
-    """Before a study starts: whether tasks can be asked at all, and every row of their data. Raises
-    UserError.
-    """
-    for number, source in enumerate(found):
+def check_tasks(pins: Iterable[Source | None]) -> None:
+    """Check every row of the tasks' data, and that lm-eval is installed. Raises UserError."""
+    for number, source in enumerate(pins):
         if number == 0 and importlib.util.find_spec("lm_eval") is None:
             raise UserError("tasks need lm-eval: pip install -c constraints.txt -e '.[tasks]'")
         if source:
@@ -198,28 +205,26 @@ def check(found: Iterable[Source | None]) -> None:
 
 
 def check_data(path: Path) -> None:
-    """Every row of a task's data. Raises UserError."""
-    given = read(path)
-    for name in data_of(given):
-        found = rows(data_file(path, name))
-        if "kind" in given:
-            check_rows(given, found, Path(name).name)
+    """Check every row of a task's data. Raises UserError."""
+    task = read_task(path)
+    for name in data_names(task):
+        rows = read_rows(data_file(path, name))
+        if "kind" in task:
+            check_rows(task, rows, Path(name).name)
 
 
-def check_rows(given: dict[str, Any], found: list[dict[str, Any]], name: str) -> None:
-    """Whether every row has the columns that a user's task names. Raises UserError with the row."""
-    wanted = {
-        c for key in TEMPLATES if isinstance(given.get(key), str) for c in columns(given[key])
-    }
-    for number, row in enumerate(found, 1):
-        if missing := sorted(wanted - set(row)):
+def check_rows(task: dict[str, Any], rows: list[dict[str, Any]], name: str) -> None:
+    """Raise UserError with the row that lacks a column which a user's task names."""
+    needed = {c for key in TEMPLATES if isinstance(task.get(key), str) for c in columns(task[key])}
+    for number, row in enumerate(rows, 1):
+        if missing := sorted(needed - set(row)):
             raise UserError(
                 f"{name}, row {number} has no {missing[0]!r}: {nearest(missing[0], row)}"
             )
 
 
 def columns(template: str) -> set[str]:
-    """The columns that a template reads; a text without braces names one."""
+    """Return the columns that a template reads; a text without braces names one."""
     if "{" not in template:
         return {template}
     from jinja2 import Environment, TemplateSyntaxError, meta

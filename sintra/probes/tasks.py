@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import FILE, read
+from sintra.config.tasks import FILE, read_task
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.chat_template import read_template
@@ -56,7 +56,7 @@ def protocol(context: Context) -> str:
     which = "every other item" if context.params["part"] == "half" else "all items"
     how = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {which}"
     how += ", in the chat template" if context.params.get("chat") else ""
-    if "task" in context.inputs and read(context.inputs["task"] / FILE).get("kind") == "code":
+    if "task" in context.inputs and read_task(context.inputs["task"] / FILE).get("kind") == "code":
         from sintra.probes.evaluation.code import network_is_cut
 
         how += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import files as task_files
+from sintra.config.tasks import task_files
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.core.types import Artifact, File

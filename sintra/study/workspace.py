@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sintra.build.graph import Graph
 from sintra.config import compose
-from sintra.config import tasks as task_files
 from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.study import Study, study_id, study_of
+from sintra.config.tasks import pinned_tasks
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
 from sintra.core.types import Source
@@ -91,7 +91,7 @@ def digests_of(store: Store) -> Digests:
 
 def tasks_of(root: Path, study: Study, digests: Digests) -> dict[str, Source | None]:
     """Return a study's tasks by name; None for one of lm-eval's own. Raises UserError."""
-    return task_files.sources(root, study.probe.tasks, digests, study.probe.run_code)
+    return pinned_tasks(root, study.probe.tasks, digests, study.probe.run_code)
 
 
 def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> Source | None:

@@ -181,12 +181,12 @@ def composed_profiles(data: bytes, folder: Path) -> None:
 
 def tasks(data: bytes, folder: Path) -> None:
     """A task's YAML and, by the same bytes, its data."""
-    from sintra.config.tasks import check_data, files, read
+    from sintra.config.tasks import check_data, read_task
 
     path = _file(data, folder, "mine.yaml")
     _file(data, folder, "rows.jsonl")
-    read(path)
-    files(path)
+    read_task(path)
+    task_files(path)
     check_data(path)
 
 

@@ -268,7 +268,7 @@ def test_mistakes_in_rows(tmp_path, project):
     assert project.built(done) == []
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n[1]\n')
     with pytest.raises(UserError, match="line 2: not a JSON object"):
-        tasks.rows(tmp_path / "rows.jsonl")
+        tasks.read_rows(tmp_path / "rows.jsonl")
 
 
 def test_without_lm_eval(tmp_path, monkeypatch):
@@ -276,10 +276,10 @@ def test_without_lm_eval(tmp_path, monkeypatch):
 
     path = write(tmp_path, "mine", f"kind: answer\ndata: rows.jsonl\nanswer: is\n{PROMPT}")
     workspace = open_workspace(ROOT, [f"store.path={tmp_path / 'cache'}", f"probe.tasks=[{path}]"])
-    tasks.check(workspace.tasks.values())
+    tasks.check_tasks(workspace.tasks.values())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install .*\[tasks\]"):
-        tasks.check(workspace.tasks.values())
+        tasks.check_tasks(workspace.tasks.values())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sintra.config.project import home
+from sintra.config.project import source_folder
 from sintra.hardware.detect import machine as machines
 from sintra.hardware.detect import profile as profiles
 from sintra.hardware.detect.bandwidth import bandwidth
@@ -26,7 +26,9 @@ def detect(path: Path, measure: bool = True) -> dict[str, Any]:
     """
     machine = machines.this()
     known = (
-        load(home(), machine.profile) if machine.profile and (home() / "conf").is_dir() else None
+        load(source_folder(), machine.profile)
+        if machine.profile and (home() / "conf").is_dir()
+        else None
     )
     measured = None
     if measure or not known:

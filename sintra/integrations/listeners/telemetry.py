@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sintra import __version__
-from sintra.config.project import home
+from sintra.config.project import source_folder
 from sintra.core import plugins
 from sintra.core.errors import UserError
 from sintra.core.events import ENDS, Event, Listener, Setting
@@ -47,7 +47,7 @@ def path(kind: str) -> Path:
         "config": ("XDG_CONFIG_HOME", ".config"),
         "state": ("XDG_STATE_HOME", ".local/state"),
     }[kind]
-    base = Path(os.environ.get(name) or Path.home() / default)
+    base = Path(os.environ.get(name) or Path.source_folder() / default)
     return base / "sintra" / ("telemetry.json" if kind == "config" else "telemetry.jsonl")
 
 
@@ -77,7 +77,7 @@ def payload(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     Sizes and times are powers of two; a device or a planner that isn't one of ours is "other".
     """
     winner, steps = data.get("winner") or {}, data.get("steps") or {}
-    hardware = {p.stem for p in (home() / "conf" / "hardware").glob("*.yaml")}
+    hardware = {p.stem for p in (source_folder() / "conf" / "hardware").glob("*.yaml")}
     planners = {e.name for e in plugins.own() if e.group == "sintra.planners"} | {"study"}
     return {
         "schema": 1,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import FILE, check_rows, read, rows, splits
+from sintra.config.tasks import FILE, check_rows, read_rows, read_task, splits
 from sintra.core.errors import UserError
 
 GENERATED, LINES = 64, ["\n"]
@@ -30,9 +30,9 @@ def task_of(folder: Path, name: str, run_code: bool) -> Any:
     """
     from lm_eval.api.task import ConfigurableTask
 
-    given = read(folder / FILE)
+    given = read_task(folder / FILE)
     data = {
-        split: [r for f in files for r in rows(folder / Path(f).name)]
+        split: [r for f in files for r in read_rows(folder / Path(f).name)]
         for split, files in splits(given).items()
     }
     if "kind" in given:
