@@ -85,8 +85,8 @@ def tried(kind, target, folder):
         other = tflite_logits(folder / "model.tflite", ids, 1)
     agreement = compare_logits(torch_logits(net, ids), other)
     return (
-        f"max {agreement['max_abs']:.2g}, {agreement['kld_mean']:.2g} nats, {agreement['same_top']:.1%} equal "
-        "top tokens"
+        f"max {agreement['max_abs']:.2g}, {agreement['kld_mean']:.2g} nats, "
+        f"{agreement['same_top']:.1%} equal top tokens"
     )
 
 

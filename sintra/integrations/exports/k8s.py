@@ -125,7 +125,7 @@ def deployment_spec(
     The claim belongs to one node, so a new pod starts when the old one has ended.
     """
     template: Manifest = {
-        "metadata": {"labels": labels, "annotations": annotations(winner, server)},
+        "metadata": {"labels": labels, "annotations": pod_annotations(winner, server)},
         "spec": pod_spec(winner, server, name, image),
     }
     return {
@@ -136,7 +136,7 @@ def deployment_spec(
     }
 
 
-def annotations(winner: DeliveredModel, server: ServerSpec) -> Labels:
+def pod_annotations(winner: DeliveredModel, server: ServerSpec) -> Labels:
     """Return where the model and the figures of its memory come from."""
     peak, extra = winner.measurements["ram_peak_bytes"], server.memory.kv_extra_bytes
     memory = f"{peak.value:.0f} bytes measured ({peak.protocol}), {extra} estimated"
