@@ -34,16 +34,21 @@ from pathlib import Path
 import xllamacpp
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 p = xllamacpp.CommonParams()
-p.model.path, p.n_ctx, p.n_parallel = flags["--model"], int(flags["--ctx-size"]), int(flags["--parallel"])
+p.model.path = flags["--model"]
+p.n_ctx, p.n_parallel = int(flags["--ctx-size"]), int(flags["--parallel"])
 p.cpuparams.n_threads, p.hostnames, p.port = 1, ["127.0.0.1"], 0
 p.cache_ram_mib, p.n_ctx_checkpoints = int(flags["--cache-ram"]), int(flags["--ctx-checkpoints"])
 server = xllamacpp.Server(p)
-body = json.dumps({"messages": [{"role": "user", "content": "Nora had two plums. " * 8}], "max_tokens": 40}).encode()
-ask = urllib.request.Request(server.listening_address + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+messages = [{"role": "user", "content": "Nora had two plums. " * 8}]
+body = json.dumps({"messages": messages, "max_tokens": 40}).encode()
+url = server.listening_address + "/v1/chat/completions"
+request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
 for _ in range(3):
-    said = json.loads(urllib.request.urlopen(ask).read())
-peak = next(x.split()[1] for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-print(json.dumps({"said": said["choices"][0]["message"]["content"], "peak": int(peak) * 1024}), flush=True)
+    answer = json.loads(urllib.request.urlopen(request).read())
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+said = answer["choices"][0]["message"]["content"]
+print(json.dumps({"said": said, "peak": int(peak) * 1024}), flush=True)
 """
 
 
