@@ -1,6 +1,4 @@
-"""A winner of outputs/ that answers: loaded by llama.cpp, with its own chat template, stop tokens
-and context.
-"""
+"""A winner of outputs/ that answers, by llama.cpp with its own chat template and stop tokens."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""LangChain: `ChatSintra(folder="outputs/latest")` is a chat model (extra `langchain`, which is
-langchain-core alone).
+"""LangChain: `ChatSintra(folder="outputs/latest")` is a chat model (extra `langchain`).
 
-langchain-community's ChatLlamaCpp isn't maintained any more; this follows
-https://docs.langchain.com/oss/python/integrations/chat: invoke, stream, batch, their async forms,
-usage and metadata.
+The extra is langchain-core alone. langchain-community's ChatLlamaCpp isn't maintained any more;
+this follows https://docs.langchain.com/oss/python/integrations/chat: invoke, stream, batch, their
+async forms, usage and metadata.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""LlamaIndex: `SintraLLM(folder="outputs/latest")` is an LLM (extra `llamaindex`, which is
-llama-index-core alone).
+"""LlamaIndex: `SintraLLM(folder="outputs/latest")` is an LLM (extra `llamaindex`).
 
-As https://developers.llamaindex.ai/python/framework/module_guides/models/llms/usage_custom/ has it:
-complete, stream_complete and metadata, from which chat, streaming chat and their async forms
-follow; messages go through the model's own chat template.
+The extra is llama-index-core alone. It follows
+https://developers.llamaindex.ai/python/framework/module_guides/models/llms/usage_custom/: complete,
+stream_complete and metadata, from which chat, streaming chat and their async forms follow. Messages
+go through the model's own chat template.
 """
 
 from __future__ import annotations

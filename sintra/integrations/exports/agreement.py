@@ -98,18 +98,18 @@ def compare_logits(reference: NDArray[np.float32], other: NDArray[np.float32]) -
     """
     from scipy.special import log_softmax  # only a comparison needs scipy
 
-    one, two = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, other))
-    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+    first, second = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, other))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise Infeasible("not_a_number", "a runtime's logits are not finite")
-    gap = np.abs(one - two)
-    log_p, log_q = log_softmax(one, axis=-1), log_softmax(two, axis=-1)
+    gap = np.abs(first - second)
+    log_p, log_q = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
     kld = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
     return {
         "max_abs": float(gap.max()),
         "mean_abs": float(gap.mean()),
         "kld_mean": float(kld.mean()),
-        "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()),
-        "tokens": len(one),
+        "same_top": float((first.argmax(-1) == second.argmax(-1)).mean()),
+        "tokens": len(first),
     }
 
 

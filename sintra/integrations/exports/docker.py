@@ -1,5 +1,4 @@
-"""Docker: a folder with Dockerfile, compose.yaml, .dockerignore and the model, for the device's
-architecture.
+"""Docker: Dockerfile, compose.yaml, .dockerignore and the model, for the device's architecture.
 
 llama.cpp's own server image, at the release that the winner was measured with; the model by its
 SHA-256; not as root.
@@ -89,8 +88,8 @@ def export(folder: Path, store: Store, context: str = "") -> None:
     (out / "compose.yaml").write_text(compose)
     (out / "README.md").write_text(render_template("docker.md", mib=MIB, **values))
     winner.print_goal_note()
-    shown = relative_path(out)
-    print(f"wrote {shown}; where Docker is: cd {shown} && docker compose up --build")
+    path = relative_path(out)
+    print(f"wrote {path}; where Docker is: cd {path} && docker compose up --build")
 
 
 def compose_file(winner: DeliveredModel, server: ServerSpec) -> ComposeFile:

@@ -193,9 +193,9 @@ class DeliveredModel:
             raise self._not_stored("original")
         return artifact
 
-    def _not_stored(self, what: str) -> UserError:
+    def _not_stored(self, item: str) -> UserError:
         return UserError(
-            f"the {what} of {self.folder.name} isn't in {self.store.root.name}/ any more: "
+            f"the {item} of {self.folder.name} isn't in {self.store.root.name}/ any more: "
             f"{RERUN_HINT}"
         )
 

@@ -1,9 +1,8 @@
-"""Hugging Face hub: the GGUF with its metadata filled in, and a model card with numbers, recipe and
-digests.
+"""Hugging Face hub: the GGUF with its metadata filled in, and a model card with its numbers.
 
-Metadata change the file's digest, not its tensors, which are compared; the card names both digests.
-Keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the recipe has a
-namespace of its own.
+The card has the recipe and the digests as well. Metadata change the file's digest, not its tensors,
+which are compared; the card names both digests. Keys are those of
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the recipe has a namespace of its own.
 """
 
 from __future__ import annotations
@@ -148,12 +147,12 @@ def copy_with_metadata(source: Path, target: Path, metadata: Metadata) -> None:
         raise Transient(f"{target.name} came out with other tensors than {source.name}")
 
 
-def same_tensors(one: Any, two: Any) -> bool:
+def same_tensors(original: Any, copy: Any) -> bool:
     """Compare the tensors of two GGUF readers: names, types, shapes and bytes."""
-    return len(one.tensors) == len(two.tensors) and all(
+    return len(original.tensors) == len(copy.tensors) and all(
         (a.name, a.tensor_type, tuple(a.shape)) == (b.name, b.tensor_type, tuple(b.shape))
         and a.data.tobytes() == b.data.tobytes()
-        for a, b in zip(one.tensors, two.tensors, strict=True)
+        for a, b in zip(original.tensors, copy.tensors, strict=True)
     )
 
 

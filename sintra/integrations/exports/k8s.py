@@ -1,5 +1,4 @@
-"""Kubernetes: Deployment, Service, PersistentVolumeClaim and ConfigMap, put together by a
-kustomization.yaml.
+"""Kubernetes: Deployment, Service, PersistentVolumeClaim, ConfigMap and a kustomization.yaml.
 
 Requests and limits come from the memory that was measured; the model is checked by its SHA-256
 before the server starts.
@@ -61,8 +60,8 @@ def export(
     )
     (out / "README.md").write_text(readme)
     winner.print_goal_note()
-    shown = relative_path(out)
-    print(f"wrote {shown}; where a cluster is: kubectl apply -k {shown}")
+    path = relative_path(out)
+    print(f"wrote {path}; where a cluster is: kubectl apply -k {path}")
 
 
 def kustomization(files: list[str]) -> Manifest:
@@ -84,7 +83,7 @@ def kubernetes_objects(
         "app.kubernetes.io/component": "llama-server",
     }
 
-    def kubernetes_object(api: str, kind: str, content: Manifest) -> Manifest:
+    def with_head(api: str, kind: str, content: Manifest) -> Manifest:
         head = {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": labels}}
         return {**head, **content}
 
@@ -93,12 +92,12 @@ def kubernetes_objects(
     service: Manifest = {"type": "ClusterIP", "selector": selector, "ports": [port]}
     deployment = deployment_spec(winner, server, name, image, selector, labels)
     return {
-        "configmap.yaml": kubernetes_object("v1", "ConfigMap", {"data": config}),
-        "persistentvolumeclaim.yaml": kubernetes_object(
+        "configmap.yaml": with_head("v1", "ConfigMap", {"data": config}),
+        "persistentvolumeclaim.yaml": with_head(
             "v1", "PersistentVolumeClaim", {"spec": claim_spec(winner)}
         ),
-        "deployment.yaml": kubernetes_object("apps/v1", "Deployment", {"spec": deployment}),
-        "service.yaml": kubernetes_object("v1", "Service", {"spec": service}),
+        "deployment.yaml": with_head("apps/v1", "Deployment", {"spec": deployment}),
+        "service.yaml": with_head("v1", "Service", {"spec": service}),
     }
 
 

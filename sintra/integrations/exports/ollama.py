@@ -1,5 +1,4 @@
-"""Ollama: a folder with a Modelfile and the blob by its SHA-256, then `create` through its API or
-its binary.
+"""Ollama: a Modelfile and the blob by its SHA-256, then `create` through its API or its binary.
 
 Lost templates are what Ollama's users complain of most: TEMPLATE comes from the model's own chat
 template, the stop tokens and num_ctx from its metadata. The API's steps are those of Ollama's
@@ -57,8 +56,8 @@ def export(folder: Path, store: Store) -> None:
         create_by_binary(name, out)
         print(f"created {name}; run it: ollama run {name}")
     else:
-        shown = relative_path(out)
-        print(f"wrote {shown}; where Ollama is: cd {shown} && ollama create {name} -f Modelfile")
+        path = relative_path(out)
+        print(f"wrote {path}; where Ollama is: cd {path} && ollama create {name} -f Modelfile")
 
 
 def model_name(text: str) -> str:

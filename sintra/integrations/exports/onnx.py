@@ -1,8 +1,7 @@
-"""ONNX: the original model as a graph of token ids to logits, run by ONNX Runtime and compared with
-PyTorch (extra: onnx).
+"""ONNX: the original model as a graph of token ids to logits (extra: onnx).
 
-A GGUF's types have no counterpart in ONNX: what is exported is the 16-bit model in float32, int8 or
-int4 of ONNX Runtime's own.
+ONNX Runtime runs it, and its logits are compared with PyTorch's. A GGUF's types have no counterpart
+in ONNX: what is exported is the 16-bit model in float32, int8 or int4 of ONNX Runtime's own.
 """
 
 from __future__ import annotations

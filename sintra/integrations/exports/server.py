@@ -68,15 +68,23 @@ class ServerSpec:
 
         One slot, no mmap and no prompt cache: the measurement had none of these.
         """
-        words = ["--model", model, "--alias", self.name, "--host", "0.0.0.0", "--port", str(PORT)]
-        words += ["--ctx-size", str(self.context), "--parallel", "1"]
-        words += ["--threads", str(self.threads)]
-        words += ["--load-mode", "none", "--cache-ram", "0", "--ctx-checkpoints", "0"]
+        arguments = ["--model", model, "--alias", self.name]
+        arguments += ["--host", "0.0.0.0", "--port", str(PORT)]
+        arguments += ["--ctx-size", str(self.context), "--parallel", "1"]
+        arguments += ["--threads", str(self.threads)]
+        arguments += ["--load-mode", "none", "--cache-ram", "0", "--ctx-checkpoints", "0"]
         if self.kv != "f16":
-            words += ["--cache-type-k", self.kv, "--cache-type-v", self.kv, "--flash-attn", "on"]
+            arguments += [
+                "--cache-type-k",
+                self.kv,
+                "--cache-type-v",
+                self.kv,
+                "--flash-attn",
+                "on",
+            ]
         if self.accelerator:
-            words += ["--n-gpu-layers", "999"]
-        return words
+            arguments += ["--n-gpu-layers", "999"]
+        return arguments
 
 
 def server_spec(winner: DeliveredModel, context: str = "") -> ServerSpec:

@@ -1,5 +1,4 @@
-"""Hugging Face Space: a folder with README front matter, a Gradio app.py, requirements.txt and the
-model.
+"""Hugging Face Space: README with front matter, a Gradio app.py, requirements.txt and the model.
 
 It runs anywhere that `pip install -r requirements.txt gradio` does. Configuration reference:
 https://huggingface.co/docs/hub/spaces-config-reference
@@ -45,8 +44,8 @@ def export(
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
     (out / "README.md").write_text(space_readme(winner, title, license))
     winner.print_goal_note()
-    shown = relative_path(out)
-    print(f"wrote {shown}; to try it here: pip install gradio=={GRADIO} && python {shown}/app.py")
+    path = relative_path(out)
+    print(f"wrote {path}; to try it here: pip install gradio=={GRADIO} && python {path}/app.py")
     if upload:
         print(f"uploaded to {upload_folder(out, upload, 'space', winner.study)}")
 
@@ -55,11 +54,13 @@ def app_source(winner: DeliveredModel, title: str) -> str:
     """Return app.py: a chat where the model has a chat template, else a text that goes on."""
     chat = read_chat(winner.gguf)
     kld = winner.measurements.get("kld_mean")
-    about = f"{winner.recipe.name}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
-    about += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
+    description = (
+        f"{winner.recipe.name}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
+    )
+    description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
     values = {
         "title": title,
-        "about": about,
+        "about": description,
         "digest": winner.digest,
         "context": chat.context,
         "kv": winner.recipe.kv,

@@ -1,8 +1,8 @@
-"""TFLite: the original model through litert-torch, run by the LiteRT interpreter and compared with
-PyTorch (extra: tflite).
+"""TFLite: the original model through litert-torch (extra: tflite).
 
-A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or
-int4 of LiteRT's own. litert-torch clashes with constraints.txt, so it has an environment of its own
+The LiteRT interpreter runs it, and its logits are compared with PyTorch's. A GGUF's types have no
+counterpart there: what is exported is the 16-bit model in float32, int8 or int4 of LiteRT's own.
+litert-torch clashes with constraints.txt, so it has an environment of its own
 (sintra.formats.runtime.environments).
 """
 

@@ -1,5 +1,4 @@
-"""The study's side of listeners: events are lines of a file, and each listener is a process that
-reads them.
+"""The study's side of listeners: events are lines of a file, which listeners' processes read.
 
 An event costs the study a line in a file. What the listeners of a study have received once isn't
 published again, so that a run which changes nothing is silent; a listener that is new to a study

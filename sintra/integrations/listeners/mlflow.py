@@ -1,5 +1,4 @@
-"""MLflow: a study is a run, and the winner of one that met its goal a version of a registered
-model.
+"""MLflow: a study is a run, and a winner that met its goal a version of a registered model.
 
 Params are what was asked for; each measured variant is a step of the metrics; `winner/...` are the
 winner's. Only the tracking, artifact and registry clients of mlflow-skinny are used
@@ -122,8 +121,8 @@ class MlflowListener:
 
     def open_run(self, event: Event) -> None:
         """Open the study's run: the one that an earlier process has begun, else a new one."""
-        own = f"tags.`sintra.study` = '{event.study}'"
-        runs = self.client.search_runs([self.experiment], own, max_results=1)
+        query = f"tags.`sintra.study` = '{event.study}'"
+        runs = self.client.search_runs([self.experiment], query, max_results=1)
         if runs:
             run = runs[0].info.run_id
             self.client.update_run(run, status="RUNNING")

@@ -1,6 +1,4 @@
-"""A study as events for its listeners: its start, each round with what was measured in it, and its
-end.
-"""
+"""A study as events for its listeners: its start, each round with its candidates, its end."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Telemetry: off until the user turns it on, and then a few counts for each study that ends, to an
-address of the user's.
+"""Telemetry: off until the user turns it on; then a few counts for each study that ends.
 
-No names of models or files, no prompts, no texts of errors, no id of a person, a machine or a
-study: `TelemetryRecord` is all there is. DO_NOT_TRACK (any value but 0 and false) turns it off
-whatever the settings are. Without an address nothing can be sent.
+They go to an address of the user's. No names of models or files, no prompts, no texts of errors, no
+id of a person, a machine or a study: `TelemetryRecord` is all there is. DO_NOT_TRACK (any value but
+0 and false) turns it off whatever the settings are. Without an address nothing can be sent.
 """
 
 from __future__ import annotations

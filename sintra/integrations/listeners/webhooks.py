@@ -1,5 +1,4 @@
-"""Messages when a study ends: Slack, Discord, signed JSON to any address, and through apprise
-whatever else it supports.
+"""Messages when a study ends: Slack, Discord, signed JSON to any address, and apprise.
 
 Addresses of webhooks are secrets: they come from the environment and nowhere else. Bodies follow
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks,
