@@ -74,14 +74,8 @@ class ServerSpec:
         arguments += ["--threads", str(self.threads)]
         arguments += ["--load-mode", "none", "--cache-ram", "0", "--ctx-checkpoints", "0"]
         if self.kv != "f16":
-            arguments += [
-                "--cache-type-k",
-                self.kv,
-                "--cache-type-v",
-                self.kv,
-                "--flash-attn",
-                "on",
-            ]
+            arguments += ["--cache-type-k", self.kv, "--cache-type-v", self.kv]
+            arguments += ["--flash-attn", "on"]
         if self.accelerator:
             arguments += ["--n-gpu-layers", "999"]
         return arguments
