@@ -9,7 +9,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra.build.console import CONSOLE, say, span
+from sintra.build.console import CONSOLE, FAILURES, say, span
 from sintra.build.graph import Graph
 from sintra.cli.briefing import ahead, intro, summary
 from sintra.cli.commands import registry
@@ -20,6 +20,7 @@ from sintra.config.tasks import check as check_tasks
 from sintra.core.canonical import canonical
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners import study_events
+from sintra.integrations.listeners.feed import FEED
 from sintra.results import outputs, result, table
 from sintra.study import candidates, pinning, round_files, rounds, sweep
 from sintra.study.workspace import Workspace
@@ -29,7 +30,7 @@ START = time.monotonic()
 
 def close_feed(studies: list[study_events.StudyEvents]) -> None:
     """End what this process publishes for listeners, and say what they complain of."""
-    for line in study_events.close_feed(studies):
+    for line in study_events.close_feed(studies, FEED, FAILURES):
         say(line)
 
 
@@ -93,7 +94,7 @@ class Chain:
         self.workspace, self.mark, self.done = workspace, mark, done
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
-        self.events = study_events.StudyEvents(workspace)
+        self.events = study_events.StudyEvents(workspace, FEED)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""

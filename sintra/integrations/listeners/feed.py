@@ -144,7 +144,7 @@ class Feed:
         return lines
 
 
-# The feed of this process, where nobody hands in another.
+# The feed of this process, for what makes studies' events.
 FEED = Feed()
 
 
@@ -199,7 +199,7 @@ class StudyFeed:
     """One study's events."""
 
     def __init__(
-        self, conf: Mapping[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED
+        self, conf: Mapping[str, Any], study: str, root: Path, cache: Path, feed: Feed
     ) -> None:
         self.conf = conf  # the composed configuration
         self.study = study  # its name

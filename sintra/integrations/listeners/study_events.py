@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypedDict
 
-from sintra.build.console import FAILURES
 from sintra.build.graph import Graph
 from sintra.core import process
 from sintra.core.recipe import Recipe
 from sintra.core.types import Level
-from sintra.integrations.listeners.feed import FEED, Feed, StudyFeed
+from sintra.integrations.listeners.feed import Feed, StudyFeed
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
 from sintra.study.round_files import Round
@@ -62,7 +61,7 @@ class FailureData(TypedDict):
 class StudyEvents:
     """One study's events, published as it goes on. Without listeners it does nothing."""
 
-    def __init__(self, workspace: Workspace, feed: Feed = FEED) -> None:
+    def __init__(self, workspace: Workspace, feed: Feed) -> None:
         self.workspace = workspace
         self.study_feed = StudyFeed(
             workspace.conf, workspace.study.id, workspace.root, workspace.store.root, feed
@@ -164,13 +163,13 @@ def failure_data(workspace: Workspace, reason: str) -> FailureData:
     }
 
 
-def close_feed(studies: Iterable[StudyEvents], feed: Feed = FEED) -> list[str]:
+def close_feed(studies: Iterable[StudyEvents], feed: Feed, failures: list[str]) -> list[str]:
     """End the events of this process, and return lines for the user.
 
-    Studies that have stopped without an end are published as failed, but not those that the user
-    stopped.
+    failures: what went wrong in this run, a text each. Where something did, studies that have
+    stopped without an end are published as failed, but not those that the user stopped.
     """
-    if FAILURES and not process.TOLD.is_set():
+    if failures and not process.TOLD.is_set():
         for events in studies:
-            events.publish_failure(FAILURES[-1])
+            events.publish_failure(failures[-1])
     return feed.close()
