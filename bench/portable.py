@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from sintra.core.errors import Infeasible, UserError
-from sintra.integrations.exports.agreement import likeness, logits, wrapped
+from sintra.integrations.exports.agreement import compare_logits, logits_module, torch_logits
 
 KINDS = (
     "llama",
@@ -66,7 +66,7 @@ def model(kind):
     for parameter in net.parameters():
         if parameter.ndim == 2:
             parameter.data *= 3
-    return wrapped(net)
+    return logits_module(net)
 
 
 def tried(kind, target, folder):
@@ -74,19 +74,19 @@ def tried(kind, target, folder):
     ids = np.random.default_rng(0).integers(3, 256, (2, 32)).astype(np.int32)
     net = model(kind)
     if target == "onnx":
-        from sintra.integrations.exports.onnx import run, write
+        from sintra.integrations.exports.onnx import onnx_logits, write_onnx
 
-        write(net, folder / "model.onnx", ids)
-        other = run(folder / "model.onnx", ids)
+        write_onnx(net, folder / "model.onnx", ids)
+        other = onnx_logits(folder / "model.onnx", ids)
     else:
-        from sintra.integrations.exports.tflite import lower, run
+        from sintra.integrations.exports.tflite import tflite_logits, write_tflite
 
-        lower(net, folder / "model.tflite", ids)
-        other = run(folder / "model.tflite", ids, 1)
-    found = likeness(logits(net, ids), other)
+        write_tflite(net, folder / "model.tflite", ids)
+        other = tflite_logits(folder / "model.tflite", ids, 1)
+    agreement = compare_logits(torch_logits(net, ids), other)
     return (
-        f"max {found['max_abs']:.2g}, {found['kld_mean']:.2g} nats, {found['same_top']:.1%} equal "
-        "top tokens"
+        f"max {agreement['max_abs']:.2g}, {agreement['kld_mean']:.2g} nats, "
+        f"{agreement['same_top']:.1%} equal top tokens"
     )
 
 

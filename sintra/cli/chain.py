@@ -9,7 +9,7 @@ from typing import Any
 
 from doit.task import DelayedLoader, Task
 
-from sintra.build.console import CONSOLE, say, span
+from sintra.build.console import CONSOLE, FAILURES, say, span
 from sintra.build.graph import Graph
 from sintra.cli.briefing import ahead, intro, summary
 from sintra.cli.commands import registry
@@ -20,6 +20,7 @@ from sintra.config.tasks import check_tasks
 from sintra.core.canonical import canonical
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners import study_events
+from sintra.integrations.listeners.feed import FEED
 from sintra.results import outputs, result, table
 from sintra.study import candidates, pinning, round_files, rounds, sweep
 from sintra.study.workspace import Workspace
@@ -27,9 +28,9 @@ from sintra.study.workspace import Workspace
 START = time.monotonic()
 
 
-def told(stories: list[study_events.Story]) -> None:
-    """The end of what listeners hear of this process."""
-    for line in study_events.close(stories):
+def close_feed(studies: list[study_events.StudyEvents]) -> None:
+    """End what this process publishes for listeners, and say what they complain of."""
+    for line in study_events.close_feed(studies, FEED, FAILURES):
         say(line)
 
 
@@ -54,7 +55,7 @@ class Many:
             yield from chain.tasks()
         cells = [f"cell:{p.study.id}" for p in self.workspaces]
         yield _task(self.command, self.every_met, [False], registry.DOCS[self.command], cells)
-        AT_END.extend([self.close, lambda: told([c.story for c in self.chains])])
+        AT_END.extend([self.close, lambda: close_feed([c.events for c in self.chains])])
 
     def every_met(self) -> bool:
         """Whether every study met its goal."""
@@ -93,7 +94,7 @@ class Chain:
         self.workspace, self.mark, self.done = workspace, mark, done
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
-        self.story = study_events.Story(workspace)
+        self.events = study_events.StudyEvents(workspace, FEED)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
@@ -214,7 +215,7 @@ class Chain:
             self.tell()
         known, graph = round_files.recorded(self.workspace)[: number - 1], self.workspace.graph()
         rounds.write_keys(self.workspace, graph, known)
-        self.story.so_far(graph, known)
+        self.events.publish_rounds(graph, known)
         given = self.planned(graph, known)
         round_files.write_round(self.workspace, given)
         count, seconds = ahead(graph, self.workspace.store, given)
@@ -281,7 +282,7 @@ class Chain:
         self.report()
         if wrong:
             say(f"invalid {made['study']}: {wrong}; outputs/latest doesn't point to it")
-        self.story.end(graph, known, made)
+        self.events.publish_result(graph, known, made)
         if self.done is not None:
             self.done(made | ({"status": "invalid"} if wrong else {}))
             # that a goal is missed is the sweep's to say: what waits for a failed task is never run

@@ -16,7 +16,7 @@ from typing import Any
 from doit.task import Task
 
 from sintra.build.console import CONSOLE
-from sintra.cli.chain import Chain, Many, told
+from sintra.cli.chain import Chain, Many, close_feed
 from sintra.cli.commands import exports, registry
 from sintra.cli.reporter import AT_END, Reporter
 from sintra.config import compose
@@ -108,7 +108,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         for opened in [place] if place else places[:1]:
             CONSOLE.configure(opened.config.progress)
         for each in [place] if place and "optimize" in named else places:
-            feed.check(asdict(each.config))
+            feed.check_listeners(asdict(each.config))
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -128,7 +128,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     if place:
         chain = Chain(place)
         if "optimize" in named:
-            AT_END.extend([chain.cut, lambda: told([chain.story])])
+            AT_END.extend([chain.cut, lambda: close_feed([chain.events])])
         yield from chain.tasks()
     if chains:
         yield from chains.tasks()

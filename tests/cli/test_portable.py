@@ -9,11 +9,11 @@ import pytest
 
 from sintra.core.errors import UserError
 from sintra.integrations.exports import onnx, tflite
-from sintra.integrations.exports.agreement import likeness, logits, plain
-from sintra.integrations.exports.handover import opened
+from sintra.integrations.exports.agreement import compare_logits, load_logits_module, torch_logits
+from sintra.integrations.exports.handover import open_delivered
 from sintra.store.store import Store
 
-HAS_ONNX = all(importlib.util.find_spec(n) for n in onnx.NEEDED)
+HAS_ONNX = all(importlib.util.find_spec(n) for n in onnx.PACKAGES)
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +26,23 @@ def folder(finished):
     return (finished.root / "outputs" / "latest").resolve()
 
 
-def test_likeness():
+def test_compare_logits():
     one = np.array([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]], dtype=np.float32)
-    assert likeness(one, one) == {
+    assert compare_logits(one, one) == {
         "max_abs": 0,
         "mean_abs": 0,
         "kld_mean": 0,
         "same_top": 1,
         "tokens": 2,
     }
-    moved = likeness(one, one + 5)
+    moved = compare_logits(one, one + 5)
     assert moved["max_abs"] == 5
     assert moved["kld_mean"] == pytest.approx(0, abs=1e-6), "a constant changes no prediction"
     other = one[..., ::-1].copy()
     p = np.exp(one[0, 0]) / np.exp(one[0, 0]).sum()
     q = np.exp(one[0, 1]) / np.exp(one[0, 1]).sum()
     kld = ((p * np.log(p / p[::-1])).sum() + (q * np.log(q / q[::-1])).sum()) / 2
-    assert likeness(one, other)["kld_mean"] == pytest.approx(kld, rel=1e-5)
+    assert compare_logits(one, other)["kld_mean"] == pytest.approx(kld, rel=1e-5)
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs sintra[onnx]")
@@ -60,11 +60,11 @@ def test_onnx_is_pytorch_at_every_batch_and_length(folder, store):
     session = onnxruntime.InferenceSession(
         str(out / "model.onnx"), providers=["CPUExecutionProvider"]
     )
-    with opened(folder, store, "the test").original() as source:
-        net = plain(source)
+    with open_delivered(folder, store, "the test").original_model() as source:
+        net = load_logits_module(source)
     ids = np.random.default_rng(0).integers(3, 2048, (3, 17))
     theirs = session.run(["logits"], {"input_ids": ids})[0]
-    assert np.abs(theirs - logits(net, ids)).max() < 1e-3
+    assert np.abs(theirs - torch_logits(net, ids)).max() < 1e-3
 
     whole = (out / "model.onnx").stat().st_size
     onnx.export(folder, store, "int8")
@@ -82,7 +82,7 @@ def test_mistakes(folder, store, monkeypatch):
         tflite.export(folder, store, "fp16")
     with pytest.raises(UserError, match="no number of tokens up to the 128"):
         tflite.export(folder, store, length="129")
-    monkeypatch.setattr(onnx, "NEEDED", ("not_there",))
+    monkeypatch.setattr(onnx, "PACKAGES", ("not_there",))
     with pytest.raises(UserError, match=r"pip install -c constraints.txt 'sintra\[onnx\]'"):
         onnx.export(folder, store)
 

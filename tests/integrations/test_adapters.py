@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from sintra.core.errors import UserError
-from sintra.integrations.adapters.answering import Served
+from sintra.integrations.adapters.answering import AnsweringModel
 
 FACTS = [
     "Nora had seven plums in the kitchen.",
@@ -53,25 +53,27 @@ def llm(folder):
     return SintraLLM(folder=str(folder), max_tokens=12, temperature=0.0)
 
 
-class TestServed:
+class TestAnsweringModel:
     def test_template_context_and_stop(self, folder):
-        served = Served(folder)
-        assert served.window == 512
-        prompt = served.prompt(
+        model = AnsweringModel(folder)
+        assert model.context_size == 512
+        prompt = model.format_prompt(
             [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
         )
         assert prompt == "<|system|>Be brief.</s><|user|>Hi</s><|assistant|>"
-        tokens = served.tokens(prompt)
-        assert tokens[0] == served.llama.token_bos() != tokens[1]
-        assert "</s>" in served.stops(None)
-        text, reason, used = served.answer(prompt, max_tokens=6, temperature=0.0)
+        tokens = model.prompt_tokens(prompt)
+        assert tokens[0] == model.llama.token_bos() != tokens[1]
+        assert "</s>" in model.stop_texts(None)
+        text, reason, used = model.answer(prompt, max_tokens=6, temperature=0.0)
         assert (reason, used.prompt) == ("length", len(tokens))
-        assert text == "".join(t for t, _ in served.stream(prompt, max_tokens=6, temperature=0.0))
+        assert text == "".join(
+            t for t, _ in model.stream_answer(prompt, max_tokens=6, temperature=0.0)
+        )
 
     def test_what_does_not_fit(self, folder):
-        served = Served(folder, context=32)
+        model = AnsweringModel(folder, context=32)
         with pytest.raises(UserError, match="raise context"):
-            list(served.stream("one two three " * 40))
+            list(model.stream_answer("one two three " * 40))
 
     def test_another_file_is_refused(self, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "copy", symlinks=False)
@@ -81,9 +83,9 @@ class TestServed:
         data[-1] ^= 1
         path.write_bytes(data)
         with pytest.raises(UserError, match="isn't the winner any more"):
-            _ = Served(tmp_path / "copy").llama
+            _ = AnsweringModel(tmp_path / "copy").llama
         with pytest.raises(UserError, match="outputs/latest"):
-            _ = Served(tmp_path).about
+            _ = AnsweringModel(tmp_path).provenance
 
 
 class TestLangChain:

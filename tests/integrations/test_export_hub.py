@@ -14,7 +14,7 @@ import yaml
 
 from sintra.core.errors import UserError
 from sintra.integrations.exports import hub
-from sintra.integrations.exports.handover import opened
+from sintra.integrations.exports.handover import open_delivered
 from sintra.store.store import Store
 
 
@@ -177,15 +177,15 @@ def test_the_card_has_the_numbers_and_both_digests(out):
 
 
 def test_a_hub_model_is_named_as_the_base(out, finished):
-    given = opened(out.parent, Store(finished.root / "cache"), "the test")
-    given.manifest.update(
+    winner = open_delivered(out.parent, Store(finished.root / "cache"), "the test")
+    winner.manifest.update(
         source={"kind": "hub", "digest": "1" * 40},
         overrides=["hardware=x", "model=owner/name@main"],
     )
-    assert hub.base_model(given) == "owner/name"
-    keys = hub.metadata(given, "")
+    assert hub.base_repository(winner) == "owner/name"
+    keys = hub.gguf_metadata(winner, "")
     assert keys["general.base_model.0.repo_url"] == "https://huggingface.co/owner/name"
-    card = hub.card(given, next(out.glob("*.gguf")), "")
+    card = hub.model_card(winner, next(out.glob("*.gguf")), "")
     assert card.data.base_model == "owner/name"
     assert "base_model_relation: quantized" in str(card)
     assert "license" not in card.data.to_dict()

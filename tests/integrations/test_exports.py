@@ -23,8 +23,8 @@ from compose_spec import PyCompose
 
 from sintra.core.errors import UserError
 from sintra.integrations.exports import docker, k8s
-from sintra.integrations.exports.handover import opened
-from sintra.integrations.exports.server import MIB, RELEASES, memory, serving
+from sintra.integrations.exports.handover import open_delivered
+from sintra.integrations.exports.server import MIB, RELEASES, server_memory, server_spec
 from sintra.store.store import Store
 
 HADOLINT = Path(sys.executable).parent / "hadolint"
@@ -34,16 +34,21 @@ from pathlib import Path
 import xllamacpp
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 p = xllamacpp.CommonParams()
-p.model.path, p.n_ctx, p.n_parallel = flags["--model"], int(flags["--ctx-size"]), int(flags["--parallel"])
+p.model.path = flags["--model"]
+p.n_ctx, p.n_parallel = int(flags["--ctx-size"]), int(flags["--parallel"])
 p.cpuparams.n_threads, p.hostnames, p.port = 1, ["127.0.0.1"], 0
 p.cache_ram_mib, p.n_ctx_checkpoints = int(flags["--cache-ram"]), int(flags["--ctx-checkpoints"])
 server = xllamacpp.Server(p)
-body = json.dumps({"messages": [{"role": "user", "content": "Nora had two plums. " * 8}], "max_tokens": 40}).encode()
-ask = urllib.request.Request(server.listening_address + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+messages = [{"role": "user", "content": "Nora had two plums. " * 8}]
+body = json.dumps({"messages": messages, "max_tokens": 40}).encode()
+url = server.listening_address + "/v1/chat/completions"
+request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
 for _ in range(3):
-    said = json.loads(urllib.request.urlopen(ask).read())
-peak = next(x.split()[1] for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-print(json.dumps({"said": said["choices"][0]["message"]["content"], "peak": int(peak) * 1024}), flush=True)
+    answer = json.loads(urllib.request.urlopen(request).read())
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+said = answer["choices"][0]["message"]["content"]
+print(json.dumps({"said": said, "peak": int(peak) * 1024}), flush=True)
 """
 
 
@@ -58,8 +63,8 @@ def folder(finished):
 
 
 @pytest.fixture(scope="module")
-def given(folder, store):
-    return opened(folder, store, "the test")
+def winner(folder, store):
+    return open_delivered(folder, store, "the test")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +79,10 @@ def objects(folder, store):
     return {p.stem: yaml.safe_load(p.read_text()) for p in (folder / "k8s").glob("*.yaml")}
 
 
-def changed(given, **device):
+def changed(winner, **device):
     """The same winner for another device."""
-    result = given.result | {"device": given.result["device"] | device}
-    return dataclasses.replace(given, result=result)
+    result = winner.result | {"device": winner.result["device"] | device}
+    return dataclasses.replace(winner, result=result)
 
 
 def lint(path):
@@ -95,7 +100,7 @@ def test_dockerfile_passes_hadolint_and_hadolint_can_fail(image, tmp_path):
     assert lint(tmp_path / "Dockerfile").returncode != 0
 
 
-def test_image_is_of_the_release_that_measured(image, given):
+def test_image_is_of_the_release_that_measured(image, winner):
     import llama_cpp
 
     library = next((Path(llama_cpp.__file__).parent / "lib").glob("libllama.so.*.*.*"))
@@ -125,7 +130,7 @@ def test_the_build_step_refuses_another_model(image, tmp_path):
     assert run(capture_output=True).returncode != 0
 
 
-def test_compose_is_confined_and_has_the_measured_memory(image, given):
+def test_compose_is_confined_and_has_the_measured_memory(image, winner):
     text = (image / "compose.yaml").read_text()
     PyCompose.from_yaml(text)
     with pytest.raises(ValueError, match="read_onl"):
@@ -135,14 +140,14 @@ def test_compose_is_confined_and_has_the_measured_memory(image, given):
     assert service["ports"] == ["127.0.0.1:8080:8080"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    measured = given.measured["ram_peak_bytes"]["value"]
+    measured = winner.measurements["ram_peak_bytes"].value
     reserved, limit = (
         int(service[k].removesuffix("m")) * MIB for k in ("mem_reservation", "mem_limit")
     )
     assert measured <= reserved < limit < 4 * measured
 
 
-def test_the_server_itself_stays_below_the_limit(image, given):
+def test_the_server_itself_stays_below_the_limit(image, winner):
     """llama.cpp's server with the Dockerfile's arguments; it's a library of xllamacpp here, so its
     peak has a Python in it.
     """
@@ -158,42 +163,44 @@ def test_the_server_itself_stays_below_the_limit(image, given):
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["said"].strip()
-    assert said["peak"] < memory(given, "").limit
+    assert said["peak"] < server_memory(winner, "").limit
 
 
-def test_other_devices(given):
-    card = serving(changed(given, backend="cuda", isa="x86_64 avx2"))
+def test_other_devices(winner):
+    card = server_spec(changed(winner, backend="cuda", isa="x86_64 avx2"))
     assert (card.image.split(":")[1], card.architecture) == ("server-cuda-v0.5.0", "amd64")
     assert card.arguments("m")[-2:] == ["--n-gpu-layers", "999"]
-    assert "nvidia" in PyCompose.from_yaml(json.dumps(docker.compose(given, card))).to_yaml()
-    deck = serving(changed(given, backend="vulkan", isa="x86_64 avx2"))
-    assert "/dev/dri" in PyCompose.from_yaml(json.dumps(docker.compose(given, deck))).to_yaml()
-    mac = serving(changed(given, backend="metal", isa="arm64 i8mm"))
+    assert "nvidia" in PyCompose.from_yaml(json.dumps(docker.compose_file(winner, card))).to_yaml()
+    deck = server_spec(changed(winner, backend="vulkan", isa="x86_64 avx2"))
+    assert (
+        "/dev/dri" in PyCompose.from_yaml(json.dumps(docker.compose_file(winner, deck))).to_yaml()
+    )
+    mac = server_spec(changed(winner, backend="metal", isa="arm64 i8mm"))
     assert mac.image.split(":")[1] == "server-v0.5.0"
     with pytest.raises(UserError, match="runs no containers"):
-        serving(changed(given, title="Snapdragon 8 Gen 3 phone 12 GB"))
+        server_spec(changed(winner, title="Snapdragon 8 Gen 3 phone 12 GB"))
     with pytest.raises(UserError, match=r"no image of llama.cpp for 'riscv64'"):
-        serving(changed(given, isa="riscv64"))
-    recipe = given.result["winner"]["recipe"] | {"kv": "q8_0"}
+        server_spec(changed(winner, isa="riscv64"))
+    recipe = winner.result["winner"]["recipe"] | {"kv": "q8_0"}
     small = dataclasses.replace(
-        given, result=given.result | {"winner": given.result["winner"] | {"recipe": recipe}}
+        winner, result=winner.result | {"winner": winner.result["winner"] | {"recipe": recipe}}
     )
-    assert " ".join(serving(small).arguments("m")).endswith(
+    assert " ".join(server_spec(small).arguments("m")).endswith(
         "--cache-type-k q8_0 --cache-type-v q8_0 --flash-attn on"
     )
 
 
-def test_a_larger_context_costs_memory_by_the_formula(given):
-    assert memory(given, "").more == 0
+def test_a_larger_context_costs_memory_by_the_formula(winner):
+    assert server_memory(winner, "").kv_extra_bytes == 0
     # keys and values, float16: 2 x 2 bytes x 4 blocks x 2 heads x 64 for each of 384 more tokens
-    assert memory(given, "512").more == 2 * 2 * 4 * 2 * 64 * (512 - 128)
+    assert server_memory(winner, "512").kv_extra_bytes == 2 * 2 * 4 * 2 * 64 * (512 - 128)
     for wrong in ("0", "many", "513"):
         with pytest.raises(UserError, match="no number of tokens up to the 512"):
-            memory(given, wrong)
-    bare = [m for m in given.result["winner"]["measurements"] if m["metric"] != "ram_peak_bytes"]
-    unmeasured = given.result | {"winner": given.result["winner"] | {"measurements": bare}}
+            server_memory(winner, wrong)
+    bare = [m for m in winner.result["winner"]["measurements"] if m["metric"] != "ram_peak_bytes"]
+    unmeasured = winner.result | {"winner": winner.result["winner"] | {"measurements": bare}}
     with pytest.raises(UserError, match="was not measured"):
-        memory(dataclasses.replace(given, result=unmeasured), "")
+        server_memory(dataclasses.replace(winner, result=unmeasured), "")
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
@@ -206,7 +213,7 @@ def test_objects_hold_by_kubernetes_own_schemas(objects, version):
         kubernetes_validate.validate(wrong, version, strict=True)
 
 
-def test_objects_fit_one_another(objects, given):
+def test_objects_fit_one_another(objects, winner):
     assert objects["kustomization"]["resources"] == [
         "configmap.yaml",
         "persistentvolumeclaim.yaml",
@@ -228,15 +235,15 @@ def test_objects_fit_one_another(objects, given):
         spec["initContainers"][0]["envFrom"][0]["configMapRef"]["name"]
         == objects["configmap"]["metadata"]["name"]
     )
-    assert objects["configmap"]["data"]["MODEL_SHA256"] == given.digest
+    assert objects["configmap"]["data"]["MODEL_SHA256"] == winner.digest
     assert spec["nodeSelector"]["kubernetes.io/arch"] == "arm64"
-    server, room = spec["containers"][0], memory(given, "")
+    server, room = spec["containers"][0], server_memory(winner, "")
     assert server["resources"]["requests"]["memory"] == f"{room.request // MIB}Mi"
     assert server["resources"]["limits"] == {"memory": f"{room.limit // MIB}Mi"}
     assert {
         p: server[p]["httpGet"]["path"] for p in server if p.endswith("Probe")
     } == dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), "/health")
-    assert server["args"] == serving(given).arguments("/models/model.gguf")
+    assert server["args"] == server_spec(winner).arguments("/models/model.gguf")
 
 
 @pytest.fixture
@@ -266,11 +273,11 @@ def load(objects, models, **env):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl isn't here; the image has it")
-def test_the_init_container_downloads_and_checks(objects, given, web, tmp_path):
-    good = load(objects, tmp_path, MODEL_URL=web, MODEL_SHA256=given.digest)
+def test_the_init_container_downloads_and_checks(objects, winner, web, tmp_path):
+    good = load(objects, tmp_path, MODEL_URL=web, MODEL_SHA256=winner.digest)
     assert good.wait(60) == 0, good.stderr.read()
-    assert hashlib.sha256((tmp_path / "model.gguf").read_bytes()).hexdigest() == given.digest
-    again = load(objects, tmp_path, MODEL_URL="http://127.0.0.1:9/", MODEL_SHA256=given.digest)
+    assert hashlib.sha256((tmp_path / "model.gguf").read_bytes()).hexdigest() == winner.digest
+    again = load(objects, tmp_path, MODEL_URL="http://127.0.0.1:9/", MODEL_SHA256=winner.digest)
     assert again.wait(60) == 0, "a model that is there isn't fetched again"
     (tmp_path / "model.gguf").unlink()
     wrong = load(objects, tmp_path, MODEL_URL=web, MODEL_SHA256="0" * 64)
@@ -279,15 +286,15 @@ def test_the_init_container_downloads_and_checks(objects, given, web, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_init_container_waits_for_a_copy(objects, given, tmp_path):
-    waiting = load(objects, tmp_path, MODEL_URL="", MODEL_SHA256=given.digest)
+def test_the_init_container_waits_for_a_copy(objects, winner, tmp_path):
+    waiting = load(objects, tmp_path, MODEL_URL="", MODEL_SHA256=winner.digest)
     assert "waiting for" in waiting.stdout.readline()
     (tmp_path / "model.gguf").write_bytes(
-        given.model.read_bytes()[:-1]
+        winner.gguf.read_bytes()[:-1]
     )  # a copy that isn't whole yet
     time.sleep(0.1)
     assert waiting.poll() is None
-    shutil.copyfile(given.model, tmp_path / "model.gguf")
+    shutil.copyfile(winner.gguf, tmp_path / "model.gguf")
     assert waiting.wait(60) == 0
 
 

@@ -19,14 +19,14 @@ from hooks import plugin, serve
 from sintra.core.errors import UserError
 from sintra.core.events import Event
 from sintra.integrations.listeners import webhooks
-from sintra.integrations.listeners.reader import bare
+from sintra.integrations.listeners.reader import redact
 
 TOKEN = "T0PSECRET99"
 SECRET = "whsec_c2ludHJhLXRlc3RzLXNpbnRyYS10ZXN0cw=="
 ALL = "listeners=[slack,discord,webhook,apprise]"
 DEAF = """
 import os, time
-from sintra.events import Listener
+from sintra.plugin import Listener
 class Hangs:
     def hear(self, event): time.sleep(1000)
     def close(self): pass
@@ -193,30 +193,29 @@ EVENT = Event("failed", "s", 0.0, {"reason": "<no & none>"})
 
 
 def test_passing_faults_are_tried_again(hooks):
-    options = {"timeout_s": 5.0, "retries": 3}
     hooks.answers["/again"] = [(503, {}), (429, {"Retry-After": "0"}), (200, {})]
-    webhooks.send(f"{hooks.url}/again", b"{}", {}, options)
+    webhooks.post_json(f"{hooks.url}/again", b"{}", {}, 5.0, 3)
     assert len(hooks.of("/again")) == 3
     hooks.answers["/gone"] = [(404, {})]
     with pytest.raises(RuntimeError, match="answers 404"):
-        webhooks.send(f"{hooks.url}/gone", b"{}", {}, options)
+        webhooks.post_json(f"{hooks.url}/gone", b"{}", {}, 5.0, 3)
     assert len(hooks.of("/gone")) == 1
     with pytest.raises(RuntimeError, match="can't be reached"):
-        webhooks.send("http://127.0.0.1:9/x", b"{}", {}, options | {"retries": 0})
+        webhooks.post_json("http://127.0.0.1:9/x", b"{}", {}, 5.0, 0)
 
 
 def test_texts_are_escaped_and_cut():
-    assert webhooks.slack(EVENT)["text"] == "s: failed\nreason: &lt;no &amp; none&gt;"
+    assert webhooks.slack_body(EVENT)["text"] == "s: failed\nreason: &lt;no &amp; none&gt;"
     long = Event("failed", "s" * 3000, 0.0, {"reason": "r" * 9000})
-    assert len(webhooks.discord(long)["content"]) == 2000
-    assert len(webhooks.discord(long)["embeds"][0]["fields"][0]["value"]) == 1024
-    assert len(webhooks.slack(long)["text"]) == 3000
+    assert len(webhooks.discord_body(long)["content"]) == 2000
+    assert len(webhooks.discord_body(long)["embeds"][0]["fields"][0]["value"]) == 1024
+    assert len(webhooks.slack_body(long)["text"]) == 3000
 
 
-def test_bare(monkeypatch):
+def test_redact(monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
     assert (
-        bare("x http://u:p@h.example:8/a/b?c=d) abcdefgh")
+        redact("x http://u:p@h.example:8/a/b?c=d) abcdefgh")
         == "x http://h.example:8/...) $SOME_TOKEN"
     )
 

@@ -13,7 +13,7 @@ from conftest import QUICK
 
 from sintra.core.errors import UserError
 from sintra.formats.gguf.chat_template import Chat, take_apart
-from sintra.integrations.exports.ollama import model_name, modelfile, quoted
+from sintra.integrations.exports.ollama import model_name, modelfile_string, modelfile_text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% "
@@ -142,10 +142,10 @@ def test_templates_are_taken_apart_and_proved():
 
 
 def test_modelfile_quoting():
-    assert quoted("</s>") == '"</s>"'
-    assert quoted("a\nb") == '"""a\nb"""'
+    assert modelfile_string("</s>") == '"</s>"'
+    assert modelfile_string("a\nb") == '"""a\nb"""'
     with pytest.raises(UserError, match="can't express"):
-        quoted('say """')
-    assert "TEMPLATE" not in modelfile(Chat(None, "", ("</s>",), 8192))
-    assert "num_ctx 4096" in modelfile(Chat(None, "", (), 131072))
+        modelfile_string('say """')
+    assert "TEMPLATE" not in modelfile_text(Chat(None, "", ("</s>",), 8192))
+    assert "num_ctx 4096" in modelfile_text(Chat(None, "", (), 131072))
     assert model_name("My Model/7B--Jetson Nano!") == "my-model-7b--jetson-nano"

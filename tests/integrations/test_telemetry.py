@@ -11,7 +11,7 @@ from hooks import serve
 
 from sintra.core.events import Event, Setting
 from sintra.integrations.listeners import telemetry
-from sintra.integrations.listeners.telemetry import Counts
+from sintra.integrations.listeners.telemetry import TelemetryListener
 
 KEYS = {
     "schema",
@@ -64,21 +64,21 @@ def server():
 
 
 def test_off_until_turned_on(own, monkeypatch):
-    assert telemetry.chosen() == set()
+    assert telemetry.enabled_listeners() == set()
     telemetry.command(own, True, False, False, "")
-    assert telemetry.chosen() == set(), "there is no default address"
+    assert telemetry.enabled_listeners() == set(), "there is no default address"
     telemetry.command(own, True, False, False, "http://127.0.0.1:9/t")
-    assert telemetry.chosen() == {"telemetry"}
+    assert telemetry.enabled_listeners() == {"telemetry"}
     monkeypatch.setenv("DO_NOT_TRACK", "1")
-    assert telemetry.chosen() == set()
+    assert telemetry.enabled_listeners() == set()
     monkeypatch.setenv("DO_NOT_TRACK", "0")
-    assert telemetry.chosen() == {"telemetry"}
+    assert telemetry.enabled_listeners() == {"telemetry"}
     telemetry.command(own, False, True, False, "")
-    assert telemetry.chosen() == set()
+    assert telemetry.enabled_listeners() == set()
 
 
 def test_nothing_that_names_anybody():
-    told = telemetry.payload("met", RESULT)
+    told = telemetry.telemetry_record("met", RESULT)
     assert set(told) == KEYS
     text = json.dumps(told)
     assert "secret" not in text
@@ -89,8 +89,11 @@ def test_nothing_that_names_anybody():
         4,
         128,
     )
-    assert set(telemetry.payload("failed", {"reason": "/secret", "hardware": "laptop"})) == KEYS
-    assert telemetry.payload("failed", {"hardware": "laptop"})["hardware"] == "laptop"
+    assert (
+        set(telemetry.telemetry_record("failed", {"reason": "/secret", "hardware": "laptop"}))
+        == KEYS
+    )
+    assert telemetry.telemetry_record("failed", {"hardware": "laptop"})["hardware"] == "laptop"
 
 
 def test_a_study_sends_what_show_prints(own, server, studied, tiny):
@@ -136,13 +139,13 @@ def waited(project, count):
 
 def test_spooled_and_dropped(own, monkeypatch):
     telemetry.command(own, True, False, False, "http://127.0.0.1:9/t")
-    counts = Counts(Setting({}, own, own))
-    for _ in range(telemetry.MOST + 5):
-        counts.hear(Event("met", "s", 0.0, RESULT))
-    assert len(telemetry.read(telemetry.path("state"))) == telemetry.MOST
-    with telemetry.waiting() as every:
-        every[0]["day"] = "2020-01-01"
-    assert len(telemetry.read(telemetry.path("state"))) == telemetry.MOST - 1
+    listener = TelemetryListener(Setting({}, own, own))
+    for _ in range(telemetry.MAX_WAITING + 5):
+        listener.hear(Event("met", "s", 0.0, RESULT))
+    assert len(telemetry.read_records(telemetry.queue_path())) == telemetry.MAX_WAITING
+    with telemetry.waiting_records() as records:
+        records[0]["day"] = "2020-01-01"
+    assert len(telemetry.read_records(telemetry.queue_path())) == telemetry.MAX_WAITING - 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_mistakes(own, args, toolchain):
     project = make_project(own / "p", toolchain)
     done = project.doit("telemetry", *args)
     assert done.returncode == 2
-    assert not telemetry.path("config").exists()
+    assert not telemetry.settings_path().exists()
 
 
 def test_not_as_an_option(own, toolchain, tiny):

@@ -1,9 +1,8 @@
-"""LangChain: `ChatSintra(folder="outputs/latest")` is a chat model (extra `langchain`, which is
-langchain-core alone).
+"""LangChain: `ChatSintra(folder="outputs/latest")` is a chat model (extra `langchain`).
 
-langchain-community's ChatLlamaCpp isn't maintained any more; this follows
-https://docs.langchain.com/oss/python/integrations/chat: invoke, stream, batch, their async forms,
-usage and metadata.
+The extra is langchain-core alone. langchain-community's ChatLlamaCpp isn't maintained any more;
+this follows https://docs.langchain.com/oss/python/integrations/chat: invoke, stream, batch, their
+async forms, usage and metadata.
 """
 
 from __future__ import annotations
@@ -14,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.integrations.adapters.answering import Message, Served, asynchronous
+from sintra.integrations.adapters.answering import (
+    AnsweringModel,
+    ChatTurn,
+    Options,
+    Usage,
+    iterate_in_thread,
+)
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -27,29 +32,25 @@ except ImportError as error:
         "the LangChain adapter needs langchain-core: pip install 'sintra[langchain]'"
     ) from error
 
-ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+ROLES = {"human": "user", "ai": "assistant", "system": "system"}  # LangChain -> chat templates
 
 
 class ChatSintra(BaseChatModel):
-    """The winner of a study, by llama.cpp in this process.
+    """The winner of a study, by llama.cpp in this process."""
 
-    folder: of outputs/; context: tokens, 0 for the model's own (at most 4096); threads: 0 for
-    llama.cpp's choice.
-    """
-
-    folder: str = "outputs/latest"
-    context: int = 0
-    threads: int = 0
-    seed: int = 0
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 256
-    stop: list[str] | None = None
+    folder: str = "outputs/latest"  # a folder of outputs/
+    context: int = 0  # tokens; 0 for the model's own, at most 4096
+    threads: int = 0  # 0 for llama.cpp's choice
+    seed: int = 0  # of sampling
+    temperature: float = 0.7  # of sampling; 0 is greedy
+    top_p: float = 0.95  # share of probability that is sampled from, 0 to 1
+    max_tokens: int = 256  # longest answer, tokens
+    stop: list[str] | None = None  # texts that end an answer
 
     @cached_property
-    def served(self) -> Served:
-        """The model; loaded when it is first asked."""
-        return Served(Path(self.folder).expanduser(), self.context, self.threads, self.seed)
+    def engine(self) -> AnsweringModel:
+        """Return the model, which is loaded at the first question."""
+        return AnsweringModel(Path(self.folder).expanduser(), self.context, self.threads, self.seed)
 
     @property
     def _llm_type(self) -> str:
@@ -57,43 +58,44 @@ class ChatSintra(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        own = {
+        return {**self._sampling, **self.engine.provenance}
+
+    @property
+    def _sampling(self) -> Options:
+        return {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
-        return own | self.served.about
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        found = LangSmithParams(
+        params = LangSmithParams(
             ls_provider="sintra",
             ls_model_type="chat",
-            ls_model_name=kwargs.get("model") or self.served.name,
+            ls_model_name=kwargs.get("model") or self.engine.name,
         )
-        found["ls_temperature"] = kwargs.get("temperature", self.temperature)
-        found["ls_max_tokens"] = kwargs.get("max_tokens", self.max_tokens)
+        params["ls_temperature"] = kwargs.get("temperature", self.temperature)
+        params["ls_max_tokens"] = kwargs.get("max_tokens", self.max_tokens)
         if stops := stop or self.stop:
-            found["ls_stop"] = stops
-        return found
+            params["ls_stop"] = stops
+        return params
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens a text has, by the model's own tokenizer."""
-        return self.served.count(text)
+        """Count the tokens of a text by the model's own tokenizer."""
+        return self.engine.count_tokens(text)
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What goes to llama.cpp. Raises UserError for an argument that it doesn't have."""
-        own = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
-        }
-        if unknown := sorted(set(given) - set(own)):
+    def completion_options(self, arguments: Options) -> Options:
+        """Return what goes to llama.cpp, a call's own arguments first.
+
+        Raises UserError for an argument that llama.cpp doesn't have.
+        """
+        defaults = self._sampling
+        if unknown := sorted(set(arguments) - set(defaults)):
             raise UserError(
-                f"ChatSintra has no {unknown[0]!r}: known are {', '.join(own)} and stop"
+                f"ChatSintra has no {unknown[0]!r}: known are {', '.join(defaults)} and stop"
             )
-        return own | given
+        return defaults | arguments
 
     def _generate(
         self,
@@ -102,44 +104,42 @@ class ChatSintra(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        prompt = self.served.prompt(plain(messages))
-        text, reason, used = self.served.answer(prompt, stop or self.stop, **self.options(kwargs))
-        usage = UsageMetadata(
-            input_tokens=used.prompt,
-            output_tokens=used.completion,
-            total_tokens=used.prompt + used.completion,
-        )
+        prompt = self.engine.format_prompt(chat_turns(messages))
+        options = self.completion_options(kwargs)
+        text, reason, usage = self.engine.answer(prompt, stop or self.stop, **options)
         message = AIMessage(
-            content=text, response_metadata=self.metadata_of(reason), usage_metadata=usage
+            content=text,
+            response_metadata=self.response_metadata(reason),
+            usage_metadata=usage_metadata(usage),
         )
         return ChatResult(
             generations=[ChatGeneration(message=message, generation_info={"finish_reason": reason})]
         )
 
-    def metadata_of(self, reason: str) -> dict[str, Any]:
-        """What an answer says of where it came from, the file's digest included."""
+    def response_metadata(self, reason: str) -> dict[str, Any]:
+        """Return where an answer came from, the file's digest included, and why it ended."""
         return {
-            "model_name": self.served.name,
+            "model_name": self.engine.name,
             "model_provider": "sintra",
             "finish_reason": reason,
-            **self.served.about,
+            **self.engine.provenance,
         }
 
-    def chunks(
-        self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]
+    def answer_chunks(
+        self, messages: list[BaseMessage], stop: list[str] | None, arguments: Options
     ) -> Iterator[ChatGenerationChunk]:
-        """The answer piece by piece; the last chunk has usage and metadata."""
-        prompt, whole, reason = self.served.prompt(plain(messages)), "", "stop"
-        for text, why in self.served.stream(prompt, stop or self.stop, **self.options(given)):
-            whole, reason = whole + text, why or reason
+        """Yield the answer piece by piece; the last chunk has usage and metadata."""
+        prompt, answer, reason = self.engine.format_prompt(chat_turns(messages)), "", "stop"
+        options = self.completion_options(arguments)
+        for text, end in self.engine.stream_answer(prompt, stop or self.stop, **options):
+            answer, reason = answer + text, end or reason
             if text:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=text))
-        read, written = len(self.served.tokens(prompt)), self.served.count(whole)
-        usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+        usage = Usage(len(self.engine.prompt_tokens(prompt)), self.engine.count_tokens(answer))
         last = AIMessageChunk(
             content="",
-            response_metadata=self.metadata_of(reason),
-            usage_metadata=usage,
+            response_metadata=self.response_metadata(reason),
+            usage_metadata=usage_metadata(usage),
             chunk_position="last",
         )
         yield ChatGenerationChunk(message=last, generation_info={"finish_reason": reason})
@@ -151,7 +151,7 @@ class ChatSintra(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in self.chunks(messages, stop, kwargs):
+        for chunk in self.answer_chunks(messages, stop, kwargs):
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -163,15 +163,24 @@ class ChatSintra(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in asynchronous(self.chunks(messages, stop, kwargs)):
+        async for chunk in iterate_in_thread(self.answer_chunks(messages, stop, kwargs)):
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
 
-def plain(messages: list[BaseMessage]) -> list[Message]:
-    """Messages as role and text. Raises UserError for what isn't text."""
-    found = []
+def usage_metadata(usage: Usage) -> UsageMetadata:
+    """Return the tokens of an answer as LangChain counts them."""
+    return UsageMetadata(
+        input_tokens=usage.prompt,
+        output_tokens=usage.completion,
+        total_tokens=usage.prompt + usage.completion,
+    )
+
+
+def chat_turns(messages: list[BaseMessage]) -> list[ChatTurn]:
+    """Return messages as role and text. Raises UserError for what isn't text."""
+    turns: list[ChatTurn] = []
     for message in messages:
         if message.type not in ROLES:
             raise UserError(
@@ -182,5 +191,5 @@ def plain(messages: list[BaseMessage]) -> list[Message]:
             isinstance(p, dict) and p.get("type") != "text" for p in message.content
         ):
             raise UserError("this model reads text only")
-        found.append({"role": ROLES[message.type], "content": str(message.text)})
-    return found
+        turns.append({"role": ROLES[message.type], "content": str(message.text)})
+    return turns

@@ -1,9 +1,9 @@
-"""LlamaIndex: `SintraLLM(folder="outputs/latest")` is an LLM (extra `llamaindex`, which is
-llama-index-core alone).
+"""LlamaIndex: `SintraLLM(folder="outputs/latest")` is an LLM (extra `llamaindex`).
 
-As https://developers.llamaindex.ai/python/framework/module_guides/models/llms/usage_custom/ has it:
-complete, stream_complete and metadata, from which chat, streaming chat and their async forms
-follow; messages go through the model's own chat template.
+The extra is llama-index-core alone. It follows
+https://developers.llamaindex.ai/python/framework/module_guides/models/llms/usage_custom/: complete,
+stream_complete and metadata, from which chat, streaming chat and their async forms follow. Messages
+go through the model's own chat template.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.integrations.adapters.answering import Served, asynchronous
+from sintra.integrations.adapters.answering import AnsweringModel, Options, iterate_in_thread
 
 try:
     from llama_index.core.base.llms.types import (
@@ -46,84 +46,86 @@ class SintraLLM(CustomLLM):
     seed: int = Field(default=0, description="Seed of sampling")
     temperature: float = Field(default=0.7, description="Temperature of sampling; 0 is greedy")
     max_tokens: int = Field(default=256, description="The longest answer, in tokens")
-    _served: Served = PrivateAttr()
+    _engine: AnsweringModel = PrivateAttr()
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self._served = Served(Path(self.folder).expanduser(), self.context, self.threads, self.seed)
-        if "messages_to_prompt" not in given:
-            self.messages_to_prompt = lambda messages: self.conversation(
-                messages
-            )  # a bound method's repr holds its owner's
-        if "completion_to_prompt" not in given:
-            self.completion_to_prompt = lambda prompt: self.instruction(prompt)
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        folder = Path(self.folder).expanduser()
+        self._engine = AnsweringModel(folder, self.context, self.threads, self.seed)
+        # lambdas: the repr of a bound method holds that of its owner
+        if "messages_to_prompt" not in fields:
+            self.messages_to_prompt = lambda messages: self.format_messages(messages)
+        if "completion_to_prompt" not in fields:
+            self.completion_to_prompt = lambda prompt: self.format_instruction(prompt)
 
     @classmethod
     def class_name(cls) -> str:
-        """For serialisation."""
+        """Name the class for serialization."""
         return "SintraLLM"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Context and answer in tokens, and the model's name."""
+        """Return the context and the longest answer in tokens, and the model's name."""
         return LLMMetadata(
-            context_window=self._served.window,
+            context_window=self._engine.context_size,
             num_output=self.max_tokens,
-            model_name=self._served.name,
-            is_chat_model=self._served.template is not None,
+            model_name=self._engine.name,
+            is_chat_model=self._engine.template is not None,
         )
 
-    def conversation(self, messages: Sequence[ChatMessage]) -> str:
-        """Messages by the model's own template."""
-        return self._served.prompt(
+    def format_messages(self, messages: Sequence[ChatMessage]) -> str:
+        """Write messages by the model's own template."""
+        return self._engine.format_prompt(
             [{"role": str(m.role.value), "content": m.content or ""} for m in messages]
         )
 
-    def instruction(self, prompt: str) -> str:
-        """A single prompt as a user's message."""
-        return self._served.prompt([{"role": "user", "content": prompt}])
+    def format_instruction(self, prompt: str) -> str:
+        """Write a single prompt as a user's message."""
+        return self._engine.format_prompt([{"role": "user", "content": prompt}])
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What goes to llama.cpp."""
-        return {
+    def completion_options(self, arguments: Options) -> Options:
+        """Return what goes to llama.cpp, a call's own arguments first."""
+        defaults = {
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
-        } | given
+        }
+        return defaults | arguments
 
-    def asked(self, prompt: str, formatted: bool) -> str:
-        """The prompt as the model reads it."""
-        return (
-            prompt
-            if formatted or self.completion_to_prompt is None
-            else self.completion_to_prompt(prompt)
-        )
+    def format_prompt(self, prompt: str, formatted: bool) -> str:
+        """Return the prompt as the model reads it.
+
+        formatted: whether it is in that form already.
+        """
+        if formatted or self.completion_to_prompt is None:
+            return prompt
+        return self.completion_to_prompt(prompt)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The whole answer; `raw` has its end, its tokens and the model's digest."""
+        """Return the whole answer; `raw` has its end, its tokens and the model's digest."""
         stop = kwargs.pop("stop", None)
-        text, reason, used = self._served.answer(
-            self.asked(prompt, formatted), stop, **self.options(kwargs)
+        text, reason, usage = self._engine.answer(
+            self.format_prompt(prompt, formatted), stop, **self.completion_options(kwargs)
         )
-        raw = self._served.about | {"finish_reason": reason}
-        counts = {"prompt_tokens": used.prompt, "completion_tokens": used.completion}
-        return CompletionResponse(text=text, raw=raw | counts, additional_kwargs=counts)
+        counts = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
+        raw = {**self._engine.provenance, "finish_reason": reason, **counts}
+        return CompletionResponse(text=text, raw=raw, additional_kwargs=counts)
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """The answer piece by piece, each response with all of it so far."""
+        """Yield the answer piece by piece, each response with all of it so far."""
         stop = kwargs.pop("stop", None)
 
         def pieces() -> CompletionResponseGen:
             text = ""
-            for delta, _ in self._served.stream(
-                self.asked(prompt, formatted), stop, **self.options(kwargs)
+            for delta, _ in self._engine.stream_answer(
+                self.format_prompt(prompt, formatted), stop, **self.completion_options(kwargs)
             ):
                 text += delta
-                yield CompletionResponse(text=text, delta=delta, raw=self._served.about)
+                yield CompletionResponse(text=text, delta=delta, raw=self._engine.provenance)
 
         return pieces()
 
@@ -131,24 +133,24 @@ class SintraLLM(CustomLLM):
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
-        """The same in a thread, so that the event loop goes on."""
+        """Return the whole answer from a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.complete, prompt, formatted, **kwargs)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """The same, each piece waited for in a thread."""
-        return asynchronous(self.stream_complete(prompt, formatted, **kwargs))
+        """Yield the answer piece by piece; a thread waits for each."""
+        return iterate_in_thread(self.stream_complete(prompt, formatted, **kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The same in a thread."""
+        """Return the answer to a conversation from a thread."""
         return await asyncio.to_thread(self.chat, messages, **kwargs)
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
-        """The same, each piece waited for in a thread."""
-        return asynchronous(self.stream_chat(messages, **kwargs))
+        """Yield the answer to a conversation piece by piece; a thread waits for each."""
+        return iterate_in_thread(self.stream_chat(messages, **kwargs))

@@ -1,11 +1,14 @@
-"""How like two runtimes' logits of one model are, over the same tokens; and the model as a plain
-function of token ids.
+"""How closely another runtime's logits agree with PyTorch's over the same tokens.
+
+It also holds what both exports of the original need: the checkpoint as a plain function of token
+ids, and an exporter's error in one line.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
@@ -33,88 +36,98 @@ ARCHITECTURES = (
     "qwen2",
     "qwen3",
 )
+REPORT_WINDOWS = 4  # windows of the report text that runtimes are compared on
 
 
-def plain(folder: Path) -> Any:
-    """A checkpoint as a torch module: token ids (batch, length) -> logits (batch, length,
-    vocabulary), float32.
+class Agreement(TypedDict):
+    """Differences between two runtimes' logits over the same tokens; comparison.json."""
 
-    Eager attention and no cache: what exporters can follow. Raises OSError, ValueError as
-    transformers does.
+    max_abs: float  # largest difference of two logits
+    mean_abs: float  # mean difference of two logits
+    kld_mean: float  # mean KL divergence to the reference, nats per token
+    same_top: float  # share of tokens with equal top predictions, 0 to 1
+    tokens: int  # how many were compared
+
+
+def load_logits_module(folder: Path) -> Any:
+    """Load a checkpoint as a torch module that maps token ids to logits, float32.
+
+    Its input is (batch, length), its output (batch, length, vocabulary). Eager attention and no
+    cache, which exporters can follow. Raises OSError, ValueError as transformers does.
     """
-    import transformers
+    import transformers  # takes seconds to import
 
     loader: Any = transformers.AutoModelForCausalLM
-    net = loader.from_pretrained(
+    network = loader.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
     )
-    return wrapped(net)
+    return logits_module(network)
 
 
-def wrapped(net: Any) -> Any:
-    """A transformers network as a function of token ids alone."""
+def logits_module(network: Any) -> Any:
+    """Wrap a transformers network as a function of token ids alone."""
 
     class Logits(torch.nn.Module):
         """The network without everything but its logits."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.net = net
+            self.net = network
 
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            """(batch, length) int64 -> (batch, length, vocabulary)."""
+            """Map (batch, length) int64 to (batch, length, vocabulary)."""
             logits: torch.Tensor = self.net(input_ids=input_ids, use_cache=False).logits
             return logits
 
     return Logits().eval()
 
 
-def logits(net: Any, ids: NDArray[Any]) -> NDArray[np.float32]:
-    """PyTorch's, (windows, length, vocabulary), one window after the other."""
+def torch_logits(module: Any, ids: NDArray[Any]) -> NDArray[np.float32]:
+    """Return PyTorch's logits, (windows, length, vocabulary), one window after the other."""
     with torch.no_grad():
-        rows = [net(torch.from_numpy(np.array(row)).long()[None])[0].float().numpy() for row in ids]
+        rows = [
+            module(torch.from_numpy(np.array(row)).long()[None])[0].float().numpy() for row in ids
+        ]
     return np.stack(rows)
 
 
-def likeness(reference: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str, float]:
-    """Two runtimes' logits over the same tokens, (windows, length, vocabulary).
+def compare_logits(reference: NDArray[np.float32], other: NDArray[np.float32]) -> Agreement:
+    """Compare two runtimes' logits over the same tokens, both (windows, length, vocabulary).
 
-    {"max_abs", "mean_abs": differences of logits; "kld_mean": mean KL divergence to the reference
-    in nats a token; "same_top": share of equal top tokens; "tokens"}. Raises Infeasible for logits
-    that are no numbers.
+    Raises Infeasible for logits that are not finite.
     """
-    from scipy.special import log_softmax
+    from scipy.special import log_softmax  # only a comparison needs scipy
 
-    one, two = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, other))
-    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+    first, second = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, other))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise Infeasible("not_a_number", "a runtime's logits are not finite")
-    gap = np.abs(one - two)
-    first, second = log_softmax(one, axis=-1), log_softmax(two, axis=-1)
-    kld = (np.exp(first) * (first - second)).sum(axis=-1)
+    gap = np.abs(first - second)
+    log_p, log_q = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
+    kld = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
     return {
         "max_abs": float(gap.max()),
         "mean_abs": float(gap.mean()),
         "kld_mean": float(kld.mean()),
-        "same_top": float((one.argmax(-1) == two.argmax(-1)).mean()),
-        "tokens": len(one),
+        "same_top": float((first.argmax(-1) == second.argmax(-1)).mean()),
+        "tokens": len(first),
     }
 
 
-def reason(error: BaseException) -> str:
-    """What an exporter stumbled over, in a line: its own words are pages, and the cause is at the
-    bottom of them.
-    """
-    import re
+def root_cause_line(error: BaseException) -> str:
+    """Describe the cause at the bottom of an exporter's error in one line, 200 characters at most.
 
+    An exporter's own message is pages long.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
-    return f"{type(error).__name__}: {next((line for line in lines if line), 'no word')}"[:200]
+    return f"{type(error).__name__}: {next((line for line in lines if line), 'no message')}"[:200]
 
 
-def words(found: dict[str, Any]) -> str:
-    """A likeness in a line."""
+def agreement_line(agreement: Agreement) -> str:
+    """Describe an agreement in one line."""
     return (
-        f"logits differ from PyTorch's by at most {found['max_abs']:.2g} ({found['kld_mean']:.2g} "
-        f"nats a token, {found['same_top']:.1%} equal top tokens, {found['tokens']} tokens)"
+        f"logits differ from PyTorch's by at most {agreement['max_abs']:.2g} "
+        f"({agreement['kld_mean']:.2g} nats a token, {agreement['same_top']:.1%} equal top "
+        f"tokens, {agreement['tokens']} tokens)"
     )

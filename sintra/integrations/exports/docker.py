@@ -1,5 +1,4 @@
-"""Docker: a folder with Dockerfile, compose.yaml, .dockerignore and the model, for the device's
-architecture.
+"""Docker: Dockerfile, compose.yaml, .dockerignore and the model, for the device's architecture.
 
 llama.cpp's own server image, at the release that the winner was measured with; the model by its
 SHA-256; not as root.
@@ -9,53 +8,97 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import yaml
 
-from sintra.integrations.exports.handover import Handover, near, opened, render
-from sintra.integrations.exports.server import MIB, PORT, USER, Serving, serving, starting_s
+from sintra.integrations.exports.handover import (
+    DeliveredModel,
+    open_delivered,
+    relative_path,
+    render_template,
+)
+from sintra.integrations.exports.server import (
+    MIB,
+    PORT,
+    USER,
+    ServerSpec,
+    server_spec,
+    start_limit_s,
+)
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
-MODEL = "/models/model.gguf"
+MODEL = "/models/model.gguf"  # in the container
+
+
+class ComposeBuild(TypedDict):
+    """How the image is built."""
+
+    context: str  # folder, relative to compose.yaml
+    platforms: list[str]
+
+
+class ComposeService(TypedDict):
+    """A service of the Compose Specification, with the fields that are written here."""
+
+    image: str
+    platform: str
+    build: ComposeBuild
+    ports: list[str]  # address:port:port
+    read_only: bool  # the file system
+    tmpfs: list[str]
+    cap_drop: list[str]
+    security_opt: list[str]
+    mem_reservation: str  # "256m": MiB
+    mem_limit: str  # "256m": MiB
+    restart: str
+    deploy: NotRequired[dict[str, object]]  # with a GPU of NVIDIA's
+    devices: NotRequired[list[str]]  # with another GPU
+
+
+class ComposeFile(TypedDict):
+    """compose.yaml."""
+
+    name: str
+    services: dict[str, ComposeService]
 
 
 def export(folder: Path, store: Store, context: str = "") -> None:
-    """Write <folder>/docker. context: tokens that the server keeps; by default what memory was
-    measured at.
+    """Write <folder>/docker.
+
+    context: tokens that the server keeps; by default what memory was measured at.
     """
-    given = opened(folder, store, "llama.cpp's server")
-    how = serving(given, context)
-    out = given.fresh("docker")
-    link_or_copy(given.model, out / "model.gguf")
+    winner = open_delivered(folder, store, "llama.cpp's server")
+    server = server_spec(winner, context)
+    out = winner.empty_folder("docker")
+    link_or_copy(winner.gguf, out / "model.gguf")
     values = {
-        "how": how,
-        "given": given,
+        "server": server,
+        "winner": winner,
         "user": USER,
         "port": PORT,
         "model": MODEL,
-        "start": starting_s(given.size),
+        "start": start_limit_s(winner.size),
     }
-    (out / "Dockerfile").write_text(
-        render("Dockerfile", command=json.dumps(how.arguments(MODEL)), **values)
-    )
+    command = json.dumps(server.arguments(MODEL))
+    (out / "Dockerfile").write_text(render_template("Dockerfile", command=command, **values))
     (out / ".dockerignore").write_text("*\n!model.gguf\n")
-    (out / "compose.yaml").write_text(yaml.safe_dump(compose(given, how), sort_keys=False))
-    (out / "README.md").write_text(render("docker.md", mib=MIB, **values))
-    given.warn()
-    print(f"wrote {near(out)}; where Docker is: cd {near(out)} && docker compose up --build")
+    compose = yaml.safe_dump(compose_file(winner, server), sort_keys=False)
+    (out / "compose.yaml").write_text(compose)
+    (out / "README.md").write_text(render_template("docker.md", mib=MIB, **values))
+    winner.print_goal_note()
+    path = relative_path(out)
+    print(f"wrote {path}; where Docker is: cd {path} && docker compose up --build")
 
 
-def compose(given: Handover, how: Serving) -> dict[str, Any]:
-    """compose.yaml, by the Compose Specification: one service, on loopback, read-only, without
-    capabilities.
-    """
-    memory = how.memory
-    service: dict[str, Any] = {
-        "image": f"{how.name}:{given.digest[:12]}",
-        "platform": f"linux/{how.architecture}",
-        "build": {"context": ".", "platforms": [f"linux/{how.architecture}"]},
+def compose_file(winner: DeliveredModel, server: ServerSpec) -> ComposeFile:
+    """Return compose.yaml: one service, on loopback, read-only, without capabilities."""
+    memory = server.memory
+    service: ComposeService = {
+        "image": f"{server.name}:{winner.digest[:12]}",
+        "platform": f"linux/{server.architecture}",
+        "build": {"context": ".", "platforms": [f"linux/{server.architecture}"]},
         "ports": [f"127.0.0.1:{PORT}:{PORT}"],
         "read_only": True,
         "tmpfs": ["/tmp"],
@@ -65,9 +108,9 @@ def compose(given: Handover, how: Serving) -> dict[str, Any]:
         "mem_limit": f"{memory.limit // MIB}m",
         "restart": "unless-stopped",
     }
-    if how.accelerator == "cuda":
+    if server.accelerator == "cuda":
         gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [gpu]}}}
-    elif how.accelerator:
+    elif server.accelerator:
         service["devices"] = ["/dev/dri:/dev/dri"]
-    return {"name": how.name, "services": {"model": service}}
+    return {"name": server.name, "services": {"model": service}}

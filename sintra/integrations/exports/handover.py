@@ -1,194 +1,264 @@
-"""What an export is given to hand over: a study's folder in outputs/, opened and checked."""
+"""The model that an export starts from: a study's folder in outputs/, read and checked."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact
+from sintra.core.types import Artifact, Measurement
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 
-AGAIN = "run the same `doit optimize` again"
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RERUN_HINT = "run the same `doit optimize` again"
+TEMPLATES = Path(__file__).with_name("templates")
+WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
+
+
+class HardwareSummary(TypedDict):
+    """The device profile as it stands in result.json."""
+
+    name: str  # of the profile
+    title: str  # for people
+    backend: str  # cpu, cuda, vulkan, metal ...
+    isa: str  # architecture first: "x86_64 avx2", "aarch64 dotprod"
+    cores: int
+    ram_bytes: int  # physical memory, bytes
+    usable_bytes: int  # memory that a model may take, bytes
+
+
+class PinnedSource(TypedDict):
+    """Where the original model came from, as it stands in manifest.json."""
+
+    kind: str  # folder or hub
+    digest: str  # tree digest of a folder, or commit of a hub repository
 
 
 @dataclass(frozen=True)
-class Handover:
-    """A winner whose file is the one that was measured. result, manifest: result.json and
-    manifest.json.
-    """
+class DeliveredModel:
+    """The winner of a study, whose file is the one that was measured."""
 
-    folder: Path
-    store: Store
-    result: dict[str, Any]
-    manifest: dict[str, Any]
+    folder: Path  # of the study, in outputs/
+    store: Store  # the cache that the study was built in
+    result: dict[str, Any]  # result.json
+    manifest: dict[str, Any]  # manifest.json
+
+    @property
+    def study(self) -> str:
+        """Return the study's name."""
+        return str(self.result["study"])
+
+    @property
+    def model_name(self) -> str:
+        """Return the original model's name."""
+        return str(self.result["model"])
+
+    @property
+    def status(self) -> str:
+        """Return the study's status: met, unmet, infeasible or undecided."""
+        return str(self.result["status"])
+
+    @property
+    def title(self) -> str:
+        """Return "model-hardware" with both names of the result."""
+        return f"{self.result['model']}-{self.result['hardware']}"
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the winner's file."""
+        """Return the hex SHA-256 of the winner's file."""
         return str(self.result["winner"]["artifact"]["sha256"])
 
     @property
     def size(self) -> int:
-        """The winner's bytes."""
+        """Return the size of the winner's file, bytes."""
         return int(self.result["winner"]["artifact"]["bytes"])
 
     @property
-    def model(self) -> Path:
-        """The winner's GGUF."""
+    def gguf(self) -> Path:
+        """Return the path of the winner's GGUF."""
         return self.folder / "model.gguf"
 
     @property
     def recipe(self) -> Recipe:
-        """How it was made."""
+        """Return the winner's recipe."""
         return Recipe.of(self.result["winner"]["recipe"])
 
     @property
-    def title(self) -> str:
-        """model-hardware, as it stands in the result."""
-        return f"{self.result['model']}-{self.result['hardware']}"
+    def context(self) -> int:
+        """Return the context that quality and memory were measured at, tokens."""
+        return int(self.result["context"])
 
     @property
-    def device(self) -> dict[str, Any]:
-        """The device that it was made for: name, title, backend, isa, cores, ram_bytes,
-        usable_bytes. Raises UserError.
+    def hardware(self) -> HardwareSummary:
+        """Return the profile of the device that the model was made for.
+
+        Raises UserError for a result that is older than this field.
         """
-        found: dict[str, Any] | None = self.result.get("device")
-        if found is None:
+        summary = self.result.get("device")
+        if summary is None:
             raise UserError(
-                f"{self.folder.name} was written before results held their device: {AGAIN}"
+                f"{self.folder.name} was written before results held their device: {RERUN_HINT}"
             )
-        return found
+        return cast(HardwareSummary, summary)
 
     @cached_property
-    def measured(self) -> dict[str, dict[str, Any]]:
-        """Metric -> the winner's measurement, as in result.json."""
-        return {m["metric"]: m for m in self.result["winner"]["measurements"]}
+    def measurements(self) -> dict[str, Measurement]:
+        """Map each metric to the winner's measurement of it."""
+        rows = self.result["winner"]["measurements"]
+        return {row["metric"]: Measurement(**row) for row in rows}
 
-    def fresh(self, name: str) -> Path:
-        """An empty folder of that name in the study's."""
+    @property
+    def source(self) -> PinnedSource:
+        """Return what the original model was pinned to."""
+        return cast(PinnedSource, self.manifest["source"])
+
+    @property
+    def report_digest(self) -> str:
+        """Return the hex SHA-256 of the report text."""
+        return str(self.manifest["texts"]["report"])
+
+    @property
+    def tool_versions(self) -> dict[str, str]:
+        """Map each tool that made or measured the model to its version."""
+        return cast(dict[str, str], self.manifest["tools"])
+
+    def empty_folder(self, name: str) -> Path:
+        """Make an empty folder of that name in the study's folder; delete an older one."""
         out = self.folder / name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         return out
 
-    def warn(self) -> None:
-        """Say so where the goal isn't met."""
-        if self.result["status"] != "met":
-            print(
-                f"note: this model is {self.result['status']}: the limits of its goal are not all "
-                "held"
-            )
+    def print_goal_note(self) -> None:
+        """Print a note where the study's goal is not met."""
+        if self.status != "met":
+            print(f"note: this model is {self.status}: the limits of its goal are not all held")
 
     @contextmanager
-    def original(self) -> Iterator[Path]:
-        """A view of the 16-bit model's files (config.json, safetensors, tokenizer), as they were
-        pinned. Raises UserError.
+    def original_model(self) -> Iterator[Path]:
+        """Lay out the pinned 16-bit model (config.json, safetensors, tokenizer) in a folder.
+
+        The folder goes when the context ends. Raises UserError where the store lacks the model.
         """
-        made = self._fetched()
+        artifact = self._original_artifact()
         with tempfile.TemporaryDirectory(dir=self.store.folder("tmp")) as folder:
-            yield self.store.lay_out(made, Path(folder))
+            yield self.store.lay_out(artifact, Path(folder))
 
-    def _fetched(self) -> Artifact:
-        source = self.manifest["source"]
-        found = self._made(
-            "fetch",
-            lambda action: all(action["params"].get(k) == source[k] for k in ("kind", "digest")),
-        )
-        if found is None:
-            raise UserError(
-                f"the original of {self.folder.name} isn't in {self.store.root.name}/ any more: "
-                f"{AGAIN}"
-            )
-        return found
+    def report_tokens(self) -> NDArray[np.int32]:
+        """Return the report text as it was measured: token ids, (windows, context).
 
-    def tokens(self) -> Any:
-        """The report text as it was measured: token ids, (windows, context), int32. Raises
-        UserError.
+        Raises UserError where the store lacks the study's baseline.
         """
-        import numpy as np
+        import numpy as np  # large: other exports do without
 
-        digest = self.manifest["texts"]["report"]
-        text = self._made(
-            "fetch", lambda action: action["params"] == {"kind": "file", "digest": digest}
+        text = self._find_artifact(
+            "fetch",
+            lambda action: action["params"] == {"kind": "file", "digest": self.report_digest},
         )
-        base = self._made(
+        baseline = self._find_artifact(
             "baseline",
             lambda action: (
                 text is not None
                 and action["inputs"].get("text") == text.digest
-                and action["params"]["context"] == self.result["context"]
+                and action["params"]["context"] == self.context
             ),
         )
-        if base is None:
-            raise UserError(
-                f"the baseline of {self.folder.name} isn't in {self.store.root.name}/ any more: "
-                f"{AGAIN}"
-            )
-        return np.load(
-            self.store.blob(next(f.sha256 for f in base.files if f.path == "tokens.npy"))
+        if baseline is None:
+            raise self._not_stored("baseline")
+        digest = next(f.sha256 for f in baseline.files if f.path == "tokens.npy")
+        tokens: NDArray[np.int32] = np.load(self.store.blob(digest))
+        return tokens
+
+    def _original_artifact(self) -> Artifact:
+        artifact = self._find_artifact(
+            "fetch",
+            lambda action: (
+                action["params"].get("kind") == self.source["kind"]
+                and action["params"].get("digest") == self.source["digest"]
+            ),
+        )
+        if artifact is None:
+            raise self._not_stored("original")
+        return artifact
+
+    def _not_stored(self, item: str) -> UserError:
+        return UserError(
+            f"the {item} of {self.folder.name} isn't in {self.store.root.name}/ any more: "
+            f"{RERUN_HINT}"
         )
 
-    def _made(self, stage: str, fits: Callable[[dict[str, Any]], bool]) -> Artifact | None:
-        """A sound artifact of a stage whose action fits."""
+    def _find_artifact(
+        self, stage: str, matches: Callable[[Mapping[str, Any]], bool]
+    ) -> Artifact | None:
+        """Return a complete artifact of a stage whose action matches, or None."""
         for record in self.store.records():
             action = record.get("action") or {}
-            if action.get("stage") == stage and fits(action):
-                found = self.store.lookup(record["key"])
-                if isinstance(found, Artifact):
-                    return found
+            if action.get("stage") == stage and matches(action):
+                outcome = self.store.lookup(record["key"])
+                if isinstance(outcome, Artifact):
+                    return outcome
         return None
 
 
-def near(path: Path) -> Path:
-    """A path as it is typed here: relative where it lies below the current folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def open_delivered(
+    folder: Path, store: Store, runtime: str, format: str | None = "gguf"
+) -> DeliveredModel:
+    """Open a folder of outputs/ for an export and check its model.
 
-
-def opened(folder: Path, store: Store, taker: str, format: str | None = "gguf") -> Handover:
-    """Open a folder of outputs/ for a taker ("Ollama", "Docker"). format: what it runs; None: it
-    starts from the original.
-
-    Raises UserError where there is no winner, it is of another format, or its file isn't the one
-    that was measured.
+    runtime: what runs the export ("Ollama", "LiteRT"), for messages; format: the file format that
+    it reads, None for an export that starts from the original. Raises UserError where there is no
+    winner, it has another format, or its file isn't the one that was measured.
     """
     result = json.loads((folder / "result.json").read_text())
     if not result["winner"]:
         raise UserError(f"{folder.name} has no winner to export: {result['status']}")
-    given = Handover(folder, store, result, json.loads((folder / "manifest.json").read_text()))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    winner = DeliveredModel(folder, store, result, manifest)
     if format is None:
-        return given
+        return winner
     if result["winner"]["artifact"]["path"] != "model.gguf":
         raise UserError(
-            f"{taker} runs GGUF, and the winner of {folder.name} is {given.recipe.format}"
+            f"{runtime} runs GGUF, and the winner of {folder.name} is {winner.recipe.format}"
         )
-    if not given.model.exists() or hash_file(given.model) != given.digest:
-        raise UserError(f"{given.model} isn't the winner any more: {AGAIN}")
-    return given
+    if not winner.gguf.exists() or hash_file(winner.gguf) != winner.digest:
+        raise UserError(f"{winner.gguf} isn't the winner any more: {RERUN_HINT}")
+    return winner
 
 
-FOLDER = Path(__file__).with_name("templates")
+def relative_path(path: Path) -> Path:
+    """Return a path relative to the current folder where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def render(name: str, /, **values: Any) -> str:
-    """A template's text. A name that it needs and isn't given raises jinja2.UndefinedError."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+def copy_tokenizer_files(source: Path, target: Path) -> None:
+    """Copy a checkpoint's files to another folder, all but its weights."""
+    for path in source.iterdir():
+        if not path.name.endswith(WEIGHT_FILES):
+            shutil.copyfile(path, target / path.name)
 
-    around = Environment(
-        loader=FileSystemLoader(FOLDER),
+
+def render_template(template: str, /, **values: object) -> str:
+    """Render a file of templates/. Raises jinja2.UndefinedError for a missing value."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not every export has texts
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
     )
-    return around.get_template(name).render(**values)
+    return environment.get_template(template).render(**values)

@@ -1,9 +1,8 @@
-"""Hugging Face hub: the GGUF with its metadata filled in, and a model card with numbers, recipe and
-digests.
+"""Hugging Face hub: the GGUF with its metadata filled in, and a model card with its numbers.
 
-Metadata change the file's digest, not its tensors, which are compared; the card names both digests.
-Keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the recipe has a
-namespace of its own.
+The card has the recipe and the digests as well. Metadata change the file's digest, not its tensors,
+which are compared; the card names both digests. Keys are those of
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the recipe has a namespace of its own.
 """
 
 from __future__ import annotations
@@ -12,16 +11,24 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra import __version__
-from sintra.core.errors import Transient, UserError
+from sintra.core.errors import Transient
 from sintra.formats.gguf.chat_template import read_chat
-from sintra.integrations.exports.handover import Handover, near, opened, render
-from sintra.integrations.exports.upload import check_target
-from sintra.integrations.exports.upload import upload as send
+from sintra.formats.gguf.header import reader as open_reader
+from sintra.integrations.exports.handover import (
+    DeliveredModel,
+    open_delivered,
+    relative_path,
+    render_template,
+)
+from sintra.integrations.exports.upload import check_license, check_upload, upload_folder
 from sintra.store.files import hash_file
 from sintra.store.store import Store
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
 
 SHOWN = (
     "size_bytes",
@@ -42,30 +49,27 @@ INDEXED = {
     "same_top": "Share of equal top tokens",
     "ppl_ratio": "Perplexity over the 16-bit model's",
 }
+Metadata = dict[str, str | int | float]  # GGUF key -> value
 
 
 def export(folder: Path, store: Store, license: str = "", upload: str = "") -> None:
-    """Write <folder>/hub. license: an SPDX identifier as the hub writes it (apache-2.0); upload:
-    owner/name.
+    """Write <folder>/hub.
+
+    license: an SPDX identifier as the hub writes it (apache-2.0); upload: owner/name.
     """
-    if license and not re.fullmatch(r"[a-z0-9.+-]+", license):
-        raise UserError(
-            f"license={license} isn't an identifier of the hub's: apache-2.0, mit, llama3.1, "
-            "other, ..."
-        )
-    if upload:
-        check_target(upload)
-    given = opened(folder, store, "this export")
-    out = given.fresh("hub")
-    target = out / f"{file_name(given)}.gguf"
-    fill(given, target, license)
-    (out / "README.md").write_text(str(card(given, target, license)))
+    check_license(license)
+    check_upload(upload)
+    winner = open_delivered(folder, store, "this export")
+    out = winner.empty_folder("hub")
+    target = out / f"{gguf_stem(winner)}.gguf"
+    copy_with_metadata(winner.gguf, target, gguf_metadata(winner, license))
+    (out / "README.md").write_text(str(model_card(winner, target, license)))
     (out / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
-    given.warn()
-    print(f"wrote {near(out)}")
+    winner.print_goal_note()
+    print(f"wrote {relative_path(out)}")
     if upload:
-        print(f"uploaded to {send(out, upload, 'model', given.result['study'])}")
+        print(f"uploaded to {upload_folder(out, upload, 'model', winner.study)}")
     elif not license:
         print(
             "note: the card names no license: license=... does, and it must be one that the "
@@ -73,105 +77,94 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
         )
 
 
-def file_name(given: Handover) -> str:
-    """model-recipe, as the hub's GGUF files are called."""
-    return re.sub(r"[^\w.-]+", "-", f"{given.result['model']}-{given.recipe.name}")
+def gguf_stem(winner: DeliveredModel) -> str:
+    """Return model-recipe, as the hub's GGUF files are called."""
+    return re.sub(r"[^\w.-]+", "-", f"{winner.model_name}-{winner.recipe.name}")
 
 
-def base_model(given: Handover) -> str | None:
-    """The hub repository that the original came from, or None for a folder."""
-    if given.manifest["source"]["kind"] != "hub":
+def base_repository(winner: DeliveredModel) -> str | None:
+    """Return the hub repository that the original came from, or None for a folder."""
+    if winner.source["kind"] != "hub":
         return None
-    named = [
-        o.partition("=")[2]
-        for o in given.manifest["overrides"]
-        if o.startswith(("model=", "model.source="))
+    models = [
+        option.partition("=")[2]
+        for option in winner.manifest["overrides"]
+        if option.startswith(("model=", "model.source="))
     ]
-    return named[-1].partition("@")[0] if named else None
+    return str(models[-1]).partition("@")[0] if models else None
 
 
-def fill(given: Handover, target: Path, license: str) -> None:
-    """Copy the GGUF with more metadata, and read back that its tensors are the same. Raises
-    Transient where they aren't.
+def gguf_metadata(winner: DeliveredModel, license: str) -> Metadata:
+    """Return GGUF keys and values: general.* where there is something to say, and sintra.*."""
+    metadata: Metadata = {
+        "general.name": winner.model_name,
+        "general.basename": winner.model_name,
+        "general.quantized_by": f"Sintra {__version__}",
+        "general.description": f"{winner.recipe.name}, made for {winner.hardware['title']}",
+        "sintra.study": winner.study,
+        "sintra.recipe": json.dumps(winner.recipe.as_json(), sort_keys=True),
+        "sintra.source.kind": winner.source["kind"],
+        "sintra.source.digest": winner.source["digest"],
+        "sintra.measured.sha256": winner.digest,
+    }
+    if license:
+        metadata["general.license"] = license
+    if kld := winner.measurements.get("kld_mean"):
+        metadata["sintra.kld_mean"] = float(kld.value)
+    if base := base_repository(winner):
+        metadata |= {
+            "general.base_model.count": 1,
+            "general.base_model.0.name": base.partition("/")[2],
+            "general.base_model.0.organization": base.partition("/")[0],
+            "general.base_model.0.repo_url": f"https://huggingface.co/{base}",
+            "general.base_model.0.version": winner.source["digest"],
+        }
+    return metadata
+
+
+def copy_with_metadata(source: Path, target: Path, metadata: Metadata) -> None:
+    """Copy a GGUF with more metadata, and read back that its tensors are the same.
+
+    Raises Transient where they aren't.
     """
-    import logging
+    import logging  # like gguf only needed here
 
     from gguf import GGUFValueType, GGUFWriter
     from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
-    from sintra.formats.gguf.header import reader as opened
-
     kinds = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT64}
-    new = {k: MetadataDetails(kinds[type(v)], v) for k, v in metadata(given, license).items()}
-    reader = opened(given.model)
-    arch = reader.get_field("general.architecture")
-    assert arch is not None
+    details = {k: MetadataDetails(kinds[type(v)], v) for k, v in metadata.items()}
+    reader = open_reader(source)
+    architecture = reader.get_field("general.architecture")
+    assert architecture is not None
     logging.getLogger("gguf-new-metadata").setLevel(logging.WARNING)
-    writer = GGUFWriter(target, arch=str(arch.contents()), endianess=reader.endianess)
+    writer = GGUFWriter(target, arch=str(architecture.contents()), endianess=reader.endianess)
     if (alignment := reader.get_field("general.alignment")) is not None:
         writer.data_alignment = int(alignment.contents())
-    copy_with_new_metadata(reader, writer, new, [])
-    print(file=sys.stderr)
-    copied = opened(target)
-    same = [(t.name, t.tensor_type, tuple(t.shape)) for t in reader.tensors] == [
-        (t.name, t.tensor_type, tuple(t.shape)) for t in copied.tensors
-    ]
-    if not same or any(
-        a.data.tobytes() != b.data.tobytes()
-        for a, b in zip(reader.tensors, copied.tensors, strict=True)
-    ):
-        raise Transient(f"{target.name} came out with other tensors than {given.model.name}")
+    copy_with_new_metadata(reader, writer, details, [])
+    print(file=sys.stderr)  # ends the progress bar's line
+    if not same_tensors(reader, open_reader(target)):
+        raise Transient(f"{target.name} came out with other tensors than {source.name}")
 
 
-def metadata(given: Handover, license: str) -> dict[str, Any]:
-    """GGUF keys and values: general.* where there is something to say, and sintra.*."""
-    kld, base = given.measured.get("kld_mean"), base_model(given)
-    found: dict[str, Any] = {
-        "general.name": given.result["model"],
-        "general.basename": given.result["model"],
-        "general.quantized_by": f"Sintra {__version__}",
-        "general.description": f"{given.recipe.name}, made for {given.device['title']}",
-        "sintra.study": given.result["study"],
-        "sintra.recipe": json.dumps(given.recipe.as_json(), sort_keys=True),
-        "sintra.source.kind": given.manifest["source"]["kind"],
-        "sintra.source.digest": given.manifest["source"]["digest"],
-        "sintra.measured.sha256": given.digest,
-    }
-    if license:
-        found["general.license"] = license
-    if kld:
-        found["sintra.kld_mean"] = float(kld["value"])
-    if base:
-        url = f"https://huggingface.co/{base}"
-        found |= {
-            "general.base_model.count": 1,
-            "general.base_model.0.name": base.partition("/")[2],
-            "general.base_model.0.organization": base.partition("/")[0],
-            "general.base_model.0.repo_url": url,
-            "general.base_model.0.version": given.manifest["source"]["digest"],
-        }
-    return found
+def same_tensors(original: Any, copy: Any) -> bool:
+    """Compare the tensors of two GGUF readers: names, types, shapes and bytes."""
+    return len(original.tensors) == len(copy.tensors) and all(
+        (a.name, a.tensor_type, tuple(a.shape)) == (b.name, b.tensor_type, tuple(b.shape))
+        and a.data.tobytes() == b.data.tobytes()
+        for a, b in zip(original.tensors, copy.tensors, strict=True)
+    )
 
 
-def card(given: Handover, target: Path, license: str) -> Any:
-    """The model card: the hub's metadata with the measurements as a model index, then the text."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+def model_card(winner: DeliveredModel, target: Path, license: str) -> ModelCard:
+    """Return the model card: the hub's metadata with a model index, then the text.
 
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="report-text",
-            dataset_name=f"report text {text[:12]}",
-            metric_type=name,
-            metric_name=title,
-            metric_value=given.measured[name]["value"],
-        )
-        for name, title in INDEXED.items()
-        if name in given.measured
-        for text in [given.manifest["texts"]["report"]]
-    ]
-    base = base_model(given)
-    more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
+    target: the GGUF that lies beside the card.
+    """
+    from huggingface_hub import ModelCard, ModelCardData  # not needed to list the exports
+
+    base = base_repository(winner)
+    relation: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
     data = ModelCardData(
         base_model=base,
         license=license or None,
@@ -179,22 +172,38 @@ def card(given: Handover, target: Path, license: str) -> Any:
         pipeline_tag="text-generation",
         tags=["gguf", "quantized", "sintra"],
         model_name=target.stem,
-        eval_results=results or None,
+        eval_results=model_index(winner) or None,
         quantized_by=f"Sintra {__version__}",
-        **more,
+        **relation,
     )
-    rows = [given.measured[name] for name in SHOWN if name in given.measured]
-    chat = read_chat(given.model)
-    text = render(
+    text = render_template(
         "hub.md",
-        given=given,
+        winner=winner,
         file=target.name,
         digest=hash_file(target),
         size=target.stat().st_size,
-        rows=rows,
+        rows=[winner.measurements[name] for name in SHOWN if name in winner.measurements],
         base=base,
-        chat=chat,
-        recipe=json.dumps(given.recipe.as_json()),
+        chat=read_chat(winner.gguf),
+        recipe=json.dumps(winner.recipe.as_json()),
         tool=f"Sintra {__version__}",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def model_index(winner: DeliveredModel) -> list[EvalResult]:
+    """Return the measurements that the hub lists with a model."""
+    from huggingface_hub import EvalResult  # not needed to list the exports
+
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="report-text",
+            dataset_name=f"report text {winner.report_digest[:12]}",
+            metric_type=name,
+            metric_name=title,
+            metric_value=winner.measurements[name].value,
+        )
+        for name, title in INDEXED.items()
+        if name in winner.measurements
+    ]

@@ -1,5 +1,4 @@
-"""Ollama: a folder with a Modelfile and the blob by its SHA-256, then `create` through its API or
-its binary.
+"""Ollama: a Modelfile and the blob by its SHA-256, then `create` through its API or its binary.
 
 Lost templates are what Ollama's users complain of most: TEMPLATE comes from the model's own chat
 template, the stop tokens and num_ctx from its metadata. The API's steps are those of Ollama's
@@ -16,122 +15,127 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from sintra.core.errors import Transient, UserError
 from sintra.formats.gguf.chat_template import ROLES, Chat, read_chat
-from sintra.integrations.exports.handover import near, opened
+from sintra.integrations.exports.handover import open_delivered, relative_path
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
-DEFAULT_CONTEXT = 4096
+DEFAULT_CONTEXT = 4096  # tokens; more of the model's context is only used where the user asks
+TIMEOUT_S = 600  # of a request: Ollama reads the whole model
+
+
+class Parameters(TypedDict):
+    """Parameters of a model of Ollama's."""
+
+    num_ctx: int  # context, tokens
+    stop: list[str]  # texts that end an answer
+
+
+class CreateRequest(TypedDict):
+    """The body of POST /api/create."""
+
+    model: str  # its new name
+    files: dict[str, str]  # file name -> "sha256:<hex>" of a blob that the server has
+    parameters: Parameters
+    template: NotRequired[str]  # in Go's template language
 
 
 def export(folder: Path, store: Store) -> None:
     """Write <folder>/ollama and create the model where an Ollama is at hand."""
-    given = opened(folder, store, "Ollama")
-    model, digest = given.model, given.digest
-    chat, name = read_chat(model), model_name(given.title)
-    out = write_folder(folder / "ollama", model, digest, chat)
-    given.warn()
-    if os.environ.get("OLLAMA_HOST"):
-        create(os.environ["OLLAMA_HOST"], name, out, digest, chat)
+    winner = open_delivered(folder, store, "Ollama")
+    chat, name = read_chat(winner.gguf), model_name(winner.title)
+    out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat)
+    winner.print_goal_note()
+    if host := os.environ.get("OLLAMA_HOST"):
+        create_by_api(host, name, out, winner.digest, chat)
         print(f"created {name}; run it: ollama run {name}")
     elif shutil.which("ollama"):
-        done = subprocess.run(["ollama", "create", name, "-f", "Modelfile"], cwd=out, check=False)
-        if done.returncode:
-            raise Transient(
-                f"`ollama create {name}` failed (exit {done.returncode}); the folder {out} is "
-                "complete"
-            )
+        create_by_binary(name, out)
         print(f"created {name}; run it: ollama run {name}")
     else:
-        print(
-            f"wrote {near(out)}; where Ollama is: cd {near(out)} && ollama create {name} -f "
-            "Modelfile"
-        )
+        path = relative_path(out)
+        print(f"wrote {path}; where Ollama is: cd {path} && ollama create {name} -f Modelfile")
 
 
 def model_name(text: str) -> str:
-    """A valid Ollama name: lower case, at most 80 characters of letters, digits, `_`, `-` and `.`."""
+    """Turn a text into a name that Ollama takes.
+
+    That is lower case, at most 80 characters of letters, digits, `_`, `-` and `.`.
+    """
     return re.sub(r"[^a-z0-9_.-]+", "-", text.lower()).strip("-.")[:80] or "sintra"
 
 
 def write_folder(out: Path, model: Path, digest: str, chat: Chat) -> Path:
-    """Modelfile, model.gguf and blobs/sha256-<hex>, the last two being one file."""
+    """Write Modelfile, model.gguf and blobs/sha256-<hex>, the last two being one file."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "blobs").mkdir(parents=True)
     for target in (out / "model.gguf", out / "blobs" / f"sha256-{digest}"):
         link_or_copy(model, target)
-    (out / "Modelfile").write_text(modelfile(chat))
+    (out / "Modelfile").write_text(modelfile_text(chat))
     return out
 
 
-def modelfile(chat: Chat) -> str:
-    """The Modelfile's text."""
+def modelfile_text(chat: Chat) -> str:
+    """Return the text of a Modelfile."""
     lines = ["FROM ./model.gguf", f"PARAMETER num_ctx {min(chat.context, DEFAULT_CONTEXT)}"]
-    lines += [f"PARAMETER stop {quoted(s)}" for s in chat.stop]
+    lines += [f"PARAMETER stop {modelfile_string(text)}" for text in chat.stop]
     if chat.turns:
-        lines.append(f"TEMPLATE {quoted(go_template(chat))}")
+        lines.append(f"TEMPLATE {modelfile_string(go_template(chat))}")
     return "\n".join(lines) + "\n"
 
 
-def quoted(text: str) -> str:
-    """A Modelfile string. Ollama has no escape for three quotes in a row, so they are refused."""
+def modelfile_string(text: str) -> str:
+    """Write a text as a Modelfile's string.
+
+    Raises UserError for three quotes in a row: Ollama has no escape for them.
+    """
     if '"""' in text:
         raise UserError('the chat template holds """, which a Modelfile can\'t express')
     return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
 
 
 def go_template(chat: Chat) -> str:
-    """The chat template in Go's language: a range over the messages, then the opening of the
-    answer.
+    """Write the chat template in Go's language.
+
+    It is a range over the messages, then the opening of the answer.
     """
     assert chat.turns is not None
     cases = []
     for number, role in enumerate(ROLES):
-        before, after = chat.turns[role]
+        before, after = (go_literal(text) for text in chat.turns[role])
         test = "if" if number == 0 else "else if"
-        cases.append(
-            f'{{{{ {test} eq .Role "{role}" }}}}{literal(before)}{{{{ .Content }}}}{literal(after)}'
-        )
-    return "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + literal(chat.opening)
+        cases.append(f'{{{{ {test} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}')
+    opening = go_literal(chat.opening)
+    return "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + opening
 
 
-def literal(text: str) -> str:
-    """Plain text inside a Go template: opening braces would start an action."""
+def go_literal(text: str) -> str:
+    """Write plain text inside a Go template, where opening braces would start an action."""
     return text.replace("{{", '{{ "{{" }}')
 
 
-def create(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
-    """Upload the blob unless the server has it, then create the model. Raises Transient with the
-    server's own words.
+def create_by_binary(name: str, out: Path) -> None:
+    """Create the model with the ollama program. Raises Transient where that fails."""
+    process = subprocess.run(["ollama", "create", name, "-f", "Modelfile"], cwd=out, check=False)
+    if process.returncode:
+        raise Transient(
+            f"`ollama create {name}` failed (exit {process.returncode}); the folder {out} is "
+            "complete"
+        )
+
+
+def create_by_api(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
+    """Upload the blob unless the server has it, then create the model.
+
+    host: as in OLLAMA_HOST, with or without http://. Raises Transient with the server's own words.
     """
-    base = (host if "://" in host else f"http://{host}").rstrip("/")
-    parameters = {"num_ctx": min(chat.context, DEFAULT_CONTEXT), "stop": list(chat.stop)}
-    body: dict[str, Any] = {
-        "model": name,
-        "files": {"model.gguf": f"sha256:{digest}"},
-        "parameters": parameters,
-    }
-    if chat.turns:
-        body["template"] = go_template(chat)
-    blob = f"{base}/api/blobs/sha256:{digest}"
+    server = (host if "://" in host else f"http://{host}").rstrip("/")
     try:
-        if not _known(blob):
-            with (out / "model.gguf").open("rb") as data:
-                size = str((out / "model.gguf").stat().st_size)
-                _open(
-                    urllib.request.Request(
-                        blob, data=data, method="POST", headers={"Content-Length": size}
-                    )
-                )
-        for line in _open(
-            urllib.request.Request(f"{base}/api/create", json.dumps(body).encode(), method="POST")
-        ).splitlines():
-            answer = json.loads(line)
-            if "error" in answer:
-                raise Transient(f"Ollama refuses {name}: {answer['error']}")
+        upload_blob(server, out / "model.gguf", digest)
+        request_creation(server, create_request(name, digest, chat))
     except urllib.error.HTTPError as error:
         raise Transient(
             f"Ollama answers {error.code}: {error.read().decode(errors='replace').strip()}"
@@ -142,9 +146,33 @@ def create(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
         ) from None
 
 
-def _known(url: str) -> bool:
+def create_request(name: str, digest: str, chat: Chat) -> CreateRequest:
+    """Return the body of POST /api/create."""
+    context = min(chat.context, DEFAULT_CONTEXT)
+    body: CreateRequest = {
+        "model": name,
+        "files": {"model.gguf": f"sha256:{digest}"},
+        "parameters": {"num_ctx": context, "stop": list(chat.stop)},
+    }
+    if chat.turns:
+        body["template"] = go_template(chat)
+    return body
+
+
+def upload_blob(server: str, path: Path, digest: str) -> None:
+    """Upload a file by its SHA-256 unless the server has it. Raises urllib's errors."""
+    url = f"{server}/api/blobs/sha256:{digest}"
+    if has_blob(url):
+        return
+    with path.open("rb") as data:
+        length = {"Content-Length": str(path.stat().st_size)}
+        response_text(urllib.request.Request(url, data=data, method="POST", headers=length))
+
+
+def has_blob(url: str) -> bool:
+    """Ask the server whether it has the blob at this address. Raises urllib's errors."""
     try:
-        _open(urllib.request.Request(url, method="HEAD"))
+        response_text(urllib.request.Request(url, method="HEAD"))
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return False
@@ -152,6 +180,17 @@ def _known(url: str) -> bool:
     return True
 
 
-def _open(request: urllib.request.Request) -> str:
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        return str(answer.read().decode())
+def request_creation(server: str, body: CreateRequest) -> None:
+    """Have the server create a model. Raises Transient where it refuses, and urllib's errors."""
+    data = json.dumps(body).encode()
+    url = f"{server}/api/create"
+    for line in response_text(urllib.request.Request(url, data, method="POST")).splitlines():
+        status = json.loads(line)
+        if "error" in status:
+            raise Transient(f"Ollama refuses {body['model']}: {status['error']}")
+
+
+def response_text(request: urllib.request.Request) -> str:
+    """Send a request and return the response's text. Raises urllib's errors."""
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        return str(response.read().decode())

@@ -1,134 +1,142 @@
-"""ONNX: the original model as a graph of token ids to logits, run by ONNX Runtime and compared with
-PyTorch (extra: onnx).
+"""ONNX: the original model as a graph of token ids to logits (extra: onnx).
 
-A GGUF's types have no counterpart in ONNX: what is exported is the 16-bit model in float32, int8 or
-int4 of ONNX Runtime's own.
+ONNX Runtime runs it, and its logits are compared with PyTorch's. A GGUF's types have no counterpart
+in ONNX: what is exported is the 16-bit model in float32, int8 or int4 of ONNX Runtime's own.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.core.errors import Infeasible, UserError, nearest
 from sintra.integrations.exports.agreement import (
     ARCHITECTURES,
-    likeness,
-    logits,
-    plain,
-    reason,
-    words,
+    REPORT_WINDOWS,
+    Agreement,
+    agreement_line,
+    compare_logits,
+    load_logits_module,
+    root_cause_line,
+    torch_logits,
 )
-from sintra.integrations.exports.handover import Handover, near, opened, render
+from sintra.integrations.exports.handover import (
+    DeliveredModel,
+    copy_tokenizer_files,
+    open_delivered,
+    relative_path,
+    render_template,
+)
 from sintra.store.store import Store
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 WEIGHTS = ("fp32", "int8", "int4")
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra
 OPSET = 20
 BLOCK = 32  # weights that share a scale in int4
 # bytes of weights above which they go into a file of their own: a protobuf has at most 2 GiB
 PROTOBUF = 1_500_000_000
-WINDOWS = 4
 
 
 def export(folder: Path, store: Store, weights: str = "fp32") -> None:
-    """Write <folder>/onnx. weights: fp32, int8 (ONNX Runtime's dynamic quantization) or int4
-    (blocks of 32, MatMulNBits).
+    """Write <folder>/onnx.
+
+    weights: fp32, int8 (ONNX Runtime's dynamic quantization) or int4 (blocks of 32, MatMulNBits).
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: {nearest(weights, WEIGHTS)}")
-    if missing := [n for n in NEEDED if importlib.util.find_spec(n) is None]:
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"{', '.join(missing)} isn't installed: pip install -c constraints.txt 'sintra[onnx]'"
         )
-    given = opened(folder, store, "ONNX", None)
-    ids = given.tokens()[:WINDOWS]
-    with given.original() as source:
-        out = given.fresh("onnx")
-        net = load(source)
-        write(net, out / "model.onnx", ids)
-        for path in source.iterdir():
-            if not path.name.endswith((".safetensors", ".safetensors.index.json")):
-                shutil.copyfile(path, out / path.name)
-    pack(out, weights)
-    found = likeness(logits(net, ids), run(out / "model.onnx", ids))
-    (out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "README.md").write_text(readme(given, out, weights, found))
-    print(f"wrote {near(out)}: {words(found)}")
+    winner = open_delivered(folder, store, "ONNX", None)
+    ids = winner.report_tokens()[:REPORT_WINDOWS]
+    with winner.original_model() as source:
+        out = winner.empty_folder("onnx")
+        module = load_original(source)
+        write_onnx(module, out / "model.onnx", ids)
+        copy_tokenizer_files(source, out)
+    quantize_onnx(out, weights)
+    agreement = compare_logits(torch_logits(module, ids), onnx_logits(out / "model.onnx", ids))
+    (out / "comparison.json").write_text(json.dumps(agreement, indent=1) + "\n")
+    (out / "README.md").write_text(onnx_readme(winner, out, weights, agreement))
+    print(f"wrote {relative_path(out)}: {agreement_line(agreement)}")
 
 
-def load(source: Path) -> Any:
-    """The network. Raises UserError where transformers can't load it."""
+def load_original(source: Path) -> Any:
+    """Load the network of a checkpoint. Raises UserError where transformers can't load it."""
     try:
-        return plain(source)
+        return load_logits_module(source)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"transformers can't load the original: {next(iter(str(error).splitlines()), '')[:160]}"
         ) from None
 
 
-def write(net: Any, path: Path, ids: Any) -> None:
-    """torch.onnx's exporter over torch.export, batch and length left open. Raises UserError for
-    what it can't follow.
-    """
-    import torch
+def write_onnx(module: Any, path: Path, ids: NDArray[np.int32]) -> None:
+    """Write a module as a graph by torch.onnx's exporter, batch and length left open.
 
-    batch = torch.from_numpy(
-        ids[:1].repeat(2, axis=0)
-    ).long()  # an example of batch 1 would fix the batch
-    free = {"input_ids": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
-    heavy = sum(p.numel() for p in net.parameters()) * 4 > PROTOBUF
+    ids: example windows, (windows, length). Raises UserError for what the exporter can't follow.
+    """
+    import torch  # takes seconds to import
+
+    # an example of batch 1 would fix the batch
+    batch = torch.from_numpy(ids[:1].repeat(2, axis=0)).long()
+    dimensions = {"input_ids": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
+    separate_weights = sum(p.numel() for p in module.parameters()) * 4 > PROTOBUF
     try:
         program = torch.onnx.export(
-            net,
+            module,
             (batch,),
             dynamo=True,
-            dynamic_shapes=free,
+            dynamic_shapes=dimensions,
             opset_version=OPSET,
             verbose=False,
             input_names=["input_ids"],
             output_names=["logits"],
         )
         assert program is not None
-        program.save(path, external_data=heavy)
-    except (
-        Exception
-    ) as error:  # the exporter has no error type of its own that covers all it raises
-        kind = net.net.config.model_type
+        program.save(path, external_data=separate_weights)
+    except Exception as error:  # the exporter has no error type that covers all it raises
+        kind = module.net.config.model_type
         raise UserError(
-            f"torch.onnx can't export the architecture {kind!r}: {reason(error)}"
+            f"torch.onnx can't export the architecture {kind!r}: {root_cause_line(error)}"
         ) from None
 
 
-def pack(out: Path, weights: str) -> None:
-    """Quantize model.onnx in its place, with ONNX Runtime's own tools."""
+def quantize_onnx(out: Path, weights: str) -> None:
+    """Quantize a folder's model.onnx in place, with ONNX Runtime's own tools."""
     if weights == "fp32":
         return
-    import onnx
+    import onnx  # an optional package
 
-    path, made = out / "model.onnx", out / "packed.onnx"
+    path, packed = out / "model.onnx", out / "packed.onnx"
     if weights == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization import QuantType, quantize_dynamic  # optional, takes seconds
 
-        quantize_dynamic(path, made, weight_type=QuantType.QInt8)
+        quantize_dynamic(path, packed, weight_type=QuantType.QInt8)
     else:
+        # an optional package
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
         packer = MatMulNBitsQuantizer(onnx.load(path), bits=4, block_size=BLOCK, is_symmetric=True)
         packer.process()
-        packer.model.save_model_to_file(str(made), (out / "model.onnx.data").exists())
-    made.replace(path)
+        packer.model.save_model_to_file(str(packed), (out / "model.onnx.data").exists())
+    packed.replace(path)
 
 
-def run(path: Path, ids: Any) -> Any:
-    """ONNX Runtime's logits on the CPU, (windows, length, vocabulary). Raises Infeasible where it
-    can't load the graph.
+def onnx_logits(path: Path, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return ONNX Runtime's logits on the CPU, (windows, length, vocabulary).
+
+    Raises Infeasible where it can't load the graph.
     """
-    import numpy as np
-    import onnxruntime
+    import numpy as np  # not needed to list the exports
+    import onnxruntime  # an optional package
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -141,21 +149,19 @@ def run(path: Path, ids: Any) -> Any:
     )
 
 
-def readme(given: Handover, out: Path, weights: str, found: dict[str, float]) -> str:
-    """What it is, how like the original, and what it isn't."""
-    import onnxruntime
-    import torch
+def onnx_readme(winner: DeliveredModel, out: Path, weights: str, agreement: Agreement) -> str:
+    """Return README.md: what the export is, how like the original it is, and what it isn't."""
+    import onnxruntime  # an optional package
+    import torch  # takes seconds to import
 
-    size = sum(p.stat().st_size for p in out.glob("*.onnx*"))
-    return render(
+    return render_template(
         "onnx.md",
-        given=given,
+        winner=winner,
         weights=weights,
-        found=found,
-        words=words(found),
-        size=size,
+        agreement=agreement_line(agreement),
+        size=sum(p.stat().st_size for p in out.glob("*.onnx*")),
         opset=OPSET,
-        known=", ".join(ARCHITECTURES),
+        architectures=", ".join(ARCHITECTURES),
         torch=torch.__version__,
         runtime=onnxruntime.__version__,
     )

@@ -1,5 +1,4 @@
-"""Hugging Face Space: a folder with README front matter, a Gradio app.py, requirements.txt and the
-model.
+"""Hugging Face Space: README with front matter, a Gradio app.py, requirements.txt and the model.
 
 It runs anywhere that `pip install -r requirements.txt gradio` does. Configuration reference:
 https://huggingface.co/docs/hub/spaces-config-reference
@@ -7,15 +6,17 @@ https://huggingface.co/docs/hub/spaces-config-reference
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from sintra.core.errors import UserError
 from sintra.formats.gguf.chat_template import read_chat
-from sintra.integrations.exports.handover import Handover, near, opened, render
-from sintra.integrations.exports.upload import check_target
-from sintra.integrations.exports.upload import upload as send
+from sintra.integrations.exports.handover import (
+    DeliveredModel,
+    open_delivered,
+    relative_path,
+    render_template,
+)
+from sintra.integrations.exports.upload import check_license, check_upload, upload_folder
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
@@ -26,55 +27,53 @@ PYTHON = "3.11"
 def export(
     folder: Path, store: Store, title: str = "", license: str = "", upload: str = ""
 ) -> None:
-    """Write <folder>/space. title: of the page; license: as the hub writes it; upload: owner/name."""
-    if license and not re.fullmatch(r"[a-z0-9.+-]+", license):
-        raise UserError(
-            f"license={license} isn't an identifier of the hub's: apache-2.0, mit, llama3.1, "
-            "other, ..."
-        )
-    if upload:
-        check_target(upload)
-    given = opened(folder, store, "the Space")
-    out = given.fresh("space")
-    link_or_copy(given.model, out / "model.gguf")
-    (out / "app.py").write_text(app(given, title or given.result["model"]))
-    (out / "requirements.txt").write_text(
-        f"llama-cpp-python=={given.manifest['tools']['llama-cpp-python']}\n"
-    )
+    """Write <folder>/space.
+
+    title: of the page; license: as the hub writes it; upload: owner/name.
+    """
+    check_license(license)
+    check_upload(upload)
+    winner = open_delivered(folder, store, "the Space")
+    title = title or winner.model_name
+    out = winner.empty_folder("space")
+    link_or_copy(winner.gguf, out / "model.gguf")
+    (out / "app.py").write_text(app_source(winner, title))
+    requirements = f"llama-cpp-python=={winner.tool_versions['llama-cpp-python']}\n"
+    (out / "requirements.txt").write_text(requirements)
     (out / "packages.txt").write_text("build-essential\ncmake\n")
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
-    (out / "README.md").write_text(readme(given, title or given.result["model"], license))
-    given.warn()
-    print(
-        f"wrote {near(out)}; to try it here: pip install gradio=={GRADIO} && python "
-        f"{near(out)}/app.py"
-    )
+    (out / "README.md").write_text(space_readme(winner, title, license))
+    winner.print_goal_note()
+    path = relative_path(out)
+    print(f"wrote {path}; to try it here: pip install gradio=={GRADIO} && python {path}/app.py")
     if upload:
-        print(f"uploaded to {send(out, upload, 'space', given.result['study'])}")
+        print(f"uploaded to {upload_folder(out, upload, 'space', winner.study)}")
 
 
-def app(given: Handover, title: str) -> str:
-    """app.py: a chat where the model has a chat template, else a text that goes on."""
-    chat = read_chat(given.model)
-    kld = given.measured.get("kld_mean")
-    about = f"{given.recipe.name}, {given.size / 1e6:.1f} MB, made for {given.device['title']}"
-    about += f"; {kld['value']:.4f} nats a token from the 16-bit model" if kld else ""
+def app_source(winner: DeliveredModel, title: str) -> str:
+    """Return app.py: a chat where the model has a chat template, else a text that goes on."""
+    chat = read_chat(winner.gguf)
+    kld = winner.measurements.get("kld_mean")
+    description = (
+        f"{winner.recipe.name}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
+    )
+    description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
     values = {
         "title": title,
-        "about": about,
-        "digest": given.digest,
+        "about": description,
+        "digest": winner.digest,
         "context": chat.context,
-        "kv": given.recipe.kv,
+        "kv": winner.recipe.kv,
         "chats": chat.turns is not None,
     }
-    return render("space.py.j2", **{k: repr(v) for k, v in values.items()})
+    return render_template("space.py.j2", **{name: repr(value) for name, value in values.items()})
 
 
-def readme(given: Handover, title: str, license: str) -> str:
-    """README.md, whose front matter is the Space's configuration."""
-    from huggingface_hub import SpaceCard, SpaceCardData
+def space_readme(winner: DeliveredModel, title: str, license: str) -> str:
+    """Return README.md, whose front matter is the Space's configuration."""
+    from huggingface_hub import SpaceCard, SpaceCardData  # not needed to list the exports
 
-    more: dict[str, Any] = {"emoji": "📦", "colorFrom": "gray", "colorTo": "blue", "pinned": False}
+    look: dict[str, Any] = {"emoji": "📦", "colorFrom": "gray", "colorTo": "blue", "pinned": False}
     data = SpaceCardData(
         title=title,
         sdk="gradio",
@@ -82,10 +81,7 @@ def readme(given: Handover, title: str, license: str) -> str:
         python_version=PYTHON,
         app_file="app.py",
         license=license or None,
-        **more,
+        **look,
     )
-    return str(
-        SpaceCard(
-            f"---\n{data.to_yaml()}\n---\n{render('space.md', given=given, title=title, gradio=GRADIO)}"
-        )
-    )
+    text = render_template("space.md", winner=winner, title=title, gradio=GRADIO)
+    return str(SpaceCard(f"---\n{data.to_yaml()}\n---\n{text}"))

@@ -1,8 +1,8 @@
-"""TFLite: the original model through litert-torch, run by the LiteRT interpreter and compared with
-PyTorch (extra: tflite).
+"""TFLite: the original model through litert-torch (extra: tflite).
 
-A GGUF's types have no counterpart there: what is exported is the 16-bit model in float32, int8 or
-int4 of LiteRT's own. litert-torch clashes with constraints.txt, so it has an environment of its own
+The LiteRT interpreter runs it, and its logits are compared with PyTorch's. A GGUF's types have no
+counterpart there: what is exported is the 16-bit model in float32, int8 or int4 of LiteRT's own.
+litert-torch clashes with constraints.txt, so it has an environment of its own
 (sintra.formats.runtime.environments).
 """
 
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.core.errors import Infeasible, UserError, nearest
 from sintra.core.stage import Context, cores, tool_version
@@ -20,133 +20,152 @@ from sintra.formats.runtime.call import call
 from sintra.formats.runtime.environments import at_hand
 from sintra.integrations.exports.agreement import (
     ARCHITECTURES,
-    likeness,
-    logits,
-    plain,
-    reason,
-    words,
+    REPORT_WINDOWS,
+    Agreement,
+    agreement_line,
+    compare_logits,
+    load_logits_module,
+    root_cause_line,
+    torch_logits,
 )
-from sintra.integrations.exports.handover import Handover, near, opened, render
+from sintra.integrations.exports.handover import (
+    DeliveredModel,
+    copy_tokenizer_files,
+    open_delivered,
+    relative_path,
+    render_template,
+)
 from sintra.store.files import unique
 from sintra.store.store import Store
 
-WEIGHTS = {
-    "fp32": None,
-    "int8": "dynamic_wi8_afp32",
-    "int4": "dynamic_wi4_afp32",
-}  # -> a recipe of ai-edge-quantizer's
-WINDOWS = 4
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# -> a recipe of ai-edge-quantizer's
+WEIGHTS = {"fp32": None, "int8": "dynamic_wi8_afp32", "int4": "dynamic_wi4_afp32"}
+TOOLS = ("litert-torch", "ai-edge-litert", "torch", "transformers")
 
 
 def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") -> None:
-    """Write <folder>/tflite. weights: fp32, int8 or int4; length: tokens of the fixed input, by
-    default the study's context.
+    """Write <folder>/tflite.
+
+    weights: fp32, int8 or int4; length: tokens of the fixed input, by default the study's context.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: {nearest(weights, WEIGHTS)}")
-    given = opened(folder, store, "LiteRT", None)
-    ids = given.tokens()[:WINDOWS]
+    winner = open_delivered(folder, store, "LiteRT", None)
+    ids = winner.report_tokens()[:REPORT_WINDOWS]
     if length and not (length.isdigit() and 0 < int(length) <= ids.shape[1]):
         raise UserError(
             f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's "
             "windows (probe.context)"
         )
     ids = ids[:, : int(length or ids.shape[1])]
-    with given.original() as source:
-        out = given.fresh("tflite")
-        keep = store.folder("tmp") / f"{unique()}.export"
-        params = {"tokens": ids.tolist(), "weights": weights}
-        context = Context(
-            params,
-            {"model": source},
-            out,
-            {},
-            keep,
-            min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10)),
-        )
-        try:
-            call(context, at_hand(context, "tflite"), f"{__name__}:convert")
-        except Infeasible as error:
-            raise UserError(str(error)) from None
-        finally:
-            shutil.rmtree(keep, ignore_errors=True)
-        for path in source.iterdir():
-            if not path.name.endswith((".safetensors", ".safetensors.index.json")):
-                shutil.copyfile(path, out / path.name)
-    found = json.loads((out / "comparison.json").read_text())
-    (out / "README.md").write_text(readme(given, out, weights, ids.shape[1], found))
-    print(f"wrote {near(out)}: {words(found)}")
+    with winner.original_model() as source:
+        out = winner.empty_folder("tflite")
+        convert_elsewhere(source, out, store, {"tokens": ids.tolist(), "weights": weights})
+        copy_tokenizer_files(source, out)
+    comparison = json.loads((out / "comparison.json").read_text())
+    versions = {name: comparison[name] for name in TOOLS}
+    readme = tflite_readme(winner, out, weights, ids.shape[1], comparison, versions)
+    (out / "README.md").write_text(readme)
+    print(f"wrote {relative_path(out)}: {agreement_line(comparison)}")
+
+
+def convert_elsewhere(source: Path, out: Path, store: Store, params: dict[str, Any]) -> None:
+    """Run `convert` on a checkpoint in the environment of litert-torch, which is made if need be.
+
+    Raises UserError for what litert-torch can't follow.
+    """
+    keep = store.folder("tmp") / f"{unique()}.export"
+    threads = min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10))
+    context = Context(params, {"model": source}, out, {}, keep, threads)
+    try:
+        call(context, at_hand(context, "tflite"), f"{__name__}:convert")
+    except Infeasible as error:
+        raise UserError(str(error)) from None
+    finally:
+        shutil.rmtree(keep, ignore_errors=True)
 
 
 def convert(context: Context) -> None:
-    """In the environment: write model.tflite, run it, compare. Raises Infeasible for what
-    litert-torch can't follow.
+    """Write model.tflite, run it and compare it: what runs in the environment.
+
+    Raises Infeasible for what litert-torch can't follow.
     """
-    import numpy as np
+    import numpy as np  # not needed to list the exports
 
     ids = np.array(context.params["tokens"], dtype=np.int32)
-    net = plain(context.inputs["model"])
+    module = load_logits_module(context.inputs["model"])
     path = context.out / "model.tflite"
-    lower(net, path, ids)
+    write_tflite(module, path, ids)
     if recipe := WEIGHTS[context.params["weights"]]:
-        pack(path, recipe)
-    versions = {
-        n: tool_version(n) for n in ("litert-torch", "ai-edge-litert", "torch", "transformers")
-    }
-    context.write_json(
-        "comparison.json", likeness(logits(net, ids), run(path, ids, context.threads)) | versions
-    )
+        quantize_tflite(path, recipe)
+    versions = {name: tool_version(name) for name in TOOLS}
+    agreement = compare_logits(torch_logits(module, ids), tflite_logits(path, ids, context.threads))
+    context.write_json("comparison.json", {**agreement, **versions})
 
 
-def lower(net: Any, path: Path, ids: Any) -> None:
-    """A fixed input, (1, length). Raises Infeasible("unsupported")."""
-    import litert_torch
-    import torch
+def write_tflite(module: Any, path: Path, ids: NDArray[np.int32]) -> None:
+    """Write a module as TFLite with a fixed input, (1, length), as long as the windows of ids.
+
+    Raises Infeasible("unsupported") for what litert-torch can't follow.
+    """
+    import litert_torch  # only in its own environment
+    import torch  # takes seconds to import
 
     try:
-        made = litert_torch.convert(net, (torch.from_numpy(ids[:1]).long(),))
+        converted = litert_torch.convert(module, (torch.from_numpy(ids[:1]).long(),))
     except Exception as error:  # whatever torch.export or the lowering says of an operation
-        kind, known = net.net.config.model_type, ", ".join(ARCHITECTURES)
-        words = (
-            f"litert-torch can't convert {kind!r} (tried and found good: {known}): {reason(error)}"
-        )
-        raise Infeasible("unsupported", words) from None
-    made.export(str(path))
+        kind, good = module.net.config.model_type, ", ".join(ARCHITECTURES)
+        raise Infeasible(
+            "unsupported",
+            f"litert-torch can't convert {kind!r} (tried and found good: {good}): "
+            f"{root_cause_line(error)}",
+        ) from None
+    converted.export(str(path))
 
 
-def pack(path: Path, recipe: str) -> None:
-    """Quantize in place by one of ai-edge-quantizer's own recipes."""
-    from ai_edge_quantizer import quantizer
+def quantize_tflite(path: Path, recipe: str) -> None:
+    """Quantize a model in place by one of ai-edge-quantizer's own recipes."""
+    from ai_edge_quantizer import quantizer  # only in its own environment
     from ai_edge_quantizer import recipe as recipes
 
     packer = quantizer.Quantizer(str(path))
     packer.load_quantization_recipe(getattr(recipes, recipe)())
-    made = path.with_name("packed.tflite")
-    packer.quantize().export_model(str(made))
-    made.replace(path)
+    packed = path.with_name("packed.tflite")
+    packer.quantize().export_model(str(packed))
+    packed.replace(path)
 
 
-def run(path: Path, ids: Any, threads: int) -> Any:
-    """The LiteRT interpreter's logits, (windows, length, vocabulary)."""
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
+def tflite_logits(path: Path, ids: NDArray[np.int32], threads: int) -> NDArray[np.float32]:
+    """Return the LiteRT interpreter's logits, (windows, length, vocabulary)."""
+    import numpy as np  # not needed to list the exports
+    from ai_edge_litert.interpreter import Interpreter  # only in its own environment
 
     runner = Interpreter(str(path), num_threads=threads).get_signature_runner("serving_default")
-    name = next(iter(runner.get_output_details()))
-    given = next(iter(runner.get_input_details()))
-    return np.concatenate([runner(**{given: row[None].astype(np.int32)})[name] for row in ids])
+    logits = next(iter(runner.get_output_details()))
+    tokens = next(iter(runner.get_input_details()))
+    return np.concatenate([runner(**{tokens: row[None].astype(np.int32)})[logits] for row in ids])
 
 
-def readme(given: Handover, out: Path, weights: str, length: int, found: dict[str, Any]) -> str:
-    """What it is, how like the original, and what it isn't."""
-    size = (out / "model.tflite").stat().st_size
-    return render(
+def tflite_readme(
+    winner: DeliveredModel,
+    out: Path,
+    weights: str,
+    length: int,
+    agreement: Agreement,
+    versions: dict[str, str],
+) -> str:
+    """Return README.md: what the export is, how like the original it is, and what it isn't."""
+    return render_template(
         "tflite.md",
-        given=given,
+        winner=winner,
         weights=weights,
-        words=words(found),
-        found=found,
-        size=size,
+        agreement=agreement_line(agreement),
+        versions=versions,
+        size=(out / "model.tflite").stat().st_size,
         length=length,
-        known=", ".join(ARCHITECTURES),
+        architectures=", ".join(ARCHITECTURES),
     )

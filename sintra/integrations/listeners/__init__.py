@@ -1,1 +1,1 @@
-"""Listeners: each hears the events of a study in a process of its own."""
+"""Listeners: each receives the events of a study in a process of its own."""

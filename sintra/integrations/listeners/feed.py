@@ -1,9 +1,8 @@
-"""The study's side of listeners: events are lines of a file, and each listener is a process that
-reads them.
+"""The study's side of listeners: events are lines of a file, which listeners' processes read.
 
-Telling costs the study a line in a file. What the listeners of a study have been told once isn't
-told again, so that a run which changes nothing is silent; a listener that is new to a study is told
-everything from its start.
+An event costs the study a line in a file. What the listeners of a study have received once isn't
+published again, so that a run which changes nothing is silent; a listener that is new to a study
+receives everything from its start.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
@@ -25,12 +25,34 @@ from sintra.core.events import Event, Kind
 from sintra.integrations.listeners import telemetry
 from sintra.store.files import unique, write_atomic
 
-WAIT_S = 0.5  # for listeners, when everything else is done
-OLD_S = 86400.0
+READER = "sintra.integrations.listeners.reader"
+FOLDER = "told"  # in the cache: event files, logs of listeners, what was published
+WAIT_S = 0.5  # seconds for listeners, when everything else is done
+KEEP_S = 86400.0  # seconds after which files of old runs are removed
 
 
-def check(conf: dict[str, Any]) -> None:
-    """Whether the configured listeners exist and have what they need. Raises UserError in one line."""
+class FeedHeader(TypedDict):
+    """The first line of a file of events."""
+
+    options: Mapping[str, Any]  # the study's composed configuration
+    root: str  # the project's folder, absolute
+    cache: str  # absolute
+    parent: int  # id of the process that writes events
+
+
+class PublishedState(TypedDict):
+    """What the listeners of one study have received, as it stands in its file."""
+
+    listeners: list[str]  # their names; other listeners begin anew
+    rounds: int  # rounds that are over, counted from 1
+    result: str  # hex SHA-256 of the result; "" for none
+
+
+def check_listeners(conf: Mapping[str, Any]) -> None:
+    """Check that the configured listeners exist and have what they need.
+
+    conf: the composed configuration. Raises UserError, a line.
+    """
     for kind in conf["notify"]["on"]:
         if kind not in get_args(Kind):
             raise UserError(f"notify.on has {kind!r}: {nearest(kind, get_args(Kind))}")
@@ -46,157 +68,189 @@ def check(conf: dict[str, Any]) -> None:
         listener.check(conf)
 
 
-class Heard:
-    """What the listeners of one study have been told already: rounds, and the digest of the result."""
+class PublishedEvents:
+    """What the listeners of one study have received already, kept in a file."""
 
     def __init__(self, path: Path, listeners: list[str]) -> None:
-        self.path, self.listeners = path, listeners
-        blank: dict[str, Any] = {"listeners": listeners, "rounds": 0, "result": ""}
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = blank
-        self.known = known if known.get("listeners") == listeners else blank
+        self.path = path
+        self.state: PublishedState = {"listeners": listeners, "rounds": 0, "result": ""}
+        with contextlib.suppress(OSError, ValueError):
+            state = json.loads(path.read_text())
+            if state.get("listeners") == listeners:
+                self.state = state
 
-    def note(self, **more: Any) -> None:
-        """Remember it."""
-        self.known |= more
+    def note_rounds(self, count: int) -> None:
+        """Note that so many rounds have been published."""
+        self.state["rounds"] = count
+        self._write()
+
+    def note_result(self, digest: str) -> None:
+        """Note that the result with this digest has been published."""
+        self.state["result"] = digest
+        self._write()
+
+    def _write(self) -> None:
         with contextlib.suppress(OSError):
-            write_atomic(self.path, json.dumps(self.known))
+            write_atomic(self.path, json.dumps(self.state))
 
 
 class Feed:
-    """The events of this process, to all listeners. Nothing here raises: a study never fails for
-    the sake of a listener.
+    """The events of this process, for all listeners.
+
+    Nothing here raises: a study never fails because of a listener.
     """
 
     def __init__(self) -> None:
-        self.spool: Path | None = None
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.started: set[str] = set()
-        self.ended: set[str] = set()
+        self.file: Path | None = None  # of events; made with the first one
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}  # by the listener's name
+        self.started: set[str] = set()  # studies whose first event is out
+        self.ended: set[str] = set()  # studies whose last event is out
 
-    def tell(
-        self, conf: dict[str, Any], listeners: list[str], root: Path, cache: Path, event: Event
+    def publish(
+        self,
+        conf: Mapping[str, Any],
+        listeners: Iterable[str],
+        root: Path,
+        cache: Path,
+        event: Event,
     ) -> None:
-        """One more event; the first starts the listeners."""
+        """Write an event. The first one starts the listeners."""
         with contextlib.suppress(OSError):
-            if self.spool is None:
-                self.spool = self.open(conf, root, cache)
-            self.write(asdict(event))
+            if self.file is None:
+                self.file = create_event_file(conf, root, cache)
+            append_line(self.file, asdict(event))
             for name in listeners:
                 if name not in self.processes:
-                    self.processes[name] = self.start(name)
-
-    def open(self, conf: dict[str, Any], root: Path, cache: Path) -> Path:
-        """A new file of events; what old runs left is removed."""
-        folder = cache / "told"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path in folder.glob("*.*"):
-            if path.suffix in (".jsonl", ".log") and path.stat().st_mtime < time.time() - OLD_S:
-                path.unlink(missing_ok=True)
-        spool = folder / f"{unique()[:12]}.jsonl"
-        head = {
-            "options": conf,
-            "root": str(root.resolve()),
-            "cache": str(cache.resolve()),
-            "parent": os.getpid(),
-        }
-        spool.write_text(json.dumps(head) + "\n")
-        return spool
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        assert self.spool is not None
-        with self.spool.open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-
-    def start(self, name: str) -> subprocess.Popen[bytes]:
-        """A listener, out of reach of Ctrl-C and of our end."""
-        assert self.spool is not None
-        with self.log(name).open("wb") as log:
-            command = [
-                sys.executable,
-                "-m",
-                "sintra.integrations.listeners.reader",
-                name,
-                str(self.spool),
-            ]
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def log(self, name: str) -> Path:
-        """What a listener has to say."""
-        assert self.spool is not None
-        return self.spool.with_suffix(f".{name}.log")
+                    self.processes[name] = start_listener(name, self.file)
 
     def close(self) -> list[str]:
-        """The end of this process: give listeners a moment, and return a line for each that has
-        complained or goes on.
+        """End the feed, and give listeners a moment.
+
+        Returns a line for the user for each listener that complains or is still at work.
         """
-        if self.spool is None:
+        if self.file is None:
             return []
         lines = []
         with contextlib.suppress(OSError):
-            self.write({"kind": "closed"})
-            until = time.monotonic() + WAIT_S
+            append_line(self.file, {"kind": "closed"})
+            deadline = time.monotonic() + WAIT_S
             for name, process in self.processes.items():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, until - time.monotonic()))
-                said = (
-                    self.log(name).read_text(errors="replace").strip().splitlines()
-                    if self.log(name).exists()
-                    else []
-                )
-                if said:
-                    lines.append(f"listener {name}: {said[-1]}")
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                if complaint := last_log_line(log_path(self.file, name)):
+                    lines.append(f"listener {name}: {complaint}")
                 elif process.poll() is None:
                     lines.append(f"listener {name} is still at work, and goes on alone")
         return lines
 
 
+# The feed of this process, for what makes studies' events.
 FEED = Feed()
 
 
-class Teller:
+def create_event_file(conf: Mapping[str, Any], root: Path, cache: Path) -> Path:
+    """Create a file of events with its header; remove what old runs left. Raises OSError."""
+    folder = cache / FOLDER
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in folder.glob("*.*"):
+        if path.suffix in (".jsonl", ".log") and path.stat().st_mtime < time.time() - KEEP_S:
+            path.unlink(missing_ok=True)
+    file = folder / f"{unique()[:12]}.jsonl"
+    header: FeedHeader = {
+        "options": conf,
+        "root": str(root.resolve()),
+        "cache": str(cache.resolve()),
+        "parent": os.getpid(),
+    }
+    file.write_text(json.dumps(header) + "\n")
+    return file
+
+
+def append_line(file: Path, line: Mapping[str, object]) -> None:
+    """Append an event to a file of events. Raises OSError."""
+    with file.open("a") as handle:
+        handle.write(json.dumps(line) + "\n")
+
+
+def start_listener(name: str, file: Path) -> subprocess.Popen[bytes]:
+    """Start a listener's process, which Ctrl-C and our own end don't reach. Raises OSError."""
+    with log_path(file, name).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", READER, name, str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def log_path(file: Path, name: str) -> Path:
+    """Return where a listener's log lies, beside the file of events."""
+    return file.with_suffix(f".{name}.log")
+
+
+def last_log_line(path: Path) -> str:
+    """Return the last line of a log; "" where there is none. Raises OSError."""
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else ""
+
+
+class StudyFeed:
     """One study's events."""
 
     def __init__(
-        self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED
+        self, conf: Mapping[str, Any], study: str, root: Path, cache: Path, feed: Feed
     ) -> None:
-        self.conf, self.study, self.root, self.cache, self.feed = conf, study, root, cache, feed
-        self.listeners = sorted({*conf["listeners"], *telemetry.chosen()})
-        self.heard = Heard(cache / "told" / "heard" / f"{study}.json", self.listeners)
+        self.conf = conf  # the composed configuration
+        self.study = study  # its name
+        self.root = root  # the project's folder
+        self.cache = cache
+        self.feed = feed
+        self.listeners = sorted({*conf["listeners"], *telemetry.enabled_listeners()})
+        published = cache / FOLDER / "heard" / f"{study}.json"
+        self.published = PublishedEvents(published, self.listeners)
 
-    def tell(self, kind: Kind, data: dict[str, Any], at: float | None = None) -> None:
-        """An event, if anybody listens."""
+    def publish(self, kind: Kind, data: Mapping[str, Any], at: float | None = None) -> None:
+        """Publish an event, if anybody listens. at: seconds since the epoch, by default now."""
         if self.listeners:
-            event = Event(kind, self.study, time.time() if at is None else at, data)
-            self.feed.tell(self.conf, self.listeners, self.root, self.cache, event)
+            event = Event(kind, self.study, time.time() if at is None else at, dict(data))
+            self.feed.publish(self.conf, self.listeners, self.root, self.cache, event)
 
-    def begin(self, data: dict[str, Any]) -> None:
-        """The study's first event in this process."""
+    def publish_start(self, data: Mapping[str, Any]) -> None:
+        """Publish the study's first event, once in this process."""
         if self.study not in self.feed.started:
             self.feed.started.add(self.study)
-            self.tell("started", data)
+            self.publish("started", data)
 
-    def round(
-        self, number: int, data: dict[str, Any], candidates: list[dict[str, Any]], at: float
+    def publish_round(
+        self,
+        number: int,
+        data: Mapping[str, Any],
+        candidates: Iterable[Mapping[str, Any]],
+        at: float,
     ) -> None:
-        """A round that is over, at that time, and what was measured in it."""
-        self.tell("round", {"number": number} | data, at)
+        """Publish a round that was over at that time, and what was measured in it."""
+        self.publish("round", {"number": number, **data}, at)
         for row in candidates:
-            self.tell("candidate", row, at)
-        self.heard.note(rounds=number)
+            self.publish("candidate", row, at)
+        self.published.note_rounds(number)
 
-    def news(self, result: dict[str, Any]) -> str:
-        """The digest of a result that the listeners haven't been told, or "" where they have."""
+    def unpublished_digest(self, result: Mapping[str, Any]) -> str:
+        """Return a result's digest, or "" where the listeners have received it."""
         digest = sha256(canonical(result))
-        return "" if self.heard.known["result"] == digest else digest
+        return "" if self.published.state["result"] == digest else digest
 
-    def end(self, result: dict[str, Any], digest: str) -> None:
-        """The study's end."""
+    def publish_end(self, result: Mapping[str, Any], digest: str) -> None:
+        """Publish the study's end. digest: of the result, from unpublished_digest."""
+        self.mark_ended()
+        self.publish("met" if result["status"] == "met" else "unmet", result)
+        self.published.note_result(digest)
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the study's end is known in this process."""
+        return self.study in self.feed.ended
+
+    def mark_ended(self) -> None:
+        """Note that the study's end is known, so that it can't be published as failed."""
         self.feed.ended.add(self.study)
-        self.tell("met" if result["status"] == "met" else "unmet", result)
-        self.heard.note(result=digest)

@@ -1,127 +1,176 @@
-"""A study as events for its listeners: what is wanted, each round with what was measured in it, the
-end.
-"""
+"""A study as events for its listeners: its start, each round with its candidates, its end."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
-from sintra.build.console import FAILURES
 from sintra.build.graph import Graph
 from sintra.config.options import unnamed
 from sintra.core import process
 from sintra.core.recipe import Recipe
-from sintra.integrations.listeners.feed import FEED, Teller
+from sintra.core.types import Level
+from sintra.integrations.listeners.feed import Feed, StudyFeed
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-LEVELS = ("search", "report")
+LEVELS: tuple[Level, ...] = ("search", "report")  # of proposals that are published when measured
+UNPUBLISHED = ("candidates", "learned")  # parts of a result that an end leaves out
 
 
-class Story:
-    """One study's, told as it goes. Without listeners it does nothing."""
+class StartData(TypedDict):
+    """What a study is asked for: the data of "started"."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    model: str
+    hardware: str  # name of the device profile
+    formats: list[str]
+    seed: int
+    goal: dict[str, object]  # name, optimise, and each limit by its option
+    planner: dict[str, object]  # name, and its options
+    probe: dict[str, Any]  # options of measuring
+
+
+class ProposalData(TypedDict):
+    """A proposal in the data of "round"."""
+
+    name: str  # of its recipe
+    level: Level
+    author: str  # the planner
+    why: str
+
+
+class RoundData(TypedDict):
+    """A round without the bulk of its proposals: the data of "round", but for its number."""
+
+    proposals: list[ProposalData]
+    stop: str | None  # why it was the last; None where it wasn't
+
+
+class FailureData(TypedDict):
+    """What failed: the data of "failed"."""
+
+    reason: str
+    model: str
+    hardware: str  # name of the device profile
+    goal: dict[str, Any]  # sintra.core.types.Goal as JSON
+
+
+class StudyEvents:
+    """One study's events, published as it goes on. Without listeners it does nothing."""
+
+    def __init__(self, workspace: Workspace, feed: Feed) -> None:
         self.workspace = workspace
-        self.teller = Teller(
-            asdict(workspace.config), workspace.study.id, workspace.root, workspace.store.root
+        self.study_feed = StudyFeed(
+            asdict(workspace.config), workspace.study.id, workspace.root, workspace.store.root, feed
         )
 
-    def so_far(self, graph: Graph, known: list[Round]) -> None:
-        """Every round that is over and hasn't been told. known: those, all measured."""
-        first = self.teller.heard.known["rounds"]
-        if not self.teller.listeners or first >= len(known):
+    def publish_rounds(self, graph: Graph, rounds: list[Round]) -> None:
+        """Publish every round that listeners lack. rounds: all that are over, and measured."""
+        first = self.study_feed.published.state["rounds"]
+        if not self.study_feed.listeners or first >= len(rounds):
             return
-        self.teller.begin(wanted(self.workspace))
-        for number in range(first + 1, len(known) + 1):
-            given = known[number - 1]
-            rows = measured(self.workspace, graph, known[:number])
-            self.teller.round(number, spoken(given), rows, self.over(number))
+        self.study_feed.publish_start(start_data(self.workspace))
+        for number in range(first + 1, len(rounds) + 1):
+            rows = candidate_rows(self.workspace, graph, rounds[:number])
+            data = round_data(rounds[number - 1])
+            self.study_feed.publish_round(number, data, rows, self.round_end(number))
 
-    def over(self, number: int) -> float:
-        """When a round was over: when the next was written."""
+    def round_end(self, number: int) -> float:
+        """Return when a round was over, seconds since the epoch: when the next was written."""
         path = round_files.path_of(self.workspace, number + 1)
         return path.stat().st_mtime if path.exists() else time.time()
 
-    def end(self, graph: Graph, known: list[Round], made: dict[str, Any]) -> None:
-        """The result, unless the listeners know it."""
-        if not self.teller.listeners:
+    def publish_result(
+        self, graph: Graph, rounds: list[Round], study_result: Mapping[str, Any]
+    ) -> None:
+        """Publish the study's end, unless the listeners have received this result."""
+        if not self.study_feed.listeners:
             return
-        lasting = {k: v for k, v in made.items() if k not in outputs.PER_RUN}
-        if digest := self.teller.news(lasting):
-            self.so_far(graph, known)
-            self.teller.begin(wanted(self.workspace))
-            self.teller.end(ended(made), digest)
-        FEED.ended.add(self.workspace.study.id)
+        lasting = {k: v for k, v in study_result.items() if k not in outputs.PER_RUN}
+        if digest := self.study_feed.unpublished_digest(lasting):
+            self.publish_rounds(graph, rounds)
+            self.study_feed.publish_start(start_data(self.workspace))
+            self.study_feed.publish_end(end_data(study_result), digest)
+        self.study_feed.mark_ended()
+
+    def publish_failure(self, reason: str) -> None:
+        """Publish that the study has stopped without an end, unless it had one."""
+        if self.study_feed.has_ended:
+            return
+        if self.study_feed.listeners:
+            self.study_feed.publish_start(start_data(self.workspace))
+        self.study_feed.publish("failed", failure_data(self.workspace, reason))
 
 
-def wanted(workspace: Workspace) -> dict[str, Any]:
-    """What a study is asked for."""
+def start_data(workspace: Workspace) -> StartData:
+    """Return what a study is asked for."""
     study = workspace.study
-    goal: dict[str, Any] = {"name": study.goal.name, "optimise": study.goal.optimise}
-    goal |= {c.option.removeprefix("goal."): c.limit for c in study.goal.constraints}
-    about = {
+    limits = {c.option.removeprefix("goal."): c.limit for c in study.goal.constraints}
+    return {
         "model": study.model,
         "hardware": study.hardware.name,
         "formats": list(study.formats),
         "seed": study.seed,
-    }
-    return about | {
-        "goal": goal,
+        "goal": {"name": study.goal.name, "optimise": study.goal.optimise, **limits},
         "planner": asdict(study.planner),
         "probe": unnamed(study.probe),
     }
 
 
-def spoken(given: Round) -> dict[str, Any]:
-    """A round without the bulk of its proposals."""
-    told = [
+def round_data(study_round: Round) -> RoundData:
+    """Return a round without the bulk of its proposals."""
+    proposals: list[ProposalData] = [
         {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
-        for p in round_files.proposals(given)
+        for p in round_files.proposals(study_round)
     ]
-    return {"proposals": told, "stop": given["stop"]}
+    return {"proposals": proposals, "stop": study_round["stop"]}
 
 
-def measured(workspace: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
-    """The variants that were measured in the last of these rounds, as rows of result.json with name
-    and round.
+def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> list[dict[str, Any]]:
+    """Return the variants that were measured in the last of these rounds.
+
+    They are rows of result.json with two more keys, name and measured_in (the round, from 1).
     """
-    last = {p.recipe for p in round_files.proposals(known[-1]) if p.level in LEVELS}
-    found = [c for c in candidates.candidates(graph, workspace.store, known) if c.recipe in last]
+    proposals = round_files.proposals(rounds[-1])
+    recipes = {p.recipe for p in proposals if p.level in LEVELS}
     return [
-        result.row(c, workspace.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
-        for c in found
+        result.row(candidate, workspace.study.goal)
+        | {"name": candidate.recipe.name, "measured_in": len(rounds)}
+        for candidate in candidates.candidates(graph, workspace.store, rounds)
+        if candidate.recipe in recipes
     ]
 
 
-def ended(made: dict[str, Any]) -> dict[str, Any]:
-    """A result without its other candidates."""
-    winner = made["winner"] and made["winner"] | {"name": Recipe.of(made["winner"]["recipe"]).name}
-    return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {
-        "winner": winner
-    }
+def end_data(study_result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without its other candidates; its winner gets a name."""
+    winner = study_result["winner"]
+    if winner:
+        winner = {**winner, "name": Recipe.of(winner["recipe"]).name}
+    data = {k: v for k, v in study_result.items() if k not in UNPUBLISHED}
+    return data | {"winner": winner}
 
 
-def close(stories: list[Story]) -> list[str]:
-    """The end of the process: studies that have stopped without an end are told as failed. Returns
-    lines for the user.
-    """
-    for story in stories:
-        if story.workspace.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
-            if story.teller.listeners:
-                story.teller.begin(wanted(story.workspace))
-            story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.workspace))
-    return FEED.close()
-
-
-def about(workspace: Workspace) -> dict[str, Any]:
-    """What a failed study was of."""
+def failure_data(workspace: Workspace, reason: str) -> FailureData:
+    """Return what a failed study was of, and why it failed."""
     return {
+        "reason": reason,
         "model": workspace.study.model,
         "hardware": workspace.study.hardware.name,
         "goal": asdict(workspace.study.goal),
     }
+
+
+def close_feed(studies: Iterable[StudyEvents], feed: Feed, failures: list[str]) -> list[str]:
+    """End the events of this process, and return lines for the user.
+
+    failures: what went wrong in this run, a text each. Where something did, studies that have
+    stopped without an end are published as failed, but not those that the user stopped.
+    """
+    if failures and not process.TOLD.is_set():
+        for events in studies:
+            events.publish_failure(failures[-1])
+    return feed.close()
