@@ -29,7 +29,7 @@ def explain(step: Step, store: Store) -> str:
         return "to be built: waits for " + ", ".join(
             s.name for s in step.inputs.values() if s.outcome(store) is None
         )
-    made = [r for r in store.records() if r.get("step") == step.name]
+    made = [r for r in store.read_entries() if r.get("step") == step.name]
     if any(r["key"] == step.key(store) for r in made):
         return "to be built: a file of its artifact is missing or damaged"
     if not made:
@@ -61,7 +61,7 @@ def usual(store: Store) -> dict[str, float]:
     import statistics  # not on the no-op path
 
     times: dict[str, list[float]] = {}
-    for record in store.records():
+    for record in store.read_entries():
         if "wall_s" in record:  # not in what others planned (sintra.study.sharing)
             times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
     return {stage: statistics.median(found) for stage, found in times.items()}

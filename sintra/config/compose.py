@@ -18,7 +18,7 @@ from sintra import __version__
 from sintra.config.options import Config, HardwareConf
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import keep
+from sintra.store.files import write_if_possible
 
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
 
@@ -211,7 +211,7 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, 
             _write_profile(Path(folder), path)
         result = _compose(root, checked(root, raw), [folder] if own else [])
     if kept:
-        keep(kept, sealed(canonical(result)))
+        write_if_possible(kept, sealed(canonical(result)))
     return result
 
 

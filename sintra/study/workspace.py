@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.build.graph import Graph
 from sintra.config import compose
@@ -21,6 +21,10 @@ from sintra.store.store import Store
 from sintra.study import pinning
 from sintra.study.pinning import Digests
 
+if TYPE_CHECKING:
+    from sintra.store.remote.address import Address
+    from sintra.store.remote.shared import SharedStore
+
 USUAL: dict[str, Any] = {"type_costs": {}, "runtime_bytes": 100 * MIB, "runtime_spread": 50 * MIB}
 
 
@@ -35,6 +39,7 @@ class Workspace:
     store: Store
     conf: dict[str, Any]
     label: str = ""
+    shared: SharedStore | None = None  # what other machines have made, where store.remote names one
 
     @cached_property
     def terms(self) -> Terms:
@@ -122,11 +127,16 @@ def model_folder(root: Path, text: str) -> Path | None:
     return path if path.is_dir() or text.startswith((".", "/", "~", "models/")) else None
 
 
-def open_workspace(root: Path, raw: list[str]) -> Workspace:
-    """From raw overrides. Raises UserError."""
+def open_workspace(
+    root: Path, raw: list[str], shared_stores: dict[Address, SharedStore] | None = None
+) -> Workspace:
+    """From raw overrides. shared_stores: those that the run has opened before, which is added to.
+    Raises UserError.
+    """
     conf = composed(root, raw)
-    store = store_of(root, conf["store"])
-    workspace = Workspace(root, study_of(conf, raw), store, conf)
+    store = Store(root / conf["store"]["path"], locks.check_lock_kind(conf["store"]["locks"]))
+    shared = shared_store_of(root, conf["store"], {} if shared_stores is None else shared_stores)
+    workspace = Workspace(root, study_of(conf, raw), store, conf, shared=shared)
     _ = workspace.terms  # a mistake in them is said before anything is started
     if (given := workspace.given()) is not None:  # by content, not by its path
         workspace.study = replace(
@@ -171,14 +181,19 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     return workspace
 
 
-def store_of(root: Path, conf: dict[str, Any]) -> Store:
-    """The cache, with the shared store behind it where one is named. Raises UserError."""
-    store = Store(root / conf["path"], locks.checked(conf["locks"]))
-    if conf["remote"] or conf["mode"] != "readwrite":
-        from sintra.store.remote.shared import shared
+def shared_store_of(
+    root: Path, conf: dict[str, Any], opened: dict[Address, SharedStore]
+) -> SharedStore | None:
+    """Return the shared store that the options `store.*` name; None where they name none.
 
-        store.shared = shared(root, conf)
-    return store
+    opened: the shared stores of this run, so that all its studies use the same. Raises UserError.
+    """
+    if not conf["remote"] and conf["mode"] == "readwrite":
+        return None
+    from sintra.store.remote.shared import open_shared_store  # a no-op without it imports nothing
+
+    shared = open_shared_store(root, str(conf["remote"] or ""), conf["mode"])
+    return None if shared is None else opened.setdefault(shared.address, shared)
 
 
 def composed(root: Path, raw: list[str]) -> dict[str, Any]:

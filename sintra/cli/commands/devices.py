@@ -209,7 +209,7 @@ def measured_here(cache: Path) -> list[Any]:
     from sintra.store.store import Store
 
     store, found = Store(cache), []
-    records = list(store.records())
+    records = list(store.read_entries())
     layouts = {
         a.digest: a
         for r in records

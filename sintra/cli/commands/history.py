@@ -55,7 +55,7 @@ def show(path: Path, format: str, forget: str, calibration: bool) -> None:
     """Print the history, or delete from it. Raises UserError."""
     if format not in FORMATS:
         raise UserError(f"--format={format} isn't known: {' or '.join(FORMATS)}")
-    rows = history.rows(path)
+    rows = history.read_results(path)
     if forget:
         erase(path, forget, {r["study"] for r in rows})
     elif calibration:
@@ -75,7 +75,7 @@ def erase(path: Path, study: str, known: set[str]) -> None:
     """Delete. Raises UserError where there is no such study."""
     if study != ALL and study not in known:
         raise UserError(f"the history has no study {study!r}: {nearest(study, known)}")
-    count = history.forget(path, None if study == ALL else study)
+    count = history.delete_results(path, None if study == ALL else study)
     print(
         f"forgot {count} result{'s' * (count != 1)} and what they taught; files in cache/ and "
         "outputs/ are still there"

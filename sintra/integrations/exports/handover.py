@@ -135,12 +135,12 @@ class Handover:
                 f"{AGAIN}"
             )
         return np.load(
-            self.store.blob(next(f.sha256 for f in base.files if f.path == "tokens.npy"))
+            self.store.blob_path(next(f.sha256 for f in base.files if f.path == "tokens.npy"))
         )
 
     def _made(self, stage: str, fits: Callable[[dict[str, Any]], bool]) -> Artifact | None:
         """A sound artifact of a stage whose action fits."""
-        for record in self.store.records():
+        for record in self.store.read_entries():
             action = record.get("action") or {}
             if action.get("stage") == stage and fits(action):
                 found = self.store.lookup(record["key"])

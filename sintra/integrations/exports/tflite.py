@@ -27,7 +27,7 @@ from sintra.integrations.exports.agreement import (
     words,
 )
 from sintra.integrations.exports.handover import Handover, near, opened, render
-from sintra.store.files import unique
+from sintra.store.files import unique_name
 from sintra.store.store import Store
 
 WEIGHTS = {
@@ -54,7 +54,7 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
     ids = ids[:, : int(length or ids.shape[1])]
     with given.original() as source:
         out = given.fresh("tflite")
-        keep = store.folder("tmp") / f"{unique()}.export"
+        keep = store.folder("tmp") / f"{unique_name()}.export"
         params = {"tokens": ids.tolist(), "weights": weights}
         context = Context(
             params,

@@ -23,7 +23,7 @@ from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
 from sintra.core.events import Event, Kind
 from sintra.integrations.listeners import telemetry
-from sintra.store.files import unique, write_atomic
+from sintra.store.files import unique_name, write_atomic
 
 WAIT_S = 0.5  # for listeners, when everything else is done
 OLD_S = 86400.0
@@ -95,7 +95,7 @@ class Feed:
         for path in folder.glob("*.*"):
             if path.suffix in (".jsonl", ".log") and path.stat().st_mtime < time.time() - OLD_S:
                 path.unlink(missing_ok=True)
-        spool = folder / f"{unique()[:12]}.jsonl"
+        spool = folder / f"{unique_name()[:12]}.jsonl"
         head = {
             "options": conf,
             "root": str(root.resolve()),

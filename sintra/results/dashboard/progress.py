@@ -137,6 +137,6 @@ class Progress:
         if step.name not in self._wall:
             key = step.key(self.workspace.store)
             self._wall[step.name] = float(
-                ((self.workspace.store.record(key) if key else None) or {}).get("wall_s", 0.0)
+                ((self.workspace.store.read_entry(key) if key else None) or {}).get("wall_s", 0.0)
             )
         return self._wall[step.name]
