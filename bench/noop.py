@@ -27,12 +27,11 @@ SINTRA = """
 import sys
 from pathlib import Path
 from doit.task import Task
-from sintra.node import Step
-from sintra.reporter import Reporter
-from sintra.steps import step_task
-from sintra.digests import Digests
-from sintra.store import Store
-from sintra.source import pin_file
+from sintra.build.step import Step
+from sintra.cli.reporter import Reporter
+from sintra.cli.steps import step_task
+from sintra.store.store import Store
+from sintra.study.pinning import Digests, pin_file
 
 DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
                "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them

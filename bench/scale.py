@@ -40,9 +40,9 @@ import os
 from pathlib import Path
 from doit.task import Task
 from scale_steps import chains
-from sintra.reporter import Reporter
-from sintra.steps import step_task
-from sintra.store import Store
+from sintra.cli.reporter import Reporter
+from sintra.cli.steps import step_task
+from sintra.store.store import Store
 
 DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
                "par_type": "thread"}}

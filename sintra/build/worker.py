@@ -26,6 +26,7 @@ from sintra.core.errors import Infeasible, Transient, UserError, disk_trouble
 from sintra.core.process import die_with_parent, peak
 from sintra.core.stage import Context, Stage, cores, tool_version
 from sintra.core.types import Artifact, Failure, File
+from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
 from sintra.store.locks import machine_lock_path
 from sintra.store.store import Store
@@ -113,7 +114,7 @@ def perform(order: Order) -> None:
         try:
             outcome = attempt(order, store, stage, folder)
             made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            about = {
+            about: StepRecord = {
                 "step": order.step,
                 "stage": order.stage,
                 "action": order.action,

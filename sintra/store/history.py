@@ -48,8 +48,8 @@ LARGEST_GAP = 100  # of consecutive ids without a readable row, before a salvage
 T = TypeVar("T")
 
 
-class HistoryRow(TypedDict):
-    """A row of the table `result`."""
+class SummaryRow(TypedDict):
+    """What every row of the table `result` has."""
 
     id: NotRequired[int]
     made: str  # when it was written: UTC, as 2026-01-31T12:00:00Z
@@ -60,9 +60,20 @@ class HistoryRow(TypedDict):
     status: str  # met, unmet, infeasible, undecided
     winner: str | None  # the name of the winner's recipe
     digest: str  # SHA-256 of the result without what belongs to the run
-    learned: str | None  # JSON: what later studies may learn from it
-    result: NotRequired[str]  # JSON: result.json; not in rows without results
     sum: NotRequired[str | None]  # the checksum; None in rows from before there was one
+
+
+class HistoryRow(SummaryRow):
+    """A row of the table `result`."""
+
+    learned: str | None  # JSON: what later studies may learn from it
+    result: str  # JSON: result.json
+
+
+class LessonRow(SummaryRow):
+    """A row of a study that taught something, without its result."""
+
+    learned: str  # JSON: what later studies may learn from it
 
 
 class RunTime(TypedDict):
@@ -116,7 +127,7 @@ def append_result(path: Path, result: Mapping[str, Any], digest: str) -> bool:
         last = base.execute(
             "SELECT * FROM result WHERE study = ? ORDER BY id DESC", (row["study"],)
         ).fetchone()
-        if last and last["digest"] == digest and _is_sound(_history_row(last)):
+        if last and last["digest"] == digest and _is_sound(dict(last)):
             return False
         _insert(base, row)
         return True
@@ -143,19 +154,19 @@ def _row_of(result: Mapping[str, Any], digest: str) -> HistoryRow:
 
 def read_results(path: Path) -> list[HistoryRow]:
     """Return all results, the oldest first. Raises sqlite3.OperationalError."""
-    return _select(path, "SELECT * FROM result ORDER BY id")
+    return cast(list[HistoryRow], _select(path, "SELECT * FROM result ORDER BY id"))
 
 
-def read_lessons(path: Path) -> list[HistoryRow]:
+def read_lessons(path: Path) -> list[LessonRow]:
     """Return the last row of each study that taught something, the oldest first.
 
     The rows are without the results, which are large. Raises sqlite3.OperationalError.
     """
-    return _select(
-        path,
+    query = (
         f"SELECT id, {', '.join(SUMMARY_COLUMNS)}, sum FROM result WHERE id IN (SELECT MAX(id) "
-        "FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id",
+        "FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id"
     )
+    return cast(list[LessonRow], _select(path, query))
 
 
 def read_run_times(path: Path) -> list[RunTime]:
@@ -186,33 +197,26 @@ def delete_results(path: Path, study: str | None) -> int:
     return _with_database(path, delete)
 
 
-def _history_row(row: sqlite3.Row) -> HistoryRow:
-    """Return a row of SQLite's as a dictionary."""
-    return cast(HistoryRow, dict(row))
-
-
-def _insert(base: sqlite3.Connection, row: HistoryRow) -> None:
+def _insert(base: sqlite3.Connection, row: Mapping[str, Any]) -> None:
     """Add a row with its checksum."""
     columns = (*SUMMARY_COLUMNS, "result")
     marks = ", ".join("?" * (len(columns) + 1))
-    values = cast(dict[str, Any], row)
     base.execute(
         f"INSERT INTO result ({', '.join(columns)}, sum) VALUES ({marks})",
-        (*(values[name] for name in columns), _checksum(row)),
+        (*(row[name] for name in columns), _checksum(row)),
     )
 
 
-def _checksum(row: HistoryRow) -> str:
+def _checksum(row: Mapping[str, Any]) -> str:
     """Return two digests with a colon between: of the summary columns, and of the result.
 
     For a row without its result it is the first alone.
     """
-    values = cast(dict[str, Any], row)
-    summary = sha256(canonical([values[name] for name in SUMMARY_COLUMNS]))
+    summary = sha256(canonical([row[name] for name in SUMMARY_COLUMNS]))
     return f"{summary}:{sha256(row['result'])}" if "result" in row else summary
 
 
-def _is_sound(row: HistoryRow) -> bool:
+def _is_sound(row: Mapping[str, Any]) -> bool:
     """Return whether a row is what was written.
 
     A row from before there were checksums is sound where its JSON can be read.
@@ -220,19 +224,19 @@ def _is_sound(row: HistoryRow) -> bool:
     try:
         checksum = row["sum"]
         if checksum is not None:
-            return checksum.startswith(_checksum(row))
+            return bool(checksum.startswith(_checksum(row)))
         texts = (row.get("result"), row.get("learned"))
         return all(text is None or isinstance(json.loads(text), dict) for text in texts)
     except (ValueError, TypeError, AttributeError):
         return False
 
 
-def _select(path: Path, query: str) -> list[HistoryRow]:
+def _select(path: Path, query: str) -> list[dict[str, Any]]:
     """Return the sound rows of a query; mend the file where there are others."""
 
-    def read(base: sqlite3.Connection) -> list[HistoryRow]:
+    def read(base: sqlite3.Connection) -> list[dict[str, Any]]:
         base.row_factory = sqlite3.Row
-        return [_history_row(row) for row in base.execute(query)]
+        return [dict(row) for row in base.execute(query)]
 
     rows = _with_database(path, read) if path.exists() else []
     sound = [row for row in rows if _is_sound(row)]
@@ -271,7 +275,7 @@ def mend_database(path: Path) -> None:
     )
 
 
-def _salvage_rows(path: Path) -> Iterator[HistoryRow]:
+def _salvage_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the sound rows of a damaged database, as far as they can be read."""
     base = sqlite3.connect(path)
     base.row_factory = sqlite3.Row
@@ -287,6 +291,6 @@ def _salvage_rows(path: Path) -> Iterator[HistoryRow]:
             continue
         missed = 0
         values = {"sum": None, **dict(row)}
-        if _is_sound(cast(HistoryRow, values)):
-            yield cast(HistoryRow, {"learned": None, **values})
+        if _is_sound(values):
+            yield {"learned": None, **values}
     base.close()

@@ -143,7 +143,7 @@ class Store:
         Return the outcome that counts, which is the first writer's. Raises Transient when the disk
         is full.
         """
-        entry: Entry = {"key": key, **record}
+        entry = cast(Entry, {"key": key, **record})
         if isinstance(outcome, Failure):
             entry["failure"] = cast(FailureRow, asdict(outcome))
         else:

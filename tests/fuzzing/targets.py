@@ -16,8 +16,8 @@ from typing import Any
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, UserError
-from sintra.store.remote.shared_entries import RemoteDataError
 from sintra.store.remote.objects import Unreachable
+from sintra.store.remote.shared_entries import RemoteDataError
 
 from . import seeds
 

@@ -129,7 +129,7 @@ def test_a_frozen_holder_loses_it_and_what_it_finishes_does_no_harm(tmp_path):
 
 
 def test_a_step_under_a_lease(tmp_path):
-    """A real worker; what a dead one left behind is swept away, what a living one works on isn't."""
+    """A real worker; what a dead one left is swept away, what a living one works on isn't."""
     text = tmp_path / "text"
     text.write_text("hello")
     digest = Artifact((File("text.txt", 5, hash_file(text)),)).digest

@@ -1,4 +1,4 @@
-"""What others may have written, at random: entries and rounds are either refused or can do no harm."""
+"""What others may have written, at random: entries and rounds are refused or can do no harm."""
 
 import json
 import random

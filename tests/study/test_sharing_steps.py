@@ -1,4 +1,4 @@
-"""Steps through the shared store, with results that are published by hand instead of by a worker."""
+"""Steps through the shared store, with results published by hand instead of by a worker."""
 
 import uuid
 

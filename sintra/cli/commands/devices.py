@@ -5,6 +5,7 @@ this machine is.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def measured_here(cache: Path) -> list[Any]:
     return found
 
 
-def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
+def taken(store: Any, record: Mapping[str, Any], metric: str) -> float | None:
     """A number of a probe's artifact, where it was measured on a machine like this one."""
     from sintra.core.stage import machine
     from sintra.core.types import Artifact
@@ -254,7 +255,7 @@ def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
     )
 
 
-def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
+def beside(store: Any, record: Mapping[str, Any], shape: Shape) -> float | None:
     """Bytes that a measured process held beyond weights, KV cache and compute buffer."""
     from sintra.hardware.estimate.estimate import compute_bytes, kv_bytes
 

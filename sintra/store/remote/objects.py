@@ -229,7 +229,7 @@ class ObjectStore:
         Raises RemoteDataError where they aren't there.
         """
         try:
-            data: bytes = self.api.get_range(self.store, blob_name(digest), start=start, end=end)
+            data = bytes(self.api.get_range(self.store, blob_name(digest), start=start, end=end))
         except FileNotFoundError:
             raise RemoteDataError(f"its blob {digest[:12]} isn't there") from None
         except self.api.exceptions.BaseError:
