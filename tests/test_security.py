@@ -319,16 +319,16 @@ def test_malformed_files_in_entries(row):
 
 
 def test_every_flipped_bit_of_an_entry_is_noticed():
-    text = entries.text(
+    text = entries.format_entry(
         {"key": "a" * 64, "files": [{"path": "f", "size": 1, "sha256": "0" * 64}], "step": "s:x"}
     ).encode()
-    whole = entries.read(text, "a" * 64)
+    whole = entries.parse_entry(text, "a" * 64)
     assert whole is not None
     for at in range(len(text)):
         for bit in range(8):
             other = bytearray(text)
             other[at] ^= 1 << bit
-            found = entries.read(bytes(other), "a" * 64)
+            found = entries.parse_entry(bytes(other), "a" * 64)
             assert found is None or {k: found.get(k) for k in whole} == whole, (
                 "nothing of what it says may be another"
             )
