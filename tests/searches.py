@@ -2,7 +2,9 @@
 
 from worlds import TYPES
 
-from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement, Study
+from sintra.config.options import PlannerConf, ProbeConf
+from sintra.config.study import Study
+from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement
 from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.hardware.estimate.estimate import Shape, memory_beside_weights
 from sintra.planning.planners import imatrix_mse, optuna_tpe, random_mix, solver
@@ -24,25 +26,20 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
         "ram": ("device_ram_bytes", "<="),
     }
     held = tuple(Constraint(*metrics[k], v, k) for k, v in limits.items())
-    options = {
-        "types": list(types),
-        "evaluations": evaluations,
-        "rounding": "compensated",
-        "seed": 0,
-        "kv": ["f16", "q8_0"],
-        "max_dropped": 1,
-        "polish": False,
-        "refine": False,
-    }
+    options = PlannerConf(
+        planner,
+        types=tuple(types),
+        evaluations=evaluations,
+        kv=("f16", "q8_0"),
+        refine=False,
+    )
     return Study(
         "s",
         "m",
         DEVICE,
         Goal("g", held, optimise, 1),
-        planner,
         options,
-        {"context": 512, "refine_steps": None},
-        {},
+        ProbeConf(),
         {},
         0,
         99,
@@ -156,7 +153,7 @@ class Run:
     def to_its_end(self, most=60):
         while proposed := [
             p
-            for p in MODULES[self.given.planner].propose(self.given, self.history())
+            for p in MODULES[self.given.planner.name].propose(self.given, self.history())
             if (p.recipe, p.level) not in set(self.tried)
         ]:
             self.rounds.append(proposed)

@@ -1,8 +1,10 @@
 """A study without files, and candidates with numbers."""
 
-from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement, Study
+from sintra.config.options import PlannerConf, ProbeConf
+from sintra.config.study import Study
+from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement
 
-TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 
 DEVICE = Hardware("d", "d", "cpu", 4, "", 1, 1, 1.0, 0.5, 0.2, 0.0, None)
@@ -14,16 +16,14 @@ def study(optimise="size_bytes", size=None, **options):
     )
     if size:
         limits.append(Constraint("size_bytes", "<=", size, "goal.max_size_mb"))
-    chosen = {"types": TYPES, "batch": 2, "max_dropped": 1, "replay": ""} | options
+    chosen = {"name": "ladder", "types": TYPES, "batch": 2, "rounding": "nearest"} | options
     return Study(
         "s",
         "m",
         DEVICE,
         Goal("g", tuple(limits), optimise, 1),
-        "ladder",
-        chosen,
-        {},
-        {},
+        PlannerConf(**chosen),
+        ProbeConf(),
         {},
         0,
         9,

@@ -1,12 +1,9 @@
-"""Steps carried out on the terms that were set: by an executor, within limits, again after a fault
-that may pass.
-"""
+"""Carry out steps: by an executor, within limits, again after a fault that may pass."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,7 @@ from sintra.build.admission import Gate
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Ending, Executor, Need
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core import plugins
 from sintra.core.process import LIVE, TOLD
 from sintra.core.stage import cores
@@ -31,19 +28,19 @@ KILLED = (-9, -15)
 class Engine:
     """An executor, and the gate to this machine where it runs here."""
 
-    def __init__(self, terms: Terms, root: Path) -> None:
-        self.terms = terms
-        self.executor: Executor = plugins.load("executors", terms.name)(
-            json.loads(terms.executor), root
+    def __init__(self, policy: RunPolicy, root: Path) -> None:
+        self.policy = policy
+        self.executor: Executor = plugins.load("executors", policy.executor.name)(
+            policy.executor, root
         )
         self.gate = Gate(
-            cores(), terms.heavy, int(terms.memory_gb * GIB) if terms.memory_gb else spare()
+            cores(), policy.heavy, int(policy.memory_gb * GIB) if policy.memory_gb else spare()
         )
 
     def need(self, step: Step, store: Store) -> Need:
         """What a step asks for."""
         stage = step.plugin
-        limit = self.terms.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
+        limit = self.policy.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
         share = {"light": 1, "heavy": self.gate.share, "alone": self.gate.size}[stage.resource]
         threads = share if self.executor.here else self.executor.threads(stage.resource)
         return Need(
@@ -59,7 +56,7 @@ class Engine:
     def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
         """Run a worker to its end. order: writes the order's file."""
         with self.gate.hold(need) if self.executor.here else contextlib.nullcontext():
-            if self.terms.over or TOLD.is_set():
+            if self.policy.over or TOLD.is_set():
                 return Ending("cancelled" if TOLD.is_set() else "late")
             path = order(need)
             try:
@@ -68,7 +65,7 @@ class Engine:
                 if TOLD.is_set():  # the signal came while it was submitted
                     job.cancel()
                 try:
-                    return job.wait(self.terms.until)
+                    return job.wait(self.policy.until)
                 finally:
                     LIVE.discard(job)
             finally:
@@ -84,10 +81,10 @@ class Engine:
             if ending.cause == "memory" and (more := self.executor.more(need)):
                 say(f"again   {need.name}: {memory_line(need, more)}")
                 need = more
-            elif passing(ending) and tries < self.executor.retries and not self.terms.over:
+            elif passing(ending) and tries < self.executor.retries and not self.policy.over:
                 tries += 1
                 say(f"again   {need.name} ({tries} of {self.executor.retries}): {in_words(ending)}")
-                TOLD.wait(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
+                TOLD.wait(min(2.0**tries, max(0.0, self.policy.until - time.monotonic())))
             else:
                 return ending
 
@@ -143,6 +140,6 @@ def spare() -> int:
 
 
 @functools.cache
-def engine(terms: Terms, root: Path) -> Engine:
-    """The engine of these terms; one for all studies of a run, so that they share its gate."""
-    return Engine(terms, root)
+def engine(policy: RunPolicy, root: Path) -> Engine:
+    """Return the engine of a policy; the studies of a run share one, and so its gate."""
+    return Engine(policy, root)

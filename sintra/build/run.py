@@ -15,7 +15,7 @@ from sintra.build.engine import KILLED, engine, in_words
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Ending, Need
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
 from sintra.core.types import Artifact, Failure
@@ -25,7 +25,7 @@ from sintra.store.store import Store
 def run_step(
     step: Step,
     store: Store,
-    terms: Terms | None = None,
+    policy: RunPolicy | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Make a step's artifact unless the store has it. Raises UserError or Transient; a Failure is a
@@ -33,12 +33,12 @@ def run_step(
     """
     if step.outcome(store) is not None:
         return
-    terms = terms or Terms()
+    policy = policy or RunPolicy()
     action, key = step.action(store), step.key(store)
     if action is None or key is None:
         raise Transient(f"{step.name}: an input is missing; run the same again")
     sweep_once(store)
-    machine = engine(terms, store.root.resolve())
+    machine = engine(policy, store.root.resolve())
     order = {
         "key": key,
         "stage": step.stage,
@@ -48,12 +48,12 @@ def run_step(
         "hints": step.hints,
         "locks": store.lock_kind,
         "cwd": str(Path.cwd()),
-        "background": terms.background,
+        "background": policy.background,
         "inputs": {role: _files(above, store) for role, above in step.inputs.items()},
     }
     need = machine.need(step, store)
     ending = machine.run(need, lambda n: write_order(store, order, n), say)
-    _explain(step, store, ending, terms, need.timeout_s)
+    _explain(step, store, ending, policy, need.timeout_s)
     if step.outcome(store) is None:
         raise Transient(f"{step.name}: the worker ended without a result; run the same again")
 
@@ -99,7 +99,7 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
     return [asdict(f) for f in outcome.files]
 
 
-def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: float) -> None:
+def _explain(step: Step, store: Store, ending: Ending, policy: RunPolicy, timeout_s: float) -> None:
     """Raise what the worker's end means; no memory to be had is the step's failure for the rest of
     this run.
     """
@@ -113,9 +113,9 @@ def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: 
             key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})")
         )
         return
-    if ending.cause == "late" and terms.over:
+    if ending.cause == "late" and policy.over:
         raise Transient(
-            f"{step.name}: the run's time is up (limits.study_minutes={terms.minutes:g}); the "
+            f"{step.name}: the run's time is up (limits.study_minutes={policy.minutes:g}); the "
             "same goes on"
         )
     if ending.cause == "late":

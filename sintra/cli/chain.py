@@ -100,7 +100,7 @@ class Chain:
         first, last = self.named("resolve"), self.named("cell") if self.mark else "optimize"
         yield _task(first, self.resolve, [self._resolved], "Pin a hub model to its commit")
         known = round_files.recorded(self.workspace) if self.workspace.ready else []
-        if self.workspace.conf["refresh"]:
+        if self.workspace.config.refresh:
             known = []
         yield from self.round(known[0]) if known else self.frontier(1, [first])
         yield _task(
@@ -130,7 +130,7 @@ class Chain:
                 yield step_task(
                     step,
                     store,
-                    self.workspace.terms,
+                    self.workspace.policy,
                     reasons.get(step.name),
                     self.workspace.shared,
                 )
@@ -151,7 +151,7 @@ class Chain:
     def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
         """The planner's next word, and the round that is made of it."""
         name = self.named("propose", number)
-        anew = number == 1 and self.workspace.conf["refresh"]
+        anew = number == 1 and self.workspace.config.refresh
         path = round_files.path_of(self.workspace, number)
         yield _task(
             name,
@@ -180,23 +180,23 @@ class Chain:
             yield Task(self.named("round", number), None, has_subtask=True)
 
     def _resolved(self) -> bool:
-        return not self.workspace.conf["refresh"] and self.workspace.ready
+        return not self.workspace.config.refresh and self.workspace.ready
 
     def resolve(self) -> None:
         """Pin the model, and ask the board what it is."""
         store, model, device = (
             self.workspace.store,
-            self.workspace.conf["model"],
-            self.workspace.conf["device"],
+            self.workspace.config.model,
+            self.workspace.config.device,
         )
-        anew = self.workspace.conf["refresh"]
+        anew = self.workspace.config.refresh
         self.tell()
-        if not identity.ready(store, device) or (anew and device["name"] != study.LOCAL):
+        if not identity.ready(store, device) or (anew and device.name != study.LOCAL):
             say(f"board   {identity.resolve(store, device, say)}")
         if self.workspace.pinned() is None or (
-            anew and pinning.pinned_hub(store, model["source"], model["revision"])
+            anew and pinning.pinned_hub(store, model.source, model.revision)
         ):
-            found = pinning.resolve_hub(self.workspace.store, model["source"], model["revision"])
+            found = pinning.resolve_hub(self.workspace.store, model.source, model.revision)
             say(f"pinned  {found.locator} at {found.digest}")
 
     def tell(self) -> None:
@@ -240,7 +240,7 @@ class Chain:
     def planned(self, graph: Graph, known: list[round_files.Round]) -> round_files.Round:
         """The next round: the planner's, or what others have planned from the same."""
         store = self.workspace.store
-        if self.workspace.shared is None or self.workspace.conf["refresh"]:
+        if self.workspace.shared is None or self.workspace.config.refresh:
             return rounds.next_round(graph, store, known, say)
         from sintra.study import sharing
 
@@ -262,7 +262,7 @@ class Chain:
         """Where the run's time was up: judge and deliver what is known so far. The recorded rounds
         stay as they are.
         """
-        known, terms = round_files.recorded(self.workspace), self.workspace.terms
+        known, terms = round_files.recorded(self.workspace), self.workspace.policy
         if self.concluded or not terms.over or not known:
             return
         found = candidates.candidates(self.workspace.graph(), self.workspace.store, known)
@@ -303,7 +303,7 @@ class Chain:
             return good
         print(f"the whole of it, as a page: outputs/{made['study']}/report.html")
         if made["status"] != "met" and (
-            line := table.adviser_at_hand(self.workspace.study.planner)
+            line := table.adviser_at_hand(self.workspace.study.planner.name)
         ):
             print(line)
         steps, llm = made["steps"], made["llm"]

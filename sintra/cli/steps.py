@@ -16,7 +16,7 @@ from doit.task import Task
 from sintra.build.console import CONSOLE, say
 from sintra.build.explain import explain, failure_line, usual
 from sintra.build.step import Step
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core.errors import Transient, UserError, disk_trouble
 from sintra.core.types import Failure
 from sintra.store.store import Store
@@ -108,7 +108,7 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
 def step_task(
     step: Step,
     store: Store,
-    terms: Terms | None,
+    policy: RunPolicy | None,
     why: str | None = None,
     shared: SharedStore | None = None,
 ) -> Task:
@@ -122,7 +122,7 @@ def step_task(
         start, how = time.monotonic(), "built"
         try:
             with CONSOLE.step(step.name, usual(store).get(step.stage)):
-                how = make_step(step, store, shared, lambda: run_step(step, store, terms, say))
+                how = make_step(step, store, shared, lambda: run_step(step, store, policy, say))
         except Transient as error:
             if not step.plugin.optional:
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         free = not named or set(named) <= FREE or named[0] in WORDED
         place = None if together or free else open_workspace(root, raw)
         for opened in [place] if place else places[:1]:
-            CONSOLE.configure(opened.conf["progress"])
+            CONSOLE.configure(opened.config.progress)
         for each in [place] if place and "optimize" in named else places:
-            feed.check(each.conf)
+            feed.check(asdict(each.config))
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None

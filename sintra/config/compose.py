@@ -1,8 +1,7 @@
-"""From the command line to a plain, checked dictionary: Hydra composes, dataclasses check, and the
-result is kept.
+"""Compose the options of a command line: Hydra composes, dataclasses check, the result is cached.
 
-Hydra is only imported when a command line is new: the composed configuration is cached by the conf
-tree's state, the overrides and our version.
+Hydra is only imported when a command line is new: composed options are cached by the state of the
+conf tree, the overrides and our version.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sintra import __version__
-from sintra.config.options import Config, HardwareConf
+from sintra.config.options import Config, HardwareConf, from_json
+from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
 from sintra.store.files import write_if_possible
 
+TIMEOUT = "limits.timeout"  # stage -> seconds
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
 
 
@@ -43,15 +44,23 @@ def names(root: Path, group: str) -> set[str]:
 
 
 def keys(node: Any = Config, prefix: str = "") -> set[str]:
-    """Every dotted key that can be set."""
-    found = set()
-    for item in fields(node):
-        default = item.default_factory() if callable(item.default_factory) else None
+    """Return every dotted key that can be set; the time limits are those of the built-in stages."""
+    names = set()
+    for option in fields(node):
+        default = option.default_factory() if callable(option.default_factory) else None
         if is_dataclass(default):
-            found |= keys(type(default), f"{prefix}{item.name}.")
+            names |= keys(type(default), f"{prefix}{option.name}.")
+        elif prefix + option.name == TIMEOUT:
+            names |= {f"{TIMEOUT}.{stage}" for stage in plugins.built_in()}
         else:
-            found.add(prefix + item.name)
-    return found
+            names.add(prefix + option.name)
+    return names
+
+
+def is_timeout(key: str) -> bool:
+    """Return whether a key is the time limit of a stage or probe, a plugin's included."""
+    group, _, stage = key.rpartition(".")
+    return group == TIMEOUT and plugins.has_step(stage)
 
 
 def checked(root: Path, raw: list[str]) -> list[str]:
@@ -86,6 +95,8 @@ def checked(root: Path, raw: list[str]) -> list[str]:
             if value not in names(root, key):
                 raise UserError(f"no {key} is called {value!r}: {nearest(value, names(root, key))}")
             result.append(override)
+        elif is_timeout(key):
+            result.append(f"+{override}")  # an entry of a mapping, to Hydra
         elif key in keys():
             result.append(override)
         else:
@@ -101,7 +112,7 @@ def profile_path(root: Path, override: str) -> Path | None:
     if key != "hardware" or not value.endswith((".yaml", ".yml")):
         return None
     path = root / user_path(value)
-    if not there(path):
+    if not is_file(path):
         raise UserError(
             f"hardware={value}: there is no such file; `doit detect --out {value}` writes one"
         )
@@ -116,10 +127,18 @@ def user_path(text: str) -> Path:
         return Path(text)
 
 
-def there(path: Path, kind: str = "is_file") -> bool:
-    """Whether there is such a file or folder; no name is too long or too odd to ask for."""
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; no name is too long or too odd to ask for."""
     try:
-        return bool(getattr(path, kind)())
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; no name is too long or too odd to ask for."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -155,11 +174,11 @@ def _model(root: Path, value: str) -> list[str]:
     if value in names(root, "model"):
         return [f"model={value}"]
     folder = user_path(value)
-    if folder.name == "config.json" and there(folder):
+    if folder.name == "config.json" and is_file(folder):
         folder = folder.parent
-    if folder.suffix == ".gguf" and there(folder):
+    if folder.suffix == ".gguf" and is_file(folder):
         return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
-    if there(folder, "is_dir"):
+    if is_folder(folder):
         return [
             "model=custom",
             f"model.name={slug(folder.resolve().name)}",
@@ -181,62 +200,77 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "model"
 
 
-def compose(root: Path, raw: list[str], cache: Path | None = None) -> dict[str, Any]:
-    """The composed and checked configuration as a plain dictionary. Raises UserError in one line."""
+def compose(root: Path, raw: list[str], cache: Path | None = None) -> Config:
+    """Return the composed and checked options. Raises UserError in one line."""
     for override in raw:
         if not override.isprintable():
             raise UserError(f"{override!r} has characters in it that can't be written down")
-    state = [
-        (str(p), p.stat().st_mtime_ns, p.stat().st_size)
-        for d in conf_dirs(root)
-        for p in sorted(d.rglob("*.yaml"))
+    profiles = [path for override in raw if (path := profile_path(root, override))]
+    key = sha256(canonical(state_of(root, raw, profiles)))
+    path = cache / "meta" / "compose" / f"{key}.json" if cache else None
+    values = read_composed(path) if path else None
+    if values is None:
+        with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
+            for profile in profiles:
+                _write_profile(Path(folder), profile)
+            values = _compose(root, checked(root, raw), [folder] if profiles else [])
+        if path:
+            write_if_possible(path, sealed(canonical(values)))
+    return from_json(Config, values)
+
+
+def state_of(root: Path, raw: list[str], profiles: list[Path]) -> list[Any]:
+    """Return all that composed options depend on, in JSON's types."""
+    files = [
+        (str(path), path.stat().st_mtime_ns, path.stat().st_size)
+        for folder in conf_dirs(root)
+        for path in sorted(folder.rglob("*.yaml"))
     ]
-    own = [p for o in raw if (p := profile_path(root, o))]
-    texts = [[str(p), sha256(p.read_text(errors="replace"))] for p in own]
-    schema = [
-        __version__,
-        *sorted(keys()),
-    ]  # so that a new option isn't missing from what was composed before it
-    key = sha256(canonical([schema, state, texts, raw, [str(p) for p in conf_dirs(root)]]))
-    kept = cache / "meta" / "compose" / f"{key}.json" if cache else None
-    if kept:
-        try:
-            known = unsealed(kept.read_bytes())
-        except OSError:
-            known = None
-        if known is not None:
-            return known
-    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
-        for path in own:
-            _write_profile(Path(folder), path)
-        result = _compose(root, checked(root, raw), [folder] if own else [])
-    if kept:
-        write_if_possible(kept, sealed(canonical(result)))
-    return result
+    texts = [[str(path), sha256(path.read_text(errors="replace"))] for path in profiles]
+    schema = [__version__, *sorted(keys())]  # a new option is missing from older caches
+    return [schema, files, texts, raw, [str(path) for path in conf_dirs(root)]]
+
+
+def read_composed(path: Path) -> dict[str, Any] | None:
+    """Return composed options from the cache; None where there are none."""
+    try:
+        return unsealed(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, Any]:
-    from hydra import compose as hydra_compose
+    from hydra import compose as hydra_compose  # not on the no-op path
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    _make_writable(schema)
+    ConfigStore.instance().store(name="schema", node=schema)
     main, *more = (*(str(d.resolve()) for d in conf_dirs(root)), *beside)
     paths = [f"hydra.searchpath=[{','.join('file://' + p for p in more)}]"] if more else []
     try:
         with initialize_config_dir(config_dir=main, version_base="1.3"):
             config = hydra_compose("config", overrides=[*overrides, *paths])
             result = OmegaConf.to_container(config, resolve=True)
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        OverflowError,
-    ) as error:  # the last: a number that no float can hold
-        reason = error.__cause__ or error
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
+        reason = error.__cause__ or error  # OverflowError: a number that no float can hold
         first = next(x for x in str(reason).splitlines() if x.strip())
         raise UserError(f"{first} ({' '.join(overrides)})") from None
     assert isinstance(result, dict)
-    return {str(k): v for k, v in result.items()}
+    return {str(key): value for key, value in result.items()}
+
+
+def _make_writable(node: Any) -> None:
+    """Let Hydra set options: OmegaConf reads a frozen dataclass as a read-only schema."""
+    from omegaconf import DictConfig, OmegaConf
+
+    OmegaConf.set_readonly(node, None)
+    if isinstance(node, DictConfig):
+        for key in node:
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                _make_writable(child)

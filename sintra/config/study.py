@@ -1,43 +1,31 @@
-"""TODO."""
+"""Turn checked options into a study: a frozen value with everything that one `optimize` needs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from sintra.config import compose, study
+from sintra.config import compose
 from sintra.config import tasks as task_files
+from sintra.config.options import (
+    CompressConf,
+    Config,
+    DeviceConf,
+    GoalConf,
+    HardwareConf,
+    PlannerConf,
+    ProbeConf,
+    unnamed,
+)
 from sintra.config.policy import measured_on
 from sintra.core import plugins
+from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.core.format import FORMATS, SPARSE, runnable
-from sintra.core.types import Constraint, Goal, Hardware, Study
+from sintra.core.format import PLANNED, SPARSE, runnable
+from sintra.core.types import Board, Constraint, Goal, Hardware
 
-LOCAL = "local"
-
-
-Conf = dict[str, Any]
-
-
-def wanted(conf: Conf) -> dict[str, Any]:
-    """What of the options device.* makes a study another one; empty without a board. Raises
-    UserError.
-    """
-    if conf["name"] == LOCAL:
-        if conf["host"]:
-            raise UserError("device.host is for a board: add device=ssh")
-        return {}
-    if not conf["host"]:
-        raise UserError(f"device={conf['name']} needs the board's name or address: device.host=...")
-    if conf["threads"] is not None and conf["threads"] < 1:
-        raise UserError(
-            f"device.threads={conf['threads']} can't compute anything: give 1 or more, or leave "
-            "it out"
-        )
-    return {
-        k: conf[k]
-        for k in ("name", "host", "port", "user", "python", "bench", "threads", "gpu_layers")
-    }
-
+LOCAL = "local"  # device=local: no board
+UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
 
 GIB, MIB, MB = 2**30, 2**20, 10**6
 
@@ -75,99 +63,205 @@ OPTIMISABLE = {
 }
 
 
-def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
-    """The typed study of a composed configuration."""
-    model = conf["model"]
-    if not model["source"]:
+@dataclass(frozen=True)
+class Study:
+    """Everything that one `optimize` needs."""
+
+    id: str  # a readable name and a digest; empty until the sources are pinned
+    model: str  # the model's short name
+    hardware: Hardware  # the device profile
+    goal: Goal  # limits, and what is optimized under them
+    planner: PlannerConf
+    probe: ProbeConf
+    texts: Mapping[str, str]  # role -> path of a text
+    seed: int  # of bootstraps
+    max_rounds: int  # rounds that planners may propose
+    overrides: tuple[str, ...]  # the command line, raw
+    convert: str = "f16"  # 16-bit type of the converted GGUF
+    trust_remote_code: bool = False  # whether the model's own Python may be run
+    formats: tuple[str, ...] = ("gguf",)  # file formats to make and compare
+    compress: CompressConf = CompressConf()  # of GPTQ and AWQ; checkpoint: its digest
+    measured_on: str = ""  # name of the machines that measure; "": this one
+    extra: tuple[str, ...] = ()  # stages and probes of plugins for every finalist
+    device: DeviceConf = DeviceConf()  # how a board is reached, where there is one
+    board: Board | None = None  # what the board is, once it has been asked
+
+    @property
+    def on_board(self) -> bool:
+        """Return whether speed and memory are measured on a board."""
+        return self.device.name != LOCAL
+
+    @property
+    def base(self) -> list[object]:
+        """Return what steps depend on beside sources and recipes, in JSON's types."""
+        return [
+            self.convert,
+            self.trust_remote_code,
+            unnamed(self.probe),
+            self.seed,
+            asdict(self.compress),
+            self.measured_on,
+            device_key(self.device),
+        ]
+
+
+def study_id(study: Study, source: str, revision: str, texts: list[str]) -> str:
+    """Return a study's readable name with a digest of all that makes it another study.
+
+    source: the hub id, "" for a folder; revision: the folder's digest, or the hub's revision;
+    texts: the digests of the texts and tasks.
+    """
+    mark = sha256(canonical([identity_of(study), source, revision, texts]))
+    return f"{study.model}-{study.hardware.name}-{study.goal.name}-{mark[:8]}"
+
+
+def identity_of(study: Study) -> dict[str, object]:
+    """Return what makes a study another one, in JSON's types, texts and sources left out.
+
+    Options that came later are part of it only where they are set, so that a new option renames
+    no study: its rounds and what it taught are found under its id.
+    """
+    hardware = {k: v for k, v in asdict(study.hardware).items() if UNSET.get(k, ...) != v}
+    others = study.formats != (PLANNED,)
+    if not others:
+        del hardware["runtimes"]
+    code = {"trust_remote_code": True} if study.trust_remote_code else {}
+    optional = {
+        "formats": list(study.formats) if others else None,
+        "compress": asdict(study.compress) if others else None,
+        "measured_on": study.measured_on,
+        "extra": list(study.extra),
+        "device": device_key(study.device),
+    }
+    return {
+        "model": study.model,
+        "hardware": hardware,
+        "goal": asdict(study.goal),
+        "planner": study.planner.name,
+        "planner_options": unnamed(study.planner),
+        "probe": unnamed(study.probe),
+        "model_options": {"convert": study.convert} | code,
+        "seed": study.seed,
+        "max_rounds": study.max_rounds,
+    } | {name: value for name, value in optional.items() if value}
+
+
+def study_of(config: Config, raw: list[str]) -> Study:
+    """Return the study of checked options, without its id. Raises UserError."""
+    model, probe = config.model, config.probe
+    if not model.source:
         raise UserError("model.source is empty: give model=NAME, model=owner/name or model=FOLDER")
-    if not 0 <= conf["probe"]["calibration_random"] <= 0.9:
+    if not 0 <= probe.calibration_random <= 0.9:
         raise UserError(
-            f"probe.calibration_random={conf['probe']['calibration_random']:g} is no share from 0 "
-            "to 0.9"
+            f"probe.calibration_random={probe.calibration_random:g} is no share from 0 to 0.9"
         )
     return Study(
         id="",
-        model=model["name"] or compose.slug(model["source"]),
-        hardware=hardware_of(conf["hardware"]),
-        goal=goal_of(conf["goal"], conf["hardware"], conf["probe"]["tasks"]),
-        planner=conf["planner"]["name"],
-        planner_options={k: v for k, v in conf["planner"].items() if k != "name"},
-        probe={k: v for k, v in conf["probe"].items() if k != "name"},
-        model_options=model_options(model),
-        texts={k: v for k, v in conf["texts"].items() if v},
-        seed=conf["seed"],
-        max_rounds=conf["max_rounds"],
+        model=model.name or compose.slug(model.source),
+        hardware=hardware_of(config.hardware),
+        goal=goal_of(config.goal, config.hardware, probe.tasks),
+        planner=config.planner,
+        probe=probe,
+        texts={role: path for role, path in asdict(config.texts).items() if path},
+        seed=config.seed,
+        max_rounds=config.max_rounds,
         overrides=tuple(raw),
-        formats=formats_of(conf),
-        compress=conf["compress"],
-        measured_on=measured_on(conf),
-        extra=extra_of(conf["extra"]),
-        device=study.wanted(conf["device"]),
+        convert=model.convert,
+        trust_remote_code=model.trust_remote_code,
+        formats=formats_of(config),
+        compress=config.compress,
+        measured_on=measured_on(config.executor),
+        extra=extra_of(config.extra),
+        device=checked_device(config.device),
     )
 
 
-def model_options(model: dict[str, Any]) -> dict[str, Any]:
-    """What of a model's options steps depend on; trust_remote_code only where it was given."""
-    return {"convert": model["convert"]} | (
-        {"trust_remote_code": True} if model["trust_remote_code"] else {}
-    )
+def device_key(device: DeviceConf) -> dict[str, object]:
+    """Return what of the options device.* makes a study another one; empty without a board."""
+    if device.name == LOCAL:
+        return {}
+    names = ("name", "host", "port", "user", "python", "bench", "threads", "gpu_layers")
+    return {name: getattr(device, name) for name in names}
 
 
-def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
-    """The formats asked for, checked; one that the device can't run is no mistake as long as
-    another can.
+def checked_device(device: DeviceConf) -> DeviceConf:
+    """Return the options as they are. Raises UserError where they contradict each other."""
+    if device.name == LOCAL:
+        if device.host:
+            raise UserError("device.host is for a board: add device=ssh")
+        return device
+    if not device.host:
+        raise UserError(f"device={device.name} needs the board's name or address: device.host=...")
+    if device.threads is not None and device.threads < 1:
+        raise UserError(
+            f"device.threads={device.threads} can't compute anything: give 1 or more, or leave it "
+            "out"
+        )
+    return device
+
+
+def formats_of(config: Config) -> tuple[str, ...]:
+    """Return the formats that are asked for.
+
+    Raises UserError for an unknown one, for options that don't go together, and where the device
+    can run none of them.
     """
-    asked, compress = tuple(dict.fromkeys(conf["formats"])), conf["compress"]
-    for name in asked:
+    names = tuple(dict.fromkeys(config.formats))
+    for name in names:
         if name in SPARSE:
             raise UserError(
                 f"formats has {name!r}: llama.cpp and transformers store and multiply zeros like "
                 "any number: no gain"
             )
-        if name not in FORMATS:
-            raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
-    if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
-        runs = ", ".join(conf["hardware"]["runtimes"])
+        if not plugins.has("formats", name):
+            raise UserError(f"formats has {name!r}: {nearest(name, plugins.found('formats'))}")
+    runtimes = config.hardware.runtimes
+    if not runnable(names, runtimes):
         raise UserError(
-            f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} "
-            "(hardware.runtimes)"
+            f"{config.hardware.name} runs none of formats={list(names)}: it has "
+            f"{', '.join(runtimes)} (hardware.runtimes)"
         )
-    if conf["model"]["trust_remote_code"] and asked != ("gguf",):
+    if config.model.trust_remote_code and names != (PLANNED,):
         raise UserError(
             "model.trust_remote_code=true goes with formats=[gguf] only: checkpoints with code of "
             "their own aren't made"
         )
-    if compress["checkpoint"] and "gptq_native" not in asked:
+    check_compress(config.compress, names)
+    return names
+
+
+def check_compress(compress: CompressConf, formats: tuple[str, ...]) -> None:
+    """Raise UserError for options of GPTQ and AWQ that can't be met."""
+    if compress.checkpoint and "gptq_native" not in formats:
         raise UserError(
             "compress.checkpoint is measured as gptq_native: give formats=[gguf,gptq_native]"
         )
-    if compress["bits"] not in (4, 8):
+    if compress.bits not in (4, 8):
+        raise UserError(f"compress.bits={compress.bits} isn't packed by these formats: use 4 or 8")
+    if compress.group_size not in (32, 64, 128):
         raise UserError(
-            f"compress.bits={compress['bits']} isn't packed by these formats: use 4 or 8"
+            f"compress.group_size={compress.group_size} isn't known to the kernels: use 32, 64 or "
+            "128"
         )
-    if compress["group_size"] not in (32, 64, 128):
+    if compress.python not in ("auto", "here"):
         raise UserError(
-            f"compress.group_size={compress['group_size']} isn't known to the kernels: use 32, 64 "
-            "or 128"
+            f"compress.python={compress.python!r}: use auto (an environment in the cache) or here"
         )
-    if compress["python"] not in ("auto", "here"):
-        raise UserError(
-            f"compress.python={compress['python']!r}: use auto (an environment in the cache) or "
-            "here"
-        )
-    return asked
 
 
-def extra_of(names: list[str]) -> tuple[str, ...]:
-    """The stages and probes of plugins that every finalist goes through, checked."""
+def extra_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stages and probes of plugins that every finalist goes through.
+
+    Raises UserError for one that isn't installed or can't be loaded.
+    """
     for name in dict.fromkeys(names):
-        known = {
+        offered = {
             e.name for group in ("stages", "probes") for e in plugins.all_of(group)
         } - plugins.built_in()
-        if name not in known:
+        if name not in offered:
             raise UserError(
                 f"extra has {name!r}, which no plugin offers (doit plugins): "
-                f"{nearest(name, known) if known else 'none'}"
+                f"{nearest(name, offered) if offered else 'none'}"
             )
         try:
             plugins.step(name)
@@ -178,71 +272,70 @@ def extra_of(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def hardware_of(conf: dict[str, Any]) -> Hardware:
-    """A profile in base units."""
+def hardware_of(conf: HardwareConf) -> Hardware:
+    """Return a device profile in base units: bytes, bytes per second, seconds, FLOP per second."""
     return Hardware(
-        name=conf["name"],
-        title=conf["title"],
-        backend=conf["backend"],
-        cores=conf["cores"],
-        isa=conf["isa"],
-        ram_bytes=int(conf["ram_gb"] * GIB),
-        usable_bytes=int(conf["usable_gb"] * GIB),
-        bandwidth=conf["bandwidth_gbs"] * 1e9,
-        efficiency=conf["efficiency"],
-        efficiency_spread=conf["efficiency_spread"],
-        overhead_s_per_layer=conf["overhead_us_per_layer"] * 1e-6,
-        flops=conf["tflops"] * 1e12 if conf["tflops"] else None,
-        thermal=conf["thermal"],
-        runtimes=tuple(conf["runtimes"]),
-        overhead_spread=conf["overhead_spread"],
-        bytes_per_weight=conf["bytes_per_weight"],
-        k_quant=conf["k_quant"],
-        flops_spread=conf["tflops_spread"],
-        storage=conf["storage_mbs"] * 1e6 if conf["storage_mbs"] else None,
-        host_usable_bytes=int(conf["host_usable_gb"] * GIB),
-        host_bandwidth=conf["host_bandwidth_gbs"] * 1e9,
-        type_costs=conf["type_costs"],
-        runtime_bytes=int(conf["runtime_mib"] * MIB),
-        runtime_spread=int(conf["runtime_spread_mib"] * MIB),
+        name=conf.name,
+        title=conf.title,
+        backend=conf.backend,
+        cores=conf.cores,
+        isa=conf.isa,
+        ram_bytes=int(conf.ram_gb * GIB),
+        usable_bytes=int(conf.usable_gb * GIB),
+        bandwidth=conf.bandwidth_gbs * 1e9,
+        efficiency=conf.efficiency,
+        efficiency_spread=conf.efficiency_spread,
+        overhead_s_per_layer=conf.overhead_us_per_layer * 1e-6,
+        flops=conf.tflops * 1e12 if conf.tflops else None,
+        thermal=conf.thermal,
+        runtimes=conf.runtimes,
+        overhead_spread=conf.overhead_spread,
+        bytes_per_weight=conf.bytes_per_weight,
+        k_quant=conf.k_quant,
+        flops_spread=conf.tflops_spread,
+        storage=conf.storage_mbs * 1e6 if conf.storage_mbs else None,
+        host_usable_bytes=int(conf.host_usable_gb * GIB),
+        host_bandwidth=conf.host_bandwidth_gbs * 1e9,
+        type_costs=conf.type_costs,
+        runtime_bytes=int(conf.runtime_mib * MIB),
+        runtime_spread=int(conf.runtime_spread_mib * MIB),
     )
 
 
-def goal_of(conf: dict[str, Any], hardware: dict[str, Any], tasks: list[str] | None = None) -> Goal:
-    """The goal's limits in base units; with fit_memory, the device's usable memory is one of them."""
-    found = [
-        Constraint(metric, op, conf[name] * unit, f"goal.{name}")  # type: ignore[arg-type]
+def goal_of(conf: GoalConf, hardware: HardwareConf, tasks: tuple[str, ...] = ()) -> Goal:
+    """Return the goal's limits in base units; with fit_memory the usable memory is one of them.
+
+    Raises UserError for an unknown metric, or a limit on tasks without tasks.
+    """
+    limits = [
+        Constraint(metric, op, getattr(conf, name) * unit, f"goal.{name}")  # type: ignore[arg-type]
         for name, metric, op, unit in LIMITS
-        if conf[name] is not None
+        if getattr(conf, name) is not None
     ]
-    found += task_limits(conf["min_task_retention"], tasks or [])
-    if conf["fit_memory"]:
-        found.append(
-            Constraint(
-                "device_ram_bytes",
-                "<=",
-                hardware["usable_gb"] * GIB,
-                f"hardware={hardware['name']}",
-            )
-        )
-    if conf["optimise"] not in OPTIMISABLE:
+    limits += task_limits(conf.min_task_retention, tasks)
+    if conf.fit_memory:
+        room, option = hardware.usable_gb * GIB, f"hardware={hardware.name}"
+        limits.append(Constraint("device_ram_bytes", "<=", room, option))
+    if conf.optimise not in OPTIMISABLE:
         raise UserError(
-            f"goal.optimise={conf['optimise']} isn't a metric: "
-            f"{nearest(conf['optimise'], OPTIMISABLE)}"
+            f"goal.optimise={conf.optimise} isn't a metric: {nearest(conf.optimise, OPTIMISABLE)}"
         )
-    sense = -1 if conf["optimise"] in LARGER_IS_BETTER else 1
+    sense = -1 if conf.optimise in LARGER_IS_BETTER else 1
     return Goal(
-        conf["name"],
-        tuple(found),
-        conf["optimise"],
+        conf.name,
+        tuple(limits),
+        conf.optimise,
         sense,
-        conf["accept_simulated"],
-        conf["enforce_memory"],
+        conf.accept_simulated,
+        conf.enforce_memory,
     )
 
 
-def task_limits(least: float | None, tasks: list[str]) -> list[Constraint]:
-    """The share of the baseline's score that every task must keep, as limits."""
+def task_limits(least: float | None, tasks: tuple[str, ...]) -> list[Constraint]:
+    """Return the share of the baseline's score that every task must keep, as limits.
+
+    Raises UserError where there is no task, or for no share.
+    """
     if least is None:
         return []
     if not tasks:

@@ -56,7 +56,7 @@ def locate(root: Path, given: str) -> Path | None:
 
 
 def sources(
-    root: Path, given: list[str], digests: Any, run_code: bool = False
+    root: Path, given: tuple[str, ...], digests: Any, run_code: bool = False
 ) -> dict[str, Source | None]:
     """Name -> pin of every task, read and checked; None for lm-eval's own. Raises UserError in one
     line.

@@ -61,6 +61,21 @@ def step(name: str) -> Any:
     return load("stages", name)
 
 
+def names(group: str) -> frozenset[str]:
+    """Return the names of Sintra's own plugins of a group."""
+    return frozenset(e.name for e in own() if e.group == f"sintra.{group}")
+
+
+def has(group: str, name: str) -> bool:
+    """Return whether a group has a plugin of this name; other packages are searched last."""
+    return name in names(group) or name in found(group)
+
+
+def has_step(name: str) -> bool:
+    """Return whether there is a stage or probe of this name; others' packages are asked last."""
+    return name in built_in() or has("stages", name) or has("probes", name)
+
+
 def built_in() -> frozenset[str]:
     """Names of our own stages and probes."""
     return frozenset(e.name for e in own() if e.group in ("sintra.stages", "sintra.probes"))

@@ -95,28 +95,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Study:
-    """Everything that one `optimize` needs."""
+class Board:
+    """The board that a study measures on, as it described itself."""
 
-    id: str
-    model: str
-    hardware: Hardware
-    goal: Goal
-    planner: str
-    planner_options: dict[str, Any]
-    probe: dict[str, Any]
-    model_options: dict[str, Any]
-    texts: dict[str, str]
-    seed: int
-    max_rounds: int
-    overrides: tuple[str, ...]
-    formats: tuple[str, ...] = ("gguf",)
-    compress: dict[str, Any] = field(default_factory=dict)
-    measured_on: str = ""
-    extra: tuple[str, ...] = ()
-    device: dict[str, Any] = field(
-        default_factory=dict
-    )  # the board that is measured: sintra.hardware.boards.identity
+    identity: dict[str, Any]  # host key, processor, cores, memory, runtime
+    threads: int  # of the runtime there
+    gpu_layers: int | None  # None: all where the runtime has a GPU
+    full: float | None = None  # device_ram_bytes of the smallest variant that did not fit
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return what of the board is part of a measurement's key."""
+        return {"threads": self.threads, "gpu_layers": self.gpu_layers, "board": self.identity}
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sintra.config.study import Study
 from sintra.core.judge import impossible
 from sintra.core.recipe import Recipe
-from sintra.core.types import Source, Study
+from sintra.core.types import Source
 from sintra.formats.checkpoint.safetensors import safetensors_header
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
@@ -98,20 +99,20 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
     tensors' shapes.
     """
     bits = min(
-        (BLOCK_BITS.get(t, SMALLEST) for t in study.planner_options.get("types") or []),
+        (BLOCK_BITS.get(t, SMALLEST) for t in study.planner.types),
         default=SMALLEST,
     )
     if study.formats != ("gguf",):
-        bits = min(bits, study.compress["bits"])
-    shape = shape_of(folder, bits, study.planner_options.get("max_dropped", 0))
+        bits = min(bits, study.compress.bits)
+    shape = shape_of(folder, bits, study.planner.max_dropped)
     read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
     device = study.hardware
-    if study.device:  # a board is to be asked, not argued with
+    if study.on_board:  # it is to be asked, not argued with
         return {"size_bytes": shape.weight_bytes}
     return {
         "size_bytes": shape.weight_bytes,
         "device_ram_bytes": shape.weight_bytes
-        + kv_bytes(shape, study.probe["context"])
+        + kv_bytes(shape, study.probe.context)
         + device.runtime_bytes,
         "device_tg_tps": device.efficiency * device.bandwidth / read,
     }

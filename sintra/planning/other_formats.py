@@ -4,9 +4,10 @@ run.
 
 from __future__ import annotations
 
-from sintra.core.format import FORMATS, runnable
+from sintra.config.study import Study
+from sintra.core.format import PLANNED, format_of, runnable
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 
 
 def tried(study: Study) -> tuple[str, ...]:
@@ -15,21 +16,16 @@ def tried(study: Study) -> tuple[str, ...]:
 
 
 def branches(study: Study) -> list[Proposal]:
-    """One variant of each format that no planner speaks for."""
-    kind, given = (
-        f"w{study.compress.get('bits')}g{study.compress.get('group_size')}",
-        study.compress.get("checkpoint"),
-    )
-    kinds = {"gptq_native": f"given_{given[:8]}"} if given else {}
+    """Return one variant of each format whose variants no planner chooses."""
     why = "{} beside GGUF, from the same text, measured on the same tokens"
     return [
         Proposal(
-            Recipe(kinds.get(name, kind), format=name),
+            Recipe(format_of(name).kind(study), format=name),
             why.format(name.upper().replace("_", " ")),
             "study",
         )
         for name in tried(study)
-        if name != "gguf"
+        if name != PLANNED
     ]
 
 
@@ -39,7 +35,7 @@ def left_out(study: Study) -> list[str]:
     lines = []
     for name in study.formats:
         if name not in tried(study):
-            needs = FORMATS[name].runtime
+            needs = format_of(name).runtime
             lines.append(
                 f"{name} is not tried: it needs {needs}, and {device.name} runs "
                 f"{', '.join(device.runtimes)}"

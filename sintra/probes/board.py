@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from sintra.config.options import DeviceConf
 from sintra.core import plugins
 from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import MARK, Context, Stage
@@ -37,13 +38,14 @@ def run(context: Context, job: str) -> Run:
         context.params["board"],
         {k: v for k, v in context.params.items() if k != "board"},
     )
-    options, gguf = context.hints["device"], (context.inputs["gguf"] / "model.gguf").resolve()
-    device = plugins.load("devices", options["name"])(
-        options, lambda text: context.say(MARK + text)
+    options, gguf = (
+        DeviceConf(**context.hints["device"]),
+        (context.inputs["gguf"] / "model.gguf").resolve(),
     )
+    device = plugins.load("devices", options.name)(options, lambda text: context.say(MARK + text))
     params = {"kv": "f16", "limit": None} | params
     found: Run = device.measure({"job": job, **params}, gguf, gguf.name, board)
-    check(found, where(board), options["timeout_s"])
+    check(found, where(board), options.timeout_s)
     context.write_json("board.json", found | {"board": board})
     return found
 

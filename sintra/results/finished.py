@@ -55,7 +55,7 @@ class Delivered:
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
-                run_step(needed, self.store, self.workspace.terms, say)
+                run_step(needed, self.store, self.workspace.policy, say)
         found = step.outcome(self.store)
         if isinstance(found, Failure):
             raise UserError(f"{step.name}: {found.message}")
@@ -80,7 +80,7 @@ def delivered(root: Path, study: str = "latest") -> Delivered:
     )
     if workspace.pinned() is None:
         raise UserError(
-            f"the model of outputs/{study} isn't pinned in {workspace.conf['store']['path']}: run its "
+            f"the model of outputs/{study} isn't pinned in {workspace.config.store.path}: run its "
             "`doit optimize` again"
         )
     return Delivered(folder.resolve(), result, workspace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sintra.build.graph import Graph
-from sintra.core.format import FORMATS
+from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Failure, Goal
 from sintra.planning.other_formats import left_out, tried
@@ -30,7 +30,7 @@ def by_format(
     for name in graph.study.formats:
         mine = [c for c in known if c.recipe.format == name]
         best = ranked(mine, goal)
-        row: dict[str, Any] = {"format": name, "runtime": FORMATS[name].runtime}
+        row: dict[str, Any] = {"format": name, "runtime": format_of(name).runtime}
         failed = next((c.failure for c in mine if c.failure), None)
         if best:
             row |= {"recipe": best[0].recipe.name, "status": judge(best[0], goal).status}
@@ -47,7 +47,7 @@ def by_format(
 
 def agreement(graph: Graph, store: Store, name: str) -> dict[str, float]:
     """How the format's runtime agrees with llama.cpp on the 16-bit model: metric -> value."""
-    found = graph.agreement(name).outcome(store)
+    found = graph.agreement(format_of(name).environment).outcome(store)
     if found is None or isinstance(found, Failure):
         return {}
     return {m.metric: m.value for m in parse(store.read_json(found, NAME))}

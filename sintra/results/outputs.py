@@ -12,8 +12,9 @@ from typing import Any
 
 from sintra import __version__
 from sintra.build.graph import Graph
+from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
-from sintra.core.format import FORMATS
+from sintra.core.format import format_of
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
@@ -85,7 +86,7 @@ def _same(path: Path, blob: Path, size: int) -> bool:
 
 def models(out: Path) -> set[str]:
     """Names in a result's folder that are models."""
-    names = {"model.gguf", "model", *FORMATS}
+    names = {"model.gguf", "model", *plugins.names("formats")}
     return {p.name for p in out.iterdir() if p.name in names}
 
 
@@ -136,9 +137,10 @@ def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, An
     """For the manifest: every version of the libraries that made and measured what isn't GGUF."""
     found = {}
     for name in tried(graph.study):
-        made = graph.environment(name).outcome(store) if FORMATS[name].environment else None
+        environment = format_of(name).environment
+        made = graph.environment(environment).outcome(store) if environment else None
         if isinstance(made, Artifact):
-            found[FORMATS[name].environment] = store.read_json(made, "lock.json")
+            found[environment] = store.read_json(made, "lock.json")
     return {"locks": found} if found and what else {}
 
 

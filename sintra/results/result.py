@@ -48,7 +48,7 @@ def build(
             "model": workspace.study.model,
             "hardware": workspace.study.hardware.name,
             "device": {k: getattr(workspace.study.hardware, k) for k in DEVICE},
-            "context": workspace.study.probe["context"],
+            "context": workspace.study.probe.context,
             "goal": {
                 "name": goal.name,
                 "constraints": [asdict(c) for c in goal.constraints],
@@ -83,11 +83,7 @@ def formats_of(workspace: Workspace, known: list[Candidate]) -> dict[str, Any]:
 
 def own_code(workspace: Workspace) -> dict[str, bool]:
     """That Python code of the model's own was allowed to run, where it was."""
-    return (
-        {"trust_remote_code": True}
-        if workspace.study.model_options.get("trust_remote_code")
-        else {}
-    )
+    return {"trust_remote_code": True} if workspace.study.trust_remote_code else {}
 
 
 def llm_total() -> dict[str, float]:

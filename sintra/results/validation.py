@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import Transient, UserError, nearest
-from sintra.core.format import FORMATS
+from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
 from sintra.core.types import Artifact, File
@@ -136,7 +136,7 @@ def interpreter(recipe: Recipe, manifest: dict[str, Any], store: Store) -> str:
     """The Python that the winner's format needs. Raises Transient where its environment can't be
     made.
     """
-    name = FORMATS[recipe.format].environment
+    name = format_of(recipe.format).environment
     if not name:
         return sys.executable
     keep = store.folder("tmp") / unique_name()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sintra.build.graph import Graph
-from sintra.core.format import FORMATS
+from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Measurement, Proposal
 from sintra.hardware.boards.corrections import corrected, replaced
@@ -29,7 +29,7 @@ def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidat
     found = [
         candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()
     ]
-    return corrected(found) if graph.study.device else found
+    return corrected(found) if graph.study.board else found
 
 
 def candidate(
@@ -44,7 +44,7 @@ def candidate(
         file = made.model
         shape = Shape.of(store.read_json(made, "layout.json"))
         numbers["size_bytes"] = Measurement("size_bytes", file.size, "bytes", "exact")
-        context, runtime = graph.study.probe["context"], FORMATS[recipe.format].runtime
+        context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
         for row in estimated(shape, graph.study.hardware, context, recipe.kv, runtime):
             numbers[row.metric] = row
     for level in sorted({p.level for p in given}, reverse=True):

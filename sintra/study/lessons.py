@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from sintra.build.graph import Graph
-from sintra.core.types import Candidate, Proposal, Study
+from sintra.config.study import Study
+from sintra.core.types import Candidate, Proposal
 from sintra.planning.solver.mixes import Plan, observations
 from sintra.planning.solver.search import believed
 from sintra.planning.solver.surrogate import fit
@@ -36,11 +37,9 @@ def learned(
     if len(seen.distortion) < 2 or seen.sizes is None or seen.shape is None:
         return None
     uniform = next(iter(seen.distortion))
-    options = {
-        "types": sorted(r.tensors[0][1] for r in seen.distortion),
-        "rounding": uniform.rounding,
-    }  # a replay has none
-    study = replace(graph.study, planner_options=graph.study.planner_options | options)
+    types = tuple(sorted(r.tensors[0][1] for r in seen.distortion))  # a replay has none
+    planner = replace(graph.study.planner, types=types, rounding=uniform.rounding)
+    study = replace(graph.study, planner=planner)
     plan = Plan.of(study).made(seen)
     space = plan.space(seen, seen.sizes)
     rows = observations(plan, seen, space)
@@ -65,7 +64,7 @@ def kind_of(study: Study, seen: History, graph: Graph) -> Row:
         "blocks": seen.layers,
         "backend": study.hardware.backend,
         "optimise": study.goal.optimise,
-        "rounding": study.planner_options["rounding"],
+        "rounding": study.planner.rounding,
     }
 
 
@@ -87,7 +86,7 @@ def recalled(
     """The most similar earlier studies, the most similar first: in words for a language model, and
     what they taught.
     """
-    if not graph.study.planner_options["learn"] or seen.shape is None:
+    if not graph.study.planner.learn or seen.shape is None:
         return (), ()
     own = kind_of(graph.study, seen, graph)
     found = []

@@ -72,7 +72,7 @@ def history(
 
 def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> dict[str, Any]:
     """The study's language model and what only it is told, where the planner takes advice."""
-    if graph.study.planner not in ADVISED:
+    if graph.study.planner.name not in ADVISED:
         return {}
     from sintra.planning.llm.advisor import Advisor
 
@@ -80,7 +80,7 @@ def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> d
     key = (str(folder), say is not None)
     if key not in _advisors:
         kept = store.root / "meta" / "replies"
-        options = graph.study.planner_options
+        options = graph.study.planner
         _advisors[key] = Advisor.of(
             options, folder, kept, say or (lambda text: None), say is not None
         )

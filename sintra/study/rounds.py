@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.config.study import Study
 from sintra.core import lazy, plugins
 from sintra.core.judge import judge, ranked
-from sintra.core.types import Candidate, Proposal, Study
+from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import informed
 from sintra.planning.bounds import hopeless
 from sintra.planning.other_formats import branches, tried
@@ -88,13 +89,13 @@ def plan(
     graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None
 ) -> list[Proposal]:
     """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
-    every = graph.study.planner == "replay"
+    every = graph.study.planner.name == "replay"
     shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
     seen = history(
         graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say
     )
     past, taught = lessons.recalled(graph, store, seen)
-    proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
+    proposed: list[Proposal] = plugins.load("planners", graph.study.planner.name)(
         informed(graph.study, known), replace(seen, past=past, lessons=taught)
     )
     return proposed

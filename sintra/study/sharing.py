@@ -17,8 +17,8 @@ from sintra import __version__
 from sintra.build.console import say
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
-from sintra.core.format import FORMATS
 from sintra.core.types import Artifact, Proposal
 from sintra.store.files import unique_name
 from sintra.store.store import Outcome, Store
@@ -67,7 +67,7 @@ def round_action(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Ac
     """
     store = workspace.store
     if (
-        workspace.study.planner == "replay"
+        workspace.study.planner.name == "replay"
         or store.failed_this_run
         or any(r.get("again") for r in earlier)
     ):
@@ -106,7 +106,7 @@ def _source_digests(graph: Graph) -> dict[str, str]:
     texts = {role: source.digest for role, source in sorted(graph.texts.items())}
     tasks = {
         f"task:{name}": source.digest if source else name
-        for name, source in sorted(graph.tasks.items())
+        for name, source in sorted(graph.task_files.items())
     }
     return texts | tasks
 
@@ -184,7 +184,7 @@ def check_proposal(proposal: Proposal) -> None:
     types = (recipe.type, recipe.kv, *(kind for _, kind in recipe.tensors))
     if not all(is_plain_word(word) for word in (*types, recipe.rounding, proposal.author)):
         raise ValueError("a type is not a plain word")
-    if recipe.format not in FORMATS or proposal.level not in LEVELS:
+    if not plugins.has("formats", recipe.format) or proposal.level not in LEVELS:
         raise ValueError("its format or level is unknown")
     if not isinstance(proposal.why, str):
         raise ValueError("its reason is not a text")

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,18 +124,20 @@ def opened(root: Path, raw: Overrides) -> list[Workspace]:
     for cell in kept_cells(root, raw):
         workspace = open_workspace(root, cell, shared_stores)
         found.setdefault(workspace.study.id, workspace)
-    workspaces = list(found.values())
-    told_apart(workspaces)
-    return workspaces
+    return labeled(list(found.values()))
 
 
-def told_apart(workspaces: list[Workspace]) -> None:
-    """Give studies whose steps differ but would be called the same a label of their own."""
-    bases = [p.base() for p in workspaces]
-    count = Counter(p.study.model for p in dict(zip(bases, workspaces, strict=True)).values())
-    for workspace, base in zip(workspaces, bases, strict=True):
-        if count[workspace.study.model] > 1:
-            workspace.label = f"{workspace.study.model}{MARK}{base[:6]}"
+def labeled(workspaces: list[Workspace]) -> list[Workspace]:
+    """Return the workspaces with a label of their own where steps that differ share a name."""
+    bases = [workspace.base() for workspace in workspaces]
+    distinct = dict(zip(bases, workspaces, strict=True)).values()
+    count = Counter(workspace.study.model for workspace in distinct)
+    return [
+        replace(workspace, label=f"{workspace.study.model}{MARK}{base[:6]}")
+        if count[workspace.study.model] > 1
+        else workspace
+        for workspace, base in zip(workspaces, bases, strict=True)
+    ]
 
 
 def swept(raw: Overrides) -> list[str]:

@@ -1,20 +1,21 @@
-"""Open a study: configuration, pinned sources, store and graph, from a command line."""
+"""Open a study: options, pinned sources, store and graph, from a command line."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.config import compose
 from sintra.config import tasks as task_files
-from sintra.config.policy import Terms
-from sintra.config.study import MIB, study_of
+from sintra.config.options import Config, StoreConf
+from sintra.config.policy import RunPolicy
+from sintra.config.study import Study, study_id, study_of
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
-from sintra.core.types import Source, Study
+from sintra.core.types import Source
 from sintra.hardware.boards import identity
 from sintra.store import locks
 from sintra.store.store import Store
@@ -25,104 +26,102 @@ if TYPE_CHECKING:
     from sintra.store.remote.address import Address
     from sintra.store.remote.shared import SharedStore
 
-USUAL: dict[str, Any] = {"type_costs": {}, "runtime_bytes": 100 * MIB, "runtime_spread": 50 * MIB}
 
-
-@dataclass
+@dataclass(frozen=True)
 class Workspace:
-    """A study with everything around it. label: what steps are called by, where it isn't the
-    model's name, since in a sweep others have that.
-    """
+    """A study with everything around it."""
 
-    root: Path
+    root: Path  # the project's folder
     study: Study
     store: Store
-    conf: dict[str, Any]
-    label: str = ""
-    shared: SharedStore | None = None  # what other machines have made, where store.remote names one
-
-    @cached_property
-    def terms(self) -> Terms:
-        """How its steps are run."""
-        return Terms.of(self.conf)
+    config: Config  # every option
+    policy: RunPolicy  # how steps are run
+    shared: SharedStore | None = None  # what other machines have made, where there is one
+    label: str = ""  # what steps are called by, where it isn't the model's name (sweeps)
 
     @cached_property
     def digests(self) -> Digests:
-        """Known digests of the user's files."""
-        return Digests(self.store.root / "meta" / "digests.json")
+        """Return the remembered digests of the user's files."""
+        return digests_of(self.store)
 
     @cached_property
     def tasks(self) -> dict[str, Source | None]:
-        """The study's tasks by name; None for one of lm-eval's own."""
-        probe = self.study.probe
-        return task_files.sources(self.root, probe["tasks"], self.digests, probe["run_code"])
+        """Return the study's tasks by name; None for one of lm-eval's own."""
+        return tasks_of(self.root, self.study, self.digests)
 
     @property
     def folder(self) -> Path:
-        """Where the study's rounds lie."""
+        """Return the folder of the study's rounds."""
         return self.store.root / "studies" / self.study.id
 
     @property
     def outputs(self) -> Path:
-        """Where the study's result goes."""
+        """Return the folder of the study's result."""
         return self.root / "outputs" / self.study.id
 
     def pinned(self) -> Source | None:
-        """The model's pin, or None for a hub model that has not been resolved yet."""
-        model = self.conf["model"]
-        folder = model_folder(self.root, model["source"])
-        if folder is not None:
-            return pinning.pin_folder(folder, self.digests, model["trust_remote_code"])
-        return pinning.pinned_hub(self.store, model["source"], model["revision"])
+        """Return the model's pin, or None for a hub model that has not been resolved yet."""
+        return pinned_model(self.root, self.config, self.store, self.digests)
 
     @property
     def ready(self) -> bool:
-        """Whether the model is pinned and the board, where there is one, known."""
-        return self.pinned() is not None and identity.ready(self.store, self.conf["device"])
+        """Return whether the model is pinned and the board, where there is one, is known."""
+        return self.pinned() is not None and identity.ready(self.store, self.config.device)
 
     def graph(self) -> Graph:
-        """The graph; the model must be pinned, and a board known."""
+        """Return the study's graph; the model must be pinned, and a board known."""
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
-        texts = {
-            role: pinning.pin_file(self.root / path, self.digests)
-            for role, path in self.study.texts.items()
-        }
-        named = replace(
-            self.study,
-            model=self.label or self.study.model,
-            device=identity.known(self.store, self.conf["device"]),
-        )
-        return Graph(named, pin, texts, self.root, self.tasks, self.given())
+        board = identity.known(self.store, self.config.device)
+        named = replace(self.study, model=self.label or self.study.model, board=board)
+        texts = pinned_texts(self.root, self.study, self.digests)
+        checkpoint = pinned_checkpoint(self.root, self.config, self.digests)
+        return Graph(named, pin, texts, self.root, self.tasks, checkpoint)
 
     def base(self) -> str:
-        """What steps depend on beside their recipe: equal for studies that share them."""
-        pin, study = self.pinned(), self.study
-        texts = {
-            role: pinning.pin_file(self.root / path, self.digests).digest
-            for role, path in study.texts.items()
-        }
-        model = (
-            [pin.kind, pin.digest]
-            if pin
-            else [self.conf["model"]["source"], self.conf["model"]["revision"]]
-        )
-        parts = [model, study.model_options, study.probe, study.seed, texts, study.compress]
-        parts += [study.measured_on] if study.measured_on else []
-        return sha256(canonical([*parts, study.device] if study.device else parts))
+        """Return the digest of what steps depend on beside their recipe.
 
-    def given(self) -> Source | None:
-        """The pin of a GPTQ checkpoint that exists already, where one is named."""
-        folder = self.conf["compress"]["checkpoint"]
-        return (
-            pinning.pin_folder(self.root / Path(folder).expanduser(), self.digests)
-            if folder
-            else None
-        )
+        It is equal for studies that share them.
+        """
+        pin, model = self.pinned(), self.config.model
+        source = [pin.kind, pin.digest] if pin else [model.source, model.revision]
+        texts = pinned_texts(self.root, self.study, self.digests)
+        parts = [source, *self.study.base, {role: text.digest for role, text in texts.items()}]
+        return sha256(canonical(parts))
+
+
+def digests_of(store: Store) -> Digests:
+    """Return the remembered digests of the user's files in a cache."""
+    return Digests(store.root / "meta" / "digests.json")
+
+
+def tasks_of(root: Path, study: Study, digests: Digests) -> dict[str, Source | None]:
+    """Return a study's tasks by name; None for one of lm-eval's own. Raises UserError."""
+    return task_files.sources(root, study.probe.tasks, digests, study.probe.run_code)
+
+
+def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> Source | None:
+    """Return the model's pin; None for a hub model that isn't resolved yet. Raises UserError."""
+    model = config.model
+    folder = model_folder(root, model.source)
+    if folder is not None:
+        return pinning.pin_folder(folder, digests, model.trust_remote_code)
+    return pinning.pinned_hub(store, model.source, model.revision)
+
+
+def pinned_texts(root: Path, study: Study, digests: Digests) -> dict[str, Source]:
+    """Return the pins of the study's texts, by role. Raises UserError."""
+    return {role: pinning.pin_file(root / path, digests) for role, path in study.texts.items()}
+
+
+def pinned_checkpoint(root: Path, config: Config, digests: Digests) -> Source | None:
+    """Return the pin of a GPTQ checkpoint that exists already, where one is named."""
+    folder = config.compress.checkpoint
+    return pinning.pin_folder(root / Path(folder).expanduser(), digests) if folder else None
 
 
 def model_folder(root: Path, text: str) -> Path | None:
-    """The folder that a model's source names, or None where it names a hub repository."""
+    """Return the folder that a model's source names, or None for a hub repository."""
     path = root / Path(text).expanduser()
     return path if path.is_dir() or text.startswith((".", "/", "~", "models/")) else None
 
@@ -130,85 +129,66 @@ def model_folder(root: Path, text: str) -> Path | None:
 def open_workspace(
     root: Path, raw: list[str], shared_stores: dict[Address, SharedStore] | None = None
 ) -> Workspace:
-    """From raw overrides. shared_stores: those that the run has opened before, which is added to.
-    Raises UserError.
+    """Return the workspace of raw overrides. Raises UserError for any mistake in them.
+
+    shared_stores: those that the run has opened before; a new one is added.
     """
-    conf = composed(root, raw)
-    store = Store(root / conf["store"]["path"], locks.check_lock_kind(conf["store"]["locks"]))
-    shared = shared_store_of(root, conf["store"], {} if shared_stores is None else shared_stores)
-    workspace = Workspace(root, study_of(conf, raw), store, conf, shared=shared)
-    _ = workspace.terms  # a mistake in them is said before anything is started
-    if (given := workspace.given()) is not None:  # by content, not by its path
-        workspace.study = replace(
-            workspace.study, compress=workspace.study.compress | {"checkpoint": given.digest}
-        )
-    pin = workspace.pinned()
-    texts = [
-        pinning.pin_file(root / path, workspace.digests).digest
-        for _, path in sorted(workspace.study.texts.items())
-    ]
+    config = composed(root, raw)
+    store = Store(root / config.store.path, locks.check_lock_kind(config.store.locks))
+    shared = shared_store_of(root, config.store, {} if shared_stores is None else shared_stores)
+    study = study_of(config, raw)
+    policy = RunPolicy.of(config)
+    digests = digests_of(store)
+    if (checkpoint := pinned_checkpoint(root, config, digests)) is not None:
+        compress = replace(study.compress, checkpoint=checkpoint.digest)  # not its path
+        study = replace(study, compress=compress)
+    study = replace(study, id=identified(root, config, study, store, digests))
+    return Workspace(root, study, store, config, policy, shared)
+
+
+def identified(root: Path, config: Config, study: Study, store: Store, digests: Digests) -> str:
+    """Return the study's id. Raises UserError for texts that are the same."""
+    texts = [text.digest for _, text in sorted(pinned_texts(root, study, digests).items())]
     if len(set(texts)) < len(texts):
         raise UserError(
             "texts.calibration, texts.search, texts.report and texts.second must be different texts"
         )
-    texts += [task.digest for _, task in sorted(workspace.tasks.items()) if task]
-    local = pin.digest if pin and pin.kind == "folder" else conf["model"]["revision"]
-    wanted = {
-        k: v for k, v in asdict(workspace.study).items() if k not in ("id", "overrides", "texts")
-    }
-    if workspace.study.formats == (
-        "gguf",
-    ):  # a study that asks for nothing else is the same as before there was anything else
-        del wanted["formats"], wanted["compress"], wanted["hardware"]["runtimes"]
-    for name in ("measured_on", "extra", "device"):
-        if not wanted[name]:
-            del wanted[name]
-    for name, usual in USUAL.items():  # likewise a profile that nothing was measured for
-        if wanted["hardware"][name] == usual:
-            del wanted["hardware"][name]
-    mark = sha256(
-        canonical(
-            [
-                wanted,
-                conf["model"]["source"] if pin is None or pin.kind == "hub" else "",
-                local,
-                texts,
-            ]
-        )
-    )
-    name = f"{workspace.study.model}-{workspace.study.hardware.name}-{workspace.study.goal.name}-{mark[:8]}"
-    workspace.study = Study(**{**workspace.study.__dict__, "id": name})
-    return workspace
+    tasks = sorted(tasks_of(root, study, digests).items())
+    texts += [task.digest for _, task in tasks if task]
+    pin, model = pinned_model(root, config, store, digests), config.model
+    if pin is not None and pin.kind == "folder":
+        return study_id(study, "", pin.digest, texts)
+    return study_id(study, model.source, model.revision, texts)
 
 
 def shared_store_of(
-    root: Path, conf: dict[str, Any], opened: dict[Address, SharedStore]
+    root: Path, options: StoreConf, opened: dict[Address, SharedStore]
 ) -> SharedStore | None:
-    """Return the shared store that the options `store.*` name; None where they name none.
+    """Return the shared store that the options name; None where they name none.
 
     opened: the shared stores of this run, so that all its studies use the same. Raises UserError.
     """
-    if not conf["remote"] and conf["mode"] == "readwrite":
+    if not options.remote and options.mode == "readwrite":
         return None
-    from sintra.store.remote.shared import open_shared_store  # a no-op without it imports nothing
+    from sintra.store.remote.shared import open_shared_store  # needs the extra `remote`
 
-    shared = open_shared_store(root, str(conf["remote"] or ""), conf["mode"])
+    shared = open_shared_store(root, options.remote, options.mode)
     return None if shared is None else opened.setdefault(shared.address, shared)
 
 
-def composed(root: Path, raw: list[str]) -> dict[str, Any]:
-    """The configuration of a command line, hardware=auto included."""
+def composed(root: Path, raw: list[str]) -> Config:
+    """Return the options of a command line, hardware=auto included. Raises UserError."""
     cache = cache_root(root, raw)
-    return compose.compose(
-        root, [detected(cache) if o == "hardware=auto" else o for o in raw], cache=cache
-    )
+    overrides = [detected(cache) if o == "hardware=auto" else o for o in raw]
+    return compose.compose(root, overrides, cache=cache)
 
 
 def detected(cache: Path) -> str:
-    """hardware=auto as hardware=PATH: what was found on this machine the first time is kept, `doit
-    detect` looks again.
+    """Return hardware=auto as hardware=PATH.
+
+    What was found on this machine the first time is kept; `doit detect` looks again.
     """
-    from sintra.hardware.detect.profile import AUTO
+    from sintra.hardware.detect.profile import AUTO  # not on the no-op path
 
     path = cache / AUTO
     if not path.is_file():
@@ -219,6 +199,6 @@ def detected(cache: Path) -> str:
 
 
 def cache_root(root: Path, raw: list[str]) -> Path:
-    """The cache folder before anything is composed: the composed configurations lie in it."""
-    given = [o.split("=", 1)[1] for o in raw if o.startswith("store.path=")]
-    return root / (given[-1] if given else "cache")
+    """Return the cache folder before anything is composed: composed options lie in it."""
+    paths = [o.split("=", 1)[1] for o in raw if o.startswith("store.path=")]
+    return root / (paths[-1] if paths else "cache")

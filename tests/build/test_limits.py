@@ -3,10 +3,10 @@
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, ROOT
 
 from sintra.build.admission import Gate
 from sintra.build.engine import engine
@@ -14,8 +14,9 @@ from sintra.build.executors.local import Local
 from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.build.worker_process import Ending, Need, oom_kills
-from sintra.config.options import ExecutorConf, TimeoutConf
-from sintra.config.policy import Terms, measured_on, side_by_side
+from sintra.config import compose
+from sintra.config.options import Config, ExecutorConf, LimitsConf
+from sintra.config.policy import RunPolicy, measured_on, side_by_side
 from sintra.core.errors import Transient, UserError
 from sintra.core.plugins import own
 from sintra.core.types import Artifact, File
@@ -33,29 +34,28 @@ def text_step(folder):
     return Step("fetch", "text", {"kind": "file", "digest": digest}, hints={"from": str(path)})
 
 
-def conf(**given):
-    limits = {
-        "timeout": asdict(TimeoutConf()),
-        "study_minutes": None,
-        "heavy": 1,
-        "memory_gb": None,
-        "background": False,
-    }
-    return {"executor": asdict(ExecutorConf()), "timeout_s": None, "limits": limits} | given
-
-
 def test_there_is_a_time_limit_for_every_stage():
-    known = {e.name for e in own() if e.group in ("sintra.stages", "sintra.probes")}
-    assert set(asdict(TimeoutConf())) == known
+    stages = {e.name for e in own() if e.group in ("sintra.stages", "sintra.probes")}
+    limits = {key for key in compose.keys() if key.startswith("limits.timeout.")}
+    assert limits == {f"limits.timeout.{stage}" for stage in stages}
+
+
+def test_a_time_limit_is_an_option_of_its_own(tmp_path):
+    raw = ["limits.timeout.quantize=5", "limits.timeout.fetch=null"]
+    config = compose.compose(ROOT, raw, tmp_path)
+    assert config.limits.timeout == {"quantize": 5.0, "fetch": None}
+    assert compose.compose(ROOT, raw, tmp_path) == config
+    with pytest.raises(UserError, match="could not be converted to Float"):
+        compose.compose(ROOT, ["limits.timeout.quantize=soon"])
 
 
 def test_the_narrower_limit_goes_first():
-    limits = conf()["limits"] | {"timeout": {"quantize": 5.0, "fetch": None}}
-    terms = Terms.of(conf(limits=limits, timeout_s=7.0))
-    assert terms.seconds("quantize", 6.0, 9.0) == 5
-    assert terms.seconds("gptq", 6.0, 9.0) == 6
-    assert terms.seconds("fetch", None, 9.0) == 7
-    assert Terms.of(conf()).seconds("fetch", None, 9.0) == 9
+    limits = LimitsConf(timeout={"quantize": 5.0, "fetch": None})
+    policy = RunPolicy.of(Config(limits=limits, timeout_s=7.0))
+    assert policy.seconds("quantize", 6.0, 9.0) == 5
+    assert policy.seconds("gptq", 6.0, 9.0) == 6
+    assert policy.seconds("fetch", None, 9.0) == 7
+    assert RunPolicy.of(Config()).seconds("fetch", None, 9.0) == 9
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,14 @@ def test_the_narrower_limit_goes_first():
 )
 def test_limits_that_cannot_be_meant(option, value):
     with pytest.raises(UserError, match=f"limits.{option}.*give a number above 0"):
-        Terms.of(conf(limits=conf()["limits"] | {option: value}))
+        RunPolicy.of(Config(limits=LimitsConf(**{option: value})))
 
 
 def test_where_it_is_measured():
-    named = {"name": "slurm", "partition": "cpu", "measure": None}
-    assert measured_on(conf()) == ""
-    assert measured_on(conf(executor=asdict(ExecutorConf()) | named)) == "slurm:cpu"
-    assert (
-        measured_on(conf(executor=asdict(ExecutorConf()) | named | {"measure": "quiet"}))
-        == "slurm:quiet"
-    )
+    slurm = ExecutorConf(name="slurm", partition="cpu")
+    assert measured_on(ExecutorConf()) == ""
+    assert measured_on(slurm) == "slurm:cpu"
+    assert measured_on(replace(slurm, measure="quiet")) == "slurm:quiet"
     assert side_by_side(["model=x"]) == side_by_side(["executor=local"]) == 0
     assert (side_by_side(["executor=ray"]), side_by_side(["executor.jobs=3", "executor=ray"])) == (
         16,
@@ -141,14 +138,14 @@ def test_a_steps_time_limit_by_its_stage(tmp_path):
             Transient, match=r"stopped after 0.5 s, its time limit \(limits.timeout.fetch"
         ),
     ):
-        run_step(step, store, Terms(timeouts=(("fetch", 0.5),), timeout_s=100))
+        run_step(step, store, RunPolicy(timeouts=(("fetch", 0.5),), timeout_s=100))
     assert step.outcome(store) is None
 
 
 def test_time_that_is_up_starts_nothing(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     with pytest.raises(Transient, match=r"the run's time is up \(limits.study_minutes=1e-06\)"):
-        run_step(step, store, Terms(study_s=6e-5))
+        run_step(step, store, RunPolicy(study_s=6e-5))
     assert not (tmp_path / "cache" / "ac").exists()
 
 
@@ -156,7 +153,7 @@ def test_background_workers_give_way(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     niceness = []
     with store.lock(step.key(store)):
-        thread = threading.Thread(target=lambda: run_step(step, store, Terms(background=True)))
+        thread = threading.Thread(target=lambda: run_step(step, store, RunPolicy(background=True)))
         thread.start()
         for _ in range(600):
             if niceness := polite(tmp_path):
@@ -210,10 +207,10 @@ class Starved:
 def test_killed_for_want_of_memory(tmp_path, monkeypatch, fate):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     monkeypatch.setitem(step.plugin.__dict__, "resource", "heavy")
-    machine = engine(Terms(), store.root.resolve())
+    machine = engine(RunPolicy(), store.root.resolve())
     monkeypatch.setattr(machine, "executor", Crowded(fate))
     said = []
-    run_step(step, store, Terms(), said.append)
+    run_step(step, store, RunPolicy(), said.append)
     assert machine.executor.asked == ["heavy", "alone"]
     assert said == ["again   fetch:text: killed for want of memory, now with nothing beside it"]
     found = step.outcome(store)

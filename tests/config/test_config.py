@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from sintra.config import compose
+from sintra.config.options import ModelConf
 from sintra.config.study import study_of
 from sintra.core.errors import UserError
 from sintra.study.workspace import open_workspace
@@ -59,10 +60,10 @@ def test_limits_in_base_units():
 
 @pytest.mark.parametrize("hardware", sorted(compose.names(ROOT, "hardware")))
 def test_every_profile_is_whole(hardware):
-    conf = compose.compose(ROOT, [f"hardware={hardware}"])["hardware"]
-    assert conf["name"] == hardware
-    assert 0 < conf["usable_gb"] < conf["ram_gb"]
-    assert 0 < conf["efficiency"] < 1
+    conf = compose.compose(ROOT, [f"hardware={hardware}"]).hardware
+    assert conf.name == hardware
+    assert 0 < conf.usable_gb < conf.ram_gb
+    assert 0 < conf.efficiency < 1
     first = (ROOT / "conf" / "hardware" / f"{hardware}.yaml").read_text().splitlines()[0]
     assert first.startswith("#"), "the source of the facts"
 
@@ -70,29 +71,25 @@ def test_every_profile_is_whole(hardware):
 @pytest.mark.parametrize("group", ["goal", "planner", "probe", "store", "model"])
 def test_every_option_composes(group):
     for name in compose.names(ROOT, group):
-        assert compose.compose(ROOT, [f"{group}={name}"])[group]["name"] in (name, "")
+        assert getattr(compose.compose(ROOT, [f"{group}={name}"]), group).name in (name, "")
 
 
 def test_own_conf_folder(tmp_path, monkeypatch):
     (tmp_path / "hardware").mkdir()
     (tmp_path / "hardware" / "fridge.yaml").write_text("name: fridge\nram_gb: 1\nusable_gb: 0.5\n")
     monkeypatch.setenv("SINTRA_CONF_PATH", str(tmp_path))
-    assert compose.compose(ROOT, ["hardware=fridge"])["hardware"]["usable_gb"] == 0.5
+    assert compose.compose(ROOT, ["hardware=fridge"]).hardware.usable_gb == 0.5
     monkeypatch.setenv("SINTRA_CONF_PATH", str(tmp_path / "gone"))
     with pytest.raises(UserError, match="no folder"):
         compose.compose(ROOT, [])
 
 
 def test_models_by_name_folder_and_hub(tiny):
-    assert compose.compose(ROOT, ["model=fable"])["model"]["source"] == "models/fable"
-    assert compose.compose(ROOT, [f"model={tiny}"])["model"] | {"convert": ""} == {
-        "name": "tiny",
-        "source": str(tiny),
-        "revision": "main",
-        "convert": "",
-        "trust_remote_code": False,
-    }
-    assert compose.compose(ROOT, ["model=owner/some-name@v1"])["model"]["revision"] == "v1"
+    assert compose.compose(ROOT, ["model=fable"]).model.source == "models/fable"
+    assert compose.compose(ROOT, [f"model={tiny}"]).model == ModelConf(
+        name="tiny", source=str(tiny), revision="main", convert="f16", trust_remote_code=False
+    )
+    assert compose.compose(ROOT, ["model=owner/some-name@v1"]).model.revision == "v1"
 
 
 def test_a_study_keeps_its_name_and_changes_it_with_its_limits(tmp_path, tiny):
@@ -107,7 +104,7 @@ def test_a_known_command_line_needs_no_hydra(tmp_path):
     code = (
         "import sys; from pathlib import Path; from sintra.config import compose\n"
         f"print(compose.compose(Path({str(ROOT)!r}), ['seed=3'], "
-        f"cache=Path({str(tmp_path)!r}))['seed'])\nprint([m for m in ('hydra', 'omegaconf') if m "
+        f"cache=Path({str(tmp_path)!r})).seed)\nprint([m for m in ('hydra', 'omegaconf') if m "
         "in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

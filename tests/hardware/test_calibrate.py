@@ -1,6 +1,7 @@
 """Measurements of a device of one's own make its profile better and its interval narrower."""
 
 import itertools
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -9,7 +10,6 @@ from conftest import ROOT
 
 from sintra.cli.commands import devices
 from sintra.config import compose
-from sintra.config.study import hardware_of
 from sintra.core.errors import UserError
 from sintra.hardware.detect.profile import write
 from sintra.hardware.estimate import calibrate
@@ -17,14 +17,20 @@ from sintra.hardware.estimate.architecture import of_config, shape
 from sintra.hardware.estimate.estimate import bytes_read, estimate, weights_read
 
 
+def profile(hardware):
+    return asdict(compose.compose(ROOT, [f"hardware={hardware}"]).hardware)
+
+
 def speed(conf, shape):
-    return next(m for m in estimate(shape, hardware_of(conf), 64) if m.metric == "device_tg_tps")
+    return next(
+        m for m in estimate(shape, devices.device_of(conf), 64) if m.metric == "device_tg_tps"
+    )
 
 
 def test_measurements_draw_the_profile_to_the_truth(tmp_path, capsys):
     from configs import LLAMA3_8B
 
-    conf = compose.compose(ROOT, ["hardware=laptop"])["hardware"]
+    conf = profile("laptop")
     truth = conf | {"efficiency": conf["efficiency"] * 0.8}
     rows, widths, errors = [], [], []
     before = speed(conf, LLAMA3_8B)
@@ -42,9 +48,7 @@ def test_measurements_draw_the_profile_to_the_truth(tmp_path, capsys):
             str(tmp_path / "own.csv"),
             str(tmp_path / "mine.yaml"),
         )
-        after = speed(
-            compose.compose(ROOT, [f"hardware={tmp_path / 'mine.yaml'}"])["hardware"], LLAMA3_8B
-        )
+        after = speed(profile(tmp_path / "mine.yaml"), LLAMA3_8B)
         widths.append(after.high / after.low)
         errors.append(abs(after.value / target - 1))
         assert after.low < target < after.high
@@ -59,7 +63,7 @@ def rows_of(truth, wobble):
     """What a device with this profile would measure of two models in six types, each row a little
     off.
     """
-    device, rows = hardware_of(truth), []
+    device, rows = devices.device_of(truth), []
     for layers, width in ((8, 256), (18, 1024)):
         config = CONFIG | {
             "num_hidden_layers": layers,
@@ -83,7 +87,7 @@ def rows_of(truth, wobble):
 
 def test_small_models_in_a_cache_are_learnt_too():
     """There types differ by what computing them costs, and layers by their calls."""
-    before = compose.compose(ROOT, ["hardware=laptop"])["hardware"]
+    before = profile("laptop")
     costs = {"Q8_0": 0.8, "Q6_K": 1.1, "Q5_K": 1.3, "Q4_K": 1.2, "Q3_K": 1.9, "Q2_K": 1.7}
     truth = before | {
         "efficiency": 0.4,
@@ -108,20 +112,22 @@ def test_small_models_in_a_cache_are_learnt_too():
     assert after["runtime_mib"] == pytest.approx(52, rel=0.06)
     assert after["runtime_spread_mib"] < before["runtime_spread_mib"] / 4
     ram = next(
-        m for m in estimate(rows[0][0], hardware_of(after), 64) if m.metric == "device_ram_bytes"
+        m
+        for m in estimate(rows[0][0], devices.device_of(after), 64)
+        if m.metric == "device_ram_bytes"
     )
     assert ram.high - ram.low == pytest.approx(2 * after["runtime_spread_mib"] * 2**20, rel=1e-3)
 
 
 def test_a_profile_with_costs_is_a_file(tmp_path):
-    conf = compose.compose(ROOT, ["hardware=laptop"])["hardware"] | {
+    conf = profile("laptop") | {
         "type_costs": {"Q4_K": 1.25},
         "runtime_mib": 51.5,
     }
     write(tmp_path / "mine.yaml", conf, ["a test"])
-    again = compose.compose(ROOT, [f"hardware={tmp_path / 'mine.yaml'}"])["hardware"]
+    again = profile(tmp_path / "mine.yaml")
     assert again["type_costs"] == {"Q4_K": 1.25}
-    assert hardware_of(again).runtime_bytes == int(51.5 * 2**20)
+    assert devices.device_of(again).runtime_bytes == int(51.5 * 2**20)
 
 
 def test_mistakes_are_lines(tmp_path):
@@ -130,7 +136,7 @@ def test_mistakes_are_lines(tmp_path):
         calibrate.read(tmp_path / "own.csv")
     with pytest.raises(UserError, match="nothing was measured here yet"):
         devices.calibrate(ROOT, ["hardware=laptop", f"store.path={tmp_path}"], "", "")
-    conf = compose.compose(ROOT, ["hardware=rtx_4090"])["hardware"]
+    conf = profile("rtx_4090")
     with pytest.raises(
         UserError, match=r"1e\+06 tokens/s can't be of this device: the profile gives \d+"
     ):

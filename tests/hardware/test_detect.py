@@ -221,16 +221,12 @@ def test_bandwidth_is_of_this_world():
 def test_a_profile_file_is_hardware(tmp_path):
     mine, bad = tmp_path / "mine.yaml", tmp_path / "bad.yaml"
     found = auto.detect(mine, measure=True)
-    conf = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)[
-        "hardware"
-    ]
-    assert conf["bandwidth_gbs"] == found["profile"]["bandwidth_gbs"]
-    assert conf["cores"] == 3
+    conf = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path).hardware
+    assert conf.bandwidth_gbs == found["profile"]["bandwidth_gbs"]
+    assert conf.cores == 3
     mine.write_text("name: mine\nbandwidth_gbs: 77\nram_gb: 8\nusable_gb: 7\n")
-    again = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path)[
-        "hardware"
-    ]
-    assert again["bandwidth_gbs"] == 77, "the cache of composed configurations sees a changed file"
+    again = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path).hardware
+    assert again.bandwidth_gbs == 77, "the cache of composed configurations sees a changed file"
     for text, says in (
         ("speed: 3", "a profile has no 'speed'"),
         ("- 1", "is no profile"),
@@ -245,7 +241,7 @@ def test_a_profile_file_is_hardware(tmp_path):
 
 def test_auto_is_looked_for_once(tmp_path):
     raw = ["hardware=auto", f"store.path={tmp_path}"]
-    first = composed(ROOT, raw)["hardware"]
+    first = composed(ROOT, raw).hardware
     made = (tmp_path / auto.AUTO).stat().st_mtime_ns
-    assert composed(ROOT, raw)["hardware"] == first
+    assert composed(ROOT, raw).hardware == first
     assert (tmp_path / auto.AUTO).stat().st_mtime_ns == made

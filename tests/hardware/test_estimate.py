@@ -56,14 +56,14 @@ def test_compute_buffers_as_llama_cpp_logs_them(width, inner, context, logged):
     ],
 )
 def test_decode_interval_holds_the_published_speed(hardware, shape, published):
-    device = hardware_of(compose.compose(ROOT, [f"hardware={hardware}"])["hardware"])
+    device = hardware_of(compose.compose(ROOT, [f"hardware={hardware}"]).hardware)
     found = next(m for m in estimate(shape, device, 512) if m.metric == "device_tg_tps")
     assert found.low < published < found.high
     assert found.how == "estimated"
 
 
 def test_more_context_costs_memory_and_speed():
-    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
+    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"]).hardware)
     short, long = ({m.metric: m.value for m in estimate(LLAMA3_8B, device, n)} for n in (512, 4096))
     assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(
         LLAMA3_8B, 4096
@@ -72,7 +72,7 @@ def test_more_context_costs_memory_and_speed():
 
 
 def test_no_prefill_is_invented_where_none_is_known():
-    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"])["hardware"])
+    device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"]).hardware)
     assert "device_pp_tps" not in {m.metric for m in estimate(LLAMA3_8B, device, 512)}
 
 
@@ -130,7 +130,7 @@ def test_a_bad_points_file_is_a_line(tmp_path):
 
 
 def test_what_does_not_fit_a_card_goes_to_its_host():
-    device = hardware_of(compose.compose(ROOT, ["hardware=rtx_3060"])["hardware"])
+    device = hardware_of(compose.compose(ROOT, ["hardware=rtx_3060"]).hardware)
     large = Shape(
         int(14.96 * GIB), 128256 * 4096 * 2, False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
     )
@@ -142,7 +142,7 @@ def test_what_does_not_fit_a_card_goes_to_its_host():
     assert part.device_bytes <= device.usable_bytes
     assert part.low < part.tps < part.high < whole.tps
     nowhere = hardware_of(
-        compose.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"])["hardware"]
+        compose.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"]).hardware
     )
     assert offload(large, nowhere, 512) is None
 

@@ -11,7 +11,7 @@ from sintra.config import compose
 from sintra.config.study import goal_of, hardware_of, study_of
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Failure, File, Measurement
+from sintra.core.types import Board, Candidate, Failure, File, Measurement
 from sintra.hardware.boards import corrections
 
 MIB = 2**20
@@ -39,14 +39,14 @@ def made(name, ram, tps, measured=None, failure=None):
     )
 
 
-def study(device):
+def study(board):
     conf = compose.compose(ROOT, ["hardware=laptop", "goal=quality"])
     found = study_of(conf, [])
     return replace(
         found,
-        hardware=hardware_of(conf["hardware"]),
-        goal=goal_of(conf["goal"], conf["hardware"]),
-        device=device,
+        hardware=hardware_of(conf.hardware),
+        goal=goal_of(conf.goal, conf.hardware),
+        board=board,
     )
 
 
@@ -75,7 +75,7 @@ def test_what_needs_as_much_as_what_did_not_fit_is_out():
     known = [gone, made("Q8_0", 180 * MIB, 5.0), made("Q4_K_M", 100 * MIB, 10.0)]
     found = corrections.corrected(known)
     assert "Q6_K, which needs no more memory, doesn't fit" in found[1].failure.message
-    assert [c.recipe.type for c in ranked(found, study({}).goal)] == ["Q4_K_M"]
+    assert [c.recipe.type for c in ranked(found, study(None).goal)] == ["Q4_K_M"]
     unbuilt = replace(gone, artifact=None)
     assert corrections.corrected([unbuilt, known[1]])[1].failure is None, (
         "that the host could not build it says nothing of the board"
@@ -87,15 +87,17 @@ def test_the_planner_sees_the_device_as_the_board_is():
         made("Q4_K_M", 100 * MIB, 10.0, (130 * MIB, 8.0)),
         made("Q6_K", 140 * MIB, 6.0, failure=Failure("out_of_memory", "")),
     ]
-    plain = study({"asked": {}})
+    plain = study(Board({}, 4, None))
     seen = corrections.informed(plain, known)
     assert seen.hardware.efficiency == pytest.approx(0.8 * plain.hardware.efficiency)
     assert seen.hardware.overhead_s_per_layer == pytest.approx(
         plain.hardware.overhead_s_per_layer / 0.8
     )
     assert seen.hardware.runtime_bytes == plain.hardware.runtime_bytes + 30 * MIB
-    assert seen.device["full"] == 170 * MIB
-    assert corrections.informed(study({}), known) == study({}), "without a board nothing changes"
+    assert seen.board.full == 170 * MIB
+    assert corrections.informed(study(None), known) == study(None), (
+        "without a board nothing changes"
+    )
 
 
 def test_the_table_says_what_was_measured():

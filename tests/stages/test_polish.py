@@ -1,6 +1,7 @@
 """Polishing: every grid, files on a real model, recipes, the planner's last candidates."""
 
 import json
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -354,9 +355,8 @@ class Polishing(Run):
 
 
 def wanting(how, **limits):
-    given = study(**limits)
-    given.planner_options[how] = True
-    return given
+    plain = study(**limits)
+    return replace(plain, planner=replace(plain.planner, **{how: True}))
 
 
 @pytest.mark.parametrize("how", ["refine", "polish"])
@@ -384,7 +384,7 @@ def test_the_best_is_finished_once_and_wins(how):
 @pytest.mark.parametrize("left", [0.4, 1.0])
 def test_a_smaller_mix_is_finished_first_where_bytes_count(left, how, steps, foreseen):
     asked = wanting(how, optimise="size_bytes", kld=0.01)
-    asked.probe["refine_steps"] = steps
+    asked = replace(asked, probe=replace(asked.probe, refine_steps=steps))
     run = Polishing(asked, World(0))
     run.left = left
     run.to_its_end()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sintra.build.worker_process import Ending, Need, Worker
+from sintra.config.options import ExecutorConf
 from sintra.core.stage import Resource, cores
 
 
@@ -31,8 +31,8 @@ class Local:
     here = True
     mem_gb = None
 
-    def __init__(self, options: dict[str, Any], root: Path) -> None:
-        self.retries: int = options.get("retries", 0)
+    def __init__(self, options: ExecutorConf, root: Path) -> None:
+        self.retries: int = options.retries
 
     def threads(self, resource: Resource) -> int:
         """See Executor; the gate shares out this machine's cores."""

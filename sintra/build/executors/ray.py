@@ -17,6 +17,7 @@ from typing import Any
 
 from sintra.build.remote_worker import Watched, run_order
 from sintra.build.worker_process import Ending, Need
+from sintra.config.options import ExecutorConf
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Resource
 
@@ -54,10 +55,10 @@ class Ray:
 
     here = False
 
-    def __init__(self, options: dict[str, Any], root: Path) -> None:
+    def __init__(self, options: ExecutorConf, root: Path) -> None:
         self.options = options
-        self.retries, self.mem_gb = options["retries"], options["mem_gb"]
-        self.ray = connect(options["address"], options["resources"])
+        self.retries, self.mem_gb = options.retries, options.mem_gb
+        self.ray = connect(options.address, options.resources)
         self.task = self.ray.remote(run_order)
         self.lock = threading.Lock()
         self.seen: set[str] = (
@@ -66,11 +67,11 @@ class Ray:
 
     def threads(self, resource: Resource) -> int:
         """See Executor; a speed is measured on all cores."""
-        return {"light": 1, "alone": 0}.get(resource, int(self.options["cpus"]))
+        return {"light": 1, "alone": 0}.get(resource, int(self.options.cpus))
 
     def wanted(self, need: Need) -> dict[str, Any]:
         """Ray's options for a step. Raises UserError where no node has what it needs."""
-        custom = {self.options["measure"]: 1} if need.measures and self.options["measure"] else {}
+        custom = {self.options.measure: 1} if need.measures and self.options.measure else {}
         there = self.ray.cluster_resources()
         for name in custom:
             if not there.get(name) and name not in self.seen:
@@ -84,7 +85,7 @@ class Ray:
                     f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`"
                 )
         self.seen |= custom.keys()
-        gpus = self.options["gpus"] if need.resource != "light" else 0
+        gpus = self.options.gpus if need.resource != "light" else 0
         memory = {"memory": int(need.mem_gb * 2**30)} if need.mem_gb else {}
         return {
             "num_cpus": need.threads or 1,
@@ -103,11 +104,11 @@ class Ray:
                 ref = self.task.options(**self.wanted(need)).remote(str(order))
         except self.ray.exceptions.RayError as error:
             raise Transient(f"Ray took no task: {_first(error)}") from None
-        return RayJob(self.ray, ref, order, self.options["poll_s"])
+        return RayJob(self.ray, ref, order, self.options.poll_s)
 
     def more(self, need: Need) -> Need | None:
         """See Executor: twice the memory, up to executor.max_mem_gb."""
-        most = self.options["max_mem_gb"]
+        most = self.options.max_mem_gb
         if need.mem_gb is None or most is None or need.mem_gb >= most:
             return None
         return replace(need, mem_gb=min(most, 2 * need.mem_gb))

@@ -20,6 +20,7 @@ from typing import Any
 
 from sintra.build.remote_worker import Watched, run_order
 from sintra.build.worker_process import Ending, Need
+from sintra.config.options import ExecutorConf
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Resource
 
@@ -150,37 +151,37 @@ class Slurm:
 
     here = False
 
-    def __init__(self, options: dict[str, Any], root: Path) -> None:
+    def __init__(self, options: ExecutorConf, root: Path) -> None:
         try:
             import submitit
         except ImportError:
             raise UserError(
                 "executor=slurm needs submitit: pip install -c constraints.txt -e '.[slurm]'"
             ) from None
-        if options["cluster"] not in ("slurm", "local"):
+        if options.cluster not in ("slurm", "local"):
             raise UserError(
-                f"executor.cluster={options['cluster']!r}: use slurm, or local for submitit's own "
+                f"executor.cluster={options.cluster!r}: use slurm, or local for submitit's own "
                 "processes"
             )
-        if options["cluster"] == "slurm" and shutil.which("sbatch") is None:
+        if options.cluster == "slurm" and shutil.which("sbatch") is None:
             raise UserError(
                 "executor=slurm: there is no sbatch here; executor.cluster=local runs its jobs on "
                 "this machine"
             )
         self.submitit, self.options, self.root = submitit, options, root
-        self.retries, self.mem_gb = options["retries"], options["mem_gb"]
-        self.states = States(options["poll_s"]) if options["cluster"] == "slurm" else None
+        self.retries, self.mem_gb = options.retries, options.mem_gb
+        self.states = States(options.poll_s) if options.cluster == "slurm" else None
         self.lock = threading.Lock()
 
     def threads(self, resource: Resource) -> int:
         """See Executor."""
-        return 1 if resource == "light" else int(self.options["cpus"])
+        return 1 if resource == "light" else int(self.options.cpus)
 
     def parameters(self, need: Need) -> dict[str, Any]:
         """submitit's parameters for a step."""
-        given = self.options
-        minutes = given["minutes"] or math.ceil((need.timeout_s + SPARE_S) / 60)
-        partition = (given["measure"] if need.measures else None) or given["partition"]
+        options = self.options
+        minutes = options.minutes or math.ceil((need.timeout_s + SPARE_S) / 60)
+        partition = (options.measure if need.measures else None) or options.partition
         found = {
             "name": f"sintra-{need.name}"[:60],
             "timeout_min": minutes,
@@ -189,8 +190,8 @@ class Slurm:
             "tasks_per_node": 1,
             "mem_gb": need.mem_gb,
             "slurm_partition": partition,
-            "gpus_per_node": given["gpus"] if need.resource != "light" else None,
-            "slurm_additional_parameters": dict(given["sbatch"]) or None,
+            "gpus_per_node": options.gpus if need.resource != "light" else None,
+            "slurm_additional_parameters": dict(options.sbatch) or None,
             "slurm_exclusive": True if need.resource == "alone" else None,
         }
         return {k: v for k, v in found.items() if v}
@@ -201,19 +202,17 @@ class Slurm:
         folder.mkdir(parents=True, mode=0o700)
         try:
             with self.lock:  # submitit changes to and fro between folders
-                executor = self.submitit.AutoExecutor(
-                    folder=folder, cluster=self.options["cluster"]
-                )
+                executor = self.submitit.AutoExecutor(folder=folder, cluster=self.options.cluster)
                 executor.update_parameters(**self.parameters(need))
                 job = executor.submit(run_order, str(order))
         except (RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise _refused(error) from None
-        return SlurmJob(job, order, folder, self.options["poll_s"], self.states)
+        return SlurmJob(job, order, folder, self.options.poll_s, self.states)
 
     def more(self, need: Need) -> Need | None:
         """See Executor: twice the memory, up to executor.max_mem_gb."""
-        most = self.options["max_mem_gb"]
+        most = self.options.max_mem_gb
         if need.mem_gb is None or most is None or need.mem_gb >= most:
             return None
         return replace(need, mem_gb=min(most, 2 * need.mem_gb))

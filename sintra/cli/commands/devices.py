@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sintra.config.options import HardwareConf
+from sintra.config.options import Config, HardwareConf, from_json
 from sintra.config.study import GIB, hardware_of
 from sintra.core.errors import UserError
 from sintra.core.types import Hardware
@@ -22,11 +23,9 @@ ROWS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 Row = dict[str, Any]
 
 
-def device_of(conf: dict[str, Any]) -> Hardware:
-    """The composed profile in base units, with defaults for what a YAML leaves out."""
-    from dataclasses import asdict
-
-    return hardware_of(asdict(HardwareConf()) | conf)
+def device_of(profile: Mapping[str, Any]) -> Hardware:
+    """Return a profile file's device in base units, with defaults for what it leaves out."""
+    return hardware_of(from_json(HardwareConf, asdict(HardwareConf()) | dict(profile)))
 
 
 def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:
@@ -43,11 +42,11 @@ def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> 
     print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
 
 
-def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
+def shapes(root: Path, conf: Config) -> dict[str, Shape]:
     """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of
     the file for a GGUF.
     """
-    text = conf["model"]["source"]
+    text = conf.model.source
     path = root / Path(text).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         from sintra.formats.gguf.layout import read_layout
@@ -58,7 +57,7 @@ def shapes(root: Path, conf: dict[str, Any]) -> dict[str, Shape]:
             raise UserError(f"{text} is no GGUF that can be estimated: {error}") from None
     folder = model_folder(root, text)
     of = architecture.read(
-        (folder / "config.json") if folder else from_hub(text, conf["model"]["revision"])
+        (folder / "config.json") if folder else from_hub(text, conf.model.revision)
     )
     return {preset: architecture.shape(of, preset) for preset in ("F16", *ROWS)}
 
@@ -107,7 +106,7 @@ def row(shape: Shape, device: Hardware, context: int, kv: str) -> Row:
 def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
     """Print the table of a device's types, or of one type on every device."""
     conf = composed(root, raw)
-    context, kv = conf["probe"]["context"], conf["planner"]["kv"][0]
+    context, kv = conf.probe.context, conf.planner.kv[0]
     given = shapes(root, conf)
     if every:
         kind = type_ if type_ in given else next(iter(given)) if len(given) == 1 else ""
@@ -118,7 +117,7 @@ def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> No
             ({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place
         )
     else:
-        device = device_of(conf["hardware"])
+        device = hardware_of(conf.hardware)
         rows = [{"type": kind} | row(shape, device, context, kv) for kind, shape in given.items()]
     if format == "json":
         print(json.dumps(rows, indent=1))
@@ -175,7 +174,7 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
     from sintra.hardware.estimate import calibrate as refining
     from sintra.study.workspace import cache_root
 
-    conf = composed(root, raw)["hardware"]
+    conf = asdict(composed(root, raw).hardware)
     rows = (
         refining.read(root / Path(csv).expanduser())
         if csv

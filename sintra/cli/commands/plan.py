@@ -10,8 +10,9 @@ from typing import Any
 from sintra.build.explain import usual
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.core import plugins
 from sintra.core.errors import UserError
-from sintra.core.format import FORMATS
+from sintra.core.format import format_of
 from sintra.core.types import Artifact
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimated
@@ -32,7 +33,7 @@ def show(workspace: Workspace, format: str) -> None:
         )
     if not workspace.ready:
         raise UserError(
-            f"{workspace.conf['device']['host']} hasn't been asked yet what it is: run `doit "
+            f"{workspace.config.device.host} hasn't been asked yet what it is: run `doit "
             "optimize` first"
         )
     graph = workspace.graph()
@@ -98,17 +99,17 @@ def line(graph: Graph, step: Step, store: Store, time: float | None, expected: S
     outcome = step.outcome(store)
     row: Row = {"step": step.name, "state": "build" if outcome is None else "hit"}
     row["seconds"] = round(time, 3) if time is not None and outcome is None else None
-    if step.stage not in ("quantize", "assemble", *FORMATS):
+    if step.stage not in ("quantize", "assemble", *plugins.names("formats")):
         return row
     size: float | None = expected.weight_bytes if expected else None
     if isinstance(outcome, Artifact):
         expected = Shape.of(store.read_json(outcome, "layout.json"))
         size = outcome.model.size
     if expected is not None:
-        runtime = FORMATS[step.stage].runtime if step.stage in FORMATS else "llama.cpp"
-        rows = estimated(
-            expected, graph.study.hardware, graph.study.probe["context"], "f16", runtime
+        runtime = (
+            format_of(step.stage).runtime if plugins.has("formats", step.stage) else "llama.cpp"
         )
+        rows = estimated(expected, graph.study.hardware, graph.study.probe.context, "f16", runtime)
         found = {m.metric: m.value for m in rows}
         row |= {"bytes": size, "exact": outcome is not None} | found
     return row

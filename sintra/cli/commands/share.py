@@ -96,9 +96,9 @@ def pull_rounds(workspace: Workspace, shared: SharedStore) -> tuple[int, str | N
     Return how many results came, and the first step or round that didn't. Raises UserError,
     Transient.
     """
-    model = workspace.conf["model"]
+    model = workspace.config.model
     if workspace.pinned() is None:
-        pinning.resolve_hub(workspace.store, model["source"], model["revision"])
+        pinning.resolve_hub(workspace.store, model.source, model.revision)
     graph, recorded, pulled = workspace.graph(), round_files.recorded(workspace), 0
     for index in itertools.count():
         if index == len(recorded):

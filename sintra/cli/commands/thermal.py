@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra.cli.commands.devices import device_of, shapes
+from sintra.cli.commands.devices import shapes
+from sintra.config.study import hardware_of
 from sintra.core.errors import UserError
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import decode_seconds
@@ -42,11 +43,11 @@ def show(
     if not 1 <= minutes <= 1440:
         raise UserError(f"--minutes {minutes:g} is none from 1 to 1440")
     conf = composed(root, raw)
-    device, given = device_of(conf["hardware"]), shapes(root, conf)
+    device, given = hardware_of(conf.hardware), shapes(root, conf)
     if kind not in given and len(given) > 1:
         raise UserError(f"--type {kind} isn't known: use one of {', '.join(given)}")
     shape = given.get(kind) or next(iter(given.values()))
-    full = 1 / sum(decode_seconds(shape, device, conf["probe"]["context"]))
+    full = 1 / sum(decode_seconds(shape, device, conf.probe.context))
     p = thermal.checked(device.thermal, device.name, cooled)
     if log:
         p = thermal.calibrate(p, read_log(root / Path(log).expanduser()))

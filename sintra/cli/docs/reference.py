@@ -16,6 +16,7 @@ from typing import Any
 
 from sintra.cli.docs import messages
 from sintra.config import compose
+from sintra.config.options import Config
 from sintra.core import metrics as metric_table
 from sintra.core import plugins
 from sintra.core.errors import UserError
@@ -137,11 +138,11 @@ def options(root: Path) -> str:
     )
 
 
-def value_at(composed: dict[str, Any], key: str) -> Any:
-    """The value of a dotted key."""
-    node: Any = composed
+def value_at(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; None for an entry that a mapping doesn't have."""
+    node: Any = config
     for part in key.split("."):
-        node = node[part]
+        node = node.get(part) if isinstance(node, dict) else getattr(node, part)
     return node
 
 
@@ -149,7 +150,7 @@ def shown(value: Any) -> str:
     """A value as it is written on a command line."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return "[" + ",".join(map(str, value)) + "]"
     return {None: "null", "": "''"}.get(value, str(value)) if not isinstance(value, dict) else "{}"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
 
 try:
@@ -53,9 +54,9 @@ class Target:
         return Path(self.known_hosts).expanduser()
 
     @staticmethod
-    def of(options: dict[str, Any]) -> Target:
+    def of(options: DeviceConf) -> Target:
         """From the options."""
-        return Target(**{name: options[name] for name in Target.__dataclass_fields__})
+        return Target(**{name: getattr(options, name) for name in Target.__dataclass_fields__})
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sintra.core.types import Candidate, Failure, Measurement, Study
+from sintra.config.study import Study
+from sintra.core.types import Candidate, Failure, Measurement
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
 ESTIMATED = (
@@ -97,7 +98,7 @@ def informed(study: Study, known: list[Candidate]) -> Study:
     """The study as its planner is to see it: a device as fast, and with as much room, as the board
     was found to have.
     """
-    found = lesson(known) if study.device else None
+    found = lesson(known) if study.board else None
     if found is None:
         return study
     device = study.hardware
@@ -110,12 +111,13 @@ def informed(study: Study, known: list[Candidate]) -> Study:
     full = (
         found.full[1] + found.ram if found.full else None
     )  # as an estimate of this device would be
-    return replace(study, hardware=real, device=study.device | {"full": full})
+    board = replace(study.board, full=full) if study.board else None
+    return replace(study, hardware=real, board=board)
 
 
 def board_of(study: Study) -> dict[str, Any]:
     """The board as it stands in result.json; nothing without one."""
-    return {"board": study.device["asked"]["board"]} if study.device else {}
+    return {"board": study.board.identity} if study.board else {}
 
 
 def lines(order: list[Candidate]) -> Iterator[str]:

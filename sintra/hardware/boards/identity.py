@@ -9,40 +9,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sintra.config.study import LOCAL, Conf
+from sintra.config.options import DeviceConf
+from sintra.config.study import LOCAL
 from sintra.core import plugins
 from sintra.core.errors import UserError
+from sintra.core.types import Board
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
 
 
-def path_of(store: Store, conf: Conf) -> Path:
+def path_of(store: Store, conf: DeviceConf) -> Path:
     """Where what a board said of itself is recorded."""
-    who = "-".join(str(conf[k] or "") for k in ("name", "user", "host", "port"))
+    who = "-".join(str(getattr(conf, k) or "") for k in ("name", "user", "host", "port"))
     return store.root / "pins" / f"device-{who.replace('/', '_')}.json"
 
 
-def identity(store: Store, conf: Conf) -> dict[str, Any] | None:
+def identity(store: Store, conf: DeviceConf) -> dict[str, Any] | None:
     """What the board said of itself, or None where it hasn't been asked."""
     try:
         found: dict[str, Any] = json.loads(path_of(store, conf).read_bytes())
     except (OSError, ValueError):
         return None
-    return found["board"] if found["asked"] == [conf["python"], conf["bench"]] else None
+    return found["board"] if found["asked"] == [conf.python, conf.bench] else None
 
 
-def ready(store: Store, conf: Conf) -> bool:
+def ready(store: Store, conf: DeviceConf) -> bool:
     """Whether there is no board, or one that is known."""
-    return conf["name"] == LOCAL or identity(store, conf) is not None
+    return conf.name == LOCAL or identity(store, conf) is not None
 
 
-def resolve(store: Store, conf: Conf, say: Callable[[str], None]) -> str:
+def resolve(store: Store, conf: DeviceConf, say: Callable[[str], None]) -> str:
     """Ask the board what it is, and record it; it in a line. Raises UserError, Transient."""
-    if conf["name"] == LOCAL:
+    if conf.name == LOCAL:
         return "none"
-    found = plugins.load("devices", conf["name"])(conf, say).identify()
+    found = plugins.load("devices", conf.name)(conf, say).identify()
     write_atomic(
-        path_of(store, conf), json.dumps({"asked": [conf["python"], conf["bench"]], "board": found})
+        path_of(store, conf), json.dumps({"asked": [conf.python, conf.bench], "board": found})
     )
     return (
         f"{where(found)}, {found['memory'] / 2**30:.2f} GiB, {found['runtime']['kind']} "
@@ -50,24 +52,17 @@ def resolve(store: Store, conf: Conf, say: Callable[[str], None]) -> str:
     )
 
 
-def known(store: Store, conf: Conf) -> dict[str, Any]:
-    """The board for the graph: what is part of a measurement's key, and how it is reached, which
-    isn't.
-    """
-    if conf["name"] == LOCAL:
-        return {}
-    board = identity(store, conf)
-    if board is None:
+def known(store: Store, conf: DeviceConf) -> Board | None:
+    """Return the board of the options; None without one. Raises UserError for an unknown one."""
+    if conf.name == LOCAL:
+        return None
+    answer = identity(store, conf)
+    if answer is None:
         raise UserError(
-            f"{conf['host']} hasn't been asked yet what it is: run `doit optimize` with the same "
+            f"{conf.host} hasn't been asked yet what it is: run `doit optimize` with the same "
             "options first"
         )
-    asked = {
-        "threads": conf["threads"] or board["cores"],
-        "gpu_layers": conf["gpu_layers"],
-        "board": board,
-    }
-    return {"asked": asked, "options": conf}
+    return Board(answer, conf.threads or answer["cores"], conf.gpu_layers)
 
 
 def where(board: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
 from sintra.hardware.boards.connection import Target, connected, lost
 from sintra.hardware.boards.transfer import Remote, sent
@@ -31,7 +32,7 @@ T = TypeVar("T")
 class Board:
     """The board of the options device.*; say: a line of progress."""
 
-    def __init__(self, options: dict[str, Any], say: Say = lambda _: None) -> None:
+    def __init__(self, options: DeviceConf, say: Say = lambda _: None) -> None:
         self.target, self.say = Target.of(options), say
 
     def identify(self) -> dict[str, Any]:

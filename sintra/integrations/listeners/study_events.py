@@ -10,6 +10,7 @@ from typing import Any
 
 from sintra.build.console import FAILURES
 from sintra.build.graph import Graph
+from sintra.config.options import unnamed
 from sintra.core import process
 from sintra.core.recipe import Recipe
 from sintra.integrations.listeners.feed import FEED, Teller
@@ -27,7 +28,7 @@ class Story:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.teller = Teller(
-            workspace.conf, workspace.study.id, workspace.root, workspace.store.root
+            asdict(workspace.config), workspace.study.id, workspace.root, workspace.store.root
         )
 
     def so_far(self, graph: Graph, known: list[Round]) -> None:
@@ -71,8 +72,8 @@ def wanted(workspace: Workspace) -> dict[str, Any]:
     }
     return about | {
         "goal": goal,
-        "planner": {"name": study.planner, **study.planner_options},
-        "probe": study.probe,
+        "planner": asdict(study.planner),
+        "probe": unnamed(study.probe),
     }
 
 

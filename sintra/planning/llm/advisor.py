@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sintra.config.options import PlannerConf
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.errors import UserError
 from sintra.planning.llm.budget import Limits, Spent
@@ -46,10 +47,10 @@ class Advisor:
 
     @staticmethod
     def of(
-        options: dict[str, Any], folder: Path, replies: Path, say: Callable[[str], None], live: bool
+        options: PlannerConf, folder: Path, replies: Path, say: Callable[[str], None], live: bool
     ) -> Advisor:
         """From the planner's options. Raises UserError."""
-        url, model = options["base_url"], options["model"]
+        url, model = options.base_url, options.model
         if not url or not model:
             raise UserError(
                 "planner=llm and planner=hybrid need planner.base_url=http://HOST/v1 and "
@@ -64,10 +65,12 @@ class Advisor:
                 "planner.base_url is http(s)://HOST/v1 without a user or a key: the key comes "
                 "from OPENAI_API_KEY"
             )
-        given = (options["price_input"], options["price_output"])
-        prices = None if None in given else {"input": given[0], "output": given[1]}
-        endpoint = Endpoint(url, model, options["timeout_s"], options["max_reply_tokens"])
-        limits = Limits(options["max_calls"], options["max_tokens"], options["max_usd"])
+        price_in, price_out = options.price_input, options.price_output
+        prices = None
+        if price_in is not None and price_out is not None:
+            prices = {"input": price_in, "output": price_out}
+        endpoint = Endpoint(url, model, options.timeout_s, options.max_reply_tokens)
+        limits = Limits(options.max_calls, options.max_tokens, options.max_usd)
         return Advisor(
             folder, replies, endpoint, limits if live else Limits(0, 0, 0.0), prices, say, live
         )

@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
-from sintra.core.types import Candidate, Study
+from sintra.core.types import Candidate
 from sintra.formats.gguf.sizes import bits_per_weight
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import History

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from sintra.config.study import Study
 from sintra.core.judge import judge
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 from sintra.formats.gguf.sizes import Sizes
 from sintra.planning.solver.allocate import greedy
 from sintra.planning.solver.groups import weight

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Proposal, Study
+from sintra.core.types import Candidate, Proposal
 from sintra.planning.solver import pruning
 from sintra.planning.state import History
 
@@ -22,13 +23,13 @@ def propose(study: Study, history: History) -> list[Proposal]:
     """The next rung: at most planner.batch recipes, or none when the ladder has nothing more to
     offer.
     """
-    options = study.planner_options
-    if options.get("rounding", "nearest") not in ROUNDINGS:
+    options = study.planner
+    if options.rounding not in ROUNDINGS:
         raise UserError(
-            f"planner.rounding={options['rounding']} isn't known: use {' or '.join(ROUNDINGS)}"
+            f"planner.rounding={options.rounding} isn't known: use {' or '.join(ROUNDINGS)}"
         )
-    types: list[str] = options["types"]
-    batch = options["batch"]
+    types = options.types
+    batch = options.batch
     known = {c.recipe: c for c in history.candidates}
     plain = [known[Recipe(t)] for t in types if Recipe(t) in known]
     left = [t for t in types if Recipe(t) not in known]
@@ -41,7 +42,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
         if near:
             why = "a preset near the limit, quantized with the importance matrix"
             return [Proposal(Recipe(c.recipe.type, importance=True), why, "ladder") for c in near]
-    if options.get("rounding") == "compensated" and (rungs := compensated(study, history, plain)):
+    if options.rounding == "compensated" and (rungs := compensated(study, history, plain)):
         why = "a preset beyond the limit, its integers chosen by compensated rounding"
         return [Proposal(r, why, "ladder") for r in rungs[:batch]]
     return drops(study, history)
@@ -79,7 +80,7 @@ def compensated(study: Study, history: History, plain: list[Candidate]) -> list[
     to small, until two in a row miss it compensated as well; with no miss, the best that holds.
     """
     held = {c.recipe.type for c in plain if not fails_quality(study, c)}
-    types = [t for t in study.planner_options["types"] if t not in held]
+    types = [t for t in study.planner.types if t not in held]
     best = next((c for c in ranked(plain, study.goal) if c.recipe.type in held), None)
     if best and (not types or study.goal.optimise in QUALITY):
         types = [best.recipe.type]

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sintra.config.study import Study
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 from sintra.planning.llm import prompt
 from sintra.planning.llm.edits import Edit, Scope, applied, parse, schema, switches
 from sintra.planning.solver.finishing import finishing
@@ -50,7 +51,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     plan, model, first = opened(study, history)
     if not history.tried or model is None:
         return first
-    if study.planner == "llm":
+    if study.planner.name == "llm":
         return advised(study, plan, history, model) or first or own(study, plan, history, model)
     better = first or improving(study, plan, history, model)
     better = (

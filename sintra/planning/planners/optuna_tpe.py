@@ -7,8 +7,9 @@ Needs the extra sintra[optuna].
 
 from __future__ import annotations
 
+from sintra.config.study import Study
 from sintra.core.errors import UserError
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 from sintra.planning.solver.mixes import Plan, mix_of
 from sintra.planning.solver.repair import searched
 from sintra.planning.solver.surrogate import Space
@@ -21,7 +22,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     """The next round."""
 
     def choose(plan: Plan, space: Space, count: int, done: int) -> list[dict[str, int]]:
-        return asked(plan, history, space, count, study.planner_options["seed"] * 1000 + done)
+        return asked(plan, history, space, count, study.planner.seed * 1000 + done)
 
     return searched(study, history, BATCH, choose, "a mix that Optuna's TPE asked for")
 

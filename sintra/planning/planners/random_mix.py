@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import random
 
-from sintra.core.types import Proposal, Study
+from sintra.config.study import Study
+from sintra.core.types import Proposal
 from sintra.planning.solver.mixes import Plan
 from sintra.planning.solver.repair import searched
 from sintra.planning.solver.surrogate import Space
@@ -19,7 +20,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     """The next round."""
 
     def choose(plan: Plan, space: Space, count: int, done: int) -> list[dict[str, int]]:
-        rng = random.Random(f"{study.planner_options['seed']} {done}")
+        rng = random.Random(f"{study.planner.seed} {done}")
         return [
             {g: rng.randrange(len(plan.types)) for g in space.group_names} for _ in range(count)
         ]

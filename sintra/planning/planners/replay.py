@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 from sintra.planning.state import History
 
 
@@ -18,7 +19,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     """The next round of a rounds.json, with its authors and reasons; of other files all recipes at
     once. No planner and no language model is asked. Raises UserError.
     """
-    path = Path(study.planner_options["replay"])
+    path = Path(study.planner.replay)
     if not path.is_file():
         raise UserError(
             f"planner.replay={str(path)!r} is no file: give a recipe.yaml, rounds.json or "

@@ -14,7 +14,8 @@ corrected.
 
 from __future__ import annotations
 
-from sintra.core.types import Proposal, Study
+from sintra.config.study import Study
+from sintra.core.types import Proposal
 from sintra.planning.solver.finishing import finishing
 from sintra.planning.solver.search import guards, improving, opened
 from sintra.planning.state import History

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sintra.config.study import Study
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal, Study
+from sintra.core.types import Proposal
 from sintra.planning.solver.mixes import Plan
 from sintra.planning.solver.problem import of_quality
 from sintra.planning.solver.search import NOTABLE, incumbent, solved, target
@@ -27,8 +28,8 @@ def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> l
 
     Where it failed once (a model too large for this machine) it isn't asked for again.
     """
-    options = study.planner_options
-    refine, polish = bool(options["refine"]), bool(options["polish"])
+    options = study.planner
+    refine, polish = options.refine, options.polish
     if not (refine or polish) or any(c.recipe.finished and c.failure for c in history.candidates):
         return []
     lead = incumbent(study, history)
@@ -46,7 +47,7 @@ def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> l
 def refined(study: Study, history: History) -> float:
     """What refining leaves: less where blocks learn their rounding."""
     parameters = history.shape.parameters if history.shape else SMALL + 1
-    return LEARNED if given(study.probe["refine_steps"], STEPS, parameters) else REFINED
+    return LEARNED if given(study.probe.refine_steps, STEPS, parameters) else REFINED
 
 
 TOLD = ("rounded anew block after block", "tuned end to end")

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.recipe import FILE_TYPES, Recipe
-from sintra.core.types import SCREEN, Proposal, Study
+from sintra.core.types import SCREEN, Proposal
 from sintra.formats.gguf.attention import is_attention
 from sintra.formats.gguf.sizes import Sizes, bits_per_weight, patterns, resolved
 from sintra.formats.gguf.tensor_names import moved
@@ -40,22 +41,22 @@ class Plan:
         """Checked. Raises UserError."""
         import gguf
 
-        options = study.planner_options
-        for name in options["types"]:
+        options = study.planner
+        for name in options.types:
             if name not in gguf.GGMLQuantizationType.__members__:
                 raise UserError(
                     f"planner.types: {name!r} is no tensor type of ggml, such as Q4_K or IQ4_XS"
                 )
-        types = tuple(sorted(set(options["types"]), key=bits_per_weight))
+        types = tuple(sorted(set(options.types), key=bits_per_weight))
         if len(types) < 2:
             raise UserError(
-                f"planner={study.planner} needs two planner.types at least to choose from"
+                f"planner={options.name} needs two planner.types at least to choose from"
             )
-        if options["rounding"] not in ROUNDINGS:
+        if options.rounding not in ROUNDINGS:
             raise UserError(
-                f"planner.rounding={options['rounding']} isn't known: use {' or '.join(ROUNDINGS)}"
+                f"planner.rounding={options.rounding} isn't known: use {' or '.join(ROUNDINGS)}"
             )
-        return Plan(study.planner, types, options["evaluations"], True, options["rounding"])
+        return Plan(options.name, types, options.evaluations, True, options.rounding)
 
     def uniform(self, kind: str) -> Recipe:
         """Every matrix in one type."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sintra.config.study import Study
 from sintra.core import lazy
-from sintra.core.types import Hardware, Study
+from sintra.core.types import Hardware
 from sintra.formats.gguf.sizes import Sizes, bytes_of, written
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import (
@@ -95,9 +96,9 @@ def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     if not least:
         return float("inf")
     seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
-    cache = kv_bytes(
-        shape, study.probe["context"], kv
-    ) / 2 + device.bytes_per_weight * weights_read(shape)
+    cache = kv_bytes(shape, study.probe.context, kv) / 2 + device.bytes_per_weight * weights_read(
+        shape
+    )
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
@@ -105,10 +106,10 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    beside = memory_beside_weights(shape, study.probe["context"], kv, study.hardware) + sizes.rest
+    beside = memory_beside_weights(shape, study.probe.context, kv, study.hardware) + sizes.rest
     limits += [m - beside for m in memory]
-    if study.device.get("full"):  # so much didn't fit the board
-        limits.append(study.device["full"] - 1 - beside)
+    if study.board and study.board.full:  # so much didn't fit the board
+        limits.append(study.board.full - 1 - beside)
     return min(limits, default=float("inf"))
 
 

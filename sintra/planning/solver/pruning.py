@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
-from sintra.core.types import Candidate, Study
+from sintra.core.types import Candidate
 from sintra.formats.gguf.attention import SOURCES
 from sintra.planning.state import History
 
@@ -26,7 +27,7 @@ def candidates(study: Study, history: History) -> list[Drop]:
     keeps (SLEB's greedy drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's block
     influence, arXiv 2403.03853).
     """
-    most, layers = study.planner_options["max_dropped"], history.layers or 0
+    most, layers = study.planner.max_dropped, history.layers or 0
     order = ranked(history.candidates, study.goal)
     if not most or layers < FEWEST or not order or not judge(order[0], study.goal).violated:
         return []

@@ -7,7 +7,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from sintra.core.types import Proposal, Study
+from sintra.config.study import Study
+from sintra.core.types import Proposal
 from sintra.planning.solver.mixes import Mix, Plan, spent
 from sintra.planning.solver.problem import Problem
 from sintra.planning.solver.surrogate import Space
@@ -34,7 +35,7 @@ def searched(
     )
     found = []
     for number, choice in enumerate(choose(plan, space, left, done)):
-        rng = random.Random(f"{study.planner_options['seed']} {done} {number}")
+        rng = random.Random(f"{study.planner.seed} {done} {number}")
         if mix := repaired(choice, problem, space.groups, rng):
             found.append(Proposal(plan.mixed(mix), why, plan.author))
     return found

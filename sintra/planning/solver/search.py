@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import SCREEN, Candidate, Level, Proposal, Study
+from sintra.core.types import SCREEN, Candidate, Level, Proposal
 from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.planning.solver import pruning
 from sintra.planning.solver.mixes import Mix, Plan, mix_of, observations, spent, without
@@ -119,7 +120,7 @@ def caches(
     What such a cache does to the quality is not foreseen but measured.
     """
     found = []
-    for kv in study.planner_options["kv"]:
+    for kv in study.planner.kv:
         mix = solved(study, plan, history, model, kv=kv) if kv != "f16" else None
         if mix is None or mix == best:
             continue
@@ -177,7 +178,7 @@ def drawn(study: Study, plan: Plan, history: History, model: Surrogate) -> Itera
     """
     import numpy as np
 
-    rng = np.random.default_rng([study.planner_options["seed"], len(history.tried)])
+    rng = np.random.default_rng([study.planner.seed, len(history.tried)])
     for _ in range(3 * RIVALS):
         mix = solved(study, plan, history, model, model.draw(rng))
         if mix and not {(plan.mixed(mix), level) for level in ("screen", "search")} & history.tried:

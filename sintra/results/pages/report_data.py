@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra import __version__
+from sintra.config.options import unnamed
 from sintra.core.errors import UserError, nearest
 from sintra.core.types import Artifact, Hardware
 from sintra.hardware.estimate import thermal
@@ -100,7 +101,7 @@ def account(root: Path, told: Told) -> Row:
         "memory": memory(done, shapes) if done else None,
         "usable_bytes": hardware.usable_bytes if hardware else None,
         "heat": heat(hardware, result) if hardware and result["winner"] else None,
-        "probe": workspace.study.probe if workspace else None,
+        "probe": unnamed(workspace.study.probe) if workspace else None,
     }
 
 
@@ -180,7 +181,7 @@ def layouts(done: Delivered) -> dict[str, Shape]:
 
 def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
     """MB by part, by the same formula that the limit is judged with."""
-    context, kv = done.workspace.study.probe["context"], done.recipe.kv
+    context, kv = done.workspace.study.probe.context, done.recipe.kv
     return [
         {
             "name": name,

@@ -59,7 +59,7 @@ def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
 
 def fitted(done: Delivered, seen: History) -> Surrogate | None:
     """The solver's model of the damage, where the study measured enough mixes for one."""
-    if done.workspace.study.planner not in MIXED or not seen.tried:
+    if done.workspace.study.planner.name not in MIXED or not seen.tried:
         return None
     return opened(done.workspace.study, seen)[1]
 

@@ -36,7 +36,7 @@ def parse_address(root: Path, remote: str, mode: str) -> Address | None:
     from.
     """
     if mode not in MODES:
-        raise UserError(f"store.mode={mode!r}: {nearest(str(mode), MODES)}")
+        raise UserError(f"store.mode={mode!r}: {nearest(mode, MODES)}")
     if not remote:
         return None
     scheme = remote.partition("://")[0] if "://" in remote else ""

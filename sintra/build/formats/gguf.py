@@ -1,0 +1,140 @@
+"""GGUF: quantized, assembled, refined and polished files, run by llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from sintra.build.graph import Graph
+from sintra.build.step import Step, Variant
+from sintra.core.format import Format
+from sintra.core.recipe import Recipe
+
+Params = dict[str, Any]  # of a step, as they stand in its key
+
+
+def make(graph: Graph, recipe: Recipe) -> Step:
+    """Return the step that makes a variant's file.
+
+    A mix of types is put together from the uniform files of its types.
+    """
+    if recipe.polish:
+        return polish(graph, recipe)
+    if recipe.refine:
+        return refine(graph, recipe)
+    if parts := recipe.parts():
+        mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
+        files = {part.tensors[0][1]: graph.quantize(part) for part in parts}
+        return graph.step("assemble", graph.label(recipe), mix, files)
+    params: Params = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
+    inputs = {"gguf": graph.base(recipe)}
+    if recipe.importance:
+        inputs["importance"] = graph.curvature()
+        params["dropped"] = list(recipe.drop)
+    if recipe.rounding == "compensated":
+        inputs["curvature"] = graph.curvature()
+        params |= {"dropped": list(recipe.drop), "rounding": recipe.rounding}
+    return graph.step("quantize", graph.label(recipe), params, inputs)
+
+
+def refine(graph: Graph, recipe: Recipe) -> Step:
+    """Return the step that rounds a variant again, block after block: the same layout."""
+    probe = graph.study.probe
+    params = {
+        "tokens": probe.refine_tokens,
+        "context": probe.context,
+        "random": probe.calibration_random,
+        "steps": probe.refine_steps,
+    }
+    inputs = finishing_inputs(graph, recipe, replace(recipe, refine=False))
+    return graph.step("refine", graph.label(recipe), params, inputs)
+
+
+def polish(graph: Graph, recipe: Recipe) -> Step:
+    """Return the step that tunes a variant end to end: the same layout."""
+    probe = graph.study.probe
+    params = {
+        "tokens": probe.polish_tokens,
+        "context": probe.context,
+        "epochs": probe.polish_epochs,
+        "seed": graph.study.seed,
+    }
+    inputs = finishing_inputs(graph, recipe, replace(recipe, polish=False))
+    return graph.step("polish", graph.label(recipe), params, inputs)
+
+
+def finishing_inputs(graph: Graph, recipe: Recipe, before: Recipe) -> dict[str, Step]:
+    """Return what a file is improved from: itself, the original in both forms, text."""
+    return {
+        "gguf": graph.quantize(before),
+        "source": graph.base(recipe),
+        "model": graph.fetch(),
+        "text": graph.text("calibration"),
+    }
+
+
+def measure(graph: Graph, recipe: Recipe, level: str) -> Variant:
+    """Return a variant's steps at a level.
+
+    "build" makes the file; "screen" and "search" rank it; "report" decides, and adds the second
+    text, speed, memory, a board's measurements and the plugins' steps.
+    """
+    file = graph.quantize(recipe)
+    if level == "build":
+        return Variant(file, distortion=graph.distortion(recipe) if recipe.complete else None)
+    quality = quality_step(graph, recipe, level)
+    tasks = graph.tasks_of(recipe, level)
+    if level != "report":
+        return Variant(file, quality, tasks=tasks)
+    speed, memory = speed_params(graph, recipe), memory_params(graph, recipe)
+    label, inputs = graph.label(recipe), {"gguf": file}
+    return Variant(
+        file,
+        quality,
+        graph.step("speed", label, speed, inputs),
+        graph.step("memory", label, memory, inputs),
+        quality_step(graph, recipe, "second") if "second" in graph.texts else None,
+        tasks=tasks,
+        extra=graph.extra(recipe),
+        board=board_steps(graph, recipe, speed, memory),
+    )
+
+
+def quality_step(graph: Graph, recipe: Recipe, level: str) -> Step:
+    """Return the step that compares a variant with the baseline on a text."""
+    prefix = {"prefix": "second_"} if level == "second" else {}
+    params = {"seed": graph.study.seed} | prefix | kv_params(recipe)
+    inputs = {"gguf": graph.quantize(recipe), "baseline": graph.baseline(level)}
+    return graph.step("quality", f"{graph.label(recipe)}-{level}", params, inputs)
+
+
+def kv_params(recipe: Recipe) -> Params:
+    """Return the type of the KV cache, where it isn't the usual one."""
+    return {} if recipe.kv == "f16" else {"kv": recipe.kv}
+
+
+def speed_params(graph: Graph, recipe: Recipe) -> Params:
+    """Return the sizes of the speed probe."""
+    return graph.speed_sizes() | kv_params(recipe)
+
+
+def memory_params(graph: Graph, recipe: Recipe) -> Params:
+    """Return the context of the memory probe, and its limit where the goal enforces one, bytes."""
+    params: Params = {"context": graph.study.probe.context} | kv_params(recipe)
+    if graph.study.goal.enforce_memory:
+        params["limit"] = graph.study.hardware.usable_bytes
+    return params
+
+
+def board_steps(graph: Graph, recipe: Recipe, speed: Params, memory: Params) -> tuple[Step, ...]:
+    """Return both probes on the study's board: whether the variant fits, then its speed."""
+    board, inputs = graph.study.board, {"gguf": graph.quantize(recipe)}
+    if not board:
+        return ()
+    label, hints = graph.label(recipe), {"device": asdict(graph.study.device)}
+    fits = graph.step("device_memory", label, memory | board.params, inputs, hints)
+    inputs |= {"memory": fits}
+    return fits, graph.step("device_speed", label, speed | board.params, inputs, hints)
+
+
+FORMAT = Format("gguf", "llama.cpp", make, measure)
