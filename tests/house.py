@@ -13,23 +13,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from sintra.cli.docs.modules import LAYERS
+
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
-LAYERS = (
-    "core",
-    "store",
-    "config",
-    "formats",
-    "hardware",
-    "stages",
-    "probes",
-    "planning",
-    "build",
-    "study",
-    "results",
-    "integrations",
-    "cli",
-)
 
 
 class House:

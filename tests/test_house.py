@@ -1,5 +1,6 @@
-"""The house's own rules: layers, docs in step with the code, nothing of this machine in the
-repository.
+"""The house's own rules: layers, docs in step with the code, nothing of this machine in the repository.
+
+Figures that are no rules (sizes of folders and functions) are printed by `python -m tests.house`.
 """
 
 import ast
@@ -11,153 +12,61 @@ import subprocess
 
 import pytest
 from conftest import ROOT
-
-LAYERS = [
-    {"errors", "types", "recipe", "canonical", "__init__", "console"},
-    {
-        "config",
-        "options",
-        "plugins",
-        "store",
-        "stage",
-        "layout",
-        "llama",
-        "imatrix",
-        "thinning",
-        "quantizer",
-        "elsewhere",
-        "remote",
-        "report",
-        "chat",
-        "source",
-        "signals",
-        "lazy",
-        "locks",
-        "layers",
-        "stream",
-        "rounding",
-        "matrices",
-        "gguf_parts",
-        "presets",
-        "evaluation",
-        "views",
-        "formats",
-        "environments",
-        "foreign",
-        "handover",
-        "hub",
-        "likeness",
-        "templates",
-        "checkpoint",
-        "divergence",
-        "protocols",
-        "torch_model",
-        "sealed",
-        "digests",
-        "disk",
-        "entries",
-        "gguf_header",
-        "model_code",
-        "branches",
-        "terms",
-        "spawn",
-        "gate",
-        "bundle",
-        "events",
-    },
-    {"history", "hardware", "judge", "planning", "allocation", "llm", "serving"},
-    {"telemetry", "served", "attached"},
-    {"adapters"},
-    {"telling", "listening"},
-    {"stages", "probes", "planners", "exports", "executors", "listeners", "boards"},
-    {"graph", "node", "study", "worker", "engine", "run", "footprint", "answer"},
-    {"bounds", "known", "truth"},
-    {"lessons"},
-    {
-        "rounds",
-        "result",
-        "delivery",
-        "validation",
-        "latest",
-        "steps",
-        "sharing",
-        "reporter",
-        "forget",
-        "running",
-        "taskdb",
-    },
-    {
-        "dryrun",
-        "story",
-        "catalogue",
-        "calibration",
-        "past",
-        "sweep",
-        "pareto",
-        "recommend",
-        "delivered",
-        "devices",
-    },
-    {"exchange", "upkeep", "usage"},
-    {"overview", "anatomy", "heat", "ci"},
-    {"account"},
-    {"briefing", "pages", "dashboard", "glossary", "messages", "reference"},
-    {"exported", "commands", "manual", "tasks", "__main__", "cli"},
-]
-LEAVES = {
-    "stages",
-    "probes",
-    "planners",
-    "exports",
-    "listeners",
-    "adapters",
-    "hardware",
-    "executors",
-}
-SOURCES = sorted((ROOT / "sintra").rglob("*.py"))
+from house import LAYERS, House
 
 
-def level(name):
-    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+@pytest.fixture(scope="module")
+def house():
+    return House()
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sintra":
-            yield from (
-                [f"{node.module}.{a.name}" for a in node.names]
-                if node.module == "sintra"
-                else [node.module]
-            )
+def test_thirteen_layers_and_nothing_else(house):
+    folders = {p.name for p in (ROOT / "sintra").iterdir() if p.is_dir() and list(p.rglob("*.py"))}
+    assert folders == set(LAYERS)
+    assert {p.name for p in (ROOT / "sintra").glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "plugin.py",
+    }
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_layers(path):
-    own = path.relative_to(ROOT / "sintra").parts[0].removesuffix(".py")
-    for name in imports(path):
-        other = name.split(".")[1]
-        if (name == "sintra.stages.tools" and own == "graph") or other.startswith("__"):
-            continue  # the converter's pin is part of a step's parameters
-        assert level(other) <= level(own), f"{path.name} imports {name} from a higher layer"
-        if own in LEAVES and other == own:
-            assert own == "hardware", f"siblings in {own} never import one another"
+def test_no_import_of_a_higher_layer(house):
+    assert house.upward() == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_small_files(path):
-    assert len(path.read_text().splitlines()) <= 330
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_no_import_circle(house):
+    assert house.cycles() == []
 
 
-def test_readme_lists_every_file():
+def test_siblings_of_a_plugin_group_are_reached_by_name(house):
+    """stages and probes, too, but for what their own folders share (rounding, timing, ...)."""
+    plugins = {entry.value.split(":")[0] for entry in entry_points()}
+    for name in plugins & set(house.imports):
+        folder = name.rpartition(".")[0]
+        others = {o for o in house.imports[name] & plugins if o.rpartition(".")[0] == folder}
+        assert not others, f"{name} imports {others}"
+
+
+def test_every_module_says_what_it_is_for(house):
+    assert [n for n, tree in house.tree.items() if not ast.get_docstring(tree)] == []
+    assert [n for n, text in house.text.items() if "TODO" in text] == []
+
+
+def test_tests_stand_in_the_same_folders():
+    folders = {p.parent.name for p in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= set(LAYERS)
+
+
+def test_readme_tree():
     readme = (ROOT / "README.md").read_text()
-    missing = [p for p in SOURCES if p.name != "__init__.py" and p.name not in readme]
-    assert missing == []
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    there = {line.rsplit("/", 1)[-1] for line in listed.splitlines()}
-    assert set(re.findall(r"^ +(\w+\.py) ", readme, re.M)) <= there
+    tree = re.search(r"## The tree\n.*?```\n(.*?)```", readme, re.S)[1].splitlines()
+    assert len(tree) <= 25
+    names = [line.split()[0] for line in tree]
+    assert [n.strip("/") for n in names if (ROOT / "sintra" / n.strip("/")).is_dir()] == list(
+        LAYERS
+    )
+    tops = [n for line, n in zip(tree, names, strict=True) if not line.startswith(" ")]
+    assert [n for n in tops if not (ROOT / n).exists()] == []
 
 
 def test_every_command_is_documented():
@@ -165,7 +74,7 @@ def test_every_command_is_documented():
     from sintra.core import plugins
 
     guide = (ROOT / "docs" / "guide.md").read_text()
-    exports = [f"export_{e.name}" for e in plugins.own() if e.group == "sintra.exports"]
+    exports = [f"export_{name}" for name in plugins.names("exports")]
     assert [n for n in [*DOCS, *exports] if n != "next" and f"doit {n}" not in guide] == []
 
 
@@ -182,24 +91,26 @@ def test_every_option_is_documented():
     assert sorted(h for h in names(ROOT, "hardware") if f"`{h}`" not in guide) == []
 
 
+def entry_points():
+    return importlib.metadata.distribution("sintra").entry_points
+
+
 def test_entry_points_load():
-    for entry in importlib.metadata.distribution("sintra").entry_points:
+    for entry in entry_points():
         assert callable(entry.load()) or entry.load().name == entry.name
 
 
+def tracked():
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split() if (ROOT / name).is_file()]
+
+
 def test_nothing_of_a_machine_in_the_repository():
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    for name in listed.split():
-        path = ROOT / name
-        if (
-            path.suffix in (".py", ".md", ".toml", ".txt", ".yaml", ".yml", "")
-            and path.is_file()
-            and name != "tests/test_house.py"
-        ):
-            text = path.read_text(errors="ignore")
-            assert not re.search(r"/root/|/home/\w+/|/work/", text), name
+    kinds = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", "")
+    for path in tracked():
+        if path.suffix in kinds and path.name != "test_house.py":
+            assert not re.search(r"/root/|/home/\w+/|/work/", path.read_text(errors="ignore")), path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda p: p.name)
@@ -209,6 +120,5 @@ def test_benches_name_what_there_is(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sintra"):
             module = importlib.import_module(node.module)
             for name in (alias.name for alias in node.names):
-                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), (
-                    f"{node.module}.{name}"
-                )
+                full = f"{node.module}.{name}"
+                assert hasattr(module, name) or importlib.util.find_spec(full), full

@@ -1,4 +1,4 @@
-"""Who may run on this machine at the same time: cores, memory, and silence for what is measured."""
+"""Decide which steps run on this machine at once, by cores, memory, and silence for speed."""
 
 from __future__ import annotations
 
@@ -6,56 +6,61 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sintra.build.worker_process import Need
+from sintra.build.worker_process import ResourceRequest
 
 
 class Gate:
-    """A light step takes one core, a heavy one its share of them, one that measures everything.
+    """Admit steps: a light one takes a core, a heavy one its share, one that measures everything.
 
-    size: cores; heavy: how many heavy steps at once; memory: bytes for heavy steps (None: not
-    looked at). A step that asks for more than there is runs when no other heavy one does.
+    A step that asks for more memory than there is runs when no other heavy one does.
     """
 
     def __init__(self, size: int, heavy: int = 1, memory: int | None = None) -> None:
-        self.size, self.heavy, self.memory = size, max(1, min(heavy, size)), memory
-        self.free = size + 1
-        self.builds = 0
-        self.held = 0
+        self.size = size  # cores
+        self.heavy = max(1, min(heavy, size))  # heavy steps at once
+        self.memory = memory  # bytes for heavy steps together; None: no limit
+        self.free = size + 1  # units that nobody has
+        self.builds = 0  # heavy steps under way
+        self.reserved = 0  # bytes that they have reserved
         self.changed = threading.Condition()
 
     @property
     def share(self) -> int:
-        """The threads of a heavy step."""
+        """Return the threads of a heavy step."""
         return self.size // self.heavy
 
-    def room(self, need: Need) -> bool:
-        """Whether a step may start now."""
-        if self.units(need) > self.free:
+    def room(self, request: ResourceRequest) -> bool:
+        """Return whether a step may start now."""
+        if self.units(request) > self.free:
             return False
-        if need.resource != "heavy":
+        if request.resource != "heavy":
             return True
-        full = self.memory is not None and self.builds > 0 and self.held + need.memory > self.memory
+        full = (
+            self.memory is not None
+            and self.builds > 0
+            and self.reserved + request.memory > self.memory
+        )
         return self.builds < self.heavy and not full
 
-    def units(self, need: Need) -> int:
-        """What a step takes of size + 1."""
-        return {"light": 1, "heavy": self.share, "alone": self.size + 1}[need.resource]
+    def units(self, request: ResourceRequest) -> int:
+        """Return what a step takes of the size + 1 units."""
+        return {"light": 1, "heavy": self.share, "alone": self.size + 1}[request.resource]
 
     @contextmanager
-    def hold(self, need: Need) -> Iterator[None]:
-        """Wait until there is room."""
-        build = int(need.resource == "heavy")
+    def hold(self, request: ResourceRequest) -> Iterator[None]:
+        """Wait until there is room, and keep it while the block runs."""
+        build = int(request.resource == "heavy")
         with self.changed:
-            self.changed.wait_for(lambda: self.room(need))
-            self._take(need, build)
+            self.changed.wait_for(lambda: self.room(request))
+            self._take(request, build)
         try:
             yield
         finally:
             with self.changed:
-                self._take(need, -build, -1)
+                self._take(request, -build, -1)
                 self.changed.notify_all()
 
-    def _take(self, need: Need, build: int, sign: int = 1) -> None:
-        self.free -= sign * self.units(need)
+    def _take(self, request: ResourceRequest, build: int, sign: int = 1) -> None:
+        self.free -= sign * self.units(request)
         self.builds += build
-        self.held += sign * need.memory
+        self.reserved += sign * request.memory

@@ -11,12 +11,13 @@ from pathlib import Path
 from sintra.build.admission import Gate
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
-from sintra.build.worker_process import Ending, Executor, Need
+from sintra.build.worker_process import Executor, ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core import plugins
 from sintra.core.process import LIVE, TOLD
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
+from sintra.hardware.detect.cgroups import limits
 from sintra.store.store import Store
 
 GIB = 2**30
@@ -26,7 +27,7 @@ KILLED = (-9, -15)
 
 
 class Engine:
-    """An executor, and the gate to this machine where it runs here."""
+    """An executor, with the gate to this machine where it runs here."""
 
     def __init__(self, policy: RunPolicy, root: Path) -> None:
         self.policy = policy
@@ -34,33 +35,37 @@ class Engine:
             policy.executor, root
         )
         self.gate = Gate(
-            cores(), policy.heavy, int(policy.memory_gb * GIB) if policy.memory_gb else spare()
+            cores(),
+            policy.heavy,
+            int(policy.memory_gb * GIB) if policy.memory_gb else free_memory(),
         )
 
-    def need(self, step: Step, store: Store) -> Need:
-        """What a step asks for."""
+    def request(self, step: Step, store: Store) -> ResourceRequest:
+        """Return what a step asks for."""
         stage = step.plugin
         limit = self.policy.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
         share = {"light": 1, "heavy": self.gate.share, "alone": self.gate.size}[stage.resource]
         threads = share if self.executor.here else self.executor.threads(stage.resource)
-        return Need(
+        return ResourceRequest(
             step.name,
             stage.resource,
             threads,
             stage.platform,
             limit,
-            weight(step, store),
+            memory_guess(step, store),
             self.executor.mem_gb,
         )
 
-    def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
-        """Run a worker to its end. order: writes the order's file."""
-        with self.gate.hold(need) if self.executor.here else contextlib.nullcontext():
+    def carry_out(
+        self, request: ResourceRequest, order: Callable[[ResourceRequest], Path]
+    ) -> WorkerExit:
+        """Run a worker to its end; `order` writes the order's file."""
+        with self.gate.hold(request) if self.executor.here else contextlib.nullcontext():
             if self.policy.over or TOLD.is_set():
-                return Ending("cancelled" if TOLD.is_set() else "late")
-            path = order(need)
+                return WorkerExit("cancelled" if TOLD.is_set() else "late")
+            path = order(request)
             try:
-                job = self.executor.submit(path, need)
+                job = self.executor.submit(path, request)
                 LIVE.add(job)
                 if TOLD.is_set():  # the signal came while it was submitted
                     job.cancel()
@@ -71,72 +76,76 @@ class Engine:
             finally:
                 path.unlink(missing_ok=True)
 
-    def run(self, need: Need, order: Callable[[Need], Path], say: Callable[[str], None]) -> Ending:
-        """The same, again where that may help."""
+    def run(
+        self,
+        request: ResourceRequest,
+        order: Callable[[ResourceRequest], Path],
+        say: Callable[[str], None],
+    ) -> WorkerExit:
+        """Run a worker to its end, again where that may help."""
         tries = 0
         while True:
-            ending = self.carry_out(need, order)
+            worker_exit = self.carry_out(request, order)
             if TOLD.is_set():
-                return ending
-            if ending.cause == "memory" and (more := self.executor.more(need)):
-                say(f"again   {need.name}: {memory_line(need, more)}")
-                need = more
-            elif passing(ending) and tries < self.executor.retries and not self.policy.over:
+                return worker_exit
+            if worker_exit.cause == "memory" and (more := self.executor.more(request)):
+                say(f"again   {request.name}: {memory_line(request, more)}")
+                request = more
+            elif may_pass(worker_exit) and tries < self.executor.retries and not self.policy.over:
                 tries += 1
-                say(f"again   {need.name} ({tries} of {self.executor.retries}): {in_words(ending)}")
+                say(
+                    f"again   {request.name} ({tries} of {self.executor.retries}): {last_line(worker_exit)}"
+                )
                 TOLD.wait(min(2.0**tries, max(0.0, self.policy.until - time.monotonic())))
             else:
-                return ending
+                return worker_exit
 
 
-def passing(ending: Ending) -> bool:
-    """Whether the same may end otherwise next time: lost with its machine, killed, or the worker
-    says so itself.
+def may_pass(worker_exit: WorkerExit) -> bool:
+    """Return whether the same may end otherwise next time.
+
+    It was lost with its machine, was killed, or the worker itself says so.
     """
-    return ending.cause == "lost" or (
-        ending.cause == "exit" and ending.code in (TRANSIENT, *KILLED)
+    return worker_exit.cause == "lost" or (
+        worker_exit.cause == "exit" and worker_exit.code in (TRANSIENT, *KILLED)
     )
 
 
-def in_words(ending: Ending) -> str:
-    """The last thing that was said of a worker's end."""
-    last = next((x for x in reversed(ending.log.splitlines()) if x.strip()), "")
+def last_line(worker_exit: WorkerExit) -> str:
+    """Return the last line of a worker's log, or what is known of its end."""
+    last = next((x for x in reversed(worker_exit.log.splitlines()) if x.strip()), "")
     return last.removeprefix("sintra: ") or (
-        "its worker was killed" if ending.code in KILLED else ending.cause
+        "its worker was killed" if worker_exit.code in KILLED else worker_exit.cause
     )
 
 
-def memory_line(need: Need, more: Need) -> str:
-    """What is asked for after memory ran out."""
-    if more.mem_gb != need.mem_gb:
-        return f"{need.mem_gb:g} GiB were too little, now with {more.mem_gb:g}"
+def memory_line(request: ResourceRequest, more: ResourceRequest) -> str:
+    """Return what is asked for after memory ran out, in words."""
+    if more.mem_gb != request.mem_gb:
+        return f"{request.mem_gb:g} GiB were too little, now with {more.mem_gb:g}"
     return "killed for want of memory, now with nothing beside it"
 
 
-def weight(step: Step, store: Store) -> int:
-    """A rough guess at a heavy step's memory, bytes: what its inputs come to three times over, and
-    the libraries.
-    """
+def memory_guess(step: Step, store: Store) -> int:
+    """Return a guess at a heavy step's memory, bytes: three times its inputs, and libraries."""
     if step.plugin.resource != "heavy":
         return 0
-    found = (above.outcome(store) for above in step.inputs.values())
+    outcomes = (above.outcome(store) for above in step.inputs.values())
     files = {
         f.sha256: f.size
-        for outcome in found
+        for outcome in outcomes
         if isinstance(outcome, Artifact)
         for f in outcome.files
     }
     return int(START_UP + PER_BYTE * sum(files.values()))
 
 
-def spare() -> int:
-    """The memory that this machine, or this container, can give now, bytes."""
-    import psutil
+def free_memory() -> int:
+    """Return the memory that this machine, or this container, can give now, bytes."""
+    import psutil  # not on the no-op path
 
-    from sintra.hardware.detect.cgroups import limits
-
-    free, found = int(psutil.virtual_memory().available), limits()
-    return min(free, found.memory - (found.used or 0)) if found.memory else free
+    free, group = int(psutil.virtual_memory().available), limits()
+    return min(free, group.memory - (group.used or 0)) if group.memory else free
 
 
 @functools.cache

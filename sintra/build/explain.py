@@ -1,4 +1,4 @@
-"""TODO."""
+"""Explain a step: whether it is made, or which part of its key has changed."""
 
 from __future__ import annotations
 
@@ -11,35 +11,33 @@ from sintra.store.store import Store
 
 
 def failure_line(failure: Failure) -> str:
-    """A failure in one line."""
+    """Return a failure in one line."""
     return f"{failure.kind}: {failure.message}"
 
 
 def explain(step: Step, store: Store) -> str:
-    """Whether a step is there, and if not, which part of its key has changed since it was last
-    made.
-    """
-    found = step.outcome(store)
-    if isinstance(found, Failure):
-        return f"failed for good: {failure_line(found)}"
-    if found is not None:
+    """Return whether a step is made, and if not, what of its key has changed since it last was."""
+    outcome = step.outcome(store)
+    if isinstance(outcome, Failure):
+        return f"failed for good: {failure_line(outcome)}"
+    if outcome is not None:
         return f"hit {step.key(store)}"
     action = step.action(store)
     if action is None:
         return "to be built: waits for " + ", ".join(
             s.name for s in step.inputs.values() if s.outcome(store) is None
         )
-    made = [r for r in store.read_entries() if r.get("step") == step.name]
-    if any(r["key"] == step.key(store) for r in made):
+    records = [r for r in store.read_entries() if r.get("step") == step.name]
+    if any(r["key"] == step.key(store) for r in records):
         return "to be built: a file of its artifact is missing or damaged"
-    if not made:
+    if not records:
         return "to be built: never made before"
-    last = max(made, key=lambda r: str(r.get("made")))
+    last = max(records, key=lambda r: str(r.get("made")))
     return "to be built: " + "; ".join(changes(last["action"], action))
 
 
 def changes(old: Any, new: Any, at: str = "") -> list[str]:
-    """The leaves in which two actions differ: `params.tokens: 5120 -> 1024`."""
+    """Return the leaves in which two actions differ, as `params.tokens: 5120 -> 1024`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
@@ -56,12 +54,12 @@ def changes(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 @functools.cache
-def usual(store: Store) -> dict[str, float]:
-    """The median time of each stage's steps in this cache when the run began, seconds."""
+def typical_seconds(store: Store) -> dict[str, float]:
+    """Return stage -> median time of its steps in this cache when the run began, seconds."""
     import statistics  # not on the no-op path
 
     times: dict[str, list[float]] = {}
     for record in store.read_entries():
         if "wall_s" in record:  # not in what others planned (sintra.study.sharing)
             times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
-    return {stage: statistics.median(found) for stage, found in times.items()}
+    return {stage: statistics.median(seconds) for stage, seconds in times.items()}

@@ -1,8 +1,8 @@
-"""Workers on other machines: what runs there, and how its ending comes back.
+"""Run workers on other machines, and bring back how they ended.
 
-The two sides share the cache folder and nothing else. The order lies in it, the node runs `python
--m sintra.build.worker` on it, and writes the ending beside it; artifacts go into the store. Schedulers
-carry one function, `run_order`, and a path.
+The two sides share the cache folder and nothing else. The order lies in it; the node runs
+`python -m sintra.build.worker` on it and writes the exit beside it; artifacts go into the store.
+Schedulers carry one function, `run_order`, and a path.
 """
 
 from __future__ import annotations
@@ -16,120 +16,120 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from sintra.build.worker_process import Ending, Worker
+from sintra.build.worker_process import Worker, WorkerExit
 from sintra.core.stage import cores
 from sintra.store.files import write_atomic
 
-# how long a network filesystem may hide a file that another machine has written (NFS: acdirmax, 60
-# s at most)
+# How long a network filesystem may hide a file that another machine has written (NFS: acdirmax,
+# 60 s at most).
 LAG_S = 20.0
-GONE = 143
+SIGTERM_EXIT = 143  # 128 + SIGTERM
 
 
-def ending_of(order: Path) -> Path:
-    """Where an order's ending is written."""
+def exit_path(order: Path) -> Path:
+    """Return where an order's exit is written."""
     return order.with_suffix(".ended")
 
 
-def read_ending(order: Path) -> Ending | None:
-    """The ending, or None while there is none."""
+def read_exit(order: Path) -> WorkerExit | None:
+    """Return how an order's worker ended, or None while it runs."""
     try:
         next(order.parent.iterdir(), None)  # makes an NFS client look again
-        return Ending(**json.loads(ending_of(order).read_text()))
+        return WorkerExit(**json.loads(exit_path(order).read_text()))
     except (OSError, ValueError):
         return None
 
 
 @contextmanager
-def leaving(worker: Worker) -> Iterator[list[int]]:
-    """A scheduler's SIGTERM ends the worker; the list then holds the signal."""
-    told: list[int] = []
+def cancelled_by_sigterm(worker: Worker) -> Iterator[list[int]]:
+    """Cancel the worker on a scheduler's SIGTERM; the list then holds the signal."""
+    signals: list[int] = []
 
-    def go(number: int, _: object) -> None:
-        told.append(number)
+    def cancel(number: int, _: object) -> None:
+        signals.append(number)
         worker.cancel()
 
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield signals
         return
-    before = signal.signal(signal.SIGTERM, go)
+    before = signal.signal(signal.SIGTERM, cancel)
     try:
-        yield told
+        yield signals
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def run_order(path: str) -> int:
-    """On the node: run the order's worker and leave its ending. A job that is told to go leaves
-    none: its scheduler says what became of it, and may start it again. An order that is gone was
-    carried out by somebody else.
+    """Run an order's worker on a node, write how it ended, and return the exit code.
+
+    A job that gets SIGTERM writes nothing: its scheduler says what became of it, and may start it
+    again. An order that is gone was carried out by somebody else.
     """
     order = Path(path)
     try:
-        given = json.loads(order.read_text())
+        fields = json.loads(order.read_text())
     except FileNotFoundError:
         return 0
-    worker = Worker(order, given["threads"] or cores(), given["cwd"])
-    with leaving(worker) as told:
-        ending = worker.run(given["timeout_s"])
-    if told:
-        return GONE
-    write_atomic(ending_of(order), json.dumps(asdict(ending)))
+    worker = Worker(order, fields["threads"] or cores(), fields["cwd"])
+    with cancelled_by_sigterm(worker) as signals:
+        worker_exit = worker.run(fields["timeout_s"])
+    if signals:
+        return SIGTERM_EXIT
+    write_atomic(exit_path(order), json.dumps(asdict(worker_exit)))
     return 0
 
 
-class Watched:
-    """A job elsewhere: ended when its ending is there, or when its scheduler says that none will
-    come.
+class RemoteJob:
+    """A job on another machine.
+
+    It has ended when its exit is written, or when its scheduler says that none will be.
     """
 
     def __init__(self, order: Path, poll_s: float) -> None:
         self.order, self.poll_s = order, poll_s
         self.cancelled = threading.Event()
 
-    def gone(self) -> Ending | None:
-        """What the scheduler says of a job that can't end by itself any more; None otherwise."""
+    def scheduler_exit(self) -> WorkerExit | None:
+        """Return what the scheduler says of a job that is over; None while it may run."""
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Tell the scheduler to end it."""
+        """Tell the scheduler to end the job."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """See Job."""
+        """End the job and return at once."""
         self.cancelled.set()
         self.stop()
 
-    def wait(self, until: float) -> Ending:
-        """See Job."""
+    def wait(self, until: float) -> WorkerExit:
+        """Block until the job has ended; cancel it at `until` (time.monotonic)."""
         try:
             return self._wait(until)
         finally:
-            ending_of(self.order).unlink(missing_ok=True)
+            exit_path(self.order).unlink(missing_ok=True)
 
-    def _wait(self, until: float) -> Ending:
+    def _wait(self, until: float) -> WorkerExit:
         pause = 0.05
         while True:
-            gone = (
-                self.gone()
-            )  # asked first: what ended before it was asked has left its ending by now
-            if (found := read_ending(self.order)) is not None:
-                return found
+            over = self.scheduler_exit()  # first: a job that was over by then has written its exit
+            if (written := read_exit(self.order)) is not None:
+                return written
             if self.cancelled.is_set():
-                return Ending("cancelled")
-            if gone is not None:
-                return self._late_word(gone)
+                return WorkerExit("cancelled")
+            if over is not None:
+                return self._late_exit(over)
             if time.monotonic() > until:
                 self.cancel()
-                return Ending("late")
+                return WorkerExit("late")
             self.cancelled.wait(pause)
             pause = min(self.poll_s, pause * 1.5)
 
-    def _late_word(self, gone: Ending) -> Ending:
-        """The ending of a job that is over, where its file is only slow to appear."""
-        patience = time.monotonic() + (LAG_S if gone.cause == "exit" else min(1.0, LAG_S))
+    def _late_exit(self, over: WorkerExit) -> WorkerExit:
+        """Return the exit of a job that is over; its file may be slow to appear."""
+        patience = time.monotonic() + (LAG_S if over.cause == "exit" else min(1.0, LAG_S))
         while time.monotonic() < patience:
-            if (found := read_ending(self.order)) is not None:
-                return found
+            if (written := read_exit(self.order)) is not None:
+                return written
             time.sleep(0.2)
-        return Ending("lost", gone.code, gone.log) if gone.cause == "exit" else gone
+        return WorkerExit("lost", over.code, over.log) if over.cause == "exit" else over

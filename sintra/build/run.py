@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sintra.build.console import CONSOLE
-from sintra.build.engine import KILLED, engine, in_words
+from sintra.build.engine import KILLED, engine, last_line
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
-from sintra.build.worker_process import Ending, Need
+from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
@@ -51,18 +51,20 @@ def run_step(
         "background": policy.background,
         "inputs": {role: _files(above, store) for role, above in step.inputs.items()},
     }
-    need = machine.need(step, store)
-    ending = machine.run(need, lambda n: write_order(store, order, n), say)
-    _explain(step, store, ending, policy, need.timeout_s)
+    request = machine.request(step, store)
+    worker_exit = machine.run(request, lambda n: write_order(store, order, n), say)
+    _explain(step, store, worker_exit, policy, request.timeout_s)
     if step.outcome(store) is None:
         raise Transient(f"{step.name}: the worker ended without a result; run the same again")
 
 
-def write_order(store: Store, order: dict[str, Any], need: Need) -> Path:
+def write_order(store: Store, order: dict[str, Any], request: ResourceRequest) -> Path:
     """The order as a file, which its worker and whoever waits for it read."""
     path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{host()}.json"
-    path.write_text(json.dumps(order | {"threads": need.threads, "timeout_s": need.timeout_s}))
-    CONSOLE.log(need.name, path.with_suffix(".log"))
+    path.write_text(
+        json.dumps(order | {"threads": request.threads, "timeout_s": request.timeout_s})
+    )
+    CONSOLE.log(request.name, path.with_suffix(".log"))
     return path
 
 
@@ -99,41 +101,43 @@ def _files(step: Step, store: Store) -> list[dict[str, object]]:
     return [asdict(f) for f in outcome.files]
 
 
-def _explain(step: Step, store: Store, ending: Ending, policy: RunPolicy, timeout_s: float) -> None:
+def _explain(
+    step: Step, store: Store, worker_exit: WorkerExit, policy: RunPolicy, timeout_s: float
+) -> None:
     """Raise what the worker's end means; no memory to be had is the step's failure for the rest of
     this run.
     """
-    last = in_words(ending)
-    if ending.cause == "exit" and ending.code == 0:
+    last = last_line(worker_exit)
+    if worker_exit.cause == "exit" and worker_exit.code == 0:
         return
-    if ending.cause == "memory":
+    if worker_exit.cause == "memory":
         key = step.key(store)
         assert key is not None
         store.fail_this_run(
             key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})")
         )
         return
-    if ending.cause == "late" and policy.over:
+    if worker_exit.cause == "late" and policy.over:
         raise Transient(
             f"{step.name}: the run's time is up (limits.study_minutes={policy.minutes:g}); the "
             "same goes on"
         )
-    if ending.cause == "late":
+    if worker_exit.cause == "late":
         raise Transient(
             f"{step.name}: stopped after {timeout_s:g} s, its time limit "
             f"(limits.timeout.{step.stage}=...)"
         )
-    if ending.cause == "cancelled":
-        raise Transient(f"{step.name}: cancelled{f' ({last})' if ending.log else ''}")
-    if ending.cause == "lost":
+    if worker_exit.cause == "cancelled":
+        raise Transient(f"{step.name}: cancelled{f' ({last})' if worker_exit.log else ''}")
+    if worker_exit.cause == "lost":
         raise Transient(f"{step.name}: {last}; nothing was kept, run the same again")
-    if ending.code == 2 and "sintra: " in ending.log:
+    if worker_exit.code == 2 and "sintra: " in worker_exit.log:
         raise UserError(last)
-    if ending.code == TRANSIENT:
+    if worker_exit.code == TRANSIENT:
         raise Transient(f"{step.name}: {last}")
-    if ending.code in KILLED:
+    if worker_exit.code in KILLED:
         raise Transient(
             f"{step.name}: its worker was killed (out of memory, or by hand); nothing was kept, "
             "run the same again"
         )
-    raise Transient(f"{step.name}: its worker crashed (exit {ending.code}): {last}")
+    raise Transient(f"{step.name}: its worker crashed (exit {worker_exit.code}): {last}")

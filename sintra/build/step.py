@@ -1,4 +1,4 @@
-"""Nodes of the graph: steps, and those of one variant."""
+"""Hold the nodes of the graph: a step, and the steps of one variant."""
 
 from __future__ import annotations
 
@@ -18,37 +18,32 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Step:
-    """One node of the graph. `hints` say where things are and are never part of a key.
+    """One node of the graph."""
 
-    found: the outcome once the store has had it, since a graph asks for it once for each path that
-    leads through here.
-    """
-
-    stage: str
-    label: str
-    params: dict[str, Any]
-    inputs: dict[str, Step] = field(default_factory=dict)
-    hints: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Outcome] = field(default_factory=dict)
+    stage: str  # the stage or probe that it runs
+    label: str  # what it is about, in its name
+    params: dict[str, Any]  # of the stage; part of the key
+    inputs: dict[str, Step] = field(default_factory=dict)  # role -> step
+    hints: dict[str, Any] = field(default_factory=dict)  # where things are; never part of a key
+    # The outcome once the store has it: a graph asks once for each path that leads through here.
+    cached: dict[str, Outcome] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"{self.name} {self.params}"
 
     @property
     def name(self) -> str:
-        """The name of its doit task."""
+        """Return the name of its doit task."""
         return f"{self.stage}:{self.label}"
 
     @cached_property
     def plugin(self) -> Stage:
-        """The stage's code."""
+        """Return the stage or probe."""
         stage: Stage = plugins.step(self.stage)
         return stage
 
     def action(self, store: Store) -> dict[str, Any] | None:
-        """Everything that the key is made of, or None while an input has not been made (or can't
-        be).
-        """
+        """Return all that the key is made of, or None while an input is not made (or can't be)."""
         digests = {}
         for role, step in self.inputs.items():
             outcome = step.outcome(store)
@@ -65,14 +60,14 @@ class Step:
         }
 
     def key(self, store: Store) -> str | None:
-        """SHA-256 of the action's canonical JSON."""
+        """Return the SHA-256 of the action's canonical JSON, or None while there is no action."""
         action = self.action(store)
         return None if action is None else sha256(canonical(action))
 
     def outcome(self, store: Store) -> Outcome | None:
-        """What the store holds for this step; the first failed input's failure when there is one."""
-        if "outcome" in self.found:
-            return self.found["outcome"]
+        """Return the step's outcome; the first failed input's failure where there is one."""
+        if "outcome" in self.cached:
+            return self.cached["outcome"]
         for step in self.inputs.values():
             above = step.outcome(store)
             if isinstance(above, Failure):
@@ -80,37 +75,37 @@ class Step:
         key = self.key(store)
         outcome = None if key is None else store.lookup(key)
         if outcome is not None:
-            self.found["outcome"] = outcome
+            self.cached["outcome"] = outcome
         return outcome
 
     def forget(self, store: Store) -> bool:
-        """Drop the step's AC entry; whether there was one."""
+        """Drop the step's AC entry; return whether there was one."""
         key = self.key(store)
-        self.found.clear()
+        self.cached.clear()
         return key is not None and store.forget(key)
 
     def all(self) -> Iterator[Step]:
-        """This step and everything above it, inputs first."""
+        """Yield every step that this one depends on and then itself, inputs first."""
         for step in self.inputs.values():
             yield from step.all()
         yield self
 
 
 class Variant(NamedTuple):
-    """The steps of one recipe."""
+    """The steps of one recipe at one level."""
 
-    quantize: Step
-    quality: Step | None = None
+    quantize: Step  # makes the file
+    quality: Step | None = None  # on the level's text
     speed: Step | None = None
     memory: Step | None = None
-    second: Step | None = None
+    second: Step | None = None  # quality on the second text
     distortion: Step | None = None
     tasks: tuple[Step, ...] = ()
-    extra: tuple[Step, ...] = ()
-    board: tuple[Step, ...] = ()
+    extra: tuple[Step, ...] = ()  # of plugins
+    board: tuple[Step, ...] = ()  # measured on the board
 
     def ends(self) -> list[Step]:
-        """The steps that nothing else of this variant needs."""
+        """Return the steps that nothing else of this variant needs."""
         named = (
             self.distortion,
             self.quality,
@@ -121,5 +116,5 @@ class Variant(NamedTuple):
             *self.extra,
             *self.board,
         )
-        found = [s for s in named if s is not None]
-        return found or [self.quantize]
+        steps = [step for step in named if step is not None]
+        return steps or [self.quantize]

@@ -1,4 +1,4 @@
-"""One step in a process of its own: `python -m sintra.build.worker action.json`.
+"""Run one step in a process of its own: `python -m sintra.build.worker order.json`.
 
 The worker takes the key's lock, looks once more whether somebody else was faster, runs the stage in
 a folder under cache/tmp, and publishes. It dies with its parent. Exit codes: 0 published (an
@@ -37,36 +37,34 @@ IDLE = 19
 
 @dataclass(frozen=True)
 class Order:
-    """What the parent asks for, as it stands in action.json. threads: 0 for all cores; timeout_s:
-    for whoever waits; cwd: what relative paths in hints start from; background: give way to
-    everything else, unless this measures a speed.
-    """
+    """What the parent asks for, as it stands in the order's file."""
 
-    key: str
+    key: str  # of the action
     stage: str
-    step: str
-    store: str
-    action: dict[str, Any]
-    inputs: dict[str, list[dict[str, Any]]]
-    hints: dict[str, Any]
-    threads: int
-    timeout_s: float = 4 * 3600.0
-    cwd: str = ""
-    background: bool = False
-    locks: str = "auto"
+    step: str  # its name
+    store: str  # path of the cache
+    action: dict[str, Any]  # all that the key is made of
+    inputs: dict[str, list[dict[str, Any]]]  # role -> files
+    hints: dict[str, Any]  # what helps but isn't part of the key
+    threads: int  # 0: all cores
+    timeout_s: float = 4 * 3600.0  # for whoever waits, seconds
+    cwd: str = ""  # what relative paths in hints start from
+    background: bool = False  # whether it runs at the lowest priority, unless it measures a speed
+    locks: str = "auto"  # kind of the store's locks
 
 
-def bound_to_parent() -> None:
-    """Die with the parent, at once where it is gone already."""
+def bind_to_parent() -> None:
+    """End with the parent; at once where it is gone already."""
     die_with_parent()
     if os.environ.get("SINTRA_PARENT") not in (None, str(os.getppid())):
         os._exit(TRANSIENT)
 
 
 @contextlib.contextmanager
-def machine(store: Store, stage: Stage) -> Iterator[None]:
-    """Nothing else of ours runs on this cache's machine while a speed is measured, other `doit`s
-    included.
+def machine_lock(store: Store, stage: Stage) -> Iterator[None]:
+    """Hold the machine's lock, alone while a speed is measured.
+
+    Other `doit`s on this cache wait for it too.
     """
     store.folder("lock")
     with machine_lock_path(store.root, store.lock_kind).open("w") as handle:
@@ -75,52 +73,49 @@ def machine(store: Store, stage: Stage) -> Iterator[None]:
 
 
 def give_way() -> None:
-    """Run when nobody else wants the processor or the disk."""
+    """Take the lowest priority for the processor and the disk."""
     os.nice(IDLE)
-    with contextlib.suppress(
-        ImportError, AttributeError, OSError
-    ):  # ionice is Linux's and Windows' only
-        import psutil
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import psutil  # ionice exists on Linux and Windows only
 
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
-def same_tools(order: Order, stage: Stage) -> None:
-    """Another machine must have the versions that the key names. Raises UserError."""
-    for name, asked in order.action.get("tools", {}).items():
-        if (here := tool_version(name)) != asked:
+def check_tools(order: Order, stage: Stage) -> None:
+    """Raise UserError where this machine lacks the versions that the key names."""
+    for name, version in order.action.get("tools", {}).items():
+        if (here := tool_version(name)) != version:
             raise UserError(
-                f"{socket.gethostname()} has {name} {here} where this study stands on {asked}: "
+                f"{socket.gethostname()} has {name} {here} where this study stands on {version}: "
                 "install that there"
             )
-    if (asked := order.action.get("version", stage.version)) != stage.version:
+    if (version := order.action.get("version", stage.version)) != stage.version:
         raise UserError(
-            f"{socket.gethostname()} has version {stage.version} of {order.stage}, not {asked}: "
+            f"{socket.gethostname()} has version {stage.version} of {order.stage}, not {version}: "
             "update Sintra there"
         )
 
 
 def perform(order: Order) -> None:
-    """Run the step unless the store has it, and publish what comes of it."""
+    """Run the step unless the store has its outcome, and publish the outcome."""
     store, stage = Store(Path(order.store), order.locks), plugins.step(order.stage)
-    same_tools(order, stage)
+    check_tools(order, stage)
     if order.background and stage.resource != "alone":
         give_way()
-    with store.lock(order.key), machine(store, stage):
+    with store.lock(order.key), machine_lock(store, stage):
         if store.lookup(order.key) is not None:
             return
         folder = store.folder("tmp") / f"{order.key}.{unique_name()}"
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
-            made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             about: StepRecord = {
                 "step": order.step,
                 "stage": order.stage,
                 "action": order.action,
                 "peak_rss": peak(),
                 "wall_s": round(time.monotonic() - start, 3),
-                "made": made,
+                "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             store.publish(order.key, outcome, about)
         finally:
@@ -128,19 +123,19 @@ def perform(order: Order) -> None:
 
 
 def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact | Failure:
-    """The stage's artifact, or its failure where it can never work."""
+    """Return the stage's artifact, or its failure where it can never work. Raises Transient."""
     (folder / "out").mkdir(parents=True)
     keep = store.folder("downloads") / order.key
     inputs = {}
     for role, files in order.inputs.items():
         (folder / role).mkdir()
-        given = Artifact(tuple(File(**f) for f in files))
-        if wrong := next((f for f in given.files if not store.check_blob(f)), None):
+        artifact = Artifact(tuple(File(**f) for f in files))
+        if wrong := next((f for f in artifact.files if not store.check_blob(f)), None):
             raise Transient(
                 f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again "
                 "builds it anew"
             )
-        inputs[role] = store.lay_out(given, folder / role)
+        inputs[role] = store.lay_out(artifact, folder / role)
     context = Context(
         order.action["params"], inputs, folder / "out", order.hints, keep, order.threads or cores()
     )
@@ -156,8 +151,8 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
 
 
 def main(argv: list[str]) -> int:
-    """The process's entry."""
-    bound_to_parent()
+    """Run the order that the command line names; return the exit code."""
+    bind_to_parent()
     order = Order(**json.loads(Path(argv[0]).read_text()))
     try:
         perform(order)

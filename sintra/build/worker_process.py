@@ -1,4 +1,4 @@
-"""A worker in a process group of its own: started, waited for, and what its end was."""
+"""Start a worker in a process group of its own, wait for it, and say how it ended."""
 
 from __future__ import annotations
 
@@ -24,66 +24,58 @@ Cause = Literal["exit", "late", "memory", "lost", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a worker ended. cause: exit (the code counts), late (its time limit), memory (killed
-    because there was none left), lost (its machine or its job has gone), cancelled; log: the tail
-    of what it said, or who says so.
-    """
+class WorkerExit:
+    """How a worker ended."""
 
-    cause: Cause
-    code: int = 0
-    log: str = ""
+    cause: Cause  # exit: the code counts; late: time limit; memory: none left; lost: machine gone
+    code: int = 0  # exit code
+    log: str = ""  # the tail of its log, or what its scheduler says
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a step asks of the machine that runs it. threads: 0 for all cores; measures: its numbers
-    are about that machine; timeout_s: its limit; memory: bytes, a rough guess; mem_gb: what a
-    scheduler is asked for (None: its default).
-    """
+class ResourceRequest:
+    """What a step asks of the machine that runs it."""
 
-    name: str
+    name: str  # of the step
     resource: Resource = "heavy"
-    threads: int = 1
-    measures: bool = False
-    timeout_s: float = 4 * 3600.0
-    memory: int = 0
-    mem_gb: float | None = None
+    threads: int = 1  # 0: all cores
+    measures: bool = False  # whether its numbers are about that machine
+    timeout_s: float = 4 * 3600.0  # time limit, seconds
+    memory: int = 0  # a rough guess, bytes
+    mem_gb: float | None = None  # what a scheduler is asked for, GiB; None: its default
 
 
 class Job(Protocol):
-    """A worker under way, here or elsewhere."""
+    """A worker that runs, here or on another machine."""
 
-    def wait(self, until: float) -> Ending:
-        """Block until it has ended; at `until` (time.monotonic) it is cancelled."""
+    def wait(self, until: float) -> WorkerExit:
+        """Block until it has ended; cancel it at `until`, on the clock of time.monotonic()."""
 
     def cancel(self) -> None:
-        """End it now; returns at once, and may be called from any thread and a signal handler."""
+        """End it and return at once; any thread and a signal handler may call this."""
 
 
 class Executor(Protocol):
-    """Where workers run. here: on this machine, whose cores and memory we share out ourselves;
-    retries: how often a step is tried again after a fault that may pass; mem_gb: what a job
-    elsewhere has, to begin with.
-    """
+    """Where workers run."""
 
-    here: bool
-    retries: int
-    mem_gb: float | None
+    here: bool  # on this machine, whose cores and memory the gate shares out
+    retries: int  # further tries of a step after a fault that may pass
+    mem_gb: float | None  # memory of a job on another machine, to begin with, GiB
 
     def threads(self, resource: Resource) -> int:
-        """The threads of a step elsewhere; 0: as many as that machine has cores."""
+        """Return the threads of a step on another machine; 0: as many as it has cores."""
 
-    def submit(self, order: Path, need: Need) -> Job:
-        """Start a worker on this order. Raises UserError where that can't be."""
+    def submit(self, order: Path, request: ResourceRequest) -> Job:
+        """Start a worker on an order's file. Raises UserError where that isn't possible."""
 
-    def more(self, need: Need) -> Need | None:
-        """What to ask for after memory ran out, or None where there is no more."""
+    def more(self, request: ResourceRequest) -> ResourceRequest | None:
+        """Return what to ask for after memory ran out, or None where there is no more."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The worker's environment: bounded threads, no bars or telemetry of libraries, our process as
-    its parent.
+    """Return a worker's environment variables.
+
+    They bound its threads, turn off bars and telemetry of libraries, and name its parent.
     """
     quiet = {
         "TOKENIZERS_PARALLELISM": "false",
@@ -97,8 +89,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory, on this machine or in this
-    container.
+    """Return how many processes the kernel has killed for want of memory.
+
+    Counted are those of this machine, or of this container.
     """
     count = 0
     for path in OOM_COUNTS:
@@ -111,7 +104,7 @@ def oom_kills() -> int:
 
 
 class Worker:
-    """A worker of this process."""
+    """A worker that this process started."""
 
     def __init__(self, order: Path, threads: int, cwd: str | None = None) -> None:
         self.cancelled = False
@@ -129,8 +122,8 @@ class Worker:
             )
         CONSOLE.opened(self.log_path)
 
-    def run(self, timeout_s: float) -> Ending:
-        """Wait so long at most; the whole process group is gone afterwards."""
+    def run(self, timeout_s: float) -> WorkerExit:
+        """Wait at most so many seconds; the whole process group is gone afterwards."""
         late = False
         try:
             code = self.process.wait(max(0.0, timeout_s))
@@ -140,11 +133,11 @@ class Worker:
             kill_group(self.process)
         log = self._tail()
         if self.cancelled:
-            return Ending("cancelled", code, log)
+            return WorkerExit("cancelled", code, log)
         if late:
-            return Ending("late", 0, log)
+            return WorkerExit("late", 0, log)
         starved = code == -signal.SIGKILL and oom_kills() > self.before
-        return Ending("memory" if starved else "exit", code, log)
+        return WorkerExit("memory" if starved else "exit", code, log)
 
     def _tail(self) -> str:
         with self.log_path.open("rb") as log:
@@ -155,6 +148,6 @@ class Worker:
         return text
 
     def cancel(self) -> None:
-        """Kill it with all its children."""
+        """Kill the worker with all its children."""
         self.cancelled = True
         kill_group(self.process)

@@ -5,7 +5,7 @@ take.
 from __future__ import annotations
 
 from sintra.build.console import span
-from sintra.build.explain import usual
+from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
 from sintra.planning.bounds import in_units
 from sintra.planning.other_formats import left_out
@@ -72,5 +72,5 @@ def ahead(graph: Graph, store: Store, given: round_files.Round) -> tuple[int, fl
     where that is known.
     """
     left = [s for s in rounds.steps_of(graph, given) if s.outcome(store) is None]
-    known = usual(store) if left else {}
+    known = typical_seconds(store) if left else {}
     return len(left), sum(known.get(s.stage, 0.0) for s in left)

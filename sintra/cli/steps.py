@@ -14,7 +14,7 @@ from doit.exceptions import BaseFail, TaskError, TaskFailed
 from doit.task import Task
 
 from sintra.build.console import CONSOLE, say
-from sintra.build.explain import explain, failure_line, usual
+from sintra.build.explain import explain, failure_line, typical_seconds
 from sintra.build.step import Step
 from sintra.config.policy import RunPolicy
 from sintra.core.errors import Transient, UserError, disk_trouble
@@ -121,7 +121,7 @@ def step_task(
         gc.enable()
         start, how = time.monotonic(), "built"
         try:
-            with CONSOLE.step(step.name, usual(store).get(step.stage)):
+            with CONSOLE.step(step.name, typical_seconds(store).get(step.stage)):
                 how = make_step(step, store, shared, lambda: run_step(step, store, policy, say))
         except Transient as error:
             if not step.plugin.optional:

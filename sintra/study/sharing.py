@@ -54,7 +54,7 @@ def make_step(
     names = {k: above.name for above in step.all() if (k := above.key(store)) and k != key}
     shared.push_inputs(store, names)
     if shared.push(store, key, step.name) == "lost":
-        step.found.clear()  # another was faster and made something else: that counts from now on
+        step.cached.clear()  # another was faster and made something else: that counts from now on
         say(f"taken   {step.name}: another machine was faster")
     return "built"
 

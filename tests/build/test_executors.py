@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 
 import psutil
 import pytest
@@ -19,11 +18,11 @@ from conftest import QUICK, make_project
 
 from sintra.build.engine import engine
 from sintra.build.executors.local import Local
-from sintra.build.executors.slurm import meaning
-from sintra.build.remote_worker import ending_of, run_order
+from sintra.build.executors.slurm import exit_of_state
+from sintra.build.remote_worker import exit_path, run_order
 from sintra.build.run import run_step, write_order
 from sintra.build.step import Step
-from sintra.build.worker_process import Need
+from sintra.build.worker_process import ResourceRequest
 from sintra.config.options import ExecutorConf
 from sintra.config.policy import RunPolicy
 from sintra.core.errors import UserError
@@ -86,21 +85,19 @@ def kill_one(root, seconds=60):
     ],
 )
 def test_what_slurms_states_mean(state, cause):
-    found = meaning(state)
+    found = exit_of_state(state)
     assert (found and found.cause) == cause
 
 
 def test_more_memory_up_to_a_limit(tmp_path):
     from sintra.build.executors.slurm import Slurm
 
-    slurm = Slurm(
-        asdict(ExecutorConf()) | {"cluster": "local", "mem_gb": 8.0, "max_mem_gb": 20.0}, tmp_path
-    )
-    first = Need("x", mem_gb=8.0)
+    slurm = Slurm(ExecutorConf(cluster="local", mem_gb=8.0, max_mem_gb=20.0), tmp_path)
+    first = ResourceRequest("x", mem_gb=8.0)
     second = slurm.more(first)
     third = slurm.more(second)
     assert (second.mem_gb, third.mem_gb, slurm.more(third)) == (16.0, 20.0, None)
-    asked = slurm.parameters(Need("x", "alone", 4, True, 600.0, 0, 8.0))
+    asked = slurm.parameters(ResourceRequest("x", "alone", 4, True, 600.0, 0, 8.0))
     assert (
         asked["timeout_min"],
         asked["slurm_exclusive"],
@@ -121,9 +118,9 @@ def test_a_node_with_other_versions_is_refused(tmp_path):
         "hints": step.hints,
         "cwd": str(tmp_path),
     }
-    path = write_order(store, order, Need(step.name))
+    path = write_order(store, order, ResourceRequest(step.name))
     assert run_order(str(path)) == 0
-    ending = json.loads(ending_of(path).read_text())
+    ending = json.loads(exit_path(path).read_text())
     assert (ending["cause"], ending["code"]) == ("exit", 2)
     assert "has nonesuch none where this study stands on 0.0.1" in ending["log"]
     path.unlink()
@@ -187,9 +184,9 @@ def test_told_to_stop_it_cancels_its_jobs(project, tiny):
 
 
 def test_out_of_memory_beside_others_is_tried_alone():
-    more = Local({}, None).more(Need("x", "heavy", 1))
+    more = Local(ExecutorConf(), None).more(ResourceRequest("x", "heavy", 1))
     assert more.resource == "alone"
-    assert Local({}, None).more(more) is None
+    assert Local(ExecutorConf(), None).more(more) is None
 
 
 @pytest.fixture(scope="module")
@@ -323,14 +320,14 @@ def test_ray_sends_what_measures_to_its_board_and_another_board_takes_over(ray, 
     step, store, free = held
     given = terms("ray", address=ray.address, measure="jetson_nano", retries=2)
     machine = engine(given, store.root.resolve())
-    measuring = Need("speed:x", "alone", 0, True)
+    measuring = ResourceRequest("speed:x", "alone", 0, True)
     with pytest.raises(UserError, match="no node of this Ray has that resource"):
-        machine.executor.wanted(measuring)
+        machine.executor.task_options(measuring)
     board = ray.board()
     wait_for(lambda: machine.executor.ray.cluster_resources().get("jetson_nano"))
-    asked = machine.executor.wanted(measuring)
+    asked = machine.executor.task_options(measuring)
     assert (asked["resources"], asked["num_cpus"]) == ({"jetson_nano": 1}, 1)
-    assert machine.executor.wanted(Need("quality:x"))["resources"] == {}
+    assert machine.executor.task_options(ResourceRequest("quality:x"))["resources"] == {}
     object.__setattr__(
         step.plugin, "platform", True
     )  # a step that measures and yet can be held back

@@ -13,7 +13,7 @@ from sintra.build.engine import engine
 from sintra.build.executors.local import Local
 from sintra.build.run import run_step
 from sintra.build.step import Step
-from sintra.build.worker_process import Ending, Need, oom_kills
+from sintra.build.worker_process import ResourceRequest, WorkerExit, oom_kills
 from sintra.config import compose
 from sintra.config.options import Config, ExecutorConf, LimitsConf
 from sintra.config.policy import RunPolicy, measured_on, side_by_side
@@ -90,12 +90,12 @@ def together(gate, *needs):
             inside.append(number)
     for entered in held:
         entered.__exit__(None, None, None)
-    assert (gate.free, gate.builds, gate.held) == (gate.size + 1, 0, 0)
+    assert (gate.free, gate.builds, gate.reserved) == (gate.size + 1, 0, 0)
     return inside
 
 
 def test_who_may_run_beside_whom():
-    light, heavy, alone = (Need("x", kind) for kind in ("light", "heavy", "alone"))
+    light, heavy, alone = (ResourceRequest("x", kind) for kind in ("light", "heavy", "alone"))
     assert together(Gate(4), heavy, heavy, light, light) == [0, 2]
     assert together(Gate(4), alone, light, heavy, alone) == [0]
     assert together(Gate(4), light, alone, light) == [0, 2]
@@ -104,7 +104,7 @@ def test_who_may_run_beside_whom():
 
 
 def test_heavy_steps_share_the_memory():
-    small, large, huge = (Need("x", memory=n * GB) for n in (3, 6, 20))
+    small, large, huge = (ResourceRequest("x", memory=n * GB) for n in (3, 6, 20))
     gate = Gate(4, heavy=3, memory=10 * GB)
     assert together(gate, small, small, small) == [0, 1, 2]
     assert together(gate, small, large, small) == [0, 1]
@@ -117,11 +117,11 @@ def test_a_step_waits_for_its_turn():
     measuring = threading.Event()
 
     def measure():
-        with gate.hold(Need("speed", "alone")):
+        with gate.hold(ResourceRequest("speed", "alone")):
             measuring.set()
             order.append("measured")
 
-    with gate.hold(Need("build")):
+    with gate.hold(ResourceRequest("build")):
         waiting = threading.Thread(target=measure)
         waiting.start()
         assert not measuring.wait(0.2)
@@ -180,10 +180,10 @@ def polite(folder):
 
 
 class Crowded(Local):
-    """A machine whose kernel kills every worker for want of memory, or those that don't run alone."""
+    """A machine whose kernel kills every worker, or those that don't run alone, for memory."""
 
     def __init__(self, fate):
-        super().__init__({}, None)
+        super().__init__(ExecutorConf(), None)
         self.fate, self.asked = fate, []
 
     def submit(self, order, need):
@@ -197,7 +197,7 @@ class Crowded(Local):
 
 class Starved:
     def wait(self, until):
-        return Ending("memory", -9, "")
+        return WorkerExit("memory", -9, "")
 
     def cancel(self):
         """It has ended already."""

@@ -1,3 +1,1 @@
-"""Where workers run: each module is one executor, found through the entry points
-`sintra.executors`.
-"""
+"""Where workers run: each module is one executor, an entry point of `sintra.executors`."""

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Run workers as processes of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sintra.build.worker_process import Ending, Need, Worker
+from sintra.build.worker_process import ResourceRequest, Worker, WorkerExit
 from sintra.config.options import ExecutorConf
 from sintra.core.stage import Resource, cores
 
@@ -14,18 +14,19 @@ from sintra.core.stage import Resource, cores
 class Process(Worker):
     """A worker with a time limit."""
 
-    def __init__(self, order: Path, need: Need) -> None:
-        self.need = need
-        super().__init__(order, need.threads)
+    def __init__(self, order: Path, request: ResourceRequest) -> None:
+        self.request = request
+        super().__init__(order, request.threads)
 
-    def wait(self, until: float) -> Ending:
-        """See Job."""
-        return self.run(min(self.need.timeout_s, until - time.monotonic()))
+    def wait(self, until: float) -> WorkerExit:
+        """Block until the worker has ended; cancel it at `until` (time.monotonic)."""
+        return self.run(min(self.request.timeout_s, until - time.monotonic()))
 
 
 class Local:
-    """The default. A step that was killed for want of memory beside others is tried once more with
-    nothing beside it.
+    """executor=local, the default.
+
+    A step that was killed for want of memory is tried once more with nothing beside it.
     """
 
     here = True
@@ -35,15 +36,14 @@ class Local:
         self.retries: int = options.retries
 
     def threads(self, resource: Resource) -> int:
-        """See Executor; the gate shares out this machine's cores."""
+        """Return this machine's cores; the gate shares them out."""
         return cores()
 
-    def submit(self, order: Path, need: Need) -> Process:
-        """See Executor."""
-        return Process(order, need)
+    def submit(self, order: Path, request: ResourceRequest) -> Process:
+        """Start a worker on an order's file."""
+        return Process(order, request)
 
-    def more(self, need: Need) -> Need | None:
-        """See Executor."""
-        return (
-            replace(need, resource="alone", threads=cores()) if need.resource == "heavy" else None
-        )
+    def more(self, request: ResourceRequest) -> ResourceRequest | None:
+        """Return the same with the machine to itself, after memory ran out."""
+        heavy = request.resource == "heavy"
+        return replace(request, resource="alone", threads=cores()) if heavy else None

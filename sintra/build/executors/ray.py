@@ -1,5 +1,6 @@
-"""Workers as tasks of a Ray cluster (extra `ray`): for machines without a scheduler. The cache
-folder must be shared with them.
+"""Run workers as tasks of a Ray cluster (extra `ray`): for machines without a scheduler.
+
+The cache folder must be shared with them.
 
 A node says what it is by a custom resource (`ray start --address=... --resources='{"jetson_nano":
 1}'`); with executor.measure=jetson_nano, steps that measure go there, one at a time.
@@ -15,42 +16,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sintra.build.remote_worker import Watched, run_order
-from sintra.build.worker_process import Ending, Need
+from sintra.build.remote_worker import RemoteJob, run_order
+from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.options import ExecutorConf
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Resource
 
+USUAL = ("CPU", "GPU", "memory", "object_store_memory")  # resources that every Ray has
 
-class RayJob(Watched):
-    """A task. Its result is nothing; what counts is the ending that it leaves."""
+
+class RayJob(RemoteJob):
+    """A task of Ray; what counts is the exit that it writes."""
 
     def __init__(self, ray: Any, ref: Any, order: Path, poll_s: float) -> None:
         super().__init__(order, poll_s)
         self.ray, self.ref = ray, ref
 
-    def gone(self) -> Ending | None:
-        """See Watched."""
+    def scheduler_exit(self) -> WorkerExit | None:
+        """Return what Ray says of a task that is over; None while it may run."""
         if not self.ray.wait([self.ref], timeout=0)[0]:
             return None
         try:
             self.ray.get(self.ref)
         except self.ray.exceptions.OutOfMemoryError as error:
-            return Ending("memory", 0, _first(error))
+            return WorkerExit("memory", 0, _first(error))
         except self.ray.exceptions.TaskCancelledError:
-            return Ending("cancelled", 0, "Ray says cancelled")
+            return WorkerExit("cancelled", 0, "Ray says cancelled")
         except self.ray.exceptions.RayError as error:
-            return Ending("lost", 0, f"Ray says {_first(error)}")
-        return Ending("exit", 0, "Ray says finished")
+            return WorkerExit("lost", 0, f"Ray says {_first(error)}")
+        return WorkerExit("exit", 0, "Ray says finished")
 
     def stop(self) -> None:
-        """See Watched."""
+        """Tell Ray to end the task."""
         self.ray.cancel(self.ref, force=True)
 
 
 class Ray:
-    """executor=ray. address: of the head node (null: a Ray of our own, on this machine, for as long
-    as we run).
+    """executor=ray.
+
+    Without executor.address it is a Ray of this process, on this machine.
     """
 
     here = False
@@ -61,62 +65,59 @@ class Ray:
         self.ray = connect(options.address, options.resources)
         self.task = self.ray.remote(run_order)
         self.lock = threading.Lock()
-        self.seen: set[str] = (
-            set()
-        )  # resources that were there: a step waits for a board to come back, not for a misspelt one
+        # Resources that were there: a step waits for a board to come back, not for a misspelt one.
+        self.seen: set[str] = set()
 
     def threads(self, resource: Resource) -> int:
-        """See Executor; a speed is measured on all cores."""
+        """Return a step's threads; a speed is measured on all cores."""
         return {"light": 1, "alone": 0}.get(resource, int(self.options.cpus))
 
-    def wanted(self, need: Need) -> dict[str, Any]:
-        """Ray's options for a step. Raises UserError where no node has what it needs."""
-        custom = {self.options.measure: 1} if need.measures and self.options.measure else {}
+    def task_options(self, request: ResourceRequest) -> dict[str, Any]:
+        """Return Ray's options for a step. Raises UserError where no node has what it needs."""
+        custom = {self.options.measure: 1} if request.measures and self.options.measure else {}
         there = self.ray.cluster_resources()
         for name in custom:
             if not there.get(name) and name not in self.seen:
-                known = sorted(
-                    k
-                    for k in there
-                    if ":" not in k and k not in ("CPU", "GPU", "memory", "object_store_memory")
-                )
+                others = sorted(k for k in there if ":" not in k and k not in USUAL)
                 raise UserError(
                     f"executor.measure={name}: no node of this Ray has that resource (known are: "
-                    f"{', '.join(known) or 'none'}); a node has it by `ray start --resources`"
+                    f"{', '.join(others) or 'none'}); a node has it by `ray start --resources`"
                 )
         self.seen |= custom.keys()
-        gpus = self.options.gpus if need.resource != "light" else 0
-        memory = {"memory": int(need.mem_gb * 2**30)} if need.mem_gb else {}
+        gpus = self.options.gpus if request.resource != "light" else 0
+        memory = {"memory": int(request.mem_gb * 2**30)} if request.mem_gb else {}
         return {
-            "num_cpus": need.threads or 1,
+            "num_cpus": request.threads or 1,
             "num_gpus": gpus,
             "resources": custom,
             "max_retries": 0,
-            "name": need.name,
+            "name": request.name,
         } | memory
 
-    def submit(self, order: Path, need: Need) -> RayJob:
-        """See Executor. What was lost is tried again by us, not by Ray, so that all executors do it
-        alike.
+    def submit(self, order: Path, request: ResourceRequest) -> RayJob:
+        """Start a worker on an order's file. Raises UserError, Transient.
+
+        What was lost is tried again by Sintra, not by Ray, so that all executors do it alike.
         """
         try:
             with self.lock:
-                ref = self.task.options(**self.wanted(need)).remote(str(order))
+                ref = self.task.options(**self.task_options(request)).remote(str(order))
         except self.ray.exceptions.RayError as error:
             raise Transient(f"Ray took no task: {_first(error)}") from None
         return RayJob(self.ray, ref, order, self.options.poll_s)
 
-    def more(self, need: Need) -> Need | None:
-        """See Executor: twice the memory, up to executor.max_mem_gb."""
+    def more(self, request: ResourceRequest) -> ResourceRequest | None:
+        """Return the same with twice the memory, up to executor.max_mem_gb."""
         most = self.options.max_mem_gb
-        if need.mem_gb is None or most is None or need.mem_gb >= most:
+        if request.mem_gb is None or most is None or request.mem_gb >= most:
             return None
-        return replace(need, mem_gb=min(most, 2 * need.mem_gb))
+        return replace(request, mem_gb=min(most, 2 * request.mem_gb))
 
 
 def connect(address: str | None, resources: dict[str, float]) -> Any:
-    """Ray, connected. Raises UserError where the extra is missing, Transient where there is no
-    cluster.
+    """Return the module ray, connected.
+
+    Raises UserError where the extra is missing, Transient where there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -1,8 +1,8 @@
-"""Workers as jobs of a Slurm cluster, submitted by submitit (extra `slurm`). The cache folder must
-be shared with the nodes.
+"""Run workers as jobs of a Slurm cluster, submitted by submitit (extra `slurm`).
 
-What became of a job is asked of `squeue`, once for all jobs, and of `sacct` only where that knows
-no more: many clusters keep no accounts. Job states: https://slurm.schedmd.com/job_state_codes.html
+The cache folder must be shared with the nodes. `squeue` is asked once for all jobs, and `sacct`
+only for a job that squeue has forgotten: many clusters keep no accounts. Job states:
+https://slurm.schedmd.com/job_state_codes.html
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sintra.build.remote_worker import Watched, run_order
-from sintra.build.worker_process import Ending, Need
+from sintra.build.remote_worker import RemoteJob, run_order
+from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.options import ExecutorConf
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Resource
 
-SPARE_S = (
-    180  # between a step's own time limit and its job's, which the scheduler enforces less gently
-)
+SPARE_S = 180  # seconds from a step's time limit to its job's, which the scheduler enforces
 ALIVE = {
     "PENDING",
     "RUNNING",
@@ -45,38 +43,41 @@ ALIVE = {
     "UNKNOWN",
 }
 
+PASSING = ("Unable to contact", "Socket timed out", "Connection refused", "temporarily")
 
-class States:
-    """What Slurm says of this user's jobs."""
+
+class JobStates:
+    """What Slurm says of this user's jobs, asked every poll_s seconds."""
 
     def __init__(self, poll_s: float) -> None:
         self.poll_s = poll_s
         self.lock = threading.Lock()
-        self.asked = float("-inf")
-        self.known: dict[str, str] = {}
+        self.polled = float("-inf")
+        self.states: dict[str, str] = {}
 
     def of(self, job: str, since: float) -> str:
-        """The state of a job that is there since then: UNKNOWN while Slurm doesn't answer, GONE
-        where it has forgotten it.
+        """Return the state of a job that was submitted at `since` (time.monotonic).
+
+        It is UNKNOWN while Slurm doesn't answer, GONE where Slurm has forgotten the job.
         """
         with self.lock:
-            if time.monotonic() > self.asked + self.poll_s:
-                self._ask()
-            if job in self.known or not self.known or since > self.asked:
-                return self.known.get(job, "UNKNOWN")
-            self.known[job] = self._accounted(job)
-            return self.known[job]
+            if time.monotonic() > self.polled + self.poll_s:
+                self._poll()
+            if job in self.states or not self.states or since > self.polled:
+                return self.states.get(job, "UNKNOWN")
+            self.states[job] = self._accounted(job)
+            return self.states[job]
 
-    def _ask(self) -> None:
-        self.asked = time.monotonic()
-        lines = _answer(
+    def _poll(self) -> None:
+        self.polled = time.monotonic()
+        lines = _output(
             ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i %T"]
         )
         rows = (line.partition(" ") for line in lines or ())
-        self.known = {} if lines is None else {"": ""} | {job: state for job, _, state in rows}
+        self.states = {} if lines is None else {"": ""} | {job: state for job, _, state in rows}
 
     def _accounted(self, job: str) -> str:
-        lines = _answer(
+        lines = _output(
             [
                 "sacct",
                 "--noheader",
@@ -89,8 +90,8 @@ class States:
         return lines[0].split()[0] if lines else "GONE"
 
 
-def _answer(command: list[str]) -> list[str] | None:
-    """A command's lines, or None where it failed."""
+def _output(command: list[str]) -> list[str] | None:
+    """Return a command's lines, or None where it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -98,8 +99,8 @@ def _answer(command: list[str]) -> list[str] | None:
     return None if done.returncode else [x.strip() for x in done.stdout.splitlines() if x.strip()]
 
 
-def meaning(state: str) -> Ending | None:
-    """What a job's state means for its step; None while it may still end by itself."""
+def exit_of_state(state: str) -> WorkerExit | None:
+    """Return what a job's state means for its step; None while it may still end by itself."""
     word = state.split()[0].rstrip("+")
     if word in ALIVE:
         return None
@@ -110,27 +111,33 @@ def meaning(state: str) -> Ending | None:
         "CANCELLED": "cancelled",
         "COMPLETED": "exit",
     }
-    return Ending(cause.get(word, "lost"), 0, f"Slurm says {word}")  # type: ignore[arg-type]
+    return WorkerExit(cause.get(word, "lost"), 0, f"Slurm says {word}")  # type: ignore[arg-type]
 
 
-class SlurmJob(Watched):
-    """A job of the cluster's, or a process of submitit's local one."""
+class SlurmJob(RemoteJob):
+    """A job of the cluster, or a process of submitit's stand-in."""
 
     def __init__(
-        self, job: Any, order: Path, folder: Path, poll_s: float, states: States | None
+        self, job: Any, order: Path, folder: Path, poll_s: float, states: JobStates | None
     ) -> None:
         super().__init__(order, poll_s)
         self.job, self.folder, self.states = job, folder, states
         self.since = time.monotonic()
 
-    def gone(self) -> Ending | None:
-        """See Watched."""
+    def scheduler_exit(self) -> WorkerExit | None:
+        """Return what Slurm says of a job that is over; None while it may run."""
         if self.states is None:
-            return Ending("exit", 0, f"submitit says {self.job.state}") if self.job.done() else None
-        return meaning(self.states.of(self.job.job_id, self.since))
+            return (
+                WorkerExit("exit", 0, f"submitit says {self.job.state}")
+                if self.job.done()
+                else None
+            )
+        return exit_of_state(self.states.of(self.job.job_id, self.since))
 
     def stop(self) -> None:
-        """See Watched. submitit's stand-in passes SIGTERM on to `run_order`; its own way is SIGINT,
+        """Tell the scheduler to end the job.
+
+        submitit's stand-in gets SIGTERM, which it passes on to `run_order`; its own way is SIGINT,
         which prints tracebacks.
         """
         if self.states is not None:
@@ -138,8 +145,8 @@ class SlurmJob(Watched):
         elif not self.job.done():
             os.kill(int(self.job.job_id), signal.SIGTERM)
 
-    def wait(self, until: float) -> Ending:
-        """See Job. What submitit wrote is removed, pickles unread."""
+    def wait(self, until: float) -> WorkerExit:
+        """Block until the job has ended; what submitit wrote is removed, pickles unread."""
         try:
             return super().wait(until)
         finally:
@@ -147,7 +154,7 @@ class SlurmJob(Watched):
 
 
 class Slurm:
-    """executor=slurm. cluster: slurm, or local for submitit's stand-in."""
+    """executor=slurm; executor.cluster=local takes submitit's stand-in."""
 
     here = False
 
@@ -170,68 +177,59 @@ class Slurm:
             )
         self.submitit, self.options, self.root = submitit, options, root
         self.retries, self.mem_gb = options.retries, options.mem_gb
-        self.states = States(options.poll_s) if options.cluster == "slurm" else None
+        self.states = JobStates(options.poll_s) if options.cluster == "slurm" else None
         self.lock = threading.Lock()
 
     def threads(self, resource: Resource) -> int:
-        """See Executor."""
+        """Return the threads of a step."""
         return 1 if resource == "light" else int(self.options.cpus)
 
-    def parameters(self, need: Need) -> dict[str, Any]:
-        """submitit's parameters for a step."""
+    def parameters(self, request: ResourceRequest) -> dict[str, Any]:
+        """Return submitit's parameters for a step."""
         options = self.options
-        minutes = options.minutes or math.ceil((need.timeout_s + SPARE_S) / 60)
-        partition = (options.measure if need.measures else None) or options.partition
-        found = {
-            "name": f"sintra-{need.name}"[:60],
+        minutes = options.minutes or math.ceil((request.timeout_s + SPARE_S) / 60)
+        partition = (options.measure if request.measures else None) or options.partition
+        values = {
+            "name": f"sintra-{request.name}"[:60],
             "timeout_min": minutes,
-            "cpus_per_task": need.threads,
+            "cpus_per_task": request.threads,
             "nodes": 1,
             "tasks_per_node": 1,
-            "mem_gb": need.mem_gb,
+            "mem_gb": request.mem_gb,
             "slurm_partition": partition,
-            "gpus_per_node": options.gpus if need.resource != "light" else None,
+            "gpus_per_node": options.gpus if request.resource != "light" else None,
             "slurm_additional_parameters": dict(options.sbatch) or None,
-            "slurm_exclusive": True if need.resource == "alone" else None,
+            "slurm_exclusive": True if request.resource == "alone" else None,
         }
-        return {k: v for k, v in found.items() if v}
+        return {k: v for k, v in values.items() if v}
 
-    def submit(self, order: Path, need: Need) -> SlurmJob:
-        """See Executor."""
+    def submit(self, order: Path, request: ResourceRequest) -> SlurmJob:
+        """Start a worker on an order's file. Raises UserError, Transient."""
         folder = self.root / "jobs" / order.stem
         folder.mkdir(parents=True, mode=0o700)
         try:
             with self.lock:  # submitit changes to and fro between folders
                 executor = self.submitit.AutoExecutor(folder=folder, cluster=self.options.cluster)
-                executor.update_parameters(**self.parameters(need))
+                executor.update_parameters(**self.parameters(request))
                 job = executor.submit(run_order, str(order))
         except (RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise _refused(error) from None
         return SlurmJob(job, order, folder, self.options.poll_s, self.states)
 
-    def more(self, need: Need) -> Need | None:
-        """See Executor: twice the memory, up to executor.max_mem_gb."""
+    def more(self, request: ResourceRequest) -> ResourceRequest | None:
+        """Return the same with twice the memory, up to executor.max_mem_gb."""
         most = self.options.max_mem_gb
-        if need.mem_gb is None or most is None or need.mem_gb >= most:
+        if request.mem_gb is None or most is None or request.mem_gb >= most:
             return None
-        return replace(need, mem_gb=min(most, 2 * need.mem_gb))
+        return replace(request, mem_gb=min(most, 2 * request.mem_gb))
 
 
 def _refused(error: Exception) -> Exception:
-    """A submission that failed: a mistake in the options where sbatch says so, else a fault that
-    may pass.
-    """
+    """Return what a failed submission means: a mistake in the options, or a fault that may pass."""
     lines = [x for x in str(getattr(error, "stderr", None) or error).splitlines() if x.strip()]
     text = next(
         (x for x in lines if "sbatch: error" in x), lines[-1] if lines else type(error).__name__
     ).strip()
-    passing = any(
-        x in text
-        for x in ("Unable to contact", "Socket timed out", "Connection refused", "temporarily")
-    )
-    return (
-        Transient(f"Slurm took no job: {text}")
-        if passing
-        else UserError(f"Slurm took no job: {text}")
-    )
+    kind = Transient if any(words in text for words in PASSING) else UserError
+    return kind(f"Slurm took no job: {text}")

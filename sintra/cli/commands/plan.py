@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sintra.build.explain import usual
+from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core import plugins
@@ -84,7 +84,7 @@ def table(graph: Graph, store: Store, given: list[round_files.Round]) -> list[Ro
         for r in given
         for p in round_files.proposals(r)
     }
-    times = usual(store)
+    times = typical_seconds(store)
     return [
         line(graph, step, store, times.get(step.stage), shapes.get(step.name))
         for step in steps.values()

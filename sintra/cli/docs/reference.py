@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sintra.cli.docs import messages
+from sintra.cli.docs import messages, modules
 from sintra.config import compose
 from sintra.config.options import Config
 from sintra.core import metrics as metric_table
@@ -54,6 +54,7 @@ def pages(root: Path, commands: dict[str, str]) -> dict[str, str]:
         "stages": stages(),
         "devices": devices(root),
         "messages": message_page(root),
+        "modules": modules.page(root),
     }
     return {f"{name}.md": MADE + text for name, text in made.items()}
 
