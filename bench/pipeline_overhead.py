@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BARE = """
 import json, os, sys
 from pathlib import Path
-from sintra.stage import Context, cores
+from sintra.core.stage import Context, cores
 from sintra.stages import convert, quantize
 from sintra.probes import baseline, quality
 work, tools, types = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(",")
