@@ -41,7 +41,7 @@ def windows(cache: Path, model: Path, texts: Path) -> "np.ndarray":  # noqa: F82
     step = workspace.graph().convert()
     studies.build(list(step.all()), workspace.store)
     made = step.outcome(workspace.store)
-    blob = workspace.store.blob(next(f.sha256 for f in made.files if f.path == "model.gguf"))
+    blob = workspace.store.blob_path(next(f.sha256 for f in made.files if f.path == "model.gguf"))
     vocabulary = Model(blob, 256, 1, vocab_only=True)
     found = vocabulary.windows((texts / "calibration.txt").read_text(), 256 * 400)
     vocabulary.close()
@@ -88,7 +88,7 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
             )
     found = candidates.candidates(graph, workspace.store, known)
     made = result.build(workspace, known, found, {}, 0.0)
-    history.append(cache / "history.db", made, sha256(canonical(made)))
+    history.append_result(cache / "history.db", made, sha256(canonical(made)))
     return points
 
 

@@ -30,8 +30,8 @@ from doit.task import Task
 from sintra.build.step import Step
 from sintra.cli.reporter import Reporter
 from sintra.cli.steps import step_task
-from sintra.study.pinning import Digests, pin_file
 from sintra.store.store import Store
+from sintra.study.pinning import Digests, pin_file
 
 DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
                "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them

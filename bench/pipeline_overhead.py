@@ -54,7 +54,7 @@ def startup(root: Path) -> float:
     from sintra.store.store import Store
 
     store = Store(root / "cache")
-    record = next(r for r in store.records() if r["stage"] == "quality")
+    record = next(r for r in store.read_entries() if r["stage"] == "quality")
     order = {
         "key": record["key"],
         "stage": "quality",

@@ -168,8 +168,8 @@ def no_op(root: Path, variants: int, rounds: int) -> tuple[float, float]:
                 "stage": step.stage,
                 "action": step.action(store),
             }
-            store.entry(key).parent.mkdir(parents=True, exist_ok=True)
-            store.entry(key).write_text(
+            store.entry_path(key).parent.mkdir(parents=True, exist_ok=True)
+            store.entry_path(key).write_text(
                 json.dumps(record | {"files": [asdict(f) for f in artifact.files]}, sort_keys=True)
             )
     print(

@@ -75,9 +75,9 @@ def kld(graph: Graph, store: Store, recipe: Recipe, level: str) -> "np.ndarray":
     if isinstance(found, Failure):
         raise SystemExit(f"{step.name}: {found.message}")
     assert isinstance(found, Artifact)
-    return np.load(store.blob(next(f.sha256 for f in found.files if f.path == "kld.npy"))).astype(
-        np.float64
-    )
+    return np.load(
+        store.blob_path(next(f.sha256 for f in found.files if f.path == "kld.npy"))
+    ).astype(np.float64)
 
 
 def size(graph: Graph, store: Store, recipe: Recipe) -> int:

@@ -17,7 +17,7 @@ class Lab:
     def __init__(self, root, tiny, toolchain):
         self.root, self.tiny, self.number = root, tiny, 0
         store = Store(toolchain)
-        record = next(r for r in store.records() if r["stage"] == "toolchain")
+        record = next(r for r in store.read_entries() if r["stage"] == "toolchain")
         self.tools = store.lay_out(store.lookup(record["key"]), root / "tools")
         assert isinstance(store.lookup(record["key"]), Artifact)
         (root / "text").mkdir()

@@ -58,7 +58,8 @@ def test_headers_of_real_files(tiny, tmp_path, toolchain):
 
     whole = tmp_path / "whole.gguf"
     view = Store(toolchain).lay_out(
-        next(o for r in Store(toolchain).records() if (o := entries.outcome(r))), tmp_path / "tools"
+        next(o for r in Store(toolchain).read_entries() if (o := entries.read_outcome(r))),
+        tmp_path / "tools",
     )
     env = {**os.environ, "PYTHONPATH": str(view)}
     command = [
@@ -296,7 +297,7 @@ def test_an_odd_index(tiny, tmp_path, text):
 )
 def test_paths_in_entries_stay_inside(path):
     row = {"path": path, "size": 1, "sha256": "0" * 64}
-    assert entries.outcome({"files": [row]}) is None
+    assert entries.read_outcome({"files": [row]}) is None
 
 
 @pytest.mark.parametrize(
@@ -311,20 +312,23 @@ def test_paths_in_entries_stay_inside(path):
     ],
 )
 def test_malformed_files_in_entries(row):
-    assert entries.outcome({"files": [{"path": "f", "size": 1, "sha256": "0" * 64} | row]}) is None
+    assert (
+        entries.read_outcome({"files": [{"path": "f", "size": 1, "sha256": "0" * 64} | row]})
+        is None
+    )
 
 
 def test_every_flipped_bit_of_an_entry_is_noticed():
-    text = entries.text(
+    text = entries.format_entry(
         {"key": "a" * 64, "files": [{"path": "f", "size": 1, "sha256": "0" * 64}], "step": "s:x"}
     ).encode()
-    whole = entries.read(text, "a" * 64)
+    whole = entries.parse_entry(text, "a" * 64)
     assert whole is not None
     for at in range(len(text)):
         for bit in range(8):
             other = bytearray(text)
             other[at] ^= 1 << bit
-            found = entries.read(bytes(other), "a" * 64)
+            found = entries.parse_entry(bytes(other), "a" * 64)
             assert found is None or {k: found.get(k) for k in whole} == whole, (
                 "nothing of what it says may be another"
             )
@@ -341,9 +345,9 @@ def test_sealed_text_is_plain_json():
 
 def test_an_entry_of_another_key_is_a_miss(tmp_path):
     store = Store(tmp_path)
-    path = store.entry("b" * 64)
+    path = store.entry_path("b" * 64)
     path.parent.mkdir(parents=True)
-    path.write_text(entries.text({"key": "a" * 64, "files": []}))
+    path.write_text(entries.format_entry({"key": "a" * 64, "files": []}))
     assert store.lookup("b" * 64) is None
 
 

@@ -27,7 +27,7 @@ def explain(step: Step, store: Store) -> str:
         return "to be built: waits for " + ", ".join(
             s.name for s in step.inputs.values() if s.outcome(store) is None
         )
-    records = [r for r in store.records() if r.get("step") == step.name]
+    records = [r for r in store.read_entries() if r.get("step") == step.name]
     if any(r["key"] == step.key(store) for r in records):
         return "to be built: a file of its artifact is missing or damaged"
     if not records:
@@ -59,7 +59,7 @@ def typical_seconds(store: Store) -> dict[str, float]:
     import statistics  # not on the no-op path
 
     times: dict[str, list[float]] = {}
-    for record in store.records():
+    for record in store.read_entries():
         if "wall_s" in record:  # not in what others planned (sintra.study.sharing)
             times.setdefault(str(record.get("stage")), []).append(record["wall_s"])
     return {stage: statistics.median(seconds) for stage, seconds in times.items()}

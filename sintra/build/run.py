@@ -46,7 +46,7 @@ def run_step(
         "store": str(store.root.resolve()),
         "action": action,
         "hints": step.hints,
-        "locks": store.locks,
+        "locks": store.lock_kind,
         "cwd": str(Path.cwd()),
         "background": policy.background,
         "inputs": {role: _files(above, store) for role, above in step.inputs.items()},
@@ -113,7 +113,7 @@ def _explain(
     if worker_exit.cause == "memory":
         key = step.key(store)
         assert key is not None
-        store.excuse(
+        store.fail_this_run(
             key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})")
         )
         return

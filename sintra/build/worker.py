@@ -26,8 +26,9 @@ from sintra.core.errors import Infeasible, Transient, UserError, disk_trouble
 from sintra.core.process import die_with_parent, peak
 from sintra.core.stage import Context, Stage, cores, tool_version
 from sintra.core.types import Artifact, Failure, File
-from sintra.store.files import unique
-from sintra.store.locks import machine
+from sintra.store.entries import StepRecord
+from sintra.store.files import unique_name
+from sintra.store.locks import machine_lock_path
 from sintra.store.store import Store
 
 TRANSIENT = 75
@@ -66,7 +67,7 @@ def machine_lock(store: Store, stage: Stage) -> Iterator[None]:
     Other `doit`s on this cache wait for it too.
     """
     store.folder("lock")
-    with machine(store.root, store.locks).open("w") as handle:
+    with machine_lock_path(store.root, store.lock_kind).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
 
@@ -104,11 +105,11 @@ def perform(order: Order) -> None:
     with store.lock(order.key), machine_lock(store, stage):
         if store.lookup(order.key) is not None:
             return
-        folder = store.folder("tmp") / f"{order.key}.{unique()}"
+        folder = store.folder("tmp") / f"{order.key}.{unique_name()}"
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
-            about = {
+            about: StepRecord = {
                 "step": order.step,
                 "stage": order.stage,
                 "action": order.action,
@@ -129,7 +130,7 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
     for role, files in order.inputs.items():
         (folder / role).mkdir()
         artifact = Artifact(tuple(File(**f) for f in files))
-        if wrong := next((f for f in artifact.files if not store.genuine(f)), None):
+        if wrong := next((f for f in artifact.files if not store.check_blob(f)), None):
             raise Transient(
                 f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again "
                 "builds it anew"

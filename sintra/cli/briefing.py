@@ -52,7 +52,7 @@ def expected(workspace: Workspace) -> str:
     """How long it will take, as far as this cache's history tells."""
     own = [
         r
-        for r in history.times(workspace.store.root / "history.db")
+        for r in history.read_run_times(workspace.store.root / "history.db")
         if r["model"] == workspace.study.model
     ]
     if not own:

@@ -128,7 +128,13 @@ class Chain:
             names.append(step.name)
             if step.name not in self.seen:
                 self.seen.add(step.name)
-                yield step_task(step, store, self.workspace.policy, reasons.get(step.name))
+                yield step_task(
+                    step,
+                    store,
+                    self.workspace.policy,
+                    reasons.get(step.name),
+                    self.workspace.shared,
+                )
         last = given["stop"] is not None
         group = names if last else [*names, self.named("round", number + 1)]
         yield Task(
@@ -235,12 +241,12 @@ class Chain:
     def planned(self, graph: Graph, known: list[round_files.Round]) -> round_files.Round:
         """The next round: the planner's, or what others have planned from the same."""
         store = self.workspace.store
-        if store.shared is None or self.workspace.config.refresh:
+        if self.workspace.shared is None or self.workspace.config.refresh:
             return rounds.next_round(graph, store, known, say)
         from sintra.study import sharing
 
-        recalled = sharing.recalled(self.workspace, graph, known)
-        return recalled or sharing.remember(
+        pulled = sharing.pull_round(self.workspace, graph, known)
+        return pulled or sharing.share_round(
             self.workspace, graph, known, rounds.next_round(graph, store, known, say)
         )
 

@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doit.action import BaseAction
 from doit.exceptions import BaseFail, TaskError, TaskFailed
@@ -20,6 +20,9 @@ from sintra.config.policy import RunPolicy
 from sintra.core.errors import Transient, UserError, disk_trouble
 from sintra.core.types import Failure
 from sintra.store.store import Store
+
+if TYPE_CHECKING:
+    from sintra.store.remote.shared import SharedStore
 
 COUNTS = {"built": 0, "cached": 0, "failed": 0}
 
@@ -99,21 +102,27 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
     key = step.key(store)
     if key is None:
         raise error
-    store.excuse(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
+    store.fail_this_run(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
 
 
-def step_task(step: Step, store: Store, policy: RunPolicy | None, why: str | None = None) -> Task:
-    """The doit task of a step."""
+def step_task(
+    step: Step,
+    store: Store,
+    policy: RunPolicy | None,
+    why: str | None = None,
+    shared: SharedStore | None = None,
+) -> Task:
+    """The doit task of a step. shared: where others may have its outcome."""
 
     def work() -> None:
         from sintra.build.run import run_step  # not on the no-op path
-        from sintra.study.sharing import made
+        from sintra.study.sharing import make_step
 
         gc.enable()
         start, how = time.monotonic(), "built"
         try:
             with CONSOLE.step(step.name, typical_seconds(store).get(step.stage)):
-                how = made(step, store, lambda: run_step(step, store, policy, say))
+                how = make_step(step, store, shared, lambda: run_step(step, store, policy, say))
         except Transient as error:
             if not step.plugin.optional:
                 raise
@@ -134,7 +143,7 @@ def step_task(step: Step, store: Store, policy: RunPolicy | None, why: str | Non
 
     def clean(dryrun: bool) -> None:
         key = step.key(store)
-        if key and store.record(key):
+        if key and store.read_entry(key):
             print(f"forget {step.name}")
             if not dryrun:
                 step.forget(store)

@@ -18,7 +18,7 @@ from sintra.config.options import Config, HardwareConf, from_json
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import keep
+from sintra.store.files import write_if_possible
 
 TIMEOUT = "limits.timeout"  # stage -> seconds
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
@@ -216,7 +216,7 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> Config:
                 _write_profile(Path(folder), profile)
             values = _compose(root, checked(root, raw), [folder] if profiles else [])
         if path:
-            keep(path, sealed(canonical(values)))
+            write_if_possible(path, sealed(canonical(values)))
     return from_json(Config, values)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sintra.planning.state import ADVISER
+from sintra.store.history import HistoryRow
 
 Row = dict[str, Any]
 
@@ -72,7 +73,7 @@ def outcomes(result: Row) -> list[tuple[float, bool]]:
     ]
 
 
-def last_of_each(rows: Iterable[Row]) -> list[Row]:
+def last_of_each(rows: Iterable[HistoryRow]) -> list[Row]:
     """The last result of each study, from rows of the history; those from before this was recorded
     are left out.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from sintra.core.errors import UserError
 from sintra.results import validation
 from sintra.store import history
-from sintra.store.files import unique
+from sintra.store.files import unique_name
 from sintra.store.store import Store
 
 
@@ -22,7 +22,9 @@ def present(root: Path) -> str | None:
 def point(root: Path, study: str) -> None:
     """outputs/latest -> the study's folder, in one step."""
     latest = root / "outputs" / "latest"
-    temporary = latest.with_name(f".latest.{unique()}")  # studies of one process may end at once
+    temporary = latest.with_name(
+        f".latest.{unique_name()}"
+    )  # studies of one process may end at once
     temporary.symlink_to(study)
     os.replace(temporary, latest)
 
@@ -49,7 +51,7 @@ def promote(root: Path, store: Store, study: str, changed: bool) -> str:
 def retreat(root: Path, store: Store) -> str | None:
     """Go to the newest other study that met its goal and is sound; None where there is none."""
     was, seen = present(root), set()
-    for row in reversed(history.rows(store.root / "history.db")):
+    for row in reversed(history.read_results(store.root / "history.db")):
         study = str(row["study"])
         if (
             row["status"] != "met"

@@ -73,7 +73,7 @@ def sound(store: Store, out: Path, what: dict[str, Artifact]) -> bool:
     if models(out) != {p.parts[0] for p in files}:
         return False
     return all(
-        (out / path).is_file() and _same(out / path, store.blob(digest), size)
+        (out / path).is_file() and _same(out / path, store.blob_path(digest), size)
         for path, (size, digest) in files.items()
     )
 
@@ -101,7 +101,7 @@ def put(store: Store, out: Path, what: dict[str, Artifact]) -> None:
         for path, (_, digest) in parts(made).items():
             target = out / folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(store.blob(digest), target)
+            link_or_copy(store.blob_path(digest), target)
     if not any(path == "model.gguf" for made in [what.get("")] if made for path in parts(made)):
         (out / "model.gguf").unlink(missing_ok=True)
 
@@ -120,7 +120,7 @@ def put_extra(store: Store, out: Path, what: dict[str, Artifact]) -> dict[str, s
     for folder, made in what.items():
         for file in made.files:
             (out / folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(store.blob(file.sha256), out / folder / file.path)
+            link_or_copy(store.blob_path(file.sha256), out / folder / file.path)
     return {f"{folder}/{f.path}": f.sha256 for folder, made in what.items() for f in made.files}
 
 
@@ -209,7 +209,7 @@ def remember(workspace: Workspace, result: dict[str, Any]) -> None:
     """
     digest = sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
     try:
-        history.append(workspace.store.root / "history.db", result, digest)
+        history.append_result(workspace.store.root / "history.db", result, digest)
     except (sqlite3.OperationalError, OSError) as error:
         print(f"sintra: the history can't be written: {error}", file=sys.stderr)
 

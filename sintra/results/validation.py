@@ -23,7 +23,7 @@ from sintra.core.stage import Context, cores
 from sintra.core.types import Artifact, File
 from sintra.formats.runtime.call import PACKAGE
 from sintra.formats.runtime.environments import python_of
-from sintra.store.files import hash_file, unique, write_atomic
+from sintra.store.files import hash_file, unique_name, write_atomic
 from sintra.store.store import Store
 
 START = (
@@ -139,7 +139,7 @@ def interpreter(recipe: Recipe, manifest: dict[str, Any], store: Store) -> str:
     name = format_of(recipe.format).environment
     if not name:
         return sys.executable
-    keep = store.folder("tmp") / unique()
+    keep = store.folder("tmp") / unique_name()
     return python_of(Context({}, {}, keep, {}, keep, 1), name, manifest["locks"][name])
 
 

@@ -1,79 +1,136 @@
-"""What an AC entry may say: read strictly, since caches are shared and disks rot. Anything else is
-a miss.
+"""AC entries as they lie on disk: written with a checksum, read strictly.
 
-A path in an entry becomes a path on disk (a view, outputs/), and a digest becomes the name of a
-blob: neither may lead anywhere else.
+Caches are shared and disks lose bits, so whatever isn't exactly an entry is a miss. A path in an
+entry becomes a path on disk (a view, outputs/), and a digest becomes the name of a blob: neither
+may lead anywhere else.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.types import Artifact, Failure, File
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LONGEST, LONGEST_NAME = 1024, 200  # filesystems take 4096 and 255, of which ours are a part
+LONGEST_PATH, LONGEST_NAME = 1024, 200  # filesystems take 4096 and 255, of which ours are a part
 
 
-def text(data: dict[str, Any]) -> str:
-    """An entry as it is written."""
-    return sealed(json.dumps(data, sort_keys=True))
+class MalformedEntry(ValueError):
+    """What an AC entry says is not an artifact; the message names the fault."""
 
 
-def read(raw: bytes, key: str) -> dict[str, Any] | None:
-    """An entry's content, or None where it isn't what was written, isn't this key's, or names no
-    outcome that may be used.
+class FileRow(TypedDict):
+    """One file of an artifact, as JSON."""
+
+    path: str  # relative, with /
+    size: int  # bytes
+    sha256: str  # 64 hex digits: the blob's name
+
+
+class FailureRow(TypedDict, total=False):
+    """A failed step, as JSON."""
+
+    kind: Required[str]  # unsupported, out_of_memory, not_a_number, refused
+    message: Required[str]
+    log: str  # the last lines of the worker's log
+
+
+class StepRecord(TypedDict, total=False):
+    """What an entry says about its step, beside the key and the outcome."""
+
+    step: str  # the step's name, "stage:label"
+    stage: str
+    action: dict[str, Any]  # everything that the key is the digest of
+    peak_rss: float  # bytes
+    wall_s: float  # seconds
+    made: str  # UTC, as 2026-01-31T12:00:00Z
+
+
+class Entry(StepRecord, total=False):
+    """An AC entry: a step's key and its outcome, which is either files or a failure."""
+
+    key: Required[str]  # SHA-256 of the action's canonical JSON, 64 hex digits
+    files: list[FileRow]
+    failure: FailureRow
+
+
+def file_row(file: File) -> FileRow:
+    """Return one file of an artifact as JSON."""
+    return {"path": file.path, "size": file.size, "sha256": file.sha256}
+
+
+def format_entry(entry: Entry) -> str:
+    """Return an entry's text as it is written to disk, with its checksum."""
+    return sealed(json.dumps(entry, sort_keys=True))
+
+
+def parse_entry(raw: bytes, key: str) -> Entry | None:
+    """Read an entry from its bytes.
+
+    Return None where they aren't what was written, are another key's, or name no usable outcome.
     """
     data = unsealed(raw)
-    if data is None or data.get("key") != key:
+    if data is None or data.get("key") != key or read_outcome(data) is None:
         return None
-    return data if outcome(data) is not None else None
+    return cast(Entry, data)
 
 
-def outcome(data: dict[str, Any]) -> Artifact | Failure | None:
-    """The artifact or the failure that an entry names; None where it is malformed."""
-    if "failure" in data:
-        found = data["failure"]
-        good = (
-            isinstance(found, dict)
-            and set(found) <= {"kind", "message", "log"}
-            and {"kind", "message"} <= set(found)
-        )
-        return (
-            Failure(**found) if good and all(isinstance(v, str) for v in found.values()) else None
-        )
-    rows = data.get("files")
+def read_outcome(entry: Mapping[str, Any]) -> Artifact | Failure | None:
+    """Return the artifact or the failure that an entry names; None where it is malformed."""
+    if "failure" in entry:
+        return _read_failure(entry["failure"])
+    try:
+        return Artifact(parse_files(entry.get("files")))
+    except MalformedEntry:
+        return None
+
+
+def _read_failure(row: Any) -> Failure | None:
+    """Return the failure in a row; None where it has other keys or values that are not texts."""
+    if not isinstance(row, dict):
+        return None
+    complete = {"kind", "message"} <= set(row) <= {"kind", "message", "log"}
+    return Failure(**row) if complete and all(isinstance(v, str) for v in row.values()) else None
+
+
+def parse_files(rows: object) -> tuple[File, ...]:
+    """Return the files of an artifact: each path once, none of them the folder of another.
+
+    Raises MalformedEntry.
+    """
     if not isinstance(rows, list):
-        return None
-    files = [file(row) for row in rows]
-    made = tuple(f for f in files if f is not None)
-    paths = {f.path for f in made}
-    above = {str(p) for f in made for p in PurePosixPath(f.path).parents}
-    return Artifact(made) if len(made) == len(files) == len(paths) and not paths & above else None
+        raise MalformedEntry("it has neither files nor a failure")
+    files = tuple(parse_file(row) for row in rows)
+    paths = {file.path for file in files}
+    if len(paths) < len(files):
+        raise MalformedEntry("it names a path twice")
+    if paths & {str(folder) for path in paths for folder in PurePosixPath(path).parents}:
+        raise MalformedEntry("one of its files is the folder of another")
+    return files
 
 
-def file(row: Any) -> File | None:
-    """One file of an artifact; None where its path, size or digest can't be one."""
+def parse_file(row: object) -> File:
+    """Return one file of an artifact. Raises MalformedEntry."""
     if not isinstance(row, dict) or set(row) != {"path", "size", "sha256"}:
-        return None
+        raise MalformedEntry("one of its files is malformed")
     path, size, digest = row["path"], row["size"], row["sha256"]
-    if (
-        not isinstance(digest, str)
-        or not DIGEST.fullmatch(digest)
-        or type(size) is not int
-        or size < 0
-    ):
-        return None
-    return File(path, size, digest) if isinstance(path, str) and inside(path) else None
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise MalformedEntry("one of its digests is not a SHA-256")
+    if type(size) is not int or size < 0:
+        raise MalformedEntry("one of its sizes is not a number of bytes")
+    if not isinstance(path, str) or not stays_inside(path):
+        raise MalformedEntry(f"the path {str(path)[:60]!r} leaves its folder")
+    return File(path, size, digest)
 
 
-def inside(path: str) -> bool:
-    """Whether a posix path stays in the folder that it is relative to."""
-    if not path or len(path) > LONGEST or "\0" in path or "\\" in path or not path.isprintable():
+def stays_inside(path: str) -> bool:
+    """Return whether a posix path is plain and stays in the folder that it is relative to."""
+    if not path or len(path) > LONGEST_PATH or "\\" in path or not path.isprintable():
         return False
     parts = PurePosixPath(path).parts
     if any(len(part.encode()) > LONGEST_NAME for part in parts):

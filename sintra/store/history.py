@@ -1,228 +1,296 @@
-"""Every result of every study, in SQLite: append-only, with migrations by `PRAGMA user_version`.
+"""Keep every result of every study in SQLite: append-only, migrated by `PRAGMA user_version`.
 
-A row has a sum over what it holds. Where the file or a row is damaged, what can be read goes on in
-a new file, and the old one is put into quarantine.
+A row has a checksum over what it holds. Where the file or a row is damaged, what can be read goes
+on in a new file, and the old one is put into quarantine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.recipe import Recipe
-from sintra.store.locks import exclusive, leased
+from sintra.store.files import move_to_quarantine
+from sintra.store.locks import hold_lock, uses_leases
 
 MIGRATIONS = (
     """CREATE TABLE result (
-        id INTEGER PRIMARY KEY, made TEXT NOT NULL, study TEXT NOT NULL, model TEXT NOT NULL, hardware TEXT NOT NULL,
-        goal TEXT NOT NULL, status TEXT NOT NULL, winner TEXT, digest TEXT NOT NULL, result TEXT NOT NULL
+        id INTEGER PRIMARY KEY, made TEXT NOT NULL, study TEXT NOT NULL, model TEXT NOT NULL,
+        hardware TEXT NOT NULL, goal TEXT NOT NULL, status TEXT NOT NULL, winner TEXT,
+        digest TEXT NOT NULL, result TEXT NOT NULL
     );
     CREATE INDEX result_study ON result (study, id);""",
     "ALTER TABLE result ADD COLUMN learned TEXT;",
     "ALTER TABLE result ADD COLUMN sum TEXT;",
 )
-SHORT = ("made", "study", "model", "hardware", "goal", "status", "winner", "digest", "learned")
-PASSING = (
-    "locked",
-    "readonly",
-    "unable to open",
-    "full",
-    "disk I/O",
-)  # of sqlite's messages: no damage
-Found = TypeVar("Found")
+SUMMARY_COLUMNS = (  # all but the result itself, which is large
+    "made",
+    "study",
+    "model",
+    "hardware",
+    "goal",
+    "status",
+    "winner",
+    "digest",
+    "learned",
+)
+# Words of SQLite's messages that speak of a fault that may pass, not of a damaged file:
+PASSING_FAULTS = ("locked", "readonly", "unable to open", "full", "disk I/O")
+LARGEST_GAP = 100  # of consecutive ids without a readable row, before a salvage ends
+T = TypeVar("T")
+
+
+class SummaryRow(TypedDict):
+    """What every row of the table `result` has."""
+
+    id: NotRequired[int]
+    made: str  # when it was written: UTC, as 2026-01-31T12:00:00Z
+    study: str  # the study's id
+    model: str
+    hardware: str
+    goal: str  # the goal's name
+    status: str  # met, unmet, infeasible, undecided
+    winner: str | None  # the name of the winner's recipe
+    digest: str  # SHA-256 of the result without what belongs to the run
+    sum: NotRequired[str | None]  # the checksum; None in rows from before there was one
+
+
+class HistoryRow(SummaryRow):
+    """A row of the table `result`."""
+
+    learned: str | None  # JSON: what later studies may learn from it
+    result: str  # JSON: result.json
+
+
+class LessonRow(SummaryRow):
+    """A row of a study that taught something, without its result."""
+
+    learned: str  # JSON: what later studies may learn from it
+
+
+class RunTime(TypedDict):
+    """How long a study's run took."""
+
+    model: str
+    wall_s: float  # seconds
+    built: int  # steps that the run built
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database, brought up to date; commits at the end."""
+def open_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database, brought up to date; commit at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     base = sqlite3.connect(path, timeout=30)
     try:
-        shared = leased(path.parent, "auto")
+        networked = uses_leases(path.parent, "auto")
         with ExitStack() as stack:
             with ExitStack() as opening:  # two may open a new database at once
-                (stack if shared else opening).enter_context(
-                    exclusive(path.with_suffix(".lock"), "auto")
+                (stack if networked else opening).enter_context(
+                    hold_lock(path.with_suffix(".lock"), "auto")
                 )
-                migrate(base, shared)
+                migrate(base, networked)
             with base:
                 yield base
     finally:
         base.close()
 
 
-def migrate(base: sqlite3.Connection, shared: bool = False) -> None:
-    """Run the migrations that the database hasn't seen. shared: on a network filesystem, where WAL
-    doesn't work (https://sqlite.org/wal.html) and the caller holds a lease all along.
+def migrate(base: sqlite3.Connection, networked: bool = False) -> None:
+    """Run the migrations that the database hasn't seen.
+
+    networked: it lies on a network filesystem, where WAL doesn't work
+    (https://sqlite.org/wal.html) and the caller holds a lease all along.
     """
-    base.execute(f"PRAGMA journal_mode={'DELETE' if shared else 'WAL'}")
+    base.execute(f"PRAGMA journal_mode={'DELETE' if networked else 'WAL'}")
     version = base.execute("PRAGMA user_version").fetchone()[0]
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
 
 
-def append(path: Path, result: dict[str, Any], digest: str) -> bool:
-    """Add a result unless it is what this study's last row says; returns whether it was added."""
-    winner = Recipe.of(result["winner"]["recipe"]).name if result["winner"] else None
-    row = {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "study": result["study"],
-        "model": result["model"],
-        "hardware": result["hardware"],
-        "goal": result["goal"]["name"],
-        "status": result["status"],
-        "winner": winner,
-        "digest": digest,
-        "result": json.dumps(result),
-        "learned": json.dumps(result["learned"]) if result.get("learned") else None,
-    }
+def append_result(path: Path, result: Mapping[str, Any], digest: str) -> bool:
+    """Add a result unless it is what this study's last row says; return whether it was added.
+
+    Raises sqlite3.OperationalError where the database can't be written.
+    """
+    row = _row_of(result, digest)
 
     def add(base: sqlite3.Connection) -> bool:
         base.row_factory = sqlite3.Row
         last = base.execute(
             "SELECT * FROM result WHERE study = ? ORDER BY id DESC", (row["study"],)
         ).fetchone()
-        if last and last["digest"] == digest and _sound(dict(last)):
+        if last and last["digest"] == digest and _is_sound(dict(last)):
             return False
         _insert(base, row)
         return True
 
-    return _tried(path, add)
+    return _with_database(path, add)
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """All results, the oldest first."""
-    return _select(path, "SELECT * FROM result ORDER BY id")
+def _row_of(result: Mapping[str, Any], digest: str) -> HistoryRow:
+    """Return the row of a result of now."""
+    winner = result["winner"]
+    return {
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "study": result["study"],
+        "model": result["model"],
+        "hardware": result["hardware"],
+        "goal": result["goal"]["name"],
+        "status": result["status"],
+        "winner": Recipe.of(winner["recipe"]).name if winner else None,
+        "digest": digest,
+        "result": json.dumps(result),
+        "learned": json.dumps(result["learned"]) if result.get("learned") else None,
+    }
 
 
-def lessons(path: Path) -> list[dict[str, Any]]:
-    """What each study taught, by its last result, the oldest first; without the results, which are
-    large.
+def read_results(path: Path) -> list[HistoryRow]:
+    """Return all results, the oldest first. Raises sqlite3.OperationalError."""
+    return cast(list[HistoryRow], _select(path, "SELECT * FROM result ORDER BY id"))
+
+
+def read_lessons(path: Path) -> list[LessonRow]:
+    """Return the last row of each study that taught something, the oldest first.
+
+    The rows are without the results, which are large. Raises sqlite3.OperationalError.
     """
-    return _select(
-        path,
-        f"SELECT id, {', '.join(SHORT)}, sum FROM result WHERE id IN (SELECT MAX(id) FROM result "
-        "GROUP BY study) AND learned IS NOT NULL ORDER BY id",
+    query = (
+        f"SELECT id, {', '.join(SUMMARY_COLUMNS)}, sum FROM result WHERE id IN (SELECT MAX(id) "
+        "FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id"
     )
+    return cast(list[LessonRow], _select(path, query))
 
 
-def times(path: Path) -> list[dict[str, Any]]:
-    """Of each result its model, how long its run took (seconds) and how many steps that built, the
-    oldest first.
+def read_run_times(path: Path) -> list[RunTime]:
+    """Return how long each run that built something took, the oldest first.
+
+    Raises sqlite3.OperationalError.
     """
-    found = ((r["model"], json.loads(r["result"])) for r in rows(path))
+    results = ((row["model"], json.loads(row["result"])) for row in read_results(path))
     return [
-        {"model": model, "wall_s": r["wall_s"], "built": r["steps"]["built"]}
-        for model, r in found
-        if r["steps"]["built"]
+        {"model": model, "wall_s": result["wall_s"], "built": result["steps"]["built"]}
+        for model, result in results
+        if result["steps"]["built"]
     ]
 
 
-def forget(path: Path, study: str | None) -> int:
-    """Delete a study's results, or all of them; returns how many rows went. What it taught is gone
-    with them.
+def delete_results(path: Path, study: str | None) -> int:
+    """Delete a study's results, or all where it is None; return how many rows went.
+
+    What the study taught goes with them. Raises sqlite3.OperationalError.
     """
     if not path.exists():
         return 0
-    where, given = ("WHERE study = ?", (study,)) if study is not None else ("", ())
-    return _tried(path, lambda base: base.execute(f"DELETE FROM result {where}", given).rowcount)
+    where, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+
+    def delete(base: sqlite3.Connection) -> int:
+        return base.execute(f"DELETE FROM result {where}", values).rowcount
+
+    return _with_database(path, delete)
 
 
-def _insert(base: sqlite3.Connection, row: dict[str, Any]) -> None:
-    names = (*SHORT, "result")
-    marks = ", ".join("?" * (len(names) + 1))
+def _insert(base: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+    """Add a row with its checksum."""
+    columns = (*SUMMARY_COLUMNS, "result")
+    marks = ", ".join("?" * (len(columns) + 1))
     base.execute(
-        f"INSERT INTO result ({', '.join(names)}, sum) VALUES ({marks})",
-        (*(row[n] for n in names), _sum(row)),
+        f"INSERT INTO result ({', '.join(columns)}, sum) VALUES ({marks})",
+        (*(row[name] for name in columns), _checksum(row)),
     )
 
 
-def _sum(row: dict[str, Any]) -> str:
-    """Two digests: of what is short, and of the result."""
-    short = sha256(canonical([row[name] for name in SHORT]))
-    return f"{short}:{sha256(row['result'])}" if "result" in row else short
+def _checksum(row: Mapping[str, Any]) -> str:
+    """Return two digests with a colon between: of the summary columns, and of the result.
+
+    For a row without its result it is the first alone.
+    """
+    summary = sha256(canonical([row[name] for name in SUMMARY_COLUMNS]))
+    return f"{summary}:{sha256(row['result'])}" if "result" in row else summary
 
 
-def _sound(row: dict[str, Any]) -> bool:
-    """Whether a row is what was written; one from before there were sums, whether it can be read."""
+def _is_sound(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is what was written.
+
+    A row from before there were checksums is sound where its JSON can be read.
+    """
     try:
-        if row["sum"] is not None:
-            return bool(row["sum"].startswith(_sum(row)))
-        return all(
-            row.get(name) is None or isinstance(json.loads(row[name]), dict)
-            for name in ("result", "learned")
-        )
+        checksum = row["sum"]
+        if checksum is not None:
+            return bool(checksum.startswith(_checksum(row)))
+        texts = (row.get("result"), row.get("learned"))
+        return all(text is None or isinstance(json.loads(text), dict) for text in texts)
     except (ValueError, TypeError, AttributeError):
         return False
 
 
 def _select(path: Path, query: str) -> list[dict[str, Any]]:
+    """Return the sound rows of a query; mend the file where there are others."""
+
     def read(base: sqlite3.Connection) -> list[dict[str, Any]]:
         base.row_factory = sqlite3.Row
-        return [dict(r) for r in base.execute(query)]
+        return [dict(row) for row in base.execute(query)]
 
-    found = _tried(path, read) if path.exists() else []
-    if all(_sound(r) for r in found):
-        return found
-    with contextlib.suppress(OSError):  # a cache that is read-only
-        mend(path)
-    return [r for r in found if _sound(r)]
+    rows = _with_database(path, read) if path.exists() else []
+    sound = [row for row in rows if _is_sound(row)]
+    if len(sound) < len(rows):
+        with contextlib.suppress(OSError):  # a cache that is read-only
+            mend_database(path)
+    return sound
 
 
-def _tried(path: Path, work: Callable[[sqlite3.Connection], Found]) -> Found:
-    """Do some work; a damaged file is mended first. Raises sqlite3.OperationalError for what isn't
-    damage.
+def _with_database(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Do some work on the database; mend a damaged file first.
+
+    Raises sqlite3.OperationalError for what isn't damage.
     """
     try:
-        with opened(path) as base:
+        with open_database(path) as base:
             return work(base)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        if any(word in str(error) for word in PASSING):
+        if any(word in str(error) for word in PASSING_FAULTS):
             raise
-        mend(path)
-    with opened(path) as base:
+        mend_database(path)
+    with open_database(path) as base:
         return work(base)
 
 
-def mend(path: Path) -> None:
+def mend_database(path: Path) -> None:
     """Put a damaged history into quarantine, and all of its rows that are sound into a new one."""
-    aside = path.parent / "quarantine" / f"{path.name}.{os.urandom(4).hex()}"
-    aside.parent.mkdir(exist_ok=True, mode=0o700)
-    os.replace(path, aside)
-    for end in ("-wal", "-shm"):
-        if path.with_name(path.name + end).exists():
-            os.replace(path.with_name(path.name + end), aside.with_name(aside.name + end))
-    kept = list(_salvaged(aside))
-    with opened(path) as base:
-        for row in kept:
+    damaged = move_to_quarantine(path.parent, path, companions=("-wal", "-shm"))
+    rows = list(_salvage_rows(damaged))
+    with open_database(path) as base:
+        for row in rows:
             _insert(base, row)
     print(
-        f"sintra: {path.name} was damaged: {len(kept)} results are kept, the old file is {aside}",
+        f"sintra: {path.name} was damaged: {len(rows)} results are kept, the old file is {damaged}",
         file=sys.stderr,
     )
 
 
-def _salvaged(path: Path) -> Iterator[dict[str, Any]]:
-    """The sound rows of a damaged database, as far as they can be read."""
+def _salvage_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the sound rows of a damaged database, as far as they can be read."""
     base = sqlite3.connect(path)
     base.row_factory = sqlite3.Row
     number, missed = 0, 0
-    while missed < 100:
+    while missed < LARGEST_GAP:
         number += 1
         try:
-            found = base.execute("SELECT * FROM result WHERE id = ?", (number,)).fetchone()
+            row = base.execute("SELECT * FROM result WHERE id = ?", (number,)).fetchone()
         except (sqlite3.Error, UnicodeDecodeError):
-            found = None
-        missed = 0 if found else missed + 1
-        if found and _sound(dict(found) | {"sum": dict(found).get("sum")}):
-            yield {"learned": None} | dict(found)
+            row = None
+        if row is None:
+            missed += 1
+            continue
+        missed = 0
+        values = {"sum": None, **dict(row)}
+        if _is_sound(values):
+            yield {"learned": None, **values}
     base.close()

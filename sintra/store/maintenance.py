@@ -1,22 +1,25 @@
-"""`doit verify`, `doit gc`: whether the cache is sound, and what of it goes."""
+"""Check whether the cache is sound (`doit verify`), and delete what nobody needs (`doit gc`)."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import hash_file, keep
+from sintra.core.types import File
+from sintra.store.files import change_mark, hash_file, write_if_possible
 from sintra.store.store import Store
 
-KEYS, PIN = "keys.json", "pinned"
+KEYS_FILE = "keys.json"  # in a study's folder: the keys that it stands on
+PIN_FILE = "pinned"  # likewise: there while the study is pinned
+GRACE_S = 3600.0  # younger entries and blobs stay, since a study may be at work on them; seconds
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {
     "": 1,
@@ -30,211 +33,320 @@ BYTES = {
     "ti": 2**40,
 }
 
+Marks = dict[str, list[int]]  # by digest: change marks of blobs that were found sound
+
 
 @dataclass(frozen=True)
-class Root:
-    """A recorded study: the keys that it stands on, when it was last run (seconds since 1970), and
-    why it stays whatever its age ("pinned", "in outputs/"; empty: it may go).
-    """
+class RecordedStudy:
+    """A study of this cache, as far as it decides what `doit gc` keeps."""
 
-    study: str
-    keys: frozenset[str]
-    used: float
-    held: str
+    name: str  # the study's id
+    keys: frozenset[str]  # of the steps that it stands on
+    last_run: float  # seconds since 1970
+    kept_because: str  # "pinned" or "in outputs/": it stays whatever its age; "": it may go
 
 
-def roots(root: Path, store: Store) -> list[Root]:
-    """Every study of this cache, the one used longest ago first."""
-    found = []
-    for path in (store.root / "studies").glob(f"*/{KEYS}"):
-        study = path.parent.name
-        delivered = (root / "outputs" / study / "result.json").exists()
-        held = "pinned" if (path.parent / PIN).exists() else "in outputs/" if delivered else ""
+class Damage(NamedTuple):
+    """A blob or an entry that isn't as it was written."""
+
+    file: File
+    problem: str  # "damaged" or "missing"
+    step: str  # the name of the step that made it
+
+
+class Deletion(NamedTuple):
+    """What `delete_unneeded` deleted, or would delete."""
+
+    entries: int  # AC entries
+    blobs: int
+    freed_bytes: int
+
+
+class BlobSizes:
+    """Which blobs a set of keys needs, and how many bytes they are."""
+
+    def __init__(self, store: Store) -> None:
+        self.sizes: dict[str, dict[str, int]] = {}  # key -> digest of a blob -> its bytes
+        for entry in store.read_entries():
+            self.sizes[entry["key"]] = {f["sha256"]: f["size"] for f in entry.get("files", ())}
+
+    def blobs(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the bytes of every blob that these keys need, by digest."""
+        return {digest: count for key in keys for digest, count in self.sizes.get(key, {}).items()}
+
+    def total(self, keys: Iterable[str]) -> int:
+        """Return the bytes that these keys need, each blob counted once."""
+        return sum(self.blobs(keys).values())
+
+
+def recorded_studies(root: Path, store: Store) -> list[RecordedStudy]:
+    """Return every study of this cache, the one run longest ago first. Raises UserError."""
+    studies = []
+    for path in (store.root / "studies").glob(f"*/{KEYS_FILE}"):
+        name = path.parent.name
+        delivered = (root / "outputs" / name / "result.json").exists()
+        pinned = (path.parent / PIN_FILE).exists()
         try:
             keys = frozenset(json.loads(path.read_text()))
         except ValueError:
             raise UserError(
                 f"{path} can't be read: run that study again, or delete the file"
             ) from None
-        found.append(Root(study, keys, path.stat().st_mtime, held))
-    return sorted(found, key=lambda r: (r.used, r.study))
+        reason = "pinned" if pinned else "in outputs/" if delivered else ""
+        studies.append(RecordedStudy(name, keys, path.stat().st_mtime, reason))
+    return sorted(studies, key=lambda s: (s.last_run, s.name))
 
 
-def age(text: str) -> float:
-    """30d, 12h, 2w in seconds. Raises UserError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
-    if not found:
-        raise UserError(f"--older={text} is no age: 12h, 30d, 8w")
-    return float(found[1]) * SECONDS[found[2]]
+def parse_age(text: str) -> float:
+    """Return 30d, 12h or 2w in seconds. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
+    if not match:
+        raise UserError(f"--older={text} is not an age: 12h, 30d, 8w")
+    return float(match[1]) * SECONDS[match[2]]
 
 
-def size(text: str) -> float:
-    """20G, 500M (powers of ten), 4GiB (of two) in bytes. Raises UserError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if not found or found[2] not in BYTES:
-        raise UserError(f"--max-size={text} is no size: 500M, 20G, 4GiB")
-    return float(found[1]) * BYTES[found[2]]
+def parse_size(text: str) -> float:
+    """Return 20G or 500M (powers of ten) or 4GiB (of two) in bytes. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if not match or match[2] not in BYTES:
+        raise UserError(f"--max-size={text} is not a size: 500M, 20G, 4GiB")
+    return float(match[1]) * BYTES[match[2]]
 
 
-class Sizes:
-    """Which blobs a set of keys needs, and how many bytes they are."""
+def choose_studies_to_drop(
+    studies: list[RecordedStudy],
+    sizes: BlobSizes,
+    older_s: float | None,
+    max_bytes: float | None,
+    now: float,
+) -> list[RecordedStudy]:
+    """Return the studies that go, none of which is pinned or in outputs/.
 
-    def __init__(self, store: Store) -> None:
-        self.files: dict[str, dict[str, int]] = {}
-        for data in store.records():
-            self.files[data["key"]] = {f["sha256"]: f["size"] for f in data.get("files", ())}
-
-    def blobs(self, keys: Iterable[str]) -> dict[str, int]:
-        """Blob -> bytes."""
-        return {digest: count for key in keys for digest, count in self.files.get(key, {}).items()}
-
-    def total(self, keys: Iterable[str]) -> int:
-        """Bytes, each blob once."""
-        return sum(self.blobs(keys).values())
-
-
-def chosen(
-    found: list[Root], sizes: Sizes, older_s: float | None, most: float | None, now: float
-) -> list[Root]:
-    """The studies that go: those that nothing holds and that weren't run for so long, then the ones
-    used longest ago until the rest is small enough.
+    These are the studies that weren't run for `older_s` seconds, then the ones run longest ago
+    until what the rest needs is at most `max_bytes`. studies: the one run longest ago first.
     """
-    free = [r for r in found if not r.held]
-    gone = [r for r in free if older_s is not None and now - r.used > older_s]
-    for each in free:
-        if most is None or sizes.total({k for r in found if r not in gone for k in r.keys}) <= most:
+    free = [s for s in studies if not s.kept_because]
+    dropped = [s for s in free if older_s is not None and now - s.last_run > older_s]
+    for study in free:
+        if max_bytes is None or sizes.total(_keys_of_rest(studies, dropped)) <= max_bytes:
             break
-        if each not in gone:
-            gone.append(each)
-    return gone
+        if study not in dropped:
+            dropped.append(study)
+    return dropped
 
 
-def collect(root: Path, store: Store, dry_run: bool, older: str, max_size: str) -> None:
-    """Delete what no study needs that stays. Raises UserError."""
-    older_s, most = age(older) if older else None, size(max_size) if max_size else None
-    found, sizes, now = roots(root, store), Sizes(store), time.time()
-    gone = chosen(found, sizes, older_s, most, now)
-    for each in gone:
-        print(
-            f"{'would drop' if dry_run else 'dropped'} {each.study}, last run "
-            f"{(now - each.used) / 86400:.0f} days ago"
-        )
-        if not dry_run:
-            (
-                store.root / "studies" / each.study / KEYS
-            ).unlink()  # its rounds stay: the same command makes the same again
-    stays = {k for r in found if r not in gone for k in r.keys}
-    entries, blobs, freed = store.gc(stays, dry_run)
+def _keys_of_rest(studies: list[RecordedStudy], dropped: list[RecordedStudy]) -> set[str]:
+    """Return the keys of the studies that stay."""
+    return {key for study in studies if study not in dropped for key in study.keys}
+
+
+def collect_garbage(root: Path, store: Store, dry_run: bool, older: str, max_size: str) -> None:
+    """Delete what no study needs that stays, and print what went. Raises UserError.
+
+    older, max_size: the options as they were typed, "" for none. dry_run: only print.
+    """
+    older_s = parse_age(older) if older else None
+    max_bytes = parse_size(max_size) if max_size else None
+    studies, sizes, now = recorded_studies(root, store), BlobSizes(store), time.time()
+    dropped = choose_studies_to_drop(studies, sizes, older_s, max_bytes, now)
+    _drop_studies(store, dropped, dry_run, now)
+    needed = _keys_of_rest(studies, dropped)
+    deletion = delete_unneeded(store, needed, dry_run)
     print(
-        f"{'would delete' if dry_run else 'deleted'} {entries} entries and {blobs} blobs, "
-        f"{freed / 1e6:.1f} MB"
+        f"{'would delete' if dry_run else 'deleted'} {deletion.entries} entries and "
+        f"{deletion.blobs} blobs, {deletion.freed_bytes / 1e6:.1f} MB"
     )
     if older_s is not None:
-        aside = [
-            p for p in store.folder("quarantine").iterdir() if now - p.stat().st_mtime > older_s
-        ]
-        for path in aside if not dry_run else ():
-            path.unlink()
-        if aside:
-            print(f"{'would delete' if dry_run else 'deleted'} {len(aside)} files in quarantine")
-    if most is not None and (rest := sizes.total(stays)) > most:
+        _empty_quarantine(store, older_s, dry_run, now)
+    if max_bytes is not None and (rest := sizes.total(needed)) > max_bytes:
         print(
             f"{rest / 1e6:.1f} MB stay: pinned studies and those in outputs/ need them (`doit gc "
             "--unpin`, or delete there)"
         )
 
 
-def pin(store: Store, study: str, on: bool) -> None:
+def _drop_studies(store: Store, dropped: list[RecordedStudy], dry_run: bool, now: float) -> None:
+    """Delete the studies' lists of keys; their rounds stay, so a later run makes the same again."""
+    for study in dropped:
+        print(
+            f"{'would drop' if dry_run else 'dropped'} {study.name}, last run "
+            f"{(now - study.last_run) / 86400:.0f} days ago"
+        )
+        if not dry_run:
+            (store.root / "studies" / study.name / KEYS_FILE).unlink()
+
+
+def _empty_quarantine(store: Store, older_s: float, dry_run: bool, now: float) -> None:
+    """Delete files in quarantine that are older than so many seconds."""
+    files = [
+        path
+        for path in store.folder("quarantine").iterdir()
+        if now - path.stat().st_mtime > older_s
+    ]
+    for path in files if not dry_run else ():
+        path.unlink()
+    if files:
+        print(f"{'would delete' if dry_run else 'deleted'} {len(files)} files in quarantine")
+
+
+def delete_unneeded(store: Store, needed: set[str], dry_run: bool = False) -> Deletion:
+    """Delete AC entries whose key isn't needed, then blobs that no entry names.
+
+    What is younger than GRACE_S stays.
+    """
+    entries, live = 0, set()
+    young = time.time() - GRACE_S
+    for entry in list(store.read_entries()):
+        key = entry["key"]
+        if key in needed or store.entry_path(key).stat().st_mtime > young:
+            live |= {f["sha256"] for f in entry.get("files", ())}
+        else:
+            entries += 1
+            if not dry_run:
+                store.forget(key)
+    blobs = freed = 0
+    for path in (store.root / "cas").glob("??/*"):
+        status = path.stat()
+        if path.name not in live and status.st_mtime <= young:
+            blobs, freed = blobs + 1, freed + status.st_size
+            if not dry_run:
+                path.unlink()
+    return Deletion(entries, blobs, freed)
+
+
+def pin_study(store: Store, study: str, pinned: bool) -> None:
     """Keep a study whatever its age and size, or no longer. Raises UserError."""
-    known = [p.parent.name for p in (store.root / "studies").glob(f"*/{KEYS}")]
-    if study not in known:
-        raise UserError(f"this cache has no study {study!r}: {nearest(study, known)}")
-    path = store.root / "studies" / study / PIN
-    if on:
+    studies = [p.parent.name for p in (store.root / "studies").glob(f"*/{KEYS_FILE}")]
+    if study not in studies:
+        raise UserError(f"this cache has no study {study!r}: {nearest(study, studies)}")
+    path = store.root / "studies" / study / PIN_FILE
+    if pinned:
         path.touch()
     else:
         path.unlink(missing_ok=True)
-    print(f"{study} is {'pinned' if on else 'no longer pinned'}")
+    print(f"{study} is {'pinned' if pinned else 'no longer pinned'}")
 
 
-def verify(root: Path, store: Store, full: bool) -> bool:
-    """Look for damage, put it into quarantine, and say what will be built again.
+def verify_cache(root: Path, store: Store, full: bool) -> bool:
+    """Put what is damaged into quarantine, print what will be built again, return if all is sound.
 
     Without full, a blob that was found sound before isn't read again while its size, times and
     inode are the same: that finds what was written over, not what a disk has lost. With full,
     everything is read: blobs that no step names, entries, outputs/.
     """
     path = store.root / "meta" / "verified.json"
-    known: dict[str, list[int]] = {}
+    marks: Marks = {}
     if not full:
         with suppress(OSError, ValueError):
-            known = json.loads(path.read_bytes())
-    wrong: list[str] = []
-    again: dict[str, None] = {}
-    for entry in entries(store) if full else ():
-        wrong.append(entry)
-    for file, what, step in store.verify(known):
-        wrong.append(
-            f"{what}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it "
+            marks = json.loads(path.read_bytes())
+    lines = list(verify_entries(store)) if full else []
+    steps: dict[str, None] = {}  # in order, each once
+    for file, problem, step in verify_blobs(store, marks):
+        lines.append(
+            f"{problem}: {file.path} of {step} ({file.sha256[:12]}): the next run that needs it "
             "builds it again"
         )
-        again[step] = None
-    keep(path, canonical(known))
+        steps[step] = None
+    write_if_possible(path, canonical(marks))
     if full:
-        wrong += [*strays(store, known), *delivered(root)]
-    for line in wrong:
+        lines += [*verify_strays(store, marks), *verify_outputs(root)]
+    _print_verification(lines, list(steps), full)
+    return not lines
+
+
+def _print_verification(lines: list[str], steps: list[str], full: bool) -> None:
+    """Print a line for each damaged thing, which steps are built again, and the sum."""
+    for line in lines:
         print(line)
-    if again:
+    if steps:
         print(
-            f"to be built again: {', '.join(again)}; what follows from them only where their "
+            f"to be built again: {', '.join(steps)}; what follows from them only where their "
             "bytes come out otherwise"
         )
-    if wrong:
-        print(f"{len(wrong)} damaged or missing")
+    if lines:
+        print(f"{len(lines)} damaged or missing")
     else:
         print("all blobs are sound" + (", and so are entries and outputs/" if full else ""))
-    return not wrong
 
 
-def entries(store: Store) -> Iterator[str]:
-    """Move entries that are none into quarantine: torn ones, and those whose action isn't what
-    their key says.
+def verify_blobs(store: Store, marks: Marks | None = None) -> Iterator[Damage]:
+    """Hash every blob that an AC entry names; yield the damaged and the missing ones.
+
+    A damaged blob goes into quarantine, so that it is a miss from then on; so does an entry that
+    can't be read. A blob whose mark in `marks` still holds isn't read; `marks` is brought up to
+    date.
+    """
+    yield from _quarantine_unreadable_entries(store)
+    marks = {} if marks is None else marks
+    sound: dict[str, bool] = {}  # by digest
+    for entry in store.read_entries():
+        for file in (File(**row) for row in entry.get("files", ())):
+            path, digest = store.blob_path(file.sha256), file.sha256
+            if digest not in sound:
+                mark = change_mark(path.stat()) if path.exists() else []
+                sound[digest] = bool(mark) and (
+                    marks.get(digest) == mark or hash_file(path) == digest
+                )
+                marks[digest] = mark
+            if sound[digest]:
+                continue
+            marks.pop(digest, None)
+            problem = "damaged" if path.exists() else "missing"
+            if path.exists():
+                store.quarantine(path)
+            yield Damage(file, problem, str(entry.get("step", entry["key"][:12])))
+
+
+def _quarantine_unreadable_entries(store: Store) -> Iterator[Damage]:
+    """Yield AC entries that can't be read, and put them into quarantine."""
+    for path in sorted((store.root / "ac").glob("??/*.json")):
+        if store.read_entry(path.stem) is None:
+            yield Damage(File(path.name, path.stat().st_size, path.stem), "damaged", "an AC entry")
+            store.quarantine(path)
+
+
+def verify_entries(store: Store) -> Iterator[str]:
+    """Put malformed entries into quarantine and yield a line for each.
+
+    These are torn ones, misplaced ones, and those whose action isn't what their key says.
     """
     for path in sorted((store.root / "ac").glob("*/*")):
-        data = store.record(path.stem)
-        good = data is not None and path == store.entry(path.stem) and data.get("key") == path.stem
+        entry, key = store.read_entry(path.stem), path.stem
         if (
-            good
-            and data is not None
-            and ("action" not in data or sha256(canonical(data["action"])) == path.stem)
+            entry is not None
+            and path == store.entry_path(key)
+            and ("action" not in entry or sha256(canonical(entry["action"])) == key)
         ):
             continue
-        os.replace(path, store.folder("quarantine") / f"{path.name}.{int(time.time())}")
-        step = data.get("step", path.stem[:12]) if data else path.stem[:12]
+        store.quarantine(path)
+        step = entry.get("step", key[:12]) if entry else key[:12]
         yield f"damaged: the entry of {step}: the next run that needs it builds it again"
 
 
-def strays(store: Store, known: dict[str, list[int]]) -> Iterator[str]:
-    """Move blobs that no entry names and that aren't what their name says into quarantine."""
+def verify_strays(store: Store, marks: Marks) -> Iterator[str]:
+    """Put damaged blobs that no entry names into quarantine and yield a line for each.
+
+    marks: of the blobs that entries name.
+    """
     for path in sorted((store.root / "cas").glob("*/*")):
-        if path.name in known or hash_file(path) == path.name:
+        if path.name in marks or hash_file(path) == path.name:
             continue
-        os.replace(path, store.folder("quarantine") / f"{path.name}.{int(time.time())}")
+        store.quarantine(path)
         yield f"damaged: a blob that no step needs ({path.name[:12]})"
 
 
-def delivered(root: Path) -> Iterator[str]:
-    """Files in outputs/ that aren't what their study's manifest says."""
+def verify_outputs(root: Path) -> Iterator[str]:
+    """Yield a line for each file in outputs/ that isn't what its study's manifest says."""
     for path in sorted((root / "outputs").glob("*/manifest.json")):
         if path.parent.is_symlink():
             continue
         try:
-            files = json.loads(path.read_text())["files"].items()
+            digests = json.loads(path.read_text())["files"].items()
         except (ValueError, KeyError, AttributeError):
-            files = [("manifest.json", "")]
-        for name, digest in files:
-            own = path.parent / name
-            if not own.is_file() or hash_file(own) != digest:
+            digests = [("manifest.json", "")]
+        for name, digest in digests:
+            file = path.parent / name
+            if not file.is_file() or hash_file(file) != digest:
                 yield (
                     f"damaged: outputs/{path.parent.name}/{name}: delete that folder, the study's "
                     "next run writes it anew"

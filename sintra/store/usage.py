@@ -1,4 +1,4 @@
-"""`doit du`: what the cache is full of, by stage and by model."""
+"""Say what the cache is full of, by stage and by model (`doit du`)."""
 
 from __future__ import annotations
 
@@ -8,138 +8,158 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from sintra.core.errors import UserError
 from sintra.core.types import Artifact, File
+from sintra.store.entries import Entry
 from sintra.store.store import Store
 
-BESIDE = ("quarantine", "tmp", "downloads", "envs", "meta")
-NONE = "(no model)"
+OTHER_FOLDERS = ("quarantine", "tmp", "downloads", "envs", "meta")  # of the cache, beside ac/, cas/
+NO_MODEL = "(no model)"
 
 
-class Origins:
-    """Which models a step stands on: followed through its inputs to the folders with a config.json
-    that were fetched.
+class UsageRow(TypedDict):
+    """What one stage or one model takes of the cache."""
+
+    name: str  # of the stage or the model
+    steps: int  # AC entries
+    bytes: int  # of all blobs that it names
+    unique: int  # bytes of the blobs that no other row of its table names
+
+
+class Usage(TypedDict):
+    """What the cache is full of, as `doit du --format json` prints it."""
+
+    bytes: int  # of all blobs
+    blobs: int  # their number
+    unnamed: int  # bytes of the blobs that no entry names
+    disk_free: int  # bytes
+    stages: list[UsageRow]  # the largest first
+    models: list[UsageRow]  # the largest first
+    beside: dict[str, int]  # bytes in the other folders, by name
+
+
+class ModelOrigins:
+    """Which models a step stands on.
+
+    They are followed through its inputs to the fetched folders with a config.json.
     """
 
-    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        self.made: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for data in records:
-            if "files" in data:
-                self.made[Artifact(tuple(File(**f) for f in data["files"])).digest].append(data)
-        self.known: dict[str, frozenset[str]] = {}
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.makers: dict[str, list[Entry]] = defaultdict(list)  # by the digest of the artifact
+        for entry in entries:
+            if "files" in entry:
+                artifact = Artifact(tuple(File(**row) for row in entry["files"]))
+                self.makers[artifact.digest].append(entry)
+        self._models: dict[str, frozenset[str]] = {}  # by digest: names that were looked up before
 
-    def of(self, data: dict[str, Any]) -> frozenset[str]:
-        """The models of an entry, by name."""
-        if data.get("stage") == "fetch" and any(
-            f["path"] == "config.json" for f in data.get("files", ())
+    def of_entry(self, entry: Entry) -> frozenset[str]:
+        """Return the names of the models that an entry's step stands on."""
+        if entry.get("stage") == "fetch" and any(
+            row["path"] == "config.json" for row in entry.get("files", ())
         ):
-            return frozenset([str(data.get("step", "?")).partition(":")[2]])
-        inputs = (data.get("action") or {}).get("inputs") or {}
-        return frozenset().union(*(self.behind(digest) for digest in inputs.values()))
+            return frozenset([str(entry.get("step", "?")).partition(":")[2]])
+        inputs = (entry.get("action") or {}).get("inputs") or {}
+        return frozenset().union(*(self.of_artifact(digest) for digest in inputs.values()))
 
-    def behind(self, digest: str) -> frozenset[str]:
-        """The models of an artifact."""
-        if digest not in self.known:
-            self.known[digest] = (
-                frozenset()
-            )  # an artifact can't stand on itself; a forged entry could say so
-            self.known[digest] = frozenset().union(
-                *(self.of(data) for data in self.made.get(digest, ()))
+    def of_artifact(self, digest: str) -> frozenset[str]:
+        """Return the names of the models that an artifact stands on."""
+        if digest not in self._models:
+            # an artifact can't stand on itself, but a forged entry could say so
+            self._models[digest] = frozenset()
+            makers = self.makers.get(digest, ())
+            self._models[digest] = frozenset().union(*(self.of_entry(entry) for entry in makers))
+        return self._models[digest]
+
+
+class UsageGroup:
+    """The blobs and steps of each stage, or of each model."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, set[str]] = defaultdict(set)  # name -> digests
+        self.steps: Counter[str] = Counter()  # name -> AC entries
+
+    def add(self, name: str, digests: set[str]) -> None:
+        """Count one more step under this name."""
+        self.blobs[name] |= digests
+        self.steps[name] += 1
+
+    def rows(self, sizes: dict[str, int]) -> list[UsageRow]:
+        """Return a row for each name, the largest first. sizes: bytes of each blob, by digest."""
+        owners = Counter(digest for digests in self.blobs.values() for digest in digests)
+        rows = [
+            UsageRow(
+                name=name,
+                steps=self.steps[name],
+                bytes=sum(sizes.get(d, 0) for d in digests),
+                unique=sum(sizes.get(d, 0) for d in digests if owners[d] == 1),
             )
-        return self.known[digest]
+            for name, digests in self.blobs.items()
+        ]
+        return sorted(rows, key=lambda row: (-row["bytes"], row["name"]))
 
 
-def usage(store: Store) -> dict[str, Any]:
-    """Bytes in the cache: of all blobs, of those that no entry names, by stage and by model (of
-    which nothing else needs `unique`), in the folders beside, and free on the disk.
-    """
-    records = list(store.records())
-    origins = Origins(records)
-    groups: dict[str, dict[str, set[str]]] = {
-        "stages": defaultdict(set),
-        "models": defaultdict(set),
+def measure_usage(store: Store) -> Usage:
+    """Add up the bytes in the cache."""
+    entries = list(store.read_entries())
+    origins = ModelOrigins(entries)
+    stages, models = UsageGroup(), UsageGroup()
+    for entry in entries:
+        digests = {row["sha256"] for row in entry.get("files", ())}
+        stages.add(str(entry.get("stage", "?")), digests)
+        for model in origins.of_entry(entry) or [NO_MODEL]:
+            models.add(model, digests)
+    sizes = {path.name: path.stat().st_size for path in (store.root / "cas").glob("*/*")}
+    named = set().union(*stages.blobs.values())
+    return {
+        "bytes": sum(sizes.values()),
+        "blobs": len(sizes),
+        "unnamed": sum(count for digest, count in sizes.items() if digest not in named),
+        "disk_free": shutil.disk_usage(store.root).free,
+        "stages": stages.rows(sizes),
+        "models": models.rows(sizes),
+        "beside": {name: folder_bytes(store.root / name) for name in OTHER_FOLDERS},
     }
-    steps: Counter[tuple[str, str]] = Counter()
-    for data in records:
-        digests = {f["sha256"] for f in data.get("files", ())}
-        for kind, names in (
-            ("stages", [str(data.get("stage", "?"))]),
-            ("models", origins.of(data) or [NONE]),
-        ):
-            for name in names:
-                groups[kind][name] |= digests
-                steps[kind, name] += 1
-    blobs = {p.name: p.stat().st_size for p in (store.root / "cas").glob("*/*")}
-    named = set().union(*groups["stages"].values())
-    found = {
-        "bytes": sum(blobs.values()),
-        "blobs": len(blobs),
-        "unnamed": sum(n for d, n in blobs.items() if d not in named),
-    }
-    found["disk_free"] = shutil.disk_usage(store.root).free
-    return (
-        found
-        | {
-            kind: shares(held, blobs, {n: steps[kind, n] for n in held})
-            for kind, held in groups.items()
-        }
-        | {"beside": {name: folder_bytes(store.root / name) for name in BESIDE}}
-    )
-
-
-def shares(
-    groups: dict[str, set[str]], blobs: dict[str, int], steps: dict[str, int]
-) -> list[dict[str, Any]]:
-    """A row for each group, the largest first."""
-    owners = Counter(digest for held in groups.values() for digest in held)
-    rows = [
-        {
-            "name": name,
-            "steps": steps[name],
-            "bytes": sum(blobs.get(d, 0) for d in held),
-            "unique": sum(blobs.get(d, 0) for d in held if owners[d] == 1),
-        }
-        for name, held in groups.items()
-    ]
-    return sorted(rows, key=lambda r: (-r["bytes"], r["name"]))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of all files below a folder; what vanishes meanwhile counts nothing."""
+    """Return the bytes of all files below a folder; what vanishes meanwhile counts nothing."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for directory, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 (environments hold many files)
+                total += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118 (environments hold many files)
             except OSError:
                 continue
     return total
 
 
-def show(store: Store, format: str) -> None:
-    """Print it. Raises UserError."""
+def print_usage(store: Store, format: str) -> None:
+    """Print what the cache is full of, as text or json. Raises UserError."""
     if format not in ("text", "json"):
         raise UserError(f"--format={format} isn't known: text or json")
     if not store.root.is_dir():
         raise UserError(f"there is no cache at {store.root}")
-    found = usage(store)
+    usage = measure_usage(store)
     if format == "json":
-        print(json.dumps(found, indent=1))
+        print(json.dumps(usage, indent=1))
         return
     print(
-        f"{found['bytes'] / 1e6:.1f} MB in {found['blobs']} blobs; {found['unnamed'] / 1e6:.1f} "
-        f"MB of them no step names; {found['disk_free'] / 1e9:.1f} GB free"
+        f"{usage['bytes'] / 1e6:.1f} MB in {usage['blobs']} blobs; {usage['unnamed'] / 1e6:.1f} "
+        f"MB of them no step names; {usage['disk_free'] / 1e9:.1f} GB free"
     )
-    for kind in ("stages", "models"):
-        print(f"\n{kind[:-1]:<32}{'steps':>8}{'MB':>12}{'unique MB':>12}")
-        for row in found[kind]:
-            print(
-                f"{row['name'][:31]:<32}{row['steps']:>8}{row['bytes'] / 1e6:>12.1f}{row['unique'] / 1e6:>12.1f}"
-            )
-    beside = {name: count for name, count in found["beside"].items() if count}
-    print(
-        "\nbeside: "
-        + (", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in beside.items()) or "nothing")
-    )
+    _print_rows("stage", usage["stages"])
+    _print_rows("model", usage["models"])
+    others = [f"{name} {count / 1e6:.1f} MB" for name, count in usage["beside"].items() if count]
+    print("\nbeside: " + (", ".join(others) or "nothing"))
+
+
+def _print_rows(title: str, rows: list[UsageRow]) -> None:
+    """Print a table of stages or models."""
+    print(f"\n{title:<32}{'steps':>8}{'MB':>12}{'unique MB':>12}")
+    for row in rows:
+        print(
+            f"{row['name'][:31]:<32}{row['steps']:>8}{row['bytes'] / 1e6:>12.1f}"
+            f"{row['unique'] / 1e6:>12.1f}"
+        )

@@ -90,7 +90,7 @@ def recalled(
         return (), ()
     own = kind_of(graph.study, seen, graph)
     found = []
-    for row in database.lessons(store.root / "history.db"):
+    for row in database.read_lessons(store.root / "history.db"):
         if row["study"] == graph.study.id:
             continue
         taught = json.loads(row["learned"])

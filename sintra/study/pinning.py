@@ -12,55 +12,59 @@ from sintra.core.errors import Transient, UserError
 from sintra.core.types import Artifact, File, Source
 from sintra.formats.checkpoint.remote_code import MARK
 from sintra.formats.checkpoint.safetensors import check_folder
-from sintra.store.files import hash_file, keep, mark, write_atomic
+from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
 
 
 def pin_folder(folder: Path, digests: Digests, code: bool = False) -> Source:
-    """A local model by the digest of its tree; with `code`, that its own Python may be run is part
-    of that.
+    """Pin a local model by the digest of its tree. Raises UserError.
+
+    code: whether its own Python may be run, which is a part of the digest.
     """
-    files = check_folder(folder, code)
-    tree = Artifact(
-        tuple(File(p.name, *digests.file(p)) for p in files) + ((MARK,) if code else ())
-    )
+    files = tuple(File(path.name, *digests.file(path)) for path in check_folder(folder, code))
+    tree = Artifact(files + ((MARK,) if code else ()))
     return Source("folder", tree.digest, str(folder.resolve()))
 
 
 def pin_file(path: Path, digests: Digests) -> Source:
-    """A text by its content."""
+    """Pin a text by its content. Raises UserError where it is missing."""
     if not path.is_file():
         raise UserError(
             f"there is no text {str(path)!r} (texts.calibration, texts.search, texts.report, "
             "texts.second)"
         )
-    return Source(
-        "file", Artifact((File("text.txt", *digests.file(path)),)).digest, str(path.resolve())
-    )
+    tree = Artifact((File("text.txt", *digests.file(path)),))
+    return Source("file", tree.digest, str(path.resolve()))
 
 
 def pin_path(store: Store, repo: str, revision: str) -> Path:
-    """Where the commit of a hub model is recorded."""
+    """Return where the commit of a hub model is recorded."""
     return store.root / "pins" / f"{repo.replace('/', '--')}@{revision.replace('/', '--')}.json"
 
 
 def pinned_hub(store: Store, repo: str, revision: str) -> Source | None:
-    """The recorded commit of a hub model, or None."""
+    """Return the recorded commit of a hub model; None where none is recorded."""
     try:
-        data = unsealed(pin_path(store, repo, revision).read_bytes())
+        record = unsealed(pin_path(store, repo, revision).read_bytes())
     except OSError:
         return None
-    commit = data.get("commit") if data else None
-    return (
-        Source("hub", commit, repo)
-        if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit)
-        else None
-    )
+    commit = record.get("commit") if record else None
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return None
+    return Source("hub", commit, repo)
 
 
 def resolve_hub(store: Store, repo: str, revision: str) -> Source:
     """Ask the hub for the commit behind a revision and record it. Raises UserError or Transient."""
-    from huggingface_hub import HfApi
+    commit = _ask_hub(repo, revision)
+    text = json.dumps({"repo": repo, "revision": revision, "commit": commit})
+    write_atomic(pin_path(store, repo, revision), sealed(text))
+    return Source("hub", str(commit), repo)
+
+
+def _ask_hub(repo: str, revision: str) -> str | None:
+    """Return the commit behind a revision, 40 hex digits. Raises UserError or Transient."""
+    from huggingface_hub import HfApi  # not on the no-op path
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
@@ -68,7 +72,7 @@ def resolve_hub(store: Store, repo: str, revision: str) -> Source:
     )
 
     try:
-        info = HfApi().model_info(repo, revision=revision)
+        return HfApi().model_info(repo, revision=revision).sha
     except GatedRepoError:
         raise UserError(
             f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
@@ -85,32 +89,28 @@ def resolve_hub(store: Store, repo: str, revision: str) -> Source:
             f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local folder "
             "needs no network"
         ) from None
-    text = json.dumps({"repo": repo, "revision": revision, "commit": info.sha})
-    write_atomic(pin_path(store, repo, revision), sealed(text))
-    return Source("hub", str(info.sha), repo)
 
 
 class Digests:
-    """Remembers the SHA-256 of the user's files by their stat, so that a no-op reads no byte of
-    them.
-    """
+    """The SHA-256 of the user's files, kept by their stat, so that a no-op reads no byte of them."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path  # the JSON file where they are kept
         try:
-            known = unsealed(path.read_bytes())
+            kept = unsealed(path.read_bytes())
         except OSError:
-            known = None
-        self._known: dict[str, list[Any]] = known or {}
+            kept = None
+        # by the file's absolute path: its change mark and its SHA-256
+        self._kept: dict[str, list[Any]] = kept or {}
 
     def file(self, path: Path) -> tuple[int, str]:
-        """Size and SHA-256 of a file."""
-        stat = path.stat()
-        now = mark(stat)
-        known = self._known.get(str(path.resolve()))
-        if known and known[0] == now:
-            return stat.st_size, str(known[1])
+        """Return the size (bytes) and the SHA-256 of a file."""
+        stat, location = path.stat(), str(path.resolve())
+        mark = change_mark(stat)
+        kept = self._kept.get(location)
+        if kept and kept[0] == mark:
+            return stat.st_size, str(kept[1])
         digest = hash_file(path)
-        self._known[str(path.resolve())] = [now, digest]
-        keep(self.path, sealed(canonical(self._known)))
+        self._kept[location] = [mark, digest]
+        write_if_possible(self.path, sealed(canonical(self._kept)))
         return stat.st_size, digest

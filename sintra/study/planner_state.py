@@ -159,7 +159,7 @@ def pairs(graph: Graph, store: Store) -> Pair:
             if found is None:
                 return None
             file = next(f for f in found.files if f.path == "kld.npy")
-            means.append(np.load(store.blob(file.sha256)).astype(np.float64).mean(1))
+            means.append(np.load(store.blob_path(file.sha256)).astype(np.float64).mean(1))
         gap = means[0] - means[1]
         draws = np.random.default_rng(graph.study.seed).integers(0, len(gap), (RESAMPLES, len(gap)))
         return float(gap.mean()), float(gap[draws].mean(1).std(ddof=1))

@@ -79,7 +79,7 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
     if finalists:
         return _round(number, finalists, None)
     end = _round(number, [], "decided" if known else "the planner proposed nothing") | {
-        "again": store.excused
+        "again": store.failed_this_run
     }
     gguf = [[p for p in proposals(r) if p.recipe.format == "gguf"] for r in rounds]
     return end | {"learned": lessons.learned(graph, store, gguf, known)}

@@ -1,10 +1,9 @@
-"""Steps and rounds through the shared store: taken from it before they are made, given to it
-afterwards.
+"""Take steps and rounds from the shared store before they are made, and give them to it afterwards.
 
-A planner's proposals follow from what it knows, but also from earlier studies' lessons and from a
-language model's words, which another machine doesn't have. So a round is shared like a step: its
-key is the study, the rounds before it and everything that has come of their steps; who comes second
-takes the first one's round.
+A planner's proposals follow from what was measured, but also from earlier studies' lessons and from
+a language model's replies, which another machine doesn't have. So a round is shared like a step:
+its key is the study, the rounds before it and everything that has come of their steps. Who comes
+second takes the first one's round.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sintra import __version__
 from sintra.build.console import say
@@ -20,106 +19,131 @@ from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
-from sintra.core.types import Artifact
-from sintra.store.files import unique
+from sintra.core.types import Artifact, Proposal
+from sintra.store.files import unique_name
 from sintra.store.store import Outcome, Store
 from sintra.study import round_files, rounds
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-ROUND = 1
-FILE = "round.json"
-LONGEST = 2000  # characters of a pattern
+if TYPE_CHECKING:
+    from sintra.store.remote.shared import SharedStore
+
+ROUND_VERSION = 1  # of a round's action
+ROUND_FILE = "round.json"  # of a round's artifact
+LONGEST_PATTERN = 2000  # characters of a tensor pattern
+LEVELS = ("build", "screen", "search", "report")
+Action = dict[str, Any]  # what a key is the digest of
 
 
-def made(step: Step, store: Store, build: Callable[[], None]) -> str:
-    """Have a step's outcome in the cache: "pulled" where others had it, else "built", and then the
-    others have it too.
+def make_step(
+    step: Step, store: Store, shared: SharedStore | None, build: Callable[[], None]
+) -> Literal["pulled", "built"]:
+    """Put a step's outcome into the cache and return where it came from.
+
+    It is "pulled" where others had it, else "built", and then the others get it too. build: makes
+    the step here; what it raises passes through. Raises Transient, UserError.
     """
-    shared, key = store.shared, step.key(store)
+    key = step.key(store)
     if shared is None or key is None:
         build()
         return "built"
     if shared.pull(store, key, step.name) is not None:
         return "pulled"
     build()
-    shared.complete(store, {k: s.name for s in step.all() if (k := s.key(store)) and k != key})
+    names = {k: above.name for above in step.all() if (k := above.key(store)) and k != key}
+    shared.push_inputs(store, names)
     if shared.push(store, key, step.name) == "lost":
         step.cached.clear()  # another was faster and made something else: that counts from now on
         say(f"taken   {step.name}: another machine was faster")
     return "built"
 
 
-def action_of(
-    workspace: Workspace, graph: Graph, known: list[round_files.Round]
-) -> dict[str, Any] | None:
-    """What the round after the known ones is made of; None where it can't be shared: a replay, a
-    passing fault, or something that hasn't been made.
+def round_action(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Action | None:
+    """Return what the round after the earlier ones is made of.
+
+    Return None where it can't be shared: a replay, a fault that may pass, or a step that hasn't
+    been made.
     """
+    store = workspace.store
     if (
         workspace.study.planner.name == "replay"
-        or workspace.store.excused
-        or any(r.get("again") for r in known)
+        or store.failed_this_run
+        or any(r.get("again") for r in earlier)
     ):
         return None
-    study = {k: v for k, v in asdict(workspace.study).items() if k not in ("overrides", "texts")}
-    sources = {role: s.digest for role, s in sorted(graph.texts.items())}
-    sources |= {
-        f"task:{name}": s.digest if s else name for name, s in sorted(graph.task_files.items())
-    }
-    steps = {s.name: s for r in known for s in rounds.steps_of(graph, r)}
+    steps = {step.name: step for r in earlier for step in rounds.steps_of(graph, r)}
     outcomes = {
-        (s.key(workspace.store) or "", digest(s.outcome(workspace.store))) for s in steps.values()
+        (step.key(store) or "", outcome_digest(step.outcome(store))) for step in steps.values()
     }
-    if any(found is None for _, found in outcomes):
+    if any(digest is None for _, digest in outcomes):
         return None
     params = {
-        "study": study,
+        "study": _study_params(workspace),
         "model": graph.source.digest,
-        "sources": sources,
-        "past": [plain(r) for r in known],
-        "outcomes": sorted(o for o in outcomes if o[0]),
+        "sources": _source_digests(graph),
+        "past": [sha256(canonical(r)) for r in earlier],
+        "outcomes": sorted(outcome for outcome in outcomes if outcome[0]),
     }
     return {
         "schema": 1,
         "stage": "round",
-        "version": ROUND,
+        "version": ROUND_VERSION,
         "tools": {"sintra": __version__},
-        "params": {"number": len(known) + 1, "digest": sha256(canonical(params))},
+        "params": {"number": len(earlier) + 1, "digest": sha256(canonical(params))},
         "inputs": {},
     }
 
 
-def plain(given: round_files.Round) -> str:
-    """The digest of a round."""
-    return sha256(canonical(given))
+def _study_params(workspace: Workspace) -> dict[str, Any]:
+    """Return the study without what another machine writes otherwise."""
+    study = asdict(workspace.study)
+    return {name: value for name, value in study.items() if name not in ("overrides", "texts")}
 
 
-def digest(found: Outcome | None) -> str | None:
-    """Of what has come of a step."""
-    if found is None:
+def _source_digests(graph: Graph) -> dict[str, str]:
+    """Return the digests of texts and tasks; one of lm-eval's own tasks stands by its name."""
+    texts = {role: source.digest for role, source in sorted(graph.texts.items())}
+    tasks = {
+        f"task:{name}": source.digest if source else name
+        for name, source in sorted(graph.task_files.items())
+    }
+    return texts | tasks
+
+
+def outcome_digest(outcome: Outcome | None) -> str | None:
+    """Return the digest of an outcome; None where there is none."""
+    if outcome is None:
         return None
-    return found.digest if isinstance(found, Artifact) else sha256(canonical(asdict(found)))
+    return outcome.digest if isinstance(outcome, Artifact) else sha256(canonical(asdict(outcome)))
 
 
-def recalled(
-    workspace: Workspace, graph: Graph, known: list[round_files.Round]
-) -> round_files.Round | None:
-    """The next round as the shared store has it; None where there is no shared store or none in it."""
-    shared = workspace.store.shared
-    action = action_of(workspace, graph, known) if shared else None
+def pull_round(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Round | None:
+    """Return the next round as the shared store has it.
+
+    Return None where there is no shared store, or no round in it.
+    """
+    shared = workspace.shared
+    action = round_action(workspace, graph, earlier) if shared else None
     if shared is None or action is None:
         return None
-    key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
-    return read(workspace.store, shared.pull(workspace.store, key, name), len(known) + 1, name)
+    number = len(earlier) + 1
+    outcome = shared.pull(workspace.store, sha256(canonical(action)), _round_name(number))
+    return read_round(workspace.store, outcome, number)
 
 
-def read(store: Store, found: Outcome | None, number: int, name: str) -> round_files.Round | None:
-    """The round in an artifact; None where there is none that can be believed."""
-    if not isinstance(found, Artifact):
+def _round_name(number: int) -> str:
+    """Return what a round is called in messages and entries."""
+    return f"round:{number:02}"
+
+
+def read_round(store: Store, outcome: Outcome | None, number: int) -> Round | None:
+    """Return the round in an artifact; None where there is none that passes the checks."""
+    if not isinstance(outcome, Artifact):
         return None
     try:
-        given = store.read_json(found, FILE)
-        check(given, number)
+        content = store.read_json(outcome, ROUND_FILE)
+        check_round(content, number)
     except (
         StopIteration,
         ValueError,
@@ -129,94 +153,90 @@ def read(store: Store, found: Outcome | None, number: int, name: str) -> round_f
         RecursionError,
     ) as error:
         say(
-            f"refused {name} of the shared store: it is no round ({type(error).__name__}: "
-            f"{str(error)[:80]!r})"
+            f"refused {_round_name(number)} of the shared store: it is not a round "
+            f"({type(error).__name__}: {str(error)[:80]!r})"
         )
         return None
-    assert isinstance(given, dict)
-    return given
+    assert isinstance(content, dict)
+    return content
 
 
-def check(given: Any, number: int) -> None:
-    """Whether what somebody else has written can be a round. Raises ValueError, KeyError,
-    TypeError, AttributeError.
+def check_round(content: Any, number: int) -> None:
+    """Check that what somebody else has written can be a round of this number.
+
+    Raises ValueError, KeyError, TypeError, AttributeError.
     """
     if (
-        given["round"] != number
-        or not isinstance(given["stop"], (str, type(None)))
-        or given.get("again")
+        content["round"] != number
+        or not isinstance(content["stop"], (str, type(None)))
+        or content.get("again")
     ):
         raise ValueError("its number or its end is wrong")
-    for proposal in round_files.proposals(given):
-        recipe = proposal.recipe
-        words = (
-            recipe.type,
-            recipe.kv,
-            recipe.rounding,
-            proposal.author,
-            *(t for _, t in recipe.tensors),
-        )
-        if not all(
-            isinstance(w, str) and w.replace("_", "").replace("-", "").isalnum() for w in words
-        ):
-            raise ValueError("a type is none")
-        if not plugins.has("formats", recipe.format) or proposal.level not in (
-            "build",
-            "screen",
-            "search",
-            "report",
-        ):
-            raise ValueError("its format or level is unknown")
-        if not isinstance(proposal.why, str):
-            raise ValueError("its reason is none")
-        if not all(p.isprintable() and len(p) <= LONGEST for p, _ in recipe.tensors):
-            raise ValueError("a pattern is none")
-        numbers = [*proposal.predicted.values(), proposal.confidence or 0.0]
-        if not all(isinstance(n, (int, float)) and abs(n) < 1e30 for n in numbers):
-            raise ValueError("what it foresees are no numbers")
+    for proposal in round_files.proposals(content):
+        check_proposal(proposal)
 
 
-def remember(
-    workspace: Workspace,
-    graph: Graph,
-    known: list[round_files.Round],
-    given: round_files.Round,
-    action: dict[str, Any] | None = None,
-) -> round_files.Round:
-    """Give a round to the others; returns the one that counts, which is theirs where they were
-    faster.
+def check_proposal(proposal: Proposal) -> None:
+    """Check that what somebody else has written can be a proposal. Raises ValueError, TypeError,
+    AttributeError.
     """
-    shared = workspace.store.shared
-    action = action or (
-        action_of(workspace, graph, known) if shared and not given.get("again") else None
-    )
-    if shared is None or action is None or not shared.writable:
-        return given
-    key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
-    publish(workspace.store, key, name, action, given)
-    shared.push(workspace.store, key, name)
-    return read(workspace.store, workspace.store.lookup(key), len(known) + 1, name) or given
+    recipe = proposal.recipe
+    types = (recipe.type, recipe.kv, *(kind for _, kind in recipe.tensors))
+    if not all(is_plain_word(word) for word in (*types, recipe.rounding, proposal.author)):
+        raise ValueError("a type is not a plain word")
+    if not plugins.has("formats", recipe.format) or proposal.level not in LEVELS:
+        raise ValueError("its format or level is unknown")
+    if not isinstance(proposal.why, str):
+        raise ValueError("its reason is not a text")
+    if not all(p.isprintable() and len(p) <= LONGEST_PATTERN for p, _ in recipe.tensors):
+        raise ValueError("a pattern is too long or not printable")
+    numbers = [*proposal.predicted.values(), proposal.confidence or 0.0]
+    if not all(isinstance(n, (int, float)) and abs(n) < 1e30 for n in numbers):
+        raise ValueError("its predictions are not numbers")
 
 
-def publish(
-    store: Store, key: str, name: str, action: dict[str, Any], given: round_files.Round
-) -> None:
-    """A round as an artifact."""
-    folder = store.folder("tmp") / f"{key}.{unique()}"
+def is_plain_word(word: object) -> bool:
+    """Return whether a value is a text of letters, digits, "_" and "-"."""
+    return isinstance(word, str) and word.replace("_", "").replace("-", "").isalnum()
+
+
+def share_round(workspace: Workspace, graph: Graph, earlier: list[Round], planned: Round) -> Round:
+    """Give the round after the earlier ones to the others.
+
+    Return the round that counts, which is theirs where they were faster. Raises Transient where the
+    disk is full.
+    """
+    shared = workspace.shared
+    if shared is None or not shared.writable or planned.get("again"):
+        return planned
+    action = round_action(workspace, graph, earlier)
+    if action is None:
+        return planned
+    store, number, key = workspace.store, len(earlier) + 1, sha256(canonical(action))
+    publish_round(store, key, action, planned, number)
+    shared.push(store, key, _round_name(number))
+    return read_round(store, store.lookup(key), number) or planned
+
+
+def publish_round(store: Store, key: str, action: Action, planned: Round, number: int) -> None:
+    """Write a round into the cache as an artifact. Raises Transient where the disk is full."""
+    folder = store.folder("tmp") / f"{key}.{unique_name()}"
     folder.mkdir()
     try:
-        (folder / FILE).write_text(canonical(given) + "\n")
+        (folder / ROUND_FILE).write_text(canonical(planned) + "\n")
+        artifact = store.put_tree(folder)
         store.publish(
-            key, store.put_tree(folder), {"step": name, "stage": "round", "action": action}
+            key, artifact, {"step": _round_name(number), "stage": "round", "action": action}
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def study_rounds(workspace: Workspace, graph: Graph) -> None:
-    """Give every recorded round of a study to the others: what `doit push` does for a study that
-    was made alone.
+def share_rounds(workspace: Workspace, graph: Graph) -> None:
+    """Give every recorded round of a study to the others.
+
+    That is what `doit push` does for a study that was made alone.
     """
-    known = round_files.recorded(workspace)
-    for number, given in enumerate(known):
-        remember(workspace, graph, known[:number], given)
+    recorded = round_files.recorded(workspace)
+    for index, planned in enumerate(recorded):
+        share_round(workspace, graph, recorded[:index], planned)

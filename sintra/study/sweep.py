@@ -11,14 +11,18 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.build.graph import MARK
 from sintra.config.compose import GROUPS, conf_dirs, names
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import keep
+from sintra.store.files import write_if_possible
 from sintra.study.workspace import Workspace, cache_root, open_workspace
+
+if TYPE_CHECKING:
+    from sintra.store.remote.address import Address
+    from sintra.store.remote.shared import SharedStore
 
 SWEPT = re.compile(r"^(choice|range|glob|shuffle|sort|tag|interval)\(|^[^\[{'\"(]*,")
 MOST = 20_000
@@ -53,7 +57,7 @@ def kept_cells(root: Path, raw: Overrides) -> list[Overrides]:
     if known is not None:
         return [[str(o) for o in cell] for cell in known["cells"]]
     found = cells(root, raw)
-    keep(kept, sealed(canonical({"cells": found})))
+    write_if_possible(kept, sealed(canonical({"cells": found})))
     return found
 
 
@@ -116,8 +120,9 @@ def opened(root: Path, raw: Overrides) -> list[Workspace]:
     anything is started.
     """
     found: dict[str, Workspace] = {}
+    shared_stores: dict[Address, SharedStore] = {}
     for cell in kept_cells(root, raw):
-        workspace = open_workspace(root, cell)
+        workspace = open_workspace(root, cell, shared_stores)
         found.setdefault(workspace.study.id, workspace)
     return labeled(list(found.values()))
 

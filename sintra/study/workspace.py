@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.config import compose
@@ -21,6 +22,10 @@ from sintra.store.store import Store
 from sintra.study import pinning
 from sintra.study.pinning import Digests
 
+if TYPE_CHECKING:
+    from sintra.store.remote.address import Address
+    from sintra.store.remote.shared import SharedStore
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -31,6 +36,7 @@ class Workspace:
     store: Store
     config: Config  # every option
     policy: RunPolicy  # how steps are run
+    shared: SharedStore | None = None  # what other machines have made, where there is one
     label: str = ""  # what steps are called by, where it isn't the model's name (sweeps)
 
     @cached_property
@@ -120,10 +126,16 @@ def model_folder(root: Path, text: str) -> Path | None:
     return path if path.is_dir() or text.startswith((".", "/", "~", "models/")) else None
 
 
-def open_workspace(root: Path, raw: list[str]) -> Workspace:
-    """Return the workspace of raw overrides. Raises UserError for any mistake in them."""
+def open_workspace(
+    root: Path, raw: list[str], shared_stores: dict[Address, SharedStore] | None = None
+) -> Workspace:
+    """Return the workspace of raw overrides. Raises UserError for any mistake in them.
+
+    shared_stores: those that the run has opened before; a new one is added.
+    """
     config = composed(root, raw)
-    store = store_of(root, config.store)
+    store = Store(root / config.store.path, locks.check_lock_kind(config.store.locks))
+    shared = shared_store_of(root, config.store, {} if shared_stores is None else shared_stores)
     study = study_of(config, raw)
     policy = RunPolicy.of(config)
     digests = digests_of(store)
@@ -131,7 +143,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
         compress = replace(study.compress, checkpoint=checkpoint.digest)  # not its path
         study = replace(study, compress=compress)
     study = replace(study, id=identified(root, config, study, store, digests))
-    return Workspace(root, study, store, config, policy)
+    return Workspace(root, study, store, config, policy, shared)
 
 
 def identified(root: Path, config: Config, study: Study, store: Store, digests: Digests) -> str:
@@ -149,14 +161,19 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     return study_id(study, model.source, model.revision, texts)
 
 
-def store_of(root: Path, options: StoreConf) -> Store:
-    """Return the cache, with the shared store behind it where one is named. Raises UserError."""
-    store = Store(root / options.path, locks.checked(options.locks))
-    if options.remote or options.mode != "readwrite":
-        from sintra.store.remote.shared import shared  # needs the extra `remote`
+def shared_store_of(
+    root: Path, options: StoreConf, opened: dict[Address, SharedStore]
+) -> SharedStore | None:
+    """Return the shared store that the options name; None where they name none.
 
-        store.shared = shared(root, options)
-    return store
+    opened: the shared stores of this run, so that all its studies use the same. Raises UserError.
+    """
+    if not options.remote and options.mode == "readwrite":
+        return None
+    from sintra.store.remote.shared import open_shared_store  # needs the extra `remote`
+
+    shared = open_shared_store(root, options.remote, options.mode)
+    return None if shared is None else opened.setdefault(shared.address, shared)
 
 
 def composed(root: Path, raw: list[str]) -> Config:

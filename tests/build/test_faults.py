@@ -14,6 +14,7 @@ from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.core.errors import Transient, disk_trouble
 from sintra.core.types import Artifact, Failure, File
+from sintra.store.maintenance import verify_blobs
 from sintra.store.store import Store
 
 SMALL = ("planner=ladder", "planner.types=[Q8_0]", "max_rounds=1")
@@ -58,7 +59,7 @@ def test_a_full_disk(full, tmp_path):
     assert isinstance(small.outcome(store), Artifact), (
         "what fits goes on; nothing was left lying about"
     )
-    assert list(Store(full / "cache").verify()) == []
+    assert list(verify_blobs(Store(full / "cache"))) == []
 
 
 def test_a_full_disk_in_words(tmp_path):

@@ -217,7 +217,7 @@ def test_killed_for_want_of_memory(tmp_path, monkeypatch, fate):
     if fate == "alone":
         assert isinstance(found, Artifact)
     else:
-        assert (found.kind, store.excused, Store(store.root).lookup(step.key(store))) == (
+        assert (found.kind, store.failed_this_run, Store(store.root).lookup(step.key(store))) == (
             "out_of_memory",
             True,
             None,

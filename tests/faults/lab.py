@@ -181,10 +181,12 @@ class Lab:
         """Violations: blobs that aren't what their names say, or are missing; entries that can't be
         read.
         """
+        from sintra.store.maintenance import verify_blobs
         from sintra.store.store import Store
 
         return [
-            f"{wrong}: {file.path} of {step}" for file, wrong, step in Store(self.cache).verify()
+            f"{damage.problem}: {damage.file.path} of {damage.step}"
+            for damage in verify_blobs(Store(self.cache))
         ]
 
     def left(self) -> list[str]:
@@ -256,13 +258,18 @@ def warmed(lab: Lab, folder: Path) -> Path:
 
     shutil.rmtree(folder, ignore_errors=True)
     held, begun = Store(lab.cache), Store(folder)
-    for record in list(held.records()):
+    for record in list(held.read_entries()):
         if (
             record["stage"] in ("toolchain", "convert")
             or record["step"] == f"fetch:{lab.model.name}"
         ):
-            pairs = [(held.blob(f["sha256"]), begun.blob(f["sha256"])) for f in record["files"]]
-            for source, target in [*pairs, (held.entry(record["key"]), begun.entry(record["key"]))]:
+            pairs = [
+                (held.blob_path(f["sha256"]), begun.blob_path(f["sha256"])) for f in record["files"]
+            ]
+            for source, target in [
+                *pairs,
+                (held.entry_path(record["key"]), begun.entry_path(record["key"])),
+            ]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
     return folder

@@ -19,11 +19,11 @@ FAKETIME = (
 WORK = """
 import random, sys
 from pathlib import Path
-from sintra.build.step import Step
 from sintra.build.run import run_step
+from sintra.build.step import Step
+from sintra.core.types import Artifact, File
 from sintra.store.files import hash_file
 from sintra.store.store import Store
-from sintra.core.types import Artifact, File
 store, texts = Store(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
 random.Random(int(sys.argv[3])).shuffle(texts)
 for path in texts:
@@ -70,6 +70,7 @@ def forty(folder: Path, tally: Tally, rounds: int) -> None:
 
 def once(cache: Path, log: Path) -> list[str]:
     """Violations: a step that was published more than once, or not at all, or isn't sound."""
+    from sintra.store.maintenance import verify_blobs
     from sintra.store.store import Store
 
     links = [
@@ -83,8 +84,8 @@ def once(cache: Path, log: Path) -> list[str]:
         if len(links) != STEPS or len(set(links)) != STEPS
         else []
     )
-    wrong += [] if sum(1 for _ in store.records()) == STEPS else ["not every step is there"]
-    return wrong + [f"{w}: {f.path}" for f, w, _ in store.verify()]
+    wrong += [] if sum(1 for _ in store.read_entries()) == STEPS else ["not every step is there"]
+    return wrong + [f"{w}: {f.path}" for f, w, _ in verify_blobs(store)]
 
 
 def studies(lab: Lab, ref: Reference, tally: Tally) -> None:

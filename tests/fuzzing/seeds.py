@@ -193,7 +193,7 @@ def replies() -> list[bytes]:
 
 
 def entries() -> list[bytes]:
-    from sintra.store import entries as written
+    from sintra.store.entries import format_entry
 
     key, blob = "a" * 64, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     files = [
@@ -203,10 +203,10 @@ def entries() -> list[bytes]:
     whole = {"key": key, "step": "s:x", "stage": "s", "action": {"params": {}}, "files": files}
     failure = {"key": key, "failure": {"kind": "refused", "message": "no", "log": ""}}
     return [
-        written.text(whole).encode(),
+        format_entry(whole).encode(),
         json.dumps(whole).encode(),
         json.dumps(failure).encode(),
-        written.text(failure).encode(),
+        format_entry(failure).encode(),
     ]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, UserError
-from sintra.store.remote.entries import Refused
 from sintra.store.remote.objects import Unreachable
+from sintra.store.remote.shared_entries import RemoteDataError
 
 from . import seeds
 
@@ -101,11 +101,12 @@ def entries(data: bytes, folder: Path) -> None:
     """An AC entry: looked up, laid out, delivered, verified, collected."""
     from sintra.core.types import Artifact
     from sintra.results.outputs import put
+    from sintra.store.maintenance import delete_unneeded, verify_blobs
     from sintra.store.store import Store
 
     key, store = "a" * 64, Store(folder / "cache")
-    store.entry(key).parent.mkdir(parents=True, exist_ok=True)
-    store.entry(key).write_bytes(data)
+    store.entry_path(key).parent.mkdir(parents=True, exist_ok=True)
+    store.entry_path(key).write_bytes(data)
     _blob(store)
     found = store.lookup(key)
     if isinstance(found, Artifact):
@@ -115,8 +116,8 @@ def entries(data: bytes, folder: Path) -> None:
         put(store, out, {"": found, "gptq": found})
         shutil.rmtree(view)
         shutil.rmtree(out)
-    list(store.verify())
-    store.gc(set(), dry_run=True)
+    list(verify_blobs(store))
+    delete_unneeded(store, set(), dry_run=True)
 
 
 def pulled(data: bytes, folder: Path) -> None:
@@ -125,9 +126,9 @@ def pulled(data: bytes, folder: Path) -> None:
     """
     from sintra.core.canonical import sha256
     from sintra.core.types import Artifact
-    from sintra.store.remote.entries import outcome, parsed
+    from sintra.store.remote.shared_entries import parse_shared_entry, shared_outcome
 
-    found = outcome(parsed(data, sha256(canonical(seeds.ACTION)), None))
+    found = shared_outcome(parse_shared_entry(data, sha256(canonical(seeds.ACTION)), None))
     if isinstance(found, Artifact):
         for file in found.files:
             assert (folder / file.path).resolve().is_relative_to(folder.resolve())
@@ -136,7 +137,7 @@ def pulled(data: bytes, folder: Path) -> None:
 def listed(data: bytes, folder: Path) -> None:
     """What a shared folder holds, whatever its names: only keys of entries come out."""
     from sintra.store.remote.address import Address
-    from sintra.store.remote.objects import Objects
+    from sintra.store.remote.objects import ObjectStore
 
     place = folder / "shared" / "ac" / "ab"
     place.mkdir(parents=True, exist_ok=True)
@@ -144,8 +145,8 @@ def listed(data: bytes, folder: Path) -> None:
         plain = name.replace(b"/", b"_").replace(b"\0", b"_")[:200]
         if plain not in (b"", b".", b".."):
             Path(os.fsdecode(os.fsencode(place) + b"/" + plain)).touch()
-    objects = Objects(Address(f"file://{folder / 'shared'}", False))
-    for key in list(objects.keys()):
+    objects = ObjectStore(Address(f"file://{folder / 'shared'}", False))
+    for key in list(objects.list_keys()):
         assert len(key) == 64
         assert set(key) <= set("0123456789abcdef")
     shutil.rmtree(folder / "shared")
@@ -181,7 +182,7 @@ def composed_profiles(data: bytes, folder: Path) -> None:
 
 def tasks(data: bytes, folder: Path) -> None:
     """A task's YAML and, by the same bytes, its data."""
-    from sintra.config.tasks import check_data, read_task
+    from sintra.config.tasks import check_data, read_task, task_files
 
     path = _file(data, folder, "mine.yaml")
     _file(data, folder, "rows.jsonl")
@@ -234,7 +235,7 @@ def _scope() -> tuple[Any, dict[str, Any]]:
 
 def _blob(store: Any) -> None:
     data = b"hello"
-    path = store.blob("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    path = store.blob_path("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -250,7 +251,10 @@ TARGETS: dict[str, Target] = {
         entries, seeds.entries, (*seeds.JSON, b"model/../../x", b"model/", b"a" * 64, b'"size": -1')
     ),
     "remote entries": Target(
-        pulled, seeds.pulled, (*seeds.JSON, b"model/../../x", b"a" * 64, b'"hmac": ""'), (Refused,)
+        pulled,
+        seeds.pulled,
+        (*seeds.JSON, b"model/../../x", b"a" * 64, b'"hmac": ""'),
+        (RemoteDataError,),
     ),
     "remote listings": Target(
         listed, seeds.listed, (b"../x", b"\\", b".json", b"a" * 64), (Unreachable,), slow=True

@@ -219,7 +219,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
             max_length=size,
             batch_size=1,
         )
-        with opened(workspace.store.blob(sha), size, 1) as model:
+        with opened(workspace.store.blob_path(sha), size, 1) as model:
             ours = LlamaLM(model)
             for kind, args in (
                 ("loglikelihood_rolling", [(text,), ("Nora",)]),

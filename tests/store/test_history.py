@@ -21,14 +21,16 @@ def test_many_may_open_a_new_one_at_once(tmp_path):
         path = tmp_path / f"{attempt}.db"
         with ThreadPoolExecutor(8) as pool:
             added = list(
-                pool.map(lambda n, path=path: history.append(path, result(n), f"d{n}"), range(8))
+                pool.map(
+                    lambda n, path=path: history.append_result(path, result(n), f"d{n}"), range(8)
+                )
             )
         assert added == [True] * 8
-        assert {r["study"] for r in history.rows(path)} == {f"s{n}" for n in range(8)}
+        assert {r["study"] for r in history.read_results(path)} == {f"s{n}" for n in range(8)}
 
 
 def test_the_same_result_is_written_once(tmp_path):
-    assert history.append(tmp_path / "h.db", result(1), "d")
-    assert not history.append(tmp_path / "h.db", result(1), "d")
-    assert history.append(tmp_path / "h.db", result(1), "e")
-    assert [r["digest"] for r in history.rows(tmp_path / "h.db")] == ["d", "e"]
+    assert history.append_result(tmp_path / "h.db", result(1), "d")
+    assert not history.append_result(tmp_path / "h.db", result(1), "d")
+    assert history.append_result(tmp_path / "h.db", result(1), "e")
+    assert [r["digest"] for r in history.read_results(tmp_path / "h.db")] == ["d", "e"]

@@ -25,7 +25,7 @@ LEASE_S = 2.0
 HOLD = """
 import sys, time
 from pathlib import Path
-from sintra.store import Store
+from sintra.store.store import Store
 root, key, times, hold = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 for _ in range(times):
     with Store(root, "lease").lock(key):
@@ -72,7 +72,7 @@ def test_a_killed_holder_of_this_machine_is_known_to_be_dead(tmp_path):
     process.wait()
     with Store(tmp_path, "lease").lock("k"):
         pass
-    with locks.attempt(tmp_path / "lock" / "k", "lease") as free:
+    with locks.try_lock(tmp_path / "lock" / "k", "lease") as free:
         assert free
 
 
@@ -88,7 +88,7 @@ def test_a_killed_holder_of_another_machine_is_waited_out(tmp_path):
         pytest.skip("needs the right to make a UTS namespace")
     process = holder(tmp_path, hold=60, before=alone)
     wait_held(process)
-    with locks.attempt(tmp_path / "lock" / "k", "lease") as free:
+    with locks.try_lock(tmp_path / "lock" / "k", "lease") as free:
         assert not free
     process.kill()
     process.wait()
@@ -105,7 +105,7 @@ def test_a_living_holder_keeps_it_whatever_the_clock_says(tmp_path, monkeypatch)
     marker = tmp_path / "lock" / "k.lease"
     for skew in (-86400.0, 86400.0):
         os.utime(marker, (time.time() + skew, time.time() + skew))
-        with locks.attempt(tmp_path / "lock" / "k", "lease") as free:
+        with locks.try_lock(tmp_path / "lock" / "k", "lease") as free:
             assert not free
     with Store(tmp_path, "lease").lock("k"):
         mine = time.monotonic()
@@ -120,16 +120,16 @@ def test_a_frozen_holder_loses_it_and_what_it_finishes_does_no_harm(tmp_path):
         with Store(tmp_path, "lease").lock("k"):
             process.send_signal(signal.SIGCONT)
             assert len(spans(process)) == 1
-            with locks.attempt(tmp_path / "lock" / "k", "lease") as free:
+            with locks.try_lock(tmp_path / "lock" / "k", "lease") as free:
                 assert not free, "it went away without taking the new holder's lease with it"
     finally:
         process.kill()
-    with locks.attempt(tmp_path / "lock" / "k", "lease") as free:
+    with locks.try_lock(tmp_path / "lock" / "k", "lease") as free:
         assert free
 
 
 def test_a_step_under_a_lease(tmp_path):
-    """A real worker; what a dead one left behind is swept away, what a living one works on isn't."""
+    """A real worker; what a dead one left is swept away, what a living one works on isn't."""
     text = tmp_path / "text"
     text.write_text("hello")
     digest = Artifact((File("text.txt", 5, hash_file(text)),)).digest
@@ -175,21 +175,21 @@ a line that is none
     ],
 )
 def test_which_filesystem(path, kind):
-    assert locks.filesystem(Path(path), MOUNTS) == kind
+    assert locks.filesystem_type(Path(path), MOUNTS) == kind
 
 
 @pytest.mark.parametrize(
     "kind", ["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "fuse", "fuse.gcsfuse", "ceph", "9p"]
 )
 def test_where_flock_is_not_trusted(kind):
-    assert locks.UNSURE.fullmatch(kind)
+    assert locks.UNRELIABLE_FLOCK.fullmatch(kind)
 
 
 @pytest.mark.parametrize(
     "kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fusectl", ""]
 )
 def test_where_it_is(kind):
-    assert not locks.UNSURE.fullmatch(kind)
+    assert not locks.UNRELIABLE_FLOCK.fullmatch(kind)
 
 
 def test_a_fuse_filesystem_is_noticed(tmp_path):
@@ -206,9 +206,9 @@ def test_a_fuse_filesystem_is_noticed(tmp_path):
         store = Store(mounted / "cache")
         with store.lock("k"):
             assert (below / "cache" / "lock" / "k.lease").exists()
-            assert locks.machine(store.root, "auto").parent != mounted / "cache" / "lock"
+            assert locks.machine_lock_path(store.root, "auto").parent != mounted / "cache" / "lock"
         assert not (below / "cache" / "lock" / "k.lease").exists()
-        history.rows(store.root / "history.db")
+        history.read_results(store.root / "history.db")
         assert not (store.root / "history.db-wal").exists()
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
@@ -216,4 +216,4 @@ def test_a_fuse_filesystem_is_noticed(tmp_path):
 
 def test_a_wrong_kind():
     with pytest.raises(UserError, match="did you mean 'flock'"):
-        locks.checked("flok")
+        locks.check_lock_kind("flok")

@@ -12,9 +12,14 @@ import pytest
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
 from sintra.core.types import Failure
-from sintra.store.remote.address import Address, address
-from sintra.store.remote.entries import Refused, parsed, sealed
-from sintra.store.remote.shared import Shared
+from sintra.store.maintenance import verify_blobs
+from sintra.store.remote.address import Address, parse_address
+from sintra.store.remote.shared import SharedStore
+from sintra.store.remote.shared_entries import (
+    RemoteDataError,
+    format_shared_entry,
+    parse_shared_entry,
+)
 from sintra.store.store import Store
 
 pytest.importorskip("obstore")
@@ -78,7 +83,7 @@ def publish(cache, number, text, size=0):
 
 
 def shared(url, said=None, mode="readwrite"):
-    return Shared(Address(url, mode == "readwrite"), (said if said is not None else []).append)
+    return SharedStore(Address(url, mode == "readwrite"), (said if said is not None else []).append)
 
 
 def objects(url):
@@ -86,7 +91,7 @@ def objects(url):
 
 
 def names(url, prefix=""):
-    return sorted(objects(url).names(prefix or None))
+    return sorted(objects(url).list_names(prefix or None))
 
 
 def test_what_one_pushes_another_pulls(remote, tmp_path):
@@ -96,9 +101,9 @@ def test_what_one_pushes_another_pulls(remote, tmp_path):
     two = Store(tmp_path / "two")
     found = shared(remote).pull(two, key_of())
     assert found == one.lookup(key_of()) == Store(tmp_path / "two").lookup(key_of())
-    assert two.record(key_of()) == one.record(key_of())
-    assert list(two.verify()) == []
-    assert two.blob(found.files[1].sha256).stat().st_mode & 0o222 == 0
+    assert two.read_entry(key_of()) == one.read_entry(key_of())
+    assert list(verify_blobs(two)) == []
+    assert two.blob_path(found.files[1].sha256).stat().st_mode & 0o222 == 0
     assert list(two.folder("tmp").iterdir()) == []
     assert shared(remote).pull(two, key_of(1)) is None
 
@@ -195,21 +200,21 @@ FORGERIES = {
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forged_entry_is_refused(tmp_path, name):
     raw = json.dumps(forged(FORGERIES[name])).encode()
-    with pytest.raises(Refused):
-        parsed(raw, key_of())
+    with pytest.raises(RemoteDataError):
+        parse_shared_entry(raw, key_of())
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[", b"[]", b"null", b"[" * 100_000, b"\xff", b'{"key": 1e999}', b"1" * 5000]
 )
 def test_what_is_no_entry_is_refused(raw):
-    with pytest.raises(Refused):
-        parsed(raw, key_of())
+    with pytest.raises(RemoteDataError):
+        parse_shared_entry(raw, key_of())
 
 
 def test_an_entry_says_nothing_but_what_an_entry_has():
     raw = json.dumps(forged({"shared": "x", "made": "yesterday", "__class__": 1})).encode()
-    assert set(parsed(raw, key_of())) == {"key", "action", "stage", "step", "files"}
+    assert set(parse_shared_entry(raw, key_of())) == {"key", "action", "stage", "step", "files"}
 
 
 def test_a_forged_entry_reaches_nothing(remote, tmp_path):
@@ -224,7 +229,7 @@ def test_a_forged_entry_reaches_nothing(remote, tmp_path):
         f"{folder}/x/{key_of()}.json",
     ):
         there.store.put(name, b"x")
-    assert list(shared(remote).objects.keys()) == [key_of()]
+    assert list(shared(remote).objects.list_keys()) == [key_of()]
     own = shared(remote, said)
     assert own.pull(two, key_of()) is None
     assert "leaves its folder" in said[0]
@@ -256,7 +261,7 @@ def test_strange_names_in_a_bucket(s3, bucket, tmp_path, name):
     found = own.pull(Store(tmp_path / "two"), key_of())
     assert found == one.lookup(key_of()) or "going on without it" in said[0]
     if found:
-        assert list(own.objects.keys()) == [key_of()]
+        assert list(own.objects.list_keys()) == [key_of()]
 
 
 def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypatch):
@@ -275,7 +280,7 @@ def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypat
     monkeypatch.setenv("SINTRA_STORE_KEY", SECRET[::-1])
     assert shared(bucket, said).pull(Store(tmp_path / "four"), key_of()) is None
     written = [
-        objects(bucket).entry(key_of()),
+        objects(bucket).get_entry(key_of()),
         *(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()),
     ]
     assert not any(SECRET.encode() in text for text in written)
@@ -285,11 +290,11 @@ def test_with_a_key_only_signed_entries_are_believed(bucket, tmp_path, monkeypat
 
 
 def test_a_signature_holds_for_its_entry_alone():
-    text = sealed(forged({}), SECRET.encode())
-    assert parsed(text, key_of(), SECRET.encode())["files"]
+    text = format_shared_entry(forged({}), SECRET.encode())
+    assert parse_shared_entry(text, key_of(), SECRET.encode())["files"]
     other = json.loads(text) | with_file(sha256="b" * 64)
-    with pytest.raises(Refused, match="HMAC"):
-        parsed(json.dumps(other).encode(), key_of(), SECRET.encode())
+    with pytest.raises(RemoteDataError, match="HMAC"):
+        parse_shared_entry(json.dumps(other).encode(), key_of(), SECRET.encode())
 
 
 def race(cache, url, number, start, name):
@@ -331,7 +336,7 @@ def test_two_writers_race(request, where, tmp_path):
         assert third.pull(Store(tmp_path / "three"), key_of(number)).digest == winner[1]
     assert [r[3] for each in results for r in each if r[3]] == []
     assert len(names(url, "ac")) == times
-    assert [list(Store(tmp_path / name).verify()) for name in ("one", "two", "three")] == [
+    assert [list(verify_blobs(Store(tmp_path / name))) for name in ("one", "two", "three")] == [
         [],
         [],
         [],
@@ -386,24 +391,20 @@ def test_a_store_that_cannot_be_used_is_said_once(bucket, tmp_path, monkeypatch,
     [
         ("s4://b/x", "readwrite", "did you mean 's3'"),
         ("http://host/x", "readwrite", "known are"),
-        ("s3://", "readwrite", "wanted is"),
+        ("s3://", "readwrite", "expected "),
         ("s3://key:secret@b/x", "readwrite", "credentials come from"),
         ("az://c/x?sig=1", "readwrite", "credentials come from"),
-        ("s3://b/../x", "readwrite", "wanted is"),
+        ("s3://b/../x", "readwrite", "expected "),
         ("", "read", "did you mean 'readonly'"),
         ("x", "no", "store.mode='no'"),
     ],
 )
 def test_wrong_addresses(tmp_path, remote, mode, wrong):
     with pytest.raises(UserError, match=wrong):
-        address(tmp_path, {"remote": remote, "mode": mode})
+        parse_address(tmp_path, remote, mode)
 
 
 def test_addresses(tmp_path):
-    assert address(tmp_path, {"remote": "", "mode": "readonly"}) is None
-    assert address(tmp_path, {"remote": "x", "mode": "readonly"}) == Address(
-        f"file://{tmp_path}/x", False
-    )
-    assert address(tmp_path, {"remote": "gs://b/x/", "mode": "readwrite"}) == Address(
-        "gs://b/x", True
-    )
+    assert parse_address(tmp_path, "", "readonly") is None
+    assert parse_address(tmp_path, "x", "readonly") == Address(f"file://{tmp_path}/x", False)
+    assert parse_address(tmp_path, "gs://b/x/", "readwrite") == Address("gs://b/x", True)

@@ -1,4 +1,4 @@
-"""What others may have written, at random: entries and rounds are either refused or can do no harm."""
+"""What others may have written, at random: entries and rounds are refused or can do no harm."""
 
 import json
 import random
@@ -7,10 +7,14 @@ import pytest
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.types import Artifact
-from sintra.store.remote.entries import Refused, outcome, parsed
-from sintra.store.remote.objects import ENTRY
+from sintra.store.remote.objects import ENTRY_NAME
+from sintra.store.remote.shared_entries import (
+    RemoteDataError,
+    parse_shared_entry,
+    shared_outcome,
+)
 from sintra.study.round_files import proposals
-from sintra.study.sharing import check
+from sintra.study.sharing import check_round
 
 INPUTS = 20_000
 ODD = [
@@ -109,11 +113,11 @@ def test_entries():
         raw = json.dumps(changed(draw, GOOD)).encode()
         raw = damaged(draw, raw) if draw.random() < 0.2 else raw
         try:
-            entry = parsed(raw, KEY, b"k" * 16 if draw.random() < 0.05 else None)
-        except Refused:
+            entry = parse_shared_entry(raw, KEY, b"k" * 16 if draw.random() < 0.05 else None)
+        except RemoteDataError:
             continue
         believed += 1
-        found = outcome(entry)
+        found = shared_outcome(entry)
         for file in found.files if isinstance(found, Artifact) else ():
             assert not file.path.startswith("/")
             assert not {"..", ".", ""} & set(file.path.split("/"))
@@ -126,7 +130,7 @@ def test_rounds():
     for _ in range(INPUTS):
         given = changed(draw, ROUND)
         try:
-            check(given, 1)
+            check_round(given, 1)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         believed += 1
@@ -152,5 +156,5 @@ def test_rounds():
     ],
 )
 def test_names_that_are_no_entries(name):
-    assert not ENTRY.fullmatch(name)
-    assert ENTRY.fullmatch(f"ac/aa/{'a' * 64}.json")[2] == "a" * 64
+    assert not ENTRY_NAME.fullmatch(name)
+    assert ENTRY_NAME.fullmatch(f"ac/aa/{'a' * 64}.json")[2] == "a" * 64

@@ -7,7 +7,9 @@ import uuid
 import pytest
 
 from sintra.core.types import Artifact, Failure, File
+from sintra.store import maintenance
 from sintra.store.files import link_or_copy
+from sintra.store.maintenance import delete_unneeded, verify_blobs
 from sintra.store.store import Store
 from sintra.study.pinning import Digests
 
@@ -26,14 +28,14 @@ def test_round_trip(tmp_path):
     made = publish(tmp_path, KEY, "hello")
     store = Store(tmp_path)
     assert store.lookup(KEY) == made
-    blob = store.blob(made.files[0].sha256)
+    blob = store.blob_path(made.files[0].sha256)
     assert blob.read_text() == "hello"
     assert blob.stat().st_mode & 0o222 == 0
 
 
 def test_wrong_size_is_a_miss_and_can_be_published_again(tmp_path):
     made = publish(tmp_path, KEY, "hello")
-    blob = Store(tmp_path).blob(made.files[0].sha256)
+    blob = Store(tmp_path).blob_path(made.files[0].sha256)
     blob.chmod(0o644)
     blob.write_text("hell")
     assert Store(tmp_path).lookup(KEY) is None
@@ -43,7 +45,7 @@ def test_wrong_size_is_a_miss_and_can_be_published_again(tmp_path):
 
 def test_torn_entry_is_a_miss(tmp_path):
     publish(tmp_path, KEY, "hello")
-    Store(tmp_path).entry(KEY).write_text('{"files": [')
+    Store(tmp_path).entry_path(KEY).write_text('{"files": [')
     assert Store(tmp_path).lookup(KEY) is None
     publish(tmp_path, KEY, "hello")
     assert Store(tmp_path).lookup(KEY) is not None
@@ -65,31 +67,31 @@ def test_failures_are_results(tmp_path):
 def test_verify_finds_one_flipped_byte(tmp_path):
     made = publish(tmp_path, KEY, "hello")
     store = Store(tmp_path)
-    assert list(store.verify()) == []
-    blob = store.blob(made.files[0].sha256)
+    assert list(verify_blobs(store)) == []
+    blob = store.blob_path(made.files[0].sha256)
     blob.chmod(0o644)
     blob.write_text("hellp")
     assert store.lookup(KEY) is not None, "the size is right, so only verify can tell"
-    bad = list(Store(tmp_path).verify())
+    bad = list(verify_blobs(Store(tmp_path)))
     assert [(f.path, wrong, step) for f, wrong, step in bad] == [("f.txt", "damaged", "s:x")]
     assert len(list((tmp_path / "quarantine").iterdir())) == 1
     assert Store(tmp_path).lookup(KEY) is None
 
 
 def test_gc_keeps_what_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("SINTRA_GC_GRACE_S", "-5")
+    monkeypatch.setattr(maintenance, "GRACE_S", -5.0)
     publish(tmp_path, KEY, "keep")
     publish(tmp_path, "b" * 64, "drop")
     store = Store(tmp_path)
-    assert store.gc({KEY}, dry_run=True) == (1, 1, 4)
-    assert store.gc({KEY}) == (1, 1, 4)
+    assert delete_unneeded(store, {KEY}, dry_run=True) == (1, 1, 4)
+    assert delete_unneeded(store, {KEY}) == (1, 1, 4)
     assert Store(tmp_path).lookup(KEY) is not None
     assert Store(tmp_path).lookup("b" * 64) is None
 
 
 def test_gc_leaves_young_work_alone(tmp_path):
     publish(tmp_path, KEY, "at work")
-    assert Store(tmp_path).gc(set()) == (0, 0, 0)
+    assert delete_unneeded(Store(tmp_path), set()) == (0, 0, 0)
 
 
 def test_names_cannot_leave_their_folder(tmp_path):

@@ -13,7 +13,7 @@ from sintra.core.errors import UserError
 from sintra.core.types import Artifact
 from sintra.store import maintenance
 from sintra.store.store import Store
-from sintra.store.usage import show, usage
+from sintra.store.usage import measure_usage, print_usage
 
 DAY = 86400
 
@@ -53,7 +53,7 @@ def study(store, name, keys, days, root=None):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Two models of 1 kB each with a variant of each; four studies of different ages."""
-    monkeypatch.setenv("SINTRA_GC_GRACE_S", "-5")
+    monkeypatch.setattr(maintenance, "GRACE_S", -5.0)
     store = Store(tmp_path / "cache")
     keys = {}
     text, words = step(store, "fetch", "text-search", {"text.txt": "t" * 10})
@@ -113,7 +113,7 @@ def test_gc_by_age(place, capsys):
     assert there(store, keys["one"]), "it is older, but it lies in outputs/"
     assert there(store, keys["extra"])
     assert not any(there(store, [k]) for k in keys["two"] - keys["one"])
-    assert maintenance.verify(place[0], store, True)
+    assert maintenance.verify_cache(place[0], store, True)
 
 
 def test_gc_by_size_lets_the_longest_unused_go_first(place, capsys):
@@ -145,15 +145,15 @@ def test_a_pinned_study_stays(place, capsys):
     ("text", "bytes"), [("500M", 5e8), ("20G", 2e10), ("4GiB", 2**32), ("17", 17), ("1.5kB", 1500)]
 )
 def test_sizes(text, bytes):
-    assert maintenance.size(text) == bytes
+    assert maintenance.parse_size(text) == bytes
 
 
 @pytest.mark.parametrize("text", ["", "x", "4X", "-3G", "i", "4i"])
 def test_wrong_sizes_and_ages(text):
     with pytest.raises(UserError, match="--max-size="):
-        maintenance.size(text)
+        maintenance.parse_size(text)
     with pytest.raises(UserError, match="--older="):
-        maintenance.age(text)
+        maintenance.parse_age(text)
 
 
 def flip(path):
@@ -166,42 +166,42 @@ def flip(path):
 
 def test_verify_reads_only_what_was_written_to(place, capsys, monkeypatch):
     root, store, keys = place
-    assert maintenance.verify(root, store, False)
+    assert maintenance.verify_cache(root, store, False)
     read = []
     real = maintenance.hash_file
     monkeypatch.setattr(
-        "sintra.store.store.hash_file", lambda path: read.append(path.name) or real(path)
+        "sintra.store.maintenance.hash_file", lambda path: read.append(path.name) or real(path)
     )
-    assert maintenance.verify(root, store, False)
+    assert maintenance.verify_cache(root, store, False)
     assert read == []
     made = store.lookup(next(k for k in keys["extra"])).files[0]
-    flip(store.blob(made.sha256))
-    assert not maintenance.verify(root, store, False)
+    flip(store.blob_path(made.sha256))
+    assert not maintenance.verify_cache(root, store, False)
     assert read == [made.sha256]
     told = capsys.readouterr().out
     assert f"damaged: model.gguf of quantize:two-Q8 ({made.sha256[:12]})" in told
     assert "to be built again: quantize:two-Q8" in told
     assert not there(store, keys["extra"])
-    assert not maintenance.verify(root, store, False), "it is missing until it has been built"
+    assert not maintenance.verify_cache(root, store, False), "it is missing until it has been built"
 
 
 def test_verify_full_finds_what_a_disk_has_lost(place, capsys):
     root, store, keys = place
-    assert maintenance.verify(root, store, False)
+    assert maintenance.verify_cache(root, store, False)
     made = store.lookup(next(k for k in keys["extra"])).files[0]
-    blob = store.blob(made.sha256)
+    blob = store.blob_path(made.sha256)
     known = json.loads((store.root / "meta" / "verified.json").read_text())
     flip(blob)  # as a bad sector would: the file's times say nothing
     known[made.sha256] = [*known[made.sha256][:3], blob.stat().st_mtime_ns, blob.stat().st_ctime_ns]
     (store.root / "meta" / "verified.json").write_text(json.dumps(known))
-    assert maintenance.verify(root, store, False)
-    assert not maintenance.verify(root, store, True)
+    assert maintenance.verify_cache(root, store, False)
+    assert not maintenance.verify_cache(root, store, True)
     assert "damaged: model.gguf of quantize:two-Q8" in capsys.readouterr().out
 
 
 def test_verify_full_looks_at_entries_strays_and_outputs(place, capsys):
     root, store, keys = place
-    entry = store.entry(next(iter(keys["extra"])))
+    entry = store.entry_path(next(iter(keys["extra"])))
     data = {
         k: v for k, v in json.loads(entry.read_text()).items() if k != "sum"
     }  # forged, not rotten
@@ -211,13 +211,13 @@ def test_verify_full_looks_at_entries_strays_and_outputs(place, capsys):
     stray = store.folder("tmp") / "stray"
     stray.write_text("nobody's")
     _, digest = store.put_file(stray)
-    flip(store.blob(digest))
+    flip(store.blob_path(digest))
     out = root / "outputs" / "delivered"
     (out / "model.gguf").write_text("good")
     (out / "manifest.json").write_text(
         json.dumps({"files": {"model.gguf": sha256("good"), "gone": "0" * 64}})
     )
-    assert not maintenance.verify(root, store, True)
+    assert not maintenance.verify_cache(root, store, True)
     told = capsys.readouterr().out
     assert "the entry of quantize:two-Q8" in told
     assert "the entry of torn" in told
@@ -226,7 +226,7 @@ def test_verify_full_looks_at_entries_strays_and_outputs(place, capsys):
     assert "outputs/delivered/model.gguf" not in told
     assert len(list((store.root / "quarantine").iterdir())) == 3
     (out / "manifest.json").unlink()
-    assert maintenance.verify(root, store, True)
+    assert maintenance.verify_cache(root, store, True)
 
 
 def test_du(place, capsys):
@@ -235,7 +235,7 @@ def test_du(place, capsys):
     stray = store.folder("tmp") / "stray"
     stray.write_text("u" * 33)
     store.put_file(stray)
-    found = usage(store)
+    found = measure_usage(store)
     models = {r["name"]: r for r in found["models"]}
     assert set(models) == {"one", "two", "(no model)"}
     config = len(json.dumps({"of": "one"}))
@@ -251,7 +251,7 @@ def test_du(place, capsys):
     assert found["bytes"] == sum(p.stat().st_size for p in (store.root / "cas").glob("*/*"))
     assert run(place, "du") is None
     assert "unique MB" in capsys.readouterr().out
-    show(store, "json")
+    print_usage(store, "json")
     assert json.loads(capsys.readouterr().out)["models"] == found["models"]
     with pytest.raises(UserError, match="no cache"):
-        show(Store(root / "nowhere"), "text")
+        print_usage(Store(root / "nowhere"), "text")

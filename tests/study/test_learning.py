@@ -207,7 +207,7 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
     history_module.show(path, "text", "", False)
     assert "no study has ended yet" in capsys.readouterr().out
     for number in range(3):
-        history.append(
+        history.append_result(
             path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}"
         )
     history_module.show(path, "csv", "", False)
@@ -221,16 +221,16 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
     )
     history_module.show(path, "json", "", False)
     assert [r["kld_mean"] for r in json.loads(capsys.readouterr().out)] == [0.04] * 3
-    assert [json.loads(r["learned"]) for r in history.lessons(path)] == [{"x": 1}, {"x": 2}]
+    assert [json.loads(r["learned"]) for r in history.read_lessons(path)] == [{"x": 1}, {"x": 2}]
     with pytest.raises(UserError, match="no study 's7'"):
         history_module.show(path, "text", "s7", False)
     with pytest.raises(UserError, match="text or json or csv"):
         history_module.show(path, "xml", "", False)
     history_module.show(path, "text", "s1", False)
     assert "forgot 1 result " in capsys.readouterr().out
-    assert [r["study"] for r in history.rows(path)] == ["s0", "s2"]
+    assert [r["study"] for r in history.read_results(path)] == ["s0", "s2"]
     history_module.show(path, "text", "all", False)
-    assert history.rows(path) == []
+    assert history.read_results(path) == []
 
 
 def test_calibration_by_hand():
@@ -252,8 +252,8 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
             "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')"
         )
     base.close()
-    assert [r["study"] for r in history.rows(path)] == ["s"]
-    assert history.lessons(path) == []
-    assert calibration.last_of_each(history.rows(path)) == [], (
+    assert [r["study"] for r in history.read_results(path)] == ["s"]
+    assert history.read_lessons(path) == []
+    assert calibration.last_of_each(history.read_results(path)) == [], (
         "from before the rounds were recorded"
     )

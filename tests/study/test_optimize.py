@@ -116,6 +116,7 @@ def test_the_main_job(project, args):
     rows = json.loads(project.doit("history", "--format", "json").stdout)
     assert [r["status"] for r in rows] == ["met", "met"]
 
+    project.age_cache()
     collected = project.doit("gc")
     assert "deleted 0 entries" in collected.stdout
     assert project.built(project.doit(*args)) == [], "gc keeps what studies need"

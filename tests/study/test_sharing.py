@@ -116,7 +116,7 @@ def test_what_is_damaged_there_is_built_here_and_mended(
 
     there = from_url(bucket.partition("=")[2], client_options={"allow_http": True})
     store = Store(project.root / "cache")
-    entry = next(r for r in store.records() if r["step"] == "convert:tiny")
+    entry = next(r for r in store.read_entries() if r["step"] == "convert:tiny")
     file = max(entry["files"], key=lambda f: f["size"])
     path = f"cas/{file['sha256'][:2]}/{file['sha256']}"
     whole = bytes(there.get(path).bytes())
@@ -167,22 +167,22 @@ def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, bel
         make_project(tmp_path / name, empty(tmp_path / f"no{name}")) for name in ("one", "two")
     )
     workspace = open_workspace(one.root, [*args, remote])
-    assert sharing.remember(workspace, workspace.graph(), [], given(kind)) == given(kind)
+    assert sharing.share_round(workspace, workspace.graph(), [], given(kind)) == given(kind)
     other = open_workspace(two.root, [*args, remote])
-    found = sharing.recalled(other, other.graph(), [])
+    found = sharing.pull_round(other, other.graph(), [])
     assert (found == given(kind)) is believed
     if not believed:
         return
     round_files.write_round(other, found)
-    assert sharing.recalled(other, other.graph(), round_files.recorded(other)) is None, (
+    assert sharing.pull_round(other, other.graph(), round_files.recorded(other)) is None, (
         "its steps haven't been made"
     )
     ahead = open_workspace(one.root, [*args, remote, "goal.max_kld=0.3"])
-    assert sharing.recalled(ahead, ahead.graph(), []) is None, (
+    assert sharing.pull_round(ahead, ahead.graph(), []) is None, (
         "another study's round isn't this one's"
     )
     late = given("Q6_K")
-    assert sharing.remember(other, other.graph(), [], late) == given(kind), (
+    assert sharing.share_round(other, other.graph(), [], late) == given(kind), (
         "who comes second takes the first one's"
     )
 
@@ -200,7 +200,7 @@ def test_requests_are_few(first):
     project, _ = first
     study = project.result()["study"]
     known = sorted((project.root / "cache" / "studies" / study).glob("round-*.json"))
-    entries = [r for r in Store(project.root / "cache").records() if r.get("stage") == "round"]
+    entries = [r for r in Store(project.root / "cache").read_entries() if r.get("stage") == "round"]
     assert len(entries) == len(known)
     assert {json.loads(p.read_text())["round"] for p in known} == {
         r["action"]["params"]["number"] for r in entries

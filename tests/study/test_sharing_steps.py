@@ -1,4 +1,4 @@
-"""Steps through the shared store, with results that are published by hand instead of by a worker."""
+"""Steps through the shared store, with results published by hand instead of by a worker."""
 
 import uuid
 
@@ -7,7 +7,7 @@ import pytest
 from sintra.build.step import Step
 from sintra.core.errors import Transient
 from sintra.store.remote.address import Address
-from sintra.store.remote.shared import Shared
+from sintra.store.remote.shared import SharedStore
 from sintra.store.store import Store
 from sintra.study import sharing
 
@@ -18,9 +18,9 @@ class Machine:
     """A cache with a shared store behind it, and what was built here."""
 
     def __init__(self, folder, remote, writable=True):
-        self.store, self.built, self.said = Store(folder), [], []
+        self.store, self.shared, self.built, self.said = Store(folder), None, [], []
         if remote:
-            self.store.shared = Shared(Address(f"file://{remote}", writable), self.said.append)
+            self.shared = SharedStore(Address(f"file://{remote}", writable), self.said.append)
         source, text = (Step("fetch", n, {"kind": "file", "digest": n}) for n in ("model", "text"))
         tool = Step("toolchain", "tool", {})
         gguf = Step("convert", "gguf", {"type": "f16"}, {"model": source, "toolchain": tool})
@@ -43,7 +43,7 @@ class Machine:
     def make(self, text="made"):
         """Every step that isn't there, as a run does it: how each came."""
         return [
-            sharing.made(s, self.store, lambda s=s: self.build(s, text))
+            sharing.make_step(s, self.store, self.shared, lambda s=s: self.build(s, text))
             for s in self.steps
             if s.outcome(self.store) is None
         ]
@@ -104,7 +104,7 @@ def test_one_damaged_that_comes_out_otherwise(tmp_path):
 def test_who_was_slower_takes_over(tmp_path):
     one, two = (Machine(tmp_path / n, tmp_path / "shared") for n in ("one", "two"))
     one.make()
-    two.store.shared.pull = lambda *_: None  # it looked before the other had pushed
+    two.shared.pull = lambda *_: None  # it looked before the other had pushed
     assert two.make("other bytes") == ["built"] * 5
     assert digests(one) == digests(two), "and so what follows is made from the same"
 
@@ -123,6 +123,6 @@ def test_a_fault_is_no_result(tmp_path):
         raise Transient("no network")
 
     with pytest.raises(Transient):
-        sharing.made(one.steps[0], one.store, fails)
+        sharing.make_step(one.steps[0], one.store, one.shared, fails)
     assert not list((tmp_path / "shared").rglob("*.json"))
     assert one.make() == ["built"] * 5

@@ -209,7 +209,7 @@ def measured_here(cache: Path) -> list[Any]:
     from sintra.store.store import Store
 
     store, found = Store(cache), []
-    records = list(store.records())
+    records = list(store.read_entries())
     layouts = {
         a.digest: a
         for r in records
@@ -241,7 +241,7 @@ def measured_here(cache: Path) -> list[Any]:
     return found
 
 
-def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
+def taken(store: Any, record: Mapping[str, Any], metric: str) -> float | None:
     """A number of a probe's artifact, where it was measured on a machine like this one."""
     from sintra.core.stage import machine
     from sintra.core.types import Artifact
@@ -254,7 +254,7 @@ def taken(store: Any, record: dict[str, Any], metric: str) -> float | None:
     )
 
 
-def beside(store: Any, record: dict[str, Any], shape: Shape) -> float | None:
+def beside(store: Any, record: Mapping[str, Any], shape: Shape) -> float | None:
     """Bytes that a measured process held beyond weights, KV cache and compute buffer."""
     from sintra.hardware.estimate.estimate import compute_bytes, kv_bytes
 

@@ -11,6 +11,7 @@ from typing import Any
 from sintra.core.errors import UserError, nearest
 from sintra.results import calibration
 from sintra.store import history
+from sintra.store.history import HistoryRow
 
 FORMATS = ("text", "json", "csv")
 ALL = "all"
@@ -55,7 +56,7 @@ def show(path: Path, format: str, forget: str, calibration: bool) -> None:
     """Print the history, or delete from it. Raises UserError."""
     if format not in FORMATS:
         raise UserError(f"--format={format} isn't known: {' or '.join(FORMATS)}")
-    rows = history.rows(path)
+    rows = history.read_results(path)
     if forget:
         erase(path, forget, {r["study"] for r in rows})
     elif calibration:
@@ -66,7 +67,7 @@ def show(path: Path, format: str, forget: str, calibration: bool) -> None:
         print(exported([flat(r) for r in rows], format))
 
 
-def told(rows: list[dict[str, Any]]) -> None:
+def told(rows: list[HistoryRow]) -> None:
     """How well what was foreseen came true."""
     print(calibration.report(calibration.last_of_each(rows)))
 
@@ -75,14 +76,14 @@ def erase(path: Path, study: str, known: set[str]) -> None:
     """Delete. Raises UserError where there is no such study."""
     if study != ALL and study not in known:
         raise UserError(f"the history has no study {study!r}: {nearest(study, known)}")
-    count = history.forget(path, None if study == ALL else study)
+    count = history.delete_results(path, None if study == ALL else study)
     print(
         f"forgot {count} result{'s' * (count != 1)} and what they taught; files in cache/ and "
         "outputs/ are still there"
     )
 
 
-def listed(rows: list[dict[str, Any]]) -> None:
+def listed(rows: list[HistoryRow]) -> None:
     """A line for each."""
     for r in rows:
         print(f"{r['made']}  {r['study']:<44} {r['status']:<10} {r['winner'] or '-'}")
@@ -90,7 +91,7 @@ def listed(rows: list[dict[str, Any]]) -> None:
         print("no study has ended yet: doit optimize hardware=jetson_nano")
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
+def flat(row: HistoryRow) -> dict[str, Any]:
     """A row of the export."""
     result = json.loads(row["result"])
     winner = result["winner"] or {"measurements": []}
@@ -103,7 +104,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
         "llm_calls": llm.get("calls"),
         "llm_usd": llm.get("usd"),
     }
-    return {k: (row | more)[k] for k in COLUMNS}
+    return {k: {**row, **more}[k] for k in COLUMNS}
 
 
 def exported(rows: list[dict[str, Any]], format: str) -> str:

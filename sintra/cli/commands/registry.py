@@ -178,20 +178,20 @@ def cache_commands(
     def verify(full: bool) -> bool:
         from sintra.store import maintenance  # not on the no-op path
 
-        return maintenance.verify(root, store, full)
+        return maintenance.verify_cache(root, store, full)
 
     def collect(dry_run: bool, older: str, max_size: str, pin: str, unpin: str) -> None:
         from sintra.store import maintenance
 
         if pin or unpin:
-            maintenance.pin(store, pin or unpin, bool(pin))
+            maintenance.pin_study(store, pin or unpin, bool(pin))
         else:
-            maintenance.collect(root, store, dry_run, older, max_size)
+            maintenance.collect_garbage(root, store, dry_run, older, max_size)
 
     def du(format: str) -> None:
         from sintra.store import usage
 
-        usage.show(store, format)
+        usage.print_usage(store, format)
 
     dry = {
         "name": "dry_run",

@@ -1,4 +1,4 @@
-"""`doit push` and `doit pull`: what a cache and a shared store lack of each other's."""
+"""Exchange what a cache and a shared store lack of each other's: `doit push` and `doit pull`."""
 
 from __future__ import annotations
 
@@ -14,140 +14,164 @@ from sintra.build.graph import Graph
 from sintra.core.errors import Transient
 from sintra.core.types import Artifact
 from sintra.store.remote.objects import Unreachable
-from sintra.store.remote.shared import Shared, required, shareable
+from sintra.store.remote.shared import SharedStore, is_shareable, require_shared_store
+from sintra.store.store import Outcome
 from sintra.study import pinning, round_files, rounds, sharing
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-AT_ONCE = 4
-OFTEN_S = 5.0
+AT_ONCE = 4  # results that are moved at a time
+PROGRESS_S = 5.0  # seconds between two lines of progress
 T = TypeVar("T")
 
 
 def push(workspace: Workspace) -> bool:
-    """Everything of the cache that the shared store lacks, and the rounds of the study at hand.
-    Raises UserError, Transient.
+    """Push everything of the cache that the shared store lacks, and the rounds of the study.
+
+    Return whether all of it could be shared. Raises UserError, Transient.
     """
-    shared = required(workspace.store.shared, write=True)
-    there = listed(shared)
+    shared, store = require_shared_store(workspace.shared, write=True), workspace.store
+    present = list_keys(shared)
     if workspace.pinned():
-        sharing.study_rounds(workspace, workspace.graph())
+        sharing.share_rounds(workspace, workspace.graph())
     names = {
-        str(r["key"]): str(r.get("step"))
-        for r in workspace.store.records()
-        if shareable(r) and r["key"] not in there
+        entry["key"]: str(entry.get("step"))
+        for entry in store.read_entries()
+        if is_shareable(entry) and entry["key"] not in present
     }
-    found = Counter(
-        each(names, lambda key: shared.push(workspace.store, key, names[key]), "pushed")
-    )
-    for key in (k for k in names if workspace.store.lookup(k) is None):
+    results = map_with_progress(names, lambda key: shared.push(store, key, names[key]), "pushed")
+    count = Counter(results)
+    for key in (k for k in names if store.lookup(k) is None):
         say(f"not shared: {names[key]}: it is damaged here (`doit verify` says more)")
-    end(shared)
-    kept = f"; {found['kept']} not shared" if found["kept"] else ""
+    check_still_usable(shared)
+    kept = f"; {count['kept']} not shared" if count["kept"] else ""
     print(
-        f"pushed {found['pushed']} results, {shared.moved['up'] / 1e6:.1f} MB; "
-        f"{len(there) + found['there']} were there{kept}"
+        f"pushed {count['pushed']} results, {shared.pushed_bytes / 1e6:.1f} MB; "
+        f"{len(present) + count['there']} were there{kept}"
     )
-    if found["lost"]:
-        print(f"{found['lost']} had been made by others meanwhile: theirs are here now")
-    return not found["kept"]
+    if count["lost"]:
+        print(f"{count['lost']} had been made by others meanwhile: theirs are here now")
+    return not count["kept"]
 
 
 def pull(workspace: Workspace, everything: bool) -> bool:
-    """What the shared store has of the study at hand, or all that it has. Raises UserError,
-    Transient.
+    """Pull what the shared store has of the study at hand, or all that it has.
+
+    Return whether all of it could be had. Raises UserError, Transient.
     """
-    shared = required(workspace.store.shared, write=False)
-    if everything:
-        keys = [k for k in sorted(listed(shared)) if workspace.store.lookup(k) is None]
-        got = sum(each(keys, lambda key: shared.pull(workspace.store, key) is not None, "pulled"))
-        end(shared)
-        print(
-            f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB; {len(keys) - got} could "
-            "not be had"
-        )
-        return got == len(keys)
-    listed(shared, most=1)
-    got, lacking = study(workspace, shared)
-    end(shared)
-    print(f"pulled {got} results, {shared.moved['down'] / 1e6:.1f} MB")
+    shared = require_shared_store(workspace.shared, write=False)
+    return pull_everything(workspace, shared) if everything else pull_study(workspace, shared)
+
+
+def pull_everything(workspace: Workspace, shared: SharedStore) -> bool:
+    """Pull every result that the cache lacks; return whether all could be had. Raises Transient."""
+    store = workspace.store
+    keys = [key for key in sorted(list_keys(shared)) if store.lookup(key) is None]
+    pulled = sum(map_with_progress(keys, lambda key: shared.pull(store, key) is not None, "pulled"))
+    check_still_usable(shared)
     print(
-        f"{lacking} is the first step that isn't there: the next `doit optimize` goes on from it"
-        if lacking
+        f"pulled {pulled} results, {shared.pulled_bytes / 1e6:.1f} MB; {len(keys) - pulled} could "
+        "not be had"
+    )
+    return pulled == len(keys)
+
+
+def pull_study(workspace: Workspace, shared: SharedStore) -> bool:
+    """Pull the results of the study at hand, and say what is missing. Raises UserError, Transient."""
+    list_keys(shared, limit=1)  # says at once where it can't be reached
+    pulled, missing = pull_rounds(workspace, shared)
+    check_still_usable(shared)
+    print(f"pulled {pulled} results, {shared.pulled_bytes / 1e6:.1f} MB")
+    print(
+        f"{missing} is the first step that isn't there: the next `doit optimize` goes on from it"
+        if missing
         else "nothing is left to build for this study"
     )
     return True
 
 
-def study(workspace: Workspace, shared: Shared) -> tuple[int, str | None]:
-    """Follow a study as far as the shared store knows it: how many results came, and the first step
-    or round that didn't.
+def pull_rounds(workspace: Workspace, shared: SharedStore) -> tuple[int, str | None]:
+    """Follow a study round by round as far as the shared store has it.
+
+    Return how many results came, and the first step or round that didn't. Raises UserError,
+    Transient.
     """
+    model = workspace.config.model
     if workspace.pinned() is None:
-        pinning.resolve_hub(
-            workspace.store, workspace.config.model.source, workspace.config.model.revision
-        )
-    graph, recorded, got = workspace.graph(), round_files.recorded(workspace), 0
-    for number in itertools.count():
-        known = recorded[:number]
-        if number == len(recorded):
-            given = sharing.recalled(workspace, graph, known)
-            if given is None:
-                return got, f"round {number + 1}"
-            round_files.write_round(workspace, given)
-            recorded.append(given)
-        count, lacking = steps(workspace, shared, graph, recorded[number])
-        got += count
-        if lacking or recorded[number]["stop"] is not None:
+        pinning.resolve_hub(workspace.store, model.source, model.revision)
+    graph, recorded, pulled = workspace.graph(), round_files.recorded(workspace), 0
+    for index in itertools.count():
+        if index == len(recorded):
+            following = sharing.pull_round(workspace, graph, recorded)
+            if following is None:
+                return pulled, f"round {index + 1}"
+            round_files.write_round(workspace, following)
+            recorded.append(following)
+        count, missing = pull_steps(workspace, shared, graph, recorded[index])
+        pulled += count
+        if missing or recorded[index]["stop"] is not None:
             rounds.write_keys(workspace, graph, recorded)
-            return got, lacking
+            return pulled, missing
     raise AssertionError("a study ends")
 
 
-def steps(
-    workspace: Workspace, shared: Shared, graph: Graph, given: round_files.Round
+def pull_steps(
+    workspace: Workspace, shared: SharedStore, graph: Graph, recorded: Round
 ) -> tuple[int, str | None]:
-    """Pull the steps of a round, inputs first: how many came, and the first that is nowhere."""
-    got, lacking = 0, None
-    for step in rounds.steps_of(graph, given):
-        if step.outcome(workspace.store) is not None:
+    """Pull the steps of a round, inputs first.
+
+    Return how many came, and the name of the first that is nowhere.
+    """
+    store, pulled, missing = workspace.store, 0, None
+    for step in rounds.steps_of(graph, recorded):
+        if step.outcome(store) is not None:
             continue
-        key = step.key(workspace.store)
-        if key is not None and (found := shared.pull(workspace.store, key, step.name)) is not None:
-            got += 1
-            size = (
-                f"{sum(f.size for f in found.files) / 1e6:.1f} MB"
-                if isinstance(found, Artifact)
-                else found.kind
-            )
-            say(f"pulled  {step.name}  {size}")
+        key = step.key(store)
+        outcome = None if key is None else shared.pull(store, key, step.name)
+        if outcome is None:
+            missing = missing or step.name
         else:
-            lacking = lacking or step.name
-    return got, lacking
+            pulled += 1
+            say(f"pulled  {step.name}  {describe_outcome(outcome)}")
+    return pulled, missing
 
 
-def listed(shared: Shared, most: int | None = None) -> set[str]:
-    """The keys that the shared store has. Raises UserError, Transient where it can't be reached."""
+def describe_outcome(outcome: Outcome) -> str:
+    """Return an artifact's size, or the kind of a failure."""
+    if isinstance(outcome, Artifact):
+        return f"{sum(file.size for file in outcome.files) / 1e6:.1f} MB"
+    return outcome.kind
+
+
+def list_keys(shared: SharedStore, limit: int | None = None) -> set[str]:
+    """Return the keys that the shared store has, at most `limit` of them.
+
+    Raises UserError, and Transient where it can't be reached.
+    """
     try:
-        return set(itertools.islice(shared.objects.keys(), most))
+        return set(itertools.islice(shared.objects.list_keys(), limit))
     except Unreachable as error:
-        raise Transient(f"the shared store {shared.where.url} can't be used: {error}") from None
+        raise Transient(f"the shared store {shared.address.url} can't be used: {error}") from None
 
 
-def end(shared: Shared) -> None:
-    """Raises Transient where it went away in the middle."""
-    if shared.why_not:
+def check_still_usable(shared: SharedStore) -> None:
+    """Raise Transient where the shared store went away in the middle."""
+    if shared.unusable_because:
         raise Transient(
             "the shared store went away: what has been moved is there, the same command goes on"
         )
 
 
-def each(keys: Iterable[str], function: Callable[[str], T], what: str) -> list[T]:
-    """A function of every key, several at once, with a line of progress now and then."""
-    keys, found, told = list(keys), [], time.monotonic()
+def map_with_progress(keys: Iterable[str], function: Callable[[str], T], action: str) -> list[T]:
+    """Call a function on every key, several at once, with a line of progress now and then.
+
+    action: what the line says was done, "pushed" or "pulled".
+    """
+    keys, results, printed = list(keys), [], time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for result in pool.map(function, keys):
-            found.append(result)
-            if time.monotonic() - told > OFTEN_S:
-                told = time.monotonic()
-                say(f"{what} {len(found)} of {len(keys)}")
-    return found
+            results.append(result)
+            if time.monotonic() - printed > PROGRESS_S:
+                printed = time.monotonic()
+                say(f"{action} {len(results)} of {len(keys)}")
+    return results

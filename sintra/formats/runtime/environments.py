@@ -22,7 +22,7 @@ from typing import Any
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import Transient
 from sintra.core.stage import Context, tool_version
-from sintra.store.files import unique
+from sintra.store.files import unique_name
 
 SHARED = ("torch", "numpy", "safetensors", "accelerate", "sentencepiece")
 PIP = (sys.executable, "-m", "pip")
@@ -144,7 +144,7 @@ def create(context: Context, requirements: list[str]) -> Path:
     """
     import sysconfig
 
-    folder = context.keep.parents[1] / "envs" / f"new-{unique()}"
+    folder = context.keep.parents[1] / "envs" / f"new-{unique_name()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run(

@@ -27,7 +27,7 @@ def detect(path: Path, measure: bool = True) -> dict[str, Any]:
     machine = machines.this()
     known = (
         load(source_folder(), machine.profile)
-        if machine.profile and (home() / "conf").is_dir()
+        if machine.profile and (source_folder() / "conf").is_dir()
         else None
     )
     measured = None

@@ -178,7 +178,7 @@ class DeliveredModel:
         if baseline is None:
             raise self._not_stored("baseline")
         digest = next(f.sha256 for f in baseline.files if f.path == "tokens.npy")
-        tokens: NDArray[np.int32] = np.load(self.store.blob(digest))
+        tokens: NDArray[np.int32] = np.load(self.store.blob_path(digest))
         return tokens
 
     def _original_artifact(self) -> Artifact:
@@ -203,7 +203,7 @@ class DeliveredModel:
         self, stage: str, matches: Callable[[Mapping[str, Any]], bool]
     ) -> Artifact | None:
         """Return a complete artifact of a stage whose action matches, or None."""
-        for record in self.store.records():
+        for record in self.store.read_entries():
             action = record.get("action") or {}
             if action.get("stage") == stage and matches(action):
                 outcome = self.store.lookup(record["key"])

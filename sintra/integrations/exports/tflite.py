@@ -35,7 +35,7 @@ from sintra.integrations.exports.handover import (
     relative_path,
     render_template,
 )
-from sintra.store.files import unique
+from sintra.store.files import unique_name
 from sintra.store.store import Store
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def convert_elsewhere(source: Path, out: Path, store: Store, params: dict[str, A
 
     Raises UserError for what litert-torch can't follow.
     """
-    keep = store.folder("tmp") / f"{unique()}.export"
+    keep = store.folder("tmp") / f"{unique_name()}.export"
     threads = min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10))
     context = Context(params, {"model": source}, out, {}, keep, threads)
     try:

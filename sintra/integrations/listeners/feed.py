@@ -23,7 +23,7 @@ from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
 from sintra.core.events import Event, Kind
 from sintra.integrations.listeners import telemetry
-from sintra.store.files import unique, write_atomic
+from sintra.store.files import unique_name, write_atomic
 
 READER = "sintra.integrations.listeners.reader"
 FOLDER = "told"  # in the cache: event files, logs of listeners, what was published
@@ -155,7 +155,7 @@ def create_event_file(conf: Mapping[str, Any], root: Path, cache: Path) -> Path:
     for path in folder.glob("*.*"):
         if path.suffix in (".jsonl", ".log") and path.stat().st_mtime < time.time() - KEEP_S:
             path.unlink(missing_ok=True)
-    file = folder / f"{unique()[:12]}.jsonl"
+    file = folder / f"{unique_name()[:12]}.jsonl"
     header: FeedHeader = {
         "options": conf,
         "root": str(root.resolve()),

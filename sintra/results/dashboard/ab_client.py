@@ -41,7 +41,7 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
         made = step.outcome(store)
         if not isinstance(made, Artifact):
             raise UserError("the cache no longer holds both models: run the study again")
-        paths.append(str(store.blob(made.model.sha256)))
+        paths.append(str(store.blob_path(made.model.sha256)))
     return {
         "paths": paths,
         "prompt": prompt,

@@ -136,7 +136,6 @@ class Progress:
         """How long a step that is there took."""
         if step.name not in self._wall:
             key = step.key(self.workspace.store)
-            self._wall[step.name] = float(
-                ((self.workspace.store.record(key) if key else None) or {}).get("wall_s", 0.0)
-            )
+            entry = self.workspace.store.read_entry(key) if key else None
+            self._wall[step.name] = float(entry.get("wall_s", 0.0) if entry else 0.0)
         return self._wall[step.name]

@@ -1,4 +1,4 @@
-"""Where the shared store is, checked before anything is opened. No network here, and no obstore."""
+"""Say where the shared store is, checked before anything is opened: no network, no obstore."""
 
 from __future__ import annotations
 
@@ -6,75 +6,72 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from sintra.core.errors import UserError, nearest
 
-BUCKETS = ("s3", "gs", "az")
-MODES = ("readwrite", "readonly")
-KEY = "SINTRA_STORE_KEY"
-SHORTEST = 16
-
-
-class StoreOptions(Protocol):
-    """The options of a shared store, as the configuration has them."""
-
-    @property
-    def remote(self) -> str:
-        """Return a bucket or folder; "" for none."""
-        ...
-
-    @property
-    def mode(self) -> str:
-        """Return readwrite or readonly."""
-        ...
+BUCKETS = ("s3", "gs", "az")  # schemes of the clouds
+MODES = ("readwrite", "readonly")  # values of the option store.mode
+KEY_VARIABLE = "SINTRA_STORE_KEY"
+SHORTEST_KEY = 16  # bytes
 
 
 @dataclass(frozen=True)
 class Address:
-    """A bucket with a prefix (s3://, gs://, az://) or a folder (file://); whether it is written to."""
+    """Where a shared store is, and what may be done there."""
 
-    url: str
-    writable: bool
+    url: str  # a bucket with a prefix (s3://, gs://, az://) or a folder (file://)
+    writable: bool  # whether results are pushed
 
     @property
     def folder(self) -> Path | None:
-        """The folder, where it is one."""
+        """Return the folder; None for a bucket."""
         return Path(self.url.removeprefix("file://")) if self.url.startswith("file://") else None
 
 
-def address(root: Path, conf: StoreOptions) -> Address | None:
-    """From the options `store.*`; None where no shared store is named. Raises UserError."""
-    remote, mode = conf.remote, conf.mode
+def parse_address(root: Path, remote: str, mode: str) -> Address | None:
+    """Return the address that the options `store.remote` and `store.mode` name.
+
+    Return None where no shared store is named. Raises UserError. root: what a relative path starts
+    from.
+    """
     if mode not in MODES:
         raise UserError(f"store.mode={mode!r}: {nearest(mode, MODES)}")
     if not remote:
         return None
     scheme = remote.partition("://")[0] if "://" in remote else ""
+    writable = mode != "readonly"
     if not scheme or scheme == "file":
-        return Address(
-            "file://" + str((root / Path(remote.removeprefix("file://")).expanduser()).absolute()),
-            mode != "readonly",
-        )
+        folder = root / Path(remote.removeprefix("file://")).expanduser()
+        return Address(f"file://{folder.absolute()}", writable)
     if scheme not in BUCKETS:
         raise UserError(
             f"store.remote={scheme}://...: {nearest(scheme, (*BUCKETS, 'file'))}, or the path of "
             "a folder"
         )
+    _check_bucket(remote, scheme)
+    return Address(remote.rstrip("/"), writable)
+
+
+def _check_bucket(remote: str, scheme: str) -> None:
+    """Raise UserError unless an address is a bucket and a prefix, and no more."""
     parts = urlsplit(remote)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UserError(
             "store.remote holds more than bucket and prefix: credentials come from the environment"
         )
     if not re.fullmatch(r"[\w.-]+", parts.netloc) or ".." in parts.path.split("/"):
-        raise UserError(f"store.remote={remote!r}: wanted is {scheme}://bucket/prefix")
-    return Address(remote.rstrip("/"), mode != "readonly")
+        raise UserError(f"store.remote={remote!r}: expected {scheme}://bucket/prefix")
 
 
-def secret() -> bytes | None:
-    """The key of the entries' HMAC, from the environment. Raises UserError."""
-    given = os.environ.get(KEY, "").encode()
-    if given and len(given) < SHORTEST:
-        raise UserError(f"{KEY} has fewer than {SHORTEST} bytes: anybody could find it out")
-    return given or None
+def read_hmac_key() -> bytes | None:
+    """Return the key of the entries' HMAC from the environment; None where there is none.
+
+    Raises UserError where it is too short.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").encode()
+    if key and len(key) < SHORTEST_KEY:
+        raise UserError(
+            f"{KEY_VARIABLE} has fewer than {SHORTEST_KEY} bytes: anybody could find it out"
+        )
+    return key or None

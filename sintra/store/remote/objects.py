@@ -1,8 +1,7 @@
-"""Objects in a bucket or a folder, through obstore (https://developmentseed.org/obstore/): get,
-put, list, each checked.
+"""Get, put and list objects in a bucket or a folder, each checked.
 
-What is read is hashed on the way, and so is what is sent: a blob that isn't what its name says is
-neither stored nor shown.
+It goes through obstore (https://developmentseed.org/obstore/). What is read is hashed on the way,
+and so is what is sent: a blob that isn't what its name says is neither stored nor shown.
 """
 
 from __future__ import annotations
@@ -14,67 +13,75 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sintra.core.errors import UserError
 from sintra.store.remote.address import Address
-from sintra.store.remote.entries import MOST_BYTES, Refused
+from sintra.store.remote.shared_entries import MAX_ENTRY_BYTES, RemoteDataError
 
-LACKING = "a shared store needs obstore: pip install -c constraints.txt -e '.[remote]'"
-PART = 8 << 20
-AT_ONCE = 4
-ENTRY = re.compile(r"ac/([0-9a-f]{2})/(\1[0-9a-f]{62})\.json")
-Progress = Callable[[int], None]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+OBSTORE_MISSING = "a shared store needs obstore: pip install -c constraints.txt -e '.[remote]'"
+PART_BYTES = 8 << 20  # of a large blob, moved at once
+PARTS_AT_ONCE = 4
+ENTRY_NAME = re.compile(r"ac/([0-9a-f]{2})/(\1[0-9a-f]{62})\.json")
+Progress = Callable[[int], None]  # called with the bytes that have just been moved
 
 
 class Unreachable(Exception):
     """The remote store doesn't answer, or not to us; the message is one line without secrets."""
 
 
-def opened(where: Address, patient: bool) -> Any:
-    """An obstore store. patient: with retries; without, it is soon known whether anybody is there.
-    Raises UserError.
+class Forbidden(Unreachable):
+    """The remote store answers, but doesn't let us, or can't do what was asked."""
+
+
+def open_obstore(address: Address, patient: bool) -> Any:
+    """Open obstore's store at an address. Raises UserError without obstore.
+
+    patient: with retries; without, it is soon clear whether anybody answers.
     """
     try:
-        from obstore.store import LocalStore, from_url
+        from obstore.store import LocalStore, from_url  # optional package
     except ImportError:
-        raise UserError(LACKING) from None
-    if where.folder:
-        return LocalStore(where.folder, mkdir=where.writable)
+        raise UserError(OBSTORE_MISSING) from None
+    if address.folder:
+        return LocalStore(address.folder, mkdir=address.writable)
     http = {
         "connect_timeout": "3s",
         "read_timeout": "30s",
         "timeout": "10m" if patient else "10s",
-        "allow_http": plain_http(),
+        "allow_http": allows_plain_http(),
     }
     retry = {
         "max_retries": 5 if patient else 1,
         "retry_timeout": timedelta(seconds=40 if patient else 5),
     }
-    return from_url(where.url, client_options=http, retry_config=retry)  # type: ignore[call-overload]
+    return from_url(address.url, client_options=http, retry_config=retry)  # type: ignore[call-overload]
 
 
-def plain_http() -> bool:
-    """Whether the endpoint may be spoken to without TLS: on loopback, or where the user says so."""
+def allows_plain_http() -> bool:
+    """Return whether the endpoint may be spoken to without TLS.
+
+    It may on loopback, or where AWS_ALLOW_HTTP says so.
+    """
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    host = urlsplit(next((os.environ[n] for n in names if os.environ.get(n)), "")).hostname
+    endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "")
     return (
-        host in ("127.0.0.1", "localhost", "::1")
+        urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")
         or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
     )
 
 
-class Forbidden(Unreachable):
-    """It answers, but doesn't let us, or can't do what was asked."""
-
-
 @contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """obstore's errors as Unreachable, in one line; that something isn't there, or is there
-    already, is no such error.
+def translate_errors() -> Iterator[None]:
+    """Raise obstore's errors as Unreachable or Forbidden, in one line.
+
+    That something isn't there, or is there already, passes unchanged.
     """
-    from obstore.exceptions import (
+    from obstore.exceptions import (  # optional package
         AlreadyExistsError,
         BaseError,
         NotSupportedError,
@@ -82,6 +89,7 @@ def answering() -> Iterator[None]:
         UnauthenticatedError,
     )
 
+    denials = (PermissionDeniedError, UnauthenticatedError, NotSupportedError, PermissionError)
     try:
         yield
     except AlreadyExistsError:
@@ -90,65 +98,62 @@ def answering() -> Iterator[None]:
         BaseError,
         PermissionError,
         NotADirectoryError,
-        ValueError,
-    ) as error:  # ValueError: a name that is no path
+        ValueError,  # a name that is not a path
+    ) as error:
         line = re.sub(r"\?\S*", "", str(error).split("\n")[0])[:240]
-        if isinstance(
-            error, (PermissionDeniedError, UnauthenticatedError, NotSupportedError, PermissionError)
-        ):
-            raise Forbidden(line) from None
-        raise Unreachable(line) from None
+        raise (Forbidden if isinstance(error, denials) else Unreachable)(line) from None
 
 
-class Objects:
+class ObjectStore:
     """The two key spaces of a remote store: `ac/ab/<key>.json` and `cas/ab/<sha256>`."""
 
-    def __init__(self, where: Address) -> None:
-        """Raises UserError, and Unreachable where nobody answers."""
-        import obstore
+    def __init__(self, address: Address) -> None:
+        """Open it. Raises UserError without obstore, Unreachable where nobody answers."""
+        import obstore  # optional package
 
-        self.api, self.where = obstore, where
-        with answering():
-            self.store = opened(where, patient=False)
-            next(iter(self.names("ac")), None)  # a bucket that isn't there is no empty one
-            self.store = opened(where, patient=True)
+        self.api = obstore
+        with translate_errors():
+            self.store = open_obstore(address, patient=False)
+            next(iter(self.list_names("ac")), None)  # a bucket that isn't there is no empty one
+            self.store = open_obstore(address, patient=True)
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Every name below a prefix, as it is."""
-        for some in self.api.list(self.store, prefix=prefix):
-            yield from (str(each["path"]) for each in some)
+    def list_names(self, prefix: str | None) -> Iterator[str]:
+        """Yield every name below a prefix, unchecked."""
+        for batch in self.api.list(self.store, prefix=prefix):
+            yield from (str(each["path"]) for each in batch)
 
-    def keys(self) -> Iterator[str]:
-        """The keys of all entries; a name that isn't an entry's is passed over. Raises Unreachable."""
-        with answering():
-            for name in self.names("ac"):
-                if found := ENTRY.fullmatch(name):
-                    yield found[2]
+    def list_keys(self) -> Iterator[str]:
+        """Yield the keys of all entries; other names are passed over. Raises Unreachable."""
+        with translate_errors():
+            for name in self.list_names("ac"):
+                if match := ENTRY_NAME.fullmatch(name):
+                    yield match[2]
 
-    def entry(self, key: str) -> bytes | None:
-        """The bytes of an entry, or None. Raises Refused, Unreachable."""
-        with answering():
+    def get_entry(self, key: str) -> bytes | None:
+        """Return the bytes of an entry, or None. Raises RemoteDataError, Unreachable."""
+        with translate_errors():
             try:
-                found = self.api.get(self.store, named(key))
+                response = self.api.get(self.store, entry_name(key))
             except FileNotFoundError:
                 return None
-            if found.meta["size"] > MOST_BYTES:
-                raise Refused("it is too large for an entry")
-            return bytes(found.bytes())
+            if response.meta["size"] > MAX_ENTRY_BYTES:
+                raise RemoteDataError("it is too large for an entry")
+            return bytes(response.bytes())
 
-    def put_entry(self, key: str, text: bytes, over: bool = False) -> bool:
-        """Write an entry unless there is one (over: in its place); whether it was written. Raises
-        Unreachable.
+    def put_entry(self, key: str, text: bytes, overwrite: bool = False) -> bool:
+        """Write an entry unless there is one; return whether it was written.
+
+        overwrite: take the place of one that is there. Raises Unreachable.
         """
-        from obstore.exceptions import AlreadyExistsError
+        from obstore.exceptions import AlreadyExistsError  # optional package
 
-        with answering():
+        with translate_errors():
             try:
                 self.api.put(
                     self.store,
-                    named(key),
+                    entry_name(key),
                     text,
-                    mode="overwrite" if over else "create",
+                    mode="overwrite" if overwrite else "create",
                     use_multipart=False,
                 )
             except AlreadyExistsError:
@@ -156,98 +161,112 @@ class Objects:
         return True
 
     def has_blob(self, digest: str, size: int) -> bool:
-        """Whether there is a blob of this name and size. Raises Unreachable."""
-        return self.size(blob(digest)) == size
+        """Return whether there is a blob of this name and size. Raises Unreachable."""
+        return self._object_size(blob_name(digest)) == size
 
     def has_entry(self, key: str) -> bool:
-        """Whether there is an entry. Raises Unreachable."""
-        return self.size(named(key)) is not None
+        """Return whether there is an entry. Raises Unreachable."""
+        return self._object_size(entry_name(key)) is not None
 
-    def size(self, name: str) -> int | None:
-        """An object's size in bytes; None where there is none. Raises Unreachable."""
-        with answering():
+    def _object_size(self, name: str) -> int | None:
+        """Return an object's size in bytes; None where there is none. Raises Unreachable."""
+        with translate_errors():
             try:
                 return int(self.api.head(self.store, name)["size"])
             except FileNotFoundError:
                 return None
 
     def put_blob(self, path: Path, digest: str, progress: Progress) -> None:
-        """Send a file, in parts where it is large. Raises Refused where it isn't what its name
-        says, Unreachable.
+        """Send a file, in parts where it is large.
+
+        Raises RemoteDataError where it isn't what its name says, Unreachable.
         """
-        with answering():
-            if path.stat().st_size <= PART:
+        with translate_errors():
+            if path.stat().st_size <= PART_BYTES:
                 data = path.read_bytes()
-                matched(hashlib.sha256(data).hexdigest(), digest)
-                self.api.put(self.store, blob(digest), data, use_multipart=False)
+                check_digest(hashlib.sha256(data).hexdigest(), digest)
+                self.api.put(self.store, blob_name(digest), data, use_multipart=False)
                 progress(len(data))
             else:
                 self.api.put(
                     self.store,
-                    blob(digest),
-                    sent(path, digest, progress),
-                    chunk_size=PART,
-                    max_concurrency=AT_ONCE,
+                    blob_name(digest),
+                    read_parts(path, digest, progress),
+                    chunk_size=PART_BYTES,
+                    max_concurrency=PARTS_AT_ONCE,
                 )
 
     def get_blob(self, digest: str, size: int, target: Path, progress: Progress) -> None:
-        """Receive a blob into a file, several parts at once. Raises Refused where it isn't what its
-        name says, Unreachable.
+        """Receive a blob into a file, several parts at once.
+
+        Raises RemoteDataError where it isn't what its name says, Unreachable.
         """
-        from concurrent.futures import Future, ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
         hashed = hashlib.sha256()
-        with answering(), ThreadPoolExecutor(AT_ONCE) as pool, target.open("wb") as out:
-            starts = iter(range(0, size, PART))
-            waiting: list[Future[Any]] = []
+        with (
+            translate_errors(),
+            ThreadPoolExecutor(PARTS_AT_ONCE) as pool,
+            target.open("wb") as out,
+        ):
+            starts = iter(range(0, size, PART_BYTES))
+            waiting: list[Future[bytes]] = []
             while True:
-                while len(waiting) < AT_ONCE and (start := next(starts, None)) is not None:
-                    waiting.append(pool.submit(self.part, digest, start, min(start + PART, size)))
+                while len(waiting) < PARTS_AT_ONCE and (start := next(starts, None)) is not None:
+                    end = min(start + PART_BYTES, size)
+                    waiting.append(pool.submit(self._get_part, digest, start, end))
                 if not waiting:
                     break
                 data = waiting.pop(0).result()
                 hashed.update(data)
                 out.write(data)
                 progress(len(data))
-        matched(hashed.hexdigest(), digest)
+        check_digest(hashed.hexdigest(), digest)
 
-    def part(self, digest: str, start: int, end: int) -> Any:
-        """Some bytes of a blob. Raises Refused where they aren't there."""
+    def _get_part(self, digest: str, start: int, end: int) -> bytes:
+        """Return the bytes of a blob from start to end (exclusive).
+
+        Raises RemoteDataError where they aren't there.
+        """
         try:
-            data: Any = self.api.get_range(self.store, blob(digest), start=start, end=end)
+            data = bytes(self.api.get_range(self.store, blob_name(digest), start=start, end=end))
         except FileNotFoundError:
-            raise Refused(f"its blob {digest[:12]} isn't there") from None
+            raise RemoteDataError(f"its blob {digest[:12]} isn't there") from None
         except self.api.exceptions.BaseError:
-            if self.api.head(self.store, blob(digest))["size"] > start:
+            if self.api.head(self.store, blob_name(digest))["size"] > start:
                 raise
             data = b""  # asking for what lies behind the end is an error like any other
         if len(data) != end - start:
-            raise Refused(f"its blob {digest[:12]} is too short")
+            raise RemoteDataError(f"its blob {digest[:12]} is too short")
         return data
 
 
-def blob(digest: str) -> str:
-    """The name of a blob."""
+def blob_name(digest: str) -> str:
+    """Return the object name of a blob."""
     return f"cas/{digest[:2]}/{digest}"
 
 
-def named(key: str) -> str:
-    """The name of an entry."""
+def entry_name(key: str) -> str:
+    """Return the object name of an entry."""
     return f"ac/{key[:2]}/{key}.json"
 
 
-def matched(found: str, digest: str) -> None:
-    """Raises Refused unless the two are the same."""
-    if found != digest:
-        raise Refused(f"the blob {digest[:12]} is damaged: its SHA-256 is {found[:12]}")
+def check_digest(computed: str, digest: str) -> None:
+    """Raise RemoteDataError unless a blob's computed SHA-256 is that of its name."""
+    if computed != digest:
+        raise RemoteDataError(f"the blob {digest[:12]} is damaged: its SHA-256 is {computed[:12]}")
 
 
-def sent(path: Path, digest: str, progress: Progress) -> Iterator[bytes]:
-    """A file's parts, hashed on the way; raising in the end makes obstore abandon the upload."""
+def read_parts(path: Path, digest: str, progress: Progress) -> Iterator[bytes]:
+    """Yield a file's parts, hashed on the way.
+
+    Raises RemoteDataError at the end where it isn't what its name says; obstore then abandons the
+    upload.
+    """
     hashed = hashlib.sha256()
     with path.open("rb") as handle:
-        while data := handle.read(PART):
+        while data := handle.read(PART_BYTES):
             hashed.update(data)
             progress(len(data))
             yield data
-    matched(hashed.hexdigest(), digest)
+    check_digest(hashed.hexdigest(), digest)

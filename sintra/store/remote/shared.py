@@ -1,9 +1,9 @@
-"""A cache behind which others' results lie: pulled before a step is built, pushed after it.
+"""Move results between the cache and the shared store: pull before a step is built, push after it.
 
-Blobs go up before the entry that names them; the entry is put on the condition that there is none,
-so the first writer wins, and who comes second takes over the first one's result, so that steps
-which aren't reproducible to the byte converge. Whatever is wrong with the remote store costs a
-line, never the study: without it steps are built.
+Blobs go up before the entry that names them. The entry is put on the condition that there is none,
+so the first writer wins; who comes second takes over the first one's result, so that steps which
+aren't reproducible to the byte converge. Whatever is wrong with the shared store costs a line,
+never the study: without it steps are built.
 """
 
 from __future__ import annotations
@@ -14,224 +14,254 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from sintra.core.errors import UserError, disk_trouble
 from sintra.core.types import Artifact, File
-from sintra.store.files import unique
-from sintra.store.remote.address import Address, StoreOptions, address, secret
-from sintra.store.remote.entries import KINDS, Refused, outcome, parsed, sealed
-from sintra.store.remote.objects import LACKING, Forbidden, Objects, Unreachable
+from sintra.store.entries import Entry, StepRecord
+from sintra.store.files import unique_name
+from sintra.store.remote.address import Address, parse_address, read_hmac_key
+from sintra.store.remote.objects import OBSTORE_MISSING, Forbidden, ObjectStore, Unreachable
+from sintra.store.remote.shared_entries import (
+    SHAREABLE_FAILURES,
+    RemoteDataError,
+    format_shared_entry,
+    parse_shared_entry,
+    shared_outcome,
+)
 from sintra.store.store import Outcome, Store
 
 Say = Callable[[str], None]
-Pushed = Literal["pushed", "there", "lost", "kept"]
-OFTEN_S = 10.0
+PushResult = Literal[
+    "pushed",  # the shared store has it now
+    "there",  # it had the same before
+    "lost",  # another machine was faster with another result, which the cache has now too
+    "kept",  # not shared: nothing there, read-only, unreachable, a failure of this machine's own
+]
+PROGRESS_S = 10.0  # seconds between two lines about a large file
 
 
-def say(text: str) -> None:
-    """A line on stderr."""
+def print_to_stderr(text: str) -> None:
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def shareable(data: dict[str, Any]) -> bool:
-    """Whether an entry of the cache says something of its action, not only of this machine."""
-    return "action" in data and ("failure" not in data or data["failure"].get("kind") in KINDS)
+def is_shareable(entry: Entry) -> bool:
+    """Return whether an entry says something of its action, not only of this machine."""
+    if "action" not in entry:
+        return False
+    return "failure" not in entry or entry["failure"].get("kind") in SHAREABLE_FAILURES
 
 
-class Meter:
-    """Bytes moved; a large file says every ten seconds how far it is."""
+class TransferMeter:
+    """Bytes moved of one file; of a large one it prints every ten seconds how far it is."""
 
-    def __init__(self, what: str, size: int) -> None:
-        self.what, self.size, self.moved, self.told = what, size, 0, time.monotonic()
+    def __init__(self, title: str, size: int) -> None:
+        self.title = title  # what the line says is being moved
+        self.size = size  # bytes
+        self.moved = 0  # bytes
+        self.printed = time.monotonic()  # when the last line was printed, seconds
 
     def __call__(self, count: int) -> None:
-        """So many bytes more."""
+        """Count so many bytes more."""
         self.moved += count
-        if time.monotonic() - self.told > OFTEN_S and self.moved < self.size:
-            self.told = time.monotonic()
-            say(f"{self.what}: {100 * self.moved // self.size} % of {self.size / 1e6:.0f} MB")
+        if time.monotonic() - self.printed > PROGRESS_S and self.moved < self.size:
+            self.printed = time.monotonic()
+            percent = 100 * self.moved // self.size
+            print_to_stderr(f"{self.title}: {percent} % of {self.size / 1e6:.0f} MB")
 
 
-class Shared:
-    """A remote store as a study uses it. Nothing is opened, and obstore not imported, before
-    something is asked.
+class SharedStore:
+    """A shared store as a study uses it.
+
+    Nothing is opened, and obstore not imported, before something is asked of it.
     """
 
-    def __init__(self, where: Address, say: Say = say) -> None:
-        """Raises UserError where the key of the HMAC is none."""
-        self.where, self.say, self.secret = where, say, secret()
-        self.writable = where.writable
-        self.why_not = ""  # why it isn't asked any more
-        self.moved = {"down": 0, "up": 0}
-        self._objects: Objects | None = None
-        self._bad: set[str] = set()  # blobs that were not what they should be
-        self._there: set[str] = set()  # keys that are known to be there
+    def __init__(self, address: Address, say: Say = print_to_stderr) -> None:
+        """Raises UserError where the key of the HMAC is too short."""
+        self.address = address
+        self.say = say  # called with each line about what is wrong
+        self.secret = read_hmac_key()
+        self.writable = address.writable  # no longer once a write was refused
+        self.unusable_because = ""  # why it isn't asked any more; "" while it is
+        self.pulled_bytes = 0
+        self.pushed_bytes = 0
+        self._objects: ObjectStore | None = None
+        self._damaged_blobs: set[str] = set()  # digests of blobs that were not what they should be
+        self._present_keys: set[str] = set()  # keys that are known to be there
 
     @property
-    def objects(self) -> Objects:
-        """The remote store. Raises UserError, Unreachable."""
-        if self.why_not:
-            raise Unreachable(self.why_not)
+    def objects(self) -> ObjectStore:
+        """Return the remote store, opened. Raises UserError, Unreachable."""
+        if self.unusable_because:
+            raise Unreachable(self.unusable_because)
         if self._objects is None:
-            self._objects = Objects(self.where)
+            self._objects = ObjectStore(self.address)
         return self._objects
 
-    def down(self, error: Unreachable) -> None:
+    def _give_up(self, error: Unreachable) -> None:
         """Go on without it, or without writing to it, and say so once."""
         if isinstance(error, Forbidden) and self._objects and self.writable:
             self.writable = False
             self.say(
-                f"the shared store {self.where.url} can't be written to, going on without "
+                f"the shared store {self.address.url} can't be written to, going on without "
                 f"pushing: {error}"
             )
-        elif not self.why_not:
-            self.why_not = str(error)
+        elif not self.unusable_because:
+            self.unusable_because = str(error)
             self.say(
-                f"the shared store {self.where.url} can't be used, going on without it: {error}"
+                f"the shared store {self.address.url} can't be used, going on without it: {error}"
             )
 
     def pull(self, store: Store, key: str, name: str = "") -> Outcome | None:
-        """What the remote store has for a key, now in the cache too; None where it has nothing that
-        can be believed.
+        """Take the outcome of a key over into the cache and return it.
 
-        Raises Transient where the disk is full, UserError without obstore.
+        Return None where the shared store has nothing that passes the checks. name: the step's, for
+        messages. Raises Transient where the disk is full, UserError without obstore.
         """
-        if self.why_not:
+        if self.unusable_because:
             return None
         try:
             with store.lock(key):
-                return store.lookup(key) or self.fetch(store, key, name)
-        except Refused as error:
-            self.say(
-                f"refused {name or key[:12]} of the shared store: {error}"
-            )  # it is built, and that takes its place
+                return store.lookup(key) or self._fetch(store, key, name)
+        except RemoteDataError as error:
+            # it is built, and that takes its place
+            self.say(f"refused {name or key[:12]} of the shared store: {error}")
         except Unreachable as error:
-            self.down(error)
+            self._give_up(error)
         return None
 
-    def fetch(self, store: Store, key: str, name: str) -> Outcome | None:
-        """The same with the key's lock held, without looking into the cache. Raises Refused,
-        Unreachable, Transient.
+    def _fetch(self, store: Store, key: str, name: str) -> Outcome | None:
+        """Take an outcome over in place of the cache's, with the key's lock held.
+
+        Raises RemoteDataError, Unreachable, Transient.
         """
-        raw = self.objects.entry(key)
+        raw = self.objects.get_entry(key)
         if raw is None:
             return None
-        data = parsed(raw, key, self.secret)
-        found = outcome(data)
-        self._there.add(key)
-        if isinstance(found, Artifact):
-            self.blobs(store, key, found, name)
+        entry = parse_shared_entry(raw, key, self.secret)
+        outcome = shared_outcome(entry)
+        self._present_keys.add(key)
+        if isinstance(outcome, Artifact):
+            self._fetch_blobs(store, key, outcome, name)
         store.forget(key)
-        return store.publish(
-            key, found, {k: v for k, v in data.items() if k not in ("key", "files", "failure")}
-        )
+        return store.publish(key, outcome, _step_record(entry))
 
-    def blobs(self, store: Store, key: str, found: Artifact, name: str) -> None:
-        """Get the blobs that the cache lacks. Raises Refused, Unreachable, Transient."""
-        folder = store.folder("tmp") / f"{key}.{unique()}"
+    def _fetch_blobs(self, store: Store, key: str, artifact: Artifact, name: str) -> None:
+        """Get the blobs that the cache lacks. Raises RemoteDataError, Unreachable, Transient."""
+        folder = store.folder("tmp") / f"{key}.{unique_name()}"
         folder.mkdir()
+        missing = {f.sha256: f for f in artifact.files if not store.has_blob(f)}
         try:
-            for digest, file in {f.sha256: f for f in found.files if not store.sound(f)}.items():
-                meter = Meter(f"pulling {name or key[:12]}", file.size)
+            for digest, file in missing.items():
+                meter = TransferMeter(f"pulling {name or key[:12]}", file.size)
                 try:
                     self.objects.get_blob(digest, file.size, folder / digest, meter)
-                except Refused:
-                    self._bad.add(digest)
+                except RemoteDataError:
+                    self._damaged_blobs.add(digest)
                     raise
-                store.keep(folder / digest, file.size, digest)
-                self.moved["down"] += file.size
+                store.put_hashed_file(folder / digest, file.size, digest)
+                self.pulled_bytes += file.size
         except OSError as error:
             raise disk_trouble(error, store.root) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def complete(self, store: Store, above: dict[str, str]) -> None:
-        """Give what a step is made of (key -> name) to the others too, where it was in the cache
-        before there was a shared store: else they'd have to build that.
+    def push_inputs(self, store: Store, names: dict[str, str]) -> None:
+        """Push what a step is made of, where the others don't have it yet.
+
+        It was in the cache before there was a shared store, and others would have to build it.
+        names: key -> name of each step above.
         """
         try:
-            for key in [k for k in above if k not in self._there]:
-                if self.writable and not self.why_not and not self.objects.has_entry(key):
-                    self.push(store, key, above[key], adopt=False)
-                self._there.add(key)
+            for key in [k for k in names if k not in self._present_keys]:
+                if self.writable and not self.unusable_because and not self.objects.has_entry(key):
+                    self.push(store, key, names[key], adopt=False)
+                self._present_keys.add(key)
         except Unreachable as error:
-            self.down(error)
+            self._give_up(error)
 
-    def push(self, store: Store, key: str, name: str = "", adopt: bool = True) -> Pushed:
-        """Give the cache's result of a key to the others.
+    def push(self, store: Store, key: str, name: str = "", adopt: bool = True) -> PushResult:
+        """Give the cache's outcome of a key to the others, and return what came of it.
 
-        "there": they have the same; "lost": somebody was faster with another, which the cache has
-        now too; "kept": not given (nothing there, read-only, unreachable, a failure of this
-        machine's own). adopt: whether to take over another's.
+        name: the step's, for messages. adopt: take over another machine's result where that was
+        faster.
         """
-        data = store.record(key)
-        if not self.writable or self.why_not or data is None or not shareable(data):
+        entry = store.read_entry(key)
+        if not self.writable or self.unusable_because or entry is None or not is_shareable(entry):
             return "kept"
         try:
-            self._there.add(key)
-            return self.send(store, key, data, name, adopt)
-        except Refused as error:
+            self._present_keys.add(key)
+            return self._push_entry(store, entry, name, adopt)
+        except RemoteDataError as error:
             self.say(f"not shared: {name or key[:12]}: {error}")
         except Unreachable as error:
-            self.down(error)
+            self._give_up(error)
         except OSError as error:
             self.say(f"not shared: {name or key[:12]}: {error.strerror}")
         return "kept"
 
-    def send(self, store: Store, key: str, data: dict[str, Any], name: str, adopt: bool) -> Pushed:
-        """The same, unguarded. Raises Refused, Unreachable, OSError."""
-        text = sealed(data, self.secret)
-        self.upload(store, data, name)
+    def _push_entry(self, store: Store, entry: Entry, name: str, adopt: bool) -> PushResult:
+        """Send an entry's blobs, then the entry. Raises RemoteDataError, Unreachable, OSError."""
+        key = entry["key"]
+        text = format_shared_entry(entry, self.secret)
+        self._push_blobs(store, entry, name)
         if self.objects.put_entry(key, text):
             return "pushed"
         try:
             with store.lock(key):
-                theirs = parsed(self.objects.entry(key) or b"", key, self.secret)
-                if not adopt or outcome(theirs) == outcome(parsed(text, key, self.secret)):
+                raw = self.objects.get_entry(key) or b""
+                theirs = shared_outcome(parse_shared_entry(raw, key, self.secret))
+                ours = shared_outcome(parse_shared_entry(text, key, self.secret))
+                if not adopt or theirs == ours:
                     return "there"
-                self.fetch(store, key, name)
+                self._fetch(store, key, name)
                 return "lost"
-        except Refused as error:
+        except RemoteDataError as error:
             self.say(f"replaced {name or key[:12]} in the shared store: {error}")
-            self.objects.put_entry(key, text, over=True)
+            self.objects.put_entry(key, text, overwrite=True)
             return "pushed"
 
-    def upload(self, store: Store, data: dict[str, Any], name: str) -> None:
-        """Send the blobs of an entry that the remote store lacks or holds damaged. Raises Refused,
-        Unreachable, OSError.
+    def _push_blobs(self, store: Store, entry: Entry, name: str) -> None:
+        """Send the blobs of an entry that the remote store lacks or holds damaged.
+
+        Raises RemoteDataError, Unreachable, OSError.
         """
-        for file in {f["sha256"]: File(**f) for f in data.get("files", ())}.values():
-            if file.sha256 in self._bad or not self.objects.has_blob(file.sha256, file.size):
-                self.objects.put_blob(
-                    store.blob(file.sha256), file.sha256, Meter(f"pushing {name}", file.size)
-                )
-                self._bad.discard(file.sha256)
-                self.moved["up"] += file.size
+        for file in {row["sha256"]: File(**row) for row in entry.get("files", ())}.values():
+            damaged = file.sha256 in self._damaged_blobs
+            if damaged or not self.objects.has_blob(file.sha256, file.size):
+                meter = TransferMeter(f"pushing {name}", file.size)
+                self.objects.put_blob(store.blob_path(file.sha256), file.sha256, meter)
+                self._damaged_blobs.discard(file.sha256)
+                self.pushed_bytes += file.size
 
 
-_known: dict[Address, Shared] = {}
+def _step_record(entry: Entry) -> StepRecord:
+    """Return what an entry says about its step, without the key and the outcome."""
+    others = {k: v for k, v in entry.items() if k not in ("key", "files", "failure")}
+    return cast(StepRecord, others)
 
 
-def shared(root: Path, conf: StoreOptions) -> Shared | None:
-    """The shared store that the options `store.*` name, the same for all studies of a run. Raises
-    UserError.
+def open_shared_store(root: Path, remote: str, mode: str) -> SharedStore | None:
+    """Return the shared store that `store.remote` and `store.mode` name; None where none is.
+
+    Raises UserError. root: what a relative path starts from.
     """
-    where = address(root, conf)
-    if where is None:
+    address = parse_address(root, remote, mode)
+    if address is None:
         return None
     if find_spec("obstore") is None:
-        raise UserError(LACKING)
-    return _known.setdefault(where, Shared(where))
+        raise UserError(OBSTORE_MISSING)
+    return SharedStore(address)
 
 
-def required(found: Shared | None, write: bool) -> Shared:
-    """The shared store of a command that can't do without. Raises UserError."""
-    if found is None:
+def require_shared_store(shared: SharedStore | None, write: bool) -> SharedStore:
+    """Return the shared store of a command that can't do without. Raises UserError."""
+    if shared is None:
         raise UserError(
             "no shared store is named: add store.remote=s3://bucket/prefix, gs://, az:// or a "
             "folder"
         )
-    if write and not found.writable:
+    if write and not shared.writable:
         raise UserError("store.mode=readonly: nothing is pushed; give store.mode=readwrite")
-    return found
+    return shared
