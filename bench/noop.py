@@ -33,8 +33,9 @@ from sintra.cli.steps import step_task
 from sintra.store.store import Store
 from sintra.study.pinning import Digests, pin_file
 
-DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
-               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them
+DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter,
+               "default_tasks": ["all"],
+               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as in sintra.cli.tasks
 Path("cache").mkdir(exist_ok=True)
 
 
@@ -49,7 +50,8 @@ def graph():
         step = None
         for stage in %(stages)r:
             inputs = {"above": step} if step else {}
-            step = Step("fetch", f"{stage}-{i}", {"kind": "file", "digest": source.digest, "stage": stage, "i": i}, inputs,
+            params = {"kind": "file", "digest": source.digest, "stage": stage, "i": i}
+            step = Step("fetch", f"{stage}-{i}", params, inputs,
                         {"from": source.locator})
             names.append(step.name)
             yield step_task(step, store, None)
@@ -65,7 +67,8 @@ def task_graph():
         above = "text.txt"
         for stage in %(stages)r:
             target = f"{stage}-{i}.out"
-            yield {"name": f"{stage}-{i}", "actions": [f"cp {above} {target}"], "file_dep": [above], "targets": [target]}
+            yield {"name": f"{stage}-{i}", "actions": [f"cp {above} {target}"],
+                   "file_dep": [above], "targets": [target]}
             above = target
 """
 

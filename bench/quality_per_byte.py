@@ -1,7 +1,8 @@
 """Our KL divergence over that of the best stock preset of at most the same bytes, on the report
 text, at seven sizes.
 
-    python bench/quality_per_byte.py [--model models/fable,models/fable_mini] [--texts models/texts] [--sizes Q2_K,Q4_K_M]
+    python bench/quality_per_byte.py [--model models/fable,models/fable_mini] \
+        [--texts models/texts] [--sizes Q2_K,Q4_K_M]
 
 At the byte size of each preset (importance matrix allowed to presets, the better of with and
 without counts) the default planner is asked for the least damage; its winner on the report text is

@@ -1,7 +1,8 @@
 """Compensated rounding beside nearest rounding: the same types and bytes, KL divergence to the
 16-bit model.
 
-    python bench/rounding.py [--model models/fable,models/fable_mini] [--texts models/texts] [--types Q4_K,Q2_K]
+    python bench/rounding.py [--model models/fable,models/fable_mini] \
+        [--texts models/texts] [--types Q4_K,Q2_K]
 
 Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest
 is the better of with and without importance matrix. texts: a folder with calibration.txt,

@@ -1,7 +1,8 @@
 """What compensated rounding costs: time and peak memory of each part, and what that means for
 larger models.
 
-    python bench/rounding_cost.py [--model models/fable | --layers 18] [--tokens 8192] [--type Q4_K_S]
+    python bench/rounding_cost.py [--model models/fable | --layers 18] \
+        [--tokens 8192] [--type Q4_K_S]
 
 Without --model: a Llama of random weights, width 1024 and 18 blocks (306 M parameters). Every part
 runs in a process of its own, whose peak resident memory is reported (files that are mapped count as

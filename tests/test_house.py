@@ -1,4 +1,4 @@
-"""The house's own rules: layers, docs in step with the code, nothing of this machine in the repository.
+"""The house's own rules: layers, docs in step with the code, nothing of this machine.
 
 Figures that are no rules (sizes of folders and functions) are printed by `python -m tests.house`.
 """
