@@ -1,6 +1,4 @@
-"""Formats beside GGUF: what is proposed for each, and what is said of those that the device can't
-run.
-"""
+"""Formats beside GGUF: one variant of each, and why the device can't run some of them."""
 
 from __future__ import annotations
 
@@ -9,39 +7,34 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal, Study
 
 
-def tried(study: Study) -> tuple[str, ...]:
-    """The formats that this study builds."""
+def buildable_formats(study: Study) -> tuple[str, ...]:
+    """Return the formats of the study that its device can run."""
     return runnable(study.formats, study.hardware.runtimes)
 
 
-def branches(study: Study) -> list[Proposal]:
-    """One variant of each format that no planner speaks for."""
-    kind, given = (
-        f"w{study.compress.get('bits')}g{study.compress.get('group_size')}",
-        study.compress.get("checkpoint"),
-    )
-    kinds = {"gptq_native": f"given_{given[:8]}"} if given else {}
+def propose_other_formats(study: Study) -> list[Proposal]:
+    """Propose one variant of each format that no planner searches in."""
+    checkpoint = study.compress.get("checkpoint")
+    bits_and_groups = f"w{study.compress.get('bits')}g{study.compress.get('group_size')}"
+    recipe_types = {"gptq_native": f"given_{checkpoint[:8]}"} if checkpoint else {}
     why = "{} beside GGUF, from the same text, measured on the same tokens"
     return [
         Proposal(
-            Recipe(kinds.get(name, kind), format=name),
+            Recipe(recipe_types.get(name, bits_and_groups), format=name),
             why.format(name.upper().replace("_", " ")),
             "study",
         )
-        for name in tried(study)
+        for name in buildable_formats(study)
         if name != "gguf"
     ]
 
 
-def left_out(study: Study) -> list[str]:
-    """A line for each format that the device can't run."""
-    device = study.hardware
-    lines = []
-    for name in study.formats:
-        if name not in tried(study):
-            needs = FORMATS[name].runtime
-            lines.append(
-                f"{name} is not tried: it needs {needs}, and {device.name} runs "
-                f"{', '.join(device.runtimes)}"
-            )
-    return lines
+def unsupported_format_lines(study: Study) -> list[str]:
+    """Write a line for each format of the study that the device can't run."""
+    device, buildable = study.hardware, buildable_formats(study)
+    return [
+        f"{name} is not tried: it needs {FORMATS[name].runtime}, and {device.name} runs "
+        f"{', '.join(device.runtimes)}"
+        for name in study.formats
+        if name not in buildable
+    ]
