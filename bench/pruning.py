@@ -19,7 +19,7 @@ from pathlib import Path
 import studies
 
 from sintra.core.recipe import Recipe
-from sintra.planning.solver.pruning import Drop, longer
+from sintra.planning.solver.pruning import BlockSet, extended_block_sets
 from sintra.study.planner_state import influence
 
 
@@ -51,16 +51,18 @@ def main() -> None:
             print(f"{name}: influence {' '.join(f'{x:.3f}' for x in known)}")
 
             def kld(
-                drop: Drop,
+                drop: BlockSet,
                 level: str,
                 graph: studies.Graph = graph,
                 store: studies.Store = workspace.store,
             ) -> float:
                 return float(studies.kld(graph, store, Recipe("F16", drop=drop), level).mean())
 
-            held: Drop = ()
+            held: BlockSet = ()
             for k in range(1, options.most + 1):
-                held = min(longer(held, known, len(known)), key=lambda d: kld(d, "search"))
+                held = min(
+                    extended_block_sets(held, known, len(known)), key=lambda d: kld(d, "search")
+                )
                 layers = range(len(known))
                 draws = [
                     tuple(sorted(random.Random(seed).sample(layers, k)))

@@ -22,6 +22,7 @@ from sintra.hardware.boards import identity
 from sintra.integrations.listeners import study_events
 from sintra.results import outputs, result, table
 from sintra.study import candidates, pinning, round_files, rounds, sweep
+from sintra.study.adviser import AdviserSession
 from sintra.study.workspace import Workspace
 
 START = time.monotonic()
@@ -94,6 +95,7 @@ class Chain:
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
         self.story = study_events.Story(workspace)
+        self.adviser = AdviserSession(say)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
@@ -235,12 +237,12 @@ class Chain:
         """The next round: the planner's, or what others have planned from the same."""
         store = self.workspace.store
         if store.shared is None or self.workspace.conf["refresh"]:
-            return rounds.next_round(graph, store, known, say)
+            return rounds.next_round(graph, store, known, self.adviser)
         from sintra.study import sharing
 
         recalled = sharing.recalled(self.workspace, graph, known)
         return recalled or sharing.remember(
-            self.workspace, graph, known, rounds.next_round(graph, store, known, say)
+            self.workspace, graph, known, rounds.next_round(graph, store, known, self.adviser)
         )
 
     def report(self) -> None:

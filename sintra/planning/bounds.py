@@ -1,4 +1,4 @@
-"""What arithmetic on a model's headers shows before anything is built: bounds and expected sizes."""
+"""Bounds and expected sizes by arithmetic on a model's headers, before anything is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a planner is given: results so far, the model's facts, what similar studies showed, advice."""
+"""What a planner is given: results so far, the model's facts, similar studies, an adviser."""
 
 from __future__ import annotations
 

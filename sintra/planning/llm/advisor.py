@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.errors import UserError
 from sintra.planning.llm.budget import Budget, Spending, TokenPrices
-from sintra.planning.llm.client import LlmClient, Endpoint
+from sintra.planning.llm.client import Endpoint, LlmClient
 from sintra.planning.state import JsonObject
 from sintra.store.files import write_atomic
 

@@ -138,7 +138,7 @@ def is_private(base_url: str) -> bool:
 
 
 def bare_url(url: str) -> str:
-    """Return an address without user, password, query and fragment: what may be shown and stored."""
+    """Return what may be shown of an address: no user, password, query or fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -63,9 +63,7 @@ def boosted_errors(
     }
 
 
-def mix_for_limits(
-    study: Study, state: PlannerState, sizes: Sizes, problem: Problem
-) -> Mix | None:
+def mix_for_limits(study: Study, state: PlannerState, sizes: Sizes, problem: Problem) -> Mix | None:
     """Return the mix of the limits' size, or None where there is no further one.
 
     Under a limit on quality the size lies halfway (geometrically) between the smallest measured mix
@@ -75,7 +73,8 @@ def mix_for_limits(
     highest = float(table.size.max(1).sum())
     if study.goal.optimise not in QUALITY:
         measured = [c for c in state.results.candidates if c.recipe.complete and not c.failure]
-        holding, breaking = [], []
+        holding: list[float] = []  # bytes
+        breaking: list[float] = []
         for candidate in measured:
             broken = judge(candidate, study.goal).violated
             (breaking if broken else holding).append(candidate.value("size_bytes") or 0.0)

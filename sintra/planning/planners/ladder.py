@@ -52,9 +52,7 @@ def propose_importance(study: Study, results: StudyResults) -> list[Proposal]:
     """Propose the presets near the limit with the importance matrix, once."""
     if any(c.recipe.importance for c in results.candidates):
         return []
-    near = boundary_presets(
-        study, plain_presets(study, results), study.planner_options["batch"]
-    )
+    near = boundary_presets(study, plain_presets(study, results), study.planner_options["batch"])
     why = "a preset near the limit, quantized with the importance matrix"
     return [Proposal(Recipe(c.recipe.type, importance=True), why, AUTHOR) for c in near]
 

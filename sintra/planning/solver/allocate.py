@@ -171,9 +171,10 @@ def far_types(
     types: Sequence[str],
     far_bits: float = FAR_BITS,
 ) -> dict[str, set[str]]:
-    """Return tensor name -> types more than `far_bits` per weight below its class's median in a mix.
+    """Return tensor name -> types that lie far below its class in a mix.
 
-    Where a class lies in a mix is measured; what a type so far below it does is not.
+    That is, more than `far_bits` per weight below the class's median. What so low a type does was
+    not measured.
     """
     bits: dict[str, list[float]] = defaultdict(list)
     for m in matrices:

@@ -14,7 +14,7 @@ from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
 from sintra.planning.solver.problem import QUALITY, is_quality
 from sintra.planning.solver.search import Search
-from sintra.stages.rounding.effort import SMALL, STEPS, given
+from sintra.stages.rounding.effort import STEPS, given
 
 # What is left of a mix's KLD after finishing, until it has been measured here: rather too much than
 # too little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too,
@@ -51,9 +51,7 @@ def propose_finishing(search: Search) -> list[Proposal]:
     chosen = zip(FINISHING_WORDS, (refine, polish), strict=True)
     words = " and ".join(word for word, on in chosen if on)
     why = f"the best so far, {words}: the same types and bytes"
-    return [
-        Proposal(replace(incumbent, refine=refine, polish=polish), why, search.settings.author)
-    ]
+    return [Proposal(replace(incumbent, refine=refine, polish=polish), why, search.settings.author)]
 
 
 def refining_factor(search: Search) -> float:
@@ -79,9 +77,7 @@ def propose_smaller_mix(search: Search, incumbent: Recipe, factor: float) -> Pro
     if size > incumbent_bytes * (1 - NOTABLE_SAVING):
         return None
     kld = search.surrogate.predict(mix)[0]
-    why = (
-        f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
-    )
+    why = f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
     recipe = replace(search.settings.mix_recipe(mix), kv=incumbent.kv)
     return Proposal(recipe, why, search.settings.author)
 

@@ -116,7 +116,7 @@ class MixSettings:
         )
 
     def probed_groups(self, space: Space, sizes: Sizes) -> list[str]:
-        """Return the groups that are probed: as many as the evaluations allow, the largest first."""
+        """Return the groups that are probed: the largest, as many as the evaluations allow."""
         weights = dict.fromkeys(space.group_names, 0)
         for m in sizes.matrices:
             weights[space.groups[m.name]] += m.count

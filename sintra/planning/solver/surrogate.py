@@ -4,8 +4,8 @@
     KLD = exp(f) + u exp(b u / scale)
 
 u is called the quantization loss here. distortion is the relative change of a layer's output in the
-metric of its inputs, tr(E H E') / tr(W H W'), which costs no evaluation. a, m, f and b are fitted by
-Gauss-Newton on the logarithms of the measured values, with priors: a group's sensitivity is like
+metric of its inputs, tr(E H E') / tr(W H W'), which costs no evaluation. a, m, f and b are fitted
+by Gauss-Newton on the logarithms of the measured values, with priors: a group's sensitivity is like
 the others', a type's factor like 1, the link like a straight line (b = 0; positive is convex,
 negative concave: neither is assumed). The prediction's variance is that of the parameters (the
 inverse of the normal matrix) plus that of the misfit. Linearity in the per-layer distortion is
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-# Standard deviations of the priors: log sensitivity of a group, log factor of a type, bend, log floor.
+# Standard deviations of the priors: log sensitivity of a group, log factor of a type, bend, and
+# logarithm of the floor.
 GROUP_SPREAD, TYPE_SPREAD, BEND_SPREAD, FLOOR_SPREAD = 1.0, 0.25, 0.5, 1.0
 # How much of the groups' common shift the prior leaves free; below 1, so that it can be inverted.
 FREE_SHIFT = 0.99
@@ -62,12 +63,12 @@ class Space:
 
     @property
     def group_names(self) -> list[str]:
-        """The groups in the order of the parameters: sorted."""
+        """Return the groups in the order of the parameters: sorted."""
         return sorted(set(self.groups.values()))
 
     @property
     def types(self) -> list[str]:
-        """The types in the order of the parameters: sorted."""
+        """Return the types in the order of the parameters: sorted."""
         return sorted(self.distortion)
 
 
