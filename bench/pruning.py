@@ -47,8 +47,8 @@ def main() -> None:
             workspace = studies.opened(cache, *raw)
             graph = workspace.graph()
             studies.build(list(graph.curvature().all()), workspace.store)
-            known = influence(graph, workspace.store)
-            print(f"{name}: influence {' '.join(f'{x:.3f}' for x in known)}")
+            influences = influence(graph, workspace.store)
+            print(f"{name}: influence {' '.join(f'{x:.3f}' for x in influences)}")
 
             def kld(
                 drop: BlockSet,
@@ -58,12 +58,13 @@ def main() -> None:
             ) -> float:
                 return float(studies.kld(graph, store, Recipe("F16", drop=drop), level).mean())
 
-            held: BlockSet = ()
+            dropped: BlockSet = ()
             for k in range(1, options.most + 1):
-                held = min(
-                    extended_block_sets(held, known, len(known)), key=lambda d: kld(d, "search")
+                dropped = min(
+                    extended_block_sets(dropped, influences, len(influences)),
+                    key=lambda d: kld(d, "search"),
                 )
-                layers = range(len(known))
+                layers = range(len(influences))
                 draws = [
                     tuple(sorted(random.Random(seed).sample(layers, k)))
                     for seed in range(options.random)
@@ -73,11 +74,11 @@ def main() -> None:
                     "last": kld(tuple(layers[-k:]), "report"),
                     "random": statistics.median(kld(d, "report") for d in draws),
                 }
-                ours = kld(held, "report")
+                ours = kld(dropped, "report")
                 ratios.append(ours / min(others.values()))
                 row = " ".join(f"{n} {v:.4f}" for n, v in others.items())
                 print(
-                    f"  k={k}: ours {held} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
+                    f"  k={k}: ours {dropped} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
                     flush=True,
                 )
     print(f"worst={max(ratios):.3f}")

@@ -140,7 +140,7 @@ class Run:
         }
         results = StudyResults(
             candidates=self.candidates(),
-            tried=frozenset(self.tried),
+            attempts=frozenset(self.tried),
             last_round=tuple(self.rounds[-1]) if self.rounds else (),
             text_results=tuple(
                 TextResult(r, level, rows) for (r, level), rows in self.numbers.items()

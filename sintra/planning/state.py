@@ -54,7 +54,7 @@ class StudyResults:
     """What this study proposed, built and measured so far, in the order of the proposals."""
 
     candidates: tuple[Candidate, ...] = ()  # the measured variants
-    tried: frozenset[tuple[Recipe, str]] = frozenset()  # (recipe, level) of every proposal
+    attempts: frozenset[tuple[Recipe, str]] = frozenset()  # (recipe, level) of every proposal
     failed: frozenset[Recipe] = frozenset()  # recipes whose files could not be made
     last_round: tuple[Proposal, ...] = ()  # the proposals of the latest round
     text_results: tuple[TextResult, ...] = ()  # the measurements, text by text

@@ -54,7 +54,7 @@ def planner_state_of(
     model = model_facts(graph, store, outcomes)
     results = StudyResults(
         candidates=tuple(candidates),
-        tried=frozenset((p.recipe, p.level) for p in proposals),
+        attempts=frozenset((p.recipe, p.level) for p in proposals),
         failed=frozenset(r for r, outcome in outcomes.items() if isinstance(outcome, Failure)),
         last_round=tuple(rounds[-1]) if rounds else (),
         text_results=tuple(text_results(graph, store, proposals)),

@@ -165,7 +165,7 @@ def test_it_can_never_hurt(alone, planner, model):
     }
 
 
-def test_who_goes_round_in_circles_is_asked_no_more_and_something_new_is_tried():
+def test_a_model_that_repeats_itself_is_asked_no_more_and_a_new_mix_is_tried():
     """A model that only ever forbids what the best mix doesn't have leads to what was measured
     already.
     """
@@ -180,7 +180,7 @@ def test_who_goes_round_in_circles_is_asked_no_more_and_something_new_is_tried()
     explored = [p for r in run.rounds for p in r if p.author == EXPLORER]
     assert len(explored) == 1
     assert explored[0].level == "search"
-    assert "round in circles" in explored[0].why
+    assert "repeats itself" in explored[0].why
     assert run.hushed, "the loop is found in one round"
     assert len(run.asked) == llm.ATTEMPTS
     assert "measured already" in run.asked[1]["refused"][-1]

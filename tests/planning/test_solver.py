@@ -133,10 +133,10 @@ def test_without_a_curvature_the_stock_presets_are_what_there_is():
     """Every file failed, as where an architecture's layers can't be mapped."""
     given = study()
     plan = solver.propose(given, PlannerState())
-    tried = frozenset((p.recipe, p.level) for p in plan)
+    attempts = frozenset((p.recipe, p.level) for p in plan)
     failed = frozenset(p.recipe for p in plan if p.level == "build")
     found = solver.propose(
-        given, PlannerState(StudyResults(failed=failed, tried=tried), ModelFacts(layers=8))
+        given, PlannerState(StudyResults(failed=failed, attempts=attempts), ModelFacts(layers=8))
     )
     assert {p.recipe.type for p in found} == set(PRESET_BITS)
     assert all(p.level == "search" and not p.recipe.tensors for p in found)

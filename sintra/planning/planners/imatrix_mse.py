@@ -29,7 +29,7 @@ def propose(study: Study, state: PlannerState) -> list[Proposal]:
     """Propose the next round: at most one mix."""
     settings = MixSettings.of(study)
     plain = replace(settings, rounding="nearest")
-    if not state.results.tried:
+    if not state.results.attempts:
         files = settings.propose_files() + plain.propose_files()
         return list({(p.recipe, p.level): p for p in files}.values())
     model = state.model

@@ -133,7 +133,7 @@ def realize_edits(search: Search, edits: Sequence[Edit], reasons: list[str]) -> 
 def propose_untried(search: Search) -> list[Proposal]:
     """Propose a mix drawn from the model's uncertainty, instead of advice that repeats itself."""
     for mix in sample_mixes(search):
-        why = "the language model goes round in circles: a mix that nobody has tried"
+        why = "the language model repeats itself: a mix that was not tried yet"
         return [replace(search.propose(mix, why), author=EXPLORER)]
     return []
 
@@ -145,7 +145,7 @@ def repeats(search: Search, recipe: Recipe, mix: Mix) -> str:
     tensors.
     """
     results, surrogate = search.state.results, search.surrogate
-    if (recipe, "search") in results.tried:
+    if (recipe, "search") in results.attempts:
         return MEASURED
     for result in results.text_results:
         other = mix_of(result.recipe, search.space) if result.level == "search" else None

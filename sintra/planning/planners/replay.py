@@ -37,7 +37,7 @@ def propose(study: Study, state: PlannerState) -> list[Proposal]:
         )
     replay = read_replay(path)
     for proposals in replay.rounds:
-        if any((p.recipe, p.level) not in state.results.tried for p in proposals):
+        if any((p.recipe, p.level) not in state.results.attempts for p in proposals):
             return list(proposals)
     if state.results.candidates:
         return []

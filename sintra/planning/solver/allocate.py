@@ -107,16 +107,16 @@ def _smallest_gap(costs: Array) -> float:
 def spend_remainder(objective: Array, costs: Array, limit: float, choice: Choice) -> list[int]:
     """Spend what a choice leaves of the limit, each time on the change that gains most per cost."""
     rows = np.arange(len(choice))
-    left = limit - float(costs[rows, choice].sum())
+    remaining = limit - float(costs[rows, choice].sum())
     while True:
         gain = objective[rows, choice][:, None] - objective
         extra_cost = costs - costs[rows, choice][:, None]
-        possible = np.isfinite(gain) & (gain > 0) & (extra_cost <= left)
+        possible = np.isfinite(gain) & (gain > 0) & (extra_cost <= remaining)
         if not possible.any():
             return [int(c) for c in choice]
         ratio = np.where(possible, gain / np.maximum(extra_cost, 1e-30), -1.0)
         row, column = divmod(int(ratio.argmax()), ratio.shape[1])
-        left -= float(extra_cost[row, column])
+        remaining -= float(extra_cost[row, column])
         choice[row] = column
 
 

@@ -20,7 +20,7 @@ from sintra.stages.rounding.effort import STEPS, given
 # too little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too,
 # 0.7 to 0.8 after polishing).
 REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
-FINISHING_WORDS = ("rounded anew block after block", "tuned end to end")  # of refine, of polish
+FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
 NEAR_SIZE = 0.2  # relative difference in bytes up to which a stock preset is built
 
 
@@ -41,7 +41,7 @@ def propose_finishing(search: Search) -> list[Proposal]:
     if not (refine or polish) or any(c.recipe.finished and c.failure for c in results.candidates):
         return []
     incumbent = search.incumbent()
-    done = [recipe for recipe, level in results.tried if recipe.finished and level == "search"]
+    done = [recipe for recipe, level in results.attempts if recipe.finished and level == "search"]
     if incumbent is None or incumbent.cut or incumbent.finished or len(done) > 1:
         return []
     factor = refining_factor(search) if refine else 1.0

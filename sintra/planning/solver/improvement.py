@@ -23,21 +23,23 @@ PRESET_EVALUATIONS = 2  # kept free for the stock presets at the end
 def propose_improvement(search: Search) -> list[Proposal]:
     """Propose the best mix by the model; when that is known or promises too little, others."""
     state, settings = search.state, search.settings
-    left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
-    if left < 1:
+    evaluations_left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
+    if evaluations_left < 1:
         return []
     if any(p.level == "screen" for p in state.results.last_round):
         return propose_screened(search)
     best = search.solve()
     if (
         best
-        and (settings.mix_recipe(best), "search") not in state.results.tried
+        and (settings.mix_recipe(best), "search") not in state.results.attempts
         and promises_improvement(search, best)
     ):
         return [search.propose(best, "the best mix by the model of the quantization loss")]
     if others := propose_kv_caches(search, best) or propose_cuts(search):
         return others
-    return propose_screening(search) if left >= 1 + (SCREENED_MIXES + 1) / SCREEN else []
+    return (
+        propose_screening(search) if evaluations_left >= 1 + (SCREENED_MIXES + 1) / SCREEN else []
+    )
 
 
 def promises_improvement(search: Search, mix: Mix) -> bool:
@@ -90,7 +92,7 @@ def propose_kv_caches(search: Search, best: Mix | None) -> list[Proposal]:
         recipe = replace(search.settings.mix_recipe(mix), kv=kv)
         why = f"memory binds: a {kv} KV cache leaves room for {kld:.5f} nats by the weights alone"
         proposals.append(Proposal(recipe, why, search.settings.author))
-    return [p for p in proposals if (p.recipe, p.level) not in search.state.results.tried]
+    return [p for p in proposals if (p.recipe, p.level) not in search.state.results.attempts]
 
 
 def propose_cuts(search: Search) -> list[Proposal]:
@@ -120,13 +122,13 @@ def sample_mixes(search: Search) -> Iterator[Mix]:
     """
     import numpy as np  # not on the no-op path
 
-    tried = search.state.results.tried
-    rng = np.random.default_rng([search.study.planner_options["seed"], len(tried)])
+    attempts = search.state.results.attempts
+    rng = np.random.default_rng([search.study.planner_options["seed"], len(attempts)])
     for _ in range(3 * SCREENED_MIXES):
         mix = search.solve(search.surrogate.sample(rng))
         if mix and not {
             (search.settings.mix_recipe(mix), level) for level in ("screen", "search")
-        } & set(tried):
+        } & set(attempts):
             yield mix
 
 

@@ -181,5 +181,5 @@ def evaluations_spent(state: PlannerState) -> float:
 
     One on a part of the text counts as that part.
     """
-    levels = [level for _, level in state.results.tried]
+    levels = [level for _, level in state.results.attempts]
     return levels.count("search") + levels.count("screen") / SCREEN - state.adviser.evaluations

@@ -112,7 +112,7 @@ def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[
     UserError.
     """
     settings = MixSettings.of(study)
-    if not state.results.tried:
+    if not state.results.attempts:
         return None, settings.propose_files() + settings.propose_type_curve()
     settings, sizes, shape = (
         settings.with_built_types(state.model),
@@ -158,7 +158,7 @@ def unfinished_probes(
 ) -> list[Proposal]:
     """Return all probes while one of them was not tried yet, else none."""
     probes = propose_probes(settings, space, settings.probed_groups(space, sizes))
-    return probes if any((p.recipe, p.level) not in state.results.tried for p in probes) else []
+    return probes if any((p.recipe, p.level) not in state.results.attempts for p in probes) else []
 
 
 def propose_probes(settings: MixSettings, space: Space, groups: list[str]) -> list[Proposal]:

@@ -59,7 +59,7 @@ def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
 
 def fitted(done: Delivered, state: PlannerState) -> Search | None:
     """The solver's search with its fitted model, where the study measured enough mixes for one."""
-    if done.workspace.study.planner not in MIXED or not state.results.tried:
+    if done.workspace.study.planner not in MIXED or not state.results.attempts:
         return None
     return open_search(done.workspace.study, state)[0]
 
