@@ -8,7 +8,7 @@ from sintra.build.console import span
 from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
 from sintra.planning.bounds import in_units
-from sintra.planning.other_formats import left_out
+from sintra.planning.other_formats import unsupported_format_lines
 from sintra.store import history
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
@@ -41,7 +41,7 @@ def intro(workspace: Workspace) -> str:
     return "\n".join(
         [
             first,
-            *left_out(study),
+            *unsupported_format_lines(study),
             expected(workspace),
             "stop with Ctrl-C; the same command goes on where it stopped",
         ]

@@ -23,6 +23,7 @@ from sintra.integrations.listeners import study_events
 from sintra.integrations.listeners.feed import FEED
 from sintra.results import outputs, result, table
 from sintra.study import candidates, pinning, round_files, rounds, sweep
+from sintra.study.adviser import AdviserSession
 from sintra.study.workspace import Workspace
 
 START = time.monotonic()
@@ -95,6 +96,7 @@ class Chain:
         self.told = self.concluded = False
         self.seen = set() if seen is None else seen
         self.events = study_events.StudyEvents(workspace, FEED)
+        self.adviser = AdviserSession(say)
 
     def tasks(self) -> Iterator[Task]:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
@@ -242,12 +244,12 @@ class Chain:
         """The next round: the planner's, or what others have planned from the same."""
         store = self.workspace.store
         if self.workspace.shared is None or self.workspace.config.refresh:
-            return rounds.next_round(graph, store, known, say)
+            return rounds.next_round(graph, store, known, self.adviser)
         from sintra.study import sharing
 
         pulled = sharing.pull_round(self.workspace, graph, known)
         return pulled or sharing.share_round(
-            self.workspace, graph, known, rounds.next_round(graph, store, known, say)
+            self.workspace, graph, known, rounds.next_round(graph, store, known, self.adviser)
         )
 
     def report(self) -> None:

@@ -8,7 +8,7 @@ from sintra.build.graph import Graph
 from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Failure, Goal
-from sintra.planning.other_formats import left_out, tried
+from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
 from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
 
@@ -21,8 +21,8 @@ def by_format(
     """A row for each format that was asked for: its best variant, or why there is none."""
     reasons = dict(
         zip(
-            [f for f in graph.study.formats if f not in tried(graph.study)],
-            left_out(graph.study),
+            [f for f in graph.study.formats if f not in buildable_formats(graph.study)],
+            unsupported_format_lines(graph.study),
             strict=True,
         )
     )

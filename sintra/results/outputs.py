@@ -19,7 +19,7 @@ from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
 from sintra.core.types import Artifact, Candidate, Goal
-from sintra.planning.other_formats import tried
+from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest, outputs
 from sintra.store import history
 from sintra.store.files import link_or_copy, write_atomic
@@ -45,7 +45,7 @@ def wanted(
         return {}
     found = {"": artifact(graph, store, winner["recipe"])}
     own = Recipe.of(winner["recipe"]).format
-    for name in tried(graph.study):
+    for name in buildable_formats(graph.study):
         best = ranked([c for c in known if c.recipe.format == name], goal)
         if name != own and best:
             found[name] = artifact(graph, store, best[0].recipe.as_json())
@@ -136,7 +136,7 @@ def digests(what: dict[str, Artifact]) -> dict[str, str]:
 def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, Any]:
     """For the manifest: every version of the libraries that made and measured what isn't GGUF."""
     found = {}
-    for name in tried(graph.study):
+    for name in buildable_formats(graph.study):
         environment = format_of(name).environment
         made = graph.environment(environment).outcome(store) if environment else None
         if isinstance(made, Artifact):

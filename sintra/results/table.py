@@ -152,11 +152,11 @@ def adviser_at_hand(planner: str) -> str:
     """
     if planner in ("llm", "hybrid", "replay") or not any(os.environ.get(name) for name in ENDPOINT):
         return ""
-    from sintra.planning.llm.budget import bare  # not on the no-op path
+    from sintra.planning.llm.budget import bare_url  # not on the no-op path
 
     url = os.environ.get("OPENAI_BASE_URL") or "https://HOST/v1"
     return (
-        f"a language model may know more: add planner=hybrid planner.base_url={bare(url)} "
+        f"a language model may know more: add planner=hybrid planner.base_url={bare_url(url)} "
         "planner.model=NAME"
     )
 

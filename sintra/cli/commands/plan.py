@@ -19,6 +19,7 @@ from sintra.hardware.estimate.runtimes import estimated
 from sintra.planning.bounds import expected_shape
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
+from sintra.study.adviser import AdviserSession
 from sintra.study.workspace import Workspace
 
 Row = dict[str, Any]
@@ -67,12 +68,12 @@ def foreseen(graph: Graph, store: Store, known: list[round_files.Round]) -> list
     """The recorded rounds and those that follow from what the store already holds, up to the first
     that has to be built.
     """
-    given = list(known)
+    given, session = list(known), AdviserSession()
     while not given or (
         given[-1]["stop"] is None
         and all(s.outcome(store) for s in rounds.steps_of(graph, given[-1]))
     ):
-        given.append(rounds.next_round(graph, store, given))
+        given.append(rounds.next_round(graph, store, given, session))
     return given
 
 

@@ -15,7 +15,7 @@ from sintra.core.errors import UserError, nearest
 from sintra.core.types import Artifact, Hardware
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, Shape, compute_bytes, kv_bytes
-from sintra.planning.llm.budget import bare
+from sintra.planning.llm.budget import bare_url
 from sintra.results.finished import Delivered
 from sintra.results.pages import report
 from sintra.results.pages.tensor_map import anatomy
@@ -121,7 +121,7 @@ def shown(root: Path, override: str) -> str:
     """An override as others may see it."""
     key, _, value = override.partition("=")
     if "://" in value:
-        return f"{key}={bare(value)}"
+        return f"{key}={bare_url(value)}"
     return discreet(f"{key}={value}".replace(f"{root.resolve()}/", ""))
 
 

@@ -12,12 +12,12 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact
 from sintra.formats.gguf.sizes import resolved
 from sintra.formats.gguf.tensor_names import moved
-from sintra.planning.solver.search import opened, probes_of
+from sintra.planning.solver.search import Search, open_search, propose_probes
 from sintra.planning.solver.surrogate import Surrogate
-from sintra.planning.state import History
+from sintra.planning.state import PlannerState
 from sintra.results.finished import Delivered
 from sintra.study import candidates, round_files
-from sintra.study.planner_state import history
+from sintra.study.planner_state import planner_state_of
 
 Layout = dict[str, Any]
 MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
@@ -34,20 +34,20 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     """
     base = _layout(done, done.graph.convert(), say)
     known = candidates.candidates(done.graph, done.store, done.rounds)
-    seen = history(
-        done.graph, done.store, [round_files.proposals(r) for r in done.rounds], known, None
-    )
-    model = fitted(done, seen)
-    winner = figure(done, done.recipe, base, seen, model, say)
-    stock = nearest_stock(done, seen)
+    proposed = [round_files.proposals(r) for r in done.rounds]
+    state = planner_state_of(done.graph, done.store, proposed, known)
+    search = fitted(done, state)
+    model = search.surrogate if search else None
+    winner = figure(done, done.recipe, base, state, model, say)
+    stock = nearest_stock(done, state)
     return {
         "model": done.workspace.study.model,
         "hardware": done.workspace.study.hardware.title,
         "winner": winner,
         "layers": base["shape"]["layers"],
-        "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.cut else None,
-        "probes": probed(done, seen, model),
+        "stock": figure(done, stock, base, state, None, say) if stock else None,
+        "cost": cost(done, state, winner) if done.recipe.cut else None,
+        "probes": probed(search),
         "modelled": model is not None,
     }
 
@@ -57,18 +57,18 @@ def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
     return found
 
 
-def fitted(done: Delivered, seen: History) -> Surrogate | None:
-    """The solver's model of the damage, where the study measured enough mixes for one."""
-    if done.workspace.study.planner.name not in MIXED or not seen.tried:
+def fitted(done: Delivered, state: PlannerState) -> Search | None:
+    """The solver's search with its fitted model, where the study measured enough mixes for one."""
+    if done.workspace.study.planner.name not in MIXED or not state.results.attempts:
         return None
-    return opened(done.workspace.study, seen)[1]
+    return open_search(done.workspace.study, state)[0]
 
 
 def figure(
     done: Delivered,
     recipe: Recipe,
     base: Layout,
-    seen: History,
+    state: PlannerState,
     model: Surrogate | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def figure(
     shares = (
         foreseen(model, {name: c["type"] for name, c in cells.items()}) if recipe.complete else {}
     )
-    errors = distortions(seen, recipe, {name: c["type"] for name, c in cells.items()})
+    errors = distortions(state, recipe, {name: c["type"] for name, c in cells.items()})
     for name, found in cells.items():
         found |= {"share": shares.get(name), "error": errors.get(name)}
-    kld = seen.kld(recipe, "report") or seen.kld(recipe, "search")
+    kld = state.results.kld(recipe, "report") or state.results.kld(recipe, "search")
     weights = sum(math.prod(held[n][3]) for n in held if len(held[n][3]) > 1)
     return {
         "name": recipe.name,
@@ -124,7 +124,7 @@ def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]
     return {n: p / total for n, p in parts.items()} if total else {}
 
 
-def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
+def distortions(state: PlannerState, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
     """The relative error of each layer's output, tr(E H E') / tr(W H W'), as measured on the
     uniform file of its type that was rounded the same way; nothing for a stock preset, which isn't
     put together from those.
@@ -133,19 +133,19 @@ def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[st
         return {}
     same = {
         r.tensors[0][1]: d
-        for r, d in seen.distortion.items()
+        for r, d in state.model.distortion.items()
         if (r.rounding, r.importance) == (recipe.rounding, recipe.importance)
     }
     return {n: same[t][n]["output"] for n, t in types.items() if n in same.get(t, {})}
 
 
-def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
+def nearest_stock(done: Delivered, state: PlannerState) -> Recipe | None:
     """The stock preset that the study made whose size is nearest to the winner's."""
     own = done.result["winner"]["artifact"]["bytes"]
-    sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.cut}
+    sizes = {r: n for r, n in state.results.file_bytes.items() if not r.tensors and not r.cut}
     sizes |= {
         c.recipe: c.artifact.size
-        for c in seen.candidates
+        for c in state.results.candidates
         if c.artifact and not c.recipe.tensors and not c.recipe.cut
     }
     sizes.pop(done.recipe, None)
@@ -153,18 +153,19 @@ def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
     return min(plain, key=lambda r: (abs(plain[r] - own), r.importance), default=None)
 
 
-def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
+def cost(done: Delivered, state: PlannerState, winner: dict[str, Any]) -> str:
     """What leaving blocks out did to the KLD, against a measured variant with the same types and
     all blocks.
     """
     types = {n: c["type"] for n, c in winner["tensors"].items()}
-    for other in seen.candidates:
+    for other in state.results.candidates:
         if other.recipe.cut or not isinstance(
             done.graph.quantize(other.recipe).outcome(done.store), Artifact
         ):
             continue
         same = resolved(other.recipe.tensors, types)
-        whole, mine = seen.kld(other.recipe, "search"), seen.kld(done.recipe, "search")
+        whole = state.results.kld(other.recipe, "search")
+        mine = state.results.kld(done.recipe, "search")
         if same == types and whole and mine:
             return (
                 f"{mine.value:.5f} nats on the search text against {whole.value:.5f} with all "
@@ -176,19 +177,18 @@ def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
     )
 
 
-def probed(
-    done: Delivered, seen: History, model: Surrogate | None
-) -> list[tuple[str, str, float, float]]:
+def probed(search: Search | None) -> list[tuple[str, str, float, float]]:
     """(tensors, type, KLD, standard error) of every group that was measured alone at the lowest
     type over the highest.
     """
-    if model is None or seen.sizes is None:
+    if search is None:
         return []
-    plan = opened(done.workspace.study, seen)[0]
-    groups = plan.probes(model.space, seen.sizes)
+    settings = search.settings
+    groups = settings.probed_groups(search.space, search.sizes)
+    probes = propose_probes(settings, search.space, groups)
     found = []
-    for group, proposal in zip(groups, probes_of(plan, model.space, groups), strict=True):
-        kld = seen.kld(proposal.recipe, "search")
+    for group, proposal in zip(groups, probes, strict=True):
+        kld = search.state.results.kld(proposal.recipe, "search")
         if kld:
-            found.append((group, plan.types[0], kld.value, kld.stderr or 0.0))
+            found.append((group, settings.types[0], kld.value, kld.stderr or 0.0))
     return sorted(found, key=lambda row: -row[2])
