@@ -69,9 +69,9 @@ class Graph:
 
     def toolchain(self) -> Step:
         """llama.cpp's converter."""
-        from sintra.stages.tools import pinned
+        from sintra.stages.tools import toolchain_params
 
-        return self.step("toolchain", "llama.cpp", pinned())
+        return self.step("toolchain", "llama.cpp", toolchain_params())
 
     def convert(self) -> Step:
         """The model in 16 bits as GGUF."""

@@ -13,7 +13,7 @@ from sintra.planning.solver.problem import of_quality
 from sintra.planning.solver.search import NOTABLE, incumbent, solved, target
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import History
-from sintra.stages.rounding.effort import SMALL, STEPS, given
+from sintra.stages.rounding.effort import SMALL_MODEL, learning_steps
 
 # What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too
 # little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7
@@ -45,8 +45,8 @@ def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> l
 
 def refined(study: Study, history: History) -> float:
     """What refining leaves: less where blocks learn their rounding."""
-    parameters = history.shape.parameters if history.shape else SMALL + 1
-    return LEARNED if given(study.probe["refine_steps"], STEPS, parameters) else REFINED
+    parameters = history.shape.parameters if history.shape else SMALL_MODEL + 1
+    return LEARNED if learning_steps(study.probe["refine_steps"], parameters) else REFINED
 
 
 TOLD = ("rounded anew block after block", "tuned end to end")
