@@ -83,14 +83,14 @@ def polish_target(
         epochs=context.params["epochs"], seed=context.params["seed"], batch=BATCH
     )
     outcome = polish_student(student, teacher, settings, context.say)
-    if outcome.kept:
+    if outcome.best_step:
         student.write(context.out / "model.gguf")
     else:
         context.say("no step did better on held-out text: the file is left as it was")
     return {
         "held_out": [outcome.before, outcome.after],
         "steps": outcome.steps,
-        "kept": outcome.kept,
+        "kept": outcome.best_step,
     }
 
 

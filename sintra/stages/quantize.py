@@ -117,13 +117,15 @@ def fallbacks(layout: Mapping[str, Any], overrides: Overrides) -> list[list[str]
 
     missed = []
     for name, written, _, shape in layout["tensors"]:
-        asked = next((kind for pattern, kind in overrides if re.search(pattern, name)), None)
-        if asked is None or asked == written or len(shape) < 2:
+        requested = next((kind for pattern, kind in overrides if re.search(pattern, name)), None)
+        if requested is None or requested == written or len(shape) < 2:
             continue
-        block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[asked]][0]
+        block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[requested]][0]
         if shape[0] % block == 0:
-            raise Infeasible("unsupported", f"{name}: asked for {asked}, llama.cpp wrote {written}")
-        missed.append([name, asked, written])
+            raise Infeasible(
+                "unsupported", f"{name}: asked for {requested}, llama.cpp wrote {written}"
+            )
+        missed.append([name, requested, written])
     return missed
 
 

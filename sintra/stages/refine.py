@@ -76,7 +76,7 @@ def new_states(context: Context, shape: tuple[int, ...]) -> HiddenStates:
     context.keep.mkdir(parents=True, exist_ok=True)
     exact, quantized = (
         np.lib.format.open_memmap(context.keep / f"{name}.npy", "w+", np.float32, shape)
-        for name in ("theirs", "ours")
+        for name in ("exact", "quantized")
     )
     return HiddenStates(exact, quantized)
 

@@ -46,7 +46,7 @@ class LearningSettings:
     code: float = 0.015  # largest step of a position, in levels; it falls linearly to 0
     scale: float = 0.001  # largest step of scales and norms, as a share; it falls linearly to 0
     decay: tuple[float, float] = (0.9, 0.99)  # Adam's decay of the mean and of the square
-    held: int = 10  # one window in so many is held out
+    held_out_every: int = 10  # one window in so many is held out
     seed: int = 0  # of the draw of windows
 
 
@@ -174,8 +174,8 @@ def learn_block(
     inputs: what goes into the block; goal: the 16-bit model's output of it; both (windows, tokens,
     width).
     """
-    held_out = list(range(0, len(inputs), settings.held))
-    train = np.array([i for i in range(len(inputs)) if i % settings.held] or held_out)
+    held_out = list(range(0, len(inputs), settings.held_out_every))
+    train = np.array([i for i in range(len(inputs)) if i % settings.held_out_every] or held_out)
     before = held_out_error(block, forward, inputs, goal, held_out)
     descend(block, forward, inputs, goal, train, settings)
     after = held_out_error(block, forward, inputs, goal, held_out)

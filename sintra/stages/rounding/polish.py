@@ -44,7 +44,7 @@ class PolishSettings:
     change."""
     decay: tuple[float, float] = (0.9, 0.99)  # Adam's decay of the mean and of the square
     rise: int = 5  # steps until the rate is reached; from there it falls linearly to 0
-    held: int = 10  # one window in so many is held out
+    held_out_every: int = 10  # one window in so many is held out
     checks: int = 8  # how often the held-out windows are measured
     seed: int = 0  # of the order of the windows
 
@@ -117,7 +117,7 @@ class PolishOutcome:
     before: float  # KLD over the held-out windows at the start, nats (`held_out_kld`)
     after: float  # the same of the state that is kept, nats
     steps: int  # steps that were taken
-    kept: int  # the step whose state is kept; 0: that of the start
+    best_step: int  # the step whose state is kept; 0: that of the start
 
 
 class BestState:
@@ -140,8 +140,8 @@ def polish_student(
     That is the start where no step got better. `say` is called with a line of progress at each
     check.
     """
-    held_out = list(range(0, len(teacher.windows), settings.held))
-    train = [i for i in range(len(teacher.windows)) if i % settings.held]
+    held_out = list(range(0, len(teacher.windows), settings.held_out_every))
+    train = [i for i in range(len(teacher.windows)) if i % settings.held_out_every]
     total = max(1, round(settings.epochs * len(train) / settings.batch))
     adam, batches = RelativeAdam(student.trained(), settings), shuffled_batches(train, settings)
     before = held_out_kld(student, teacher, held_out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from sintra.core import lazy
 from sintra.formats.gguf.header import reader
@@ -148,7 +148,7 @@ def flush(tensors: Sequence[ReaderTensor]) -> None:
     """Write what was changed in the tensors of a mapped file to the disk."""
     if not tensors:
         return
-    mapped = tensors[0].data
+    mapped: Any = tensors[0].data
     while not isinstance(mapped, np.memmap) and mapped.base is not None:
         mapped = mapped.base
     mapped.flush()
