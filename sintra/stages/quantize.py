@@ -6,7 +6,6 @@ compensated rounding: same types, same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,12 +87,7 @@ def compensate_target(
     llama.cpp chooses without it.
     """
     torch.set_num_threads(context.threads)
-    alternative = None
-    if has_importance:
-        # Some types can't be made without an importance matrix.
-        with contextlib.suppress(Infeasible):
-            alternative = context.out.parent / f"{context.out.name}.plain.gguf"
-            quantize_to(alternative, context, overrides, None)
+    alternative = without_importance(context, overrides) if has_importance else None
     rounding = compensate_file(
         target,
         context.inputs["gguf"] / "model.gguf",
@@ -106,6 +100,20 @@ def compensate_target(
     if alternative:
         alternative.unlink(missing_ok=True)
     return rounding
+
+
+def without_importance(context: Context, overrides: Overrides) -> Path | None:
+    """Write the file without an importance matrix beside the artifact, and return its path.
+
+    None where llama.cpp can't make the type without one.
+    """
+    path = context.out.parent / f"{context.out.name}.plain.gguf"
+    try:
+        quantize_to(path, context, overrides, None)
+    except Infeasible:
+        path.unlink(missing_ok=True)
+        return None
+    return path
 
 
 def fallbacks(layout: Mapping[str, Any], overrides: Overrides) -> list[list[str]]:

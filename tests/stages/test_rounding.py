@@ -253,6 +253,17 @@ def test_only_payload_differs(lab, measured, kind):
         assert (x.data.tobytes() == y.data.tobytes()) == (x.name not in rounding["compensated"])
 
 
+def test_a_type_that_needs_the_importance_matrix_has_one_start(lab, measured):
+    """llama.cpp can't make IQ2_XXS without a matrix, so there is no second file to start from."""
+    made = lab.quantize("IQ2_XXS", [("ffn_up", "Q4_K")], importance=measured, curvature=measured)
+    rounding = json.loads((made / "layout.json").read_text())["rounding"]
+    assert {n for n in rounding["compensated"] if "ffn_up" in n} == {
+        "blk.0.ffn_up.weight",
+        "blk.1.ffn_up.weight",
+    }
+    assert not list(made.parent.glob("*.plain.gguf"))
+
+
 def test_a_tied_output_is_proven_from_the_embedding(tmp_path, toolchain):
     """fable_mini, whose checkpoint holds no output of its own."""
     lab = Lab(tmp_path, ROOT / "models" / "fable_mini", toolchain)
