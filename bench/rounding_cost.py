@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import ROOT, toolchain
 
 from sintra.core.stage import Context, cores
-from sintra.stages.rounding.compensate import Options
+from sintra.stages.rounding.compensate import CompensationOptions
 
 # (blocks, width, inner width, width of key and value, vocabulary)
 LARGER = {
@@ -65,7 +65,7 @@ def work_of(
     matrices = shapes(*shape)
     forward = 2 * sum(r * c for r, c in matrices[:-1])
     grams = 2 * blocks * (3 * width**2 + inner**2)
-    sweeps = Options().sweeps
+    sweeps = CompensationOptions().sweeps
     passes = 0.5 + 0.5 * sweeps + (sweeps + 2)
     return all_tokens * (forward + grams), sum(
         2 * passes * r * c * c + 2 / 3 * c**3 for r, c in matrices

@@ -12,7 +12,7 @@ from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Source
 from sintra.formats.runtime.environments import wanted
-from sintra.stages.tools import pinned
+from sintra.stages.tools import toolchain_params
 
 MARK = "~"
 
@@ -77,7 +77,7 @@ class Graph:
 
     def toolchain(self) -> Step:
         """Return the step that fetches llama.cpp's converter."""
-        return self.step("toolchain", "llama.cpp", pinned())
+        return self.step("toolchain", "llama.cpp", toolchain_params())
 
     def convert(self) -> Step:
         """Return the step that converts the model to a 16-bit GGUF."""

@@ -15,7 +15,7 @@ from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
 from sintra.planning.solver.problem import QUALITY, is_quality
 from sintra.planning.solver.search import Search
-from sintra.stages.rounding.effort import STEPS, given
+from sintra.stages.rounding.effort import learning_steps
 
 # What is left of a mix's KLD after finishing, until it has been measured here: rather too much than
 # too little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too,
@@ -57,8 +57,7 @@ def propose_finishing(search: Search) -> list[Proposal]:
 
 def refining_factor(search: Search) -> float:
     """Return the part of the KLD that refining leaves: less where blocks learn their rounding."""
-    parameters = search.shape.parameters
-    steps = given(search.study.probe.refine_steps, STEPS, parameters)
+    steps = learning_steps(search.study.probe.refine_steps, search.shape.parameters)
     return LEARNED if steps else REFINED
 
 

@@ -51,8 +51,8 @@ def play(order: Row, tell: Tell) -> None:
     from sintra.stages import ab
 
     paths = [Path(p) for p in order["paths"]]
-    prompt = ab.told(paths[0], order["prompt"]) if order["chat"] else order["prompt"]
-    size = ab.room(paths[0], [prompt], order["tokens"])
+    prompt = ab.as_chat_turn(paths[0], order["prompt"]) if order["chat"] else order["prompt"]
+    size = ab.context_size(paths[0], [prompt], order["tokens"])
     with ExitStack() as stack:
         models = [
             stack.enter_context(opened(p, size, order["threads"], kv=kv))
@@ -65,11 +65,11 @@ def play(order: Row, tell: Tell) -> None:
             )
         ids = models[0].encode(prompt)
         said = spoken(models, ids, order["tokens"], tell)
-        p, q = (ab.predicted(m, ids, said[0]).astype(np.float64) for m in models)
+        p, q = (ab.answer_log_probs(m, ids, said[0]).astype(np.float64) for m in models)
         kld = (np.exp(p) * (p - q)).sum(1)
         tell(
             {
-                "parted": ab.parting(*said),
+                "parted": ab.first_difference(*said),
                 "kld": float(kld.mean()),
                 "most": float(kld.max()),
                 "tokens": len(kld),
