@@ -27,12 +27,12 @@ SINTRA = """
 import sys
 from pathlib import Path
 from doit.task import Task
-from sintra.node import Step
-from sintra.reporter import Reporter
-from sintra.steps import step_task
-from sintra.digests import Digests
-from sintra.store import Store
-from sintra.source import pin_file
+from sintra.build.step import Step
+from sintra.build.run_state import current
+from sintra.cli.reporter import Reporter
+from sintra.cli.steps import step_task
+from sintra.store.store import Store
+from sintra.study.pinning import Digests, pin_file
 
 DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
                "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them
@@ -53,7 +53,7 @@ def graph():
             step = Step("fetch", f"{stage}-{i}", {"kind": "file", "digest": source.digest, "stage": stage, "i": i}, inputs,
                         {"from": source.locator})
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 

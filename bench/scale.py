@@ -40,9 +40,10 @@ import os
 from pathlib import Path
 from doit.task import Task
 from scale_steps import chains
-from sintra.reporter import Reporter
-from sintra.steps import step_task
-from sintra.store import Store
+from sintra.build.run_state import current
+from sintra.cli.reporter import Reporter
+from sintra.cli.steps import step_task
+from sintra.store.store import Store
 
 DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
                "par_type": "thread"}}
@@ -57,7 +58,7 @@ def graph():
     for chain in chains(Path.cwd(), {variants}, {depth}):
         for step in chain:
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 

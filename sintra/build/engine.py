@@ -1,6 +1,4 @@
-"""Steps carried out on the terms that were set: by an executor, within limits, again after a fault
-that may pass.
-"""
+"""The engine: runs steps under a policy, by an executor, within limits, again after a transient fault."""
 
 from __future__ import annotations
 
@@ -12,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sintra.build.admission import Gate
+from sintra.build.run_state import Run
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Ending, Executor, Need
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core import plugins
 from sintra.core.process import LIVE, TOLD
 from sintra.core.stage import cores
@@ -31,19 +30,18 @@ KILLED = (-9, -15)
 class Engine:
     """An executor, and the gate to this machine where it runs here."""
 
-    def __init__(self, terms: Terms, root: Path) -> None:
-        self.terms = terms
-        self.executor: Executor = plugins.load("executors", terms.name)(
-            json.loads(terms.executor), root
+    def __init__(self, policy: RunPolicy, root: Path) -> None:
+        self.policy = policy
+        self.executor: Executor = plugins.load("executors", policy.name)(
+            json.loads(policy.executor), root
         )
-        self.gate = Gate(
-            cores(), terms.heavy, int(terms.memory_gb * GIB) if terms.memory_gb else spare()
-        )
+        memory_bytes = int(policy.memory_gb * GIB) if policy.memory_gb else spare()
+        self.gate = Gate(cores(), policy.heavy, memory_bytes)
 
     def need(self, step: Step, store: Store) -> Need:
         """What a step asks for."""
         stage = step.plugin
-        limit = self.terms.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
+        limit = self.policy.seconds(step.stage, step.hints.get("timeout_s"), stage.timeout_s)
         share = {"light": 1, "heavy": self.gate.share, "alone": self.gate.size}[stage.resource]
         threads = share if self.executor.here else self.executor.threads(stage.resource)
         return Need(
@@ -56,38 +54,44 @@ class Engine:
             self.executor.mem_gb,
         )
 
-    def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
-        """Run a worker to its end. order: writes the order's file."""
+    def run_once(self, need: Need, write_order: Callable[[Need], Path], run: Run) -> Ending:
+        """Run a worker to its end; `write_order` returns the order's file, which is removed."""
         with self.gate.hold(need) if self.executor.here else contextlib.nullcontext():
-            if self.terms.over or TOLD.is_set():
+            if run.is_over(self.policy) or TOLD.is_set():
                 return Ending("cancelled" if TOLD.is_set() else "late")
-            path = order(need)
+            path = write_order(need)
+            run.console.expect_log(need.name, path.with_suffix(".log"))
             try:
                 job = self.executor.submit(path, need)
+                if self.executor.here:
+                    run.console.open_log(path.with_suffix(".log"))
                 LIVE.add(job)
                 if TOLD.is_set():  # the signal came while it was submitted
                     job.cancel()
                 try:
-                    return job.wait(self.terms.until)
+                    return job.wait(run.deadline(self.policy))
                 finally:
                     LIVE.discard(job)
             finally:
                 path.unlink(missing_ok=True)
 
-    def run(self, need: Need, order: Callable[[Need], Path], say: Callable[[str], None]) -> Ending:
-        """The same, again where that may help."""
+    def run(
+        self, need: Need, write_order: Callable[[Need], Path], say: Callable[[str], None], run: Run
+    ) -> Ending:
+        """Run a worker to its end, again with more memory or after a transient fault."""
         tries = 0
         while True:
-            ending = self.carry_out(need, order)
+            ending = self.run_once(need, write_order, run)
             if TOLD.is_set():
                 return ending
             if ending.cause == "memory" and (more := self.executor.more(need)):
                 say(f"again   {need.name}: {memory_line(need, more)}")
                 need = more
-            elif passing(ending) and tries < self.executor.retries and not self.terms.over:
+            elif passing(ending) and tries < self.executor.retries and not run.is_over(self.policy):
                 tries += 1
                 say(f"again   {need.name} ({tries} of {self.executor.retries}): {in_words(ending)}")
-                TOLD.wait(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
+                remaining_s = run.deadline(self.policy) - time.monotonic()
+                TOLD.wait(min(2.0**tries, max(0.0, remaining_s)))
             else:
                 return ending
 
@@ -143,6 +147,6 @@ def spare() -> int:
 
 
 @functools.cache
-def engine(terms: Terms, root: Path) -> Engine:
-    """The engine of these terms; one for all studies of a run, so that they share its gate."""
-    return Engine(terms, root)
+def engine(policy: RunPolicy, root: Path) -> Engine:
+    """Return the engine of a policy; one for all studies of a run, so that they share its gate."""
+    return Engine(policy, root)

@@ -1,4 +1,4 @@
-"""Run a step in a worker, and words for what went wrong."""
+"""Build one step in a worker, and say what its end means."""
 
 from __future__ import annotations
 
@@ -8,38 +8,68 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from sintra.build.console import CONSOLE
 from sintra.build.engine import KILLED, engine, in_words
+from sintra.build.run_state import Run, current
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Ending, Need
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
 from sintra.core.types import Artifact, Failure
 from sintra.store.store import Store
 
 
+class Order(TypedDict):
+    """What a worker is told to do, but for what the engine adds: threads and timeout_s."""
+
+    key: str  # of the action
+    stage: str
+    step: str  # the step's name
+    store: str  # the cache's folder, absolute
+    action: dict[str, Any]  # what the key is made of
+    hints: dict[str, Any]  # what helps and isn't part of the key
+    locks: str  # how the cache is locked (option store.locks)
+    cwd: str  # the working folder
+    background: bool  # whether the worker has the lowest priority
+    inputs: dict[str, list[dict[str, object]]]  # role -> files of the artifact
+
+
 def run_step(
     step: Step,
     store: Store,
-    terms: Terms | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    policy: RunPolicy | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    run: Run = current,
 ) -> None:
-    """Make a step's artifact unless the store has it. Raises UserError or Transient; a Failure is a
-    result.
+    """Make a step's artifact unless the store has it; a Failure is an outcome as well.
+
+    `say` takes a line when the step is tried again. Raises UserError or Transient.
     """
     if step.outcome(store) is not None:
         return
-    terms = terms or Terms()
+    policy = policy or RunPolicy()
     action, key = step.action(store), step.key(store)
     if action is None or key is None:
         raise Transient(f"{step.name}: an input is missing; run the same again")
-    sweep_once(store)
-    machine = engine(terms, store.root.resolve())
-    order = {
+    sweep_once(store, run)
+    machine = engine(policy, store.root.resolve())
+    need = machine.need(step, store)
+    order = order_of(step, store, key, action, policy.background)
+    ending = machine.run(need, lambda n: write_order(store, order, n), say, run)
+    if ending.cause == "memory":
+        excuse_memory(key, store, ending)
+    else:
+        raise_ending(step, ending, policy, need.timeout_s, run)
+    if step.outcome(store) is None:
+        raise Transient(f"{step.name}: the worker ended without a result; run the same again")
+
+
+def order_of(step: Step, store: Store, key: str, action: dict[str, Any], background: bool) -> Order:
+    """Return the worker's order for a step whose inputs are in the store."""
+    return {
         "key": key,
         "stage": step.stage,
         "step": step.name,
@@ -48,43 +78,38 @@ def run_step(
         "hints": step.hints,
         "locks": store.locks,
         "cwd": str(Path.cwd()),
-        "background": terms.background,
-        "inputs": {role: _files(above, store) for role, above in step.inputs.items()},
+        "background": background,
+        "inputs": {role: files_of(above, store) for role, above in step.inputs.items()},
     }
-    need = machine.need(step, store)
-    ending = machine.run(need, lambda n: write_order(store, order, n), say)
-    _explain(step, store, ending, terms, need.timeout_s)
-    if step.outcome(store) is None:
-        raise Transient(f"{step.name}: the worker ended without a result; run the same again")
 
 
-def write_order(store: Store, order: dict[str, Any], need: Need) -> Path:
-    """The order as a file, which its worker and whoever waits for it read."""
-    path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{host()}.json"
+def files_of(step: Step, store: Store) -> list[dict[str, object]]:
+    """Return the files of a step's artifact, which must have been made."""
+    outcome = step.outcome(store)
+    assert isinstance(outcome, Artifact)
+    return [asdict(file) for file in outcome.files]
+
+
+def write_order(store: Store, order: Order, need: Need) -> Path:
+    """Write the order's file, which its worker reads, and whoever waits for the worker."""
+    path = store.folder("orders") / f"{os.getpid()}.{time.monotonic_ns()}.{host_digest()}.json"
     path.write_text(json.dumps(order | {"threads": need.threads, "timeout_s": need.timeout_s}))
-    CONSOLE.log(need.name, path.with_suffix(".log"))
     return path
 
 
-def host() -> str:
-    """This machine, as a part of a file's name."""
+def host_digest() -> str:
+    """Return this machine's name as eight hexadecimal digits, for a file's name."""
     return sha256(os.uname().nodename)[:8]
 
 
-_swept: set[Path] = set()
-
-
-def sweep_once(store: Store) -> None:
-    """Before the first step of this process: remove what killed workers and killed `doit`s left
-    behind.
-    """
-    if store.root in _swept:
+def sweep_once(store: Store, run: Run) -> None:
+    """Remove what killed workers and killed runs left in a cache, once in a run."""
+    if store.root in run.swept:
         return
-    _swept.add(store.root)
+    run.swept.add(store.root)
     store.sweep_tmp()
-    for path in store.folder("orders").glob(
-        f"*.{host()}.*"
-    ):  # on a shared cache, others' processes can't be asked after
+    # on a shared cache, only this machine's processes can be asked for
+    for path in store.folder("orders").glob(f"*.{host_digest()}.*"):
         try:
             os.kill(int(path.name.split(".")[0]), 0)
         except ProcessLookupError:
@@ -93,40 +118,37 @@ def sweep_once(store: Store) -> None:
             continue
 
 
-def _files(step: Step, store: Store) -> list[dict[str, object]]:
-    outcome = step.outcome(store)
-    assert isinstance(outcome, Artifact)
-    return [asdict(f) for f in outcome.files]
+def excuse_memory(key: str, store: Store, ending: Ending) -> None:
+    """Record lack of memory as the step's failure for the rest of this run."""
+    message = f"its worker was killed for want of memory ({in_words(ending)})"
+    store.excuse(key, Failure("out_of_memory", message))
 
 
-def _explain(step: Step, store: Store, ending: Ending, terms: Terms, timeout_s: float) -> None:
-    """Raise what the worker's end means; no memory to be had is the step's failure for the rest of
-    this run.
-    """
+def raise_ending(step: Step, ending: Ending, policy: RunPolicy, timeout_s: float, run: Run) -> None:
+    """Raise UserError or Transient for a worker that didn't end well."""
     last = in_words(ending)
-    if ending.cause == "exit" and ending.code == 0:
-        return
-    if ending.cause == "memory":
-        key = step.key(store)
-        assert key is not None
-        store.excuse(
-            key, Failure("out_of_memory", f"its worker was killed for want of memory ({last})")
-        )
-        return
-    if ending.cause == "late" and terms.over:
+    if ending.cause == "exit":
+        raise_exit(step, ending, last)
+    elif ending.cause == "late" and run.is_over(policy):
         raise Transient(
-            f"{step.name}: the run's time is up (limits.study_minutes={terms.minutes:g}); the "
+            f"{step.name}: the run's time is up (limits.study_minutes={policy.minutes:g}); the "
             "same goes on"
         )
-    if ending.cause == "late":
+    elif ending.cause == "late":
         raise Transient(
             f"{step.name}: stopped after {timeout_s:g} s, its time limit "
             f"(limits.timeout.{step.stage}=...)"
         )
-    if ending.cause == "cancelled":
+    elif ending.cause == "cancelled":
         raise Transient(f"{step.name}: cancelled{f' ({last})' if ending.log else ''}")
-    if ending.cause == "lost":
+    else:
         raise Transient(f"{step.name}: {last}; nothing was kept, run the same again")
+
+
+def raise_exit(step: Step, ending: Ending, last: str) -> None:
+    """Raise UserError or Transient for an exit code other than 0."""
+    if ending.code == 0:
+        return
     if ending.code == 2 and "sintra: " in ending.log:
         raise UserError(last)
     if ending.code == TRANSIENT:

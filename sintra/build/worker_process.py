@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sintra.build.console import CONSOLE
 from sintra.core.process import kill_group
 from sintra.core.stage import Resource
 
@@ -127,7 +126,6 @@ class Worker:
                 cwd=cwd,
                 start_new_session=True,
             )
-        CONSOLE.opened(self.log_path)
 
     def run(self, timeout_s: float) -> Ending:
         """Wait so long at most; the whole process group is gone afterwards."""

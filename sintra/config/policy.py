@@ -1,39 +1,33 @@
-"""On which terms steps are run: where, for how long, how politely. Never part of a key."""
+"""The run policy: where steps run, for how long, at which priority. Never part of a key."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import UserError
 
-BEGUN = time.monotonic()
-
 
 @dataclass(frozen=True)
-class Terms:
-    """executor: its options as JSON; timeouts: seconds by stage; timeout_s: for every other;
-    study_s: for the whole run; heavy: steps that use many cores at once; memory_gb: for those
-    together; background: the lowest priority.
-    """
+class RunPolicy:
+    """How the steps of a study are run."""
 
-    name: str = "local"
-    executor: str = "{}"
-    timeouts: tuple[tuple[str, float], ...] = ()
-    timeout_s: float | None = None
-    study_s: float = float("inf")
-    heavy: int = 1
-    memory_gb: float | None = None
-    background: bool = False
+    name: str = "local"  # the executor
+    executor: str = "{}"  # the executor's options, as canonical JSON
+    timeouts: tuple[tuple[str, float], ...] = ()  # (stage, time limit of one step in s)
+    timeout_s: float | None = None  # time limit of a step of any other stage, s
+    study_s: float = float("inf")  # time limit of the whole run, s
+    heavy: int = 1  # how many steps may use many cores at the same time
+    memory_gb: float | None = None  # memory of those steps together, GiB; None: what is free
+    background: bool = False  # whether workers have the lowest priority
 
     @classmethod
-    def of(cls, conf: dict[str, Any]) -> Terms:
-        """From a composed configuration. Raises UserError for what can't be meant."""
+    def of(cls, conf: dict[str, Any]) -> RunPolicy:
+        """Read the policy from a composed configuration. Raises UserError for a limit that is none."""
         limits, executor = conf["limits"], conf["executor"]
-        given = {f"limits.timeout.{k}": v for k, v in limits["timeout"].items()}
-        given |= {
+        positive = {f"limits.timeout.{k}": v for k, v in limits["timeout"].items()}
+        positive |= {
             "timeout_s": conf["timeout_s"],
             "limits.study_minutes": limits["study_minutes"],
             "limits.memory_gb": limits["memory_gb"],
@@ -42,7 +36,7 @@ class Terms:
             "executor.cpus": executor["cpus"],
             "executor.poll_s": executor["poll_s"],
         }
-        for option, value in given.items():
+        for option, value in positive.items():
             if value is not None and not value > 0:
                 raise UserError(f"{option}={value:g}: give a number above 0, or null for none")
         if executor["retries"] < 0:
@@ -61,29 +55,19 @@ class Terms:
         )
 
     def seconds(self, stage: str, hint: float | None, own: float) -> float:
-        """A step's time limit: the stage's option, else its variant's, else timeout_s, else the
-        stage's own.
+        """Return a step's time limit in s: the stage's option, else the hint of its variant, else
+        timeout_s, else the stage's own.
         """
         return dict(self.timeouts).get(stage) or hint or self.timeout_s or own
 
     @property
-    def until(self) -> float:
-        """When the run's time is up, on the clock of time.monotonic()."""
-        return BEGUN + self.study_s
-
-    @property
     def minutes(self) -> float:
-        """What was given as limits.study_minutes."""
+        """The time limit of the whole run in minutes, as in limits.study_minutes."""
         return self.study_s / 60
-
-    @property
-    def over(self) -> bool:
-        """Whether it is up."""
-        return time.monotonic() >= self.until
 
 
 def measured_on(conf: dict[str, Any]) -> str:
-    """What the machines are called that measure speed and memory; "" for this one."""
+    """Return what the machines are called that measure speed and memory; "" for this one."""
     executor = conf["executor"]
     if executor["name"] == "local":
         return ""
@@ -93,9 +77,11 @@ def measured_on(conf: dict[str, Any]) -> str:
 
 
 def side_by_side(raw: list[str], default: int = 16) -> int:
-    """How many steps doit starts at once for these overrides: many where others have the machines."""
-    given = dict(o.split("=", 1) for o in raw)
-    if given.get("executor", "local") == "local":
+    """Return how many steps doit may start at once where an executor has other machines; 0 for this
+    machine, where the engine decides.
+    """
+    options = dict(o.split("=", 1) for o in raw)
+    if options.get("executor", "local") == "local":
         return 0
-    jobs = given.get("executor.jobs", "")
+    jobs = options.get("executor.jobs", "")
     return int(jobs) if jobs.isdigit() else default

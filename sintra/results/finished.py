@@ -55,7 +55,7 @@ class Delivered:
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
-                run_step(needed, self.store, self.workspace.terms, say)
+                run_step(needed, self.store, self.workspace.policy, say)
         found = step.outcome(self.store)
         if isinstance(found, Failure):
             raise UserError(f"{step.name}: {found.message}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sintra.build import run_state
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.config.compose import conf_dirs
@@ -20,7 +21,6 @@ from sintra.store.store import Store
 RESAMPLES = 1000
 ADVISED = ("llm", "hybrid")
 Say = Callable[[str], None]
-_advisors: dict[tuple[str, bool], Any] = {}
 
 
 def history(
@@ -78,16 +78,17 @@ def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> d
 
     folder = store.root / "studies" / graph.study.id
     key = (str(folder), say is not None)
-    if key not in _advisors:
+    advisors = run_state.current.advisors
+    if key not in advisors:
         kept = store.root / "meta" / "replies"
         options = graph.study.planner_options
-        _advisors[key] = Advisor.of(
+        advisors[key] = Advisor.of(
             options, folder, kept, say or (lambda text: None), say is not None
         )
     return {
         "knowledge": knowledge(graph.root, architecture),
-        "ask": _advisors[key].ask,
-        "hush": _advisors[key].hush,
+        "ask": advisors[key].ask,
+        "hush": advisors[key].hush,
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sintra import __version__
-from sintra.build.console import say
+from sintra.build.run_state import say
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core.canonical import canonical, sha256

@@ -10,7 +10,7 @@ from typing import Any
 from sintra.build.graph import Graph
 from sintra.config import compose
 from sintra.config import tasks as task_files
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.config.study import MIB, study_of
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
@@ -37,9 +37,9 @@ class Workspace:
     label: str = ""
 
     @cached_property
-    def terms(self) -> Terms:
+    def policy(self) -> RunPolicy:
         """How its steps are run."""
-        return Terms.of(self.conf)
+        return RunPolicy.of(self.conf)
 
     @cached_property
     def digests(self) -> Digests:
@@ -127,7 +127,7 @@ def open_workspace(root: Path, raw: list[str]) -> Workspace:
     conf = composed(root, raw)
     store = store_of(root, conf["store"])
     workspace = Workspace(root, study_of(conf, raw), store, conf)
-    _ = workspace.terms  # a mistake in them is said before anything is started
+    _ = workspace.policy  # a mistake in it is said before anything is started
     if (given := workspace.given()) is not None:  # by content, not by its path
         workspace.study = replace(
             workspace.study, compress=workspace.study.compress | {"checkpoint": given.digest}

@@ -25,7 +25,7 @@ from sintra.build.run import run_step, write_order
 from sintra.build.step import Step
 from sintra.build.worker_process import Need
 from sintra.config.options import ExecutorConf
-from sintra.config.policy import Terms
+from sintra.config.policy import RunPolicy
 from sintra.core.canonical import canonical
 from sintra.core.errors import UserError
 from sintra.core.types import Artifact, File
@@ -41,7 +41,9 @@ SUBMITIT = ("executor=slurm", "executor.cluster=local", "executor.poll_s=0.2")
 
 
 def terms(name, **options):
-    return Terms(name, canonical(asdict(ExecutorConf()) | {"name": name, "poll_s": 0.2} | options))
+    return RunPolicy(
+        name, canonical(asdict(ExecutorConf()) | {"name": name, "poll_s": 0.2} | options)
+    )
 
 
 def text_step(folder, size=1000):

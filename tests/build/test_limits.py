@@ -15,7 +15,7 @@ from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.build.worker_process import Ending, Need, oom_kills
 from sintra.config.options import ExecutorConf, TimeoutConf
-from sintra.config.policy import Terms, measured_on, side_by_side
+from sintra.config.policy import RunPolicy, measured_on, side_by_side
 from sintra.core.errors import Transient, UserError
 from sintra.core.plugins import own
 from sintra.core.types import Artifact, File
@@ -51,11 +51,11 @@ def test_there_is_a_time_limit_for_every_stage():
 
 def test_the_narrower_limit_goes_first():
     limits = conf()["limits"] | {"timeout": {"quantize": 5.0, "fetch": None}}
-    terms = Terms.of(conf(limits=limits, timeout_s=7.0))
+    terms = RunPolicy.of(conf(limits=limits, timeout_s=7.0))
     assert terms.seconds("quantize", 6.0, 9.0) == 5
     assert terms.seconds("gptq", 6.0, 9.0) == 6
     assert terms.seconds("fetch", None, 9.0) == 7
-    assert Terms.of(conf()).seconds("fetch", None, 9.0) == 9
+    assert RunPolicy.of(conf()).seconds("fetch", None, 9.0) == 9
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_narrower_limit_goes_first():
 )
 def test_limits_that_cannot_be_meant(option, value):
     with pytest.raises(UserError, match=f"limits.{option}.*give a number above 0"):
-        Terms.of(conf(limits=conf()["limits"] | {option: value}))
+        RunPolicy.of(conf(limits=conf()["limits"] | {option: value}))
 
 
 def test_where_it_is_measured():
@@ -141,14 +141,14 @@ def test_a_steps_time_limit_by_its_stage(tmp_path):
             Transient, match=r"stopped after 0.5 s, its time limit \(limits.timeout.fetch"
         ),
     ):
-        run_step(step, store, Terms(timeouts=(("fetch", 0.5),), timeout_s=100))
+        run_step(step, store, RunPolicy(timeouts=(("fetch", 0.5),), timeout_s=100))
     assert step.outcome(store) is None
 
 
 def test_time_that_is_up_starts_nothing(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     with pytest.raises(Transient, match=r"the run's time is up \(limits.study_minutes=1e-06\)"):
-        run_step(step, store, Terms(study_s=6e-5))
+        run_step(step, store, RunPolicy(study_s=6e-5))
     assert not (tmp_path / "cache" / "ac").exists()
 
 
@@ -156,7 +156,7 @@ def test_background_workers_give_way(tmp_path):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     niceness = []
     with store.lock(step.key(store)):
-        thread = threading.Thread(target=lambda: run_step(step, store, Terms(background=True)))
+        thread = threading.Thread(target=lambda: run_step(step, store, RunPolicy(background=True)))
         thread.start()
         for _ in range(600):
             if niceness := polite(tmp_path):
@@ -210,10 +210,10 @@ class Starved:
 def test_killed_for_want_of_memory(tmp_path, monkeypatch, fate):
     step, store = text_step(tmp_path), Store(tmp_path / "cache")
     monkeypatch.setitem(step.plugin.__dict__, "resource", "heavy")
-    machine = engine(Terms(), store.root.resolve())
+    machine = engine(RunPolicy(), store.root.resolve())
     monkeypatch.setattr(machine, "executor", Crowded(fate))
     said = []
-    run_step(step, store, Terms(), said.append)
+    run_step(step, store, RunPolicy(), said.append)
     assert machine.executor.asked == ["heavy", "alone"]
     assert said == ["again   fetch:text: killed for want of memory, now with nothing beside it"]
     found = step.outcome(store)

@@ -156,14 +156,11 @@ class Feed:
         return lines
 
 
-FEED = Feed()
-
-
 class Teller:
     """One study's events."""
 
     def __init__(
-        self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed = FEED
+        self, conf: dict[str, Any], study: str, root: Path, cache: Path, feed: Feed
     ) -> None:
         self.conf, self.study, self.root, self.cache, self.feed = conf, study, root, cache, feed
         self.listeners = sorted({*conf["listeners"], *telemetry.chosen()})

@@ -8,11 +8,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from sintra.build.console import FAILURES
 from sintra.build.graph import Graph
 from sintra.core import process
 from sintra.core.recipe import Recipe
-from sintra.integrations.listeners.feed import FEED, Teller
+from sintra.integrations.listeners.feed import Feed, Teller
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
 from sintra.study.round_files import Round
@@ -24,10 +23,10 @@ LEVELS = ("search", "report")
 class Story:
     """One study's, told as it goes. Without listeners it does nothing."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, feed: Feed) -> None:
         self.workspace = workspace
         self.teller = Teller(
-            workspace.conf, workspace.study.id, workspace.root, workspace.store.root
+            workspace.conf, workspace.study.id, workspace.root, workspace.store.root, feed
         )
 
     def so_far(self, graph: Graph, known: list[Round]) -> None:
@@ -55,7 +54,7 @@ class Story:
             self.so_far(graph, known)
             self.teller.begin(wanted(self.workspace))
             self.teller.end(ended(made), digest)
-        FEED.ended.add(self.workspace.study.id)
+        self.teller.feed.ended.add(self.workspace.study.id)
 
 
 def wanted(workspace: Workspace) -> dict[str, Any]:
@@ -105,16 +104,17 @@ def ended(made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def close(stories: list[Story]) -> list[str]:
-    """The end of the process: studies that have stopped without an end are told as failed. Returns
-    lines for the user.
+def close(stories: list[Story], feed: Feed, failures: list[str]) -> list[str]:
+    """Close the feed; a study that has stopped without an end is reported as failed.
+
+    `failures`: what failed in this run, a text each. Returns lines for the user.
     """
     for story in stories:
-        if story.workspace.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
+        if story.workspace.study.id not in feed.ended and failures and not process.TOLD.is_set():
             if story.teller.listeners:
                 story.teller.begin(wanted(story.workspace))
-            story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.workspace))
-    return FEED.close()
+            story.teller.tell("failed", {"reason": failures[-1]} | about(story.workspace))
+    return feed.close()
 
 
 def about(workspace: Workspace) -> dict[str, Any]:

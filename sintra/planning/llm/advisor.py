@@ -17,17 +17,6 @@ from sintra.planning.llm.budget import Limits, Spent
 from sintra.planning.llm.client import Endpoint, ask
 from sintra.store.files import write_atomic
 
-RUN: list[Spent] = []  # what this process has spent, for result.json
-
-
-def run_total() -> dict[str, float]:
-    """Calls, tokens and US dollars of this process."""
-    return {
-        "calls": sum(s.calls for s in RUN),
-        "tokens": sum(s.tokens for s in RUN),
-        "usd": round(sum(s.usd for s in RUN), 6),
-    }
-
 
 @dataclass
 class Advisor:
@@ -43,6 +32,7 @@ class Advisor:
     say: Callable[[str], None]
     live: bool = True
     silent: bool = field(default=False)
+    spending: list[Spent] = field(default_factory=list)  # of this run, an entry for each reply
 
     @staticmethod
     def of(
@@ -96,7 +86,7 @@ class Advisor:
             reply.spent.usd - before.usd,
         )
         if used.calls:
-            RUN.append(used)
+            self.spending.append(used)
             write_atomic(self.folder / "llm.json", sealed(json.dumps(asdict(reply.spent)) + "\n"))
         if reply.data is None:
             self.silent = True

@@ -1,0 +1,319 @@
+"""Every command of `doit` beside doit's own, in one table, and its tasks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from doit.task import Task
+
+from sintra.build.run_state import Run
+from sintra.cli.actions import function_task
+from sintra.cli.command import Command, CommandInputs, Option
+from sintra.cli.commands import exports
+from sintra.study.workspace import Workspace
+
+FORMAT = Option("format", "text", "text or json")
+
+COMMANDS = (
+    Command(
+        "optimize",
+        "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME "
+        "goal.max_kld=0.02",
+        "main",
+        opens="study",
+    ),
+    Command(
+        "sweep",
+        "A study for each combination: doit sweep model=a,b hardware=x,y goal.max_kld=0.01,0.05",
+        "main",
+        opens="studies",
+    ),
+    Command(
+        "compare",
+        "Several models for one device, and which to take: doit compare model=a,b hardware=NAME",
+        "main",
+        opens="studies",
+    ),
+    Command(
+        "plan",
+        "The dry run: every step of the next run, hit or build, with sizes and times where known; "
+        "changes nothing",
+        "study",
+        "sintra.cli.commands.plan:print_plan",
+        ("workspace",),
+        (FORMAT,),
+        opens="study",
+    ),
+    Command(
+        "why",
+        "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
+        "study",
+        "sintra.cli.commands.plan:explain_steps",
+        ("workspace",),
+        words="steps",
+        opens="study",
+    ),
+    Command(
+        "history",
+        "Every result of every study: show, export as CSV or JSON, forget",
+        "study",
+        "sintra.cli.commands.history:show_history",
+        ("store",),
+        (
+            Option("format", "text", "text, json or csv (the latter two for export)"),
+            Option("forget", "", "delete a study's results and what they taught, or `all`"),
+            Option("calibration", False, "how well what was foreseen came true"),
+        ),
+    ),
+    Command(
+        "verify",
+        "Rehash what has changed in the cache, or all (--full); what is damaged goes into "
+        "quarantine and is rebuilt",
+        "cache",
+        "sintra.cli.commands.cache:verify_cache",
+        ("root", "store"),
+        (Option("full", False, "read everything again, outputs/ and what no step names included"),),
+    ),
+    Command(
+        "gc",
+        "Delete what no study needs; --older 30d and --max-size 20G let studies go that outputs/ "
+        "and pins don't hold",
+        "cache",
+        "sintra.cli.commands.cache:collect_garbage",
+        ("root", "store"),
+        (
+            Option("dry-run", False, "only say what would go", "dry_run"),
+            Option("older", "", "studies not run for so long go too: 12h, 30d, 8w"),
+            Option("max-size", "", "until what stays is smaller: 500M, 20G, 4GiB", "max_size"),
+            Option("pin", "", "keep this study whatever its age and size"),
+            Option("unpin", "", "no longer"),
+        ),
+    ),
+    Command(
+        "du",
+        "What the cache is full of, by stage and by model, shared and not",
+        "cache",
+        "sintra.cli.commands.cache:show_usage",
+        ("store",),
+        (FORMAT,),
+    ),
+    Command(
+        "push",
+        "Give what this cache has made to the shared store: doit push "
+        "store.remote=s3://bucket/prefix",
+        "cache",
+        "sintra.cli.commands.share:push",
+        ("workspace",),
+        opens="study",
+    ),
+    Command(
+        "pull",
+        "Take from the shared store what it has of a study, or all that it has (--all)",
+        "cache",
+        "sintra.cli.commands.share:pull",
+        ("workspace",),
+        (Option("all", False, "everything that the shared store has", "everything"),),
+        opens="study",
+    ),
+    Command(
+        "plugins",
+        "Every stage, probe, planner, export, listener and device that is installed, and why one "
+        "can't be loaded",
+        "program",
+        "sintra.cli.commands.plugins:show_plugins",
+        (),
+        (FORMAT,),
+    ),
+    Command(
+        "telemetry",
+        "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly "
+        "what would be sent",
+        "program",
+        "sintra.integrations.listeners.telemetry:command",
+        ("root",),
+        (
+            Option("on", False, "turn it on"),
+            Option("off", False, "turn it off; what waits is dropped"),
+            Option("show", False, "print exactly what would be sent"),
+            Option("endpoint", "", "where it goes, with --on"),
+        ),
+    ),
+    Command(
+        "rollback",
+        "Point outputs/latest to the last good result before the present one; it is validated "
+        "first",
+        "result",
+        "sintra.results.latest:rollback",
+        ("root", "store"),
+    ),
+    Command(
+        "validate",
+        "Whether a result is sound: its files have their SHA-256, its model loads and answers: "
+        "doit validate STUDY",
+        "result",
+        "sintra.results.validation:show",
+        ("root", "store"),
+        words="studies",
+    ),
+    Command(
+        "ab",
+        "The same prompts through the original and the winner, side by side: doit ab prompt='Once "
+        "upon a time'",
+        "page",
+        "sintra.cli.commands.pages:compare_answers",
+        ("root", "overrides"),
+    ),
+    Command(
+        "surgery",
+        "The latest winner as a picture, tensor by tensor, beside a stock preset: "
+        "outputs/<study>/surgery.html",
+        "page",
+        "sintra.cli.commands.pages:draw_tensors",
+        ("root", "overrides"),
+    ),
+    Command(
+        "report",
+        "The report of a study (the latest unless one is named) again, as one page: "
+        "outputs/<study>/report.html",
+        "page",
+        "sintra.cli.commands.pages:write_report",
+        ("root", "overrides"),
+        words="studies",
+    ),
+    Command(
+        "dashboard",
+        "A web page on this machine: studies as they run, plots, comparison, an A/B box (extra: "
+        "dashboard)",
+        "page",
+        "sintra.results.dashboard.serve:serve",
+        ("root",),
+        (
+            Option(
+                "host",
+                "127.0.0.1",
+                "the address to listen on; beyond this machine a token is asked for",
+            ),
+            Option("port", 8080, "0: any free one"),
+        ),
+    ),
+    Command(
+        "estimate",
+        "Speed and memory of a model on a device, or on all of them (--devices), without building "
+        "anything",
+        "device",
+        "sintra.cli.commands.devices:show",
+        ("root", "overrides"),
+        (
+            Option(
+                "devices", False, "one type on every device that there is a profile of", "every"
+            ),
+            Option("type", "Q4_K_M", "the type for --devices", "type_"),
+            FORMAT,
+        ),
+        study_help=True,
+    ),
+    Command(
+        "detect",
+        "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile "
+        "(--out mine.yaml)",
+        "device",
+        "sintra.cli.commands.devices:detect",
+        ("root", "overrides"),
+        (
+            Option("out", "", "where the profile goes; without it, where hardware=auto looks"),
+            Option(
+                "quick",
+                False,
+                "don't measure the bandwidth of a machine that a profile of ours stands for",
+            ),
+            FORMAT,
+        ),
+    ),
+    Command(
+        "thermal",
+        "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log "
+        "fits a logged run",
+        "device",
+        "sintra.cli.commands.thermal:show",
+        ("root", "overrides"),
+        (
+            Option("minutes", 15.0, "how long"),
+            Option("type", "Q4_K_M", "the model's type", "kind"),
+            Option("cooled", False, "with the cooler that the profile knows of"),
+            Option("log", "", "a CSV of seconds, celsius, watts: fits R and C to it"),
+            Option("plot", "", "a PNG of the three over time (needs the bench extra)"),
+            FORMAT,
+        ),
+        study_help=True,
+    ),
+    Command(
+        "calibrate",
+        "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval "
+        "shrinks",
+        "device",
+        "sintra.cli.commands.devices:calibrate",
+        ("root", "overrides"),
+        (
+            Option("csv", "", "a CSV of read_bytes, weights, layers, tg_tps"),
+            Option("out", "", "where the profile goes"),
+        ),
+    ),
+    Command(
+        "docs",
+        "Make the reference pages in docs/reference from the code and conf; with --site the whole "
+        "site, in site/",
+        "development",
+        "sintra.cli.commands.development:make_docs",
+        ("root",),
+        (Option("site", False, "build the site with MkDocs too"),),
+    ),
+    Command(
+        "check",
+        "What must hold before a change lands: format, lint, types, tests",
+        "development",
+        "sintra.cli.commands.development:check_tree",
+        ("root",),
+    ),
+    Command(
+        "next",
+        "What can be done next",
+        "development",
+        "sintra.cli.manual:print_next",
+        ("root",),
+    ),
+)
+
+
+def command_doc(name: str) -> str:
+    """Return what a command of the table does."""
+    return next(command.doc for command in COMMANDS if command.name == name)
+
+
+@functools.cache
+def all_commands() -> tuple[Command, ...]:
+    """Return the commands of the table, then the exports as commands."""
+    return COMMANDS + tuple(exports.export_command(name) for name in exports.command_names())
+
+
+def command_tasks(
+    root: Path, overrides: list[str], workspace: Workspace | None, run: Run
+) -> Iterator[Task]:
+    """Return the tasks of the commands that can be run; some need a study."""
+    inputs = CommandInputs(root, overrides, workspace)
+    for command in all_commands():
+        if command.function and (workspace or "workspace" not in command.inputs):
+            yield command_task(command, inputs, run)
+
+
+def command_task(command: Command, inputs: CommandInputs, run: Run) -> Task:
+    """Return a command as a task that always runs."""
+    return function_task(
+        command.name,
+        lambda **options: inputs.call(command, options),
+        run,
+        doc=command.doc,
+        params=[option.as_param() for option in command.options],
+        pos_arg=command.words or None,
+    )
