@@ -161,7 +161,7 @@ def test_readme_lists_every_file():
 
 
 def test_every_command_is_documented():
-    from sintra.cli.commands.table import COMMANDS
+    from sintra.cli.commands.registry import COMMANDS
     from sintra.core import plugins
 
     guide = (ROOT / "docs" / "guide.md").read_text()

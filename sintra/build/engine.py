@@ -1,4 +1,4 @@
-"""The engine: runs steps under a policy, by an executor, within limits, again after a transient fault."""
+"""The engine: runs steps by an executor, within limits, again after a fault that may pass."""
 
 from __future__ import annotations
 

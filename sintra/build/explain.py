@@ -1,4 +1,4 @@
-"""TODO."""
+"""Why a step is up to date or has to be built, in words, and how long such steps usually take."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The state of this run: one `doit` process, what it has counted, what failed, what it says.
 
-`current` is the run of this process. The command line hands it down. Only doit's reporter, which doit
-makes itself, and callers outside of a doit run (a page, a test) take it from here.
+`current` is the run of this process. The command line hands it down. Only doit's reporter, which
+doit makes itself, and code that no command line hands it to (planners' state, a page, a test) take
+it from here.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra.build.run_state import Run
 from sintra.cli.actions import function_task
-from sintra.cli.commands.table import command_doc
+from sintra.cli.commands.registry import command_doc
 from sintra.cli.steps import step_task
 from sintra.cli.study_run import StudyRun
 from sintra.integrations.listeners.feed import Feed
@@ -62,9 +62,7 @@ class Chain:
         return ":".join(part for part in parts if part)
 
     def round_tasks(self, recorded: Round) -> Iterator[Task]:
-        """Return a recorded round: its steps, its group, and, unless it was the last, what comes
-        after it.
-        """
+        """Return the tasks of a recorded round, and of what follows unless it was the last."""
         number, graph = recorded["round"], self.workspace.graph()
         reasons = rounds.reasons(graph, recorded)
         names = []
@@ -122,7 +120,7 @@ class Chain:
 
 
 class StudyGroup:
-    """The studies of a sweep or a comparison: their chains side by side, with one table at the end."""
+    """The studies of a sweep or a comparison, side by side, with one table at the end."""
 
     def __init__(
         self,
@@ -140,9 +138,7 @@ class StudyGroup:
         self.met: set[str] = set()  # of them, those whose goal is met
 
     def tasks(self) -> Iterator[Task]:
-        """Return every chain; one study's end doesn't wait for another's, and neither does the
-        table.
-        """
+        """Return the tasks of every study; no study waits for the end of another."""
         step_names: set[str] = set()
         cells = []
         for study in self.studies:

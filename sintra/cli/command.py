@@ -57,7 +57,7 @@ class Command:
     study_help: bool = False  # whether --help lists the options of a study although none is opened
 
     def load(self) -> Any:
-        """Import and return the function. Raises ImportError or AttributeError where there is none."""
+        """Import and return the function. Raises ImportError or AttributeError."""
         module, _, name = self.function.partition(":")
         return getattr(importlib.import_module(module), name)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from doit.cmd_base import DodoTaskLoader
 from doit.cmd_run import Run as RunCommand
 
-from sintra.cli.commands.table import all_commands
+from sintra.cli.commands.registry import all_commands
 from sintra.config import compose
 
 

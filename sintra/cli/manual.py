@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sintra.cli.command import Command, Group
 from sintra.cli.commands import exports
-from sintra.cli.commands.table import all_commands
+from sintra.cli.commands.registry import all_commands
 from sintra.config import compose
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
@@ -30,7 +30,7 @@ NEXT_GROUPS: tuple[Group, ...] = (
 
 
 def print_help(root: Path, name: str) -> None:
-    """Print what a command does and its options. Raises UserError for a name that is no command's."""
+    """Print what a command does and its options. Raises UserError for an unknown name."""
     command = next((c for c in all_commands() if c.name == name), None)
     if command is None:
         names = [c.name for c in all_commands()]

@@ -1,11 +1,10 @@
-"""Steps as doit tasks: whether one is up to date the store says; its action builds it in a worker."""
+"""Steps as doit tasks: the store says what is up to date, the action builds in a worker."""
 
 from __future__ import annotations
 
 import gc
 import inspect
 import time
-from pathlib import Path
 
 from doit.task import Task
 
@@ -44,7 +43,7 @@ class StoreUpToDate:
 def step_task(
     step: Step, store: Store, policy: RunPolicy | None, run: Run, reason: str | None = None
 ) -> Task:
-    """Return the doit task of a step. `reason`: who proposed its recipe and why, for `doit info`."""
+    """Return the doit task of a step; `reason`: who proposed its recipe and why."""
 
     def clean(dryrun: bool) -> None:
         forget_step(step, store, dryrun)

@@ -26,7 +26,7 @@ OnEnd = Callable[[dict[str, Any]], None]
 
 
 class StudyRun:
-    """One study in this run. Among others, `on_end` takes its result instead of its being printed."""
+    """One study in this run. Among others, `on_end` takes its result, and nothing is printed."""
 
     def __init__(
         self, workspace: Workspace, run: Run, feed: Feed, on_end: OnEnd | None = None
@@ -57,7 +57,7 @@ class StudyRun:
         self.run.say(text, "study", study=name)
 
     def is_resolved(self) -> bool:
-        """Return whether the model is pinned, the board identified, and neither is to be renewed."""
+        """Return whether model and board are known and neither is to be renewed."""
         return not self.fresh and self.workspace.ready
 
     def resolve_sources(self) -> None:

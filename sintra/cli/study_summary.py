@@ -53,7 +53,7 @@ def expected_time(workspace: Workspace) -> str:
 
 
 def round_summary(planned: round_files.Round) -> str:
-    """Return a round in a line: the variants by name, or the first of many, or why there is none."""
+    """Return a round in a line: its variants by name, the first of many, or why there is none."""
     proposals = round_files.proposals(planned)
     names = [f"{p.recipe.name} ({p.level})" for p in proposals]
     if not names:

@@ -13,7 +13,7 @@ from doit.task import Task
 from sintra.build.run_state import Run, current
 from sintra.cli.chain import Chain, StudyGroup
 from sintra.cli.command_line import CommandLine
-from sintra.cli.commands.table import command_tasks
+from sintra.cli.commands.registry import command_tasks
 from sintra.cli.reporter import Reporter
 from sintra.cli.study_run import StudyRun
 from sintra.config import compose

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from sintra.cli import manual
 from sintra.cli.command_line import CommandLine
-from sintra.cli.commands.table import COMMANDS, all_commands
+from sintra.cli.commands.registry import COMMANDS, all_commands
 from sintra.core.errors import UserError
 
 

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from sintra.build.run_state import Run
-from sintra.cli.commands.table import command_tasks
+from sintra.cli.commands.registry import command_tasks
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
 from sintra.core.types import Artifact

@@ -29,7 +29,7 @@ def device_of(conf: dict[str, Any]) -> Hardware:
 
 
 def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> None:
-    """Print what this machine is and write its profile: to `out`, or to where hardware=auto looks."""
+    """Print what this machine is and write its profile: to `out`, or where hardware=auto looks."""
     from sintra.hardware.detect import auto
     from sintra.study.workspace import cache_root
 

@@ -1,4 +1,4 @@
-"""`doit plugins`: every backend that is installed, from which package, and why one can't be loaded."""
+"""`doit plugins`: every plugin that is installed, its package, and why it can't be loaded."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sintra.cli.commands.table import COMMANDS
+from sintra.cli.commands.registry import COMMANDS
 from sintra.cli.docs import messages
 from sintra.config import compose
 from sintra.core import metrics as metric_table
@@ -119,7 +119,8 @@ def option_page(root: Path) -> str:
     return (
         "# Options\n\nGiven as `key=value` after the command. Defaults are those of `doit "
         "optimize` without options; a group (`goal=small`) sets several keys at once, and a key "
-        f"beside it wins.\n\n{groups}\n\n{markdown_table(('option', 'default', 'meaning'), option_rows(root))}"
+        f"beside it wins.\n\n{groups}\n\n"
+        f"{markdown_table(('option', 'default', 'meaning'), option_rows(root))}"
     )
 
 
@@ -176,7 +177,7 @@ def metric_page() -> str:
 
 
 def stage_page() -> str:
-    """Return every built-in stage, probe, planner and export with the first paragraph of its module."""
+    """Return every built-in stage, probe, planner and export, each with a sentence."""
     parts = [
         "# Stages, probes, planners, exports\n\nEach is one file, found by an entry point; a "
         "package of your own adds more in the same way.\n"
@@ -204,7 +205,8 @@ def device_page(root: Path) -> str:
     head = ("profile", "device", "GiB usable", "GB/s", "backend")
     return (
         "# Devices\n\nEach file in conf/hardware names its sources in its comments. How numbers "
-        f"follow from these is in [The device](../device.md).\n\n{markdown_table(head, device_rows(root))}"
+        "follow from these is in [The device](../device.md).\n\n"
+        f"{markdown_table(head, device_rows(root))}"
     )
 
 
