@@ -183,7 +183,7 @@ def polite(folder):
 
 
 class Crowded(Local):
-    """A machine whose kernel kills every worker for want of memory, or those that don't run alone."""
+    """A machine that kills every worker for want of memory, or those that don't run alone."""
 
     def __init__(self, fate):
         super().__init__({}, None)

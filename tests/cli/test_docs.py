@@ -18,18 +18,24 @@ from sintra.core import metrics
 NOT_RUN = {
     "model=owner/name": "needs the hub",
     "model=./my-model": "stands for a folder of the reader's",
-    "planner.model=NAME": "needs a language model's endpoint; tests/planning/test_llm_studies.py runs one",
+    "planner.model=NAME": (
+        "needs a language model's endpoint; tests/planning/test_llm_studies.py runs one"
+    ),
     "formats=[gguf,gptq,awq]": "installs llmcompressor; tests/formats/test_formats.py runs it",
-    "probe.tasks=[fable]": "asks 500 questions many times; tests/probes/test_tasks.py runs the probe",
+    "probe.tasks=[fable]": (
+        "asks 500 questions many times; tests/probes/test_tasks.py runs the probe"
+    ),
     "listeners=": (
-        "needs a webhook, MLflow or the example plugin; tests/integrations/test_listeners.py, tests/core/test_plugins.py"
+        "needs a webhook, MLflow or the example plugin; tests/integrations/test_listeners.py, "
+        "tests/core/test_plugins.py"
     ),
     "executor=": "needs a cluster; tests/build/test_executors.py starts small ones",
     "device=ssh": "needs a board; tests/hardware/test_ssh.py has one on loopback",
     "store.remote=": "needs a shared store; tests/study/test_sharing.py has one on loopback",
     "doit dashboard": "serves until it is stopped; tests/results/test_dashboard.py",
     "./mine.yaml": (
-        "stands for a file of the reader's; the guide's own example is run by tests/probes/test_tasks.py"
+        "stands for a file of the reader's; the guide's own example is run by "
+        "tests/probes/test_tasks.py"
     ),
     "./errands.yaml": "run by tests/probes/test_tasks.py as it stands in the guide",
 }
