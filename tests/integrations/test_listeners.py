@@ -26,7 +26,7 @@ SECRET = "whsec_c2ludHJhLXRlc3RzLXNpbnRyYS10ZXN0cw=="
 ALL = "listeners=[slack,discord,webhook,apprise]"
 DEAF = """
 import os, time
-from sintra.events import Listener
+from sintra.plugin import Listener
 class Hangs:
     def hear(self, event): time.sleep(1000)
     def close(self): pass
