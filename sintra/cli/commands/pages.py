@@ -24,13 +24,13 @@ DEFAULT_PROMPTS, DEFAULT_TOKENS = 5, 64
 PROMPT_CHARACTERS = 600  # of a document, at most
 
 
-def read_options(overrides: list[str], known: set[str], command: str) -> dict[str, str]:
+def read_options(overrides: list[str], allowed: set[str], command: str) -> dict[str, str]:
     """Return a page command's own KEY=VALUE options. Raises UserError with the nearest name."""
     options: dict[str, str] = {}
     for item in overrides:
         key, _, value = item.partition("=")
-        if key not in known:
-            raise UserError(f"`doit {command}` has no option {key!r}: {nearest(key, known)}")
+        if key not in allowed:
+            raise UserError(f"`doit {command}` has no option {key!r}: {nearest(key, allowed)}")
         if key in options:
             raise UserError(f"{key!r} is given twice")
         options[key] = value
