@@ -126,10 +126,10 @@ def weight(step: Step, store: Store) -> int:
     """
     if step.plugin.resource != "heavy":
         return 0
-    found = (above.outcome(store) for above in step.inputs.values())
+    outcomes = (above.outcome(store) for above in step.inputs.values())
     files = {
         f.sha256: f.size
-        for outcome in found
+        for outcome in outcomes
         if isinstance(outcome, Artifact)
         for f in outcome.files
     }
@@ -142,8 +142,8 @@ def spare() -> int:
 
     from sintra.hardware.detect.cgroups import limits
 
-    free, found = int(psutil.virtual_memory().available), limits()
-    return min(free, found.memory - (found.used or 0)) if found.memory else free
+    free, cgroup = int(psutil.virtual_memory().available), limits()
+    return min(free, cgroup.memory - (cgroup.used or 0)) if cgroup.memory else free
 
 
 @functools.cache
