@@ -97,7 +97,7 @@ def profile_of(work: Path) -> dict[str, Any]:
     path = work / "machine.yaml"
     if not path.exists():
         with contextlib.redirect_stdout(io.StringIO()):
-            devices.detect(ROOT, [], str(path), True, "text")
+            devices.detect(ROOT, [], str(path), False, "text")
     return dict(composed(ROOT, [f"hardware={path}", f"store.path={work / 'cache'}"])["hardware"])
 
 

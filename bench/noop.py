@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 from doit.task import Task
 from sintra.build.step import Step
+from sintra.build.run_state import current
 from sintra.cli.reporter import Reporter
 from sintra.cli.steps import step_task
 from sintra.store.store import Store
@@ -54,7 +55,7 @@ def graph():
             step = Step("fetch", f"{stage}-{i}", params, inputs,
                         {"from": source.locator})
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 

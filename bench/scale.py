@@ -41,6 +41,7 @@ import os
 from pathlib import Path
 from doit.task import Task
 from scale_steps import chains
+from sintra.build.run_state import current
 from sintra.cli.reporter import Reporter
 from sintra.cli.steps import step_task
 from sintra.store.store import Store
@@ -59,7 +60,7 @@ def graph():
     for chain in chains(Path.cwd(), {variants}, {depth}):
         for step in chain:
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 

@@ -13,6 +13,7 @@ from sintra.store.store import Store
 
 if TYPE_CHECKING:
     from sintra.planning.llm.advisor import Advisor
+    from sintra.planning.llm.budget import Spending
 
 ADVISED_PLANNERS = ("llm", "hybrid")
 
@@ -20,10 +21,18 @@ ADVISED_PLANNERS = ("llm", "hybrid")
 class AdviserSession:
     """A run's use of the language model; after trouble it is asked no more in this run."""
 
-    def __init__(self, notify: Callable[[str], None] | None = None) -> None:
-        """notify: prints a line for the user; None in a dry run, which only reads kept replies."""
+    def __init__(
+        self,
+        notify: Callable[[str], None] | None = None,
+        spending: list[Spending] | None = None,
+    ) -> None:
+        """notify: prints a line for the user; None in a dry run, which only reads kept replies.
+
+        spending: what the run has spent, an entry for each reply; each new one is added.
+        """
         self.notify = notify or ignore_line
         self.live = notify is not None
+        self.spending = [] if spending is None else spending
         self._advisor: Advisor | None = None  # opened when a planner first needs it
 
     def adviser(
@@ -53,4 +62,6 @@ class AdviserSession:
 
         folder = store.root / "studies" / graph.study.id
         replies = store.root / "meta" / "replies"
-        return Advisor.of(graph.study.planner, folder, replies, self.notify, self.live)
+        advisor = Advisor.of(graph.study.planner, folder, replies, self.notify, self.live)
+        advisor.spending = self.spending
+        return advisor

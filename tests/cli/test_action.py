@@ -1,4 +1,4 @@
-"""The GitHub Action: linted by GitHub's schemas, and its shell steps run as a runner does."""
+"""The GitHub Action: linted by GitHub's schemas, and its shell steps run as by a runner."""
 
 import json
 import os

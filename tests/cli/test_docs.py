@@ -11,7 +11,6 @@ import sys
 import pytest
 from conftest import QUICK, ROOT, make_project
 
-from sintra.cli.commands.registry import DOCS
 from sintra.cli.docs import messages, reference
 from sintra.core import metrics
 
@@ -68,7 +67,7 @@ COMMANDS = sorted(
 
 
 def test_reference_is_in_step():
-    for name, text in reference.pages(ROOT, DOCS).items():
+    for name, text in reference.reference_pages(ROOT).items():
         path = ROOT / reference.FOLDER / name
         assert path.exists()
         assert path.read_text() == text, f"{name} has fallen behind: run `doit docs`"
@@ -98,7 +97,7 @@ def test_site_builds_without_a_warning(tmp_path):
 
 
 def test_every_error_says_something():
-    found = messages.messages(ROOT / "sintra")
+    found = messages.read_messages(ROOT / "sintra")
     assert len(found) > 100
     assert {m.kind for m in found} == set(messages.KINDS)
     assert [

@@ -25,6 +25,7 @@ from sintra.planning.solver.transfer import (
 from sintra.planning.state import StudyLesson
 from sintra.results import calibration
 from sintra.store import history
+from sintra.store.store import Store
 from sintra.study import lessons
 
 
@@ -210,14 +211,14 @@ def candidate(author, number, stated, kld, span):
 
 
 def test_the_history_exports_and_forgets(tmp_path, capsys):
-    path = tmp_path / "history.db"
-    history_module.show(path, "text", "", False)
+    path, store = tmp_path / "history.db", Store(tmp_path)
+    history_module.show_history(store, "text", "", False)
     assert "no study has ended yet" in capsys.readouterr().out
     for number in range(3):
         history.append_result(
             path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}"
         )
-    history_module.show(path, "csv", "", False)
+    history_module.show_history(store, "csv", "", False)
     (first, *_) = rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert (len(rows), first["study"], first["winner"], first["size_bytes"], first["llm_usd"]) == (
         3,
@@ -226,17 +227,17 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
         "1000.0",
         "0.01",
     )
-    history_module.show(path, "json", "", False)
+    history_module.show_history(store, "json", "", False)
     assert [r["kld_mean"] for r in json.loads(capsys.readouterr().out)] == [0.04] * 3
     assert [json.loads(r["learned"]) for r in history.read_lessons(path)] == [{"x": 1}, {"x": 2}]
     with pytest.raises(UserError, match="no study 's7'"):
-        history_module.show(path, "text", "s7", False)
+        history_module.show_history(store, "text", "s7", False)
     with pytest.raises(UserError, match="text or json or csv"):
-        history_module.show(path, "xml", "", False)
-    history_module.show(path, "text", "s1", False)
+        history_module.show_history(store, "xml", "", False)
+    history_module.show_history(store, "text", "s1", False)
     assert "forgot 1 result " in capsys.readouterr().out
     assert [r["study"] for r in history.read_results(path)] == ["s0", "s2"]
-    history_module.show(path, "text", "all", False)
+    history_module.show_history(store, "text", "all", False)
     assert history.read_results(path) == []
 
 

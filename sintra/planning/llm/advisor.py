@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,17 +18,6 @@ from sintra.planning.llm.client import Endpoint, LlmClient
 from sintra.planning.state import JsonObject
 from sintra.store.files import write_atomic
 
-RUN: list[Spending] = []  # what this process has spent, for result.json
-
-
-def run_total() -> dict[str, float]:
-    """Return the calls, tokens and US dollars of this process."""
-    return {
-        "calls": sum(s.calls for s in RUN),
-        "tokens": sum(s.tokens for s in RUN),
-        "usd": round(sum(s.usd for s in RUN), 6),
-    }
-
 
 @dataclass
 class Advisor:
@@ -38,6 +27,7 @@ class Advisor:
     folder: Path  # of the study, where llm.json says what all its runs have spent
     live: bool = True  # whether calls may be made; a dry run only reads kept replies
     silent: bool = False  # whether it is asked no more in this run
+    spending: list[Spending] = field(default_factory=list)  # of this run, an entry for each reply
 
     @staticmethod
     def of(
@@ -76,11 +66,11 @@ class Advisor:
         """
         if self.silent:
             return None
-        before = self.spending()
+        before = self.study_spending()
         reply = self.client.ask(system, user, schema, before)
         used = reply.spending.minus(before)
         if used.calls:
-            RUN.append(used)
+            self.spending.append(used)
             text = json.dumps(asdict(reply.spending)) + "\n"
             write_atomic(self.folder / "llm.json", sealed(text))
         if reply.data is None:
@@ -93,7 +83,7 @@ class Advisor:
         """Make no more calls in this run."""
         self.silent = True
 
-    def spending(self) -> Spending:
+    def study_spending(self) -> Spending:
         """Return what all runs of the study have spent.
 
         The whole budget where llm.json can't be read, so that no more is spent.
