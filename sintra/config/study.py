@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from sintra.config import compose, study
 from sintra.config import tasks as task_files
+from sintra.config.options import GoalConf
 from sintra.config.policy import measured_on
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
 from sintra.core.format import FORMATS, SPARSE, runnable
+from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Metric
 from sintra.core.types import Constraint, Goal, Hardware, Study
 
 LOCAL = "local"
@@ -39,40 +42,7 @@ def wanted(conf: Conf) -> dict[str, Any]:
     }
 
 
-GIB, MIB, MB = 2**30, 2**20, 10**6
-
-
-LIMITS = (
-    ("max_kld", "kld_mean", "<=", 1),
-    ("max_kld_p999", "kld_p999", "<=", 1),
-    ("max_ppl_ratio", "ppl_ratio", "<=", 1),
-    ("min_same_top", "same_top", ">=", 1),
-    ("max_size_mb", "size_bytes", "<=", MB),
-    ("max_ram_gb", "device_ram_bytes", "<=", GIB),
-    ("min_tg_tps", "device_tg_tps", ">=", 1),
-    ("min_pp_tps", "device_pp_tps", ">=", 1),
-    ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
-)
-
-
-LARGER_IS_BETTER = {
-    "same_top",
-    "device_tg_tps",
-    "device_pp_tps",
-    "tg_tps",
-    "pp_tps",
-    "device_tg_tps_sustained",
-}
-
-
-OPTIMISABLE = {
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "ppl_ratio",
-    "device_ram_bytes",
-    *LARGER_IS_BETTER,
-}
+GIB, MIB = 2**30, 2**20
 
 
 def study_of(conf: dict[str, Any], raw: list[str]) -> Study:
@@ -211,33 +181,36 @@ def hardware_of(conf: dict[str, Any]) -> Hardware:
 def goal_of(conf: dict[str, Any], hardware: dict[str, Any], tasks: list[str] | None = None) -> Goal:
     """The goal's limits in base units; with fit_memory, the device's usable memory is one of them."""
     found = [
-        Constraint(metric, op, conf[name] * unit, f"goal.{name}")  # type: ignore[arg-type]
-        for name, metric, op, unit in LIMITS
-        if conf[name] is not None
+        limit_of(LIMITS[f.name], conf[f.name])
+        for f in fields(GoalConf)
+        if f.name in LIMITS and conf[f.name] is not None
     ]
     found += task_limits(conf["min_task_retention"], tasks or [])
     if conf["fit_memory"]:
-        found.append(
-            Constraint(
-                "device_ram_bytes",
-                "<=",
-                hardware["usable_gb"] * GIB,
-                f"hardware={hardware['name']}",
-            )
-        )
-    if conf["optimise"] not in OPTIMISABLE:
+        memory, usable = BY_NAME["device_ram_bytes"], hardware["usable_gb"] * GIB
+        found.append(Constraint(memory.name, memory.op, usable, f"hardware={hardware['name']}"))
+    if conf["optimise"] not in OPTIMIZABLE:
         raise UserError(
             f"goal.optimise={conf['optimise']} isn't a metric: "
-            f"{nearest(conf['optimise'], OPTIMISABLE)}"
+            f"{nearest(conf['optimise'], OPTIMIZABLE)}"
         )
-    sense = -1 if conf["optimise"] in LARGER_IS_BETTER else 1
     return Goal(
         conf["name"],
         tuple(found),
         conf["optimise"],
-        sense,
+        BY_NAME[conf["optimise"]].sense,
         conf["accept_simulated"],
         conf["enforce_memory"],
+    )
+
+
+def limit_of(metric: Metric, value: float, task: str = "") -> Constraint:
+    """Return the limit that a metric's option sets, in base units; task: of a task's metric."""
+    return Constraint(
+        metric.name.format(task=task),
+        metric.op,
+        value * metric.option_scale,
+        f"goal.{metric.option}",
     )
 
 
@@ -255,7 +228,4 @@ def task_limits(least: float | None, tasks: list[str]) -> list[Constraint]:
             f"goal.min_task_retention={least:g} is no share of the baseline's score: 0.98 keeps "
             "98 % of it"
         )
-    option = "goal.min_task_retention"
-    return [
-        Constraint(f"task:{task_files.name_of(t)}:retention", ">=", least, option) for t in tasks
-    ]
+    return [limit_of(TASK_RETENTION, least, task_files.name_of(t)) for t in tasks]

@@ -1,176 +1,374 @@
-"""What every metric of result.json means: name, unit, how it is obtained. The reference page is
-made from this.
+"""Every metric of result.json in one table: its unit, sense, limit, and where it is shown.
+
+A new metric is one row of METRICS. Its order is that of every list of metrics that people see.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "size",  # bytes of the files
+    "quality",  # against the 16-bit model, on a text
+    "task",  # answers to a task's questions
+    "speed",  # tokens per second
+    "sustained",  # tokens per second of a hot device
+    "memory",  # bytes in memory
+    "loading",  # seconds until the first token can be computed
+    "agreement",  # of two runtimes about the same model
+]
+View = Literal[
+    "card",  # the model card of the hub export
+    "dashboard",  # studies side by side
+    "history",  # `doit history --format=csv`
+]
+TASK = "task:"  # how the name of a task's metric begins
+SECOND = "second_"  # how the name of a metric on texts.second begins
 
 
 @dataclass(frozen=True)
-class Metric:
-    """name as in result.json ({task}: a task's name; with `second_` before it: on texts.second);
-    unit; better: smaller, larger or neither; meaning.
-    """
+class Column:
+    """A metric's column in tables of results."""
 
-    name: str
-    unit: str
-    better: str
-    meaning: str
+    head: str  # a star behind it says: estimated for the device
+    scale: float  # base units of the metric in one unit of the column
+    digits: int  # after the decimal point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a number of result.json is, and where it may be limited, optimized and shown."""
+
+    name: str  # as in result.json; {task} stands for a task's name
+    kind: Kind  # what it says of a variant
+    unit: str  # of its values: bytes, nats, bits, tokens/s, s, or 1 (a ratio or share)
+    larger_is_better: bool | None  # None: neither is better
+    meaning: str  # how it is obtained, for the reference page
+    label: str = ""  # in a sentence; empty: its name
+    objective: str = ""  # what goal.optimise looks for, in words; empty: said with the label
+    optimizable: bool = False  # whether goal.optimise takes it
+    option: str = ""  # what limits it, without `goal.`; empty: it can't be limited
+    option_scale: int = 1  # base units in one unit of the option
+    option_unit: str = ""  # unit of the option's values; empty: the metric's own
+    option_label: str = ""  # how a form asks for it; empty: no form does
+    percent: bool = False  # whether people read it in percent
+    column: Column | None = None  # in the table of a sweep or a comparison; None: not there
+    views: tuple[View, ...] = ()  # where else it is listed by default
+    index_title: str = ""  # in the model index of a model card; empty: not there
+
+    @property
+    def op(self) -> Literal["<=", ">="]:
+        """Return how a value compares with a limit that it holds."""
+        return ">=" if self.larger_is_better else "<="
+
+    @property
+    def sense(self) -> int:
+        """Return the factor that makes the best value the smallest: 1, or -1 for larger is better."""
+        return -1 if self.larger_is_better else 1
+
+    @property
+    def better(self) -> str:
+        """Return the sense in a word: larger, smaller, or nothing where neither is better."""
+        return {True: "larger", False: "smaller", None: ""}[self.larger_is_better]
 
 
 METRICS = (
     Metric(
-        "kld_mean",
-        "nats",
-        "smaller",
-        "mean Kullback-Leibler divergence a token, from the 16-bit model's prediction to the "
-        "variant's, over the second half of each window (llama.cpp's --kl-divergence)",
-    ),
-    Metric("kld_p999", "nats", "smaller", "its 99.9th percentile over tokens: the rare, bad ones"),
-    Metric(
-        "kld_mean_search",
-        "nats",
-        "smaller",
-        "kld_mean on the search text, where the report text has decided",
-    ),
-    Metric(
-        "same_top",
-        "1",
-        "larger",
-        "the share of tokens at which both models think the same token most likely",
-    ),
-    Metric("ppl", "1", "smaller", "perplexity: e to the mean negative log-likelihood of the text"),
-    Metric(
-        "ppl_ratio",
-        "1",
-        "smaller",
-        "perplexity over that of the 16-bit model on the same tokens, paired",
+        name="size_bytes",
+        kind="size",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="the file, or all files of a checkpoint",
+        label="size",
+        objective="the smallest variant",
+        optimizable=True,
+        option="max_size_mb",
+        option_scale=10**6,
+        option_unit="MB",
+        option_label="file at most, MB",
+        column=Column("MB", 1e6, 2),
+        views=("card", "dashboard", "history"),
     ),
     Metric(
-        "bits_per_byte",
-        "bits",
-        "smaller",
-        "bits needed for a byte of text: comparable between tokenizers",
-    ),
-    Metric("size_bytes", "bytes", "smaller", "the file, or all files of a checkpoint"),
-    Metric(
-        "pp_tps",
-        "tokens/s",
-        "larger",
-        "prompt processing on the machine that measured: median of the repetitions",
-    ),
-    Metric(
-        "tg_tps",
-        "tokens/s",
-        "larger",
-        "token generation on the machine that measured: median of the repetitions",
+        name="kld_mean",
+        kind="quality",
+        unit="nats",
+        larger_is_better=False,
+        meaning="mean Kullback-Leibler divergence a token, from the 16-bit model's prediction to "
+        "the variant's, over the second half of each window (llama.cpp's --kl-divergence)",
+        label="mean KL divergence",
+        objective="the least damaged variant",
+        optimizable=True,
+        option="max_kld",
+        option_label="mean KL divergence at most, nats",
+        column=Column("KLD", 1, 5),
+        views=("card", "dashboard", "history"),
+        index_title="Mean KL divergence to the 16-bit model (nats)",
     ),
     Metric(
-        "ram_peak_bytes",
-        "bytes",
-        "smaller",
-        "peak resident memory over load, prompt and generation, without mmap",
-    ),
-    Metric("ram_peak_mmap_bytes", "bytes", "smaller", "the same with the file mapped"),
-    Metric(
-        "ram_load_bytes",
-        "bytes",
-        "smaller",
-        "resident memory when the file is loaded, without mmap",
-    ),
-    Metric(
-        "ram_prefill_bytes",
-        "bytes",
-        "smaller",
-        "peak resident memory while the prompt is read, without mmap",
+        name="kld_p999",
+        kind="quality",
+        unit="nats",
+        larger_is_better=False,
+        meaning="its 99.9th percentile over tokens: the rare, bad ones",
+        label="99.9 % KL divergence",
+        objective="the variant least damaged at its worst",
+        optimizable=True,
+        option="max_kld_p999",
+        views=("card", "dashboard"),
     ),
     Metric(
-        "ram_decode_bytes",
-        "bytes",
-        "smaller",
-        "peak resident memory while tokens are generated, without mmap",
+        name="kld_mean_search",
+        kind="quality",
+        unit="nats",
+        larger_is_better=False,
+        meaning="kld_mean on the search text, where the report text has decided",
     ),
     Metric(
-        "vram_peak_bytes",
-        "bytes",
-        "smaller",
-        "peak memory of the GPU (checkpoints in transformers)",
+        name="same_top",
+        kind="quality",
+        unit="1",
+        larger_is_better=True,
+        meaning="the share of tokens at which both models think the same token most likely",
+        label="same top token",
+        objective="the variant with the most equal top tokens",
+        optimizable=True,
+        option="min_same_top",
+        percent=True,
+        views=("card", "dashboard"),
+        index_title="Share of equal top tokens",
     ),
     Metric(
-        "device_tg_tps",
-        "tokens/s",
-        "larger",
-        "token generation on the device: estimated, or measured on it",
+        name="ppl",
+        kind="quality",
+        unit="1",
+        larger_is_better=False,
+        meaning="perplexity: e to the mean negative log-likelihood of the text",
     ),
     Metric(
-        "device_pp_tps",
-        "tokens/s",
-        "larger",
-        "prompt processing on the device: estimated, or measured on it",
+        name="ppl_ratio",
+        kind="quality",
+        unit="1",
+        larger_is_better=False,
+        meaning="perplexity over that of the 16-bit model on the same tokens, paired",
+        label="perplexity ratio",
+        objective="the variant with the least rise in perplexity",
+        optimizable=True,
+        option="max_ppl_ratio",
+        views=("card", "dashboard"),
+        index_title="Perplexity over the 16-bit model's",
     ),
     Metric(
-        "device_tg_tps_sustained",
-        "tokens/s",
-        "larger",
-        "token generation when the device is hot: simulated",
+        name="bits_per_byte",
+        kind="quality",
+        unit="bits",
+        larger_is_better=False,
+        meaning="bits needed for a byte of text: comparable between tokenizers",
+        label="bits per byte of text",
+        column=Column("bits/byte", 1, 4),
+        views=("card", "dashboard"),
     ),
     Metric(
-        "device_ram_bytes",
-        "bytes",
-        "smaller",
-        "memory on the device: weights, KV cache, buffers, runtime",
-    ),
-    Metric("device_load_s", "s", "smaller", "from storage into the device's memory"),
-    Metric(
-        "agree_tokens",
-        "1",
-        "larger",
-        "how far transformers' tokens of the text equal llama.cpp's (GPTQ, AWQ)",
-    ),
-    Metric(
-        "task:{task}:acc",
-        "1",
-        "larger",
-        "the share of right answers (`rougeL` for summaries, else lm-eval's name)",
-    ),
-    Metric("task:{task}:baseline_acc", "1", "larger", "the same of the 16-bit model"),
-    Metric(
-        "task:{task}:retention",
-        "1",
-        "larger",
-        "the first over the second, bootstrapped over paired questions",
+        name="device_tg_tps",
+        kind="speed",
+        unit="tokens/s",
+        larger_is_better=True,
+        meaning="token generation on the device: estimated, or measured on it",
+        label="generation",
+        objective="the fastest variant",
+        optimizable=True,
+        option="min_tg_tps",
+        option_label="tokens/s at least, on the device",
+        column=Column("tok/s*", 1, 1),
+        views=("card", "dashboard"),
     ),
     Metric(
-        "task:{task}:agreement",
-        "1",
-        "larger",
-        "the share of questions with the 16-bit model's answer, right or wrong",
+        name="device_pp_tps",
+        kind="speed",
+        unit="tokens/s",
+        larger_is_better=True,
+        meaning="prompt processing on the device: estimated, or measured on it",
+        label="prompt processing",
+        objective="the variant fastest at reading prompts",
+        optimizable=True,
+        option="min_pp_tps",
+        views=("card",),
     ),
     Metric(
-        "task:{task}:flips",
-        "1",
-        "smaller",
-        "the share of questions that went from right to wrong or back",
+        name="device_tg_tps_sustained",
+        kind="sustained",
+        unit="tokens/s",
+        larger_is_better=True,
+        meaning="token generation when the device is hot: simulated",
+        label="generation when hot",
+        objective="the variant fastest when hot",
+        optimizable=True,
+        option="min_tg_tps_sustained",
     ),
     Metric(
-        "task:{task}:mcnemar_p",
-        "1",
-        "",
-        "McNemar's exact test: how often chance alone would split the flips so unevenly",
+        name="device_ram_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="memory on the device: weights, KV cache, buffers, runtime",
+        label="memory",
+        objective="the variant with the least memory",
+        optimizable=True,
+        option="max_ram_gb",
+        option_scale=2**30,
+        option_unit="GiB",
+        option_label="memory at most, GiB",
+        column=Column("RAM MB*", 1e6, 0),
+        views=("card", "dashboard"),
+    ),
+    Metric(
+        name="device_load_s",
+        kind="loading",
+        unit="s",
+        larger_is_better=False,
+        meaning="from storage into the device's memory",
+    ),
+    Metric(
+        name="tg_tps",
+        kind="speed",
+        unit="tokens/s",
+        larger_is_better=True,
+        meaning="token generation on the machine that measured: median of the repetitions",
+        label="generation here",
+        optimizable=True,
+        views=("card",),
+    ),
+    Metric(
+        name="pp_tps",
+        kind="speed",
+        unit="tokens/s",
+        larger_is_better=True,
+        meaning="prompt processing on the machine that measured: median of the repetitions",
+        label="prompt processing here",
+        optimizable=True,
+        views=("card",),
+    ),
+    Metric(
+        name="ram_peak_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="peak resident memory over load, prompt and generation, without mmap",
+        views=("card",),
+    ),
+    Metric(
+        name="ram_peak_mmap_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="the same with the file mapped",
+    ),
+    Metric(
+        name="ram_load_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="resident memory when the file is loaded, without mmap",
+    ),
+    Metric(
+        name="ram_prefill_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="peak resident memory while the prompt is read, without mmap",
+    ),
+    Metric(
+        name="ram_decode_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="peak resident memory while tokens are generated, without mmap",
+    ),
+    Metric(
+        name="vram_peak_bytes",
+        kind="memory",
+        unit="bytes",
+        larger_is_better=False,
+        meaning="peak memory of the GPU (checkpoints in transformers)",
+    ),
+    Metric(
+        name="agree_tokens",
+        kind="agreement",
+        unit="1",
+        larger_is_better=True,
+        meaning="how far transformers' tokens of the text equal llama.cpp's (GPTQ, AWQ)",
+    ),
+    Metric(
+        name="task:{task}:acc",
+        kind="task",
+        unit="1",
+        larger_is_better=True,
+        meaning="the share of right answers (`rougeL` for summaries, else lm-eval's name)",
+        percent=True,
+    ),
+    Metric(
+        name="task:{task}:baseline_acc",
+        kind="task",
+        unit="1",
+        larger_is_better=True,
+        meaning="the same of the 16-bit model",
+    ),
+    Metric(
+        name="task:{task}:retention",
+        kind="task",
+        unit="1",
+        larger_is_better=True,
+        meaning="the first over the second, bootstrapped over paired questions",
+        option="min_task_retention",
+        percent=True,
+    ),
+    Metric(
+        name="task:{task}:agreement",
+        kind="task",
+        unit="1",
+        larger_is_better=True,
+        meaning="the share of questions with the 16-bit model's answer, right or wrong",
+        percent=True,
+    ),
+    Metric(
+        name="task:{task}:flips",
+        kind="task",
+        unit="1",
+        larger_is_better=False,
+        meaning="the share of questions that went from right to wrong or back",
+    ),
+    Metric(
+        name="task:{task}:mcnemar_p",
+        kind="task",
+        unit="1",
+        larger_is_better=None,
+        meaning="McNemar's exact test: how often chance alone would split the flips so unevenly",
     ),
 )
 
-
-def known(name: str) -> Metric | None:
-    """The metric of a name in result.json."""
-    plain = name.removeprefix("second_")
-    if plain.startswith("task:"):
-        head, _, last = plain.rpartition(":")
-        plain = f"task:{{task}}:{last if last in ('retention', 'agreement', 'flips', 'mcnemar_p') else _score(last)}"
-        assert head
-    return next((m for m in METRICS if m.name == plain), None)
+BY_NAME = {m.name: m for m in METRICS}
+TASK_RETENTION = BY_NAME["task:{task}:retention"]
+LIMITS = {m.option: m for m in METRICS if m.option and m.kind != "task"}
+OPTIMIZABLE = frozenset(m.name for m in METRICS if m.optimizable)
+QUALITY = frozenset(m.name for m in METRICS if m.kind == "quality")
+SPEED = frozenset(m.name for m in METRICS if m.kind == "speed")
 
 
-def _score(last: str) -> str:
-    return "baseline_acc" if last.startswith("baseline_") else "acc"
+def find_metric(name: str) -> Metric | None:
+    """Return the row of a name in result.json; None for a plugin's own metric.
+
+    Names of tasks and names on texts.second have the row of their family.
+    """
+    plain = name.removeprefix(SECOND)
+    if not plain.startswith(TASK):
+        return BY_NAME.get(plain)
+    last = plain.rpartition(":")[2]
+    family = f"{TASK}{{task}}:"
+    score = "baseline_acc" if last.startswith("baseline_") else "acc"  # whatever the score is
+    return BY_NAME.get(family + last) or BY_NAME[family + score]
+
+
+def metrics_in(view: View) -> tuple[str, ...]:
+    """Return the names of the metrics that a view lists, in its order."""
+    return tuple(m.name for m in METRICS if view in m.views)

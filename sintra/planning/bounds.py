@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from sintra.core.judge import impossible
+from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source, Study
 from sintra.formats.checkpoint.safetensors import safetensors_header
@@ -79,18 +80,13 @@ def hopeless(study: Study, pin: Source) -> str | None:
     )
 
 
-UNITS = {
-    "size_bytes": (1e6, "MB"),
-    "device_ram_bytes": (2**30, "GiB"),
-    "kld_mean": (1, "nats"),
-    "kld_p999": (1, "nats"),
-}
-
-
 def in_units(metric: str, value: float) -> str:
     """A metric's value as a person says it."""
-    scale, unit = UNITS.get(metric, (1, "tokens/s" if "tps" in metric else ""))
-    return f"{value / scale:.4g} {unit}".rstrip()
+    row = find_metric(metric)
+    if row is None:
+        return f"{value:.4g}"
+    unit = row.option_unit or row.unit.removeprefix("1")
+    return f"{value / row.option_scale:.4g} {unit}".rstrip()
 
 
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:

@@ -16,32 +16,13 @@ from typing import Any
 
 from sintra import __version__
 from sintra.core.errors import Transient, UserError
+from sintra.core.metrics import METRICS, metrics_in
 from sintra.formats.gguf.chat_template import read_chat
 from sintra.integrations.exports.handover import Handover, near, opened, render
 from sintra.integrations.exports.upload import check_target
 from sintra.integrations.exports.upload import upload as send
 from sintra.store.files import hash_file
 from sintra.store.store import Store
-
-SHOWN = (
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "same_top",
-    "ppl_ratio",
-    "bits_per_byte",
-    "device_tg_tps",
-    "device_pp_tps",
-    "device_ram_bytes",
-    "tg_tps",
-    "pp_tps",
-    "ram_peak_bytes",
-)
-INDEXED = {
-    "kld_mean": "Mean KL divergence to the 16-bit model (nats)",
-    "same_top": "Share of equal top tokens",
-    "ppl_ratio": "Perplexity over the 16-bit model's",
-}
 
 
 def export(folder: Path, store: Store, license: str = "", upload: str = "") -> None:
@@ -162,12 +143,12 @@ def card(given: Handover, target: Path, license: str) -> Any:
             task_type="text-generation",
             dataset_type="report-text",
             dataset_name=f"report text {text[:12]}",
-            metric_type=name,
-            metric_name=title,
-            metric_value=given.measured[name]["value"],
+            metric_type=m.name,
+            metric_name=m.index_title,
+            metric_value=given.measured[m.name]["value"],
         )
-        for name, title in INDEXED.items()
-        if name in given.measured
+        for m in METRICS
+        if m.index_title and m.name in given.measured
         for text in [given.manifest["texts"]["report"]]
     ]
     base = base_model(given)
@@ -183,7 +164,7 @@ def card(given: Handover, target: Path, license: str) -> Any:
         quantized_by=f"Sintra {__version__}",
         **more,
     )
-    rows = [given.measured[name] for name in SHOWN if name in given.measured]
+    rows = [given.measured[name] for name in metrics_in("card") if name in given.measured]
     chat = read_chat(given.model)
     text = render(
         "hub.md",

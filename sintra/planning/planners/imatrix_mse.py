@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sintra.core.judge import judge
+from sintra.core.metrics import QUALITY
 from sintra.core.types import Proposal, Study
 from sintra.formats.gguf.sizes import Sizes
 from sintra.planning.solver.allocate import greedy
 from sintra.planning.solver.groups import weight
 from sintra.planning.solver.mixes import Mix, Plan, spent
-from sintra.planning.solver.problem import QUALITY, Problem
+from sintra.planning.solver.problem import Problem
 from sintra.planning.state import History
 
 CLOSE = 1.01

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from sintra.core.errors import UserError
 from sintra.core.judge import judge, ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal, Study
 from sintra.planning.solver import pruning
 from sintra.planning.state import History
 
-QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
 PATIENCE = 2
 ROUNDINGS = ("nearest", "compensated")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sintra.core import lazy
+from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware, Study
 from sintra.formats.gguf.sizes import Sizes, bytes_of, written
 from sintra.hardware.estimate import thermal
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 else:
     np = lazy.module("numpy")
-
-QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
-TASK = "task:"  # metrics of tasks start so
-SPEED = {"device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
 
 
 def of_quality(metric: str) -> bool:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sintra.core.judge import judge, ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Candidate, Level, Proposal, Study
 from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.planning.solver import pruning
 from sintra.planning.solver.mixes import Mix, Plan, mix_of, observations, spent, without
-from sintra.planning.solver.problem import QUALITY, Problem, floored, of_quality
+from sintra.planning.solver.problem import Problem, floored, of_quality
 from sintra.planning.solver.surrogate import Belief, Space, Surrogate, fit
 from sintra.planning.solver.transfer import belief
 from sintra.planning.state import History
