@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.stage import MARK
+from sintra.core.stage import PROGRESS_MARK
 
 MODES = ("auto", "plain", "quiet", "json")
 REFRESH_S, REMIND_S = 0.5, 60.0
@@ -48,7 +48,9 @@ class Running:
         if self.log is None:
             return []
         *lines, self.part = (self.part + self.log.read()).split("\n")
-        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+        return [
+            line.removeprefix(PROGRESS_MARK) for line in lines if line.startswith(PROGRESS_MARK)
+        ]
 
 
 class Console:
@@ -201,7 +203,7 @@ def last_line(path: Path) -> str:
         return ""
     return next(
         (
-            x.strip().removeprefix(MARK)
+            x.strip().removeprefix(PROGRESS_MARK)
             for x in reversed(text.replace("\r", "\n").splitlines())
             if x.strip()
         ),

@@ -17,7 +17,7 @@ from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Ending, Executor, Need
 from sintra.config.policy import Terms
 from sintra.core import plugins
-from sintra.core.process import LIVE, TOLD
+from sintra.core.process import LIVE_JOBS, STOP_REQUESTED
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
 from sintra.store.store import Store
@@ -59,18 +59,18 @@ class Engine:
     def carry_out(self, need: Need, order: Callable[[Need], Path]) -> Ending:
         """Run a worker to its end. order: writes the order's file."""
         with self.gate.hold(need) if self.executor.here else contextlib.nullcontext():
-            if self.terms.over or TOLD.is_set():
-                return Ending("cancelled" if TOLD.is_set() else "late")
+            if self.terms.over or STOP_REQUESTED.is_set():
+                return Ending("cancelled" if STOP_REQUESTED.is_set() else "late")
             path = order(need)
             try:
                 job = self.executor.submit(path, need)
-                LIVE.add(job)
-                if TOLD.is_set():  # the signal came while it was submitted
+                LIVE_JOBS.add(job)
+                if STOP_REQUESTED.is_set():  # the signal came while it was submitted
                     job.cancel()
                 try:
                     return job.wait(self.terms.until)
                 finally:
-                    LIVE.discard(job)
+                    LIVE_JOBS.discard(job)
             finally:
                 path.unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ class Engine:
         tries = 0
         while True:
             ending = self.carry_out(need, order)
-            if TOLD.is_set():
+            if STOP_REQUESTED.is_set():
                 return ending
             if ending.cause == "memory" and (more := self.executor.more(need)):
                 say(f"again   {need.name}: {memory_line(need, more)}")
@@ -87,7 +87,7 @@ class Engine:
             elif passing(ending) and tries < self.executor.retries and not self.terms.over:
                 tries += 1
                 say(f"again   {need.name} ({tries} of {self.executor.retries}): {in_words(ending)}")
-                TOLD.wait(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
+                STOP_REQUESTED.wait(min(2.0**tries, max(0.0, self.terms.until - time.monotonic())))
             else:
                 return ending
 

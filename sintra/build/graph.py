@@ -9,7 +9,7 @@ from typing import Any
 from sintra.build.step import Step, Variant
 from sintra.core import plugins
 from sintra.core.format import FORMATS
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import SCREEN, Source, Study
 from sintra.formats.runtime.environments import wanted
 
@@ -47,7 +47,7 @@ class Graph:
         """The step of this name, made when it is new. What is measured on another machine says on
         which.
         """
-        if self.study.measured_on and plugins.step(stage).platform:
+        if self.study.measured_on and plugins.load_step(stage).platform:
             params = params | {"machine": self.study.measured_on}
         made = Step(stage, label, params, inputs or {}, hints or {})
         return self.steps.setdefault(made.name, made)
@@ -96,7 +96,7 @@ class Graph:
         """The 16-bit GGUF that a variant is made from: without what it leaves out."""
         if not recipe.cut:
             return self.convert()
-        label = "-".join((self.study.model, *recipe.gaps))
+        label = "-".join((self.study.model, *recipe.cut_labels))
         silent = {"no_attention": list(recipe.no_attention)} if recipe.no_attention else {}
         return self.step(
             "prune", label, {"drop": list(recipe.drop)} | silent, {"gguf": self.convert()}
@@ -111,7 +111,7 @@ class Graph:
         }
         return self.step(
             "distortion",
-            f"{self.study.model}-{recipe.name}",
+            f"{self.study.model}-{variant_name(recipe)}",
             {"dropped": list(recipe.drop)},
             inputs,
         )
@@ -123,10 +123,10 @@ class Graph:
             return self.compressed(recipe)
         if recipe.finished:
             return self.polish(recipe) if recipe.polish else self.refine(recipe)
-        if parts := recipe.parts():
+        if parts := recipe.uniform_parts():
             mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
             files = {part.tensors[0][1]: self.quantize(part) for part in parts}
-            return self.step("assemble", f"{self.study.model}-{recipe.name}", mix, files)
+            return self.step("assemble", f"{self.study.model}-{variant_name(recipe)}", mix, files)
         base = self.base(recipe)
         params: dict[str, Any] = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
         inputs = {"gguf": base}
@@ -136,7 +136,7 @@ class Graph:
         if recipe.rounding == "compensated":
             inputs["curvature"] = self.curvature()
             params |= {"dropped": list(recipe.drop), "rounding": recipe.rounding}
-        return self.step("quantize", f"{self.study.model}-{recipe.name}", params, inputs)
+        return self.step("quantize", f"{self.study.model}-{variant_name(recipe)}", params, inputs)
 
     def environment(self, format: str) -> Step:
         """The libraries of a format; its artifact is their lock."""
@@ -199,7 +199,7 @@ class Graph:
             FORMATS[recipe.format].environment,
         )
         label, seed = (
-            f"{self.study.model}-{recipe.name}",
+            f"{self.study.model}-{variant_name(recipe)}",
             {"environment": environment, "seed": self.study.seed},
         )
         held = {"model": made, "environment": self.environment(recipe.format)}
@@ -236,7 +236,7 @@ class Graph:
             "random": probe["calibration_random"],
             "steps": probe["refine_steps"],
         }
-        return self.step("refine", f"{self.study.model}-{recipe.name}", params, inputs)
+        return self.step("refine", f"{self.study.model}-{variant_name(recipe)}", params, inputs)
 
     def finishing(self, recipe: Recipe, before: Recipe) -> dict[str, Step]:
         """What a file is made better from: itself, the original in both forms, text."""
@@ -258,7 +258,7 @@ class Graph:
             "epochs": probe["polish_epochs"],
             "seed": self.study.seed,
         }
-        return self.step("polish", f"{self.study.model}-{recipe.name}", params, inputs)
+        return self.step("polish", f"{self.study.model}-{variant_name(recipe)}", params, inputs)
 
     def baseline(self, level: str) -> Step:
         """The 16-bit model's log-probabilities over the search, the report or the second text, or a
@@ -304,7 +304,7 @@ class Graph:
         cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}
         return self.step(
             "tasks",
-            f"{self.study.model}-{recipe.name}-{name}-{part}",
+            f"{self.study.model}-{variant_name(recipe)}-{name}-{part}",
             params | cache,
             inputs,
             hints,
@@ -317,7 +317,7 @@ class Graph:
         if recipe.format != "gguf":
             return self.foreign(recipe, level)
         made, probe = self.quantize(recipe), self.study.probe
-        label = f"{self.study.model}-{recipe.name}"
+        label = f"{self.study.model}-{variant_name(recipe)}"
         cache = {} if recipe.kv == "f16" else {"kv": recipe.kv}
         if level == "build":
             return Variant(made, distortion=self.distortion(recipe) if recipe.complete else None)
@@ -357,7 +357,7 @@ class Graph:
 
     def extra(self, recipe: Recipe) -> tuple[Step, ...]:
         """The stages and probes of plugins, put to a finished GGUF."""
-        made, label = self.quantize(recipe), f"{self.study.model}-{recipe.name}"
+        made, label = self.quantize(recipe), f"{self.study.model}-{variant_name(recipe)}"
         return tuple(self.step(name, label, {}, {"gguf": made}) for name in self.study.extra)
 
     def board(
@@ -369,7 +369,7 @@ class Graph:
         device, inputs = self.study.device, {"gguf": self.quantize(recipe)}
         if not device:
             return ()
-        label, hints = f"{self.study.model}-{recipe.name}", {"device": device["options"]}
+        label, hints = f"{self.study.model}-{variant_name(recipe)}", {"device": device["options"]}
         fits = self.step("device_memory", label, memory | device["asked"], inputs, hints)
         return fits, self.step(
             "device_speed", label, speed | device["asked"], inputs | {"memory": fits}, hints

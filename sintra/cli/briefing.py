@@ -7,6 +7,7 @@ from __future__ import annotations
 from sintra.build.console import span
 from sintra.build.explain import usual
 from sintra.build.graph import Graph
+from sintra.core.recipe import variant_name
 from sintra.planning.bounds import in_units
 from sintra.planning.other_formats import left_out
 from sintra.store import history
@@ -20,7 +21,7 @@ NAMED = 4
 def summary(given: round_files.Round) -> str:
     """A round in a line: the variants by name, or the first of many, or why there is none."""
     proposed = round_files.proposals(given)
-    named = [f"{p.recipe.name} ({p.level})" for p in proposed]
+    named = [f"{variant_name(p.recipe)} ({p.level})" for p in proposed]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     why = f": {proposed[-1].why}" if more or len(named) == 1 else ""
     return ", ".join(named[:NAMED]) + more + why if named else str(given["stop"])

@@ -17,7 +17,7 @@ from sintra.build.console import CONSOLE, say
 from sintra.build.explain import explain, failure_line, usual
 from sintra.build.step import Step
 from sintra.config.policy import Terms
-from sintra.core.errors import Transient, UserError, disk_trouble
+from sintra.core.errors import Transient, UserError, disk_error
 from sintra.core.types import Failure
 from sintra.store.store import Store
 
@@ -63,7 +63,7 @@ class Call(BaseAction):  # type: ignore[misc]
             count("failed")
             return TaskFailed(f"sintra: {error}")
         except OSError as error:
-            trouble = disk_trouble(error, Path(error.filename or "the cache"))
+            trouble = disk_error(error, Path(error.filename or "the cache"))
             if trouble is error:
                 raise
             count("failed")

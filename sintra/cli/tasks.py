@@ -20,8 +20,8 @@ from sintra.cli.commands import exports, registry
 from sintra.cli.reporter import AT_END, Reporter
 from sintra.config import compose
 from sintra.config.policy import side_by_side
-from sintra.core.errors import UserError, disk_trouble
-from sintra.core.process import stop_when_told
+from sintra.core.errors import UserError, disk_error
+from sintra.core.process import stop_on_signals
 from sintra.integrations.listeners import feed
 from sintra.study import round_files, running, sweep
 from sintra.study.workspace import open_workspace
@@ -112,13 +112,13 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if (trouble := disk_trouble(error, Path(error.filename or "the cache"))) is error:
+        if (trouble := disk_error(error, Path(error.filename or "the cache"))) is error:
             raise
         print(f"sintra: {trouble}", file=sys.stderr)
         raise SystemExit(1) from None
     yield from registry.tasks(root, raw, place)
     if place or places:
-        stop_when_told()
+        stop_on_signals()
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
             round_files.reopen(each)

@@ -11,7 +11,7 @@ from sintra.config.options import GoalConf
 from sintra.config.policy import measured_on
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
-from sintra.core.format import FORMATS, SPARSE, runnable
+from sintra.core.format import FORMATS, SPARSE, runnable_formats
 from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Metric
 from sintra.core.types import Constraint, Goal, Hardware, Study
 
@@ -96,7 +96,7 @@ def formats_of(conf: dict[str, Any]) -> tuple[str, ...]:
             )
         if name not in FORMATS:
             raise UserError(f"formats has {name!r}: {nearest(name, FORMATS)}")
-    if not runnable(asked, tuple(conf["hardware"]["runtimes"])):
+    if not runnable_formats(asked, tuple(conf["hardware"]["runtimes"])):
         runs = ", ".join(conf["hardware"]["runtimes"])
         raise UserError(
             f"{conf['hardware']['name']} runs none of formats={list(asked)}: it has {runs} "
@@ -132,15 +132,15 @@ def extra_of(names: list[str]) -> tuple[str, ...]:
     """The stages and probes of plugins that every finalist goes through, checked."""
     for name in dict.fromkeys(names):
         known = {
-            e.name for group in ("stages", "probes") for e in plugins.all_of(group)
-        } - plugins.built_in()
+            e.name for group in plugins.STEP_GROUPS for e in plugins.entry_points_in(group)
+        } - plugins.own_names(*plugins.STEP_GROUPS)
         if name not in known:
             raise UserError(
                 f"extra has {name!r}, which no plugin offers (doit plugins): "
                 f"{nearest(name, known) if known else 'none'}"
             )
         try:
-            plugins.step(name)
+            plugins.load_step(name)
         except Exception as error:  # somebody else's module
             raise UserError(
                 f"extra has {name!r}, which can't be loaded: {type(error).__name__}: {error}"

@@ -7,33 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """runtime: what a device must have to run it; environment: the libraries that make and read it;
-    library: their maker.
-    """
+    """A file format that variants can have."""
 
-    name: str
-    runtime: str
-    environment: str = ""
-    library: str = ""
+    name: str  # as in the option formats
+    runtime: str  # what a device must have to run it
+    environment: str = ""  # the libraries that make and read it; empty: Sintra's own
 
 
-# A table, not entry points: which device can run what has to be known without importing anything.
+# A table instead of entry points: what a device can run must be known without imports.
 FORMATS = {
     f.name: f
     for f in (
         Format("gguf", "llama.cpp"),
-        Format("gptq", "transformers", "compressor", "llmcompressor"),
-        Format("awq", "transformers", "compressor", "llmcompressor"),
-        Format("gptq_native", "transformers", "gptq", "gptqmodel"),
+        Format("gptq", "transformers", "compressor"),
+        Format("awq", "transformers", "compressor"),
+        Format("gptq_native", "transformers", "gptq"),
     )
 }
-
-
-# Pruned weights: asked for, they are refused with the reason, since a file of the same bytes and
-# speed is no gain.
+# Names of sparse formats, which are refused with the reason: a file of the same bytes and speed is
+# no gain.
 SPARSE = ("sparse", "2:4", "wanda", "sparsegpt")
 
 
-def runnable(formats: tuple[str, ...], runtimes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that a device with these runtimes can run."""
+def runnable_formats(formats: tuple[str, ...], runtimes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those formats that a device with these runtimes can run."""
     return tuple(f for f in formats if FORMATS[f].runtime in runtimes)

@@ -5,7 +5,7 @@ A new metric is one row of METRICS. Its order is that of every list of metrics t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 Kind = Literal[
@@ -15,7 +15,7 @@ Kind = Literal[
     "speed",  # tokens per second
     "sustained",  # tokens per second of a hot device
     "memory",  # bytes in memory
-    "loading",  # seconds until the first token can be computed
+    "loading",  # seconds to load the files
     "agreement",  # of two runtimes about the same model
 ]
 View = Literal[
@@ -36,18 +36,18 @@ class Column:
     digits: int  # after the decimal point
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """What a number of result.json is, and where it may be limited, optimized and shown."""
 
     name: str  # as in result.json; {task} stands for a task's name
     kind: Kind  # what it says of a variant
     unit: str  # of its values: bytes, nats, bits, tokens/s, s, or 1 (a ratio or share)
-    larger_is_better: bool | None  # None: neither is better
     meaning: str  # how it is obtained, for the reference page
+    _: KW_ONLY
+    larger_is_better: bool | None = False  # None: neither is better
     label: str = ""  # in a sentence; empty: its name
-    objective: str = ""  # what goal.optimise looks for, in words; empty: said with the label
-    optimizable: bool = False  # whether goal.optimise takes it
+    objective: str = ""  # what goal.optimise looks for, in words; empty: it doesn't take the metric
     option: str = ""  # what limits it, without `goal.`; empty: it can't be limited
     option_scale: int = 1  # base units in one unit of the option
     option_unit: str = ""  # unit of the option's values; empty: the metric's own
@@ -64,7 +64,7 @@ class Metric:
 
     @property
     def sense(self) -> int:
-        """Return the factor that makes the best value the smallest: 1, or -1 for larger is better."""
+        """Return the factor that makes the best value the smallest: -1 where larger is better."""
         return -1 if self.larger_is_better else 1
 
     @property
@@ -75,14 +75,12 @@ class Metric:
 
 METRICS = (
     Metric(
-        name="size_bytes",
-        kind="size",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="the file, or all files of a checkpoint",
+        "size_bytes",
+        "size",
+        "bytes",
+        "the file, or all files of a checkpoint",
         label="size",
         objective="the smallest variant",
-        optimizable=True,
         option="max_size_mb",
         option_scale=10**6,
         option_unit="MB",
@@ -91,15 +89,13 @@ METRICS = (
         views=("card", "dashboard", "history"),
     ),
     Metric(
-        name="kld_mean",
-        kind="quality",
-        unit="nats",
-        larger_is_better=False,
-        meaning="mean Kullback-Leibler divergence a token, from the 16-bit model's prediction to "
+        "kld_mean",
+        "quality",
+        "nats",
+        "mean Kullback-Leibler divergence a token, from the 16-bit model's prediction to "
         "the variant's, over the second half of each window (llama.cpp's --kl-divergence)",
         label="mean KL divergence",
         objective="the least damaged variant",
-        optimizable=True,
         option="max_kld",
         option_label="mean KL divergence at most, nats",
         column=Column("KLD", 1, 5),
@@ -107,114 +103,96 @@ METRICS = (
         index_title="Mean KL divergence to the 16-bit model (nats)",
     ),
     Metric(
-        name="kld_p999",
-        kind="quality",
-        unit="nats",
-        larger_is_better=False,
-        meaning="its 99.9th percentile over tokens: the rare, bad ones",
+        "kld_p999",
+        "quality",
+        "nats",
+        "its 99.9th percentile over tokens: the rare, bad ones",
         label="99.9 % KL divergence",
         objective="the variant least damaged at its worst",
-        optimizable=True,
         option="max_kld_p999",
         views=("card", "dashboard"),
     ),
     Metric(
-        name="kld_mean_search",
-        kind="quality",
-        unit="nats",
-        larger_is_better=False,
-        meaning="kld_mean on the search text, where the report text has decided",
+        "kld_mean_search",
+        "quality",
+        "nats",
+        "kld_mean on the search text, where the report text has decided",
     ),
     Metric(
-        name="same_top",
-        kind="quality",
-        unit="1",
+        "same_top",
+        "quality",
+        "1",
+        "the share of tokens at which both models think the same token most likely",
         larger_is_better=True,
-        meaning="the share of tokens at which both models think the same token most likely",
         label="same top token",
         objective="the variant with the most equal top tokens",
-        optimizable=True,
         option="min_same_top",
         percent=True,
         views=("card", "dashboard"),
         index_title="Share of equal top tokens",
     ),
+    Metric("ppl", "quality", "1", "perplexity: e to the mean negative log-likelihood of the text"),
     Metric(
-        name="ppl",
-        kind="quality",
-        unit="1",
-        larger_is_better=False,
-        meaning="perplexity: e to the mean negative log-likelihood of the text",
-    ),
-    Metric(
-        name="ppl_ratio",
-        kind="quality",
-        unit="1",
-        larger_is_better=False,
-        meaning="perplexity over that of the 16-bit model on the same tokens, paired",
+        "ppl_ratio",
+        "quality",
+        "1",
+        "perplexity over that of the 16-bit model on the same tokens, paired",
         label="perplexity ratio",
         objective="the variant with the least rise in perplexity",
-        optimizable=True,
         option="max_ppl_ratio",
         views=("card", "dashboard"),
         index_title="Perplexity over the 16-bit model's",
     ),
     Metric(
-        name="bits_per_byte",
-        kind="quality",
-        unit="bits",
-        larger_is_better=False,
-        meaning="bits needed for a byte of text: comparable between tokenizers",
+        "bits_per_byte",
+        "quality",
+        "bits",
+        "bits needed for a byte of text: comparable between tokenizers",
         label="bits per byte of text",
         column=Column("bits/byte", 1, 4),
         views=("card", "dashboard"),
     ),
     Metric(
-        name="device_tg_tps",
-        kind="speed",
-        unit="tokens/s",
+        "device_tg_tps",
+        "speed",
+        "tokens/s",
+        "token generation on the device: estimated, or measured on it",
         larger_is_better=True,
-        meaning="token generation on the device: estimated, or measured on it",
         label="generation",
         objective="the fastest variant",
-        optimizable=True,
         option="min_tg_tps",
         option_label="tokens/s at least, on the device",
         column=Column("tok/s*", 1, 1),
         views=("card", "dashboard"),
     ),
     Metric(
-        name="device_pp_tps",
-        kind="speed",
-        unit="tokens/s",
+        "device_pp_tps",
+        "speed",
+        "tokens/s",
+        "prompt processing on the device: estimated, or measured on it",
         larger_is_better=True,
-        meaning="prompt processing on the device: estimated, or measured on it",
         label="prompt processing",
         objective="the variant fastest at reading prompts",
-        optimizable=True,
         option="min_pp_tps",
         views=("card",),
     ),
     Metric(
-        name="device_tg_tps_sustained",
-        kind="sustained",
-        unit="tokens/s",
+        "device_tg_tps_sustained",
+        "sustained",
+        "tokens/s",
+        "token generation when the device is hot: simulated",
         larger_is_better=True,
-        meaning="token generation when the device is hot: simulated",
         label="generation when hot",
         objective="the variant fastest when hot",
-        optimizable=True,
         option="min_tg_tps_sustained",
     ),
     Metric(
-        name="device_ram_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="memory on the device: weights, KV cache, buffers, runtime",
+        "device_ram_bytes",
+        "memory",
+        "bytes",
+        "memory on the device: weights, KV cache, buffers, runtime",
         label="memory",
         objective="the variant with the least memory",
-        optimizable=True,
         option="max_ram_gb",
         option_scale=2**30,
         option_unit="GiB",
@@ -222,135 +200,111 @@ METRICS = (
         column=Column("RAM MB*", 1e6, 0),
         views=("card", "dashboard"),
     ),
+    Metric("device_load_s", "loading", "s", "from storage into the device's memory"),
     Metric(
-        name="device_load_s",
-        kind="loading",
-        unit="s",
-        larger_is_better=False,
-        meaning="from storage into the device's memory",
-    ),
-    Metric(
-        name="tg_tps",
-        kind="speed",
-        unit="tokens/s",
+        "tg_tps",
+        "speed",
+        "tokens/s",
+        "token generation on the machine that measured: median of the repetitions",
         larger_is_better=True,
-        meaning="token generation on the machine that measured: median of the repetitions",
         label="generation here",
-        optimizable=True,
+        objective="the variant with the best generation here",
         views=("card",),
     ),
     Metric(
-        name="pp_tps",
-        kind="speed",
-        unit="tokens/s",
+        "pp_tps",
+        "speed",
+        "tokens/s",
+        "prompt processing on the machine that measured: median of the repetitions",
         larger_is_better=True,
-        meaning="prompt processing on the machine that measured: median of the repetitions",
         label="prompt processing here",
-        optimizable=True,
+        objective="the variant with the best prompt processing here",
         views=("card",),
     ),
     Metric(
-        name="ram_peak_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="peak resident memory over load, prompt and generation, without mmap",
+        "ram_peak_bytes",
+        "memory",
+        "bytes",
+        "peak resident memory over load, prompt and generation, without mmap",
         views=("card",),
     ),
+    Metric("ram_peak_mmap_bytes", "memory", "bytes", "the same with the file mapped"),
     Metric(
-        name="ram_peak_mmap_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="the same with the file mapped",
+        "ram_load_bytes", "memory", "bytes", "resident memory when the file is loaded, without mmap"
     ),
     Metric(
-        name="ram_load_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="resident memory when the file is loaded, without mmap",
+        "ram_prefill_bytes",
+        "memory",
+        "bytes",
+        "peak resident memory while the prompt is read, without mmap",
     ),
     Metric(
-        name="ram_prefill_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="peak resident memory while the prompt is read, without mmap",
+        "ram_decode_bytes",
+        "memory",
+        "bytes",
+        "peak resident memory while tokens are generated, without mmap",
     ),
     Metric(
-        name="ram_decode_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="peak resident memory while tokens are generated, without mmap",
+        "vram_peak_bytes", "memory", "bytes", "peak memory of the GPU (checkpoints in transformers)"
     ),
     Metric(
-        name="vram_peak_bytes",
-        kind="memory",
-        unit="bytes",
-        larger_is_better=False,
-        meaning="peak memory of the GPU (checkpoints in transformers)",
-    ),
-    Metric(
-        name="agree_tokens",
-        kind="agreement",
-        unit="1",
+        "agree_tokens",
+        "agreement",
+        "1",
+        "how far transformers' tokens of the text equal llama.cpp's (GPTQ, AWQ)",
         larger_is_better=True,
-        meaning="how far transformers' tokens of the text equal llama.cpp's (GPTQ, AWQ)",
     ),
     Metric(
-        name="task:{task}:acc",
-        kind="task",
-        unit="1",
+        "task:{task}:acc",
+        "task",
+        "1",
+        "the share of right answers (`rougeL` for summaries, else lm-eval's name)",
         larger_is_better=True,
-        meaning="the share of right answers (`rougeL` for summaries, else lm-eval's name)",
         percent=True,
     ),
     Metric(
-        name="task:{task}:baseline_acc",
-        kind="task",
-        unit="1",
+        "task:{task}:baseline_acc",
+        "task",
+        "1",
+        "the same of the 16-bit model",
         larger_is_better=True,
-        meaning="the same of the 16-bit model",
     ),
     Metric(
-        name="task:{task}:retention",
-        kind="task",
-        unit="1",
+        "task:{task}:retention",
+        "task",
+        "1",
+        "the first over the second, bootstrapped over paired questions",
         larger_is_better=True,
-        meaning="the first over the second, bootstrapped over paired questions",
         option="min_task_retention",
         percent=True,
     ),
     Metric(
-        name="task:{task}:agreement",
-        kind="task",
-        unit="1",
+        "task:{task}:agreement",
+        "task",
+        "1",
+        "the share of questions with the 16-bit model's answer, right or wrong",
         larger_is_better=True,
-        meaning="the share of questions with the 16-bit model's answer, right or wrong",
         percent=True,
     ),
     Metric(
-        name="task:{task}:flips",
-        kind="task",
-        unit="1",
-        larger_is_better=False,
-        meaning="the share of questions that went from right to wrong or back",
+        "task:{task}:flips",
+        "task",
+        "1",
+        "the share of questions that went from right to wrong or back",
     ),
     Metric(
-        name="task:{task}:mcnemar_p",
-        kind="task",
-        unit="1",
+        "task:{task}:mcnemar_p",
+        "task",
+        "1",
+        "McNemar's exact test: how often chance alone would split the flips so unevenly",
         larger_is_better=None,
-        meaning="McNemar's exact test: how often chance alone would split the flips so unevenly",
     ),
 )
 
 BY_NAME = {m.name: m for m in METRICS}
 TASK_RETENTION = BY_NAME["task:{task}:retention"]
 LIMITS = {m.option: m for m in METRICS if m.option and m.kind != "task"}
-OPTIMIZABLE = frozenset(m.name for m in METRICS if m.optimizable)
+OPTIMIZABLE = frozenset(m.name for m in METRICS if m.objective)
 QUALITY = frozenset(m.name for m in METRICS if m.kind == "quality")
 SPEED = frozenset(m.name for m in METRICS if m.kind == "speed")
 

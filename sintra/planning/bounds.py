@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sintra.core.judge import impossible
+from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source, Study
@@ -69,7 +69,7 @@ def hopeless(study: Study, pin: Source) -> str | None:
     if pin.kind != "folder":
         return None
     bounds = lower_bounds(study, Path(pin.locator))
-    found = impossible(study.goal, bounds)
+    found = impossible_limit(study.goal, bounds)
     if found is None:
         return None
     limit, best = found

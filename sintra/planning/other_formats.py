@@ -4,14 +4,14 @@ run.
 
 from __future__ import annotations
 
-from sintra.core.format import FORMATS, runnable
+from sintra.core.format import FORMATS, runnable_formats
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal, Study
 
 
 def tried(study: Study) -> tuple[str, ...]:
     """The formats that this study builds."""
-    return runnable(study.formats, study.hardware.runtimes)
+    return runnable_formats(study.formats, study.hardware.runtimes)
 
 
 def branches(study: Study) -> list[Proposal]:

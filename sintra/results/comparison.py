@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.metrics import METRICS
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.results.recommend import recommend
 from sintra.store.files import write_atomic
 from sintra.study.sweep import folder, swept
@@ -49,7 +49,7 @@ def flat(result: Result, keys: list[str]) -> dict[str, Any]:
         | {
             "study": result["study"],
             "status": result["status"],
-            "winner": Recipe.of(winner["recipe"]).name if winner else None,
+            "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
         }
         | {k: numbers.get(k) for k in COLUMNS}
         | tasks

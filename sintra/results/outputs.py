@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 
-def artifact(graph: Graph, store: Store, recipe: dict[str, Any]) -> Artifact:
+def artifact(graph: Graph, store: Store, recipe: Mapping[str, Any]) -> Artifact:
     """What was made of a recipe that stands in a result."""
     made = graph.quantize(Recipe.of(recipe)).outcome(store)
     assert isinstance(made, Artifact)

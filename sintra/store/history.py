@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sintra.core.canonical import canonical, sha256
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.store.locks import exclusive, leased
 
 MIGRATIONS = (
@@ -72,7 +72,7 @@ def migrate(base: sqlite3.Connection, shared: bool = False) -> None:
 
 def append(path: Path, result: dict[str, Any], digest: str) -> bool:
     """Add a result unless it is what this study's last row says; returns whether it was added."""
-    winner = Recipe.of(result["winner"]["recipe"]).name if result["winner"] else None
+    winner = variant_name(Recipe.of(result["winner"]["recipe"])) if result["winner"] else None
     row = {
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "study": result["study"],

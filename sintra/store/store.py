@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sintra.core.errors import disk_trouble
+from sintra.core.errors import disk_error
 from sintra.core.types import Artifact, Failure, File
 from sintra.store import entries, locks
 from sintra.store.files import fsync_folder, hash_file, mark, unique
@@ -95,7 +95,7 @@ class Store:
         try:
             return self.keep(path, path.stat().st_size, hash_file(path))
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
 
     def keep(self, path: Path, size: int, digest: str) -> tuple[int, str]:
         """Move a file whose size and SHA-256 are known into the CAS. Raises Transient when the disk
@@ -114,7 +114,7 @@ class Store:
             fsync_folder(target.parent)
             return size, digest
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
 
     def put_tree(self, folder: Path) -> Artifact:
         """Move every regular file below a folder into the CAS."""
@@ -148,7 +148,7 @@ class Store:
                     os.replace(temporary, path)
             fsync_folder(path.parent)
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
         finally:
             temporary.unlink(missing_ok=True)
         self._memo.pop(key, None)

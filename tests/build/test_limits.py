@@ -17,7 +17,7 @@ from sintra.build.worker_process import Ending, Need, oom_kills
 from sintra.config.options import ExecutorConf, TimeoutConf
 from sintra.config.policy import Terms, measured_on, side_by_side
 from sintra.core.errors import Transient, UserError
-from sintra.core.plugins import own
+from sintra.core.plugins import STEP_GROUPS, own_names
 from sintra.core.types import Artifact, File
 from sintra.hardware.memory_limit import fence
 from sintra.store.files import hash_file
@@ -45,7 +45,7 @@ def conf(**given):
 
 
 def test_there_is_a_time_limit_for_every_stage():
-    known = {e.name for e in own() if e.group in ("sintra.stages", "sintra.probes")}
+    known = own_names(*STEP_GROUPS)
     assert set(asdict(TimeoutConf())) == known
 
 

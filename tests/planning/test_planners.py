@@ -6,7 +6,7 @@ import pytest
 from small_studies import TYPES, measured, study
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.planning.planners import ladder, replay
 from sintra.planning.state import History
 
@@ -17,7 +17,7 @@ def climb(given, kld=KLD):
     """All rounds of a study whose measurements are known beforehand."""
     rounds, known = [], []
     while proposed := ladder.propose(given, History(tuple(known), 8)):
-        rounds.append([p.recipe.name for p in proposed])
+        rounds.append([variant_name(p.recipe) for p in proposed])
         for p in proposed:
             factor = (
                 (0.7 if p.recipe.importance else 1)
@@ -82,4 +82,4 @@ def test_recipes_are_values():
     one = Recipe("Q4_K_M", True, (3,), (("a", "Q6_K"),))
     assert Recipe.of(json.loads(json.dumps(one.as_json()))) == one
     assert len({one, Recipe.of(one.as_json())}) == 1
-    assert one.name != Recipe("Q4_K_M", True, (3,), (("a", "Q5_K"),)).name
+    assert variant_name(one) != variant_name(Recipe("Q4_K_M", True, (3,), (("a", "Q5_K"),)))

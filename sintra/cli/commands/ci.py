@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.study.workspace import open_workspace
 
 KEPT = ("ac", "cas", "studies", "pins", "meta", "history.db")
@@ -134,7 +134,7 @@ def values(row: dict[str, Any]) -> dict[str, float]:
 
 def name(row: dict[str, Any]) -> str:
     """A candidate's name."""
-    return Recipe.of(row["recipe"]).name
+    return variant_name(Recipe.of(row["recipe"]))
 
 
 def summarise(found: dict[str, Any], verdict: str) -> None:

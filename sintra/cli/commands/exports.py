@@ -28,11 +28,11 @@ def names() -> tuple[str, ...]:
     """The commands. Those of other packages only where the command line lists commands or names one
     that isn't ours: asking every installed package takes tens of ms.
     """
-    own = [e.name for e in plugins.own() if e.group == "sintra.exports"]
+    own = [e.name for e in plugins.own_entry_points() if e.group == "sintra.exports"]
     asked = {a for a in sys.argv[1:] if not a.startswith("-")}
     strange = {a.removeprefix(PREFIX) for a in asked if a.startswith(PREFIX)} - set(own)
     if strange or asked & LISTING or not asked:
-        own += [n for n in plugins.found("exports") if n not in own]
+        own += [n for n in plugins.by_name("exports") if n not in own]
     return tuple(PREFIX + name for name in own)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sintra.build.console import say
 from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
+from sintra.core.recipe import variant_name
 from sintra.core.types import Source
 from sintra.results.finished import Delivered, delivered
 from sintra.store.files import write_atomic
@@ -48,7 +49,7 @@ def ab(root: Path, raw: list[str]) -> None:
     done = delivered(root, given.get("study", "latest"))
     step = ab_step(done, file, prompts or openings(done), tokens, given.get("chat") == "true")
     found = done.store.read_json(done.made(step, say), "ab.json")
-    name = file.name if file else done.recipe.name
+    name = file.name if file else variant_name(done.recipe)
     print(view.text(found, shutil.get_terminal_size((100, 24)).columns))
     original = f"{done.workspace.study.model} in 16 bits"
     write_atomic(
@@ -116,7 +117,7 @@ def ab_step(
             {"kind": pin.kind, "digest": pin.digest},
             hints={"from": pin.locator},
         )
-    label = f"{done.workspace.study.model}-{recipe.name if file is None else file.name}"
+    label = f"{done.workspace.study.model}-{variant_name(recipe) if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 
 

@@ -183,7 +183,7 @@ def stages() -> str:
     for group in STAGE_GROUPS:
         rows = (
             (f"`{e.name}`", first_sentence(e.load()))
-            for e in plugins.own()
+            for e in plugins.own_entry_points()
             if e.group == f"sintra.{group}"
         )
         parts.append(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.gguf.chat_template import read_chat
 from sintra.store.files import hash_file
 
@@ -67,7 +67,7 @@ class Served:
         found = {
             "study": self.result["study"],
             "model": self.result["model"],
-            "variant": Recipe.of(winner["recipe"]).name,
+            "variant": variant_name(Recipe.of(winner["recipe"])),
             "sha256": winner["artifact"]["sha256"],
             "bytes": winner["artifact"]["bytes"],
         }

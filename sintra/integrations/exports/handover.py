@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Artifact
 from sintra.store.files import hash_file
 from sintra.store.store import Store
@@ -51,6 +51,11 @@ class Handover:
     def recipe(self) -> Recipe:
         """How it was made."""
         return Recipe.of(self.result["winner"]["recipe"])
+
+    @property
+    def variant(self) -> str:
+        """Return the name of the winner's recipe."""
+        return variant_name(self.recipe)
 
     @property
     def title(self) -> str:

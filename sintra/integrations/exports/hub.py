@@ -17,6 +17,7 @@ from typing import Any
 from sintra import __version__
 from sintra.core.errors import Transient, UserError
 from sintra.core.metrics import METRICS, metrics_in
+from sintra.core.recipe import variant_name
 from sintra.formats.gguf.chat_template import read_chat
 from sintra.integrations.exports.handover import Handover, near, opened, render
 from sintra.integrations.exports.upload import check_target
@@ -56,7 +57,7 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
 
 def file_name(given: Handover) -> str:
     """model-recipe, as the hub's GGUF files are called."""
-    return re.sub(r"[^\w.-]+", "-", f"{given.result['model']}-{given.recipe.name}")
+    return re.sub(r"[^\w.-]+", "-", f"{given.result['model']}-{variant_name(given.recipe)}")
 
 
 def base_model(given: Handover) -> str | None:
@@ -111,7 +112,7 @@ def metadata(given: Handover, license: str) -> dict[str, Any]:
         "general.name": given.result["model"],
         "general.basename": given.result["model"],
         "general.quantized_by": f"Sintra {__version__}",
-        "general.description": f"{given.recipe.name}, made for {given.device['title']}",
+        "general.description": f"{variant_name(given.recipe)}, made for {given.device['title']}",
         "sintra.study": given.result["study"],
         "sintra.recipe": json.dumps(given.recipe.as_json(), sort_keys=True),
         "sintra.source.kind": given.manifest["source"]["kind"],

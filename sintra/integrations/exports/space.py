@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
+from sintra.core.recipe import variant_name
 from sintra.formats.gguf.chat_template import read_chat
 from sintra.integrations.exports.handover import Handover, near, opened, render
 from sintra.integrations.exports.upload import check_target
@@ -57,7 +58,9 @@ def app(given: Handover, title: str) -> str:
     """app.py: a chat where the model has a chat template, else a text that goes on."""
     chat = read_chat(given.model)
     kld = given.measured.get("kld_mean")
-    about = f"{given.recipe.name}, {given.size / 1e6:.1f} MB, made for {given.device['title']}"
+    about = (
+        f"{variant_name(given.recipe)}, {given.size / 1e6:.1f} MB, made for {given.device['title']}"
+    )
     about += f"; {kld['value']:.4f} nats a token from the 16-bit model" if kld else ""
     values = {
         "title": title,

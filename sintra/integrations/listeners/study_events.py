@@ -11,7 +11,7 @@ from typing import Any
 from sintra.build.console import FAILURES
 from sintra.build.graph import Graph
 from sintra.core import process
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.integrations.listeners.feed import FEED, Teller
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
@@ -79,7 +79,7 @@ def wanted(workspace: Workspace) -> dict[str, Any]:
 def spoken(given: Round) -> dict[str, Any]:
     """A round without the bulk of its proposals."""
     told = [
-        {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
+        {"name": variant_name(p.recipe), "level": p.level, "author": p.author, "why": p.why}
         for p in round_files.proposals(given)
     ]
     return {"proposals": told, "stop": given["stop"]}
@@ -92,14 +92,17 @@ def measured(workspace: Workspace, graph: Graph, known: list[Round]) -> list[dic
     last = {p.recipe for p in round_files.proposals(known[-1]) if p.level in LEVELS}
     found = [c for c in candidates.candidates(graph, workspace.store, known) if c.recipe in last]
     return [
-        result.row(c, workspace.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
+        result.row(c, workspace.study.goal)
+        | {"name": variant_name(c.recipe), "measured_in": len(known)}
         for c in found
     ]
 
 
 def ended(made: dict[str, Any]) -> dict[str, Any]:
     """A result without its other candidates."""
-    winner = made["winner"] and made["winner"] | {"name": Recipe.of(made["winner"]["recipe"]).name}
+    winner = made["winner"] and made["winner"] | {
+        "name": variant_name(Recipe.of(made["winner"]["recipe"]))
+    }
     return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {
         "winner": winner
     }
@@ -110,7 +113,11 @@ def close(stories: list[Story]) -> list[str]:
     lines for the user.
     """
     for story in stories:
-        if story.workspace.study.id not in FEED.ended and FAILURES and not process.TOLD.is_set():
+        if (
+            story.workspace.study.id not in FEED.ended
+            and FAILURES
+            and not process.STOP_REQUESTED.is_set()
+        ):
             if story.teller.listeners:
                 story.teller.begin(wanted(story.workspace))
             story.teller.tell("failed", {"reason": FAILURES[-1]} | about(story.workspace))

@@ -78,7 +78,7 @@ def payload(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """
     winner, steps = data.get("winner") or {}, data.get("steps") or {}
     hardware = {p.stem for p in (home() / "conf" / "hardware").glob("*.yaml")}
-    planners = {e.name for e in plugins.own() if e.group == "sintra.planners"} | {"study"}
+    planners = {*plugins.own_names("planners"), "study"}
     return {
         "schema": 1,
         "day": time.strftime("%Y-%m-%d", time.gmtime()),

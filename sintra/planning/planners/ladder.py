@@ -103,4 +103,4 @@ def drops(study: Study, history: History) -> list[Proposal]:
         replace(base, drop=drop, no_attention=silent)
         for drop, silent in pruning.cuts(study, history)
     ]
-    return [Proposal(r, f"{why} {r.left_out}", "ladder") for r in recipes]
+    return [Proposal(r, f"{why} {r.cut_words}", "ladder") for r in recipes]

@@ -147,7 +147,7 @@ def drops(study: Study, plan: Plan, history: History, space: Space) -> list[Prop
         found.append(
             Proposal(
                 recipe,
-                f"quantization alone can't hold the limits: without {recipe.left_out}",
+                f"quantization alone can't hold the limits: without {recipe.cut_words}",
                 plan.author,
             )
         )

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from sintra.core.errors import UserError, disk_trouble
+from sintra.core.errors import UserError, disk_error
 from sintra.core.types import Artifact, File
 from sintra.store.files import unique
 from sintra.store.remote.address import Address, secret
@@ -142,7 +142,7 @@ class Shared:
                 store.keep(folder / digest, file.size, digest)
                 self.moved["down"] += file.size
         except OSError as error:
-            raise disk_trouble(error, store.root) from error
+            raise disk_error(error, store.root) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
