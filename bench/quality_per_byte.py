@@ -25,7 +25,7 @@ import studies
 
 from sintra.build.graph import Graph
 from sintra.core.judge import ranked
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.study.workspace import Workspace
 
 SIZES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M")
@@ -119,7 +119,7 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
             assert size <= limit, (recipe, size, limit)
             value, low, high = ratio(found, stock[1][1])
             row[planner] = {
-                "recipe": recipe.name,
+                "recipe": variant_name(recipe),
                 "bytes": size,
                 "kld": float(found.mean()),
                 "ratio": value,

@@ -109,7 +109,7 @@ def run_stage(name: str, params: dict, inputs: dict[str, Path], out: Path) -> No
     from sintra.core import plugins
 
     out.mkdir(exist_ok=True)
-    plugins.step(name).run(Context(params, inputs, out, {}, out.with_suffix(".keep"), cores()))
+    plugins.load_step(name).run(Context(params, inputs, out, {}, out.with_suffix(".keep"), cores()))
 
 
 def random_model(folder: Path, layers: int) -> None:

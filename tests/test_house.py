@@ -74,7 +74,7 @@ def test_every_command_is_documented():
     from sintra.core import plugins
 
     guide = (ROOT / "docs" / "guide.md").read_text()
-    exports = [f"export_{name}" for name in plugins.names("exports")]
+    exports = [f"export_{name}" for name in plugins.own_names("exports")]
     names = [*(command.name for command in COMMANDS), *exports]
     assert [n for n in names if n != "next" and f"doit {n}" not in guide] == []
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sintra.core.errors import UserError
-from sintra.core.stage import MARK
+from sintra.core.stage import PROGRESS_MARK
 
 if TYPE_CHECKING:  # loaded with the first live line
     from tqdm import tqdm
@@ -51,7 +51,9 @@ class RunningStep:
         if self.log is None:
             return []
         *lines, self.partial_line = (self.partial_line + self.log.read()).split("\n")
-        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+        return [
+            line.removeprefix(PROGRESS_MARK) for line in lines if line.startswith(PROGRESS_MARK)
+        ]
 
     def status(self, now: float) -> str:
         """Describe how long it has run, how long such a step takes, and its worker's last line."""
@@ -212,7 +214,7 @@ def last_log_line(path: Path) -> str:
     except OSError:
         return ""
     lines = text.replace("\r", "\n").splitlines()
-    return next((x.strip().removeprefix(MARK) for x in reversed(lines) if x.strip()), "")
+    return next((x.strip().removeprefix(PROGRESS_MARK) for x in reversed(lines) if x.strip()), "")
 
 
 def format_seconds(seconds: float) -> str:

@@ -15,7 +15,7 @@ from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Executor, ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core import plugins
-from sintra.core.process import LIVE, TOLD
+from sintra.core.process import LIVE_JOBS, STOP_REQUESTED
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
 from sintra.hardware.detect.cgroups import limits
@@ -61,8 +61,8 @@ class Engine:
     def run_once(self, request: ResourceRequest, write_order: WriteOrder, run: Run) -> WorkerExit:
         """Run a worker to its end; `write_order` returns the order's file, which is removed."""
         with self.gate.hold(request) if self.executor.here else contextlib.nullcontext():
-            if run.is_over(self.policy) or TOLD.is_set():
-                return WorkerExit("cancelled" if TOLD.is_set() else "late")
+            if run.is_over(self.policy) or STOP_REQUESTED.is_set():
+                return WorkerExit("cancelled" if STOP_REQUESTED.is_set() else "late")
             path = write_order(request)
             log = path.with_suffix(".log")
             run.console.expect_log(request.name, log)
@@ -70,13 +70,13 @@ class Engine:
                 job = self.executor.submit(path, request)
                 if self.executor.here:
                     run.console.open_log(log)
-                LIVE.add(job)
-                if TOLD.is_set():  # the signal came while it was submitted
+                LIVE_JOBS.add(job)
+                if STOP_REQUESTED.is_set():  # the signal came while it was submitted
                     job.cancel()
                 try:
                     return job.wait(run.deadline(self.policy))
                 finally:
-                    LIVE.discard(job)
+                    LIVE_JOBS.discard(job)
             finally:
                 path.unlink(missing_ok=True)
 
@@ -91,7 +91,7 @@ class Engine:
         tries = 0
         while True:
             worker_exit = self.run_once(request, write_order, run)
-            if TOLD.is_set():
+            if STOP_REQUESTED.is_set():
                 return worker_exit
             if worker_exit.cause == "memory" and (more := self.executor.more(request)):
                 say(f"again   {request.name}: {memory_line(request, more)}")
@@ -101,7 +101,7 @@ class Engine:
                 number = f"{tries} of {self.executor.retries}"
                 say(f"again   {request.name} ({number}): {last_line(worker_exit)}")
                 remaining_s = run.deadline(self.policy) - time.monotonic()
-                TOLD.wait(min(2.0**tries, max(0.0, remaining_s)))
+                STOP_REQUESTED.wait(min(2.0**tries, max(0.0, remaining_s)))
             else:
                 return worker_exit
 

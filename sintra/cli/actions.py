@@ -10,7 +10,7 @@ from doit.exceptions import BaseFail, TaskError, TaskFailed
 from doit.task import Task
 
 from sintra.build.run_state import Run
-from sintra.core.errors import Transient, UserError, disk_trouble
+from sintra.core.errors import Transient, UserError, disk_error
 
 
 class FunctionAction(BaseAction):  # type: ignore[misc]
@@ -44,7 +44,7 @@ class FunctionAction(BaseAction):  # type: ignore[misc]
             self.run.count("failed")
             return TaskFailed(f"sintra: {error}")
         except OSError as error:
-            trouble = disk_trouble(error, Path(error.filename or "the cache"))
+            trouble = disk_error(error, Path(error.filename or "the cache"))
             if trouble is error:
                 raise
             self.run.count("failed")

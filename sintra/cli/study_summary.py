@@ -8,6 +8,7 @@ from sintra.build.console import format_seconds
 from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
 from sintra.core.canonical import canonical
+from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate
 from sintra.planning.bounds import in_units
 from sintra.planning.other_formats import unsupported_format_lines
@@ -59,7 +60,7 @@ def expected_time(workspace: Workspace) -> str:
 def round_summary(planned: round_files.Round) -> str:
     """Return a round in a line: its variants by name, the first of many, or why there is none."""
     proposals = round_files.proposals(planned)
-    names = [f"{p.recipe.name} ({p.level})" for p in proposals]
+    names = [f"{variant_name(p.recipe)} ({p.level})" for p in proposals]
     if not names:
         return str(planned["stop"])
     more = f" and {len(names) - NAMED_PROPOSALS} more" if len(names) > NAMED_PROPOSALS else ""

@@ -19,8 +19,8 @@ from sintra.cli.reporter import Reporter
 from sintra.cli.study_run import StudyRun
 from sintra.config import compose
 from sintra.config.policy import side_by_side
-from sintra.core.errors import UserError, disk_trouble
-from sintra.core.process import stop_when_told
+from sintra.core.errors import UserError, disk_error
+from sintra.core.process import stop_on_signals
 from sintra.integrations.listeners import feed, study_events
 from sintra.study import round_files, running, sweep
 from sintra.study.workspace import Workspace, open_workspace
@@ -63,7 +63,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     yield from command_tasks(root, line.overrides, single, current)
     if not workspaces:
         return
-    stop_when_told()
+    stop_on_signals()
     if line.runs_optimize or line.group_command:
         for workspace in workspaces:
             round_files.reopen(workspace)
@@ -96,7 +96,7 @@ def open_or_exit(root: Path, line: CommandLine, run: Run) -> list[Workspace]:
         print(f"sintra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if (trouble := disk_trouble(error, Path(error.filename or "the cache"))) is error:
+        if (trouble := disk_error(error, Path(error.filename or "the cache"))) is error:
             raise
         print(f"sintra: {trouble}", file=sys.stderr)
         raise SystemExit(1) from None

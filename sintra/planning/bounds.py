@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 
 from sintra.config.study import Study
-from sintra.core.judge import impossible
+from sintra.core.judge import impossible_limit
+from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source
 from sintra.formats.checkpoint.safetensors import safetensors_header
@@ -72,7 +73,7 @@ def infeasible_reason(study: Study, pin: Source) -> str | None:
     if pin.kind != "folder":
         return None
     bounds = lower_bounds(study, Path(pin.locator))
-    broken = impossible(study.goal, bounds)
+    broken = impossible_limit(study.goal, bounds)
     if broken is None:
         return None
     limit, best = broken
@@ -83,18 +84,13 @@ def infeasible_reason(study: Study, pin: Source) -> str | None:
     )
 
 
-UNITS = {
-    "size_bytes": (1e6, "MB"),
-    "device_ram_bytes": (2**30, "GiB"),
-    "kld_mean": (1, "nats"),
-    "kld_p999": (1, "nats"),
-}
-
-
 def in_units(metric: str, value: float) -> str:
     """Write a metric's value in the unit that its option has, such as 2.48 MB."""
-    scale, unit = UNITS.get(metric, (1, "tokens/s" if "tps" in metric else ""))
-    return f"{value / scale:.4g} {unit}".rstrip()
+    row = find_metric(metric)
+    if row is None:
+        return f"{value:.4g}"
+    unit = row.option_unit or row.unit.removeprefix("1")
+    return f"{value / row.option_scale:.4g} {unit}".rstrip()
 
 
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from sintra.config.study import Study
-from sintra.core.format import PLANNED, format_of, runnable
+from sintra.core.format import PLANNED, format_of, runnable_formats
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
 
 
 def buildable_formats(study: Study) -> tuple[str, ...]:
     """Return the formats of the study that its device can run."""
-    return runnable(study.formats, study.hardware.runtimes)
+    return runnable_formats(study.formats, study.hardware.runtimes)
 
 
 def propose_other_formats(study: Study) -> list[Proposal]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 
-def artifact(graph: Graph, store: Store, recipe: dict[str, Any]) -> Artifact:
+def artifact(graph: Graph, store: Store, recipe: Mapping[str, Any]) -> Artifact:
     """What was made of a recipe that stands in a result."""
     made = graph.quantize(Recipe.of(recipe)).outcome(store)
     assert isinstance(made, Artifact)
@@ -86,7 +87,7 @@ def _same(path: Path, blob: Path, size: int) -> bool:
 
 def models(out: Path) -> set[str]:
     """Names in a result's folder that are models."""
-    names = {"model.gguf", "model", *plugins.names("formats")}
+    names = {"model.gguf", "model", *plugins.own_names("formats")}
     return {p.name for p in out.iterdir() if p.name in names}
 
 

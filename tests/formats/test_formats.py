@@ -16,7 +16,7 @@ from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, Transient, UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Context, tool_version
 from sintra.core.types import Artifact, Failure, Hardware
 from sintra.formats.checkpoint import packed
@@ -98,7 +98,10 @@ def test_a_device_says_what_it_can_run(project, tiny):
         "awq is not tried",
     ]
     laptop = open_workspace(project.root, [*asked, "hardware=laptop"]).study
-    assert [p.recipe.name for p in propose_other_formats(laptop)] == ["gptq-w4g128", "awq-w4g128"]
+    assert [variant_name(p.recipe) for p in propose_other_formats(laptop)] == [
+        "gptq-w4g128",
+        "awq-w4g128",
+    ]
     assert unsupported_format_lines(laptop) == []
 
 

@@ -93,7 +93,7 @@ def test_a_mix_from_cached_tensors_is_the_direct_file(lab, measured, tmp_path, r
     def direct(kind, pairs):
         return lab.quantize(kind, list(pairs), **extra)
 
-    parts = {p.tensors[0][1]: direct(p.type, p.tensors) for p in recipe.parts()}
+    parts = {p.tensors[0][1]: direct(p.type, p.tensors) for p in recipe.uniform_parts()}
     assert set(parts) == set(types)
     made = lab.run(assemble, {"type": recipe.type, "tensors": recipe.tensors}, **parts)
     whole = direct(recipe.type, recipe.tensors)

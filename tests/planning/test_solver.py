@@ -8,7 +8,7 @@ from searches import Run, bits, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.gguf.sizes import PRESET_BITS, Sizes, bytes_of, resolved
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
@@ -183,7 +183,7 @@ def test_a_real_study_by_default(project, tiny):
             and other["artifact"]["bytes"] <= winner["artifact"]["bytes"]
         ):
             assert own["kld_mean"] <= numbers["kld_mean"]
-    names = {Recipe.of(c["recipe"]).name for c in result["candidates"]}
+    names = {variant_name(Recipe.of(c["recipe"])) for c in result["candidates"]}
     assert any(n.startswith("mix-") for n in names)
     assert any(not c["recipe"]["tensors"] for c in result["candidates"]), (
         "a stock preset was measured beside"

@@ -15,7 +15,7 @@ from worlds import World
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import opened
 from sintra.planning.solver.finishing import LEARNED, POLISHED, REFINED
@@ -344,7 +344,7 @@ def test_recipes_without_it_are_what_they_were():
     polish = Recipe(**{**plain.__dict__, "polish": True})
     assert polish.name == "mix-86f12755-polished"
     assert Recipe.of(polish.as_json()) == polish != plain == Recipe.of(plain.as_json())
-    assert Recipe("Q2_K", kv="q8_0", polish=True).name == "Q2_K-polished-kv_q8_0"
+    assert variant_name(Recipe("Q2_K", kv="q8_0", polish=True)) == "Q2_K-polished-kv_q8_0"
 
 
 class Polishing(Run):

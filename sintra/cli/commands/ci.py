@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.study.workspace import open_workspace
 
 CACHED_PATHS = ("ac", "cas", "studies", "pins", "meta", "history.db")
@@ -135,7 +135,7 @@ def metric_values(row: dict[str, Any]) -> dict[str, float]:
 
 def recipe_name(row: dict[str, Any]) -> str:
     """Return the name of a candidate's recipe."""
-    return Recipe.of(row["recipe"]).name
+    return variant_name(Recipe.of(row["recipe"]))
 
 
 def append_summary(result: dict[str, Any], verdict: str) -> None:

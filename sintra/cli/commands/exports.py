@@ -29,11 +29,11 @@ def command_names() -> tuple[str, ...]:
     Those of other packages only where the command line lists commands or names one that isn't ours:
     asking every installed package takes tens of ms.
     """
-    own = [e.name for e in plugins.own() if e.group == "sintra.exports"]
+    own = [e.name for e in plugins.own_entry_points() if e.group == "sintra.exports"]
     words = {a for a in sys.argv[1:] if not a.startswith("-")}
     foreign = {a.removeprefix(PREFIX) for a in words if a.startswith(PREFIX)} - set(own)
     if foreign or words & LISTING or not words:
-        own += [n for n in plugins.found("exports") if n not in own]
+        own += [n for n in plugins.by_name("exports") if n not in own]
     return tuple(PREFIX + name for name in own)
 
 

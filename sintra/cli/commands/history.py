@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
+from sintra.core.metrics import metrics_in
 from sintra.results import calibration
 from sintra.store import history
 from sintra.store.history import HistoryRow
@@ -24,8 +25,7 @@ COLUMNS = (
     "goal",
     "status",
     "winner",
-    "size_bytes",
-    "kld_mean",
+    *metrics_in("history"),
     "evaluations",
     "llm_calls",
     "llm_usd",
@@ -78,9 +78,7 @@ def export_row(row: HistoryRow) -> dict[str, Any]:
     winner = result["winner"] or {"measurements": []}
     numbers = {m["metric"]: m["value"] for m in winner["measurements"]}
     llm = result.get("llm") or {}
-    more = {
-        "size_bytes": numbers.get("size_bytes"),
-        "kld_mean": numbers.get("kld_mean"),
+    more = {name: numbers.get(name) for name in metrics_in("history")} | {
         "evaluations": result.get("evaluations"),
         "llm_calls": llm.get("calls"),
         "llm_usd": llm.get("usd"),

@@ -11,6 +11,7 @@ from typing import Any
 from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
+from sintra.core.recipe import variant_name
 from sintra.core.types import Source
 from sintra.results.finished import Delivered, delivered
 from sintra.results.pages import ab, report_data, surgery
@@ -70,7 +71,7 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
     options = AbOptions.of(root, overrides)
     study = delivered(root, options.study)
     answers = study.store.read_json(study.made(ab_step(study, options), say), "ab.json")
-    name = options.file.name if options.file else study.recipe.name
+    name = options.file.name if options.file else variant_name(study.recipe)
     model = study.workspace.study.model
     print(ab.text(answers, shutil.get_terminal_size((100, 24)).columns))
     write_atomic(study.folder / "ab.html", ab.page(answers, model, f"{model} in 16 bits", name))
@@ -137,7 +138,7 @@ def ab_step(study: Delivered, options: AbOptions) -> Step:
             {"kind": pin.kind, "digest": pin.digest},
             hints={"from": pin.locator},
         )
-    label = f"{study.workspace.study.model}-{recipe.name if file is None else file.name}"
+    label = f"{study.workspace.study.model}-{variant_name(recipe) if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 
 

@@ -105,7 +105,7 @@ def step_row(
         "state": "build" if to_build else "hit",
         "seconds": round(usual_s, 3) if usual_s is not None and to_build else None,
     }
-    if step.stage not in ("quantize", "assemble", *plugins.names("formats")):
+    if step.stage not in ("quantize", "assemble", *plugins.own_names("formats")):
         return row
     size: int | float | None = shape.weight_bytes if shape else None
     if isinstance(outcome, Artifact):

@@ -31,14 +31,14 @@ def all_plugins() -> list[Plugin]:
     return [
         load_plugin(group, entry)
         for group in GROUPS
-        for entry in sorted(plugins.all_of(group), key=lambda e: e.name)
+        for entry in sorted(plugins.entry_points_in(group), key=lambda e: e.name)
     ]
 
 
 def load_plugin(group: str, entry: EntryPoint) -> Plugin:
     """Load one plugin and note why it can't be used."""
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-    first = next(e for e in plugins.all_of(group) if e.name == entry.name)
+    first = next(e for e in plugins.entry_points_in(group) if e.name == entry.name)
     trouble = ""
     if first != entry:
         trouble = f"the name is taken by {first.dist.name if first.dist else 'another package'}"

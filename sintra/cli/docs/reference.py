@@ -186,7 +186,7 @@ def stage_page() -> str:
     for group in STAGE_GROUPS:
         rows = sorted(
             (f"`{e.name}`", module_summary(e.load()))
-            for e in plugins.own()
+            for e in plugins.own_entry_points()
             if e.group == f"sintra.{group}"
         )
         parts.append(

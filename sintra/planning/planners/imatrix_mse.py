@@ -15,12 +15,13 @@ from dataclasses import replace
 
 from sintra.config.study import Study
 from sintra.core.judge import judge
+from sintra.core.metrics import QUALITY
 from sintra.core.types import Proposal
 from sintra.formats.gguf.sizes import Sizes
 from sintra.planning.solver.allocate import solve_greedily
 from sintra.planning.solver.groups import class_weight
 from sintra.planning.solver.mixes import Mix, MixSettings, evaluations_spent
-from sintra.planning.solver.problem import QUALITY, Problem
+from sintra.planning.solver.problem import Problem
 from sintra.planning.state import ModelFacts, PlannerState
 
 CLOSE_SIZES = 1.01  # ratio of sizes at which the bisection ends

@@ -9,12 +9,12 @@ from dataclasses import replace
 from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.judge import judge, ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.planning.solver import pruning
 from sintra.planning.state import PlannerState, StudyResults
 
-QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
 PATIENCE = 2  # presets in a row that may miss a quality limit before smaller ones are given up
 ROUNDINGS = ("nearest", "compensated")
 AUTHOR = "ladder"
@@ -77,7 +77,7 @@ def propose_drops(study: Study, state: PlannerState) -> list[Proposal]:
         for dropped, no_attention in pruning.cuts_to_try(study, state)
     ]
     why = "quantization alone can't hold the limits: without"
-    return [Proposal(r, f"{why} {r.left_out}", AUTHOR) for r in recipes]
+    return [Proposal(r, f"{why} {r.cut_words}", AUTHOR) for r in recipes]
 
 
 def plain_presets(study: Study, results: StudyResults) -> list[Candidate]:

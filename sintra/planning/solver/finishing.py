@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from sintra.config.study import Study
 from sintra.core.judge import ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
-from sintra.planning.solver.problem import QUALITY, is_quality
+from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
 from sintra.stages.rounding.effort import learning_steps
 

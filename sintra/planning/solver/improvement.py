@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sintra.core.judge import judge, ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Proposal
 from sintra.planning.solver import pruning
 from sintra.planning.solver.mixes import Mix, cut_mix, evaluations_spent, mix_of
-from sintra.planning.solver.problem import QUALITY
 from sintra.planning.solver.search import Search
 
 NOTABLE_SAVING = 0.003  # part of the bytes that is worth a measurement
@@ -110,7 +110,7 @@ def propose_cuts(search: Search) -> list[Proposal]:
             drop=dropped,
             no_attention=no_attention,
         )
-        why = f"quantization alone can't hold the limits: without {recipe.left_out}"
+        why = f"quantization alone can't hold the limits: without {recipe.cut_words}"
         proposals.append(Proposal(recipe, why, search.settings.author))
     return proposals
 

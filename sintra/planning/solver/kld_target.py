@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from sintra.config.study import Study
+from sintra.core.metrics import QUALITY
 from sintra.core.types import Constraint
-from sintra.planning.solver.problem import QUALITY, is_quality
+from sintra.planning.solver.problem import is_quality
 from sintra.planning.state import StudyResults
 
 # Parts of the limit that are aimed at, with and without a variant measured on both texts.

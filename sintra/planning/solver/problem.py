@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sintra.config.study import Study
 from sintra.core import lazy
+from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware
 from sintra.formats.gguf.sizes import Sizes, bytes_of, written
 from sintra.hardware.estimate import thermal
@@ -29,10 +30,6 @@ else:
     np = lazy.module("numpy")
 
 Objective = Literal["loss", "size", "time"]
-
-QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
-TASK = "task:"  # metrics of tasks start so
-SPEED = {"device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
 
 
 def is_quality(metric: str) -> bool:

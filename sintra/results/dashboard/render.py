@@ -8,6 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from sintra.core.metrics import BY_NAME, metrics_in
 from sintra.results.dashboard.studies import Studies
 from sintra.results.pages import charts, flow
 from sintra.results.pages.page import HERE, render
@@ -25,17 +26,6 @@ from sintra.results.pages.words import (
 
 Row = dict[str, Any]
 SHOWN = 20
-METRICS = (
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "same_top",
-    "ppl_ratio",
-    "bits_per_byte",
-    "device_tg_tps",
-    "device_ram_bytes",
-)
-LARGER = ("same_top", "device_tg_tps")
 escaped = html.escape
 
 
@@ -116,11 +106,11 @@ def drawn(points: tuple[Any, ...], limits: tuple[Any, ...]) -> dict[str, str]:
 def compared(rows: list[Row]) -> str:
     """Studies side by side, by letters that the plot has too."""
     columns = [r | {"letter": f"{ascii_uppercase[i % 26]}"} for i, r in enumerate(rows)]
-    metrics = [m for m in METRICS if any(m in c["values"] for c in columns)]
+    metrics = [m for m in metrics_in("dashboard") if any(m in c["values"] for c in columns)]
     best: dict[str, set[str]] = {}
     for m in metrics:
         values = {c["name"]: c["values"][m] for c in columns if m in c["values"]}
-        top = (max if m in LARGER else min)(values.values())
+        top = min(values.values(), key=lambda v: BY_NAME[m].sense * v)
         best[m] = (
             {n for n, v in values.items() if v == top} if len(set(values.values())) > 1 else set()
         )

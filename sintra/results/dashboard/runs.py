@@ -14,6 +14,7 @@ from typing import Any
 
 from sintra.config import compose
 from sintra.core.errors import UserError
+from sintra.core.metrics import LIMITS
 from sintra.study import running
 from sintra.study.workspace import open_workspace
 
@@ -21,12 +22,8 @@ FORBIDDEN = {
     "store.path": "the dashboard shows one cache",
     "probe.run_code": "code that a model writes is only run when the command line says so",
 }
-NUMBERS = {
-    "goal.max_kld": "mean KL divergence at most, nats",
-    "goal.max_size_mb": "file at most, MB",
-    "goal.min_tg_tps": "tokens/s at least, on the device",
-    "goal.max_ram_gb": "memory at most, GiB",
-}
+LIMITED = ("max_kld", "max_size_mb", "min_tg_tps", "max_ram_gb")  # in the form, in this order
+NUMBERS = {f"goal.{o}": LIMITS[o].option_label for o in LIMITED}
 PLAN_S = 120
 _one = threading.Lock()  # Hydra composes one configuration at a time
 _begun: dict[str, subprocess.Popen[bytes]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.results.dashboard.progress import Progress
 from sintra.results.pages.report import candidate
 from sintra.results.pages.report_data import shown
@@ -90,7 +90,7 @@ class Studies:
             "model": result["model"] if result else name.split("-")[0],
             "hardware": result["hardware"] if result else "",
             "goal": result["goal"]["name"] if result else "",
-            "winner": Recipe.of(winner["recipe"]).name if winner else "",
+            "winner": variant_name(Recipe.of(winner["recipe"])) if winner else "",
             "values": {k: m["value"] for k, m in values.items()},
             "kld_error": values.get("kld_mean", {}).get("stderr"),
         }

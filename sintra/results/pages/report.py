@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages import charts, surgery, words
 from sintra.results.pages.page import render
 from sintra.results.pages.words import (
@@ -71,7 +71,7 @@ def verdict(found: Row) -> str:
     if winner is None:
         return f"Nothing was made: {discreet(result['reason'] or result['status'])}."
     row = numbers(winner)
-    name, kld = Recipe.of(winner["recipe"]).name, row.get("kld_mean")
+    name, kld = variant_name(Recipe.of(winner["recipe"])), row.get("kld_mean")
     what = f"{name}, {bytes_said(winner['artifact']['bytes'])}"
     near = (
         f", {with_error(kld['value'], kld.get('stderr'))} nats a token from the 16-bit model"
@@ -182,7 +182,7 @@ def candidate(row: Row, winner: bool) -> Row:
     kld = found.get("kld_mean")
     stock = not recipe.tensors and not recipe.cut and recipe.format == "gguf"
     return {
-        "name": recipe.name,
+        "name": variant_name(recipe),
         "kind": "winner" if winner else "stock" if stock else "ours",
         "round": row["round"],
         "bytes": value("size_bytes"),
@@ -275,7 +275,7 @@ def chapters(rounds: list[Row], rows: list[Row]) -> list[Row]:
 
 def proposed(given: Row, came: dict[str, Row]) -> Row:
     """A proposal: what, by whom, why, what was expected and what came."""
-    name, level = Recipe.of(given["recipe"]).name, given["level"]
+    name, level = variant_name(Recipe.of(given["recipe"])), given["level"]
     why = discreet(given["why"])
     seen = came.get(name) if level in ("search", "report") else None
     return {

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Artifact
 from sintra.formats.gguf.sizes import resolved
 from sintra.formats.gguf.tensor_names import moved
@@ -88,13 +88,13 @@ def figure(
     kld = state.results.kld(recipe, "report") or state.results.kld(recipe, "search")
     weights = sum(math.prod(held[n][3]) for n in held if len(held[n][3]) > 1)
     return {
-        "name": recipe.name,
+        "name": variant_name(recipe),
         "bytes": sum(t[2] for t in layout["tensors"]),
         "kld": kld.value if kld else None,
         "kld_error": kld.stderr if kld else None,
         "bits": 8 * sum(c["bytes"] for c in cells.values()) / weights,
         "dropped": list(recipe.drop),
-        "left_out": recipe.left_out,
+        "left_out": recipe.cut_words,
         "kv": recipe.kv,
         "tensors": cells,
         "norms": sorted({t[1] for t in layout["tensors"] if len(t[3]) == 1}),

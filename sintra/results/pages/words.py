@@ -8,32 +8,9 @@ import math
 import re
 from typing import Any
 
+from sintra.core.metrics import BY_NAME, find_metric
+
 Row = dict[str, Any]
-NAMES = {
-    "size_bytes": "size",
-    "kld_mean": "mean KL divergence",
-    "kld_p999": "99.9 % KL divergence",
-    "same_top": "same top token",
-    "ppl_ratio": "perplexity ratio",
-    "device_tg_tps": "generation",
-    "device_pp_tps": "prompt processing",
-    "device_tg_tps_sustained": "generation when hot",
-    "device_ram_bytes": "memory",
-    "tg_tps": "generation here",
-    "pp_tps": "prompt processing here",
-    "bits_per_byte": "bits per byte of text",
-}
-AIMS = {
-    "size_bytes": "the smallest variant",
-    "kld_mean": "the least damaged variant",
-    "same_top": "the variant with the most equal top tokens",
-    "kld_p999": "the variant least damaged at its worst",
-    "ppl_ratio": "the variant with the least rise in perplexity",
-    "device_ram_bytes": "the variant with the least memory",
-    "device_tg_tps": "the fastest variant",
-    "device_pp_tps": "the variant fastest at reading prompts",
-    "device_tg_tps_sustained": "the variant fastest when hot",
-}
 LEVELS = {
     "build": "made",
     "screen": "a quarter of the search text",
@@ -72,13 +49,12 @@ def said(metric: str, value: float | None) -> str:
     """A value of a metric with its unit."""
     if value is None:
         return "\u2013"
-    if metric.endswith("_bytes"):
+    row = find_metric(metric)
+    if row and row.unit == "bytes":
         return bytes_said(value)
-    if "tps" in metric:
-        return f"{plain(value)} tokens/s"
-    if "kld" in metric:
-        return f"{plain(value)} nats"
-    if metric == "same_top" or metric.endswith((":acc", ":retention", ":agreement")):
+    if row and row.unit in ("tokens/s", "nats"):
+        return f"{plain(value)} {row.unit}"
+    if row and row.percent:
         return f"{100 * value:.1f} %"
     return f"{value:.4f}"
 
@@ -92,7 +68,9 @@ def with_error(value: float, error: float | None) -> str:
 def named(metric: str) -> str:
     """A metric in words: `task:fable:retention` is the score kept at fable."""
     task = re.fullmatch(r"task:(.+):(\w+)", metric)
-    return f"{task[2]} at {task[1]}" if task else NAMES.get(metric, metric)
+    if task:
+        return f"{task[2]} at {task[1]}"
+    return (BY_NAME[metric].label if metric in BY_NAME else "") or metric
 
 
 def limit_said(limit: Row) -> str:
@@ -106,7 +84,8 @@ def limit_said(limit: Row) -> str:
 def aim_said(goal: Row) -> str:
     """What the goal makes best."""
     metric = goal.get("minimise") or goal.get("maximise") or ""
-    return AIMS.get(metric, f"the variant with the best {named(metric)}")
+    objective = BY_NAME[metric].objective if metric in BY_NAME else ""
+    return objective or f"the variant with the best {named(metric)}"
 
 
 def numbers(row: Row) -> dict[str, Row]:
