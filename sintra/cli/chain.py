@@ -248,9 +248,9 @@ class Chain:
         away.
         """
         if not (self.workspace.outputs / "report.html").is_file():
-            from sintra.results.pages import report_data  # not on the no-op path
+            from sintra.results.pages.report import write_report  # not on the no-op path
 
-            report_data.write(self.workspace.root, self.workspace.study.id, self.workspace)
+            write_report(self.workspace.root, self.workspace.study.id, self.workspace)
 
     def cut(self) -> None:
         """Where the run's time was up: judge and deliver what is known so far. The recorded rounds

@@ -35,7 +35,10 @@ def options(raw: list[str], known: set[str], command: str) -> dict[str, str]:
 
 def ab(root: Path, raw: list[str]) -> None:
     """Both models' answers to the same prompts, in the terminal and as outputs/<study>/ab.html."""
-    from sintra.results.pages import ab as view
+    from sintra.results.pages.ab import (  # not on the no-op path
+        format_comparison,
+        render_comparison,
+    )
 
     given = options(raw, AB, "ab")
     tokens = number(given.get("tokens", str(DEFAULT_TOKENS)))
@@ -49,10 +52,11 @@ def ab(root: Path, raw: list[str]) -> None:
     step = ab_step(done, file, prompts or openings(done), tokens, given.get("chat") == "true")
     found = done.store.read_json(done.made(step, say), "ab.json")
     name = file.name if file else done.recipe.name
-    print(view.text(found, shutil.get_terminal_size((100, 24)).columns))
+    print(format_comparison(found, shutil.get_terminal_size((100, 24)).columns))
     original = f"{done.workspace.study.model} in 16 bits"
     write_atomic(
-        done.folder / "ab.html", view.page(found, done.workspace.study.model, original, name)
+        done.folder / "ab.html",
+        render_comparison(found, done.workspace.study.model, original, name),
     )
     print(f"page: outputs/{done.folder.name}/ab.html")
 
@@ -122,19 +126,19 @@ def ab_step(
 
 def surgery(root: Path, raw: list[str]) -> None:
     """The model as a picture, beside a stock preset: outputs/<study>/surgery.html."""
-    from sintra.results.pages import surgery as view
-    from sintra.results.pages.tensor_map import anatomy
+    from sintra.results.pages import surgery as tensor_page  # not on the no-op path
+    from sintra.results.pages.tensor_map import read_tensor_map
 
     done = delivered(root, options(raw, SURGERY, "surgery").get("study", "latest"))
-    found = anatomy(done, say)
-    write_atomic(done.folder / "surgery.html", view.page(found))
-    print(view.text(found))
+    tensors = read_tensor_map(done, say)
+    write_atomic(done.folder / "surgery.html", tensor_page.render_tensor_map(tensors))
+    print(tensor_page.format_tensor_map(tensors))
     print(f"page: outputs/{done.folder.name}/surgery.html")
 
 
 def report(root: Path, raw: list[str]) -> None:
     """The study's report, made again: outputs/<study>/report.html."""
-    from sintra.results.pages import report_data
+    from sintra.results.pages.report import write_report  # not on the no-op path
 
-    path = report_data.write(root, options(raw, REPORT, "report").get("study", "latest"))
+    path = write_report(root, options(raw, REPORT, "report").get("study", "latest"))
     print(f"page: outputs/{path.parent.name}/report.html, {path.stat().st_size / 1e3:.0f} kB")

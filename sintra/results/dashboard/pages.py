@@ -1,5 +1,5 @@
-"""The dashboard's pages: studies, one study, a comparison, a form. Words and tables come from
-templates, what acts is here.
+"""Make the dashboard's pages: studies, one study, a comparison. Words and tables come from
+templates; what acts is here.
 """
 
 from __future__ import annotations
@@ -7,240 +7,152 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from nicegui import ui
 
-from sintra.core.errors import UserError
 from sintra.results.dashboard import render, runs, widgets
-from sintra.results.dashboard.ab_box import Box
-from sintra.results.dashboard.studies import Studies
+from sintra.results.dashboard.ab_box import AbBox
+from sintra.results.dashboard.new_study_form import NewStudyForm
+from sintra.results.dashboard.studies import Studies, StudySnapshot
 from sintra.study import running
 
 TABS = (("/", "Studies"), ("/compare", "Compare"), ("/new", "New study"))
-FORM = {"model": "fable", "goal": "balanced", "planner": "solver", "probe": "standard"}
-PARTS = ("head", "progress", "candidates", "log")
+PARTS: tuple[render.Part, ...] = ("head", "progress", "candidates", "log")
+LOADING = '<p class="soft">Loading\u2026</p>'
+RESUMING = "Resuming where it stopped."
 
 
 @contextlib.contextmanager
-def frame(here: str, title: str) -> Iterator[None]:
-    """What every page has: style, the way to the others, a main part."""
-    ui.add_css(render.style())
+def page_frame(path: str, title: str) -> Iterator[None]:
+    """Add what every page has: style, links to the others, a main part. path: of the page's tab."""
+    ui.add_css(render.style_sheet())
     ui.page_title(f"{title} \u00b7 Sintra")
     with ui.element("header").classes("top"), ui.element("nav").props('aria-label="Pages"'):
-        widgets.text("Sintra", "a", "brand").props('href="/"')
-        for to, words in TABS:
-            tab = widgets.text(words, "a").props(f'href="{to}"')
-            if to == here:
+        widgets.add_text("Sintra", "a", "brand").props('href="/"')
+        for target, words in TABS:
+            tab = widgets.add_text(words, "a").props(f'href="{target}"')
+            if target == path:
                 tab.props('aria-current="page"')
     with ui.element("div").classes("page"):
         yield
 
 
-def pieces(names: tuple[str, ...]) -> dict[str, ui.html]:
-    """Parts of a page that are written anew when they change."""
-    return {name: ui.html("", sanitize=False) for name in names}
-
-
-def put(part: ui.html, text: str) -> None:
-    """Write a part, unless it says so already."""
-    if part.content != text:
-        part.set_content(text)
-
-
-def listing(studies: Studies) -> None:
-    """Every study, those that run first; looked at again every two seconds."""
-    with frame("/", "Studies"):
-        widgets.text("Studies", "h1")
+def studies_page(studies: Studies) -> None:
+    """Show every study, those that run first; read again every two seconds."""
+    with page_frame("/", "Studies"):
+        widgets.add_text("Studies", "h1")
         with ui.element("div").classes("row"):
-            widgets.link("New study", "/new", main=True)
-        part = ui.html(render.listing(studies), sanitize=False)
+            widgets.add_link("New study", "/new", main=True)
 
-        async def look() -> None:
-            runs.reap()
-            put(part, await asyncio.to_thread(lambda: render.listing(studies)))
+        def read_table() -> str:
+            return render.render_studies(studies.study_rows())
 
-        ui.timer(2.0, look)
+        table = ui.html(read_table(), sanitize=False)
+
+        async def update() -> None:
+            runs.reap_ended()
+            widgets.set_html(table, await asyncio.to_thread(read_table))
+
+        ui.timer(2.0, update)
 
 
-def study(studies: Studies, name: str) -> None:
-    """One study: as it runs, or as it ended, with the A/B box."""
-    if not studies.known(name):
-        with frame("", "Not here"):
-            widgets.text("There is no such study", "h1")
+def study_page(studies: Studies, name: str) -> None:
+    """Show one study: as it runs, or as it ended, with the A/B box."""
+    if not studies.has_study(name):
+        with page_frame("", "Study not found"):
+            widgets.add_text("Study not found", "h1")
         return
-    with frame("", name):
-        made = pieces(PARTS[:1])
-        said = ui.html("", sanitize=False).classes("quiet").props('role="status"')
+    with page_frame("", name):
+        view = StudyView(studies, name)
+        ui.timer(1.0, view.update)
+
+
+class StudyView:
+    """The parts of a study's page."""
+
+    def __init__(self, studies: Studies, name: str) -> None:
+        self.studies, self.name = studies, name
+        self.parts = {"head": widgets.add_html()}
+        self.status = widgets.add_html(classes="quiet", role="status")
         with ui.element("div").classes("row"):
-            report = widgets.link("Open the report", f"/report/{name}", main=True)
-            stop = widgets.button("Cancel", lambda: cancel())
-            again = widgets.button("Go on", lambda: go_on(), main=True)
-        made |= pieces(PARTS[1:])
-        put(made["head"], '<p class="soft">Looking at it\u2026</p>')
-        box = Box(studies, name)
+            self.report = widgets.add_link("Open the report", f"/report/{name}", main=True)
+            self.cancel_button = widgets.add_button("Cancel", self.cancel)
+            self.resume_button = widgets.add_button("Resume", self.resume, main=True)
+        self.parts |= {part: widgets.add_html() for part in PARTS[1:]}
+        widgets.set_html(self.parts["head"], LOADING)
+        self.box = AbBox(studies, name)
 
-        def cancel() -> None:
-            done = running.cancel(studies.folder(name))
-            put(
-                said, "Stopping; what is finished is kept." if done else "It does not run any more."
-            )
-
-        def go_on() -> None:
-            runs.start(studies.root, studies.store.root, name, studies.overrides(name) or [])
-            put(said, "Going on where it stopped.")
-
-        async def look() -> None:
-            runs.reap()
-            now = await asyncio.to_thread(lambda: studies.snapshot(name))
-            for part in PARTS:
-                put(made[part], await asyncio.to_thread(render.part, part, now))
-            report.set_visibility(now["report"])
-            stop.set_visibility(now["state"] == "running")
-            again.set_visibility(now["state"] == "stopped")
-            if now["state"] == "running" and "Going on" in said.content:
-                put(said, "")
-            box.offer(now)
-
-        ui.timer(1.0, look)
-
-
-def comparison(studies: Studies) -> None:
-    """Studies that have ended, side by side."""
-    chosen: list[str] = []
-    with frame("/compare", "Compare"):
-        widgets.text("Compare", "h1")
-        rows = [r for r in studies.listing() if r["winner"]]
-        table = ui.html("", sanitize=False)
-
-        async def look() -> None:
-            put(
-                table,
-                await asyncio.to_thread(
-                    lambda: render.compared([r for r in rows if r["name"] in chosen])
-                ),
-            )
-
-        async def toggle(name: str, wanted: bool) -> None:
-            chosen[:] = [n for n in chosen if n != name] + [name] * wanted
-            await look()
-
-        with ui.element("fieldset").style("border: 0; padding: 0; margin: 0"):
-            widgets.text("Studies with a result", "legend")
-            with ui.element("ul").classes("picks"):
-                for r in rows:
-                    with ui.element("li"):
-                        widgets.tick(r["name"], functools.partial(toggle, r["name"]))
-        table.move(target_index=-1)
-        ui.timer(0.1, look, once=True)
-
-
-def form(studies: Studies) -> None:
-    """A new study: what is wanted, checked as it is typed; a dry run; the start."""
-    values, offered = dict(FORM), runs.choices(studies.root)
-    with frame("/new", "New study"):
-        widgets.text("New study", "h1")
-        widgets.text(
-            (
-                "It runs as a process of its own: closing this page or ending the dashboard "
-                "leaves it alone."
-            ),
-            "p",
-            "soft",
+    def cancel(self) -> None:
+        """Stop the study's process."""
+        stopped = running.cancel(self.studies.folder(self.name))
+        widgets.set_html(
+            self.status, "Stopping; what is finished is kept." if stopped else "Not running."
         )
 
-        async def check() -> tuple[str, list[str]] | None:
-            try:
-                name, given = await asyncio.to_thread(
-                    lambda: runs.checked(studies.root, dict(values))
-                )
-            except UserError as error:
-                put(wrong, render.escaped(str(error)))
-                put(told, "")
-                return None
-            put(wrong, "")
-            put(told, f"<code>{render.escaped(render.typed(studies.root, given))}</code>")
-            return name, given
+    def resume(self) -> None:
+        """Start the study again with its own options."""
+        overrides = self.studies.read_overrides(self.name) or []
+        runs.start_study(self.studies.root, self.studies.store.root, self.name, overrides)
+        widgets.set_html(self.status, RESUMING)
 
-        with ui.element("div").classes("form"):
-            widgets.line(
-                "Model (a name, owner/name, or a folder)",
-                "model",
-                values,
-                check,
-                more='list="models"',
-            )
-            rows = "".join(f'<option value="{render.escaped(m)}">' for m in offered["model"])
-            ui.html(rows, sanitize=False, tag="datalist").props('id="models"')
-            for group, words in (
-                ("hardware", "Hardware"),
-                ("goal", "Goal"),
-                ("planner", "Planner"),
-                ("probe", "How thoroughly"),
-            ):
-                widgets.choice(words, group, offered[group], values, check)
-            for key, words in runs.NUMBERS.items():
-                widgets.line(
-                    words[0].upper() + words[1:],
-                    key,
-                    values,
-                    check,
-                    hint="as the goal says",
-                    more='inputmode="decimal"',
-                )
-            widgets.line(
-                "More options",
-                "more",
-                values,
-                check,
-                hint="planner.evaluations=10 seed=1",
-                classes="all",
-            )
-        wrong = ui.html("", sanitize=False).classes("wrong").props('role="alert"')
-        told = ui.html("", sanitize=False).classes("quiet")
+    async def update(self) -> None:
+        """Read the study again and show what has changed."""
+        runs.reap_ended()
+        study = await asyncio.to_thread(self.studies.snapshot, self.name)
+        for part in PARTS:
+            content = await asyncio.to_thread(render.render_part, part, study)
+            widgets.set_html(self.parts[part], content)
+        self.show_buttons(study)
+        self.box.show_for(study)
 
-        async def begin() -> None:
-            found = await check()
-            if not found:
-                return
-            runs.start(studies.root, studies.store.root, *found)
-            while runs.starting(found[0]) and not studies.known(found[0]):
-                await asyncio.sleep(0.2)
-            if studies.known(found[0]):
-                ui.navigate.to(f"/study/{found[0]}")
-            else:
-                put(
-                    wrong,
-                    render.escaped((studies.log(found[0]) or ["it ended before it began"])[-1]),
-                )
-
-        async def foresee() -> None:
-            found = await check()
-            if not found:
-                return
-            put(planned, '<p class="soft">Looking ahead\u2026</p>')
-            try:
-                put(
-                    planned,
-                    render.foreseen(
-                        await asyncio.to_thread(lambda: runs.foreseen(studies.root, found[1]))
-                    ),
-                )
-            except UserError as error:
-                put(planned, "")
-                put(wrong, render.escaped(str(error)))
-
-        with ui.element("div").classes("row"):
-            widgets.button("Start", begin, main=True)
-            widgets.button("Dry run", foresee)
-        planned = ui.html("", sanitize=False).props('aria-live="polite"')
+    def show_buttons(self, study: StudySnapshot) -> None:
+        """Show the buttons that the study's state has a use for."""
+        state = study.row.state
+        self.report.set_visibility(study.has_report)
+        self.cancel_button.set_visibility(state == "running")
+        self.resume_button.set_visibility(state == "stopped")
+        if state == "running" and self.status.content == RESUMING:
+            widgets.set_html(self.status, "")
 
 
-def routes(studies: Studies) -> dict[str, Any]:
-    """Path -> page."""
+def comparison_page(studies: Studies) -> None:
+    """Show studies that have ended side by side."""
+    chosen: list[str] = []
+    with page_frame("/compare", "Compare"):
+        widgets.add_text("Compare", "h1")
+        rows = [row for row in studies.study_rows() if row.winner]
+        table = widgets.add_html()
+
+        async def update() -> None:
+            columns = [row for row in rows if row.name in chosen]
+            widgets.set_html(table, await asyncio.to_thread(render.render_comparison, columns))
+
+        async def toggle(name: str, ticked: bool) -> None:
+            chosen[:] = [n for n in chosen if n != name] + [name] * ticked
+            await update()
+
+        with ui.element("fieldset").style("border: 0; padding: 0; margin: 0"):
+            widgets.add_text("Studies with a result", "legend")
+            with ui.element("ul").classes("picks"):
+                for row in rows:
+                    with ui.element("li"):
+                        widgets.add_checkbox(row.name, functools.partial(toggle, row.name))
+        table.move(target_index=-1)
+        ui.timer(0.1, update, once=True)
+
+
+def new_study_page(studies: Studies) -> None:
+    """Show the form for a new study."""
+    with page_frame("/new", "New study"):
+        widgets.add_text("New study", "h1")
+        NewStudyForm(studies)
+
+
+def page_routes(studies: Studies) -> dict[str, Callable[[], None]]:
+    """Return the pages that need no name of a study, by their paths."""
     return {
-        "/": lambda: listing(studies),
-        "/compare": lambda: comparison(studies),
-        "/new": lambda: form(studies),
+        "/": lambda: studies_page(studies),
+        "/compare": lambda: comparison_page(studies),
+        "/new": lambda: new_study_page(studies),
     }
