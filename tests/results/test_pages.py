@@ -279,7 +279,7 @@ def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
 
 
 def test_what_comes_from_outside_is_escaped():
-    from sintra.results.pages.ab import render_comparison
+    from sintra.results.pages.ab_page import render_comparison
 
     answer = {"prompt": "<b>", "original": ["<i>"], "variant": ["&"], "parted": 0, "kld": [0.2]}
     html = render_comparison({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")

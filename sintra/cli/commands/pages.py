@@ -35,7 +35,7 @@ def options(raw: list[str], known: set[str], command: str) -> dict[str, str]:
 
 def ab(root: Path, raw: list[str]) -> None:
     """Both models' answers to the same prompts, in the terminal and as outputs/<study>/ab.html."""
-    from sintra.results.pages.ab import (  # not on the no-op path
+    from sintra.results.pages.ab_page import (  # not on the no-op path
         format_comparison,
         render_comparison,
     )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, final
 
 from sintra.core.errors import Infeasible, UserError
 
@@ -30,6 +30,7 @@ class AbOrder(TypedDict):
     lock: str  # a file; its holder measures a speed, and nobody else may load the machine
 
 
+@final
 class AbToken(TypedDict):
     """A piece of an answer."""
 
@@ -39,6 +40,7 @@ class AbToken(TypedDict):
     tps: float  # speed so far, tokens/s
 
 
+@final
 class AbSummary(TypedDict):
     """How far apart the two models were along the original's answer; the last line."""
 
@@ -48,12 +50,14 @@ class AbSummary(TypedDict):
     tokens: int  # tokens that the mean is over
 
 
+@final
 class AbWait(TypedDict):
     """A remark while the models wait."""
 
     wait: str
 
 
+@final
 class AbError(TypedDict):
     """Why there is no answer; the last line."""
 
@@ -130,7 +134,7 @@ def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -
     """
     answers: list[list[int]] = [[], []]
     steps = [greedy_steps(m, ids, most, own) for m, own in zip(models, answers, strict=True)]
-    seconds, shown = [0.0, 0.0], ["", ""]
+    seconds, emitted = [0.0, 0.0], ["", ""]
     unfinished = {0, 1}
     while unfinished:
         for side in sorted(unfinished):
@@ -140,9 +144,9 @@ def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -
             count = len(answers[side])
             text = models[side].text(ids + answers[side])[len(models[side].text(ids)) :]
             if not text.endswith("\ufffd") or ended:
-                new, tps = text[len(shown[side]) :], count / seconds[side]
+                new, tps = text[len(emitted[side]) :], count / seconds[side]
                 emit({"side": side, "n": count, "text": new, "tps": tps})
-                shown[side] = text
+                emitted[side] = text
             if ended:
                 unfinished.discard(side)
     return answers

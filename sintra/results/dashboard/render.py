@@ -25,7 +25,7 @@ from sintra.results.pages.words import (
 )
 
 Part = Literal["head", "progress", "candidates", "log"]
-SHOWN = 20  # candidates in the table
+TABLE_ROWS = 20  # candidates in the table
 METRICS = (
     "size_bytes",
     "kld_mean",
@@ -66,7 +66,7 @@ def render_part(part: Part, study: StudySnapshot) -> str:
         "live.html",
         part=part,
         s=study,
-        shown=SHOWN,
+        row_limit=TABLE_ROWS,
         format_number=format_number,
         verdict=study_sentence(study) if head else "",
         facts=key_figures(study.result, None) if study.result and head else [],

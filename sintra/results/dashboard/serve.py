@@ -57,16 +57,16 @@ def register_pages(root: Path, app: Any, ui: Any) -> None:
     """Register every page, and the reports as the files that they are."""
     from starlette.responses import FileResponse, PlainTextResponse, Response  # comes with NiceGUI
 
-    from sintra.results.dashboard import pages  # imports NiceGUI
+    from sintra.results.dashboard import views  # imports NiceGUI
     from sintra.results.dashboard.studies import Studies  # not on the no-op path
 
     studies = Studies(root)
-    for path, make_page in pages.page_routes(studies).items():
+    for path, make_page in views.page_routes(studies).items():
         ui.page(path)(make_page)
 
     @ui.page("/study/{name}")  # type: ignore[untyped-decorator]
     def study(name: str) -> None:
-        pages.study_page(studies, name)
+        views.study_page(studies, name)
 
     @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
     async def internal_error(request: Any, error: Exception) -> Response:

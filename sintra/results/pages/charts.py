@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import Any, Literal
 
-Chart = Any  # a chart, scale or channel of Altair, which mypy does not see
+Chart = Any  # a chart, scale or channel of Altair
 VegaRow = dict[str, Any]  # a row of a chart's data: field -> value
 Kind = Literal["winner", "ours", "stock"]
 WIDE, NARROW = 860, 300  # pixels of the plot itself
@@ -105,6 +105,13 @@ def plots_available() -> bool:
     return True
 
 
+def import_altair() -> Any:
+    """Import Altair, an optional package. Its own types don't allow options in dictionaries."""
+    import altair  # an optional package
+
+    return altair
+
+
 def to_svg(chart: Chart) -> str:
     """Return a chart as SVG; the description of each mark becomes its tooltip."""
     import vl_convert  # an optional package
@@ -177,7 +184,7 @@ def draw_quality(points: list[PlotPoint], limits: PlotLimits) -> Plot:
 
 
 def _quality_chart(points: list[PlotPoint], ranges: _QualityRanges, width: int) -> Chart:
-    import altair as alt  # an optional package
+    alt = import_altair()
 
     x = alt.X(
         "MB:Q",
@@ -289,7 +296,7 @@ def draw_memory(bars: list[MemoryBar], limit: float | None) -> Plot:
 
 
 def _memory_chart(bars: list[MemoryBar], limit: float | None, width: int) -> Chart:
-    import altair as alt  # an optional package
+    alt = import_altair()
 
     rows = [
         {
@@ -337,7 +344,7 @@ def draw_heat(samples: list[HeatSample]) -> Plot:
 
 
 def _heat_chart(samples: list[HeatSample], width: int) -> Chart:
-    import altair as alt  # an optional package
+    alt = import_altair()
 
     x = alt.X("minutes:Q", title="minutes", axis=alt.Axis(tickCount=6), scale=alt.Scale(nice=False))
     speed = alt.Y("tps:Q", title="tokens/s (simulated)", axis=alt.Axis(tickCount=4, **ABOVE))

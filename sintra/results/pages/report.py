@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from sintra.core.recipe import Recipe
 from sintra.results.pages import charts, surgery
@@ -24,6 +23,7 @@ from sintra.results.pages.summary import key_figures, limit_lines, verdict_sente
 from sintra.results.pages.words import (
     LEVEL_TEXTS,
     STATUS_TEXTS,
+    ProposalRow,
     describe_aim,
     format_bytes,
     format_number,
@@ -33,7 +33,7 @@ from sintra.store.files import write_atomic
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-SHOWN = 12  # candidates in the first table
+FIRST_ROWS = 12  # candidates in the first table
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def render_report(data: ReportData) -> str:
         limits=limit_lines(result),
         aim=describe_aim(result["goal"]),
         rows=lines,
-        first=lines[:SHOWN],
+        first=lines[:FIRST_ROWS],
         plots=draw_plots(data, lines),
         extra=charts.plots_available(),
         figures=surgery.draw_figures(tensors) if tensors else [],
@@ -153,7 +153,7 @@ def _chapter(rounds: list[RoundLines]) -> Chapter:
     )
 
 
-def proposal_line(proposal: dict[str, Any], by_name: dict[str, CandidateLine]) -> ProposalLine:
+def proposal_line(proposal: ProposalRow, by_name: dict[str, CandidateLine]) -> ProposalLine:
     """Return a proposal of rounds.json as a line. by_name: the candidates by their names."""
     name, level = Recipe.of(proposal["recipe"]).name, proposal["level"]
     reason = hide_folders(proposal["why"])

@@ -6,12 +6,13 @@ import math
 import re
 from typing import Any
 
-# What result.json is made of, as it was read.
+# What result.json and rounds.json are made of, as they were read.
 ResultJson = dict[str, Any]
 GoalJson = dict[str, Any]
 LimitJson = dict[str, Any]
 CandidateRow = dict[str, Any]
 MeasurementRow = dict[str, Any]
+ProposalRow = dict[str, Any]
 
 NAMES = {
     "size_bytes": "size",
