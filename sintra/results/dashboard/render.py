@@ -9,8 +9,15 @@ from typing import Literal
 from sintra.results.dashboard.runs import DryRun
 from sintra.results.dashboard.studies import StudyRow, StudySnapshot
 from sintra.results.pages import charts
-from sintra.results.pages.candidate_rows import MB, error_bar, plot_limits, plot_points
-from sintra.results.pages.charts import Plot, PlotLimits, PlotPoint
+from sintra.results.pages.candidate_rows import (
+    MB,
+    PlotLimits,
+    PlotPoint,
+    error_bar,
+    plot_limits,
+    plot_points,
+)
+from sintra.results.pages.charts import Plot
 from sintra.results.pages.flow import draw_flow
 from sintra.results.pages.page import TEMPLATE_FOLDER, render_template
 from sintra.results.pages.summary import key_figures, verdict_sentence

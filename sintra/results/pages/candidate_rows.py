@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sintra.core.recipe import Recipe
-from sintra.results.pages.charts import Kind, PlotLimits, PlotPoint
 from sintra.results.pages.words import (
     CandidateRow,
     ResultJson,
@@ -17,6 +17,7 @@ from sintra.results.pages.words import (
 )
 
 MB = 1e6
+Kind = Literal["winner", "ours", "stock"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,54 @@ class CandidateLine:
     author: str  # who proposed it
     holds: bool  # whether it could be made and violates no limit
     failure: str  # why it could not be made, without folders; "" where it was made
+
+
+@dataclass(frozen=True)
+class PlotPoint:
+    """A measured candidate in the plot of quality against size."""
+
+    name: str
+    mb: float  # size of its file, MB
+    kld: float  # mean KL divergence, nats
+    low: float  # lower end of the error bar, nats
+    high: float  # upper end of the error bar, nats
+    kind: Kind
+    decided: bool  # whether it was measured on the report text; others are drawn hollow
+    words: str  # tooltip
+
+
+@dataclass(frozen=True)
+class PlotLimits:
+    """The goal's limits that the plot of quality against size can show."""
+
+    kld: float | None = None  # nats
+    mb: float | None = None  # MB
+
+
+@dataclass(frozen=True)
+class QualityRanges:
+    """The ends of both axes, and the limits that are near enough to be drawn."""
+
+    limits: PlotLimits
+    mb: tuple[float, float]
+    kld: tuple[float, float]  # nats
+
+    @classmethod
+    def around(cls, points: list[PlotPoint], limits: PlotLimits) -> QualityRanges:
+        """Return the ranges that show all points."""
+        sizes = [p.mb for p in points]
+        errors = [end for p in points for end in (p.low, p.high)]
+        bottom, top = min(errors) / 1.3, max(errors) * 1.3
+        near = PlotLimits(
+            kld=_within(limits.kld, bottom / 3, top * 3),
+            mb=_within(limits.mb, float("-inf"), 1.3 * max(sizes)),
+        )
+        if near.kld is not None:
+            bottom, top = min(bottom, near.kld / 1.3), max(top, near.kld * 1.3)
+        spread = max(sizes) - min(sizes) or max(sizes) / 10
+        left = max(0.0, min(sizes) - spread / 12)
+        right = max([*sizes, near.mb or 0.0]) + spread / 6
+        return cls(near, (left, right), (bottom, top))
 
 
 def candidate_lines(result: ResultJson) -> list[CandidateLine]:
@@ -99,3 +148,16 @@ def plot_limits(limits: Mapping[str, float]) -> PlotLimits:
     """Return the limits of the plot's two axes. limits: metric -> limit."""
     size = limits.get("size_bytes")
     return PlotLimits(kld=limits.get("kld_mean"), mb=None if size is None else size / MB)
+
+
+def pareto_front(points: Iterable[PlotPoint]) -> list[PlotPoint]:
+    """Return the points that no other beats in both bytes and KLD, by size."""
+    front: list[PlotPoint] = []
+    for point in sorted(points, key=lambda p: (p.mb, p.kld)):
+        if not front or point.kld < front[-1].kld:
+            front.append(point)
+    return front
+
+
+def _within(limit: float | None, low: float, high: float) -> float | None:
+    return limit if limit is not None and low <= limit <= high else None

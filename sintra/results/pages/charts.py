@@ -10,11 +10,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Any, Literal
+from typing import Any
+
+from sintra.results.pages.candidate_rows import (
+    Kind,
+    PlotLimits,
+    PlotPoint,
+    QualityRanges,
+    pareto_front,
+)
 
 Chart = Any  # a chart, scale or channel of Altair
 VegaRow = dict[str, Any]  # a row of a chart's data: field -> value
-Kind = Literal["winner", "ours", "stock"]
 WIDE, NARROW = 860, 300  # pixels of the plot itself
 SYMBOL = re.compile(
     r'<path aria-label="([^"]*)" role="graphics-symbol" '
@@ -48,28 +55,6 @@ class Plot:
 
     wide: str  # for screens
     narrow: str  # for phones
-
-
-@dataclass(frozen=True)
-class PlotPoint:
-    """A measured candidate in the plot of quality against size."""
-
-    name: str
-    mb: float  # size of its file, MB
-    kld: float  # mean KL divergence, nats
-    low: float  # lower end of the error bar, nats
-    high: float  # upper end of the error bar, nats
-    kind: Kind
-    decided: bool  # whether it was measured on the report text; others are drawn hollow
-    words: str  # tooltip
-
-
-@dataclass(frozen=True)
-class PlotLimits:
-    """The goal's limits that the plot of quality against size can show."""
-
-    kld: float | None = None  # nats
-    mb: float | None = None  # MB
 
 
 @dataclass(frozen=True)
@@ -138,52 +123,13 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
 
 
-def pareto_front(points: Iterable[PlotPoint]) -> list[PlotPoint]:
-    """Return the points that no other beats in both bytes and KLD, by size."""
-    front: list[PlotPoint] = []
-    for point in sorted(points, key=lambda p: (p.mb, p.kld)):
-        if not front or point.kld < front[-1].kld:
-            front.append(point)
-    return front
-
-
-@dataclass(frozen=True)
-class _QualityRanges:
-    """The ends of both axes, and the limits that are near enough to be drawn."""
-
-    limits: PlotLimits
-    mb: tuple[float, float]
-    kld: tuple[float, float]  # nats
-
-    @classmethod
-    def around(cls, points: list[PlotPoint], limits: PlotLimits) -> _QualityRanges:
-        """Return the ranges that show all points."""
-        sizes = [p.mb for p in points]
-        errors = [end for p in points for end in (p.low, p.high)]
-        bottom, top = min(errors) / 1.3, max(errors) * 1.3
-        near = PlotLimits(
-            kld=_within(limits.kld, bottom / 3, top * 3),
-            mb=_within(limits.mb, float("-inf"), 1.3 * max(sizes)),
-        )
-        if near.kld is not None:
-            bottom, top = min(bottom, near.kld / 1.3), max(top, near.kld * 1.3)
-        spread = max(sizes) - min(sizes) or max(sizes) / 10
-        left = max(0.0, min(sizes) - spread / 12)
-        right = max([*sizes, near.mb or 0.0]) + spread / 6
-        return cls(near, (left, right), (bottom, top))
-
-
-def _within(limit: float | None, low: float, high: float) -> float | None:
-    return limit if limit is not None and low <= limit <= high else None
-
-
 def draw_quality(points: list[PlotPoint], limits: PlotLimits) -> Plot:
     """Draw mean KLD (nats, logarithmic) against size (MB)."""
-    ranges = _QualityRanges.around(points, limits)
+    ranges = QualityRanges.around(points, limits)
     return draw_both(lambda width: _quality_chart(points, ranges, width))
 
 
-def _quality_chart(points: list[PlotPoint], ranges: _QualityRanges, width: int) -> Chart:
+def _quality_chart(points: list[PlotPoint], ranges: QualityRanges, width: int) -> Chart:
     alt = import_altair()
 
     x = alt.X(
@@ -218,21 +164,10 @@ def _data(rows: Iterable[VegaRow]) -> dict[str, list[VegaRow]]:
 
 
 def _point_data(points: Iterable[PlotPoint]) -> dict[str, list[VegaRow]]:
-    return _data(
-        {
-            "name": p.name,
-            "MB": p.mb,
-            "KLD": p.kld,
-            "low": p.low,
-            "high": p.high,
-            "decided": p.decided,
-            "words": p.words,
-        }
-        for p in points
-    )
+    return _data(vars(point) | {"MB": point.mb, "KLD": point.kld} for point in points)
 
 
-def _limit_layers(alt: Any, ranges: _QualityRanges, x: Chart, y: Chart) -> Iterator[Chart]:
+def _limit_layers(alt: Any, ranges: QualityRanges, x: Chart, y: Chart) -> Iterator[Chart]:
     """Yield a dashed line and its label for each limit."""
     right, top = ranges.mb[1], ranges.kld[1]
     kld, mb = ranges.limits.kld, ranges.limits.mb
@@ -271,7 +206,7 @@ def _point_layer(alt: Any, points: list[PlotPoint], kind: Kind, x: Chart, y: Cha
     )
 
 
-def _name_layer(alt: Any, point: PlotPoint, ranges: _QualityRanges, x: Chart, y: Chart) -> Chart:
+def _name_layer(alt: Any, point: PlotPoint, ranges: QualityRanges, x: Chart, y: Chart) -> Chart:
     """Return the name of a point, on the side where the plot has room."""
     left, right = ranges.mb
     on_left = point.mb > left + 0.6 * (right - left)
