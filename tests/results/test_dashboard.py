@@ -172,6 +172,7 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
         f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}"
     )
     page.get_by_role("link", name="Open the report").wait_for()
+    page.locator(".badge.met, .badge.unmet, .badge.undecided").first.wait_for()  # its process ends
     assert page.locator(".badge").first.inner_text() in ("met", "unmet", "undecided")
     result = project.result()
     assert result["study"] == name
