@@ -69,14 +69,14 @@ def opened(path: Path) -> list[float]:
 
 def main() -> None:
     """Write the report anew, then open it."""
-    from sintra.results.pages import report_data
+    from sintra.results.pages.report import write_report
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else studied(Path(name))
         os.chdir(root)
         study = sys.argv[2] if len(sys.argv) > 2 else (root / "outputs" / "latest").resolve().name
         start = time.perf_counter()
-        path = report_data.write(root, study)
+        path = write_report(root, study)
         wrote = time.perf_counter() - start
         count = len(json.loads((path.parent / "result.json").read_text())["candidates"])
         times = opened(path)

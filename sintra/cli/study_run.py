@@ -175,6 +175,6 @@ class StudyRun:
     def write_report(self) -> None:
         """Write the study's page unless it is there: delivering a changed result removes it."""
         if not (self.workspace.outputs / "report.html").is_file():
-            from sintra.results.pages import report_data  # not on the no-op path
+            from sintra.results.pages.report import write_report  # not on the no-op path
 
-            report_data.write(self.workspace.root, self.workspace.study.id, self.workspace)
+            write_report(self.workspace.root, self.workspace.study.id, self.workspace)

@@ -224,7 +224,7 @@ def test_surgery_page(studied, browser, scheme):
             assert any(s.startswith(f"{name}: {kind}, ") and f" {size} bytes" in s for s in said)
     texts = page.locator("section").first.locator("svg g text.in.small").all_text_contents()
     assert all("bits" in t for t in texts)
-    if "most of the foreseen damage" in done.stdout:
+    if "most of the predicted quality loss" in done.stdout:
         shares = [float(t.split(", ")[1].removesuffix("%")) for t in texts]
         assert sum(shares) == pytest.approx(100, abs=2)
     assert page.locator("svg").first.get_attribute("aria-labelledby") == "t1 d1"
@@ -284,9 +284,9 @@ def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
 
 
 def test_what_comes_from_outside_is_escaped():
-    from sintra.results.pages import ab
+    from sintra.results.pages.ab_page import render_comparison
 
     answer = {"prompt": "<b>", "original": ["<i>"], "variant": ["&"], "parted": 0, "kld": [0.2]}
-    html = ab.page({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")
+    html = render_comparison({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")
     assert "&lt;b&gt;" in html
     assert not re.search("<(b|i|m)>", html)

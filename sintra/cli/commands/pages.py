@@ -14,8 +14,9 @@ from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
 from sintra.core.types import Source
 from sintra.results.finished import Delivered, delivered
-from sintra.results.pages import ab, report_data, surgery
-from sintra.results.pages.tensor_map import anatomy
+from sintra.results.pages import ab_page, surgery
+from sintra.results.pages.report import write_report as write_report_page
+from sintra.results.pages.tensor_map import read_tensor_map
 from sintra.store.files import write_atomic
 from sintra.study.pinning import pin_file
 
@@ -73,8 +74,11 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
     answers = study.store.read_json(study.made(ab_step(study, options), say), "ab.json")
     name = options.file.name if options.file else variant_name(study.recipe)
     model = study.workspace.study.model
-    print(ab.text(answers, shutil.get_terminal_size((100, 24)).columns))
-    write_atomic(study.folder / "ab.html", ab.page(answers, model, f"{model} in 16 bits", name))
+    print(ab_page.format_comparison(answers, shutil.get_terminal_size((100, 24)).columns))
+    write_atomic(
+        study.folder / "ab.html",
+        ab_page.render_comparison(answers, model, f"{model} in 16 bits", name),
+    )
     print(f"page: outputs/{study.folder.name}/ab.html")
 
 
@@ -149,9 +153,9 @@ def draw_tensors(root: Path, overrides: list[str]) -> None:
     """
     options = read_options(overrides, STUDY_ONLY, "surgery")
     study = delivered(root, options.get("study", "latest"))
-    tensors = anatomy(study, say)
-    write_atomic(study.folder / "surgery.html", surgery.page(tensors))
-    print(surgery.text(tensors))
+    tensors = read_tensor_map(study, say)
+    write_atomic(study.folder / "surgery.html", surgery.render_tensor_map(tensors))
+    print(surgery.format_tensor_map(tensors))
     print(f"page: outputs/{study.folder.name}/surgery.html")
 
 
@@ -159,5 +163,5 @@ def write_report(root: Path, overrides: list[str], studies: list[str]) -> None:
     """Write a study's report again: outputs/<study>/report.html. Raises UserError."""
     named = [*(f"study={study}" for study in studies), *overrides]
     options = read_options(named, STUDY_ONLY, "report")
-    path = report_data.write(root, options.get("study", "latest"))
+    path = write_report_page(root, options.get("study", "latest"))
     print(f"page: outputs/{path.parent.name}/report.html, {path.stat().st_size / 1e3:.0f} kB")
