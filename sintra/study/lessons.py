@@ -1,107 +1,153 @@
-"""From one study to the next: what a finished study taught, and which earlier ones are like the
-present one.
+"""Lessons from one study to the next: what a finished study teaches, and which earlier studies are
+similar to a new one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from sintra.build.graph import Graph
 from sintra.core.types import Candidate, Proposal, Study
 from sintra.planning.solver.mixes import Plan, observations
 from sintra.planning.solver.search import believed
-from sintra.planning.solver.surrogate import fit
+from sintra.planning.solver.surrogate import Observation, Surrogate, fit
 from sintra.planning.solver.transfer import lesson
 from sintra.planning.state import History, Lesson
 from sintra.store import history as database
 from sintra.store.store import Store
+from sintra.study.json_types import LessonJson, StudyKindJson
 from sintra.study.planner_state import history
 
-NEAREST = 3
-SAME, OTHER = 10.0, 0.95  # the same weights beside a kin's; another device class or objective
+NEAREST = 3  # lessons that a study starts with
+SAME_WEIGHTS = 10.0  # weight of a lesson of the same weights; a similar model's is at most 1
+OTHER_SETTING = 0.95  # factor for another backend, objective or number of blocks
 
-Row = dict[str, Any]
+
+class EarlierStudy(NamedTuple):
+    """An earlier study that is similar to the one at hand."""
+
+    similarity: float  # 0 to SAME_WEIGHTS
+    row: dict[str, Any]  # of sintra.store.history
+    lesson: LessonJson
 
 
-def learned(
-    graph: Graph, store: Store, given: list[list[Proposal]], known: list[Candidate]
-) -> Row | None:
-    """What a study that has ended teaches: its fitted model, what it was of, and how it ended; None
-    where no planner of mixes was at work or too little was measured.
+def learn_lesson(
+    graph: Graph,
+    store: Store,
+    rounds: list[list[Proposal]],
+    candidates: list[Candidate],
+) -> LessonJson | None:
+    """Return what a study that has ended teaches: its kind, its fitted model and how it ended.
+
+    None where no planner of mixes was at work or too little was measured.
     """
-    seen = history(graph, store, given, known, None)
-    if len(seen.distortion) < 2 or seen.sizes is None or seen.shape is None:
+    state = history(graph, store, rounds, candidates, None)
+    if len(state.distortion) < 2 or state.sizes is None or state.shape is None:
         return None
-    uniform = next(iter(seen.distortion))
+    study = with_mix_options(graph.study, state)
+    fitted = fit_model(study, state)
+    if fitted is None:
+        return None
+    model, rows = fitted
+    taught = (
+        study_kind(study, state, graph)
+        | lesson(model, state.sizes.matrices).as_json()
+        | {
+            "evaluations": len(rows),
+            "least_kld": min(row.value for row in rows),
+            "misfit": round(model.misfit, 4),
+        }
+    )
+    return cast(LessonJson, taught)
+
+
+def with_mix_options(study: Study, state: History) -> Study:
+    """Return the study with the types and the rounding of its uniform files, which a replay's
+    options don't name.
+    """
+    uniform = next(iter(state.distortion))
     options = {
-        "types": sorted(r.tensors[0][1] for r in seen.distortion),
+        "types": sorted(recipe.tensors[0][1] for recipe in state.distortion),
         "rounding": uniform.rounding,
-    }  # a replay has none
-    study = replace(graph.study, planner_options=graph.study.planner_options | options)
-    plan = Plan.of(study).made(seen)
-    space = plan.space(seen, seen.sizes)
-    rows = observations(plan, seen, space)
+    }
+    return replace(study, planner_options=study.planner_options | options)
+
+
+def fit_model(study: Study, state: History) -> tuple[Surrogate, list[Observation]] | None:
+    """Fit the KLD model to a study's mixes; None for no more observations than types."""
+    assert state.sizes is not None
+    plan = Plan.of(study).made(state)
+    space = plan.space(state, state.sizes)
+    rows = observations(plan, state, space)
     if len(rows) <= len(plan.types):
         return None
-    model = fit(space, rows, belief=believed(plan, seen, space))
-    best = min(rows, key=lambda r: r.value)
-    return (
-        kind_of(study, seen, graph)
-        | lesson(model, seen.sizes.matrices).as_json()
-        | {"evaluations": len(rows), "least_kld": best.value, "misfit": round(model.misfit, 4)}
-    )
+    return fit(space, rows, belief=believed(plan, state, space)), rows
 
 
-def kind_of(study: Study, seen: History, graph: Graph) -> Row:
-    """What makes studies alike."""
-    assert seen.shape is not None
+def study_kind(study: Study, state: History, graph: Graph) -> StudyKindJson:
+    """Return what makes studies alike."""
+    assert state.shape is not None
     return {
-        "architecture": seen.architecture,
+        "architecture": state.architecture,
         "weights": graph.source.digest,
-        "parameters": seen.shape.parameters,
-        "blocks": seen.layers,
+        "parameters": state.shape.parameters,
+        "blocks": state.layers,
         "backend": study.hardware.backend,
         "optimise": study.goal.optimise,
         "rounding": study.planner_options["rounding"],
     }
 
 
-def likeness(own: Row, other: Row) -> float:
-    """How much another study's lesson weighs: 0 for another architecture or rounding, 10 for the
-    same weights, else 1 for the same number of parameters and less by e for a factor of e squared.
+def similarity(own: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Return how much another study's lesson weighs, by the kinds of both studies.
+
+    0 for another architecture or rounding; SAME_WEIGHTS for the same weights; else 1 for the same
+    number of parameters and less by e for a factor of e squared.
     """
     if any(own[k] != other.get(k) for k in ("architecture", "rounding")):
         return 0.0
     if own["weights"] == other["weights"]:
-        return SAME
-    near = math.exp(-abs(math.log(own["parameters"] / other["parameters"])) / 2)
-    return near * math.prod(OTHER for k in ("backend", "optimise", "blocks") if own[k] != other[k])
+        return SAME_WEIGHTS
+    size = math.exp(-abs(math.log(own["parameters"] / other["parameters"])) / 2)
+    settings = ("backend", "optimise", "blocks")
+    return size * math.prod(OTHER_SETTING for k in settings if own[k] != other[k])
 
 
-def recalled(
-    graph: Graph, store: Store, seen: History
-) -> tuple[tuple[Row, ...], tuple[Lesson, ...]]:
-    """The most similar earlier studies, the most similar first: in words for a language model, and
-    what they taught.
+def recall_lessons(
+    graph: Graph, store: Store, state: History
+) -> tuple[tuple[dict[str, Any], ...], tuple[Lesson, ...]]:
+    """Return the most similar earlier studies, the most similar first: as facts for a language
+    model, and what they taught. Both are empty where the planner isn't to learn.
     """
-    if not graph.study.planner_options["learn"] or seen.shape is None:
+    if not graph.study.planner_options["learn"] or state.shape is None:
         return (), ()
-    own = kind_of(graph.study, seen, graph)
-    found = []
+    kind = study_kind(graph.study, state, graph)
+    studies = similar_studies(store, graph.study.id, kind)
+    facts = tuple(study_facts(earlier) for earlier in studies)
+    taught = tuple(Lesson.of(cast(dict[str, Any], s.lesson), s.similarity) for s in studies)
+    return facts, taught
+
+
+def similar_studies(store: Store, study: str, kind: StudyKindJson) -> Sequence[EarlierStudy]:
+    """Return up to NEAREST other studies of the history, the most similar first, then the newest."""
+    studies = []
     for row in database.lessons(store.root / "history.db"):
-        if row["study"] == graph.study.id:
-            continue
-        taught = json.loads(row["learned"])
-        weight = likeness(own, taught)
-        if weight:
-            found.append((weight, row, taught))
-    found = sorted(found, key=lambda f: (f[0], f[1]["id"]), reverse=True)[:NEAREST]
-    words = tuple(
-        {k: r[k] for k in ("model", "hardware", "goal", "status", "winner")}
-        | {k: t[k] for k in ("evaluations", "least_kld", "parameters")}
-        for _, r, t in found
-    )
-    return words, tuple(Lesson.of(t, w) for w, _, t in found)
+        if row["study"] != study:
+            taught = json.loads(row["learned"])
+            if weight := similarity(kind, taught):
+                studies.append(EarlierStudy(weight, row, taught))
+    return sorted(studies, key=lambda s: (s.similarity, s.row["id"]), reverse=True)[:NEAREST]
+
+
+def study_facts(earlier: EarlierStudy) -> dict[str, Any]:
+    """Return what a language model is shown of an earlier study."""
+    row, taught = earlier.row, earlier.lesson
+    return {k: row[k] for k in ("model", "hardware", "goal", "status", "winner")} | {
+        "evaluations": taught["evaluations"],
+        "least_kld": taught["least_kld"],
+        "parameters": taught["parameters"],
+    }

@@ -1,12 +1,12 @@
-"""Rounds: what planners proposed, as files; what is known of each candidate; and what comes next."""
+"""The rounds of a study: plan the next one, list the steps of one, decide when the study ends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
@@ -19,112 +19,142 @@ from sintra.planning.bounds import hopeless
 from sintra.planning.other_formats import branches, tried
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
-from sintra.study.candidates import candidates
+from sintra.study.candidates import collect_candidates
 from sintra.study.planner_state import history
-from sintra.study.round_files import Round, proposals
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 if TYPE_CHECKING:
     from sintra.study import lessons
 else:
-    lessons = lazy.module("sintra.study.lessons")
+    lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
 
 Say = Callable[[str], None]
 FINALISTS = 2
 
 
-def steps_of(graph: Graph, given: Round) -> list[Step]:
-    """Every step that a round needs, inputs first, each once."""
-    found: dict[str, Step] = {}
-    for proposal in proposals(given):
+def round_steps(graph: Graph, planned: Round) -> list[Step]:
+    """Return every step that a round needs, inputs first, each once."""
+    steps: dict[str, Step] = {}
+    for proposal in planned.proposals:
         for end in graph.variant(proposal.recipe, proposal.level).ends():
             for step in end.all():
-                found.setdefault(step.name, step)
-    return list(found.values())
+                steps.setdefault(step.name, step)
+    return list(steps.values())
 
 
-def reasons(graph: Graph, given: Round) -> dict[str, str]:
-    """Step name -> who proposed it and why, for the steps that a recipe has to itself."""
-    found = {}
-    for proposal in proposals(given):
+def step_reasons(graph: Graph, planned: Round) -> dict[str, str]:
+    """Return step name -> author and reason, for the steps that only one recipe needs."""
+    reasons = {}
+    for proposal in planned.proposals:
         variant = graph.variant(proposal.recipe, proposal.level)
         for step in (variant.quantize, *variant.ends()):
-            found[step.name] = f"{proposal.author}: {proposal.why}"
-    return found
+            reasons[step.name] = f"{proposal.author}: {proposal.why}"
+    return reasons
 
 
-def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None = None) -> Round:
-    """What to do next: more variants, a decision on the report text, or to stop (with the reason).
+def next_round(
+    graph: Graph, store: Store, rounds: Sequence[Round], say: Say | None = None
+) -> Round:
+    """Return what to do next: more variants, a decision on the report text, or to stop.
 
-    say: a line for the user; without it (a dry run) nobody outside is asked.
+    `say` prints a line for the user; without it (a dry run) nobody outside is asked.
     """
-    study = graph.study
-    known = candidates(graph, store, rounds)
     number = len(rounds) + 1
-    if number == 1 and (stop := hopeless(study, graph.source)):
-        return _round(number, [], stop)
-    if number <= study.max_rounds:
-        before = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
-        planned = plan(graph, store, rounds, known, say) if "gguf" in tried(study) else []
-        fresh = [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in before]
-        if fresh:
-            return _round(number, fresh, None)
-    kinds = dict.fromkeys(
-        c.recipe.format for c in known
-    )  # each format's best is measured, so that they can be compared
-    finalists = [
-        p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])
-    ]
-    if finalists:
-        return _round(number, finalists, None)
-    end = _round(number, [], "decided" if known else "the planner proposed nothing") | {
-        "again": store.excused
-    }
-    gguf = [[p for p in proposals(r) if p.recipe.format == "gguf"] for r in rounds]
-    return end | {"learned": lessons.learned(graph, store, gguf, known)}
+    if number == 1 and (stop := hopeless(graph.study, graph.source)):
+        return Round(number, stop=stop)
+    candidates = collect_candidates(graph, store, rounds)
+    proposals = new_variants(graph, store, rounds, candidates, say)
+    proposals = proposals or finalists_by_format(graph.study, candidates)
+    if proposals:
+        return Round(number, tuple(proposals))
+    return last_round(graph, store, rounds, candidates)
 
 
-def plan(
-    graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None
+def new_variants(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    say: Say | None,
 ) -> list[Proposal]:
-    """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
-    every = graph.study.planner == "replay"
-    shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
-    seen = history(
-        graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say
-    )
-    past, taught = lessons.recalled(graph, store, seen)
-    proposed: list[Proposal] = plugins.load("planners", graph.study.planner)(
-        informed(graph.study, known), replace(seen, past=past, lessons=taught)
-    )
-    return proposed
+    """Return what no round has proposed yet; nothing once `max_rounds` are recorded."""
+    study = graph.study
+    if len(rounds) >= study.max_rounds:
+        return []
+    planned = ask_planner(graph, store, rounds, candidates, say) if "gguf" in tried(study) else []
+    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
+    return [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in earlier]
 
 
-def deciding(study: Study, known: list[Candidate]) -> list[Proposal]:
-    """Finalists that must be measured on the report text before the study can end: the best that
-    isn't refuted, until one of them holds; or, where none can, the one that misses the limits
-    least.
+def ask_planner(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    say: Say | None,
+) -> list[Proposal]:
+    """Return the proposals of the study's planner, which sees GGUF alone; a replay sees everything."""
+    replayed = graph.study.planner == "replay"
+    state = history(
+        graph,
+        store,
+        [[p for p in r.proposals if replayed or p.recipe.format == "gguf"] for r in rounds],
+        [c for c in candidates if replayed or c.recipe.format == "gguf"],
+        say,
+    )
+    past, taught = lessons.recall_lessons(graph, store, state)
+    planner = plugins.load("planners", graph.study.planner)
+    proposals: list[Proposal] = planner(
+        informed(graph.study, candidates), replace(state, past=past, lessons=taught)
+    )
+    return proposals
+
+
+def finalists_by_format(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+    """Return the finalists of each format, so that the formats' best can be compared."""
+    formats = dict.fromkeys(c.recipe.format for c in candidates)
+    return [
+        proposal
+        for name in formats
+        for proposal in finalists(study, [c for c in candidates if c.recipe.format == name])
+    ]
+
+
+def finalists(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+    """Return who must be measured on the report text before the study can end.
+
+    The best that aren't refuted, until one of them holds the limits; where none can, the one that
+    misses them least.
     """
-    order = ranked(known, study.goal)
-    open_ones = []
-    for found in order:
-        if judge(found, study.goal).status == "met":
+    order = ranked(candidates, study.goal)
+    undecided = []
+    for candidate in order:
+        status = judge(candidate, study.goal).status
+        if status == "met":
             break
-        if not found.decided and (
-            judge(found, study.goal).status == "undecided" or found is order[0]
-        ):
-            open_ones.append(found)
+        if not candidate.decided and (status == "undecided" or candidate is order[0]):
+            undecided.append(candidate)
     why = "among the best on the search text: measured on the report text"
-    return [Proposal(c.recipe, why, "study", "report") for c in open_ones[:FINALISTS]]
+    return [Proposal(c.recipe, why, "study", "report") for c in undecided[:FINALISTS]]
 
 
-def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
-    return {"round": number, "proposals": [asdict(p) for p in given], "stop": stop}
+def last_round(
+    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+) -> Round:
+    """Return the round that ends the study, with what the study teaches later ones."""
+    gguf = [[p for p in r.proposals if p.recipe.format == "gguf"] for r in rounds]
+    return Round(
+        number=len(rounds) + 1,
+        stop="decided" if candidates else "the planner proposed nothing",
+        again=store.excused,
+        learned=lessons.learn_lesson(graph, store, gguf, candidates),
+    )
 
 
-def write_keys(workspace: Workspace, graph: Graph, known: list[Round]) -> None:
-    """Record which keys this study stands on: the roots of `doit gc`."""
-    keys = {s.key(workspace.store) for r in known for s in steps_of(graph, r)} - {None}
+def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> None:
+    """Record the action keys that the study stands on: the roots of `doit gc`."""
+    keys = {s.key(workspace.store) for r in rounds for s in round_steps(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = workspace.folder / "keys.json"
     if not path.exists() or path.read_bytes() != text.encode():
