@@ -78,16 +78,14 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
     known = studies.run(workspace, graph, say=False)
     limit = next(c.limit for c in workspace.study.goal.constraints if c.metric == "size_bytes")
     points = []
-    measured = [
-        Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
-    ]
+    measured = [p.recipe for r in known for p in r.proposals if p.level == "search"]
     for count, recipe in enumerate(measured, 1):
         if recipe.complete and studies.size(graph, workspace.store, recipe) <= limit:
             points.append(
                 (count, float(studies.kld(graph, workspace.store, recipe, "search").mean()))
             )
-    found = candidates.candidates(graph, workspace.store, known)
-    made = result.build(workspace, known, found, {}, 0.0)
+    found = candidates.collect_candidates(graph, workspace.store, known)
+    made = result.build_result(workspace, known, found, {}, 0.0)
     history.append(cache / "history.db", made, sha256(canonical(made)))
     return points
 

@@ -11,19 +11,20 @@ from sintra.planning.bounds import in_units
 from sintra.planning.other_formats import left_out
 from sintra.store import history
 from sintra.store.store import Store
-from sintra.study import round_files, rounds
+from sintra.study import rounds
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 NAMED = 4
 
 
-def summary(given: round_files.Round) -> str:
+def summary(given: Round) -> str:
     """A round in a line: the variants by name, or the first of many, or why there is none."""
-    proposed = round_files.proposals(given)
+    proposed = given.proposals
     named = [f"{p.recipe.name} ({p.level})" for p in proposed]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     why = f": {proposed[-1].why}" if more or len(named) == 1 else ""
-    return ", ".join(named[:NAMED]) + more + why if named else str(given["stop"])
+    return ", ".join(named[:NAMED]) + more + why if named else str(given.stop)
 
 
 def intro(workspace: Workspace) -> str:
@@ -67,10 +68,10 @@ def expected(workspace: Workspace) -> str:
     )
 
 
-def ahead(graph: Graph, store: Store, given: round_files.Round) -> tuple[int, float]:
+def ahead(graph: Graph, store: Store, given: Round) -> tuple[int, float]:
     """How many of a round's steps are to be built, and the seconds that such steps usually take,
     where that is known.
     """
-    left = [s for s in rounds.steps_of(graph, given) if s.outcome(store) is None]
+    left = [s for s in rounds.round_steps(graph, given) if s.outcome(store) is None]
     known = usual(store) if left else {}
     return len(left), sum(known.get(s.stage, 0.0) for s in left)

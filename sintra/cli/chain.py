@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ class Many:
 
         for chain in self.chains:
             chain.cut()
-        rows = sweep.results(self.root, self.workspaces, self.ended)
-        comparison.tell(self.root, self.raw, rows, self.command)
+        rows = sweep.cell_results(self.root, self.workspaces, self.ended)
+        comparison.write_comparison(self.root, self.raw, rows, self.command)
 
 
 class Chain:
@@ -99,7 +100,7 @@ class Chain:
         """resolve, what is recorded, the frontier, and `optimize` behind all of it."""
         first, last = self.named("resolve"), self.named("cell") if self.mark else "optimize"
         yield _task(first, self.resolve, [self._resolved], "Pin a hub model to its commit")
-        known = round_files.recorded(self.workspace) if self.workspace.ready else []
+        known = round_files.read_rounds(self.workspace) if self.workspace.ready else []
         if self.workspace.conf["refresh"]:
             known = []
         yield from self.round(known[0]) if known else self.frontier(1, [first])
@@ -119,16 +120,16 @@ class Chain:
 
     def round(self, given: round_files.Round) -> Iterator[Task]:
         """A recorded round: its steps, its group, and, unless it was the last, what comes after it."""
-        number, store = given["round"], self.workspace.store
+        number, store = given.number, self.workspace.store
         graph = self.workspace.graph()
         names = []
-        reasons = rounds.reasons(graph, given)
-        for step in rounds.steps_of(graph, given):
+        reasons = rounds.step_reasons(graph, given)
+        for step in rounds.round_steps(graph, given):
             names.append(step.name)
             if step.name not in self.seen:
                 self.seen.add(step.name)
                 yield step_task(step, store, self.workspace.terms, reasons.get(step.name))
-        last = given["stop"] is not None
+        last = given.is_last
         group = names if last else [*names, self.named("round", number + 1)]
         yield Task(
             self.named("round", number),
@@ -139,18 +140,18 @@ class Chain:
             subtask_of="round",
         )
         if not last:
-            later = round_files.recorded(self.workspace)[number:]
+            later = round_files.read_rounds(self.workspace)[number:]
             yield from self.round(later[0]) if later else self.frontier(number + 1, names)
 
     def frontier(self, number: int, after: list[str]) -> Iterator[Task]:
         """The planner's next word, and the round that is made of it."""
         name = self.named("propose", number)
         anew = number == 1 and self.workspace.conf["refresh"]
-        path = round_files.path_of(self.workspace, number)
+        path = round_files.round_path(self.workspace, number)
         yield _task(
             name,
             lambda: self.propose(number),
-            [False if anew else lambda: round_files.read(path) is not None],
+            [False if anew else lambda: round_files.read_round(path) is not None],
             f"Plan round {number}",
             after,
         )
@@ -167,7 +168,7 @@ class Chain:
         """Called by doit after the planner; guarded, since with --continue it is called even when
         that failed.
         """
-        known = round_files.recorded(self.workspace)
+        known = round_files.read_rounds(self.workspace)
         if len(known) >= number:
             yield from self.round(known[number - 1])
         else:
@@ -212,7 +213,7 @@ class Chain:
             for path in self.workspace.folder.glob("round-*.json"):
                 path.unlink()
             self.tell()
-        known, graph = round_files.recorded(self.workspace)[: number - 1], self.workspace.graph()
+        known, graph = round_files.read_rounds(self.workspace)[: number - 1], self.workspace.graph()
         rounds.write_keys(self.workspace, graph, known)
         self.story.so_far(graph, known)
         given = self.planned(graph, known)
@@ -256,27 +257,31 @@ class Chain:
         """Where the run's time was up: judge and deliver what is known so far. The recorded rounds
         stay as they are.
         """
-        known, terms = round_files.recorded(self.workspace), self.workspace.terms
+        known, terms = round_files.read_rounds(self.workspace), self.workspace.terms
         if self.concluded or not terms.over or not known:
             return
-        found = candidates.candidates(self.workspace.graph(), self.workspace.store, known)
+        found = candidates.collect_candidates(self.workspace.graph(), self.workspace.store, known)
         if any(c.artifact for c in found):
             self.conclude(
                 [
                     *known[:-1],
-                    known[-1]
-                    | {"stop": f"the run's time was up (limits.study_minutes={terms.minutes:g})"},
+                    replace(
+                        known[-1],
+                        stop=f"the run's time was up (limits.study_minutes={terms.minutes:g})",
+                    ),
                 ]
             )
 
     def conclude(self, known: list[round_files.Round] | None = None) -> bool:
         """Judge, deliver, tell."""
         self.concluded = True
-        known = known or round_files.recorded(self.workspace)
+        known = known or round_files.read_rounds(self.workspace)
         graph = self.workspace.graph()
-        found = candidates.candidates(graph, self.workspace.store, known)
+        found = candidates.collect_candidates(graph, self.workspace.store, known)
         rounds.write_keys(self.workspace, graph, known)
-        made = result.build(self.workspace, known, found, dict(COUNTS), time.monotonic() - START)
+        made = result.build_result(
+            self.workspace, known, found, dict(COUNTS), time.monotonic() - START
+        )
         wrong = outputs.deliver(self.workspace, made, found, known, graph)
         self.report()
         if wrong:
@@ -291,14 +296,12 @@ class Chain:
             print(canonical(made))
             return good
         if CONSOLE.mode != "quiet":
-            print(table.table(made, found, self.workspace.study.goal))
-        print(table.advice(made))
+            print(table.results_table(made, found, self.workspace.study.goal))
+        print(table.advice_line(made))
         if CONSOLE.mode == "quiet":
             return good
         print(f"the whole of it, as a page: outputs/{made['study']}/report.html")
-        if made["status"] != "met" and (
-            line := table.adviser_at_hand(self.workspace.study.planner)
-        ):
+        if made["status"] != "met" and (line := table.adviser_hint(self.workspace.study.planner)):
             print(line)
         steps, llm = made["steps"], made["llm"]
         if llm["calls"]:

@@ -98,10 +98,14 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             raise SystemExit(0)
         together = next((n for n in named if n in MANY), None)
         if together is None and (
-            many := [o for o in raw if sweep.several(o) and o.partition("=")[0] in compose.GROUPS]
+            many := [
+                o
+                for o in raw
+                if sweep.has_several_values(o) and o.partition("=")[0] in compose.GROUPS
+            ]
         ):
             raise UserError(f"{many[0]} names several: use `doit sweep` or `doit compare`")
-        places = sweep.opened(root, raw) if together else []
+        places = sweep.open_studies(root, raw) if together else []
         free = not named or set(named) <= FREE or named[0] in WORDED
         place = None if together or free else open_workspace(root, raw)
         for opened in [place] if place else places[:1]:
@@ -121,8 +125,9 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
         stop_when_told()
     if set(named) & {"optimize", *MANY}:
         for each in [place] if place else places:
-            round_files.reopen(each)
-            running.note(each, round_files.ended(each))
+            round_files.reopen_study(each)
+            if not round_files.study_ended(each):
+                running.note_run(each)
     chains = Many(root, raw, places, together) if together else None
     if place:
         chain = Chain(place)

@@ -25,9 +25,9 @@ def interval_line(candidates: Iterable[CandidateJson]) -> str:
         if "kld_mean_low" in (predicted := c["predicted"]) and (kld := search_kld(c)) is not None
     ]
     if not inside:
-        return "90 % intervals of the model of the damage: nothing foreseen has been measured yet"
+        return "90 % intervals of the KLD model: no prediction has been measured yet"
     return (
-        f"90 % intervals of the model of the damage: {sum(inside)} of {len(inside)} measured inside "
+        f"90 % intervals of the KLD model: {sum(inside)} of {len(inside)} measured inside "
         f"({sum(inside) / len(inside):.0%})"
     )
 
@@ -46,20 +46,20 @@ def confidence_line(results: Iterable[ResultJson]) -> str:
     """
     outcomes = [outcome for result in results for outcome in advice_outcomes(result)]
     if not outcomes:
-        return "the language model's own word: none of its advice has been measured yet"
+        return "the language model's confidence: none of its advice has been measured yet"
     count = len(outcomes)
     sure = sum(stated for stated, _ in outcomes) / count
     better = sum(beats_earlier for _, beats_earlier in outcomes)
     brier = sum((stated - beats_earlier) ** 2 for stated, beats_earlier in outcomes) / count
     return (
-        f"the language model's own word: {sure:.0%} sure on average, {better} of {count} better "
+        f"the language model's confidence: {sure:.0%} sure on average, {better} of {count} better "
         f"than before, Brier {brier:.2f}"
     )
 
 
 def advice_outcomes(result: ResultJson) -> list[tuple[float, bool]]:
-    """Return (how sure, whether better than every candidate of earlier rounds) for each variant that
-    a language model advised.
+    """Return (how sure, whether better than every candidate of earlier rounds) for each variant
+    that a language model advised.
     """
     order = result["candidates"]  # the best first
     return [

@@ -1,4 +1,4 @@
-"""A study that lies in outputs/, opened again: its result, its winner and the graph that made it."""
+"""A study in outputs/, opened again: its result, its winner and the graph that made it."""
 
 from __future__ import annotations
 

@@ -114,7 +114,9 @@ def agreement_line(name: str, agreed: dict[str, float]) -> str:
     """Return how far the two runtimes' 16-bit models are apart, in words."""
     same_share = agreed["agree_tokens"]
     warning = (
-        "" if same_share > SAME_TOKENIZER else ": transformers reads this model's tokenizer differently"
+        ""
+        if same_share > SAME_TOKENIZER
+        else ": transformers reads this model's tokenizer differently"
     )
     return (
         f"{name}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats apart on the same "

@@ -38,7 +38,7 @@ TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "ggu
 TEXT_FILES = ("result.json", "rounds.json", "recipe.yaml")
 
 Models = dict[str, Artifact]
-"""Folder below outputs/<study> -> artifact: "" for the winner's, a format's name for the others'."""
+"""Folder below outputs/<study> -> artifact: "" for the winner, else the name of the format."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ def is_text_file(path: Path) -> bool:
 
 
 def environment_locks(graph: Graph, store: Store) -> dict[str, Any]:
-    """Return environment -> every version of the libraries that made and measured what isn't GGUF."""
+    """Return environment -> library versions with which the other formats were made and measured."""
     locks = {}
     for name in tried(graph.study):
         if environment := FORMATS[name].environment:

@@ -39,7 +39,7 @@ def build_result(
 ) -> ResultJson:
     """Build result.json (DESIGN.md), the best candidate first.
 
-    `steps` and `wall_s` are of the run at hand: steps built, cached, failed and pulled, and seconds.
+    `steps` (built, cached, failed and pulled) and `wall_s` (seconds) are of the run at hand.
     """
     study, goal = workspace.study, workspace.study.goal
     order = ranked(candidates, goal)

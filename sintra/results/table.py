@@ -83,9 +83,7 @@ def task_line(candidate: Candidate, task: str) -> str:
     retention = candidate.find(f"task:{task}:retention")
     agreement = candidate.find(f"task:{task}:agreement")
     assert retention is not None
-    answers = (
-        f", {agreement.value:.1%} of {agreement.n} answers the same" if agreement else ""
-    )
+    answers = f", {agreement.value:.1%} of {agreement.n} answers the same" if agreement else ""
     return (
         f"task {task}: {candidate.recipe.name} keeps {retention.value:.4f} "
         f"+-{retention.stderr or 0:.4f} of the score{answers}"

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +70,7 @@ def migrate(base: sqlite3.Connection, shared: bool = False) -> None:
         base.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
 
 
-def append(path: Path, result: dict[str, Any], digest: str) -> bool:
+def append(path: Path, result: Mapping[str, Any], digest: str) -> bool:
     """Add a result unless it is what this study's last row says; returns whether it was added."""
     winner = Recipe.of(result["winner"]["recipe"]).name if result["winner"] else None
     row = {

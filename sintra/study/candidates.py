@@ -77,7 +77,7 @@ def candidate_of(
 
 
 def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Numbers:
-    """Return a variant's size in bytes and what its layout says of memory and speed on the device."""
+    """Return a variant's size, and memory and speed on the device, estimated from its layout."""
     size = Measurement("size_bytes", model.model.size, "bytes", "exact")
     shape = Shape.of(store.read_json(model, "layout.json"))
     context, runtime = graph.study.probe["context"], FORMATS[recipe.format].runtime
@@ -88,7 +88,7 @@ def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Nu
 def outcomes(
     graph: Graph, store: Store, recipe: Recipe, levels: set[Level]
 ) -> Iterator[tuple[Level, Step, Outcome | None]]:
-    """Yield what came of each measuring step of a recipe: the search text before the report text."""
+    """Yield the outcome of each measuring step of a recipe, the search text's before the report's."""
     for level in sorted(levels, reverse=True):
         for step in graph.variant(recipe, level).ends():
             yield level, step, step.outcome(store)

@@ -133,7 +133,7 @@ def recall_lessons(
 
 
 def similar_studies(store: Store, study: str, kind: StudyKindJson) -> Sequence[EarlierStudy]:
-    """Return up to NEAREST other studies of the history, the most similar first, then the newest."""
+    """Return up to NEAREST other studies of the history, by similarity, then the newest first."""
     studies = []
     for row in database.lessons(store.root / "history.db"):
         if row["study"] != study:

@@ -94,7 +94,7 @@ def ask_planner(
     candidates: list[Candidate],
     say: Say | None,
 ) -> list[Proposal]:
-    """Return the proposals of the study's planner, which sees GGUF alone; a replay sees everything."""
+    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all."""
     replayed = graph.study.planner == "replay"
     state = history(
         graph,

@@ -58,13 +58,13 @@ def action_of(
     if (
         workspace.study.planner == "replay"
         or workspace.store.excused
-        or any(r.get("again") for r in known)
+        or any(r.again for r in known)
     ):
         return None
     study = {k: v for k, v in asdict(workspace.study).items() if k not in ("overrides", "texts")}
     sources = {role: s.digest for role, s in sorted(graph.texts.items())}
     sources |= {f"task:{name}": s.digest if s else name for name, s in sorted(graph.tasks.items())}
-    steps = {s.name: s for r in known for s in rounds.steps_of(graph, r)}
+    steps = {s.name: s for r in known for s in rounds.round_steps(graph, r)}
     outcomes = {
         (s.key(workspace.store) or "", digest(s.outcome(workspace.store))) for s in steps.values()
     }
@@ -89,7 +89,7 @@ def action_of(
 
 def plain(given: round_files.Round) -> str:
     """The digest of a round."""
-    return sha256(canonical(given))
+    return sha256(canonical(given.to_json()))
 
 
 def digest(found: Outcome | None) -> str | None:
@@ -116,8 +116,9 @@ def read(store: Store, found: Outcome | None, number: int, name: str) -> round_f
     if not isinstance(found, Artifact):
         return None
     try:
-        given = store.read_json(found, FILE)
-        check(given, number)
+        data = store.read_json(found, FILE)
+        check(data, number)
+        return round_files.Round.of_json(data)
     except (
         StopIteration,
         ValueError,
@@ -131,8 +132,6 @@ def read(store: Store, found: Outcome | None, number: int, name: str) -> round_f
             f"{str(error)[:80]!r})"
         )
         return None
-    assert isinstance(given, dict)
-    return given
 
 
 def check(given: Any, number: int) -> None:
@@ -145,7 +144,7 @@ def check(given: Any, number: int) -> None:
         or given.get("again")
     ):
         raise ValueError("its number or its end is wrong")
-    for proposal in round_files.proposals(given):
+    for proposal in round_files.Round.of_json(given).proposals:
         recipe = proposal.recipe
         words = (
             recipe.type,
@@ -185,9 +184,7 @@ def remember(
     faster.
     """
     shared = workspace.store.shared
-    action = action or (
-        action_of(workspace, graph, known) if shared and not given.get("again") else None
-    )
+    action = action or (action_of(workspace, graph, known) if shared and not given.again else None)
     if shared is None or action is None or not shared.writable:
         return given
     key, name = sha256(canonical(action)), f"round:{len(known) + 1:02}"
@@ -203,7 +200,7 @@ def publish(
     folder = store.folder("tmp") / f"{key}.{unique()}"
     folder.mkdir()
     try:
-        (folder / FILE).write_text(canonical(given) + "\n")
+        (folder / FILE).write_text(canonical(given.to_json()) + "\n")
         store.publish(
             key, store.put_tree(folder), {"step": name, "stage": "round", "action": action}
         )
@@ -215,6 +212,6 @@ def study_rounds(workspace: Workspace, graph: Graph) -> None:
     """Give every recorded round of a study to the others: what `doit push` does for a study that
     was made alone.
     """
-    known = round_files.recorded(workspace)
+    known = round_files.read_rounds(workspace)
     for number, given in enumerate(known):
         remember(workspace, graph, known[:number], given)

@@ -9,7 +9,7 @@ from sintra.core.canonical import canonical, sha256
 from sintra.core.types import Artifact
 from sintra.store.remote.entries import Refused, outcome, parsed
 from sintra.store.remote.objects import ENTRY
-from sintra.study.round_files import proposals
+from sintra.study.round_files import Round
 from sintra.study.sharing import check
 
 INPUTS = 20_000
@@ -130,7 +130,7 @@ def test_rounds():
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         believed += 1
-        for proposal in proposals(given):
+        for proposal in Round.of_json(given).proposals:
             assert "/" not in proposal.recipe.name
             assert all(isinstance(n, int) for n in proposal.recipe.drop)
     assert 0 < believed < INPUTS

@@ -155,11 +155,11 @@ OWN = {
 }
 
 
-def test_likeness():
+def test_similarity():
     def like(**other):
-        return lessons.likeness(OWN, OWN | {"weights": "b"} | other)
+        return lessons.similarity(OWN, OWN | {"weights": "b"} | other)
 
-    assert lessons.likeness(OWN, OWN) > like() == 1.0
+    assert lessons.similarity(OWN, OWN) > like() == 1.0
     assert like(architecture="qwen2") == like(rounding="nearest") == 0
     assert 1 > like(backend="cuda") > like(parameters=10**7) > like(parameters=10**8) > 0
 
@@ -235,11 +235,11 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
 
 def test_calibration_by_hand():
     results = [row("a")]
-    assert calibration.outcomes(results[0]) == [(0.8, True), (0.6, False)]
-    said = calibration.report(results)
+    assert calibration.advice_outcomes(results[0]) == [(0.8, True), (0.6, False)]
+    said = calibration.calibration_report(results)
     assert "2 of 3 measured inside (67%)" in said
     assert "70% sure on average, 1 of 2 better than before, Brier 0.20" in said
-    assert "nothing foreseen" in calibration.report([])
+    assert "no prediction" in calibration.calibration_report([])
 
 
 def test_an_older_database_is_brought_up_to_date(tmp_path):
@@ -254,6 +254,6 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
     base.close()
     assert [r["study"] for r in history.rows(path)] == ["s"]
     assert history.lessons(path) == []
-    assert calibration.last_of_each(history.rows(path)) == [], (
+    assert calibration.last_results(history.rows(path)) == [], (
         "from before the rounds were recorded"
     )

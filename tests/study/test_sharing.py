@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import uuid
-from dataclasses import asdict
 
 import pytest
 from conftest import make_project
@@ -155,8 +154,8 @@ def test_out_of_reach(project, args, s3):
 
 def given(kind):
     """A round that the ladder of these tests would never propose."""
-    proposal = asdict(Proposal(Recipe(kind), "somebody has thought of it", "llm", "build"))
-    return json.loads(json.dumps({"round": 1, "proposals": [proposal], "stop": None}))
+    proposal = Proposal(Recipe(kind), "somebody has thought of it", "llm", "build")
+    return round_files.Round(1, (proposal,))
 
 
 @pytest.mark.parametrize(("kind", "believed"), [("Q5_K_M", True), ("../Q5", False)])
@@ -174,7 +173,7 @@ def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, bel
     if not believed:
         return
     round_files.write_round(other, found)
-    assert sharing.recalled(other, other.graph(), round_files.recorded(other)) is None, (
+    assert sharing.recalled(other, other.graph(), round_files.read_rounds(other)) is None, (
         "its steps haven't been made"
     )
     ahead = open_workspace(one.root, [*args, remote, "goal.max_kld=0.3"])

@@ -68,7 +68,7 @@ def show(path: Path, format: str, forget: str, calibration: bool) -> None:
 
 def told(rows: list[dict[str, Any]]) -> None:
     """How well what was foreseen came true."""
-    print(calibration.report(calibration.last_of_each(rows)))
+    print(calibration.calibration_report(calibration.last_results(rows)))
 
 
 def erase(path: Path, study: str, known: set[str]) -> None:

@@ -11,7 +11,7 @@ from sintra.build.console import say
 from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
 from sintra.core.types import Source
-from sintra.results.finished import Delivered, delivered
+from sintra.results.finished import FinishedStudy, open_finished
 from sintra.store.files import write_atomic
 from sintra.study.pinning import pin_file
 
@@ -45,9 +45,9 @@ def ab(root: Path, raw: list[str]) -> None:
         raise UserError(f"there is no file {given['file']!r} to compare")
     if given.get("chat", "false") not in ("true", "false"):
         raise UserError(f"chat={given['chat']} is neither true nor false")
-    done = delivered(root, given.get("study", "latest"))
+    done = open_finished(root, given.get("study", "latest"))
     step = ab_step(done, file, prompts or openings(done), tokens, given.get("chat") == "true")
-    found = done.store.read_json(done.made(step, say), "ab.json")
+    found = done.store.read_json(done.build_artifact(step, say), "ab.json")
     name = file.name if file else done.recipe.name
     print(view.text(found, shutil.get_terminal_size((100, 24)).columns))
     original = f"{done.workspace.study.model} in 16 bits"
@@ -90,7 +90,7 @@ def asked(root: Path, given: dict[str, str]) -> list[str]:
     return lines
 
 
-def openings(done: Delivered) -> list[str]:
+def openings(done: FinishedStudy) -> list[str]:
     """The first halves of the first documents of the study's report text, which is no calibration
     text.
     """
@@ -100,7 +100,7 @@ def openings(done: Delivered) -> list[str]:
 
 
 def ab_step(
-    done: Delivered, file: Path | None, prompts: list[str], tokens: int, chat: bool
+    done: FinishedStudy, file: Path | None, prompts: list[str], tokens: int, chat: bool
 ) -> Step:
     """The comparison as a step: the same prompts again cost nothing."""
     graph, recipe = done.graph, done.recipe
@@ -125,7 +125,7 @@ def surgery(root: Path, raw: list[str]) -> None:
     from sintra.results.pages import surgery as view
     from sintra.results.pages.tensor_map import anatomy
 
-    done = delivered(root, options(raw, SURGERY, "surgery").get("study", "latest"))
+    done = open_finished(root, options(raw, SURGERY, "surgery").get("study", "latest"))
     found = anatomy(done, say)
     write_atomic(done.folder / "surgery.html", view.page(found))
     print(view.text(found))

@@ -18,6 +18,7 @@ from sintra.hardware.estimate.runtimes import estimated
 from sintra.planning.bounds import expected_shape
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 Row = dict[str, Any]
@@ -36,9 +37,9 @@ def show(workspace: Workspace, format: str) -> None:
             "optimize` first"
         )
     graph = workspace.graph()
-    known = round_files.recorded(workspace)
+    known = round_files.read_rounds(workspace)
     given = foreseen(graph, workspace.store, known)
-    rows, stop = table(graph, workspace.store, given), given[-1]["stop"]
+    rows, stop = table(graph, workspace.store, given), given[-1].stop
     if format == "json":
         print(
             json.dumps(
@@ -62,26 +63,26 @@ def show(workspace: Workspace, format: str) -> None:
     print(f"{len(left)} to build, {len(rows) - len(left)} there{took}; {after}")
 
 
-def foreseen(graph: Graph, store: Store, known: list[round_files.Round]) -> list[round_files.Round]:
+def foreseen(graph: Graph, store: Store, known: list[Round]) -> list[Round]:
     """The recorded rounds and those that follow from what the store already holds, up to the first
     that has to be built.
     """
     given = list(known)
     while not given or (
-        given[-1]["stop"] is None
-        and all(s.outcome(store) for s in rounds.steps_of(graph, given[-1]))
+        not given[-1].is_last
+        and all(s.outcome(store) for s in rounds.round_steps(graph, given[-1]))
     ):
         given.append(rounds.next_round(graph, store, given))
     return given
 
 
-def table(graph: Graph, store: Store, given: list[round_files.Round]) -> list[Row]:
+def table(graph: Graph, store: Store, given: list[Round]) -> list[Row]:
     """A row for each step of the rounds."""
-    steps = {s.name: s for r in given for s in rounds.steps_of(graph, r)}
+    steps = {s.name: s for r in given for s in rounds.round_steps(graph, r)}
     shapes = {
         graph.quantize(p.recipe).name: expected_shape(p.recipe, graph.source)
         for r in given
-        for p in round_files.proposals(r)
+        for p in r.proposals
     }
     times = usual(store)
     return [

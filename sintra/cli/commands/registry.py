@@ -122,7 +122,11 @@ def tasks(root: Path, raw: list[str], workspace: Workspace | None) -> Iterator[T
             None,
         ),
         "rollback": (lambda: latest.rollback(root, store), [], None),
-        "validate": (lambda studies: validation.show(root, store, studies), [], "studies"),
+        "validate": (
+            lambda studies: validation.print_findings(root, store, studies),
+            [],
+            "studies",
+        ),
         "plugins": (lambda format: plugins.show(format), [FORMAT], None),
         "telemetry": (
             functools.partial(telemetry.command, root),
@@ -383,7 +387,7 @@ def advise(root: Path) -> None:
     """What a person can do now."""
     path = root / "outputs" / "latest" / "result.json"
     if path.exists():
-        print(f"latest: {table.advice(json.loads(path.read_text()))}")
+        print(f"latest: {table.advice_line(json.loads(path.read_text()))}")
     print(
         "doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)"
     )
@@ -407,7 +411,9 @@ def advise(root: Path) -> None:
 def why(workspace: Workspace, steps: list[str]) -> None:
     """Explain steps by name."""
     graph = workspace.graph()
-    known = {s.name: s for r in round_files.recorded(workspace) for s in rounds.steps_of(graph, r)}
+    known = {
+        s.name: s for r in round_files.read_rounds(workspace) for s in rounds.round_steps(graph, r)
+    }
     if not known:
         raise UserError(
             "nothing is recorded for this study yet: run `doit plan` with the same options"

@@ -86,7 +86,7 @@ def study(workspace: Workspace, shared: Shared) -> tuple[int, str | None]:
         pinning.resolve_hub(
             workspace.store, workspace.conf["model"]["source"], workspace.conf["model"]["revision"]
         )
-    graph, recorded, got = workspace.graph(), round_files.recorded(workspace), 0
+    graph, recorded, got = workspace.graph(), round_files.read_rounds(workspace), 0
     for number in itertools.count():
         known = recorded[:number]
         if number == len(recorded):
@@ -97,7 +97,7 @@ def study(workspace: Workspace, shared: Shared) -> tuple[int, str | None]:
             recorded.append(given)
         count, lacking = steps(workspace, shared, graph, recorded[number])
         got += count
-        if lacking or recorded[number]["stop"] is not None:
+        if lacking or recorded[number].is_last:
             rounds.write_keys(workspace, graph, recorded)
             return got, lacking
     raise AssertionError("a study ends")
@@ -108,7 +108,7 @@ def steps(
 ) -> tuple[int, str | None]:
     """Pull the steps of a round, inputs first: how many came, and the first that is nowhere."""
     got, lacking = 0, None
-    for step in rounds.steps_of(graph, given):
+    for step in rounds.round_steps(graph, given):
         if step.outcome(workspace.store) is not None:
             continue
         key = step.key(workspace.store)

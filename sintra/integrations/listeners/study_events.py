@@ -15,6 +15,7 @@ from sintra.core.recipe import Recipe
 from sintra.integrations.listeners.feed import FEED, Teller
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
+from sintra.study.json_types import ResultJson
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
@@ -43,15 +44,14 @@ class Story:
 
     def over(self, number: int) -> float:
         """When a round was over: when the next was written."""
-        path = round_files.path_of(self.workspace, number + 1)
+        path = round_files.round_path(self.workspace, number + 1)
         return path.stat().st_mtime if path.exists() else time.time()
 
-    def end(self, graph: Graph, known: list[Round], made: dict[str, Any]) -> None:
+    def end(self, graph: Graph, known: list[Round], made: ResultJson) -> None:
         """The result, unless the listeners know it."""
         if not self.teller.listeners:
             return
-        lasting = {k: v for k, v in made.items() if k not in outputs.PER_RUN}
-        if digest := self.teller.news(lasting):
+        if digest := self.teller.news(outputs.lasting_part(made)):
             self.so_far(graph, known)
             self.teller.begin(wanted(self.workspace))
             self.teller.end(ended(made), digest)
@@ -80,24 +80,27 @@ def spoken(given: Round) -> dict[str, Any]:
     """A round without the bulk of its proposals."""
     told = [
         {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
-        for p in round_files.proposals(given)
+        for p in given.proposals
     ]
-    return {"proposals": told, "stop": given["stop"]}
+    return {"proposals": told, "stop": given.stop}
 
 
 def measured(workspace: Workspace, graph: Graph, known: list[Round]) -> list[dict[str, Any]]:
     """The variants that were measured in the last of these rounds, as rows of result.json with name
     and round.
     """
-    last = {p.recipe for p in round_files.proposals(known[-1]) if p.level in LEVELS}
-    found = [c for c in candidates.candidates(graph, workspace.store, known) if c.recipe in last]
+    last = {p.recipe for p in known[-1].proposals if p.level in LEVELS}
+    found = [
+        c for c in candidates.collect_candidates(graph, workspace.store, known) if c.recipe in last
+    ]
     return [
-        result.row(c, workspace.study.goal) | {"name": c.recipe.name, "measured_in": len(known)}
+        result.candidate_json(c, workspace.study.goal)
+        | {"name": c.recipe.name, "measured_in": len(known)}
         for c in found
     ]
 
 
-def ended(made: dict[str, Any]) -> dict[str, Any]:
+def ended(made: ResultJson) -> dict[str, Any]:
     """A result without its other candidates."""
     winner = made["winner"] and made["winner"] | {"name": Recipe.of(made["winner"]["recipe"]).name}
     return {k: v for k, v in made.items() if k not in ("candidates", "learned")} | {

@@ -82,7 +82,7 @@ def study(studies: Studies, name: str) -> None:
         box = Box(studies, name)
 
         def cancel() -> None:
-            done = running.cancel(studies.folder(name))
+            done = running.cancel_run(studies.folder(name))
             put(
                 said, "Stopping; what is finished is kept." if done else "It does not run any more."
             )

@@ -35,12 +35,12 @@ class Progress:
 
     def rounds(self) -> list[Round]:
         """What was proposed so far."""
-        found = round_files.recorded(self.workspace)
-        if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[
+        found = round_files.read_rounds(self.workspace)
+        if [r.number for r in found] != [r.number for r in self._rounds] or found[
             -1:
         ] != self._rounds[-1:]:
             self._rounds = found
-            self._steps = {s.name: s for r in found for s in rounds.steps_of(self.graph, r)}
+            self._steps = {s.name: s for r in found for s in rounds.round_steps(self.graph, r)}
         return self._rounds
 
     def now(self) -> Row:
@@ -53,9 +53,9 @@ class Progress:
         state = {name: self.state(step, building) for name, step in self._steps.items()}
         last = known[-1] if known else None
         why = (
-            last["proposals"][-1]["why"]
-            if last and last["proposals"]
-            else (last or {}).get("stop") or ""
+            last.proposals[-1].why
+            if last and last.proposals
+            else (last.stop if last else None) or ""
         )
         return {
             "stages": self.stages(state, building),
@@ -66,7 +66,7 @@ class Progress:
             "total": len(state),
             "building": sorted(n for n, s in state.items() if s == "building"),
             "left_s": self.left(state),
-            "ended": bool(last and last["stop"] is not None),
+            "ended": bool(last and last.is_last),
         }
 
     def state(self, step: Step, building: set[str]) -> str:

@@ -100,7 +100,7 @@ def command(root: Path, task: list[str], given: list[str]) -> list[str]:
 
 def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
     """Begin or go on with a study, its words in cache/runs. False where it runs already."""
-    if running.alive(store / "studies" / name):
+    if running.is_running(store / "studies" / name):
         return False
     (store / "runs").mkdir(exist_ok=True, mode=0o700)
     with (store / "runs" / f"{name}.log").open("wb") as log:

@@ -17,10 +17,10 @@ from sintra.results.dashboard.progress import Progress
 from sintra.results.pages.report import candidate
 from sintra.results.pages.report_data import shown
 from sintra.results.pages.words import discreet, numbers
-from sintra.results.result import row as result_row
+from sintra.results.result import candidate_json
 from sintra.store.store import Store
 from sintra.study import running
-from sintra.study.candidates import candidates
+from sintra.study.candidates import collect_candidates
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
 Row = dict[str, Any]
@@ -76,7 +76,7 @@ class Studies:
 
     def line(self, name: str) -> Row:
         """A study in a row."""
-        result, note = self.result(name), running.noted(self.folder(name))
+        result, note = self.result(name), running.read_run_note(self.folder(name))
         winner = result["winner"] if result else None
         values = numbers(winner) if winner else {}
         path = self.root / "outputs" / name / "result.json"
@@ -92,7 +92,7 @@ class Studies:
             "goal": result["goal"]["name"] if result else "",
             "winner": Recipe.of(winner["recipe"]).name if winner else "",
             "values": {k: m["value"] for k, m in values.items()},
-            "kld_error": values.get("kld_mean", {}).get("stderr"),
+            "kld_error": values["kld_mean"].get("stderr") if "kld_mean" in values else None,
         }
 
     def report(self, name: str) -> bool:
@@ -101,7 +101,7 @@ class Studies:
 
     def overrides(self, name: str) -> list[str] | None:
         """The options that a study was begun with."""
-        note = running.noted(self.folder(name))
+        note = running.read_run_note(self.folder(name))
         if note:
             return [str(o) for o in note["overrides"]]
         try:
@@ -163,8 +163,10 @@ class Studies:
     def so_far(self, progress: Progress) -> list[Row]:
         """What is measured of a study that has not ended."""
         goal = progress.workspace.study.goal
-        found = candidates(progress.graph, progress.workspace.store, progress.rounds())
-        rows = [candidate(result_row(c, goal), False) for c in found if c.measurements or c.failure]
+        found = collect_candidates(progress.graph, progress.workspace.store, progress.rounds())
+        rows = [
+            candidate(candidate_json(c, goal), False) for c in found if c.measurements or c.failure
+        ]
         return sorted(rows, key=lambda r: (not r["holds"], r["bytes"] or 0))
 
     def log(self, name: str) -> list[str]:

@@ -21,6 +21,7 @@ from sintra.results.pages.words import (
     said,
     with_error,
 )
+from sintra.study.json_types import CandidateJson, MeasurementJson
 
 Row = dict[str, Any]
 SHOWN = 12
@@ -113,23 +114,23 @@ def facts(found: Row) -> list[tuple[str, str, str]]:
     return made
 
 
-def halves(kld: Row, text: str) -> tuple[str, str]:
+def halves(kld: MeasurementJson, text: str) -> tuple[str, str]:
     """A divergence, and its error with the text that it is of."""
     value, _, error = with_error(kld["value"], kld.get("stderr")).partition(" ")
     return value, f"{error} nats, {text}"
 
 
-def where(row: Row) -> str:
+def where(row: CandidateJson) -> str:
     """On which text a candidate's quality was measured."""
     return f"{row['decided_on']} text"
 
 
-def interval(measurement: Row) -> str:
+def interval(measurement: MeasurementJson) -> str:
     """How a number was had, and between what it lies at 90 %."""
     metric = measurement["metric"]
     low, high = (
-        said(metric, measurement[k]).removesuffix(" tokens/s") if k in measurement else ""
-        for k in ("low", "high")
+        "" if end is None else said(metric, end).removesuffix(" tokens/s")
+        for end in (measurement.get("low"), measurement.get("high"))
     )
     ends = f", {low} to {high}" if low else ""
     return f"{measurement['how']}{ends}"
@@ -167,12 +168,12 @@ def limits(result: Row) -> list[Row]:
     return made
 
 
-def how(found: Row | None) -> str:
+def how(found: MeasurementJson | None) -> str:
     """Measured, or estimated between what."""
     return "" if found is None else "measured" if found["how"] == "measured" else interval(found)
 
 
-def candidate(row: Row, winner: bool) -> Row:
+def candidate(row: CandidateJson, winner: bool) -> Row:
     """A line of the table, and a point of the plot where it was measured."""
     found, recipe = numbers(row), Recipe.of(row["recipe"])
 
@@ -187,7 +188,7 @@ def candidate(row: Row, winner: bool) -> Row:
         "round": row["round"],
         "bytes": value("size_bytes"),
         "kld": kld["value"] if kld else None,
-        "error": (kld or {}).get("stderr"),
+        "error": kld.get("stderr") if kld else None,
         "top": value("same_top"),
         "tps": value("device_tg_tps"),
         "ram": value("device_ram_bytes"),

@@ -15,11 +15,12 @@ from sintra.core.types import Artifact, Hardware
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, Shape, compute_bytes, kv_bytes
 from sintra.planning.llm.budget import bare
-from sintra.results.finished import Delivered
+from sintra.results.finished import FinishedStudy
 from sintra.results.pages import report
 from sintra.results.pages.tensor_map import anatomy
 from sintra.results.pages.words import discreet
 from sintra.store.files import write_atomic
+from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson, RoundJson
 from sintra.study.workspace import Workspace, open_workspace
 
 MINUTES = 15
@@ -33,9 +34,9 @@ class Told:
     """
 
     folder: Path
-    result: Row
-    rounds: list[Row]
-    manifest: Row
+    result: ResultJson
+    rounds: list[RoundJson]
+    manifest: ManifestJson
     workspace: Workspace | None
     missing: str
 
@@ -82,7 +83,7 @@ def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | 
 def account(root: Path, told: Told) -> Row:
     """Everything that the page shows, as plain values."""
     result, workspace = told.result, told.workspace
-    done = Delivered(told.folder, result, workspace) if workspace and result["winner"] else None
+    done = FinishedStudy(told.folder, result, workspace) if workspace and result["winner"] else None
     hardware = workspace.study.hardware if workspace else None
     shapes = layouts(done) if done else {}
     return {
@@ -99,7 +100,7 @@ def account(root: Path, told: Told) -> Row:
         "original_bytes": original_bytes(done) if done else None,
         "memory": memory(done, shapes) if done else None,
         "usable_bytes": hardware.usable_bytes if hardware else None,
-        "heat": heat(hardware, result) if hardware and result["winner"] else None,
+        "heat": heat(hardware, result["winner"]) if hardware and result["winner"] else None,
         "probe": workspace.study.probe if workspace else None,
     }
 
@@ -111,7 +112,7 @@ def command(root: Path, overrides: list[str]) -> str:
     return " ".join(["doit optimize", *(quoted(shown(root, o)) for o in overrides)])
 
 
-def unplanned(manifest: Row) -> list[str]:
+def unplanned(manifest: ManifestJson) -> list[str]:
     """The study's options without those of its planner."""
     return [o for o in manifest["overrides"] if not o.startswith("planner")]
 
@@ -141,7 +142,7 @@ def profile(device: Hardware) -> list[tuple[str, str]]:
     return [(k, v) for k, v in rows if v.strip(", ")]
 
 
-def pictured(done: Delivered | None) -> Row | None:
+def pictured(done: FinishedStudy | None) -> Row | None:
     """The tensor map, where it can be had without building anything."""
     if done is None or done.recipe.format != "gguf" or not cached(done):
         return None
@@ -151,7 +152,7 @@ def pictured(done: Delivered | None) -> Row | None:
         return None
 
 
-def cached(done: Delivered) -> bool:
+def cached(done: FinishedStudy) -> bool:
     """Whether the store has the winner and its original."""
     return all(
         isinstance(s.outcome(done.store), Artifact)
@@ -159,13 +160,13 @@ def cached(done: Delivered) -> bool:
     )
 
 
-def original_bytes(done: Delivered) -> int | None:
+def original_bytes(done: FinishedStudy) -> int | None:
     """The size of the 16-bit GGUF."""
     made = done.graph.convert().outcome(done.store)
     return made.model.size if isinstance(made, Artifact) else None
 
 
-def layouts(done: Delivered) -> dict[str, Shape]:
+def layouts(done: FinishedStudy) -> dict[str, Shape]:
     """Name -> shape of the original and of the winner, where the store has them."""
     found = {}
     for name, step in (
@@ -178,7 +179,7 @@ def layouts(done: Delivered) -> dict[str, Shape]:
     return found
 
 
-def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
+def memory(done: FinishedStudy, shapes: dict[str, Shape]) -> list[Row] | None:
     """MB by part, by the same formula that the limit is judged with."""
     context, kv = done.workspace.study.probe["context"], done.recipe.kv
     return [
@@ -193,13 +194,13 @@ def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
     ] or None
 
 
-def heat(device: Hardware, result: Row) -> Row | None:
+def heat(device: Hardware, winner: CandidateJson) -> Row | None:
     """A quarter of an hour under full load, simulated, in steps of 15 s; None where the profile
     says too little of heat.
     """
     if not thermal.complete(device.thermal):
         return None
-    numbers = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
+    numbers = {m["metric"]: m["value"] for m in winner["measurements"]}
     full = numbers.get("device_tg_tps")
     if full is None:
         return None

@@ -15,15 +15,16 @@ from sintra.formats.gguf.tensor_names import moved
 from sintra.planning.solver.search import opened, probes_of
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import History
-from sintra.results.finished import Delivered
-from sintra.study import candidates, round_files
+from sintra.results.finished import FinishedStudy
+from sintra.results.result import model_file
+from sintra.study import candidates
 from sintra.study.planner_state import history
 
 Layout = dict[str, Any]
 MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
 
 
-def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
+def anatomy(done: FinishedStudy, say: Callable[[str], None]) -> dict[str, Any]:
     """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None,
     "probes": rows, "modelled": whether the study fitted a model of the damage}.
 
@@ -33,10 +34,8 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     share and error None where nothing is known.
     """
     base = _layout(done, done.graph.convert(), say)
-    known = candidates.candidates(done.graph, done.store, done.rounds)
-    seen = history(
-        done.graph, done.store, [round_files.proposals(r) for r in done.rounds], known, None
-    )
+    known = candidates.collect_candidates(done.graph, done.store, done.rounds)
+    seen = history(done.graph, done.store, [list(r.proposals) for r in done.rounds], known, None)
     model = fitted(done, seen)
     winner = figure(done, done.recipe, base, seen, model, say)
     stock = nearest_stock(done, seen)
@@ -52,12 +51,12 @@ def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
-    found: Layout = done.store.read_json(done.made(step, say), "layout.json")
+def _layout(done: FinishedStudy, step: Any, say: Callable[[str], None]) -> Layout:
+    found: Layout = done.store.read_json(done.build_artifact(step, say), "layout.json")
     return found
 
 
-def fitted(done: Delivered, seen: History) -> Surrogate | None:
+def fitted(done: FinishedStudy, seen: History) -> Surrogate | None:
     """The solver's model of the damage, where the study measured enough mixes for one."""
     if done.workspace.study.planner not in MIXED or not seen.tried:
         return None
@@ -65,7 +64,7 @@ def fitted(done: Delivered, seen: History) -> Surrogate | None:
 
 
 def figure(
-    done: Delivered,
+    done: FinishedStudy,
     recipe: Recipe,
     base: Layout,
     seen: History,
@@ -139,9 +138,9 @@ def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[st
     return {n: same[t][n]["output"] for n, t in types.items() if n in same.get(t, {})}
 
 
-def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
+def nearest_stock(done: FinishedStudy, seen: History) -> Recipe | None:
     """The stock preset that the study made whose size is nearest to the winner's."""
-    own = done.result["winner"]["artifact"]["bytes"]
+    own = model_file(done.winner)["bytes"]
     sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.cut}
     sizes |= {
         c.recipe: c.artifact.size
@@ -153,7 +152,7 @@ def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
     return min(plain, key=lambda r: (abs(plain[r] - own), r.importance), default=None)
 
 
-def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
+def cost(done: FinishedStudy, seen: History, winner: dict[str, Any]) -> str:
     """What leaving blocks out did to the KLD, against a measured variant with the same types and
     all blocks.
     """
@@ -177,7 +176,7 @@ def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
 
 
 def probed(
-    done: Delivered, seen: History, model: Surrogate | None
+    done: FinishedStudy, seen: History, model: Surrogate | None
 ) -> list[tuple[str, str, float, float]]:
     """(tensors, type, KLD, standard error) of every group that was measured alone at the lowest
     type over the highest.

@@ -8,6 +8,8 @@ import math
 import re
 from typing import Any
 
+from sintra.study.json_types import CandidateJson, MeasurementJson
+
 Row = dict[str, Any]
 NAMES = {
     "size_bytes": "size",
@@ -109,14 +111,14 @@ def aim_said(goal: Row) -> str:
     return AIMS.get(metric, f"the variant with the best {named(metric)}")
 
 
-def numbers(row: Row) -> dict[str, Row]:
+def numbers(row: CandidateJson) -> dict[str, MeasurementJson]:
     """Metric -> measurement of a candidate in result.json."""
     return {m["metric"]: m for m in row["measurements"]}
 
 
-def verdict_said(row: Row) -> str:
+def verdict_said(row: CandidateJson) -> str:
     """A candidate's verdict in a few words."""
-    verdict: Row = row["verdict"]
+    verdict = row["verdict"]
     if row["failure"]:
         return f"failed: {row['failure']['kind']}"
     if verdict["violated"]:
