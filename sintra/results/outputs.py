@@ -321,7 +321,7 @@ def is_text_file(path: Path) -> bool:
 
 
 def environment_locks(graph: Graph, store: Store) -> dict[str, Any]:
-    """Return environment -> library versions with which the other formats were made and measured."""
+    """Return environment -> versions of the libraries that made and measured other formats."""
     locks = {}
     for name in tried(graph.study):
         if environment := FORMATS[name].environment:

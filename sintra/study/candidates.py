@@ -88,7 +88,7 @@ def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Nu
 def outcomes(
     graph: Graph, store: Store, recipe: Recipe, levels: set[Level]
 ) -> Iterator[tuple[Level, Step, Outcome | None]]:
-    """Yield the outcome of each measuring step of a recipe, the search text's before the report's."""
+    """Yield the outcome of each measuring step of a recipe, those on the search text first."""
     for level in sorted(levels, reverse=True):
         for step in graph.variant(recipe, level).ends():
             yield level, step, step.outcome(store)
