@@ -22,7 +22,7 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
 
-@dataclass
+@dataclass(frozen=True)
 class FinishedStudy:
     """A study with a winner, and what made it."""
 
