@@ -90,17 +90,12 @@ def plan_delivery(
     graph: Graph,
 ) -> Delivery:
     """Choose the artifacts that the folder is to hold."""
-    if result["winner"] is None:
-        return Delivery(workspace, graph, result, rounds, {}, {})
-    winner = Recipe.of(result["winner"]["recipe"])
-    return Delivery(
-        workspace,
-        graph,
-        result,
-        rounds,
-        chosen_models(workspace, graph, winner, candidates),
-        plugin_artifacts(graph, workspace.store, winner),
-    )
+    models, plugin_files = Models(), dict[str, Artifact]()
+    if result["winner"]:
+        winner = Recipe.of(result["winner"]["recipe"])
+        models = chosen_models(workspace, graph, winner, candidates)
+        plugin_files = plugin_artifacts(graph, workspace.store, winner)
+    return Delivery(workspace, graph, result, rounds, models, plugin_files)
 
 
 def is_delivered(delivery: Delivery) -> bool:
