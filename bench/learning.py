@@ -87,8 +87,8 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
             points.append(
                 (count, float(studies.kld(graph, workspace.store, recipe, "search").mean()))
             )
-    found = candidates.candidates(graph, workspace.store, known)
-    made = result.build(workspace, known, found, {}, 0.0, Run().language_model_bill())
+    found = candidates.collect_candidates(graph, workspace.store, known)
+    made = result.build_result(workspace, known, found, {}, 0.0, Run().language_model_bill())
     history.append_result(cache / "history.db", made, sha256(canonical(made)))
     return points
 

@@ -13,8 +13,9 @@ from sintra.build.step import Step
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure
 from sintra.store.store import Store
-from sintra.study import candidates as candidates_module
-from sintra.study import round_files, rounds
+from sintra.study import rounds
+from sintra.study.candidates import collect_candidates
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,24 +41,22 @@ def build(steps: list[Step], store: Store) -> None:
             run_step(step, store)
 
 
-def run(
-    workspace: Workspace, graph: Graph, say: bool = True, decide: bool = True
-) -> list[round_files.Round]:
+def run(workspace: Workspace, graph: Graph, say: bool = True, decide: bool = True) -> list[Round]:
     """All rounds of a study, to its end; without `decide` until the first that would measure on the
     report text.
     """
-    known: list[round_files.Round] = []
-    while not known or known[-1]["stop"] is None:
+    known: list[Round] = []
+    while not known or not known[-1].is_last:
         known.append(rounds.next_round(graph, workspace.store, known))
-        if not decide and any(p["level"] == "report" for p in known[-1]["proposals"]):
+        if not decide and any(p.level == "report" for p in known[-1].proposals):
             return known[:-1]
-        for step in rounds.steps_of(graph, known[-1]):
+        for step in rounds.round_steps(graph, known[-1]):
             build([step], workspace.store)
         if say:
             print(
                 (
-                    f"    round {len(known)}: {len(known[-1]['proposals'])} proposals "
-                    f"{known[-1]['stop'] or ''}"
+                    f"    round {len(known)}: {len(known[-1].proposals)} proposals "
+                    f"{known[-1].stop or ''}"
                 ),
                 file=sys.stderr,
             )
@@ -89,8 +88,6 @@ def size(graph: Graph, store: Store, recipe: Recipe) -> int:
     return next(f.size for f in found.files if f.path == "model.gguf")
 
 
-def candidates(
-    workspace: Workspace, graph: Graph, known: list[round_files.Round]
-) -> list[Candidate]:
+def candidates(workspace: Workspace, graph: Graph, known: list[Round]) -> list[Candidate]:
     """Everything measured."""
-    return candidates_module.candidates(graph, workspace.store, known)
+    return collect_candidates(graph, workspace.store, known)

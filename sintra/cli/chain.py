@@ -63,10 +63,10 @@ class Chain:
 
     def round_tasks(self, recorded: Round) -> Iterator[Task]:
         """Return the tasks of a recorded round, and of what follows unless it was the last."""
-        number, graph = recorded["round"], self.workspace.graph()
-        reasons = rounds.reasons(graph, recorded)
+        number, graph = recorded.number, self.workspace.graph()
+        reasons = rounds.step_reasons(graph, recorded)
         names = []
-        for step in rounds.steps_of(graph, recorded):
+        for step in rounds.round_steps(graph, recorded):
             names.append(step.name)
             if step.name not in self.step_names:
                 self.step_names.add(step.name)
@@ -79,11 +79,11 @@ class Chain:
                     reasons.get(step.name),
                     self.workspace.shared,
                 )
-        is_last = recorded["stop"] is not None
+        is_last = recorded.is_last
         waits_for = names if is_last else [*names, self.task_name("round", number + 1)]
         yield self.round_group(number, waits_for)
         if not is_last:
-            later = round_files.recorded(self.workspace)[number:]
+            later = round_files.read_rounds(self.workspace)[number:]
             yield from self.round_tasks(later[0]) if later else self.frontier(number + 1, names)
 
     def round_group(
@@ -119,7 +119,7 @@ class Chain:
 
         With --continue doit calls it even where planning has failed: then the round is empty.
         """
-        recorded = round_files.recorded(self.workspace)
+        recorded = round_files.read_rounds(self.workspace)
         if len(recorded) >= number:
             yield from self.round_tasks(recorded[number - 1])
         else:
@@ -172,5 +172,5 @@ class StudyGroup:
 
         for study in self.studies:
             study.conclude_overdue()
-        rows = sweep.results(self.root, self.workspaces, self.ended)
-        comparison.tell(self.root, self.overrides, rows, self.command)
+        rows = sweep.cell_results(self.root, self.workspaces, self.ended)
+        comparison.write_comparison(self.root, self.overrides, rows, self.command)

@@ -77,7 +77,7 @@ def print_next(root: Path) -> None:
     """Print what came out last, and the commands by group."""
     path = root / "outputs" / "latest" / "result.json"
     if path.exists():
-        print(f"latest: {table.advice(json.loads(path.read_text()))}")
+        print(f"latest: {table.advice_line(json.loads(path.read_text()))}")
     print(
         "doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)"
     )

@@ -6,6 +6,7 @@ Between two rounds doit builds the steps of the last one (sintra/cli/chain.py ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sintra.build.console import format_seconds
@@ -47,7 +48,7 @@ class StudyRun:
         """Return the rounds to go on from: none where the study begins anew or isn't resolved."""
         if self.fresh or not self.workspace.ready:
             return []
-        return round_files.recorded(self.workspace)
+        return round_files.read_rounds(self.workspace)
 
     def announce(self) -> None:
         """Print what is about to happen, once, before anything takes long."""
@@ -82,14 +83,14 @@ class StudyRun:
         """Return whether a round is recorded and counts."""
         if number == 1 and self.fresh:
             return False
-        return round_files.read(round_files.path_of(self.workspace, number)) is not None
+        return round_files.read_round(round_files.round_path(self.workspace, number)) is not None
 
     def plan_round(self, number: int) -> None:
         """Ask the planner for a round, record it, and print it."""
         if number == 1:
             self.start_planning()
         graph = self.workspace.graph()
-        recorded = round_files.recorded(self.workspace)[: number - 1]
+        recorded = round_files.read_rounds(self.workspace)[: number - 1]
         rounds.write_keys(self.workspace, graph, recorded)
         self.events.publish_rounds(graph, recorded)
         planned = self.next_round(graph, recorded)
@@ -132,13 +133,15 @@ class StudyRun:
 
         The recorded rounds stay as they are, so that the next run goes on from them.
         """
-        recorded, policy = round_files.recorded(self.workspace), self.workspace.policy
+        recorded, policy = round_files.read_rounds(self.workspace), self.workspace.policy
         if self.concluded or not self.run.is_over(policy) or not recorded:
             return
-        measured = candidates.candidates(self.workspace.graph(), self.workspace.store, recorded)
+        measured = candidates.collect_candidates(
+            self.workspace.graph(), self.workspace.store, recorded
+        )
         if any(candidate.artifact for candidate in measured):
             stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
-            self.conclude_study([*recorded[:-1], recorded[-1] | {"stop": stop}])
+            self.conclude_study([*recorded[:-1], replace(recorded[-1], stop=stop)])
 
     def conclude_study(self, recorded: list[Round] | None = None) -> bool:
         """Judge the candidates, deliver the winner, print the result and tell the listeners.
@@ -147,11 +150,11 @@ class StudyRun:
         for a failed task, and the end of all says whose goal is missed.
         """
         self.concluded = True
-        recorded = recorded or round_files.recorded(self.workspace)
+        recorded = recorded or round_files.read_rounds(self.workspace)
         graph = self.workspace.graph()
-        measured = candidates.candidates(graph, self.workspace.store, recorded)
+        measured = candidates.collect_candidates(graph, self.workspace.store, recorded)
         rounds.write_keys(self.workspace, graph, recorded)
-        outcome = result.build(
+        outcome = result.build_result(
             self.workspace,
             recorded,
             measured,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sintra.build.console import format_seconds
 from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
@@ -16,6 +14,7 @@ from sintra.results import table
 from sintra.store import history
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
+from sintra.study.json_types import ResultJson
 from sintra.study.workspace import Workspace
 
 NAMED_PROPOSALS = 4  # of a round, in its line
@@ -59,10 +58,10 @@ def expected_time(workspace: Workspace) -> str:
 
 def round_summary(planned: round_files.Round) -> str:
     """Return a round in a line: its variants by name, the first of many, or why there is none."""
-    proposals = round_files.proposals(planned)
+    proposals = planned.proposals
     names = [f"{variant_name(p.recipe)} ({p.level})" for p in proposals]
     if not names:
-        return str(planned["stop"])
+        return str(planned.stop)
     more = f" and {len(names) - NAMED_PROPOSALS} more" if len(names) > NAMED_PROPOSALS else ""
     why = f": {proposals[-1].why}" if more or len(names) == 1 else ""
     return ", ".join(names[:NAMED_PROPOSALS]) + more + why
@@ -72,31 +71,31 @@ def remaining_work(graph: Graph, store: Store, planned: round_files.Round) -> tu
     """Return how many of a round's steps are to be built, and the seconds that such steps usually
     take, where that is known.
     """
-    to_build = [s for s in rounds.steps_of(graph, planned) if s.outcome(store) is None]
+    to_build = [s for s in rounds.round_steps(graph, planned) if s.outcome(store) is None]
     usual_s = typical_seconds(store) if to_build else {}
     return len(to_build), sum(usual_s.get(s.stage, 0.0) for s in to_build)
 
 
 def print_result(
-    result: dict[str, Any], candidates: list[Candidate], workspace: Workspace, mode: str
+    result: ResultJson, candidates: list[Candidate], workspace: Workspace, mode: str
 ) -> None:
     """Print the end of a study, in the console's mode: a table, a line, or result.json."""
     if mode == "json":
         print(canonical(result))
         return
     if mode != "quiet":
-        print(table.table(result, candidates, workspace.study.goal))
-    print(table.advice(result))
+        print(table.results_table(result, candidates, workspace.study.goal))
+    print(table.advice_line(result))
     if mode == "quiet":
         return
     print(f"the whole of it, as a page: outputs/{result['study']}/report.html")
-    if result["status"] != "met" and (line := table.adviser_at_hand(workspace.study.planner.name)):
+    if result["status"] != "met" and (line := table.adviser_hint(workspace.study.planner.name)):
         print(line)
     for line in cost_lines(result):
         print(line)
 
 
-def cost_lines(result: dict[str, Any]) -> list[str]:
+def cost_lines(result: ResultJson) -> list[str]:
     """Return what the run has cost: calls of a language model, steps, time."""
     steps, llm, lines = result["steps"], result["llm"], []
     if llm["calls"]:

@@ -66,8 +66,9 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     stop_on_signals()
     if line.runs_optimize or line.group_command:
         for workspace in workspaces:
-            round_files.reopen(workspace)
-            running.note(workspace, round_files.ended(workspace))
+            round_files.reopen_study(workspace)
+            if not round_files.study_ended(workspace):
+                running.note_run(workspace)
     yield from study_tasks(root, line, workspaces, current)
 
 
@@ -108,7 +109,7 @@ def open_studies(root: Path, line: CommandLine, run: Run) -> list[Workspace]:
     Raises UserError.
     """
     if line.group_command:
-        workspaces = sweep.opened(root, line.overrides)
+        workspaces = sweep.open_studies(root, line.overrides)
     else:
         refuse_several(line.overrides)
         workspaces = [open_workspace(root, line.overrides)] if line.opens_study else []
@@ -123,7 +124,7 @@ def open_studies(root: Path, line: CommandLine, run: Run) -> list[Workspace]:
 def refuse_several(overrides: list[str]) -> None:
     """Raise UserError for an option that names several values of a group outside of a sweep."""
     for override in overrides:
-        if sweep.several(override) and override.partition("=")[0] in compose.GROUPS:
+        if sweep.has_several_values(override) and override.partition("=")[0] in compose.GROUPS:
             raise UserError(f"{override} names several: use `doit sweep` or `doit compare`")
 
 

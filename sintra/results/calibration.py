@@ -1,82 +1,85 @@
-"""How well what was foreseen came true: the intervals of the model of the damage, and a language
-model's own word.
-"""
+"""How good predictions were: the intervals of the KLD model, and a language model's confidence."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sintra.planning.state import ADVISER
 from sintra.store.history import HistoryRow
-
-Row = dict[str, Any]
-
-
-def report(results: Iterable[Row]) -> str:
-    """Two lines, from result.json of the last run of each study."""
-    rows = [c for r in results for c in r["candidates"]]
-    return f"{intervals(rows)}\n{stated(results)}"
+from sintra.study.candidates import SEARCH_KLD
+from sintra.study.json_types import CandidateJson, ResultJson
 
 
-def intervals(rows: Iterable[Row]) -> str:
-    """How often a mix's KLD on the search text lay in the 90 % interval in which it was expected."""
-    held = [
-        p["kld_mean_low"] <= value <= p["kld_mean_high"]
-        for row in rows
-        if "kld_mean_low" in (p := row["predicted"]) and (value := kld(row)) is not None
+def calibration_report(results: Sequence[ResultJson]) -> str:
+    """Return two lines, from the last result of each study."""
+    candidates = [c for r in results for c in r["candidates"]]
+    return f"{interval_line(candidates)}\n{confidence_line(results)}"
+
+
+def interval_line(candidates: Iterable[CandidateJson]) -> str:
+    """Return how often a mix's KLD on the search text lay in its predicted 90 % interval."""
+    inside = [
+        predicted["kld_mean_low"] <= kld <= predicted["kld_mean_high"]
+        for c in candidates
+        if "kld_mean_low" in (predicted := c["predicted"]) and (kld := search_kld(c)) is not None
     ]
-    if not held:
-        return "90 % intervals of the model of the damage: nothing foreseen has been measured yet"
+    if not inside:
+        return "90 % intervals of the KLD model: no prediction has been measured yet"
     return (
-        f"90 % intervals of the model of the damage: {sum(held)} of {len(held)} measured inside "
-        f"({sum(held) / len(held):.0%})"
+        f"90 % intervals of the KLD model: {sum(inside)} of {len(inside)} measured inside "
+        f"({sum(inside) / len(inside):.0%})"
     )
 
 
-def kld(row: Row) -> float | None:
-    """A candidate's mean KLD on the search text."""
-    return next((m["value"] for m in row["measurements"] if m["metric"] == "kld_mean_search"), None)
+def search_kld(candidate: CandidateJson) -> float | None:
+    """Return a candidate's mean KLD on the search text, nats."""
+    rows = candidate["measurements"]
+    return next((m["value"] for m in rows if m["metric"] == SEARCH_KLD), None)
 
 
-def stated(results: Iterable[Row]) -> str:
-    """How sure the language model said it was, beside how often its variant was better than all
-    that was known before it, and the Brier score (the mean squared difference: 0 is perfect, 0.25
-    is what always saying 50 % gets).
+def confidence_line(results: Iterable[ResultJson]) -> str:
+    """Return how sure the language model said it was, beside how often its variant was better than
+    all earlier ones, and the Brier score.
+
+    That is the mean squared difference: 0 is perfect, 0.25 is what always saying 50 % gets.
     """
-    pairs = [p for result in results for p in outcomes(result)]
-    if not pairs:
-        return "the language model's own word: none of its advice has been measured yet"
-    said = sum(s for s, _ in pairs) / len(pairs)
-    better = sum(b for _, b in pairs)
-    brier = sum((s - b) ** 2 for s, b in pairs) / len(pairs)
-    word = (
-        f"{said:.0%} sure on average, {better} of {len(pairs)} better than before, Brier "
-        f"{brier:.2f}"
+    outcomes = [outcome for result in results for outcome in advice_outcomes(result)]
+    if not outcomes:
+        return "the language model's confidence: none of its advice has been measured yet"
+    count = len(outcomes)
+    sure = sum(stated for stated, _ in outcomes) / count
+    better = sum(beats_earlier for _, beats_earlier in outcomes)
+    brier = sum((stated - beats_earlier) ** 2 for stated, beats_earlier in outcomes) / count
+    return (
+        f"the language model's confidence: {sure:.0%} sure on average, {better} of {count} better "
+        f"than before, Brier {brier:.2f}"
     )
-    return f"the language model's own word: {word}"
 
 
-def outcomes(result: Row) -> list[tuple[float, bool]]:
-    """(how sure, whether better than every candidate of earlier rounds) of each variant by a
-    language model's advice.
+def advice_outcomes(result: ResultJson) -> list[tuple[float, bool]]:
+    """Return (how sure, whether better than every candidate of earlier rounds) for each variant
+    that a language model advised.
     """
     order = result["candidates"]  # the best first
     return [
-        (
-            row["stated"],
-            all(place < other for other, c in enumerate(order) if c["round"] < row["round"]),
-        )
-        for place, row in enumerate(order)
-        if row["author"] == ADVISER and row.get("stated") is not None
+        (stated, beats_earlier_rounds(order, rank))
+        for rank, candidate in enumerate(order)
+        if candidate["author"] == ADVISER and (stated := candidate.get("stated")) is not None
     ]
 
 
-def last_of_each(rows: Iterable[HistoryRow]) -> list[Row]:
-    """The last result of each study, from rows of the history; those from before this was recorded
-    are left out.
+def beats_earlier_rounds(order: Sequence[CandidateJson], rank: int) -> bool:
+    """Return whether no candidate of an earlier round stands before the one at this rank."""
+    own_round = order[rank]["round"]
+    return all(c["round"] >= own_round for c in order[:rank])
+
+
+def last_results(rows: Iterable[HistoryRow]) -> list[ResultJson]:
+    """Return the last result of each study, from rows of the history.
+
+    Results from before the round of a candidate was recorded are left out.
     """
-    last = {r["study"]: r for r in rows}
-    found = [json.loads(r["result"]) for r in last.values()]
-    return [r for r in found if all("round" in c for c in r["candidates"])]
+    last = {row["study"]: row for row in rows}
+    results: list[ResultJson] = [json.loads(row["result"]) for row in last.values()]
+    return [r for r in results if all("round" in c for c in r["candidates"])]

@@ -8,80 +8,91 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra.core.metrics import METRICS
 from sintra.core.recipe import Recipe, variant_name
 from sintra.results.recommend import recommend
 from sintra.store.files import write_atomic
-from sintra.study.sweep import folder, swept
+from sintra.study.json_types import CellJson
+from sintra.study.sweep import sweep_folder, swept_options
 
-Result = dict[str, Any]
-COLUMNS = {m.name: m.column for m in METRICS if m.column}
+Row = dict[str, Any]
+"""The options that were swept, then study, status, winner, COLUMNS and the scores at tasks."""
+
+COLUMNS = {
+    "size_bytes": ("MB", 1e6, 2),
+    "kld_mean": ("KLD", 1, 5),
+    "bits_per_byte": ("bits/byte", 1, 4),
+    "device_tg_tps": ("tok/s*", 1, 1),
+    "device_ram_bytes": ("RAM MB*", 1e6, 0),
+}
 
 
-def tell(root: Path, raw: list[str], results: list[Result], command: str) -> None:
+def write_comparison(root: Path, raw: list[str], results: list[CellJson], command: str) -> None:
     """Print the table, write the sweep's folder, and for a comparison say which model to take."""
-    keys = swept(raw) or ["model"]
-    rows = [flat(r, keys) for r in results]
-    out = folder(root, raw, command)
-    said = recommend(results) if command == "compare" else []
+    options = swept_options(raw) or ["model"]
+    rows = [result_row(r, options) for r in results]
+    recommended = recommend(results) if command == "compare" else []
+    out = sweep_folder(root, raw, command)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(
         out / f"{command}.json",
-        json.dumps({"options": raw, "rows": rows, "recommended": said}, indent=1) + "\n",
+        json.dumps({"options": raw, "rows": rows, "recommended": recommended}, indent=1) + "\n",
     )
-    write_atomic(out / f"{command}.csv", as_csv(rows))
-    print(table(rows, keys))
-    for line in said:
+    write_atomic(out / f"{command}.csv", rows_to_csv(rows))
+    print(comparison_table(rows, options))
+    for line in recommended:
         print(line)
-    print(
-        f"{plotted(rows, keys, out)}; {sum(r['status'] == 'met' for r in rows)} of {len(rows)} met"
-    )
+    met = sum(r["status"] == "met" for r in rows)
+    print(f"{write_plot(rows, options, out)}; {met} of {len(rows)} met")
 
 
-def flat(result: Result, keys: list[str]) -> dict[str, Any]:
-    """A row: the options that were swept, the verdict, and the winner's numbers."""
-    given = dict(o.split("=", 1) for o in result["overrides"])
+def result_row(result: CellJson, options: list[str]) -> Row:
+    """Return a row: the options that were swept, the verdict, and the winner's numbers."""
+    overrides = dict(o.split("=", 1) for o in result["overrides"])
     winner = result["winner"]
     numbers = {m["metric"]: m["value"] for m in winner["measurements"]} if winner else {}
-    tasks = {k: v for k, v in numbers.items() if k.startswith("task:") and k.endswith(":acc")}
+    scores = {k: v for k, v in numbers.items() if k.startswith("task:") and k.endswith(":acc")}
     return (
-        {k: given.get(k, "") for k in keys}
+        {option: overrides.get(option, "") for option in options}
         | {
             "study": result["study"],
             "status": result["status"],
             "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
         }
-        | {k: numbers.get(k) for k in COLUMNS}
-        | tasks
+        | {metric: numbers.get(metric) for metric in COLUMNS}
+        | scores
     )
 
 
-def table(rows: list[dict[str, Any]], keys: list[str]) -> str:
-    """In columns as wide as need be."""
+def comparison_table(rows: list[Row], options: list[str]) -> str:
+    """Return the rows in columns as wide as need be: words to the left, numbers to the right."""
     tasks = sorted({k for r in rows for k in r if k.startswith("task:")})
-    heads = [*keys, "status", "variant", *(c.head for c in COLUMNS.values()), *tasks]
-    lines = [heads]
-    for r in rows:
-        numbers = [
-            "-" if r[k] is None else f"{r[k] / c.scale:.{c.digits}f}" for k, c in COLUMNS.items()
+    words = [*options, "status", "variant"]
+    head = [*words, *(label for label, _, _ in COLUMNS.values()), *tasks]
+    lines = [head, *(row_cells(r, options, tasks) for r in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+
+    def aligned(line: list[str]) -> str:
+        cells = [
+            cell.ljust(width) if i < len(words) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        scores = ["-" if r.get(t) is None else f"{r[t]:.3f}" for t in tasks]
-        lines.append(
-            [*(str(r[k]) for k in keys), r["status"], r["winner"] or "-", *numbers, *scores]
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    text = [len(keys) + 2 > i for i in range(len(heads))]
-    shown = [
-        "  ".join(
-            c.ljust(w) if t else c.rjust(w) for c, w, t in zip(line, widths, text, strict=True)
-        )
-        for line in lines
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(aligned, lines)) + "\n* estimated for the device"
+
+
+def row_cells(row: Row, options: list[str], tasks: list[str]) -> list[str]:
+    """Return the cells of a row of the table."""
+    numbers = [
+        "-" if row[metric] is None else f"{row[metric] / scale:.{digits}f}"
+        for metric, (_, scale, digits) in COLUMNS.items()
     ]
-    return "\n".join(s.rstrip() for s in shown) + "\n* estimated for the device"
+    scores = ["-" if row.get(task) is None else f"{row[task]:.3f}" for task in tasks]
+    return [*(str(row[o]) for o in options), row["status"], row["winner"] or "-", *numbers, *scores]
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """RFC 4180."""
+def rows_to_csv(rows: list[Row]) -> str:
+    """Return the rows as CSV (RFC 4180)."""
     out = io.StringIO()
     names = list(dict.fromkeys(k for r in rows for k in r))
     writer = csv.DictWriter(out, names)
@@ -90,14 +101,14 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def plotted(rows: list[dict[str, Any]], keys: list[str], out: Path) -> str:
-    """Where the Pareto plot is, or which extra draws it."""
-    from sintra.results.pareto import page
+def write_plot(rows: list[Row], options: list[str], out: Path) -> str:
+    """Write the Pareto plot; return where it is, or which extra draws it."""
+    from sintra.results.pareto import pareto_page  # not on the no-op path
 
-    drawn = page([r for r in rows if r["kld_mean"] is not None], keys)
-    if drawn is None:
+    page = pareto_page([r for r in rows if r["kld_mean"] is not None], options)
+    if page is None:
         return (
             f"numbers in {out.parent.name}/{out.name} (the plot needs `pip install 'sintra[plot]'`)"
         )
-    write_atomic(out / "pareto.html", drawn)
+    write_atomic(out / "pareto.html", page)
     return f"numbers and a plot in {out.parent.name}/{out.name}"

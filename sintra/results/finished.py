@@ -1,37 +1,46 @@
-"""A study that lies in outputs/, opened again: its result, its winner and the graph that made it."""
+"""A study in outputs/, opened again: its result, its winner and the graph that made it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sintra.build.graph import Graph
 from sintra.build.run import run_step
 from sintra.build.step import Step
-from sintra.core.errors import UserError, nearest
+from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Failure
+from sintra.results.validation import result_folder
 from sintra.store.store import Store
 from sintra.study import round_files
+from sintra.study.json_types import CandidateJson, ResultJson
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
 
-@dataclass
-class Delivered:
-    """A result with what is around it. study: of the recorded configuration."""
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study with a winner, and what made it."""
 
-    folder: Path
-    result: dict[str, Any]
-    workspace: Workspace
+    folder: Path  # outputs/<study>, without links
+    result: ResultJson
+    workspace: Workspace  # of the recorded options
+
+    @property
+    def winner(self) -> CandidateJson:
+        """The winner's row of result.json."""
+        winner = self.result["winner"]
+        assert winner is not None
+        return winner
 
     @property
     def recipe(self) -> Recipe:
-        """The winner's."""
-        return Recipe.of(self.result["winner"]["recipe"])
+        """The winner's recipe."""
+        return Recipe.of(self.winner["recipe"])
 
     @property
     def store(self) -> Store:
@@ -45,42 +54,36 @@ class Delivered:
 
     @cached_property
     def rounds(self) -> list[Round]:
-        """What was proposed; empty once the cache has forgotten it."""
-        return round_files.recorded(self.workspace)
+        """The recorded rounds; empty once the cache doesn't have them any more."""
+        return round_files.read_rounds(self.workspace)
 
-    def made(self, step: Step, say: Any) -> Artifact:
-        """A step's artifact, built with everything above it where the store doesn't have it. Raises
-        UserError for a failure.
+    def build_artifact(self, step: Step, say: Callable[[str], None]) -> Artifact:
+        """Return a step's artifact, built with everything above it where the store doesn't have it.
+
+        Raises UserError for a failure.
         """
         for needed in step.all():
             if needed.outcome(self.store) is None:
                 say(f"build   {needed.name}")
                 run_step(needed, self.store, self.workspace.policy, say)
-        found = step.outcome(self.store)
-        if isinstance(found, Failure):
-            raise UserError(f"{step.name}: {found.message}")
-        assert isinstance(found, Artifact)
-        return found
+        outcome = step.outcome(self.store)
+        if isinstance(outcome, Failure):
+            raise UserError(f"{step.name}: {outcome.message}")
+        assert isinstance(outcome, Artifact)
+        return outcome
 
 
-def delivered(root: Path, study: str = "latest") -> Delivered:
-    """Open a folder of outputs/. Raises UserError where it holds no winner, or its model is gone."""
-    folder = root / "outputs" / study
-    if not (folder / "result.json").is_file():
-        known = sorted(
-            p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file()
-        )
-        hint = f": {nearest(study, known)}" if known else ": run `doit optimize hardware=...` first"
-        raise UserError(f"outputs/{study} holds no result{hint}")
+def open_finished(root: Path, study: str = "latest") -> FinishedStudy:
+    """Open a folder of outputs/. Raises UserError where it has no winner, or its model is gone."""
+    folder = result_folder(root, study)
     result = json.loads((folder / "result.json").read_text())
     if not result["winner"]:
         raise UserError(f"outputs/{study} has no winner: {result['reason'] or result['status']}")
-    workspace = open_workspace(
-        root, json.loads((folder / "manifest.json").read_text())["overrides"]
-    )
+    manifest = json.loads((folder / "manifest.json").read_text())
+    workspace = open_workspace(root, manifest["overrides"])
     if workspace.pinned() is None:
         raise UserError(
-            f"the model of outputs/{study} isn't pinned in {workspace.config.store.path}: run its "
-            "`doit optimize` again"
+            f"the model of outputs/{study} isn't pinned in {workspace.config.store.path}: run "
+            "its `doit optimize` again"
         )
-    return Delivered(folder.resolve(), result, workspace)
+    return FinishedStudy(folder.resolve(), result, workspace)

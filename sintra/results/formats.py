@@ -1,107 +1,137 @@
-"""TODO."""
+"""The formats of a study side by side: the best variant of each, or why there is none."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from sintra.build.graph import Graph
-from sintra.core.format import format_of
+from sintra.core.format import PLANNED, format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import variant_name
-from sintra.core.types import Candidate, Failure, Goal
+from sintra.core.types import Artifact, Candidate, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
 from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
+from sintra.study.json_types import FormatJson
 
-SAME = 0.99
+SAME_TOKENIZER = 0.99  # share of equal tokens above which two tokenizers count as the same
+LINE = 160  # characters of the reason why a format has no variant
+FOOTER = (
+    "tok/s (one after the other) and RAM measured on this machine, in each format's own runtime"
+)
 
 
-def by_format(
-    graph: Graph, store: Store, known: list[Candidate], goal: Goal
-) -> list[dict[str, Any]]:
-    """A row for each format that was asked for: its best variant, or why there is none."""
-    reasons = dict(
-        zip(
-            [f for f in graph.study.formats if f not in buildable_formats(graph.study)],
-            unsupported_format_lines(graph.study),
-            strict=True,
-        )
-    )
+def format_rows(
+    graph: Graph, store: Store, candidates: Sequence[Candidate], goal: Goal
+) -> list[FormatJson]:
+    """Return a row for each format that was asked for."""
+    study = graph.study
+    untried = [name for name in study.formats if name not in buildable_formats(study)]
+    reasons = dict(zip(untried, unsupported_format_lines(study), strict=True))
     rows = []
-    for name in graph.study.formats:
-        mine = [c for c in known if c.recipe.format == name]
-        best = ranked(mine, goal)
-        row: dict[str, Any] = {"format": name, "runtime": format_of(name).runtime}
-        failed = next((c.failure for c in mine if c.failure), None)
-        if best:
-            row |= {"recipe": variant_name(best[0].recipe), "status": judge(best[0], goal).status}
-            row |= {"agreement": agreement(graph, store, name)} if name != "gguf" else {}
+    for name in study.formats:
+        own = [c for c in candidates if c.recipe.format == name]
+        order = ranked(own, goal)
+        if order:
+            rows.append(best_variant_row(graph, store, order[0], goal))
+        elif name in reasons:
+            rows.append(no_variant_row(name, "not_tried", reasons[name]))
         else:
-            word = f"{failed.kind}: {failed.message}" if failed else "nothing was proposed"
-            row |= {
-                "status": "not_tried" if name in reasons else "failed",
-                "reason": reasons.get(name, word),
-            }
-        rows.append(row)
+            rows.append(no_variant_row(name, "failed", failure_reason(own)))
     return rows
 
 
-def agreement(graph: Graph, store: Store, name: str) -> dict[str, float]:
-    """How the format's runtime agrees with llama.cpp on the 16-bit model: metric -> value."""
-    found = graph.agreement(format_of(name).environment).outcome(store)
-    if found is None or isinstance(found, Failure):
+def best_variant_row(graph: Graph, store: Store, best: Candidate, goal: Goal) -> FormatJson:
+    """Return the row of a format's best variant."""
+    name = best.recipe.format
+    row: FormatJson = {
+        "format": name,
+        "runtime": format_of(name).runtime,
+        "recipe": variant_name(best.recipe),
+        "status": judge(best, goal).status,
+    }
+    if name != PLANNED:
+        row["agreement"] = runtime_agreement(graph, store, name)
+    return row
+
+
+def no_variant_row(name: str, status: str, reason: str) -> FormatJson:
+    """Return the row of a format without a variant."""
+    runtime = format_of(name).runtime
+    return {"format": name, "runtime": runtime, "status": status, "reason": reason}
+
+
+def failure_reason(candidates: Sequence[Candidate]) -> str:
+    """Return the first failure of a format's candidates in words."""
+    failure = next((c.failure for c in candidates if c.failure), None)
+    return f"{failure.kind}: {failure.message}" if failure else "nothing was proposed"
+
+
+def runtime_agreement(graph: Graph, store: Store, name: str) -> dict[str, float]:
+    """Return metric -> value: how a format's runtime agrees with llama.cpp on the 16-bit model."""
+    outcome = graph.agreement(format_of(name).environment).outcome(store)
+    if not isinstance(outcome, Artifact):
         return {}
-    return {m.metric: m.value for m in parse(store.read_json(found, NAME))}
+    return {m.metric: m.value for m in parse(store.read_json(outcome, NAME))}
 
 
-def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str | None) -> str:
-    """The formats side by side: the best of each on the same tokens, with speed and memory as
-    measured on this machine.
+def format_table(
+    rows: Sequence[FormatJson], candidates: Sequence[Candidate], winner: str | None
+) -> str:
+    """Return the formats side by side: the best of each on the same tokens, with speed and memory
+    as measured on this machine. `winner` is the name of the study's best variant.
     """
+    by_name = {variant_name(c.recipe): c for c in candidates}
+    head = (
+        f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}"
+        f"{'RAM MB':>8}  runtime"
+    )
     lines = [
-        f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}{'RAM MB':>8}  runtime"
+        format_line(row, by_name[row["recipe"]], row["recipe"] == winner)
+        if "recipe" in row
+        else f"{row['format']:<12}{row['reason']}"[:LINE]
+        for row in rows
     ]
-    found = {variant_name(c.recipe): c for c in known}
-    for row in rows:
-        if "recipe" not in row:
-            lines.append(f"{row['format']:<12}{row['reason']}"[:160])
-            continue
-        best = found[row["recipe"]]
-        kld = best.find("kld_mean")
-        quality = f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"
-        cells = [
-            (_show(best, n, s, d))
-            for n, s, d in (("same_top", 0.01, 1), ("tg_tps", 1, 0), ("ram_peak_bytes", 1e6, 0))
-        ]
-        mark = " (winner)" if row["recipe"] == winner else ""
-        size = _show(best, "size_bytes", 1e6, 2)
-        lines.append(
-            f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{quality:>20}{cells[0] + ' %':>10}{cells[1]:>9}"
-            f"{cells[2]:>8}  {row['runtime']}{mark}"
-        )
-    for row in rows:
-        if agreed := row.get("agreement"):
-            trap = (
-                ""
-                if agreed["agree_tokens"] > SAME
-                else ": transformers reads this model's tokenizer differently"
-            )
-            lines.append(
-                f"{row['format']}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats "
-                "apart on the same tokens; the two tokenizers have "
-                f"{100 * agreed['agree_tokens']:.4g} % of theirs in common{trap}"
-            )
-    return "\n".join(
-        [
-            *lines,
-            (
-                "tok/s (one after the other) and RAM measured on this machine, in each format's "
-                "own runtime"
-            ),
-        ]
+    notes = [
+        agreement_line(row["format"], agreed) for row in rows if (agreed := row.get("agreement"))
+    ]
+    return "\n".join([head, *lines, *notes, FOOTER])
+
+
+def format_line(row: FormatJson, best: Candidate, wins: bool) -> str:
+    """Return a format's line of the table."""
+    size = format_metric(best, "size_bytes", 1e6, 2)
+    top = format_metric(best, "same_top", 0.01, 1)
+    speed = format_metric(best, "tg_tps", 1, 0)
+    memory = format_metric(best, "ram_peak_bytes", 1e6, 0)
+    mark = " (winner)" if wins else ""
+    return (
+        f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{format_kld(best):>20}{top + ' %':>10}"
+        f"{speed:>9}{memory:>8}  {row['runtime']}{mark}"
     )
 
 
-def _show(candidate: Candidate, metric: str, scale: float, digits: int) -> str:
+def agreement_line(name: str, agreed: dict[str, float]) -> str:
+    """Return how far the two runtimes' 16-bit models are apart, in words."""
+    same_share = agreed["agree_tokens"]
+    warning = (
+        ""
+        if same_share > SAME_TOKENIZER
+        else ": transformers reads this model's tokenizer differently"
+    )
+    return (
+        f"{name}: the two 16-bit models are {agreed['agree_kld_mean']:.2g} nats apart on the same "
+        f"tokens; the two tokenizers have {100 * same_share:.4g} % of theirs in common{warning}"
+    )
+
+
+def format_metric(candidate: Candidate, metric: str, scale: float, digits: int) -> str:
+    """Return a metric's value divided by the scale, or "-" where it is unknown."""
     value = candidate.value(metric)
     return "-" if value is None else f"{value / scale:.{digits}f}"
+
+
+def format_kld(candidate: Candidate) -> str:
+    """Return the mean KLD with its standard error, nats, or "-" where it is unknown."""
+    kld = candidate.find("kld_mean")
+    return f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"

@@ -1,4 +1,7 @@
-"""The files of outputs/: the winner, and beside it the best of every other format."""
+"""outputs/<study>/: plan what the folder holds, write it, seal it with a manifest, promote it.
+
+Beside the winner lies the best variant of every other format, and what plugins made of the winner.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,239 +23,305 @@ from sintra.core.format import format_of
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
-from sintra.core.types import Artifact, Candidate, Goal
+from sintra.core.types import Artifact, Candidate, File
 from sintra.planning.other_formats import buildable_formats
-from sintra.results import latest, outputs
+from sintra.results import latest
 from sintra.store import history
 from sintra.store.files import link_or_copy, write_atomic
 from sintra.store.store import Store
+from sintra.study.json_types import ManifestJson, ResultJson
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-
-def artifact(graph: Graph, store: Store, recipe: Mapping[str, Any]) -> Artifact:
-    """What was made of a recipe that stands in a result."""
-    made = graph.quantize(Recipe.of(recipe)).outcome(store)
-    assert isinstance(made, Artifact)
-    return made
-
-
-def wanted(
-    graph: Graph, store: Store, winner: dict[str, Any] | None, known: list[Candidate], goal: Goal
-) -> dict[str, Artifact]:
-    """Folder below outputs/<study> ("" for the winner's, a format's name for the others') ->
-    artifact.
-    """
-    if winner is None:
-        return {}
-    found = {"": artifact(graph, store, winner["recipe"])}
-    own = Recipe.of(winner["recipe"]).format
-    for name in buildable_formats(graph.study):
-        best = ranked([c for c in known if c.recipe.format == name], goal)
-        if name != own and best:
-            found[name] = artifact(graph, store, best[0].recipe.as_json())
-    return found
-
-
-def parts(made: Artifact) -> dict[str, tuple[int, str]]:
-    """Path -> size and SHA-256 of what is delivered of an artifact."""
-    return {
-        f.path: (f.size, f.sha256)
-        for f in made.files
-        if f.path == "model.gguf" or f.path.startswith("model/")
-    }
-
-
-def sound(store: Store, out: Path, what: dict[str, Artifact]) -> bool:
-    """Whether the folder holds them all and nothing else that could be taken for one: by size, and
-    not from before a blob was made anew (since the old one was damaged).
-    """
-    files = {
-        Path(folder, path): part
-        for folder, made in what.items()
-        for path, part in parts(made).items()
-    }
-    if models(out) != {p.parts[0] for p in files}:
-        return False
-    return all(
-        (out / path).is_file() and _same(out / path, store.blob_path(digest), size)
-        for path, (size, digest) in files.items()
-    )
-
-
-def _same(path: Path, blob: Path, size: int) -> bool:
-    here, there = path.stat(), blob.stat()
-    linked = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
-    return here.st_size == size and (linked or here.st_mtime_ns >= there.st_mtime_ns)
-
-
-def models(out: Path) -> set[str]:
-    """Names in a result's folder that are models."""
-    names = {"model.gguf", "model", *plugins.own_names("formats")}
-    return {p.name for p in out.iterdir() if p.name in names}
-
-
-def put(store: Store, out: Path, what: dict[str, Artifact]) -> None:
-    """Hard links to the blobs where the filesystem allows them (read-only, like the blobs), else
-    copies.
-    """
-    for name in models(out):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-    for folder, made in what.items():
-        for path, (_, digest) in parts(made).items():
-            target = out / folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(store.blob_path(digest), target)
-    if not any(path == "model.gguf" for made in [what.get("")] if made for path in parts(made)):
-        (out / "model.gguf").unlink(missing_ok=True)
-
-
-def extra(graph: Graph, store: Store, winner: dict[str, Any] | None) -> dict[str, Artifact]:
-    """Folder below outputs/<study> -> what a plugin's stage or probe made of the winner."""
-    if winner is None or Recipe.of(winner["recipe"]).format != "gguf":
-        return {}
-    found = {f"extra/{s.stage}": s.outcome(store) for s in graph.extra(Recipe.of(winner["recipe"]))}
-    return {name: made for name, made in found.items() if isinstance(made, Artifact)}
-
-
-def put_extra(store: Store, out: Path, what: dict[str, Artifact]) -> dict[str, str]:
-    """Link the files of plugins; returns path -> SHA-256."""
-    shutil.rmtree(out / "extra", ignore_errors=True)
-    for folder, made in what.items():
-        for file in made.files:
-            (out / folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(store.blob_path(file.sha256), out / folder / file.path)
-    return {f"{folder}/{f.path}": f.sha256 for folder, made in what.items() for f in made.files}
-
-
-def digests(what: dict[str, Artifact]) -> dict[str, str]:
-    """Path -> SHA-256, for the manifest."""
-    return {
-        Path(folder, path).as_posix(): digest
-        for folder, made in what.items()
-        for path, (_, digest) in parts(made).items()
-    }
-
-
-def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, Any]:
-    """For the manifest: every version of the libraries that made and measured what isn't GGUF."""
-    found = {}
-    for name in buildable_formats(graph.study):
-        environment = format_of(name).environment
-        made = graph.environment(environment).outcome(store) if environment else None
-        if isinstance(made, Artifact):
-            found[environment] = store.read_json(made, "lock.json")
-    return {"locks": found} if found and what else {}
-
-
 PAGES = ("ab.html", "surgery.html", "report.html")  # drawn from the rest, by their own commands
-
-
-PER_RUN = ("steps", "wall_s", "llm")
-
-
+PER_RUN = ("steps", "wall_s", "llm")  # keys of result.json that are of the run that wrote it
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
+TEXT_FILES = ("result.json", "rounds.json", "recipe.yaml")
+
+Models = dict[str, Artifact]
+"""Folder below outputs/<study> -> artifact: "" for the winner, else the name of the format."""
 
 
-def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
-    """Whether two results say the same, apart from what is of a single run."""
-    return canonical({k: v for k, v in one.items() if k not in PER_RUN}) == canonical(
-        {k: v for k, v in two.items() if k not in PER_RUN}
-    )
+@dataclass(frozen=True)
+class Delivery:
+    """What outputs/<study>/ is to hold."""
+
+    workspace: Workspace
+    graph: Graph
+    result: ResultJson
+    rounds: Sequence[Round]
+    models: Models
+    plugin_files: dict[str, Artifact]  # folder below outputs/<study> -> what a plugin made
+
+    @property
+    def folder(self) -> Path:
+        """outputs/<study>/."""
+        return self.workspace.outputs
+
+    @property
+    def store(self) -> Store:
+        """The cache with all files."""
+        return self.workspace.store
 
 
 def deliver(
     workspace: Workspace,
-    result: dict[str, Any],
-    known: list[Candidate],
-    rounds: list[Round],
+    result: ResultJson,
+    candidates: Sequence[Candidate],
+    rounds: Sequence[Round],
     graph: Graph,
 ) -> str:
-    """Write outputs/<study>/ unless it says so already, append to the history, and point
-    outputs/latest to it if it has a winner that is sound; what is wrong with it otherwise, in a
-    line.
+    """Write outputs/<study>/ unless it holds the result already, add the result to the history, and
+    point outputs/latest to it. Returns what is wrong with a winner's files, in a line, else "".
     """
-    out, winner = workspace.outputs, result["winner"]
-    what = outputs.wanted(graph, workspace.store, winner, known, workspace.study.goal)
+    delivery = plan_delivery(workspace, result, candidates, rounds, graph)
+    changed = not is_delivered(delivery)
+    if changed:
+        write_files(delivery)
+        seal_folder(delivery)
+    append_to_history(workspace, result)
+    return promote_winner(delivery, changed)
+
+
+def plan_delivery(
+    workspace: Workspace,
+    result: ResultJson,
+    candidates: Sequence[Candidate],
+    rounds: Sequence[Round],
+    graph: Graph,
+) -> Delivery:
+    """Choose the artifacts that the folder is to hold."""
+    models, plugin_files = Models(), dict[str, Artifact]()
+    if result["winner"]:
+        winner = Recipe.of(result["winner"]["recipe"])
+        models = chosen_models(workspace, graph, winner, candidates)
+        plugin_files = plugin_artifacts(graph, workspace.store, winner)
+    return Delivery(workspace, graph, result, rounds, models, plugin_files)
+
+
+def is_delivered(delivery: Delivery) -> bool:
+    """Return whether the folder holds the same result already, but for what is of a single run."""
+    out = delivery.folder
     with contextlib.suppress(OSError, ValueError):
-        unchanged = same(json.loads((out / "result.json").read_text()), result)
-        if unchanged and outputs.sound(workspace.store, out, what) and as_written(out):
-            remember(workspace, result)
-            return (
-                latest.promote(workspace.root, workspace.store, workspace.study.id, False)
-                if winner
-                else ""
-            )
+        return (
+            is_same_result(json.loads((out / "result.json").read_text()), delivery.result)
+            and has_models(delivery.store, out, delivery.models)
+            and has_text_files(out)
+        )
+    return False
+
+
+def write_files(delivery: Delivery) -> None:
+    """Write everything but the manifest; pages of an earlier winner go."""
+    out, result = delivery.folder, delivery.result
     out.mkdir(parents=True, exist_ok=True)
-    for name in PAGES:  # of another winner
+    for name in PAGES:
         (out / name).unlink(missing_ok=True)
-    outputs.put(workspace.store, out, what)
-    more = outputs.put_extra(workspace.store, out, outputs.extra(graph, workspace.store, winner))
-    if winner:
+    link_models(delivery.store, out, delivery.models)
+    link_plugin_files(delivery.store, out, delivery.plugin_files)
+    if result["winner"]:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
-    write_atomic(out / "rounds.json", json.dumps(rounds, indent=1) + "\n")
-    # Last of the files: until it is there the folder counts as unwritten, so that a kill in between
-    # loses none of the above.
-    write_atomic(
-        out / "manifest.json",
-        sealed(json.dumps(manifest(workspace, what, graph, more), indent=1) + "\n"),
-    )
-    remember(workspace, result)
-    return (
-        latest.promote(workspace.root, workspace.store, workspace.study.id, True) if winner else ""
-    )
+    rounds = [r.to_json() for r in delivery.rounds]
+    write_atomic(out / "rounds.json", json.dumps(rounds, indent=1, sort_keys=True) + "\n")
 
 
-def remember(workspace: Workspace, result: dict[str, Any]) -> None:
-    """Into the history, unless its last word on this study is the same; a cache that can't be
-    written is left as it is.
+def seal_folder(delivery: Delivery) -> None:
+    """Write manifest.json, without which the folder counts as unwritten: a kill before this point
+    loses nothing, since the next run writes all files again.
     """
-    digest = sha256(canonical({k: v for k, v in result.items() if k not in PER_RUN}))
+    text = json.dumps(manifest_json(delivery), indent=1) + "\n"
+    write_atomic(delivery.folder / "manifest.json", sealed(text))
+
+
+def promote_winner(delivery: Delivery, changed: bool) -> str:
+    """Point outputs/latest to the study if it has a winner whose files are good; what is wrong with
+    them otherwise, in a line.
+    """
+    if not delivery.result["winner"]:
+        return ""
+    workspace = delivery.workspace
+    return latest.promote(workspace.root, workspace.store, workspace.study.id, changed)
+
+
+def append_to_history(workspace: Workspace, result: ResultJson) -> None:
+    """Add the result to the history unless its last row on this study is the same; a cache that
+    can't be written is left as it is.
+    """
+    digest = sha256(canonical(lasting_part(result)))
     try:
         history.append_result(workspace.store.root / "history.db", result, digest)
     except (sqlite3.OperationalError, OSError) as error:
         print(f"sintra: the history can't be written: {error}", file=sys.stderr)
 
 
-def as_written(out: Path) -> bool:
-    """Whether the small files of a result's folder are those that its manifest names."""
-    said = unsealed((out / "manifest.json").read_bytes())
-    small = ("result.json", "rounds.json", "recipe.yaml")
-    return said is not None and all(
-        sha256((out / n).read_text()) == d for n, d in said["files"].items() if n in small
+def lasting_part(result: ResultJson) -> dict[str, Any]:
+    """Return a result without what is of a single run."""
+    return {k: v for k, v in result.items() if k not in PER_RUN}
+
+
+def is_same_result(one: ResultJson, two: ResultJson) -> bool:
+    """Return whether two results are equal, apart from what is of a single run."""
+    return canonical(lasting_part(one)) == canonical(lasting_part(two))
+
+
+def chosen_models(
+    workspace: Workspace, graph: Graph, winner: Recipe, candidates: Sequence[Candidate]
+) -> Models:
+    """Return the winner's artifact, and that of the best variant of every other format."""
+    store, goal = workspace.store, workspace.study.goal
+    models = {"": built_artifact(graph, store, winner)}
+    for name in buildable_formats(graph.study):
+        order = ranked([c for c in candidates if c.recipe.format == name], goal)
+        if name != winner.format and order:
+            models[name] = built_artifact(graph, store, order[0].recipe)
+    return models
+
+
+def built_artifact(graph: Graph, store: Store, recipe: Recipe) -> Artifact:
+    """Return the artifact of a recipe that was built."""
+    outcome = graph.quantize(recipe).outcome(store)
+    assert isinstance(outcome, Artifact)
+    return outcome
+
+
+def plugin_artifacts(graph: Graph, store: Store, winner: Recipe) -> dict[str, Artifact]:
+    """Return folder below outputs/<study> -> what a plugin's stage or probe made of the winner."""
+    if winner.format != "gguf":
+        return {}
+    outcomes = {f"extra/{s.stage}": s.outcome(store) for s in graph.extra(winner)}
+    return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
+
+
+def model_files(artifact: Artifact) -> list[File]:
+    """Return those files of an artifact that are the model."""
+    return [f for f in artifact.files if f.path == "model.gguf" or f.path.startswith("model/")]
+
+
+def has_models(store: Store, out: Path, models: Models) -> bool:
+    """Return whether the folder holds all these models and no other.
+
+    Files are compared by size, and must not be older than a blob that was made again because the
+    old one was damaged.
+    """
+    files = {Path(folder, f.path): f for folder, made in models.items() for f in model_files(made)}
+    if model_names(out, models) != {path.parts[0] for path in files}:
+        return False
+    return all(
+        (out / path).is_file() and is_current_copy(out / path, store.blob_path(f.sha256), f.size)
+        for path, f in files.items()
     )
 
 
-def recipe_yaml(result: dict[str, Any]) -> str:
-    """The winner's recipe, replayable with `planner=replay planner.replay=recipe.yaml`."""
-    recipe = result["winner"]["recipe"]
+def is_current_copy(path: Path, blob: Path, size: int) -> bool:
+    """Return whether a file has the size, and is the blob itself or no older than it."""
+    here, there = path.stat(), blob.stat()
+    linked = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    return here.st_size == size and (linked or here.st_mtime_ns >= there.st_mtime_ns)
+
+
+def model_names(out: Path, formats: Iterable[str]) -> set[str]:
+    """Return the names in a result's folder that are models; formats: of plugins, too."""
+    names = {"model.gguf", "model", *plugins.own_names("formats"), *formats}
+    return {path.name for path in out.iterdir() if path.name in names}
+
+
+def has_text_files(out: Path) -> bool:
+    """Return whether the text files of a result's folder are those that its manifest names."""
+    manifest = unsealed((out / "manifest.json").read_bytes())
+    return manifest is not None and all(
+        sha256((out / name).read_text()) == digest
+        for name, digest in manifest["files"].items()
+        if name in TEXT_FILES
+    )
+
+
+def link_models(store: Store, out: Path, models: Models) -> None:
+    """Replace the folder's models by hard links to the blobs where the filesystem allows them
+    (read-only, like the blobs), else by copies.
+    """
+    for name in model_names(out, models):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+    for folder, artifact in models.items():
+        for file in model_files(artifact):
+            link_file(store, file, out / folder / file.path)
+    if "" not in models or not any(f.path == "model.gguf" for f in model_files(models[""])):
+        (out / "model.gguf").unlink(missing_ok=True)
+
+
+def link_plugin_files(store: Store, out: Path, artifacts: dict[str, Artifact]) -> None:
+    """Replace the folder's files of plugins."""
+    shutil.rmtree(out / "extra", ignore_errors=True)
+    for folder, artifact in artifacts.items():
+        for file in artifact.files:
+            link_file(store, file, out / folder / file.path)
+
+
+def link_file(store: Store, file: File, target: Path) -> None:
+    """Put a file of an artifact into the folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link_or_copy(store.blob_path(file.sha256), target)
+
+
+def recipe_yaml(result: ResultJson) -> str:
+    """Return the winner's recipe, replayable with `planner=replay planner.replay=recipe.yaml`."""
+    assert result["winner"] is not None
     head = (
         f"# {result['study']}: doit optimize ... planner=replay "
         f"planner.replay=outputs/{result['study']}/recipe.yaml\n"
     )
-    return head + "recipes:\n- " + json.dumps(recipe) + "\n"
+    return head + "recipes:\n- " + json.dumps(result["winner"]["recipe"]) + "\n"
 
 
-def manifest(
-    workspace: Workspace, what: dict[str, Artifact], graph: Graph, more: dict[str, str]
-) -> dict[str, Any]:
-    """Where everything came from: digests, versions, texts. more: digests of what plugins made."""
-    files = outputs.digests(what) | more
-    for path in sorted(workspace.outputs.iterdir()):
-        if (
-            path.is_file()
-            and path.name not in ("manifest.json", "model.gguf", *PAGES)
-            and not path.name.startswith(".")
-        ):
-            files[path.name] = sha256(path.read_text())
-    return {
-        "study": workspace.study.id,
+def manifest_json(delivery: Delivery) -> ManifestJson:
+    """Return where everything came from: digests of all files, versions, texts."""
+    graph = delivery.graph
+    manifest: ManifestJson = {
+        "study": delivery.workspace.study.id,
         "sintra": __version__,
-        "files": files,
-        "overrides": list(workspace.study.overrides),
+        "files": file_digests(delivery),
+        "overrides": list(delivery.workspace.study.overrides),
         "source": {"kind": graph.source.kind, "digest": graph.source.digest},
         "texts": {role: text.digest for role, text in graph.texts.items()},
         "tools": {name: tool_version(name) for name in TOOLS},
-    } | outputs.locks(graph, workspace.store, what)
+    }
+    locks = environment_locks(graph, delivery.store)
+    if locks and delivery.models:
+        manifest["locks"] = locks
+    return manifest
+
+
+def file_digests(delivery: Delivery) -> dict[str, str]:
+    """Return path below the folder -> SHA-256 of all files but the manifest and pages."""
+    digests = {
+        Path(folder, file.path).as_posix(): file.sha256
+        for folder, artifact in delivery.models.items()
+        for file in model_files(artifact)
+    }
+    digests |= {
+        f"{folder}/{file.path}": file.sha256
+        for folder, artifact in delivery.plugin_files.items()
+        for file in artifact.files
+    }
+    for path in sorted(delivery.folder.iterdir()):
+        if is_text_file(path):
+            digests[path.name] = sha256(path.read_text())
+    return digests
+
+
+def is_text_file(path: Path) -> bool:
+    """Return whether a file of the folder is neither model, manifest, page nor hidden."""
+    apart = ("manifest.json", "model.gguf", *PAGES)
+    return path.is_file() and path.name not in apart and not path.name.startswith(".")
+
+
+def environment_locks(graph: Graph, store: Store) -> dict[str, Any]:
+    """Return environment -> versions of the libraries that made and measured other formats."""
+    locks = {}
+    for name in buildable_formats(graph.study):
+        if environment := format_of(name).environment:
+            outcome = graph.environment(name).outcome(store)
+            if isinstance(outcome, Artifact):
+                locks[environment] = store.read_json(outcome, "lock.json")
+    return locks

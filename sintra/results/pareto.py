@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of sintra.results.comparison
 HEAD = (
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
     "content='width=device-width'>"
@@ -16,19 +16,19 @@ HEAD = (
 )
 
 
-def front(rows: list[Row]) -> list[Row]:
-    """Those that no other beats in both bytes and KLD, by size."""
-    best: list[Row] = []
+def pareto_front(rows: list[Row]) -> list[Row]:
+    """Return the rows that no other beats in both bytes and KLD, by size."""
+    front: list[Row] = []
     for row in sorted(rows, key=lambda r: (r["size_bytes"], r["kld_mean"])):
-        if not best or row["kld_mean"] < best[-1]["kld_mean"]:
-            best.append(row)
-    return best
+        if not front or row["kld_mean"] < front[-1]["kld_mean"]:
+            front.append(row)
+    return front
 
 
-def page(rows: list[Row], keys: list[str]) -> str | None:
-    """HTML that needs no network; None where Altair isn't installed."""
+def pareto_page(rows: list[Row], options: list[str]) -> str | None:
+    """Return HTML that needs no network; None where Altair isn't installed."""
     try:
-        import altair
+        import altair  # the extra `plot`
         import vl_convert  # noqa: F401
     except ImportError:
         return None
@@ -37,29 +37,36 @@ def page(rows: list[Row], keys: list[str]) -> str | None:
             "MB": r["size_bytes"] / 1e6,
             "KLD": r["kld_mean"],
             "status": r["status"],
-            "study": ", ".join(str(r[k]) for k in keys),
+            "study": ", ".join(str(r[o]) for o in options),
         }
         for r in rows
     ]
-    line = [{"MB": r["size_bytes"] / 1e6, "KLD": r["kld_mean"]} for r in front(rows)]
-    x, y = (
-        altair.X("MB:Q", scale=altair.Scale(zero=False)),
-        altair.Y("KLD:Q", scale=altair.Scale(type="log"), title="KLD (nats)"),
-    )
-    tips = ["study:N", "MB:Q", "KLD:Q", "status:N"]
-    dots = (
-        altair.Chart({"values": points})
-        .mark_point(filled=True, size=90)
-        .encode(x=x, y=y, color="study:N", shape="status:N", tooltip=tips)
-    )
-    steps = (
-        altair.Chart({"values": line})
-        .mark_line(interpolate="step-after", opacity=0.5)
-        .encode(x=x, y=y)
-    )
-    chart = (steps + dots).properties(width="container", height=420)
+    front = [{"MB": r["size_bytes"] / 1e6, "KLD": r["kld_mean"]} for r in pareto_front(rows)]
     words = "; ".join(
         f"{p['study']}: {p['MB']:.2f} MB, {p['KLD']:.5f} nats, {p['status']}" for p in points
     )
-    inner = chart.to_html(inline=True, fullhtml=False)
-    return HEAD.format(words=words, chart=inner)
+    chart = pareto_chart(altair, points, front)
+    return HEAD.format(words=words, chart=chart.to_html(inline=True, fullhtml=False))
+
+
+def pareto_chart(altair: Any, points: list[Row], front: list[Row]) -> Any:
+    """Return a chart of all points over the steps of the front."""
+    x = altair.X("MB:Q", scale=altair.Scale(zero=False))
+    y = altair.Y("KLD:Q", scale=altair.Scale(type="log"), title="KLD (nats)")
+    dots = (
+        altair.Chart({"values": points})
+        .mark_point(filled=True, size=90)
+        .encode(
+            x=x,
+            y=y,
+            color="study:N",
+            shape="status:N",
+            tooltip=["study:N", "MB:Q", "KLD:Q", "status:N"],
+        )
+    )
+    steps = (
+        altair.Chart({"values": front})
+        .mark_line(interpolate="step-after", opacity=0.5)
+        .encode(x=x, y=y)
+    )
+    return (steps + dots).properties(width="container", height=420)

@@ -3,112 +3,134 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-Result = dict[str, Any]
-Z = 2.0
+from sintra.results.result import model_file
+from sintra.study.json_types import CandidateJson, CellJson
+
+Z = 2.0  # standard errors of a difference that count as more than noise
+BITS_PER_BYTE = ("bits_per_byte",)
+
+Metrics = tuple[str, ...]
+"""What models are compared by: accuracies at tasks, or BITS_PER_BYTE."""
 
 
-def recommend(results: list[Result]) -> list[str]:
-    """A line for each device: the model whose variant holds the limits and is the best at the tasks
-    that all were given, or by bits per byte of text where there are none; of two that can't be told
-    apart, the smaller. Then why not the others.
+class Score(NamedTuple):
+    """A model's quality; smaller is better."""
+
+    value: float  # mean error rate over tasks, or bits per byte of text
+    stderr: float
+
+    def clearly_beats(self, other: Score) -> bool:
+        """Return whether this is better by more than Z standard errors of the difference, the two
+        taken as independent.
+        """
+        return other.value - self.value > Z * math.hypot(self.stderr, other.stderr)
+
+
+def recommend(results: Sequence[CellJson]) -> list[str]:
+    """Return lines for each device: the model to take, then why not the others.
+
+    That is the model whose variant holds the limits and is the best at the tasks that all have, or
+    by bits per byte of text where there are none; of two that can't be told apart, the smaller.
     """
     lines = []
     for device in dict.fromkeys(r["hardware"] for r in results):
-        lines += for_device(device, [r for r in results if r["hardware"] == device])
+        lines += recommend_for(device, [r for r in results if r["hardware"] == device])
     return lines
 
 
-def for_device(device: str, results: list[Result]) -> list[str]:
-    """The choice, and a line for each that wasn't chosen."""
-    held = [r for r in results if r["status"] == "met"]
-    others = [f"  not {label(r, results)}: {missed(r)}" for r in results if r not in held]
-    if not held:
+def recommend_for(device: str, results: Sequence[CellJson]) -> list[str]:
+    """Return the choice for one device, and a line for each model that isn't chosen."""
+    met = [r for r in results if r["status"] == "met"]
+    others = [f"  not {label(r, results)}: {missed_limit(r)}" for r in results if r not in met]
+    if not met:
         return [f"{device}: none of these models can be recommended", *others]
-    measure = common(held)
-    if measure is None:
+    metrics = common_metrics(met)
+    if metrics is None:
         return [f"{device}: the models share no measure of quality to compare by", *others]
-    first = min(held, key=lambda r: worth(r, measure)[0])
-    equal = [r for r in held if not clearly(worth(first, measure), worth(r, measure))]
-    best = min(equal, key=size)
-    why = f"{told(best, measure)}, {size(best) / 1e6:.2f} MB"
+    best_score = min((score(r, metrics) for r in met), key=lambda s: s.value)
+    equal = [r for r in met if not best_score.clearly_beats(score(r, metrics))]
+    choice = min(equal, key=model_bytes)
+    why = describe(choice, metrics)
     if len(equal) > 1:
         why += ", the smaller of those that can't be told apart"
     losers = [
-        f"  not {label(r, results)}: {lost(r, best, measure, r in equal)}"
-        for r in held
-        if r is not best
+        f"  not {label(r, results)}: {loser_reason(r, metrics, r in equal)}"
+        for r in met
+        if r is not choice
     ]
-    return [f"{device}: take {label(best, results)} ({why})", *losers, *others]
+    return [f"{device}: take {label(choice, results)} ({why})", *losers, *others]
 
 
-def label(result: Result, among: list[Result]) -> str:
-    """The model's name, with the study's where several share it."""
-    same = sum(r["model"] == result["model"] for r in among) > 1
-    return f"{result['model']} ({result['study']})" if same else str(result["model"])
+def label(result: CellJson, among: Sequence[CellJson]) -> str:
+    """Return the model's name, with the study's where several share it."""
+    shared = sum(r["model"] == result["model"] for r in among) > 1
+    return f"{result['model']} ({result['study']})" if shared else str(result["model"])
 
 
-def numbers(result: Result) -> dict[str, tuple[float, float]]:
-    """metric -> (value, standard error) of the winner."""
+def common_metrics(results: Sequence[CellJson]) -> Metrics | None:
+    """Return the tasks that every result was measured on, else bits per byte, else None."""
+    shared = set.intersection(*(set(winner_numbers(r)) for r in results))
+    tasks = tuple(sorted(k for k in shared if k.startswith("task:") and k.endswith(":acc")))
+    return tasks or (BITS_PER_BYTE if set(BITS_PER_BYTE) <= shared else None)
+
+
+def winner_numbers(result: CellJson) -> dict[str, tuple[float, float]]:
+    """Return metric -> (value, standard error) of the winner."""
     return {
-        m["metric"]: (m["value"], m.get("stderr") or 0.0) for m in result["winner"]["measurements"]
+        m["metric"]: (m["value"], m.get("stderr") or 0.0) for m in winner(result)["measurements"]
     }
 
 
-def common(results: list[Result]) -> tuple[str, ...] | None:
-    """The tasks that every result was measured on, else bits per byte, else None."""
-    shared = set.intersection(*(set(numbers(r)) for r in results))
-    tasks = tuple(sorted(k for k in shared if k.startswith("task:") and k.endswith(":acc")))
-    return tasks or (("bits_per_byte",) if "bits_per_byte" in shared else None)
+def winner(result: CellJson) -> CandidateJson:
+    """Return the winner of a result that has one."""
+    candidate = result["winner"]
+    assert candidate is not None
+    return candidate
 
 
-def worth(result: Result, measure: tuple[str, ...]) -> tuple[float, float]:
-    """What is to be small, and its standard error: the mean error rate over tasks, or bits per
-    byte.
-    """
-    found = [numbers(result)[k] for k in measure]
-    error = math.sqrt(sum(s * s for _, s in found)) / len(found)
-    value = sum(v for v, _ in found) / len(found)
-    return (value if measure == ("bits_per_byte",) else 1 - value), error
+def score(result: CellJson, metrics: Metrics) -> Score:
+    """Return the winner's quality by the common metrics."""
+    all_numbers = winner_numbers(result)
+    numbers = [all_numbers[metric] for metric in metrics]
+    error = math.sqrt(sum(stderr * stderr for _, stderr in numbers)) / len(numbers)
+    mean = sum(value for value, _ in numbers) / len(numbers)
+    return Score(mean if metrics == BITS_PER_BYTE else 1 - mean, error)
 
 
-def clearly(one: tuple[float, float], two: tuple[float, float]) -> bool:
-    """Whether the first is better by more than noise: two standard errors of the difference, taken
-    as independent.
-    """
-    return two[0] - one[0] > Z * math.hypot(one[1], two[1])
+def describe(result: CellJson, metrics: Metrics) -> str:
+    """Return the winner's quality and size in words."""
+    return f"{describe_quality(result, metrics)}, {model_bytes(result) / 1e6:.2f} MB"
 
 
-def told(result: Result, measure: tuple[str, ...]) -> str:
-    """The quality in words."""
-    value, error = worth(result, measure)
-    if measure == ("bits_per_byte",):
+def describe_quality(result: CellJson, metrics: Metrics) -> str:
+    """Return the winner's quality in words."""
+    value, error = score(result, metrics)
+    if metrics == BITS_PER_BYTE:
         return f"{value:.4f} +-{error:.4f} bits a byte"
-    return (
-        f"{1 - value:.3f} +-{error:.3f} of {' and '.join(k.split(':')[1] for k in measure)} right"
-    )
+    tasks = " and ".join(metric.split(":")[1] for metric in metrics)
+    return f"{1 - value:.3f} +-{error:.3f} of {tasks} right"
 
 
-def lost(result: Result, best: Result, measure: tuple[str, ...], equal: bool) -> str:
-    """Why a model that holds the limits wasn't taken."""
-    if equal:
-        return (
-            f"as good within noise ({told(result, measure)}), and larger: "
-            f"{size(result) / 1e6:.2f} MB"
-        )
-    return f"worse: {told(result, measure)}, {size(result) / 1e6:.2f} MB"
+def loser_reason(result: CellJson, metrics: Metrics, equal: bool) -> str:
+    """Return why a model that holds the limits isn't chosen."""
+    if not equal:
+        return f"worse: {describe(result, metrics)}"
+    quality, size = describe_quality(result, metrics), model_bytes(result) / 1e6
+    return f"as good within noise ({quality}), and larger: {size:.2f} MB"
 
 
-def missed(result: Result) -> str:
-    """Why a model doesn't hold the limits."""
-    winner = result["winner"]
-    if not winner or not winner["verdict"]["violated"]:
-        return str(result.get("reason") or result["status"])
-    metric, value, limit, _ = winner["verdict"]["violated"][0]
+def missed_limit(result: CellJson) -> str:
+    """Return why a model doesn't hold the limits."""
+    best = result["winner"]
+    if not best or not best["verdict"]["violated"]:
+        return result["reason"] or result["status"]
+    metric, value, limit, _ = best["verdict"]["violated"][0]
     return f"its {metric} is {value:.6g} at best where the limit is {limit:.6g}"
 
 
-def size(result: Result) -> float:
-    """Bytes of the winner."""
-    return float(result["winner"]["artifact"]["bytes"])
+def model_bytes(result: CellJson) -> int:
+    """Return the size of the winner."""
+    return model_file(winner(result))["bytes"]

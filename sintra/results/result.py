@@ -1,135 +1,185 @@
-"""The end of a study: its result, the folder in outputs/, the table."""
+"""result.json: what a study came to, with every candidate and its verdict."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.judge import judge, ranked
-from sintra.core.types import Candidate, Goal
+from sintra.core.types import Candidate, Constraint, File, Goal, Hardware, Status
 from sintra.hardware.boards import corrections
 from sintra.results import formats
+from sintra.study.json_types import (
+    CandidateJson,
+    ConstraintJson,
+    DeviceJson,
+    FailureJson,
+    GoalJson,
+    MeasurementJson,
+    ModelFileJson,
+    ResultJson,
+    VerdictJson,
+)
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-SHOWN = 12
-WIDTH, NAME = 80, 18
-ENDPOINT = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
-DEVICE = ("name", "title", "backend", "isa", "cores", "ram_bytes", "usable_bytes")
+INTERVAL_90 = 3.29  # width of a 90 % interval, in standard deviations of a normal distribution
 
 
-def build(
+def build_result(
     workspace: Workspace,
-    rounds: list[Round],
-    known: list[Candidate],
+    rounds: Sequence[Round],
+    candidates: Sequence[Candidate],
     steps: dict[str, int],
     wall_s: float,
     llm: LanguageModelBill,
-) -> dict[str, Any]:
-    """result.json as DESIGN.md lays it down."""
-    goal = workspace.study.goal
-    order = ranked(known, goal)
-    best = order[0] if order else None
-    stop = (rounds[-1]["stop"] or "") if rounds else ""
-    status = (
-        "infeasible"
-        if stop.startswith("infeasible")
-        else judge(best, goal).status
-        if best
-        else "unmet"
-    )
-    return (
-        {
-            "schema": 1,
-            "study": workspace.study.id,
-            "status": status,
-            "reason": stop,
-            "model": workspace.study.model,
-            "hardware": workspace.study.hardware.name,
-            "device": {k: getattr(workspace.study.hardware, k) for k in DEVICE},
-            "context": workspace.study.probe.context,
-            "goal": {
-                "name": goal.name,
-                "constraints": [asdict(c) for c in goal.constraints],
-                "minimise" if goal.sense > 0 else "maximise": goal.optimise,
-            },
-            "winner": row(best, goal) if best else None,
-            "candidates": [row(c, goal) for c in order]
-            + [row(c, goal) for c in known if c not in order],
-            "learned": rounds[-1].get("learned") if rounds else None,
-            "rounds": len(rounds),
-            "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
-            "steps": steps,
-            "llm": llm,
-            "wall_s": round(wall_s, 1),
-        }
-        | formats_of(workspace, known)
-        | own_code(workspace)
-        | corrections.board_of(workspace.graph().study)
-    )
+) -> ResultJson:
+    """Build result.json (DESIGN.md), the best candidate first.
+
+    `steps` (built, cached, failed and pulled) and `wall_s` (seconds) are of the run at hand, as is `llm`.
+    """
+    study, goal = workspace.study, workspace.study.goal
+    order = ranked(candidates, goal)
+    last = rounds[-1] if rounds else None
+    reason = (last.stop or "") if last else ""
+    result: ResultJson = {
+        "schema": 1,
+        "study": study.id,
+        "status": study_status(order, goal, reason),
+        "reason": reason,
+        "model": study.model,
+        "hardware": study.hardware.name,
+        "device": device_json(study.hardware),
+        "context": study.probe.context,
+        "goal": goal_json(goal),
+        "winner": candidate_json(order[0], goal) if order else None,
+        "candidates": [candidate_json(c, goal) for c in order]
+        + [candidate_json(c, goal) for c in candidates if c not in order],
+        "learned": last.learned if last else None,
+        "rounds": len(rounds),
+        "evaluations": sum(1 for c in candidates if c.value("kld_mean") is not None),
+        "steps": steps,
+        "llm": llm,
+        "wall_s": round(wall_s, 1),
+    }
+    add_special_cases(result, workspace, candidates)
+    return result
 
 
-def formats_of(workspace: Workspace, known: list[Candidate]) -> dict[str, Any]:
-    """The formats side by side, where more than GGUF was asked for."""
-    if workspace.study.formats == ("gguf",):
-        return {}
+def add_special_cases(
+    result: ResultJson, workspace: Workspace, candidates: Sequence[Candidate]
+) -> None:
+    """Add what only some studies have: other formats, Python code of the model, a board."""
+    study, graph = workspace.study, workspace.graph()
+    if study.formats != ("gguf",):
+        result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
+    if study.trust_remote_code:
+        result["trust_remote_code"] = True
+    if board := corrections.board_of(graph.study):
+        result["board"] = board["board"]
+
+
+def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:
+    """Return a study's status from its candidates, the best first, and the reason of its end."""
+    if reason.startswith("infeasible"):
+        return "infeasible"
+    return judge(order[0], goal).status if order else "unmet"
+
+
+def device_json(hardware: Hardware) -> DeviceJson:
+    """Return the head of a device's profile."""
     return {
-        "formats": formats.by_format(
-            workspace.graph(), workspace.store, known, workspace.study.goal
-        )
+        "name": hardware.name,
+        "title": hardware.title,
+        "backend": hardware.backend,
+        "isa": hardware.isa,
+        "cores": hardware.cores,
+        "ram_bytes": hardware.ram_bytes,
+        "usable_bytes": hardware.usable_bytes,
     }
 
 
-def own_code(workspace: Workspace) -> dict[str, bool]:
-    """That Python code of the model's own was allowed to run, where it was."""
-    return {"trust_remote_code": True} if workspace.study.trust_remote_code else {}
+def goal_json(goal: Goal) -> GoalJson:
+    """Return the goal's JSON form."""
+    data: GoalJson = {
+        "name": goal.name,
+        "constraints": [cast(ConstraintJson, asdict(c)) for c in goal.constraints],
+    }
+    if goal.sense > 0:
+        data["minimise"] = goal.optimise
+    else:
+        data["maximise"] = goal.optimise
+    return data
 
 
-def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:
-    """A candidate as it stands in result.json."""
-    verdict = judge(candidate, goal)
-    file = candidate.artifact
+def candidate_json(candidate: Candidate, goal: Goal) -> CandidateJson:
+    """Return a candidate as it stands in result.json."""
+    failure = candidate.failure
     return {
         "recipe": candidate.recipe.as_json(),
         "why": candidate.why,
         "author": candidate.author,
-        "artifact": {"path": file.path, "sha256": file.sha256, "bytes": file.size}
-        if file
-        else None,
+        "artifact": model_file_json(candidate.artifact) if candidate.artifact else None,
         "confidence": confidence(candidate, goal),
         "decided_on": "report" if candidate.decided else "search",
-        "measurements": [
-            {k: v for k, v in asdict(m).items() if v not in (None, "")}
-            for m in candidate.measurements
-        ],
+        "measurements": measurements_json(candidate),
         "predicted": candidate.predicted,
         "stated": candidate.stated,
         "round": candidate.round,
-        "failure": asdict(candidate.failure) if candidate.failure else None,
-        "verdict": {
-            "status": verdict.status,
-            "violated": [list(v) for v in verdict.violated],
-            "unknown": list(verdict.unknown),
-            "reason": verdict.reason,
-        },
+        "failure": cast(FailureJson, asdict(failure)) if failure else None,
+        "verdict": verdict_json(candidate, goal),
+    }
+
+
+def model_file_json(file: File) -> ModelFileJson:
+    """Return a variant's file or folder in JSON form."""
+    return {"path": file.path, "sha256": file.sha256, "bytes": file.size}
+
+
+def model_file(candidate: CandidateJson) -> ModelFileJson:
+    """Return the file of a candidate that was built."""
+    file = candidate["artifact"]
+    assert file is not None
+    return file
+
+
+def measurements_json(candidate: Candidate) -> list[MeasurementJson]:
+    """Return a candidate's measurements without the fields that are empty."""
+    rows = (asdict(m) for m in candidate.measurements)
+    filled = ({k: v for k, v in row.items() if v not in (None, "")} for row in rows)
+    return [cast(MeasurementJson, row) for row in filled]
+
+
+def verdict_json(candidate: Candidate, goal: Goal) -> VerdictJson:
+    """Return the judge's verdict in JSON form."""
+    verdict = judge(candidate, goal)
+    return {
+        "status": verdict.status,
+        "violated": list(verdict.violated),
+        "unknown": list(verdict.unknown),
+        "reason": verdict.reason,
     }
 
 
 def confidence(candidate: Candidate, goal: Goal) -> float:
-    """The least probability, over all limits, that the true value holds it: normal errors from the
-    standard error, or from the 90 % interval (3.29 standard deviations wide) of an estimate.
+    """Return the least probability, over all limits, that the true value holds the limit."""
+    probabilities = [holds_probability(candidate, limit) for limit in goal.constraints]
+    return round(min([1.0, *probabilities]), 4)
+
+
+def holds_probability(candidate: Candidate, limit: Constraint) -> float:
+    """Return the probability that a candidate's true value holds a limit; 0 for an unknown value.
+
+    Errors are taken as normal: from the standard error, or from the 90 % interval of an estimate.
     """
-    worst = 1.0
-    for limit in goal.constraints:
-        found = candidate.find(limit.metric)
-        if found is None:
-            return 0.0
-        spread = found.stderr or ((found.high or 0.0) - (found.low or 0.0)) / 3.29
-        margin = -limit.excess(found.value)
-        worst = min(
-            worst,
-            0.5 * (1 + math.erf(margin / spread / math.sqrt(2))) if spread else float(margin >= 0),
-        )
-    return round(worst, 4)
+    measured = candidate.find(limit.metric)
+    if measured is None:
+        return 0.0
+    spread = measured.stderr or ((measured.high or 0.0) - (measured.low or 0.0)) / INTERVAL_90
+    margin = -limit.excess(measured.value)
+    if not spread:
+        return float(margin >= 0)
+    return 0.5 * (1 + math.erf(margin / spread / math.sqrt(2)))

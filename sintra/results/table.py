@@ -1,107 +1,117 @@
-"""TODO."""
+"""The end of a study in the terminal: the table of its candidates, and what to do next."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from collections.abc import Sequence
 
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
-from sintra.results import formats
-from sintra.results.result import ENDPOINT, NAME, SHOWN, WIDTH
+from sintra.results.formats import format_kld, format_metric, format_table
+from sintra.results.result import model_file
+from sintra.study.json_types import CandidateJson, ResultJson
+
+SHOWN = 12  # of the variants that are only measured on the search text
+WIDTH, NAME_WIDTH = 80, 18  # columns of the table, and of a variant's name
+LLM_VARIABLES = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
-def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
-    """The best candidates and every stock preset, the best first, in 80 columns."""
-    everything = ranked(known, goal)
-    order = [c for i, c in enumerate(everything) if i < SHOWN or c.decided or not c.recipe.tensors]
+def results_table(result: ResultJson, candidates: Sequence[Candidate], goal: Goal) -> str:
+    """Return the best candidates and every stock preset, the best first, in 80 columns."""
+    order = ranked(candidates, goal)
+    rows = [c for i, c in enumerate(order) if i < SHOWN or c.decided or not c.recipe.tensors]
     lines = [
-        (
-            f"{'variant':<{NAME}}{'MB':>8} "
-            f"{'KLD (nats)':>18}{'top %':>6}{'tok/s*':>7}{'MB RAM*':>8}  verdict"
-        )
+        f"{'variant':<{NAME_WIDTH}}{'MB':>8} "
+        f"{'KLD (nats)':>18}{'top %':>6}{'tok/s*':>7}{'MB RAM*':>8}  verdict"
     ]
-    for candidate in order:
-        lines.append(_line(candidate, judge(candidate, goal)))
-    for candidate in known:
-        if candidate.failure:
-            lines.append(
-                f"{short(variant_name(candidate.recipe)):<{NAME}}  failed: {candidate.failure.kind}: "
-                f"{candidate.failure.message}"
-            )
-    if len(order) < len(everything):
+    lines += [candidate_line(c, judge(c, goal)) for c in rows]
+    lines += failure_lines(candidates)
+    if len(rows) < len(order):
         lines.append(
-            f"and {len(everything) - len(order)} more that were measured on the way: result.json "
+            f"and {len(order) - len(rows)} more that were measured on the way: result.json "
             "has them all"
         )
-    lines += task_lines(order)
+    lines += task_lines(rows)
+    lines += footnotes(result)
+    lines += corrections.lines(rows)
+    if "formats" in result:
+        best = variant_name(rows[0].recipe) if rows else None
+        lines += ["", format_table(result["formats"], candidates, best)]
+    return "\n".join(lines)
+
+
+def candidate_line(candidate: Candidate, verdict: Verdict) -> str:
+    """Return a candidate's line of the table."""
+    name = short_name(variant_name(candidate.recipe))
+    size = format_metric(candidate, "size_bytes", 1e6, 2)
+    top = format_metric(candidate, "same_top", 0.01, 1)
+    speed = candidate.value("device_tg_tps")
+    rate = "-" if speed is None else f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
+    memory = format_metric(candidate, "device_ram_bytes", 1e6, 0)
+    line = (
+        f"{name:<{NAME_WIDTH}}{size:>8} {format_kld(candidate):>18}{top:>6}{rate:>7}{memory:>8}"
+        f"  {verdict_words(candidate, verdict)}"
+    )
+    return line[:WIDTH]
+
+
+def failure_lines(candidates: Sequence[Candidate]) -> list[str]:
+    """Return a line for each candidate that failed."""
+    return [
+        f"{short_name(variant_name(c.recipe)):<{NAME_WIDTH}}  failed: {c.failure.kind}: {c.failure.message}"
+        for c in candidates
+        if c.failure
+    ]
+
+
+def task_lines(order: Sequence[Candidate]) -> list[str]:
+    """Return the scores at the tasks of each candidate that is measured on the report text."""
+    return [
+        task_line(candidate, measurement.metric.split(":")[1])
+        for candidate in order
+        if candidate.decided
+        for measurement in candidate.measurements
+        if re.fullmatch(r"task:[^:]+:retention", measurement.metric)
+    ]
+
+
+def task_line(candidate: Candidate, task: str) -> str:
+    """Return the share of the 16-bit model's score that a candidate keeps at a task."""
+    retention = candidate.find(f"task:{task}:retention")
+    agreement = candidate.find(f"task:{task}:agreement")
+    assert retention is not None
+    answers = f", {agreement.value:.1%} of {agreement.n} answers the same" if agreement else ""
+    return (
+        f"task {task}: {variant_name(candidate.recipe)} keeps {retention.value:.4f} "
+        f"+-{retention.stderr or 0:.4f} of the score{answers}"
+    )
+
+
+def footnotes(result: ResultJson) -> list[str]:
+    """Return where the numbers come from, and a warning for a model with code of its own."""
     unless = ", where no board was asked" if "board" in result else ""
-    lines += [
-        (
-            f"* estimated for {result['hardware']}{unless}; KLD (+- standard error) and the share "
-            "of equal top"
-        ),
+    lines = [
+        f"* estimated for {result['hardware']}{unless}; KLD (+- standard error) and the share "
+        "of equal top",
         "tokens are measured against the 16-bit model",
     ]
     if result.get("trust_remote_code"):
         lines.append(
             f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)"
         )
-    lines += corrections.lines(order)
-    if "formats" in result:
-        best = variant_name(order[0].recipe) if order else None
-        lines += ["", formats.format_table(result["formats"], known, best)]
-    return "\n".join(lines)
-
-
-def task_lines(order: list[Candidate]) -> list[str]:
-    """What the tasks said of each candidate whose quality is decided."""
-    lines = []
-    for candidate in (c for c in order if c.decided):
-        for name in [
-            m.metric.split(":")[1]
-            for m in candidate.measurements
-            if re.fullmatch(r"task:[^:]+:retention", m.metric)
-        ]:
-            kept, same = (
-                candidate.find(f"task:{name}:retention"),
-                candidate.find(f"task:{name}:agreement"),
-            )
-            assert kept is not None
-            answers = f", {same.value:.1%} of {same.n} answers the same" if same else ""
-            lines.append(
-                f"task {name}: {variant_name(candidate.recipe)} keeps {kept.value:.4f} "
-                f"+-{kept.stderr or 0:.4f} of the score{answers}"
-            )
     return lines
 
 
-def _line(candidate: Candidate, verdict: Verdict) -> str:
-    def show(metric: str, scale: float, digits: int) -> str:
-        value = candidate.value(metric)
-        return "-" if value is None else f"{value / scale:.{digits}f}"
-
-    kld = candidate.find("kld_mean")
-    quality = f"{kld.value:.5f} +-{kld.stderr or 0:.5f}" if kld else "-"
-    speed = candidate.value("device_tg_tps")
-    rate = "-" if speed is None else f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
-    return (
-        f"{short(variant_name(candidate.recipe)):<{NAME}}{show('size_bytes', 1e6, 2):>8} "
-        f"{quality:>18}{show('same_top', 0.01, 1):>6}"
-        f"{rate:>7}{show('device_ram_bytes', 1e6, 0):>8}  {words(candidate, verdict)}"[:WIDTH]
-    )
+def short_name(name: str) -> str:
+    """Return a variant's name as it fits the first column; result.json has all of it."""
+    return name if len(name) < NAME_WIDTH else f"{name[: NAME_WIDTH - 9]}..{name[-6:]}"
 
 
-def short(name: str) -> str:
-    """A variant's name in the table's first column; result.json has all of it."""
-    return name if len(name) < NAME else f"{name[: NAME - 9]}..{name[-6:]}"
-
-
-def words(candidate: Candidate, verdict: Verdict) -> str:
-    """A verdict in a word or two."""
+def verdict_words(candidate: Candidate, verdict: Verdict) -> str:
+    """Return a verdict in a word or two."""
     if verdict.violated:
         return f"no: {verdict.violated[0][0].removeprefix('device_')}"
     if verdict.status == "undecided" and not candidate.decided and not verdict.unknown:
@@ -109,49 +119,63 @@ def words(candidate: Candidate, verdict: Verdict) -> str:
     return verdict.status
 
 
-def advice(result: dict[str, Any]) -> str:
-    """One line: what came out, and what to do next."""
-    folder = f"outputs/{result['study']}"
-    if not result["winner"]:
-        return f"{result['status']}: {result['reason'] or 'no variant could be built'}"
+def advice_line(result: ResultJson) -> str:
+    """Return what came out of a study, and what to do next, in one line."""
     best = result["winner"]
-    name = recipe_name(best["recipe"])
+    if not best:
+        return f"{result['status']}: {result['reason'] or 'no variant could be built'}"
+    if result["status"] == "met":
+        return met_line(result, best)
+    if result["status"] == "undecided":
+        return undecided_line(best)
+    metric, value, limit, by = best["verdict"]["violated"][0]
+    return (
+        f"unmet: the best is {recipe_name(best)}, whose {metric} is {value:.6g} where the limit is "
+        f"{limit:.6g} (off by {by:.3g}); it is in outputs/{result['study']}/"
+        f"{model_file(best)['path']}; relax that limit, or try hardware with more room"
+    )
+
+
+def met_line(result: ResultJson, best: CandidateJson) -> str:
+    """Return the advice where the goal holds."""
     searched = any(c["recipe"]["tensors"] for c in result["candidates"])
     stock = (
         ", a stock preset that no mix could beat"
         if searched and not best["recipe"]["tensors"]
         else ""
     )
-    path = best["artifact"]["path"]
-    next_step = "; next: doit export_ollama" if path == "model.gguf" else ""
-    if result["status"] == "met":
-        return (
-            f"met: {name}, {best['artifact']['bytes'] / 1e6:.2f} MB{stock}, in "
-            f"{folder}/{path}{next_step}"
-        )
-    if result["status"] == "undecided" and "device_tg_tps_sustained" in best["verdict"]["unknown"]:
-        return (
-            f"undecided: {name} is the best; its sustained speed is only simulated: "
-            "goal.accept_simulated=true takes that"
-        )
-    if result["status"] == "undecided":
-        return (
-            f"undecided: {name} is the best so far; a larger max_rounds or more "
-            "probe.report_tokens would tell"
-        )
-    metric, value, limit, by = best["verdict"]["violated"][0]
+    file = model_file(best)
+    next_step = "; next: doit export_ollama" if file["path"] == "model.gguf" else ""
     return (
-        f"unmet: the best is {name}, whose {metric} is {value:.6g} where the limit is {limit:.6g} "
-        f"(off by {by:.3g}); it is in {folder}/{path}; relax that limit, or try hardware with "
-        "more room"
+        f"met: {recipe_name(best)}, {file['bytes'] / 1e6:.2f} MB{stock}, in "
+        f"outputs/{result['study']}/{file['path']}{next_step}"
     )
 
 
-def adviser_at_hand(planner: str) -> str:
-    """How to ask a language model, where the environment has a key or an address and nobody was
-    asked; else "". None is ever asked because of that alone.
+def undecided_line(best: CandidateJson) -> str:
+    """Return the advice where more measurements could decide."""
+    if "device_tg_tps_sustained" in best["verdict"]["unknown"]:
+        return (
+            f"undecided: {recipe_name(best)} is the best; its sustained speed is only simulated: "
+            "goal.accept_simulated=true takes that"
+        )
+    return (
+        f"undecided: {recipe_name(best)} is the best so far; a larger max_rounds or more "
+        "probe.report_tokens would tell"
+    )
+
+
+def recipe_name(candidate: CandidateJson) -> str:
+    """Return the short name of a candidate of result.json."""
+    return variant_name(Recipe.of(candidate["recipe"]))
+
+
+def adviser_hint(planner: str) -> str:
+    """Return how to ask a language model, where the environment has a key or an address and the
+    planner asks nobody; else "". None is ever asked because of that alone.
     """
-    if planner in ("llm", "hybrid", "replay") or not any(os.environ.get(name) for name in ENDPOINT):
+    has_endpoint = any(os.environ.get(name) for name in LLM_VARIABLES)
+    if planner in ("llm", "hybrid", "replay") or not has_endpoint:
         return ""
     from sintra.planning.llm.budget import bare_url  # not on the no-op path
 
@@ -160,8 +184,3 @@ def adviser_at_hand(planner: str) -> str:
         f"a language model may know more: add planner=hybrid planner.base_url={bare_url(url)} "
         "planner.model=NAME"
     )
-
-
-def recipe_name(data: dict[str, Any]) -> str:
-    """The short name of a recipe's JSON."""
-    return variant_name(Recipe.of(data))

@@ -1,85 +1,118 @@
-"""TODO."""
+"""Candidates: every recipe that a study measures, with all that the store has of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sintra.build.graph import Graph
+from sintra.build.step import Step
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact, Candidate, Failure, Measurement, Proposal
+from sintra.core.types import Artifact, Candidate, Failure, Level, Measurement, Proposal
 from sintra.hardware.boards.corrections import corrected, replaced
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimated
 from sintra.probes.measurements import NAME, parse
-from sintra.store.store import Store
-from sintra.study.round_files import Round, proposals
+from sintra.store.store import Outcome, Store
+from sintra.study.round_files import Round
 
 SEARCH_KLD = "kld_mean_search"
+MEASURED_LEVELS = ("search", "report")
+QUALITY_STAGES = ("quality", "quality_hf")
+Numbers = dict[str, Measurement]  # metric -> measurement
 
 
-def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidate]:
-    """Every recipe that was to be measured so far with all that the store knows of it."""
-    levels: dict[Recipe, list[Proposal]] = {}
-    first: dict[Recipe, int] = {}
-    for number, proposal in ((r["round"], p) for r in rounds for p in proposals(r)):
-        if proposal.level in ("search", "report"):
-            levels.setdefault(proposal.recipe, []).append(proposal)
-            first.setdefault(proposal.recipe, number)
-    found = [
-        candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()
+def collect_candidates(graph: Graph, store: Store, rounds: Sequence[Round]) -> list[Candidate]:
+    """Return every recipe that the rounds measure, in the order in which it was proposed."""
+    proposals: dict[Recipe, list[Proposal]] = {}
+    first_round: dict[Recipe, int] = {}
+    for each in rounds:
+        for proposal in each.proposals:
+            if proposal.level in MEASURED_LEVELS:
+                proposals.setdefault(proposal.recipe, []).append(proposal)
+                first_round.setdefault(proposal.recipe, each.number)
+    candidates = [
+        candidate_of(graph, store, own, first_round[recipe]) for recipe, own in proposals.items()
     ]
-    return corrected(found) if graph.study.board else found
+    return corrected(candidates) if graph.study.board else candidates
 
 
-def candidate(
-    graph: Graph, store: Store, recipe: Recipe, given: list[Proposal], number: int
+def candidate_of(
+    graph: Graph, store: Store, proposals: Sequence[Proposal], first_round: int
 ) -> Candidate:
-    """One recipe: numbers of the report text replace those of the search text."""
-    numbers: dict[str, Measurement] = {}
-    made = graph.quantize(recipe).outcome(store)
-    failure = made if isinstance(made, Failure) else None
-    file, decided = None, False
-    if isinstance(made, Artifact):
-        file = made.model
-        shape = Shape.of(store.read_json(made, "layout.json"))
-        numbers["size_bytes"] = Measurement("size_bytes", file.size, "bytes", "exact")
-        context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
-        for row in estimated(shape, graph.study.hardware, context, recipe.kv, runtime):
-            numbers[row.metric] = row
-    for level in sorted({p.level for p in given}, reverse=True):
-        for step in graph.variant(recipe, level).ends():
-            outcome = step.outcome(store)
-            if isinstance(outcome, Failure):
-                failure = outcome
-            elif isinstance(outcome, Artifact):
-                said = any(
-                    f.path == NAME for f in outcome.files
-                )  # a plugin's stage need not measure anything
-                rows = parse(store.read_json(outcome, NAME)) if said else []
-                if step.stage in ("quality", "quality_hf"):
-                    decided = decided or (
-                        level == "report" and any(r.metric == "kld_mean" for r in rows)
-                    )
-                    for row in rows:
-                        if level == "report" or row.metric not in numbers:
-                            numbers[row.metric] = row
-                        if (
-                            level == "search" and row.metric == "kld_mean"
-                        ):  # what was foreseen, and is to be compared with
-                            numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)
-                else:
-                    replaced(numbers, rows)
-    first = given[0]
+    """Return one recipe's candidate from its proposals, the earliest first.
+
+    Numbers of the report text replace those of the search text.
+    """
+    first = proposals[0]
+    recipe, numbers = first.recipe, Numbers()
+    model = graph.quantize(recipe).outcome(store)
+    failure = model if isinstance(model, Failure) else None
+    if isinstance(model, Artifact):
+        numbers |= estimates(graph, store, recipe, model)
+    decided = False
+    for level, step, outcome in outcomes(graph, store, recipe, {p.level for p in proposals}):
+        if isinstance(outcome, Failure):
+            failure = outcome
+        elif isinstance(outcome, Artifact):
+            rows = measured_rows(store, outcome)
+            if step.stage in QUALITY_STAGES:
+                decided = decided or decides(level, rows)
+                add_quality(numbers, level, rows)
+            else:
+                replaced(numbers, rows)
     return Candidate(
         recipe,
         first.why,
         first.author,
         tuple(numbers.values()),
-        file,
+        model.model if isinstance(model, Artifact) else None,
         failure,
         decided,
         first.predicted,
         first.confidence,
-        number,
+        first_round,
     )
+
+
+def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Numbers:
+    """Return a variant's size, and memory and speed on the device, estimated from its layout."""
+    size = Measurement("size_bytes", model.model.size, "bytes", "exact")
+    shape = Shape.of(store.read_json(model, "layout.json"))
+    context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
+    rows = estimated(shape, graph.study.hardware, context, recipe.kv, runtime)
+    return {"size_bytes": size} | {row.metric: row for row in rows}
+
+
+def outcomes(
+    graph: Graph, store: Store, recipe: Recipe, levels: set[Level]
+) -> Iterator[tuple[Level, Step, Outcome | None]]:
+    """Yield the outcome of each measuring step of a recipe, those on the search text first."""
+    for level in sorted(levels, reverse=True):
+        for step in graph.variant(recipe, level).ends():
+            yield level, step, step.outcome(store)
+
+
+def measured_rows(store: Store, artifact: Artifact) -> tuple[Measurement, ...]:
+    """Return an artifact's measurements; a plugin's stage need not have any."""
+    if not any(f.path == NAME for f in artifact.files):
+        return ()
+    return parse(store.read_json(artifact, NAME))
+
+
+def decides(level: Level, rows: Sequence[Measurement]) -> bool:
+    """Return whether the rows hold the KLD on the report text."""
+    return level == "report" and any(row.metric == "kld_mean" for row in rows)
+
+
+def add_quality(numbers: Numbers, level: Level, rows: Sequence[Measurement]) -> None:
+    """Add the quality on one text; the KLD on the search text is kept under its own name too.
+
+    That one is compared with the planner's prediction.
+    """
+    for row in rows:
+        if level == "report" or row.metric not in numbers:
+            numbers[row.metric] = row
+        if level == "search" and row.metric == "kld_mean":
+            numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)

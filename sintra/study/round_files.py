@@ -1,73 +1,106 @@
-"""TODO."""
+"""Rounds as files in the study's folder of the cache: read, write, reopen."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.types import Proposal
 from sintra.store.files import write_atomic
+from sintra.study.json_types import LessonJson, ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
 
-Round = dict[str, Any]
+
+@dataclass(frozen=True)
+class Round:
+    """What was proposed at once, to be built and measured before the next proposals."""
+
+    number: int  # counted from 1
+    proposals: tuple[Proposal, ...] = ()
+    stop: str | None = None  # why the study ends with this round; None while it goes on
+    again: bool | None = None  # last rounds only: whether the next run reopens the study
+    learned: LessonJson | None = None  # last rounds only: what the study teaches later ones
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the study ends with this round."""
+        return self.stop is not None
+
+    def to_json(self) -> RoundJson:
+        """Return the JSON form."""
+        data: RoundJson = {
+            "round": self.number,
+            "proposals": [cast(ProposalJson, asdict(p)) for p in self.proposals],
+            "stop": self.stop,
+        }
+        if self.again is not None:
+            data["again"] = self.again
+        if self.again is not None or self.learned is not None:
+            data["learned"] = self.learned
+        return data
+
+    @classmethod
+    def of_json(cls, data: dict[str, Any]) -> Round:
+        """Return the round of a JSON form. Raises KeyError, TypeError, ValueError and
+        AttributeError for what isn't one.
+        """
+        return cls(
+            number=data["round"],
+            proposals=tuple(Proposal.of(p) for p in data["proposals"]),
+            stop=data["stop"],
+            again=data.get("again"),
+            learned=data.get("learned"),
+        )
 
 
-def path_of(workspace: Workspace, number: int) -> Path:
-    """The file of a round, counted from 1."""
+def round_path(workspace: Workspace, number: int) -> Path:
+    """Return the file of a round; numbers count from 1."""
     return workspace.folder / f"round-{number:02}.json"
 
 
-def recorded(workspace: Workspace) -> list[Round]:
-    """All rounds so far."""
-    found: list[Round] = []
-    while (given := read(path_of(workspace, len(found) + 1))) is not None:
-        found.append(given)
-    return found
+def read_rounds(workspace: Workspace) -> list[Round]:
+    """Read all rounds up to the first that is missing or damaged."""
+    rounds: list[Round] = []
+    while (recorded := read_round(round_path(workspace, len(rounds) + 1))) is not None:
+        rounds.append(recorded)
+    return rounds
 
 
-def read(path: Path) -> Round | None:
-    """A recorded round; None for one that isn't as it was written: it is planned anew, and those
-    behind it wait for it.
+def read_round(path: Path) -> Round | None:
+    """Read a recorded round; None for a file that isn't as it was written.
+
+    Such a round is planned again, and those behind it wait for it.
     """
     try:
-        given = unsealed(path.read_bytes())
-        return (
-            given
-            if given is not None
-            and {"round", "stop"} <= set(given)
-            and proposals(given) is not None
-            else None
-        )
+        data = unsealed(path.read_bytes())
+        return None if data is None else Round.of_json(data)
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def ended(workspace: Workspace) -> bool:
-    """Whether the last recorded round says that there are no more."""
+def study_ended(workspace: Workspace) -> bool:
+    """Return whether the last recorded round ends the study."""
     paths = sorted(workspace.folder.glob("round-*.json"))
-    last = read(paths[-1]) if paths else None
-    return last is not None and last["stop"] is not None
+    last = read_round(paths[-1]) if paths else None
+    return last is not None and last.is_last
 
 
-def reopen(workspace: Workspace) -> None:
-    """Forget the end of a study in which something failed that may pass: the next run tries that
-    again.
+def reopen_study(workspace: Workspace) -> None:
+    """Delete the last round of a study in which something failed that may pass.
+
+    The next run tries that again.
     """
-    known = recorded(workspace)
-    if known and known[-1].get("again"):
-        path_of(workspace, len(known)).unlink()
+    rounds = read_rounds(workspace)
+    if rounds and rounds[-1].again:
+        round_path(workspace, len(rounds)).unlink()
 
 
-def proposals(given: Round) -> list[Proposal]:
-    """A round's proposals."""
-    return [Proposal.of(p) for p in given["proposals"]]
-
-
-def write_round(workspace: Workspace, given: Round) -> None:
+def write_round(workspace: Workspace, new_round: Round) -> None:
     """Record a round, whole or not at all."""
     write_atomic(
-        path_of(workspace, given["round"]),
-        sealed(json.dumps(given, indent=1, sort_keys=True) + "\n"),
+        round_path(workspace, new_round.number),
+        sealed(json.dumps(new_round.to_json(), indent=1, sort_keys=True) + "\n"),
     )

@@ -1,17 +1,19 @@
-"""Rounds: the steps that proposals need, and what to propose next."""
+"""The rounds of a study: plan the next one, list the steps of one, decide when the study ends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.config.study import Study
 from sintra.core import lazy, plugins
+from sintra.core.format import PLANNED
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import informed
@@ -20,123 +22,145 @@ from sintra.planning.other_formats import buildable_formats, propose_other_forma
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
-from sintra.study.candidates import candidates
+from sintra.study.candidates import collect_candidates
 from sintra.study.planner_state import planner_state_of
-from sintra.study.round_files import Round, proposals
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 if TYPE_CHECKING:
     from sintra.study import lessons
 else:
-    lessons = lazy.module("sintra.study.lessons")
+    lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
 
 FINALISTS = 2
 
 
-def steps_of(graph: Graph, given: Round) -> list[Step]:
-    """Every step that a round needs, inputs first, each once."""
-    found: dict[str, Step] = {}
-    for proposal in proposals(given):
+def round_steps(graph: Graph, planned: Round) -> list[Step]:
+    """Return every step that a round needs, inputs first, each once."""
+    steps: dict[str, Step] = {}
+    for proposal in planned.proposals:
         for end in graph.variant(proposal.recipe, proposal.level).ends():
             for step in end.all():
-                found.setdefault(step.name, step)
-    return list(found.values())
+                steps.setdefault(step.name, step)
+    return list(steps.values())
 
 
-def reasons(graph: Graph, given: Round) -> dict[str, str]:
-    """Step name -> who proposed it and why, for the steps that a recipe has to itself."""
-    found = {}
-    for proposal in proposals(given):
+def step_reasons(graph: Graph, planned: Round) -> dict[str, str]:
+    """Return step name -> author and reason, for the steps that only one recipe needs."""
+    reasons = {}
+    for proposal in planned.proposals:
         variant = graph.variant(proposal.recipe, proposal.level)
         for step in (variant.quantize, *variant.ends()):
-            found[step.name] = f"{proposal.author}: {proposal.why}"
-    return found
+            reasons[step.name] = f"{proposal.author}: {proposal.why}"
+    return reasons
 
 
 def next_round(
-    graph: Graph, store: Store, rounds: list[Round], session: AdviserSession | None = None
+    graph: Graph, store: Store, rounds: Sequence[Round], session: AdviserSession | None = None
 ) -> Round:
-    """What to do next: more variants, a decision on the report text, or to stop (with the reason).
+    """Return what to do next: more variants, a decision on the report text, or to stop.
 
-    session: the run's use of a language model; without it (a dry run) nobody outside is asked.
+    session: the run's use of a language model; without it (a dry run) none is asked.
     """
-    study = graph.study
-    known = candidates(graph, store, rounds)
     number = len(rounds) + 1
-    if number == 1 and (stop := infeasible_reason(study, graph.source)):
-        return _round(number, [], stop)
-    if number <= study.max_rounds:
-        before = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
-        planned = (
-            plan(graph, store, rounds, known, session) if "gguf" in buildable_formats(study) else []
-        )
-        fresh = [
-            p
-            for p in [*propose_other_formats(study), *planned]
-            if (p.recipe, p.level) not in before
-        ]
-        if fresh:
-            return _round(number, fresh, None)
-    kinds = dict.fromkeys(
-        c.recipe.format for c in known
-    )  # each format's best is measured, so that they can be compared
-    finalists = [
-        p for name in kinds for p in deciding(study, [c for c in known if c.recipe.format == name])
-    ]
-    if finalists:
-        return _round(number, finalists, None)
-    end = _round(number, [], "decided" if known else "the planner proposed nothing") | {
-        "again": store.failed_this_run
-    }
-    gguf = [[p for p in proposals(r) if p.recipe.format == "gguf"] for r in rounds]
-    return end | {"learned": lessons.learned(graph, store, gguf, known)}
+    if number == 1 and (stop := infeasible_reason(graph.study, graph.source)):
+        return Round(number, stop=stop)
+    candidates = collect_candidates(graph, store, rounds)
+    proposals = new_variants(graph, store, rounds, candidates, session)
+    proposals = proposals or finalists_by_format(graph.study, candidates)
+    if proposals:
+        return Round(number, tuple(proposals))
+    return last_round(graph, store, rounds, candidates)
 
 
-def plan(
+def new_variants(
     graph: Graph,
     store: Store,
-    rounds: list[Round],
-    known: list[Candidate],
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
-    every = graph.study.planner.name == "replay"
-    shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
+    """Return what no round has proposed yet; nothing once `max_rounds` are recorded."""
+    study = graph.study
+    if len(rounds) >= study.max_rounds:
+        return []
+    planned = []
+    if PLANNED in buildable_formats(study):
+        planned = ask_planner(graph, store, rounds, candidates, session)
+    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
+    return [
+        p for p in [*propose_other_formats(study), *planned] if (p.recipe, p.level) not in earlier
+    ]
+
+
+def ask_planner(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    session: AdviserSession | None,
+) -> list[Proposal]:
+    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all."""
+    replayed = graph.study.planner.name == "replay"
     state = planner_state_of(
-        graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], session
+        graph,
+        store,
+        [[p for p in r.proposals if replayed or p.recipe.format == PLANNED] for r in rounds],
+        [c for c in candidates if replayed or c.recipe.format == PLANNED],
+        session,
     )
-    proposed: list[Proposal] = plugins.load("planners", graph.study.planner.name)(
-        informed(graph.study, known),
-        replace(state, priors=lessons.recalled(graph, store, state.model)),
+    priors = lessons.recall_lessons(graph, store, state.model)
+    planner = plugins.load("planners", graph.study.planner.name)
+    proposals: list[Proposal] = planner(
+        informed(graph.study, candidates), replace(state, priors=priors)
     )
-    return proposed
+    return proposals
 
 
-def deciding(study: Study, known: list[Candidate]) -> list[Proposal]:
-    """Finalists that must be measured on the report text before the study can end: the best that
-    isn't refuted, until one of them holds; or, where none can, the one that misses the limits
-    least.
+def finalists_by_format(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+    """Return the finalists of each format, so that the formats' best can be compared."""
+    formats = dict.fromkeys(c.recipe.format for c in candidates)
+    return [
+        proposal
+        for name in formats
+        for proposal in finalists(study, [c for c in candidates if c.recipe.format == name])
+    ]
+
+
+def finalists(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+    """Return who must be measured on the report text before the study can end.
+
+    The best that aren't refuted, until one of them holds the limits; where none can, the one that
+    misses them least.
     """
-    order = ranked(known, study.goal)
-    open_ones = []
-    for found in order:
-        if judge(found, study.goal).status == "met":
+    order = ranked(candidates, study.goal)
+    undecided = []
+    for candidate in order:
+        status = judge(candidate, study.goal).status
+        if status == "met":
             break
-        if not found.decided and (
-            judge(found, study.goal).status == "undecided" or found is order[0]
-        ):
-            open_ones.append(found)
+        if not candidate.decided and (status == "undecided" or candidate is order[0]):
+            undecided.append(candidate)
     why = "among the best on the search text: measured on the report text"
-    return [Proposal(c.recipe, why, "study", "report") for c in open_ones[:FINALISTS]]
+    return [Proposal(c.recipe, why, "study", "report") for c in undecided[:FINALISTS]]
 
 
-def _round(number: int, given: list[Proposal], stop: str | None) -> Round:
-    return {"round": number, "proposals": [asdict(p) for p in given], "stop": stop}
+def last_round(
+    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+) -> Round:
+    """Return the round that ends the study, with what the study teaches later ones."""
+    gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in rounds]
+    return Round(
+        number=len(rounds) + 1,
+        stop="decided" if candidates else "the planner proposed nothing",
+        again=store.failed_this_run,
+        learned=lessons.learn_lesson(graph, store, gguf, candidates),
+    )
 
 
-def write_keys(workspace: Workspace, graph: Graph, known: list[Round]) -> None:
-    """Record which keys this study stands on: the roots of `doit gc`."""
-    keys = {s.key(workspace.store) for r in known for s in steps_of(graph, r)} - {None}
+def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> None:
+    """Record the action keys that the study stands on: the roots of `doit gc`."""
+    keys = {s.key(workspace.store) for r in rounds for s in round_steps(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = workspace.folder / "keys.json"
     if not path.exists() or path.read_bytes() != text.encode():

@@ -1,5 +1,5 @@
-"""Which studies are being worked on: each `optimize` leaves word in its study's folder and holds a
-lock while it lives.
+"""Which studies are running: each `optimize` leaves a note in its study's folder and holds a lock
+while it lives.
 """
 
 from __future__ import annotations
@@ -11,55 +11,61 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypedDict, cast
 
 from sintra.store.files import write_atomic
 from sintra.study.workspace import Workspace
 
 NOTE, LOCK = "running.json", "running.lock"
-_held: list[TextIO] = []  # locks end with the process, however it ends
+_locks: list[TextIO] = []  # locks end with the process, however it ends
 
 
-def note(workspace: Workspace, ended: bool) -> None:
-    """Say that this process works on the study, with its options, so that others can open it.
-    ended: nothing is left to do, and nothing is written. A disk that is full or read-only is for
-    the work itself to complain of.
+class RunNote(TypedDict):
+    """What the last `optimize` of a study left."""
+
+    pid: int
+    started: float  # Unix time, seconds
+    overrides: list[str]  # the study's options, by which others can open it
+    alive: bool  # whether that process still runs; not in the file
+
+
+def note_run(workspace: Workspace) -> None:
+    """Leave a note that this process works on the study, and lock it.
+
+    A disk that is full or read-only is left to the work itself to report.
     """
-    if not ended:
-        with contextlib.suppress(OSError):
-            _note(workspace)
+    with contextlib.suppress(OSError):
+        workspace.folder.mkdir(parents=True, exist_ok=True)
+        handle = (workspace.folder / LOCK).open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process works on it already
+            handle.close()
+            return
+        _locks.append(handle)
+        _write_note(workspace)
 
 
-def _note(workspace: Workspace) -> None:
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    handle = (workspace.folder / LOCK).open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # another process is at it already
-        handle.close()
-        return
-    _held.append(handle)
-    said = {
+def _write_note(workspace: Workspace) -> None:
+    note = {
         "pid": os.getpid(),
         "started": time.time(),
         "overrides": list(workspace.study.overrides),
     }
-    write_atomic(workspace.folder / NOTE, json.dumps(said) + "\n")
+    write_atomic(workspace.folder / NOTE, json.dumps(note) + "\n")
 
 
-def noted(folder: Path) -> dict[str, Any] | None:
-    """What the last `optimize` of a study left: pid, started (Unix time), overrides, and `alive`,
-    whether it still runs.
-    """
+def read_run_note(folder: Path) -> RunNote | None:
+    """Read what the last `optimize` of a study left in its folder, and whether it still runs."""
     try:
-        found: dict[str, Any] = json.loads((folder / NOTE).read_text())
+        note = json.loads((folder / NOTE).read_text())
     except (OSError, ValueError):
         return None
-    return found | {"alive": alive(folder)}
+    return cast(RunNote, note | {"alive": is_running(folder)})
 
 
-def alive(folder: Path) -> bool:
-    """Whether a process holds the study's lock."""
+def is_running(folder: Path) -> bool:
+    """Return whether a process holds the study's lock."""
     try:
         with (folder / LOCK).open("r") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -70,13 +76,11 @@ def alive(folder: Path) -> bool:
     return False
 
 
-def cancel(folder: Path) -> bool:
-    """Tell the study's process to stop, as Ctrl-C does: what is finished is kept. False where none
-    is at it.
-    """
-    found = noted(folder)
-    if not found or not found["alive"]:
+def cancel_run(folder: Path) -> bool:
+    """Stop the study's process as Ctrl-C does: what is finished is kept. False where none runs."""
+    note = read_run_note(folder)
+    if not note or not note["alive"]:
         return False
     with contextlib.suppress(ProcessLookupError):
-        os.kill(int(found["pid"]), signal.SIGTERM)
+        os.kill(int(note["pid"]), signal.SIGTERM)
     return True

@@ -17,6 +17,7 @@ from sintra import __version__
 from sintra.build.graph import Graph
 from sintra.build.run_state import say
 from sintra.build.step import Step
+from sintra.config.study import identity_of
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.types import Artifact, Proposal
@@ -69,10 +70,10 @@ def round_action(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Ac
     if (
         workspace.study.planner.name == "replay"
         or store.failed_this_run
-        or any(r.get("again") for r in earlier)
+        or any(r.again for r in earlier)
     ):
         return None
-    steps = {step.name: step for r in earlier for step in rounds.steps_of(graph, r)}
+    steps = {step.name: step for r in earlier for step in rounds.round_steps(graph, r)}
     outcomes = {
         (step.key(store) or "", outcome_digest(step.outcome(store))) for step in steps.values()
     }
@@ -82,7 +83,7 @@ def round_action(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Ac
         "study": _study_params(workspace),
         "model": graph.source.digest,
         "sources": _source_digests(graph),
-        "past": [sha256(canonical(r)) for r in earlier],
+        "past": [sha256(canonical(r.to_json())) for r in earlier],
         "outcomes": sorted(outcome for outcome in outcomes if outcome[0]),
     }
     return {
@@ -95,10 +96,9 @@ def round_action(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Ac
     }
 
 
-def _study_params(workspace: Workspace) -> dict[str, Any]:
+def _study_params(workspace: Workspace) -> dict[str, object]:
     """Return the study without what another machine writes otherwise."""
-    study = asdict(workspace.study)
-    return {name: value for name, value in study.items() if name not in ("overrides", "texts")}
+    return identity_of(workspace.study)
 
 
 def _source_digests(graph: Graph) -> dict[str, str]:
@@ -144,6 +144,7 @@ def read_round(store: Store, outcome: Outcome | None, number: int) -> Round | No
     try:
         content = store.read_json(outcome, ROUND_FILE)
         check_round(content, number)
+        return Round.of_json(content)
     except (
         StopIteration,
         ValueError,
@@ -157,8 +158,6 @@ def read_round(store: Store, outcome: Outcome | None, number: int) -> Round | No
             f"({type(error).__name__}: {str(error)[:80]!r})"
         )
         return None
-    assert isinstance(content, dict)
-    return content
 
 
 def check_round(content: Any, number: int) -> None:
@@ -172,7 +171,7 @@ def check_round(content: Any, number: int) -> None:
         or content.get("again")
     ):
         raise ValueError("its number or its end is wrong")
-    for proposal in round_files.proposals(content):
+    for proposal in Round.of_json(content).proposals:
         check_proposal(proposal)
 
 
@@ -207,7 +206,7 @@ def share_round(workspace: Workspace, graph: Graph, earlier: list[Round], planne
     disk is full.
     """
     shared = workspace.shared
-    if shared is None or not shared.writable or planned.get("again"):
+    if shared is None or not shared.writable or planned.again:
         return planned
     action = round_action(workspace, graph, earlier)
     if action is None:
@@ -223,7 +222,7 @@ def publish_round(store: Store, key: str, action: Action, planned: Round, number
     folder = store.folder("tmp") / f"{key}.{unique_name()}"
     folder.mkdir()
     try:
-        (folder / ROUND_FILE).write_text(canonical(planned) + "\n")
+        (folder / ROUND_FILE).write_text(canonical(planned.to_json()) + "\n")
         artifact = store.put_tree(folder)
         store.publish(
             key, artifact, {"step": _round_name(number), "stage": "round", "action": action}
@@ -237,6 +236,6 @@ def share_rounds(workspace: Workspace, graph: Graph) -> None:
 
     That is what `doit push` does for a study that was made alone.
     """
-    recorded = round_files.recorded(workspace)
+    recorded = round_files.read_rounds(workspace)
     for index, planned in enumerate(recorded):
         share_round(workspace, graph, recorded[:index], planned)

@@ -12,7 +12,7 @@ made, barrier, seen = lazy.module("sintra.results.calibration"), threading.Barri
 def look():
     barrier.wait()
     try:
-        seen.append(callable(made.report))
+        seen.append(callable(made.calibration_report))
     except AttributeError as error:
         seen.append(str(error))
 threads = [threading.Thread(target=look) for _ in range(8)]
@@ -34,7 +34,7 @@ def test_nothing_is_loaded_before_it_is_used():
         "import sys; from sintra.core import lazy; m = lazy.module('sintra.results.calibration'); "
         "print('sintra.results.calibration' in sys.modules)"
     )
-    code += "; m.report; print('sintra.results.calibration' in sys.modules)"
+    code += "; m.calibration_report; print('sintra.results.calibration' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -166,7 +166,7 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     looked_at(browser, page.url, "running", "svg.flow")
     page.get_by_role("button", name="Cancel").click()
     page.locator(".badge.stopped").wait_for()
-    assert not running.alive(project.root / "cache" / "studies" / name)
+    assert not running.is_running(project.root / "cache" / "studies" / name)
     page.get_by_role("button", name="Resume").click()
     page.wait_for_function(
         f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}"

@@ -165,9 +165,9 @@ OWN = {
 
 def test_likeness():
     def like(**other):
-        return lessons.likeness(OWN, OWN | {"weights": "b"} | other)
+        return lessons.similarity(OWN, OWN | {"weights": "b"} | other)
 
-    assert lessons.likeness(OWN, OWN) > like() == 1.0
+    assert lessons.similarity(OWN, OWN) > like() == 1.0
     assert like(architecture="qwen2") == like(rounding="nearest") == 0
     assert 1 > like(backend="cuda") > like(parameters=10**7) > like(parameters=10**8) > 0
 
@@ -244,10 +244,10 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
 def test_calibration_by_hand():
     results = [row("a")]
     assert calibration.outcomes(results[0]) == [(0.8, True), (0.6, False)]
-    said = calibration.report(results)
+    said = calibration.calibration_report(results)
     assert "2 of 3 measured inside (67%)" in said
     assert "70% sure on average, 1 of 2 better than before, Brier 0.20" in said
-    assert "nothing foreseen" in calibration.report([])
+    assert "nothing foreseen" in calibration.calibration_report([])
 
 
 def test_an_older_database_is_brought_up_to_date(tmp_path):
@@ -262,6 +262,6 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
     base.close()
     assert [r["study"] for r in history.read_results(path)] == ["s"]
     assert history.read_lessons(path) == []
-    assert calibration.last_of_each(history.read_results(path)) == [], (
+    assert calibration.last_results(history.read_results(path)) == [], (
         "from before the rounds were recorded"
     )

@@ -174,7 +174,7 @@ def test_a_round_that_others_planned_is_followed(tmp_path, tiny, args, kind, bel
     if not believed:
         return
     round_files.write_round(other, found)
-    assert sharing.pull_round(other, other.graph(), round_files.recorded(other)) is None, (
+    assert sharing.pull_round(other, other.graph(), round_files.read_rounds(other)) is None, (
         "its steps haven't been made"
     )
     ahead = open_workspace(one.root, [*args, remote, "goal.max_kld=0.3"])

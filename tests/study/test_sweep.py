@@ -33,15 +33,15 @@ from sintra.study import sweep
 )
 def test_hydras_sweeper_syntax(override, values):
     key = override.partition("=")[0]
-    assert sweep.several(override)
-    assert sweep.values(ROOT, override) == [f"{key}={v}" for v in values]
+    assert sweep.has_several_values(override)
+    assert sweep.single_overrides(ROOT, override) == [f"{key}={v}" for v in values]
 
 
 @pytest.mark.parametrize(
     "override", ["planner.types=[Q2_K,Q4_K]", "model=fable", "model='a,b'", "goal.max_kld=0.1"]
 )
 def test_one_value_is_one(override):
-    assert not sweep.several(override)
+    assert not sweep.has_several_values(override)
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_one_value_is_one(override):
 )
 def test_what_is_no_list_is_refused(override, says):
     with pytest.raises(UserError, match=re.escape(says)):
-        sweep.cells(ROOT, [override])
+        sweep.sweep_cells(ROOT, [override])
 
 
 def test_cells_are_every_combination():
-    found = sweep.cells(ROOT, ["model=a,b", "seed=1", "hardware=x,y"])
+    found = sweep.sweep_cells(ROOT, ["model=a,b", "seed=1", "hardware=x,y"])
     assert found == [[f"model={m}", "seed=1", f"hardware={h}"] for m in "ab" for h in "xy"]
 
 
 def test_steps_that_differ_have_names_that_differ(tmp_path):
     for name in ("conf", "models"):
         (tmp_path / name).symlink_to(ROOT / name)
-    alike = sweep.opened(tmp_path, ["hardware=laptop,jetson_nano", "model=fable"])
+    alike = sweep.open_studies(tmp_path, ["hardware=laptop,jetson_nano", "model=fable"])
     assert [p.label for p in alike] == ["", ""]
     (tmp_path / "other.txt").write_text("another text")
     for swept in (
@@ -78,13 +78,13 @@ def test_steps_that_differ_have_names_that_differ(tmp_path):
         "texts.search=models/texts/search.txt,other.txt",
         "seed=0,1",
     ):
-        one, two = sweep.opened(tmp_path, [swept, "model=fable", "hardware=laptop"])
+        one, two = sweep.open_studies(tmp_path, [swept, "model=fable", "hardware=laptop"])
         steps = [
             {s.name for s in (p.graph().baseline("search"), p.graph().text("search"))}
             for p in (one, two)
         ]
         assert not steps[0] & steps[1], swept
-    same = sweep.opened(tmp_path, ["hardware=laptop,laptop", "model=fable"])
+    same = sweep.open_studies(tmp_path, ["hardware=laptop,laptop", "model=fable"])
     assert len(same) == 1, "equal cells are one study"
 
 
@@ -93,12 +93,12 @@ def test_the_front():
         {"size_bytes": s, "kld_mean": k}
         for s, k in ((3, 0.1), (1, 0.9), (2, 0.95), (4, 0.2), (2, 0.5))
     ]
-    assert [(r["size_bytes"], r["kld_mean"]) for r in pareto.front(rows)] == [
+    assert [(r["size_bytes"], r["kld_mean"]) for r in pareto.pareto_front(rows)] == [
         (1, 0.9),
         (2, 0.5),
         (3, 0.1),
     ]
-    assert pareto.front([]) == []
+    assert pareto.pareto_front([]) == []
 
 
 def ended(model, bits, size, status="met", hardware="pi", violated=(), **tasks):

@@ -50,7 +50,7 @@ def show_history(store: Store, format: str, forget: str, calibration: bool) -> N
 
 def print_calibration(rows: list[HistoryRow]) -> None:
     """Print how well predictions agreed with what was measured later."""
-    print(calibration.report(calibration.last_of_each(rows)))
+    print(calibration.calibration_report(calibration.last_results(rows)))
 
 
 def forget_study(path: Path, study: str, studies: set[str]) -> None:

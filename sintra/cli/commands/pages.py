@@ -13,7 +13,7 @@ from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
 from sintra.core.types import Source
-from sintra.results.finished import Delivered, delivered
+from sintra.results.finished import FinishedStudy, open_finished
 from sintra.results.pages import ab_page, surgery
 from sintra.results.pages.report import write_report as write_report_page
 from sintra.results.pages.tensor_map import read_tensor_map
@@ -70,8 +70,8 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
     Raises UserError.
     """
     options = AbOptions.of(root, overrides)
-    study = delivered(root, options.study)
-    answers = study.store.read_json(study.made(ab_step(study, options), say), "ab.json")
+    study = open_finished(root, options.study)
+    answers = study.store.read_json(study.build_artifact(ab_step(study, options), say), "ab.json")
     name = options.file.name if options.file else variant_name(study.recipe)
     model = study.workspace.study.model
     print(ab_page.format_comparison(answers, shutil.get_terminal_size((100, 24)).columns))
@@ -116,7 +116,7 @@ def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
     return lines
 
 
-def text_openings(study: Delivered) -> list[str]:
+def text_openings(study: FinishedStudy) -> list[str]:
     """Return the first halves of the first documents of the study's report text.
 
     No calibration text is among them.
@@ -126,7 +126,7 @@ def text_openings(study: Delivered) -> list[str]:
     return [d[: len(d) // 2].rsplit(" ", 1)[0][:PROMPT_CHARACTERS] for d in documents]
 
 
-def ab_step(study: Delivered, options: AbOptions) -> Step:
+def ab_step(study: FinishedStudy, options: AbOptions) -> Step:
     """Return the comparison as a step, so that asking the same again costs nothing."""
     graph, recipe, file = study.graph, study.recipe, options.file
     prompts = options.prompts or text_openings(study)
@@ -152,7 +152,7 @@ def draw_tensors(root: Path, overrides: list[str]) -> None:
     Raises UserError.
     """
     options = read_options(overrides, STUDY_ONLY, "surgery")
-    study = delivered(root, options.get("study", "latest"))
+    study = open_finished(root, options.get("study", "latest"))
     tensors = read_tensor_map(study, say)
     write_atomic(study.folder / "surgery.html", surgery.render_tensor_map(tensors))
     print(surgery.format_tensor_map(tensors))

@@ -48,9 +48,9 @@ def print_plan(workspace: Workspace, format: str) -> None:
             "optimize` first"
         )
     graph = workspace.graph()
-    recorded = round_files.recorded(workspace)
+    recorded = round_files.read_rounds(workspace)
     planned = plan_ahead(graph, workspace.store, recorded)
-    rows, stop = step_rows(graph, workspace.store, planned), planned[-1]["stop"]
+    rows, stop = step_rows(graph, workspace.store, planned), planned[-1].stop
     if format == "json":
         plan = {"study": workspace.study.id, "steps": rows, "rounds": len(recorded), "stop": stop}
         print(json.dumps(plan, indent=1))
@@ -68,8 +68,8 @@ def plan_ahead(
     """
     planned = list(recorded)
     while not planned or (
-        planned[-1]["stop"] is None
-        and all(s.outcome(store) for s in rounds.steps_of(graph, planned[-1]))
+        not planned[-1].is_last
+        and all(s.outcome(store) for s in rounds.round_steps(graph, planned[-1]))
     ):
         planned.append(rounds.next_round(graph, store, planned))
     return planned
@@ -77,11 +77,11 @@ def plan_ahead(
 
 def step_rows(graph: Graph, store: Store, planned: list[round_files.Round]) -> list[StepRow]:
     """Return a row for each step of the rounds."""
-    steps = {s.name: s for r in planned for s in rounds.steps_of(graph, r)}
+    steps = {s.name: s for r in planned for s in rounds.round_steps(graph, r)}
     shapes = {
         graph.quantize(p.recipe).name: expected_shape(p.recipe, graph.source)
         for r in planned
-        for p in round_files.proposals(r)
+        for p in r.proposals
     }
     usual_s = typical_seconds(store)
     return [
@@ -152,7 +152,7 @@ def explain_steps(workspace: Workspace, steps: list[str]) -> None:
     """
     graph = workspace.graph()
     recorded = {
-        s.name: s for r in round_files.recorded(workspace) for s in rounds.steps_of(graph, r)
+        s.name: s for r in round_files.read_rounds(workspace) for s in rounds.round_steps(graph, r)
     }
     if not recorded:
         raise UserError(

@@ -99,7 +99,7 @@ def pull_rounds(workspace: Workspace, shared: SharedStore) -> tuple[int, str | N
     model = workspace.config.model
     if workspace.pinned() is None:
         pinning.resolve_hub(workspace.store, model.source, model.revision)
-    graph, recorded, pulled = workspace.graph(), round_files.recorded(workspace), 0
+    graph, recorded, pulled = workspace.graph(), round_files.read_rounds(workspace), 0
     for index in itertools.count():
         if index == len(recorded):
             following = sharing.pull_round(workspace, graph, recorded)
@@ -109,7 +109,7 @@ def pull_rounds(workspace: Workspace, shared: SharedStore) -> tuple[int, str | N
             recorded.append(following)
         count, missing = pull_steps(workspace, shared, graph, recorded[index])
         pulled += count
-        if missing or recorded[index]["stop"] is not None:
+        if missing or recorded[index].is_last:
             rounds.write_keys(workspace, graph, recorded)
             return pulled, missing
     raise AssertionError("a study ends")
@@ -123,7 +123,7 @@ def pull_steps(
     Return how many came, and the name of the first that is nowhere.
     """
     store, pulled, missing = workspace.store, 0, None
-    for step in rounds.steps_of(graph, recorded):
+    for step in rounds.round_steps(graph, recorded):
         if step.outcome(store) is not None:
             continue
         key = step.key(store)

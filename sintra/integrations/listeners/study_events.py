@@ -81,7 +81,7 @@ class StudyEvents:
 
     def round_end(self, number: int) -> float:
         """Return when a round was over, seconds since the epoch: when the next was written."""
-        path = round_files.path_of(self.workspace, number + 1)
+        path = round_files.round_path(self.workspace, number + 1)
         return path.stat().st_mtime if path.exists() else time.time()
 
     def publish_result(
@@ -125,9 +125,9 @@ def round_data(study_round: Round) -> RoundData:
     """Return a round without the bulk of its proposals."""
     proposals: list[ProposalData] = [
         {"name": variant_name(p.recipe), "level": p.level, "author": p.author, "why": p.why}
-        for p in round_files.proposals(study_round)
+        for p in study_round.proposals
     ]
-    return {"proposals": proposals, "stop": study_round["stop"]}
+    return {"proposals": proposals, "stop": study_round.stop}
 
 
 def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> list[dict[str, Any]]:
@@ -135,12 +135,14 @@ def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> l
 
     They are rows of result.json with two more keys, name and measured_in (the round, from 1).
     """
-    proposals = round_files.proposals(rounds[-1])
-    recipes = {p.recipe for p in proposals if p.level in LEVELS}
+    recipes = {p.recipe for p in rounds[-1].proposals if p.level in LEVELS}
     return [
-        result.row(candidate, workspace.study.goal)
-        | {"name": variant_name(candidate.recipe), "measured_in": len(rounds)}
-        for candidate in candidates.candidates(graph, workspace.store, rounds)
+        {
+            **result.candidate_json(candidate, workspace.study.goal),
+            "name": variant_name(candidate.recipe),
+            "measured_in": len(rounds),
+        }
+        for candidate in candidates.collect_candidates(graph, workspace.store, rounds)
         if candidate.recipe in recipes
     ]
 

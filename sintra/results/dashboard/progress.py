@@ -51,11 +51,11 @@ class Progress:
 
     def read_rounds(self) -> list[Round]:
         """Read the rounds so far, and their steps where the rounds have changed."""
-        recorded = round_files.recorded(self.workspace)
-        numbers, old_numbers = ([r["round"] for r in rs] for rs in (recorded, self._rounds))
+        recorded = round_files.read_rounds(self.workspace)
+        numbers, old_numbers = ([r.number for r in rs] for rs in (recorded, self._rounds))
         if numbers != old_numbers or recorded[-1:] != self._rounds[-1:]:
             self._rounds = recorded
-            self._steps = {s.name: s for r in recorded for s in rounds.steps_of(self.graph, r)}
+            self._steps = {s.name: s for r in recorded for s in rounds.round_steps(self.graph, r)}
         return self._rounds
 
     def snapshot(self) -> ProgressSnapshot:
@@ -73,7 +73,7 @@ class Progress:
             round=len(recorded),
             reason=_round_reason(last) if last else "",
             seconds_left=self.seconds_left(states),
-            ended=bool(last and last["stop"] is not None),
+            ended=bool(last and last.is_last),
         )
 
     def step_state(self, step: Step, building: set[str]) -> StepState:
@@ -159,5 +159,4 @@ class Progress:
 
 def _round_reason(last: Round) -> str:
     """Return the reason of a round's last proposal, or why the study stopped with it."""
-    reason: str = last["proposals"][-1]["why"] if last["proposals"] else last.get("stop") or ""
-    return reason
+    return last.proposals[-1].why if last.proposals else last.stop or ""

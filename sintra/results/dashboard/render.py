@@ -31,6 +31,7 @@ from sintra.results.pages.words import (
     format_with_error,
     metric_label,
 )
+from sintra.results.result import goal_json
 
 Part = Literal["head", "progress", "candidates", "log"]
 TABLE_ROWS = 20  # candidates in the table
@@ -81,9 +82,9 @@ def study_sentence(study: StudySnapshot) -> str:
             "Its options can't be opened any more: a model, a text or an option is no longer what "
             "it was."
         )
-    limits = "; ".join(describe_limit(vars(limit)) for limit in study.goal.constraints)
-    sense = "minimise" if study.goal.sense > 0 else "maximise"
-    aim = describe_aim({sense: study.goal.optimise})
+    goal = goal_json(study.goal)
+    limits = "; ".join(describe_limit(limit) for limit in goal["constraints"])
+    aim = describe_aim(goal)
     return f"Wanted: {aim} with {limits}." if limits else f"Wanted: {aim}."
 
 

@@ -108,7 +108,7 @@ def start_study(root: Path, store: Path, name: str, overrides: list[str]) -> boo
 
     Returns False where it runs already.
     """
-    if running.alive(store / "studies" / name):
+    if running.is_running(store / "studies" / name):
         return False
     (store / "runs").mkdir(exist_ok=True, mode=0o700)
     with (store / "runs" / f"{name}.log").open("wb") as log:

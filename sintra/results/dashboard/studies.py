@@ -14,11 +14,12 @@ from sintra.core.types import Goal
 from sintra.results.dashboard.progress import Progress, ProgressSnapshot
 from sintra.results.pages.candidate_rows import CandidateLine, candidate_line, candidate_lines
 from sintra.results.pages.command_lines import public_override
-from sintra.results.pages.words import ResultJson, hide_folders, measurements_by_metric
-from sintra.results.result import row as result_row
+from sintra.results.pages.words import hide_folders, measurements_by_metric
+from sintra.results.result import candidate_json
 from sintra.store.store import Store
 from sintra.study import running
-from sintra.study.candidates import candidates
+from sintra.study.candidates import collect_candidates
+from sintra.study.json_types import ResultJson
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
 LOG_BYTES, LOG_LINES = 4000, 12  # the end of a log that is shown
@@ -105,7 +106,7 @@ class Studies:
 
     def study_row(self, name: str) -> StudyRow:
         """Return a study in a row."""
-        result, note = self.read_result(name), running.noted(self.folder(name))
+        result, note = self.read_result(name), running.read_run_note(self.folder(name))
         winner = result["winner"] if result else None
         measurements = measurements_by_metric(winner) if winner else {}
         path = self.root / "outputs" / name / "result.json"
@@ -124,7 +125,9 @@ class Studies:
             goal=result["goal"]["name"] if result else "",
             winner=variant_name(Recipe.of(winner["recipe"])) if winner else "",
             metrics={metric: m["value"] for metric, m in measurements.items()},
-            kld_error=measurements.get("kld_mean", {}).get("stderr"),
+            kld_error=measurements["kld_mean"].get("stderr")
+            if "kld_mean" in measurements
+            else None,
         )
 
     def has_report(self, name: str) -> bool:
@@ -133,7 +136,7 @@ class Studies:
 
     def read_overrides(self, name: str) -> list[str] | None:
         """Read the options that a study was started with; None where they are not recorded."""
-        note = running.noted(self.folder(name))
+        note = running.read_run_note(self.folder(name))
         if note:
             return [str(o) for o in note["overrides"]]
         try:
@@ -189,9 +192,11 @@ class Studies:
         then by size.
         """
         goal = progress.workspace.study.goal
-        measured = candidates(progress.graph, progress.workspace.store, progress.read_rounds())
+        measured = collect_candidates(
+            progress.graph, progress.workspace.store, progress.read_rounds()
+        )
         lines = [
-            candidate_line(result_row(c, goal), False)
+            candidate_line(candidate_json(c, goal), False)
             for c in measured
             if c.measurements or c.failure
         ]

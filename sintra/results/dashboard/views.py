@@ -85,7 +85,7 @@ class StudyView:
 
     def cancel(self) -> None:
         """Stop the study's process."""
-        stopped = running.cancel(self.studies.folder(self.name))
+        stopped = running.cancel_run(self.studies.folder(self.name))
         widgets.set_html(
             self.status, "Stopping; what is finished is kept." if stopped else "Not running."
         )

@@ -8,13 +8,12 @@ from typing import Literal
 
 from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages.words import (
-    CandidateRow,
-    ResultJson,
     describe_verdict,
     format_bytes,
     hide_folders,
     measurements_by_metric,
 )
+from sintra.study.json_types import CandidateJson, ResultJson
 
 MB = 1e6
 Kind = Literal["winner", "ours", "stock"]
@@ -96,7 +95,7 @@ def candidate_lines(result: ResultJson) -> list[CandidateLine]:
     ]
 
 
-def candidate_line(row: CandidateRow, winner: bool) -> CandidateLine:
+def candidate_line(row: CandidateJson, winner: bool) -> CandidateLine:
     """Return one candidate as a line. winner: whether it is the study's result."""
     measurements, recipe = measurements_by_metric(row), Recipe.of(row["recipe"])
 
@@ -110,7 +109,7 @@ def candidate_line(row: CandidateRow, winner: bool) -> CandidateLine:
         round=row["round"],
         bytes=value("size_bytes"),
         kld=value("kld_mean"),
-        error=measurements.get("kld_mean", {}).get("stderr"),
+        error=measurements["kld_mean"].get("stderr") if "kld_mean" in measurements else None,
         top=value("same_top"),
         tps=value("device_tg_tps"),
         ram=value("device_ram_bytes"),

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sintra.planning.llm.budget import bare_url
-from sintra.results.pages.words import ResultJson, hide_folders
+from sintra.results.pages.words import hide_folders
+from sintra.results.result import model_file
+from sintra.study.json_types import ResultJson
 
 DEFAULT_CONTEXT = 512  # tokens, where the study's options can't be opened any more
 
@@ -48,8 +50,8 @@ def usage_commands(
     if winner is None:
         return [("Run the study again, with other limits or other hardware", command)]
     folder = f"outputs/{study}"
-    path = f"{folder}/{winner['artifact']['path']}"
-    gguf = winner["artifact"]["path"] == "model.gguf"
+    path = f"{folder}/{model_file(winner)['path']}"
+    gguf = model_file(winner)["path"] == "model.gguf"
     options = _llama_options(winner["recipe"].get("kv", "f16"), context or DEFAULT_CONTEXT)
     return [
         *(_gguf_commands(study, path, options) if gguf else [_transformers_command(path)]),

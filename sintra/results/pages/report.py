@@ -23,14 +23,13 @@ from sintra.results.pages.summary import key_figures, limit_lines, verdict_sente
 from sintra.results.pages.words import (
     LEVEL_TEXTS,
     STATUS_TEXTS,
-    ProposalRow,
     describe_aim,
     format_bytes,
     format_number,
     hide_folders,
 )
 from sintra.store.files import write_atomic
-from sintra.study.round_files import Round
+from sintra.study.json_types import ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
 
 FIRST_ROWS = 12  # candidates in the first table
@@ -131,7 +130,7 @@ def draw_plots(data: ReportData, lines: list[CandidateLine]) -> dict[str, Plot]:
     return plots
 
 
-def chapters(rounds: list[Round], lines: list[CandidateLine]) -> list[Chapter]:
+def chapters(rounds: list[RoundJson], lines: list[CandidateLine]) -> list[Chapter]:
     """Return the rounds; those in a row that have the same reason are one chapter."""
     by_name = {line.name: line for line in lines}
     rounds_lines = [
@@ -153,7 +152,7 @@ def _chapter(rounds: list[RoundLines]) -> Chapter:
     )
 
 
-def proposal_line(proposal: ProposalRow, by_name: dict[str, CandidateLine]) -> ProposalLine:
+def proposal_line(proposal: ProposalJson, by_name: dict[str, CandidateLine]) -> ProposalLine:
     """Return a proposal of rounds.json as a line. by_name: the candidates by their names."""
     name, level = variant_name(Recipe.of(proposal["recipe"])), proposal["level"]
     reason = hide_folders(proposal["why"])

@@ -7,24 +7,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sintra.core.errors import UserError, nearest
 from sintra.core.types import Artifact, Hardware
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, Shape, compute_bytes, kv_bytes
-from sintra.results.finished import Delivered
+from sintra.results.finished import FinishedStudy
 from sintra.results.pages.charts import HeatSample, MemoryBar
 from sintra.results.pages.command_lines import optimize_command, without_planner
 from sintra.results.pages.tensor_map import TensorMap, read_tensor_map
-from sintra.results.pages.words import ResultJson, hide_folders
-from sintra.study.round_files import Round
+from sintra.results.pages.words import hide_folders
+from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson, RoundJson
 from sintra.study.workspace import Workspace, open_workspace
 
 HEAT_MINUTES = 15  # how long the full load is simulated
 HEAT_STEP_S = 15  # between two samples of the plot
 ORIGINAL, RESULT = "16-bit original", "this result"
-ManifestJson = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class ReportSource:
 
     folder: Path
     result: ResultJson  # result.json
-    rounds: list[Round]  # rounds.json
+    rounds: list[RoundJson]  # rounds.json
     manifest: ManifestJson  # manifest.json
     workspace: Workspace | None  # None where the study's options can't be opened any more
     missing: str  # why there is no workspace; "" where there is one
@@ -54,7 +52,7 @@ class ReportData:
     """All that the report shows, as plain values; None where it is not known."""
 
     result: ResultJson
-    rounds: list[Round]
+    rounds: list[RoundJson]
     manifest: ManifestJson
     missing: str  # why the study can't be opened any more, without folders; "" where it can
     device: str  # the device's title
@@ -105,7 +103,9 @@ def reopen_workspace(root: Path, overrides: list[str], study: str) -> tuple[Work
 def collect_report_data(root: Path, source: ReportSource) -> ReportData:
     """Collect everything that the report shows, without building anything."""
     result, workspace = source.result, source.workspace
-    done = Delivered(source.folder, result, workspace) if workspace and result["winner"] else None
+    done = (
+        FinishedStudy(source.folder, result, workspace) if workspace and result["winner"] else None
+    )
     hardware = workspace.study.hardware if workspace else None
     overrides = source.manifest["overrides"]
     return ReportData(
@@ -121,7 +121,7 @@ def collect_report_data(root: Path, source: ReportSource) -> ReportData:
         original_bytes=original_bytes(done) if done else None,
         memory=memory_bars(done) if done else None,
         usable_bytes=hardware.usable_bytes if hardware else None,
-        heat=heat_curve(hardware, result) if hardware and result["winner"] else None,
+        heat=heat_curve(hardware, result["winner"]) if hardware and result["winner"] else None,
         context=workspace.study.probe.context if workspace else None,
     )
 
@@ -138,7 +138,7 @@ def describe_hardware(hardware: Hardware) -> list[tuple[str, str]]:
     return [(name, value) for name, value in lines if value.strip(", ")]
 
 
-def cached_tensor_map(done: Delivered) -> TensorMap | None:
+def cached_tensor_map(done: FinishedStudy) -> TensorMap | None:
     """Return the tensor map, where it can be had without building anything."""
     if done.recipe.format != "gguf" or not has_models(done):
         return None
@@ -148,7 +148,7 @@ def cached_tensor_map(done: Delivered) -> TensorMap | None:
         return None
 
 
-def has_models(done: Delivered) -> bool:
+def has_models(done: FinishedStudy) -> bool:
     """Return whether the store has the winner and its original."""
     return all(
         isinstance(step.outcome(done.store), Artifact)
@@ -156,13 +156,13 @@ def has_models(done: Delivered) -> bool:
     )
 
 
-def original_bytes(done: Delivered) -> int | None:
+def original_bytes(done: FinishedStudy) -> int | None:
     """Return the size of the 16-bit GGUF, where the store has it."""
     outcome = done.graph.convert().outcome(done.store)
     return outcome.model.size if isinstance(outcome, Artifact) else None
 
 
-def memory_bars(done: Delivered) -> list[MemoryBar] | None:
+def memory_bars(done: FinishedStudy) -> list[MemoryBar] | None:
     """Return the memory of the original and of the winner, by the same formula that the limit is
     judged with; None where the store has neither.
     """
@@ -190,13 +190,13 @@ def memory_parts(shape: Shape, context: int, kv: str) -> dict[str, float]:
     }
 
 
-def heat_curve(hardware: Hardware, result: ResultJson) -> HeatCurve | None:
+def heat_curve(hardware: Hardware, winner: CandidateJson) -> HeatCurve | None:
     """Simulate a quarter of an hour under full load; None where the profile has no thermal
     parameters or the winner no speed.
     """
     if not thermal.complete(hardware.thermal):
         return None
-    values = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
+    values = {m["metric"]: m["value"] for m in winner["measurements"]}
     full_tps = values.get("device_tg_tps")
     if full_tps is None:
         return None

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages.words import (
     DASH,
-    CandidateRow,
-    LimitJson,
-    MeasurementRow,
-    ResultJson,
     describe_aim,
     describe_limit,
     format_bytes,
@@ -21,6 +17,8 @@ from sintra.results.pages.words import (
     measurements_by_metric,
     metric_label,
 )
+from sintra.results.result import model_file
+from sintra.study.json_types import CandidateJson, ConstraintJson, MeasurementJson, ResultJson
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def verdict_sentence(result: ResultJson) -> str:
     if winner is None:
         return f"Nothing was made: {hide_folders(result['reason'] or result['status'])}."
     variant = (
-        f"{variant_name(Recipe.of(winner['recipe']))}, {format_bytes(winner['artifact']['bytes'])}"
+        f"{variant_name(Recipe.of(winner['recipe']))}, {format_bytes(model_file(winner)['bytes'])}"
     )
     variant += _distance_words(winner)
     if result["status"] == "met":
@@ -57,7 +55,7 @@ def verdict_sentence(result: ResultJson) -> str:
     )
 
 
-def _distance_words(winner: CandidateRow) -> str:
+def _distance_words(winner: CandidateJson) -> str:
     kld = measurements_by_metric(winner).get("kld_mean")
     if kld is None:
         return ""
@@ -73,7 +71,7 @@ def key_figures(result: ResultJson, original_bytes: int | None) -> list[tuple[st
     winner = result["winner"]
     if winner is None:
         return []
-    measurements, size = measurements_by_metric(winner), winner["artifact"]["bytes"]
+    measurements, size = measurements_by_metric(winner), model_file(winner)["bytes"]
     share = f"{100 * size / original_bytes:.0f} % of 16 bits" if original_bytes else "exact"
     figures = [("Size", format_bytes(size), share)]
     if kld := measurements.get("kld_mean"):
@@ -89,7 +87,7 @@ def key_figures(result: ResultJson, original_bytes: int | None) -> list[tuple[st
     return figures
 
 
-def describe_interval(measurement: MeasurementRow) -> str:
+def describe_interval(measurement: MeasurementJson) -> str:
     """Return how a number was obtained and its 90 % interval where there is one."""
     metric = measurement["metric"]
     low, high = (
@@ -106,7 +104,7 @@ def limit_lines(result: ResultJson) -> list[LimitLine]:
     return [_limit_line(limit, winner) for limit in result["goal"]["constraints"]]
 
 
-def _limit_line(limit: LimitJson, winner: CandidateRow | None) -> LimitLine:
+def _limit_line(limit: ConstraintJson, winner: CandidateJson | None) -> LimitLine:
     metric = limit["metric"]
     measurement = measurements_by_metric(winner).get(metric) if winner else None
     return LimitLine(
@@ -118,7 +116,7 @@ def _limit_line(limit: LimitJson, winner: CandidateRow | None) -> LimitLine:
 
 
 def _limit_state(
-    metric: str, winner: CandidateRow | None, measurement: MeasurementRow | None
+    metric: str, winner: CandidateJson | None, measurement: MeasurementJson | None
 ) -> str:
     if winner and metric in {violation[0] for violation in winner["verdict"]["violated"]}:
         return "missed"
@@ -127,7 +125,7 @@ def _limit_state(
     return "holds"
 
 
-def _limit_value(metric: str, measurement: MeasurementRow | None) -> str:
+def _limit_value(metric: str, measurement: MeasurementJson | None) -> str:
     if measurement is None:
         return DASH
     if measurement.get("stderr") and "kld" in metric:
@@ -135,7 +133,7 @@ def _limit_value(metric: str, measurement: MeasurementRow | None) -> str:
     return format_value(metric, measurement["value"])
 
 
-def _describe_source(measurement: MeasurementRow | None) -> str:
+def _describe_source(measurement: MeasurementJson | None) -> str:
     if measurement is None:
         return ""
     return "measured" if measurement["how"] == "measured" else describe_interval(measurement)

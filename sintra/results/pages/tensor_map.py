@@ -17,8 +17,9 @@ from sintra.formats.gguf.tensor_names import moved
 from sintra.planning.solver.search import Search, open_search, propose_probes
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import PlannerState
-from sintra.results.finished import Delivered
-from sintra.study import candidates, round_files
+from sintra.results.finished import FinishedStudy
+from sintra.results.result import model_file
+from sintra.study import candidates
 from sintra.study.planner_state import planner_state_of
 
 Layout = dict[str, Any]  # layout.json; a tensor in it is [name, type, bytes, shape]
@@ -89,13 +90,13 @@ class TensorMap:
         return any(cell.share is not None for cell in self.winner.tensors.values())
 
 
-def read_tensor_map(done: Delivered, say: Say) -> TensorMap:
+def read_tensor_map(done: FinishedStudy, say: Say) -> TensorMap:
     """Collect the map of a study's winner; models that the store has not are built, with a line
     for each. Raises UserError where a step fails.
     """
     base = read_step_layout(done, done.graph.convert(), say)
-    measured = candidates.candidates(done.graph, done.store, done.rounds)
-    proposals = [round_files.proposals(r) for r in done.rounds]
+    measured = candidates.collect_candidates(done.graph, done.store, done.rounds)
+    proposals = [r.proposals for r in done.rounds]
     state = planner_state_of(done.graph, done.store, proposals, measured)
     search = fitted_search(done, state)
     surrogate = search.surrogate if search else None
@@ -113,13 +114,13 @@ def read_tensor_map(done: Delivered, say: Say) -> TensorMap:
     )
 
 
-def read_step_layout(done: Delivered, step: Step, say: Say) -> Layout:
+def read_step_layout(done: FinishedStudy, step: Step, say: Say) -> Layout:
     """Read the layout of a step's GGUF. Raises UserError where the step fails."""
-    layout: Layout = done.store.read_json(done.made(step, say), "layout.json")
+    layout: Layout = done.store.read_json(done.build_artifact(step, say), "layout.json")
     return layout
 
 
-def fitted_search(done: Delivered, state: PlannerState) -> Search | None:
+def fitted_search(done: FinishedStudy, state: PlannerState) -> Search | None:
     """Open the solver's search with its fitted model; None where too few mixes were measured."""
     if done.workspace.study.planner.name not in MIXED or not state.results.attempts:
         return None
@@ -127,7 +128,7 @@ def fitted_search(done: Delivered, state: PlannerState) -> Search | None:
 
 
 def tensor_figure(
-    done: Delivered,
+    done: FinishedStudy,
     recipe: Recipe,
     base: Layout,
     state: PlannerState,
@@ -200,9 +201,9 @@ def output_errors(state: PlannerState, recipe: Recipe, types: dict[str, str]) ->
     }
 
 
-def nearest_stock(done: Delivered, state: PlannerState) -> Recipe | None:
+def nearest_stock(done: FinishedStudy, state: PlannerState) -> Recipe | None:
     """Return the stock preset that the study made whose size is nearest to the winner's."""
-    target = done.result["winner"]["artifact"]["bytes"]
+    target = model_file(done.winner)["bytes"]
     sizes = {r: n for r, n in state.results.file_bytes.items() if not r.tensors and not r.cut}
     sizes |= {
         c.recipe: c.artifact.size
@@ -214,7 +215,7 @@ def nearest_stock(done: Delivered, state: PlannerState) -> Recipe | None:
     return min(presets, key=lambda r: (abs(presets[r] - target), r.importance), default=None)
 
 
-def cost_of_cut(done: Delivered, state: PlannerState, winner: TensorFigure) -> str:
+def cost_of_cut(done: FinishedStudy, state: PlannerState, winner: TensorFigure) -> str:
     """Return in words what leaving blocks out did to the KLD, against a measured variant with the
     same types and all blocks.
     """

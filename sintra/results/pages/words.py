@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from sintra.core.metrics import BY_NAME, find_metric
-
-# What result.json and rounds.json are made of, as they were read.
-ResultJson = dict[str, Any]
-GoalJson = dict[str, Any]
-LimitJson = dict[str, Any]
-CandidateRow = dict[str, Any]
-MeasurementRow = dict[str, Any]
-ProposalRow = dict[str, Any]
+from sintra.study.json_types import CandidateJson, ConstraintJson, GoalJson, MeasurementJson
 
 LEVEL_TEXTS = {  # level of a proposal -> what is done with it, or the text that it is measured on
     "build": "made",
@@ -75,7 +67,7 @@ def metric_label(metric: str) -> str:
     return (BY_NAME[metric].label if metric in BY_NAME else "") or metric
 
 
-def describe_limit(limit: LimitJson) -> str:
+def describe_limit(limit: ConstraintJson) -> str:
     """Return a limit in words, such as "size at most 2.00 MB"."""
     bound = "at most" if limit["op"] == "<=" else "at least"
     return (
@@ -90,12 +82,12 @@ def describe_aim(goal: GoalJson) -> str:
     return objective or f"the variant with the best {metric_label(metric)}"
 
 
-def measurements_by_metric(row: CandidateRow) -> dict[str, MeasurementRow]:
+def measurements_by_metric(row: CandidateJson) -> dict[str, MeasurementJson]:
     """Index the measurements of a candidate in result.json by their metric."""
     return {measurement["metric"]: measurement for measurement in row["measurements"]}
 
 
-def describe_verdict(row: CandidateRow) -> str:
+def describe_verdict(row: CandidateJson) -> str:
     """Return a candidate's verdict in a few words."""
     verdict = row["verdict"]
     if row["failure"]:
