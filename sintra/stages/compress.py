@@ -19,7 +19,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.packed import indivisible, layout, prove, quantization
 from sintra.formats.checkpoint.safetensors import wanted
-from sintra.formats.runtime.calibration import calibration_windows
+from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.formats.runtime.call import call
 from sintra.formats.runtime.environments import python_of
 

@@ -22,7 +22,7 @@ from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.tensor_names import expert_names, gguf_names
 from sintra.formats.runtime.blocks import Model, Passing, call, influence
-from sintra.formats.runtime.calibration import CalibrationWindows, calibration_windows
+from sintra.formats.runtime.calibration_text import CalibrationWindows, calibration_windows
 from sintra.formats.runtime.functional_block import one_window
 from sintra.stages.rounding.hessian import (
     CurvatureJson,

@@ -19,7 +19,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.remote_code import allowed
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.calibration import calibration_windows, window_size
+from sintra.formats.runtime.calibration_text import calibration_windows, window_size
 from sintra.stages.rounding.polish import PolishSettings, Teacher, polish_student
 from sintra.stages.rounding.student import Student
 

@@ -21,7 +21,7 @@ from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.tensor_names import expert_names
 from sintra.formats.runtime.blocks import Model
-from sintra.formats.runtime.calibration import calibration_windows
+from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.stages.rounding.effort import learning_steps, refine_tokens
 from sintra.stages.rounding.sequential import HiddenStates, SequentialRounder
 from sintra.stages.rounding.tensors import parameter_tensors, read_tensors, writable_tensors
