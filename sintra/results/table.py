@@ -28,9 +28,9 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
         lines.append(_line(candidate, judge(candidate, goal)))
     for candidate in known:
         if candidate.failure:
+            name = short(variant_name(candidate.recipe))
             lines.append(
-                f"{short(variant_name(candidate.recipe)):<{NAME}}  failed: {candidate.failure.kind}: "
-                f"{candidate.failure.message}"
+                f"{name:<{NAME}}  failed: {candidate.failure.kind}: {candidate.failure.message}"
             )
     if len(order) < len(everything):
         lines.append(
