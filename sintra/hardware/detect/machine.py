@@ -153,9 +153,9 @@ def read_linux_machine(root: Path = Path("/")) -> Machine:
     memory, available = read_meminfo(root)
     board = read_board_model(root)
     arm = any(k == "CPU architecture" for k, _ in cpuinfo)
-    name = next((v for k, v in cpuinfo if k in ("model name", "Model")), "")
+    names = (v for k, v in cpuinfo if k in ("model name", "Model"))
     return Machine(
-        cpu=name or board or platform.machine(),
+        cpu=next(names, board or platform.machine()),
         architecture="aarch64" if arm else "x86_64" if cpuinfo else platform.machine(),
         isa=instruction_sets(cpuinfo),
         cores=_usable_cores(root, logical, limits),
