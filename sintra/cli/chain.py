@@ -192,8 +192,8 @@ class Chain:
         )
         anew = self.workspace.config.refresh
         self.tell()
-        if not identity.ready(store, device) or (anew and device.name != study.LOCAL):
-            say(f"board   {identity.resolve(store, device, say)}")
+        if not identity.is_resolved(store, device) or (anew and device.name != study.LOCAL):
+            say(f"board   {identity.resolve_board(store, device, say)}")
         if self.workspace.pinned() is None or (
             anew and pinning.pinned_hub(store, model.source, model.revision)
         ):

@@ -66,7 +66,7 @@ def build(
         }
         | formats_of(workspace, known)
         | own_code(workspace)
-        | corrections.board_of(workspace.graph().study)
+        | corrections.board_entry(workspace.graph().study)
     )
 
 

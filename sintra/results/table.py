@@ -49,7 +49,7 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
         lines.append(
             f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)"
         )
-    lines += corrections.lines(order)
+    lines += corrections.board_lines(order)
     if "formats" in result:
         best = order[0].recipe.name if order else None
         lines += ["", formats.format_table(result["formats"], known, best)]

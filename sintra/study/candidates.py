@@ -8,9 +8,9 @@ from sintra.build.graph import Graph
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Measurement, Proposal
-from sintra.hardware.boards.corrections import corrected, replaced
+from sintra.hardware.boards.corrections import add_board_measurements, correct_candidates
 from sintra.hardware.estimate.estimate import Shape
-from sintra.hardware.estimate.runtimes import estimated
+from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
 from sintra.study.round_files import Round, proposals
@@ -29,7 +29,7 @@ def candidates(graph: Graph, store: Store, rounds: list[Round]) -> list[Candidat
     found = [
         candidate(graph, store, recipe, given, first[recipe]) for recipe, given in levels.items()
     ]
-    return corrected(found) if graph.study.board else found
+    return correct_candidates(found) if graph.study.board else found
 
 
 def candidate(
@@ -45,7 +45,7 @@ def candidate(
         shape = Shape.of(store.read_json(made, "layout.json"))
         numbers["size_bytes"] = Measurement("size_bytes", file.size, "bytes", "exact")
         context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
-        for row in estimated(shape, graph.study.hardware, context, recipe.kv, runtime):
+        for row in estimate_for_runtime(shape, graph.study.hardware, context, recipe.kv, runtime):
             numbers[row.metric] = row
     for level in sorted({p.level for p in given}, reverse=True):
         for step in graph.variant(recipe, level).ends():
@@ -69,7 +69,7 @@ def candidate(
                         ):  # what was foreseen, and is to be compared with
                             numbers[SEARCH_KLD] = replace(row, metric=SEARCH_KLD)
                 else:
-                    replaced(numbers, rows)
+                    add_board_measurements(numbers, rows)
     first = given[0]
     return Candidate(
         recipe,

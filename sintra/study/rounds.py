@@ -15,7 +15,7 @@ from sintra.config.study import Study
 from sintra.core import lazy, plugins
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Proposal
-from sintra.hardware.boards.corrections import informed
+from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import hopeless
 from sintra.planning.other_formats import branches, tried
 from sintra.store.files import write_atomic
@@ -96,7 +96,7 @@ def plan(
     )
     past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner.name)(
-        informed(graph.study, known), replace(seen, past=past, lessons=taught)
+        correct_study(graph.study, known), replace(seen, past=past, lessons=taught)
     )
     return proposed
 

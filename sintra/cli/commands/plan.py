@@ -15,7 +15,7 @@ from sintra.core.errors import UserError
 from sintra.core.format import format_of
 from sintra.core.types import Artifact
 from sintra.hardware.estimate.estimate import Shape
-from sintra.hardware.estimate.runtimes import estimated
+from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.planning.bounds import expected_shape
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
@@ -109,7 +109,9 @@ def line(graph: Graph, step: Step, store: Store, time: float | None, expected: S
         runtime = (
             format_of(step.stage).runtime if plugins.has("formats", step.stage) else "llama.cpp"
         )
-        rows = estimated(expected, graph.study.hardware, graph.study.probe.context, "f16", runtime)
+        rows = estimate_for_runtime(
+            expected, graph.study.hardware, graph.study.probe.context, "f16", runtime
+        )
         found = {m.metric: m.value for m in rows}
         row |= {"bytes": size, "exact": outcome is not None} | found
     return row

@@ -30,9 +30,7 @@ class BoardCorrection:
     smallest_failure: tuple[str, float] | None = None
 
 
-def add_board_measurements(
-    numbers: dict[str, Measurement], rows: Iterable[Measurement]
-) -> None:
+def add_board_measurements(numbers: dict[str, Measurement], rows: Iterable[Measurement]) -> None:
     """Put a board's measurements in the place of the estimates in `numbers` (by metric).
 
     The estimates are kept under a name of their own.

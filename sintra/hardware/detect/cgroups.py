@@ -68,17 +68,13 @@ def cgroup_limits(root: Path = Path("/")) -> CgroupLimits:
             value = _read_number(group / limit)
             if value is not None and value < UNLIMITED and (best is None or value < best[0]):
                 best = value, _used_bytes(group, usage)
-    return CgroupLimits(
-        best[0] if best else None, best[1] if best else None, _allowed_cores(root)
-    )
+    return CgroupLimits(best[0] if best else None, best[1] if best else None, _allowed_cores(root))
 
 
 def _used_bytes(group: Path, usage: str) -> int | None:
     used = _read_number(group / usage)
     stat = dict(
-        line.split(" ", 1)
-        for line in _read_text(group / "memory.stat").splitlines()
-        if " " in line
+        line.split(" ", 1) for line in _read_text(group / "memory.stat").splitlines() if " " in line
     )
     idle = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"
     return None if used is None else max(0, used - int(idle))

@@ -291,9 +291,7 @@ def tensor_type(preset: str, tensor: ConfigTensor, architecture: Architecture) -
     return written(_type_in_block(preset, base, tensor, architecture), tensor.columns)
 
 
-def _type_in_block(
-    preset: str, base: str, tensor: ConfigTensor, architecture: Architecture
-) -> str:
+def _type_in_block(preset: str, base: str, tensor: ConfigTensor, architecture: Architecture) -> str:
     """Return the type of a matrix inside the blocks, before it is fitted to the row length."""
     block, layers = tensor.block or 0, architecture.layers
     kind = tensor.kind.removesuffix("_exps").removesuffix("_shexp")

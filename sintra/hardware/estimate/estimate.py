@@ -303,9 +303,7 @@ class Offload:
 HOST_EFFICIENCY, HOST_SPREAD = 0.55, 0.61
 
 
-def offload_layers(
-    shape: Shape, device: Hardware, context: int, kv: str = "f16"
-) -> Offload | None:
+def offload_layers(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Offload | None:
     """Return the split with the most layers on the card that fit it, the rest on the host.
 
     None where the device has no host or both are too small. As llama.cpp's n_gpu_layers: a layer

@@ -79,14 +79,10 @@ class Sample:
 
 def is_complete(parameters: Mapping[str, float]) -> bool:
     """Return whether a profile's `thermal` has all that a simulation needs."""
-    return all(k in parameters for k in NEEDED) and bool(
-        {"throttle_c", "skin_c"} & set(parameters)
-    )
+    return all(k in parameters for k in NEEDED) and bool({"throttle_c", "skin_c"} & set(parameters))
 
 
-def thermal_model(
-    parameters: Mapping[str, float], name: str, cooled: bool = False
-) -> ThermalModel:
+def thermal_model(parameters: Mapping[str, float], name: str, cooled: bool = False) -> ThermalModel:
     """Return the thermal model of the profile `name`, with its cooler where `cooled`.
 
     Raises UserError where a parameter is missing.

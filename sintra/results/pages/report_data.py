@@ -198,14 +198,14 @@ def heat(device: Hardware, result: Row) -> Row | None:
     """A quarter of an hour under full load, simulated, in steps of 15 s; None where the profile
     says too little of heat.
     """
-    if not thermal.complete(device.thermal):
+    if not thermal.is_complete(device.thermal):
         return None
     numbers = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
     full = numbers.get("device_tg_tps")
     if full is None:
         return None
-    p = thermal.checked(device.thermal, device.name)
-    samples = thermal.simulate(p, MINUTES * 60 + 1)
+    model = thermal.thermal_model(device.thermal, device.name)
+    samples = thermal.simulate_run(model, MINUTES * 60 + 1)
     rows = [
         {"minutes": s.t / 60, "chip": s.chip, "case": s.case, "tps": s.speed * full}
         for s in samples[::15]
@@ -213,6 +213,6 @@ def heat(device: Hardware, result: Row) -> Row | None:
     return {
         "rows": rows,
         "burst": thermal.mean_speed(samples, 0, thermal.BURST_S) * full,
-        "sustained": thermal.sustained(p) * full,
+        "sustained": thermal.sustained_speed(model) * full,
         "hottest": max(s.chip for s in samples),
     }
