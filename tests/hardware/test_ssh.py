@@ -74,10 +74,9 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
     assert {
         m: best[m]["how"] for m in ("device_tg_tps", "device_pp_tps", "device_ram_bytes")
     } == dict.fromkeys(("device_tg_tps", "device_pp_tps", "device_ram_bytes"), "measured")
-    assert (
-        best["device_tg_tps"]["where"]
-        == f"{runner.describe_board({'bench': ''})['cpu']} {os.uname().machine} x{runner.usable_cores()}"
-    )
+    cpu = runner.describe_board({"bench": ""})["cpu"]
+    label = f"{cpu} {os.uname().machine} x{runner.usable_cores()}"
+    assert best["device_tg_tps"]["where"] == label
     assert (
         best["device_tg_tps_estimated"]["how"]
         == best["device_ram_bytes_estimated"]["how"]

@@ -79,7 +79,7 @@ def device_of(profile: profiles.ProfileFile) -> Hardware:
 
 
 def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:
-    """Print what this machine is and write its profile: to `out`, or to where hardware=auto looks."""
+    """Print what this machine is, and write its profile to `out` or where hardware=auto looks."""
     path = root / Path(out).expanduser() if out else cache_root(root, raw) / AUTO_PROFILE
     detection = auto.detect_machine(path, measure)
     if format == "json":
@@ -139,7 +139,13 @@ def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: s
     fits = values["device_ram_bytes"]["value"] <= device.usable_bytes
     split = None if fits else offload_layers(shape, device, context, kv)
     if split:
-        values["device_tg_tps"].update(value=split.tps, low=split.low, high=split.high)
+        speed = values["device_tg_tps"]
+        values["device_tg_tps"] = {
+            **speed,
+            "value": split.tps,
+            "low": split.low,
+            "high": split.high,
+        }
     row: dict[str, object] = {
         "type": type_,
         "device": device.name,

@@ -168,8 +168,8 @@ def check_plausible(law: DecodeLaw, x: NDArray[np.float64]) -> None:
         worst = max(law.rows, key=lambda row: abs(law.error(row, mean)))
         expected = worst.tps * math.exp(law.error(worst, mean))
         raise UserError(
-            f"{worst.tps:g} tokens/s can't be of this device: the profile gives {expected:.3g}, far "
-            "outside its intervals"
+            f"{worst.tps:g} tokens/s can't be of this device: the profile gives {expected:.3g}, "
+            "far outside its intervals"
         )
 
 
