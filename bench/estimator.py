@@ -4,9 +4,9 @@
 
 Without --loo the fit uses this repository's points (sintra/hardware/estimate/published_tps.csv),
 and a row of FILE that is one of them is predicted from the others: no row ever helps to predict
-itself. With --loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what the fit says
-of each profile, in the form of conf/hardware. Last line: median and mean of |predicted / measured -
-1|, and the share of measured speeds inside the 90 % interval, as fractions.
+itself. With --loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what
+the fit says of each profile, in the form of conf/hardware. Last line: median and mean of |predicted
+/ measured - 1|, and the share of measured speeds inside the 90 % interval, as fractions.
 """
 
 from __future__ import annotations

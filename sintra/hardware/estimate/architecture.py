@@ -72,18 +72,35 @@ class ConfigTensor:
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Hold a model's tensors and sizes, as config.json has them."""
+class ModelSizes:
+    """Hold the sizes that a config.json states or implies."""
 
-    tensors: tuple[ConfigTensor, ...]
     layers: int  # blocks
     width: int  # of the hidden state
     heads: int  # attention heads of a layer
     kv_heads: int  # heads that have keys and values of their own
     head_dim: int  # elements of a head
     vocabulary: int  # tokens
-    tied: bool  # whether the output is the token embedding
+    inner: int  # width of the feed-forward part, or of one expert
     experts: int  # of a layer; 0: none
+
+    @property
+    def query(self) -> int:
+        """Return the columns of a layer's queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Return the columns of a layer's keys, and of its values."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Architecture(ModelSizes):
+    """Hold a model's sizes and tensors, as config.json has them."""
+
+    tensors: tuple[ConfigTensor, ...]
+    tied: bool  # whether the output is the token embedding
     active: float  # share of the weights that a token uses, 0 to 1
     window: int  # length of sliding attention, tokens; 0: none
     windowed: int  # layers with sliding attention
@@ -117,46 +134,16 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     tensors = _tensors(config, sizes, tied)
     window, windowed = _windows(config, sizes.layers)
     return Architecture(
+        **vars(sizes),
         tensors=tensors,
-        layers=sizes.layers,
-        width=sizes.width,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        vocabulary=sizes.vocabulary,
         tied=tied,
-        experts=sizes.experts,
         active=_active_share(config, sizes, tensors, tied),
         window=window,
         windowed=windowed,
     )
 
 
-@dataclass(frozen=True)
-class _ConfigSizes:
-    """Hold the sizes that a config.json states or implies."""
-
-    layers: int  # blocks
-    width: int  # of the hidden state
-    heads: int  # attention heads of a layer
-    kv_heads: int  # heads that have keys and values of their own
-    head_dim: int  # elements of a head
-    vocabulary: int  # tokens
-    inner: int  # width of the feed-forward part, or of one expert
-    experts: int  # of a layer; 0: none
-
-    @property
-    def query(self) -> int:
-        """Return the columns of a layer's queries."""
-        return self.heads * self.head_dim
-
-    @property
-    def key(self) -> int:
-        """Return the columns of a layer's keys, and of its values."""
-        return self.kv_heads * self.head_dim
-
-
-def _sizes(config: dict[str, Any]) -> _ConfigSizes:
+def _sizes(config: dict[str, Any]) -> ModelSizes:
     """Read the sizes of a config. Raises UserError where one is missing."""
     try:
         width, layers, heads = (
@@ -166,7 +153,7 @@ def _sizes(config: dict[str, Any]) -> _ConfigSizes:
     except KeyError as error:
         raise UserError(f"config.json lacks {error.args[0]!r}") from None
     experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
-    return _ConfigSizes(
+    return ModelSizes(
         layers=layers,
         width=width,
         heads=heads,
@@ -179,7 +166,7 @@ def _sizes(config: dict[str, Any]) -> _ConfigSizes:
 
 
 def _active_share(
-    config: dict[str, Any], sizes: _ConfigSizes, tensors: tuple[ConfigTensor, ...], tied: bool
+    config: dict[str, Any], sizes: ModelSizes, tensors: tuple[ConfigTensor, ...], tied: bool
 ) -> float:
     """Return the share of the weights that a token uses: all but those of idle experts."""
     used = int(config.get("num_experts_per_tok") or 0)
@@ -192,7 +179,7 @@ def _active_share(
     return 1 - idle / read
 
 
-def _tensors(config: dict[str, Any], sizes: _ConfigSizes, tied: bool) -> tuple[ConfigTensor, ...]:
+def _tensors(config: dict[str, Any], sizes: ModelSizes, tied: bool) -> tuple[ConfigTensor, ...]:
     """Return the tensors of the whole model."""
     width, vocabulary = sizes.width, sizes.vocabulary
     tensors = [
@@ -208,7 +195,7 @@ def _tensors(config: dict[str, Any], sizes: _ConfigSizes, tied: bool) -> tuple[C
     return tuple(tensors)
 
 
-def _attention(config: dict[str, Any], block: int, sizes: _ConfigSizes) -> list[ConfigTensor]:
+def _attention(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
     """Return the attention matrices of a block."""
     width, q, kv = sizes.width, sizes.query, sizes.key
     output = ConfigTensor("attn_output", q, q * width, block)
@@ -218,9 +205,7 @@ def _attention(config: dict[str, Any], block: int, sizes: _ConfigSizes) -> list[
     return [*(ConfigTensor(kind, width, width * rows, block) for kind, rows in inputs), output]
 
 
-def _feed_forward(
-    config: dict[str, Any], block: int, sizes: _ConfigSizes
-) -> Iterator[ConfigTensor]:
+def _feed_forward(config: dict[str, Any], block: int, sizes: ModelSizes) -> Iterator[ConfigTensor]:
     """Yield the feed-forward matrices of a block, shared experts included."""
     width, inner, experts = sizes.width, sizes.inner, sizes.experts
     if experts:
@@ -244,7 +229,7 @@ def _gated(width: int, inner: int) -> tuple[tuple[str, int, int], ...]:
     return (("ffn_gate", width, inner), ("ffn_up", width, inner), ("ffn_down", inner, width))
 
 
-def _vectors(config: dict[str, Any], block: int, sizes: _ConfigSizes) -> list[ConfigTensor]:
+def _vectors(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
     """Return the norms and biases of a block."""
     model_type, q, kv, head = config["model_type"], sizes.query, sizes.key, sizes.head_dim
     lengths = [("norm", sizes.width)] * (4 if model_type in ("gemma2", "gemma3_text") else 2)

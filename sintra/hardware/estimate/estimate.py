@@ -211,16 +211,8 @@ def _estimate_decode(
     """Yield tokens/s of decoding, memory, and tokens/s on a hot device where heat is known."""
     speed = 1 / sum(decode_seconds(shape, device, context, kv))
     spread = math.exp(decode_spread(shape, device, context, kv))
-    yield Measurement(
-        "device_tg_tps",
-        speed,
-        "tokens/s",
-        "estimated",
-        low=speed / spread,
-        high=speed * spread,
-        where=device.name,
-        protocol=f"bytes read / bandwidth at context {context}",
-    )
+    protocol = f"bytes read / bandwidth at context {context}"
+    yield _speed_estimate("device_tg_tps", speed, spread, device, protocol)
     yield _estimate_memory(shape, device, context, kv)
     if thermal.is_complete(device.thermal):
         hot = speed * thermal.sustained_speed(thermal.ThermalModel.of(device.thermal))
@@ -257,15 +249,23 @@ def _estimate_prefill(shape: Shape, device: Hardware) -> Iterator[Measurement]:
         return
     speed = device.flops / (2 * shape.parameters * shape.active)
     spread = math.exp(device.flops_spread)
-    yield Measurement(
-        "device_pp_tps",
+    protocol = "effective FLOP/s / (2 x parameters)"
+    yield _speed_estimate("device_pp_tps", speed, spread, device, protocol)
+
+
+def _speed_estimate(
+    metric: str, speed: float, spread: float, device: Hardware, protocol: str
+) -> Measurement:
+    """Return an estimate in tokens/s from speed / spread to speed x spread."""
+    return Measurement(
+        metric,
         speed,
         "tokens/s",
         "estimated",
         low=speed / spread,
         high=speed * spread,
         where=device.name,
-        protocol="effective FLOP/s / (2 x parameters)",
+        protocol=protocol,
     )
 
 
