@@ -2,12 +2,11 @@
 
     python bench/estimator.py [--csv FILE] [--loo] [--profiles]
 
-Without --loo the fit uses this repository's points
-(sintra/hardware/estimate/published_tps.csv), and a row
-of FILE that is one of them is predicted from the others: no row ever helps to predict itself. With
---loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what the fit says
-of each profile, in the form of conf/hardware. Last line: median and mean of |predicted / measured -
-1|, and the share of measured speeds inside the 90 % interval, as fractions.
+Without --loo the fit uses this repository's points (sintra/hardware/estimate/published_tps.csv),
+and a row of FILE that is one of them is predicted from the others: no row ever helps to predict
+itself. With --loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what
+the fit says of each profile, in the form of conf/hardware. Last line: median and mean of |predicted
+/ measured - 1|, and the share of measured speeds inside the 90 % interval, as fractions.
 """
 
 from __future__ import annotations
@@ -17,23 +16,25 @@ import sys
 from pathlib import Path
 
 from sintra.core.errors import UserError
-from sintra.hardware.estimate.fit import Fit, fit, leave_one_out, scores
-from sintra.hardware.estimate.published import PUBLISHED, Point, read
-from sintra.hardware.profiles import bandwidths
+from sintra.hardware.estimate.fit import Posterior, fit_points, leave_one_out, score_predictions
+from sintra.hardware.estimate.published import PUBLISHED, SpeedPoint, read_points
+from sintra.hardware.profiles import read_bandwidths
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def predictions(points: list[Point], published: list[Point]) -> list[tuple[float, float, float]]:
+def predictions(
+    points: list[SpeedPoint], published: list[SpeedPoint]
+) -> list[tuple[float, float, float]]:
     """Each point from the published ones without itself."""
-    whole = fit(published)
+    whole = fit_points(published)
     return [
-        (fit([p for p in published if p != x]) if x in published else whole).predict(x)
+        (fit_points([p for p in published if p != x]) if x in published else whole).predict(x)
         for x in points
     ]
 
 
-def prefill(points: list[Point], published: list[Point]) -> list[float]:
+def prefill(points: list[SpeedPoint], published: list[SpeedPoint]) -> list[float]:
     """|predicted / measured - 1| of prompt processing, from the device's other points, where it has
     some.
     """
@@ -49,7 +50,7 @@ def prefill(points: list[Point], published: list[Point]) -> list[float]:
     return sorted(errors)
 
 
-def show_profiles(found: Fit, points: list[Point]) -> None:
+def show_profiles(found: Posterior, points: list[SpeedPoint]) -> None:
     """The fitted lines of each profile."""
     for profile, backend, bandwidth in sorted(
         {(p.profile, p.backend, p.bandwidth) for p in points}
@@ -74,17 +75,17 @@ def main() -> int:
         "--profiles", action="store_true", help="print each profile's fitted numbers"
     )
     options = parser.parse_args()
-    known = bandwidths(ROOT)
+    known = read_bandwidths(ROOT)
     try:
-        points, skipped = read(options.csv, known)
+        points, skipped = read_points(options.csv, known)
     except UserError as error:
         print(f"estimator: {error}", file=sys.stderr)
         return 2
-    published, _ = read(PUBLISHED, known)
+    published, _ = read_points(PUBLISHED, known)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     if options.profiles:
-        show_profiles(fit(published), published)
+        show_profiles(fit_points(published), published)
     if not points:
         print("estimator: no row can be predicted", file=sys.stderr)
         return 2
@@ -95,9 +96,8 @@ def main() -> int:
     )
     for point, (value, low, high) in zip(points, found, strict=True):
         print(
-            f"{point.device[:37]:<38}{point.model[:27]:<28}{point.kind:<8}"
-            f"{point.tps:>9.2f}{value:>10.2f}  "
-            f"{low:>7.2f} to {high:<8.2f}{value / point.tps - 1:>+7.3f}"
+            f"{point.device[:37]:<38}{point.model[:27]:<28}{point.kind:<8}{point.tps:>9.2f}"
+            f"{value:>10.2f}  {low:>7.2f} to {high:<8.2f}{value / point.tps - 1:>+7.3f}"
         )
     errors = prefill(points, published)
     if errors:
@@ -105,7 +105,9 @@ def main() -> int:
             f"prompt processing, {len(errors)} rows of devices with another: median "
             f"{errors[len(errors) // 2]:.3f}"
         )
-    print(" ".join(f"{name}={value:.4f}" for name, value in scores(points, found).items()))
+    print(
+        " ".join(f"{name}={value:.4f}" for name, value in score_predictions(points, found).items())
+    )
     return 0
 
 

@@ -1,8 +1,7 @@
 """Estimated against measured on this machine: tokens/s and peak memory of two models in six types,
 after `doit calibrate`.
 
-    python bench/local_check.py [--work DIR] [--layers 18] [--ram] \
-        [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
+    python bench/local_check.py [--work DIR] [--layers 18] [--ram] [--types Q8_0,Q6_K,...]
 
 models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted,
 quantized and measured by the study's own steps (stages quantize, probes speed and memory; kept in
@@ -29,12 +28,13 @@ from rounding_cost import ROOT, random_model
 from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.cli.commands import devices
+from sintra.config.options import HardwareConf
+from sintra.config.study import hardware_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import machine
 from sintra.core.types import Measurement
-from sintra.hardware.estimate import calibrate
-from sintra.hardware.estimate.calibrate import refined
-from sintra.hardware.estimate.estimate import Shape, compute_bytes, estimate, kv_bytes
+from sintra.hardware.estimate.calibrate import MeasuredSpeed, refine_memory, refine_profile
+from sintra.hardware.estimate.estimate import Shape, compute_bytes, estimate_metrics, kv_bytes
 from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
 from sintra.study.workspace import composed, open_workspace
@@ -92,22 +92,24 @@ def calm(step: Step, store: Store) -> Measurement:
     return numbers(step, store)["tg_tps"]
 
 
-def profile_of(work: Path) -> dict[str, Any]:
+def profile_of(work: Path) -> HardwareConf:
     """This machine as detected, before it is calibrated."""
     path = work / "machine.yaml"
     if not path.exists():
         with contextlib.redirect_stdout(io.StringIO()):
             devices.detect(ROOT, [], str(path), False, "text")
-    return dict(composed(ROOT, [f"hardware={path}", f"store.path={work / 'cache'}"])["hardware"])
+    return composed(ROOT, [f"hardware={path}", f"store.path={work / 'cache'}"]).hardware
 
 
-def estimated(profile: dict[str, Any], row: Row) -> tuple[float, float]:
+def estimated(profile: HardwareConf, row: Row) -> tuple[float, float]:
     """Tokens/s over the tokens that were generated, and memory at the context, by a profile."""
-    device = devices.device_of(profile)
-    speed = next(m.value for m in estimate(row["shape"], device, 64) if m.metric == "device_tg_tps")
+    device = hardware_of(profile)
+    speed = next(
+        m.value for m in estimate_metrics(row["shape"], device, 64) if m.metric == "device_tg_tps"
+    )
     ram = next(
         m.value
-        for m in estimate(row["shape"], device, row["context"])
+        for m in estimate_metrics(row["shape"], device, row["context"])
         if m.metric == "device_ram_bytes"
     )
     return speed, ram
@@ -143,7 +145,7 @@ def main() -> None:
             compare(rows, profile_of(work), devices.measured_here(work / "cache"))
 
 
-def memory(rows: list[Row], before: dict[str, Any]) -> None:
+def memory(rows: list[Row], before: HardwareConf) -> None:
     """The same for memory alone."""
     beside = [
         (
@@ -155,8 +157,8 @@ def memory(rows: list[Row], before: dict[str, Any]) -> None:
         / 2**20
         for r in rows
     ]
-    after = before | calibrate.memory(before, beside)
-    print(f"\n{machine()}; runtime {after['runtime_mib']} +-{after['runtime_spread_mib']} MiB")
+    after = refine_memory(before, beside)
+    print(f"\n{machine()}; runtime {after.runtime_mib} +-{after.runtime_spread_mib} MiB")
     print(
         "| model | type | file, MB | peak RAM, MB | uncalibrated | calibrated |\n| --- | --- | "
         "--- | --- | --- | --- |"
@@ -177,12 +179,12 @@ def memory(rows: list[Row], before: dict[str, Any]) -> None:
     print(f"ram={worst:.3f}")
 
 
-def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
+def compare(rows: list[Row], before: HardwareConf, own: list[MeasuredSpeed]) -> None:
     """Print the table and the worst errors. own: the rows that `doit calibrate` takes, one for each
     of ours.
     """
-    after = refined(before, own)
-    print(f"\n{machine()}; detected: {before['bandwidth_gbs']} GB/s")
+    after = refine_profile(before, own)
+    print(f"\n{machine()}; detected: {before.bandwidth_gbs} GB/s")
     print(
         "| model | type | file, MB | tokens/s | detected | calibrated | without it | peak RAM, MB "
         "| estimated |"
@@ -192,7 +194,7 @@ def compare(rows: list[Row], before: dict[str, Any], own: list[Any]) -> None:
     for row in rows:
         speed, ram = estimated(after, row)
         others = [r for r in own if r.tps != row["tg_tps"]]
-        alone = estimated(refined(before, others), row)[0]
+        alone = estimated(refine_profile(before, others), row)[0]
         errors = {
             "ram": ram / row["ram_peak_bytes"] - 1,
             "tps": speed / row["tg_tps"] - 1,

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from sintra.config.options import DeviceConf
+
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
@@ -120,12 +122,8 @@ class Sshd:
         }
         return ["device=ssh", *(f"device.{k}={v}" for k, v in (own | more).items())]
 
-    def options(self, **more: object) -> dict[str, object]:
-        """The same as the composed configuration has them."""
-        from dataclasses import asdict
-
-        from sintra.config.options import DeviceConf
-
+    def options(self, **more: object) -> DeviceConf:
+        """Return the options that lead here as the composed configuration has them."""
         own = {
             "name": "ssh",
             "host": "127.0.0.1",
@@ -136,7 +134,7 @@ class Sshd:
             "folder": str(self.home / "sintra"),
             "python": sys.executable,
         }
-        return asdict(DeviceConf()) | own | more
+        return DeviceConf(**(own | more))
 
     @property
     def blobs(self) -> Path:

@@ -24,7 +24,7 @@ def write(path, config, tokens=False):
     """A GGUF of a Llama with these sizes, the weights random."""
     import gguf
 
-    of = architecture.of_config(config)
+    of = architecture.architecture_of(config)
     writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
     writer.add_block_count(of.layers)
     writer.add_context_length(512)

@@ -18,7 +18,7 @@ from sintra.core import plugins
 from sintra.core.process import LIVE_JOBS, STOP_REQUESTED
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
-from sintra.hardware.detect.cgroups import limits
+from sintra.hardware.detect.cgroups import cgroup_limits
 from sintra.store.store import Store
 
 GIB = 2**30
@@ -154,7 +154,7 @@ def free_memory() -> int:
     """Return the memory that this machine, or this container, can give now, bytes."""
     import psutil  # not on the no-op path
 
-    free, group = int(psutil.virtual_memory().available), limits()
+    free, group = int(psutil.virtual_memory().available), cgroup_limits()
     return min(free, group.memory - (group.used or 0)) if group.memory else free
 
 

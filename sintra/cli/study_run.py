@@ -72,8 +72,8 @@ class StudyRun:
         model, device = config.model, config.device
         self.announce()
         renew_board = self.fresh and device.name != study.LOCAL
-        if not identity.ready(store, device) or renew_board:
-            self.run.say(f"board   {identity.resolve(store, device, self.run.say)}")
+        if not identity.is_resolved(store, device) or renew_board:
+            self.run.say(f"board   {identity.resolve_board(store, device, self.run.say)}")
         renew_pin = self.fresh and pinning.pinned_hub(store, model.source, model.revision)
         if self.workspace.pinned() is None or renew_pin:
             pin = pinning.resolve_hub(store, model.source, model.revision)

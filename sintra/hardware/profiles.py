@@ -1,31 +1,69 @@
-"""The device profiles of conf/hardware as plain data, without composing a study."""
+"""Read the device profiles of conf/hardware without composing a study."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from sintra.config.compose import conf_dirs, names
+from sintra.config.options import HardwareConf, from_json
 
 
-def load(root: Path, name: str) -> dict[str, Any]:
-    """A profile's YAML; of folders that both have it, the first (ours) wins, as in Hydra."""
-    import yaml
+class ProfileFile(TypedDict, total=False):
+    """A profile's YAML file; what it leaves out has HardwareConf's default."""
+
+    name: str  # as in `hardware=NAME`
+    title: str  # what it is called in reports
+    backend: str  # cpu, cuda, metal, vulkan, opencl
+    cores: int  # CPU cores
+    isa: str  # instruction sets that llama.cpp has kernels for
+    ram_gb: float  # memory that holds the model, GiB
+    usable_gb: float  # what a process may have of it, GiB
+    bandwidth_gbs: float  # memory bandwidth, 10^9 bytes/s
+    efficiency: float  # share of the bandwidth that decoding reaches
+    efficiency_spread: float  # half-width of the 90 % interval of its logarithm
+    overhead_us_per_layer: float  # time per layer and token beside reading, microseconds
+    overhead_spread: float  # half-width of the 90 % interval of its logarithm
+    bytes_per_weight: float  # cost of decoding a weight beside reading it, bytes
+    k_quant: float  # extra cost of a byte of a K-quant, as a share
+    tflops: float | None  # effective speed of prompt processing, 10^12 FLOP/s
+    tflops_spread: float  # half-width of the 90 % interval of its logarithm
+    thermal: dict[str, float]  # parameters of estimate/thermal.ThermalModel
+    runtimes: list[str]  # what can run a model there
+    storage_mbs: float | None  # reading from storage, 10^6 bytes/s
+    host_usable_gb: float  # memory of the computer that a graphics card sits in, GiB
+    host_bandwidth_gbs: float  # its bandwidth, 10^9 bytes/s
+    type_costs: dict[str, float]  # cost of a byte of a tensor type, as measured
+    runtime_mib: float  # memory beside weights, cache and buffers, MiB
+    runtime_spread_mib: float  # half-width of its 90 % interval, MiB
+
+
+def read_profile(root: Path, name: str) -> ProfileFile:
+    """Read a profile's YAML file; raises KeyError where there is none.
+
+    Of folders that both have it, the first (Sintra's own) wins, as in Hydra.
+    """
+    import yaml  # not on the no-op path
 
     for folder in conf_dirs(root):
         path = folder / "hardware" / f"{name}.yaml"
         if path.is_file():
-            return dict(yaml.safe_load(path.read_text()))
+            return cast(ProfileFile, dict(yaml.safe_load(path.read_text())))
     raise KeyError(name)
 
 
-def every(root: Path) -> dict[str, dict[str, Any]]:
-    """All profiles by name."""
-    return {name: load(root, name) for name in sorted(names(root, "hardware"))}
+def read_profiles(root: Path) -> dict[str, ProfileFile]:
+    """Read all profiles, by name."""
+    return {name: read_profile(root, name) for name in sorted(names(root, "hardware"))}
 
 
-def bandwidths(root: Path) -> dict[str, float]:
-    """Theoretical memory bandwidth in bytes/s by profile."""
-    return {
-        n: float(p["bandwidth_gbs"]) * 1e9 for n, p in every(root).items() if p.get("bandwidth_gbs")
-    }
+def profile_conf(profile: ProfileFile) -> HardwareConf:
+    """Return a profile as options, with defaults for what it leaves out."""
+    return from_json(HardwareConf, asdict(HardwareConf()) | dict(profile))
+
+
+def read_bandwidths(root: Path) -> dict[str, float]:
+    """Read the theoretical memory bandwidth of every profile, bytes/s by name."""
+    bandwidths = {n: p.get("bandwidth_gbs") for n, p in read_profiles(root).items()}
+    return {name: float(gbs) * 1e9 for name, gbs in bandwidths.items() if gbs}

@@ -18,7 +18,7 @@ from sintra.core import plugins
 from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import PROGRESS_MARK, Context, Stage
 from sintra.core.types import Measurement
-from sintra.hardware.boards.identity import where
+from sintra.hardware.boards.identity import board_label
 from sintra.probes.measurements import write
 
 MIB = 2**20
@@ -47,7 +47,7 @@ def run(context: Context, job: str) -> Run:
     )
     params = {"kv": "f16", "limit": None} | params
     found: Run = device.measure({"job": job, **params}, gguf, gguf.name, board)
-    check(found, where(board), options.timeout_s)
+    check(found, board_label(board), options.timeout_s)
     context.write_json("board.json", found | {"board": board})
     return found
 
@@ -66,9 +66,9 @@ def check(found: Run, board: str, timeout_s: float) -> None:
     if found["oom_kills"] or found["code"] == -6 or OUT_OF_MEMORY.search(said):
         raise Infeasible("out_of_memory", f"it doesn't fit the board's memory: {words}")
     last = next((x for x in reversed(said.splitlines()) if x.strip()), "no word")
-    if error.get("error", "").startswith("Trouble"):
+    if error.get("error", "").startswith("LlamaCppError"):
         raise Infeasible(
-            "unsupported", f"{error['error'].removeprefix('Trouble: ')} ({words}): {last}"
+            "unsupported", f"{error['error'].removeprefix('LlamaCppError: ')} ({words}): {last}"
         )
     raise Transient(f"the measured process ended with {found['code']}, {words}: {last}")
 
@@ -81,7 +81,7 @@ def speed(context: Context) -> None:
         f"warm-up{remarks(found)}"
     )
     board, counts = (
-        where(context.params["board"]),
+        board_label(context.params["board"]),
         {"pp_tps": context.params["prompt"], "tg_tps": context.params["generate"]},
     )
     rows = []
@@ -110,7 +110,7 @@ def memory(context: Context) -> None:
     board.
     """
     found = run(context, "memory")
-    board, how = where(context.params["board"]), "of the process"
+    board, how = board_label(context.params["board"]), "of the process"
     own: Run = next((r for r in found["rows"] if "peak" in r), {})
     size = found["peak"]
     if (

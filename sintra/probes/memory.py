@@ -19,7 +19,7 @@ from typing import Any
 from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import Context, Stage, machine
 from sintra.core.types import Measurement
-from sintra.hardware.memory_limit import Fence, fence
+from sintra.hardware.memory_limit import MemoryLimit, memory_limit
 from sintra.probes.measurements import write
 
 MIB = 2**20
@@ -34,7 +34,7 @@ def run(context: Context) -> None:
         plain = trial(context, False, None)
         how = "no mmap"
     else:
-        with fence(limit) as around:
+        with memory_limit(limit) as around:
             plain = trial(context, False, around)
             how = f"no mmap, under a {around.kind} of {limit / MIB:.0f} MiB"
     mapped = trial(context, True, None)
@@ -67,7 +67,7 @@ def most(lines: list[Line]) -> float:
     return max(float(max(line["rss"], line["peak"])) for line in lines)
 
 
-def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
+def trial(context: Context, mmap: bool, around: MemoryLimit | None) -> list[Line]:
     """The readings of one run. Raises Infeasible with the last reading where the limit was too
     tight for it.
     """
@@ -86,7 +86,7 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
         return lines
     words = f"in {last['phase']}, the last reading was {last['rss'] / MIB:.0f} MiB"
     if around and (
-        around.struck()
+        around.was_reached()
         or code == -signal.SIGABRT
         or "alloc" in f"{last.get('error')} {last.get('log')} {log}".lower()
     ):
@@ -105,7 +105,7 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
     )
 
 
-def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
+def started(order: Line, around: MemoryLimit | None) -> tuple[int, list[Line], str]:
     """Run the child to its end: exit code, its lines, and what it wrote to stderr."""
     environment = {**os.environ, "SINTRA_PARENT": str(os.getpid())}
     child = subprocess.Popen(
@@ -119,7 +119,7 @@ def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
     assert child.stdout
     first = child.stdout.readline()
     if around:
-        around.admit(child.pid)
+        around.add_process(child.pid)
     out, err = child.communicate("go\n")
     return (
         child.returncode,

@@ -10,7 +10,6 @@ from typing import cast
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Constraint, File, Goal, Hardware, Status
-from sintra.hardware.boards import corrections
 from sintra.results import formats
 from sintra.study.json_types import (
     CandidateJson,
@@ -78,8 +77,8 @@ def add_special_cases(
         result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
     if study.trust_remote_code:
         result["trust_remote_code"] = True
-    if board := corrections.board_of(graph.study):
-        result["board"] = board["board"]
+    if graph.study.board:
+        result["board"] = graph.study.board.identity
 
 
 def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:

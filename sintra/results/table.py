@@ -36,7 +36,7 @@ def results_table(result: ResultJson, candidates: Sequence[Candidate], goal: Goa
         )
     lines += task_lines(rows)
     lines += footnotes(result)
-    lines += corrections.lines(rows)
+    lines += corrections.board_lines(rows)
     if "formats" in result:
         best = variant_name(rows[0].recipe) if rows else None
         lines += ["", format_table(result["formats"], candidates, best)]

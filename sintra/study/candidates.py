@@ -10,9 +10,9 @@ from sintra.build.step import Step
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Level, Measurement, Proposal
-from sintra.hardware.boards.corrections import corrected, replaced
+from sintra.hardware.boards.corrections import add_board_measurements, correct_candidates
 from sintra.hardware.estimate.estimate import Shape
-from sintra.hardware.estimate.runtimes import estimated
+from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Outcome, Store
 from sintra.study.round_files import Round
@@ -35,7 +35,7 @@ def collect_candidates(graph: Graph, store: Store, rounds: Sequence[Round]) -> l
     candidates = [
         candidate_of(graph, store, own, first_round[recipe]) for recipe, own in proposals.items()
     ]
-    return corrected(candidates) if graph.study.board else candidates
+    return correct_candidates(candidates) if graph.study.board else candidates
 
 
 def candidate_of(
@@ -61,7 +61,7 @@ def candidate_of(
                 decided = decided or decides(level, rows)
                 add_quality(numbers, level, rows)
             else:
-                replaced(numbers, rows)
+                add_board_measurements(numbers, rows)
     return Candidate(
         recipe,
         first.why,
@@ -81,7 +81,7 @@ def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Nu
     size = Measurement("size_bytes", model.model.size, "bytes", "exact")
     shape = Shape.of(store.read_json(model, "layout.json"))
     context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
-    rows = estimated(shape, graph.study.hardware, context, recipe.kv, runtime)
+    rows = estimate_for_runtime(shape, graph.study.hardware, context, recipe.kv, runtime)
     return {"size_bytes": size} | {row.metric: row for row in rows}
 
 

@@ -16,7 +16,7 @@ from sintra.core import lazy, plugins
 from sintra.core.format import PLANNED
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Proposal
-from sintra.hardware.boards.corrections import informed
+from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.store.files import write_atomic
@@ -112,7 +112,7 @@ def ask_planner(
     priors = lessons.recall_lessons(graph, store, state.model)
     planner = plugins.load("planners", graph.study.planner.name)
     proposals: list[Proposal] = planner(
-        informed(graph.study, candidates), replace(state, priors=priors)
+        correct_study(graph.study, candidates), replace(state, priors=priors)
     )
     return proposals
 

@@ -66,13 +66,13 @@ class Workspace:
     @property
     def ready(self) -> bool:
         """Return whether the model is pinned and the board, where there is one, is known."""
-        return self.pinned() is not None and identity.ready(self.store, self.config.device)
+        return self.pinned() is not None and identity.is_resolved(self.store, self.config.device)
 
     def graph(self) -> Graph:
         """Return the study's graph; the model must be pinned, and a board known."""
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
-        board = identity.known(self.store, self.config.device)
+        board = identity.read_board(self.store, self.config.device)
         named = replace(self.study, model=self.label or self.study.model, board=board)
         texts = pinned_texts(self.root, self.study, self.digests)
         checkpoint = pinned_checkpoint(self.root, self.config, self.digests)
@@ -188,13 +188,13 @@ def detected(cache: Path) -> str:
 
     What was found on this machine the first time is kept; `doit detect` looks again.
     """
-    from sintra.hardware.detect.profile import AUTO  # not on the no-op path
+    from sintra.hardware.detect.profile import AUTO_PROFILE  # not on the no-op path
 
-    path = cache / AUTO
+    path = cache / AUTO_PROFILE
     if not path.is_file():
         from sintra.hardware.detect import auto
 
-        auto.detect(path)
+        auto.detect_machine(path)
     return f"hardware={path.resolve()}"
 
 

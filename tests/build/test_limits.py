@@ -20,7 +20,7 @@ from sintra.config.policy import RunPolicy, measured_on, side_by_side
 from sintra.core.errors import Transient, UserError
 from sintra.core.plugins import own_entry_points
 from sintra.core.types import Artifact, File
-from sintra.hardware.memory_limit import fence
+from sintra.hardware.memory_limit import memory_limit
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 
@@ -227,12 +227,12 @@ def test_killed_for_want_of_memory(tmp_path, monkeypatch, fate):
 def test_the_kernels_kills_are_counted():
     """A real one, where this machine lets a test make a memory group."""
     before = oom_kills()
-    with fence(64 << 20) as group:
+    with memory_limit(64 << 20) as group:
         if group.kind != "cgroup":
             pytest.skip("no memory group can be made here")
         code = "import sys; sys.stdin.readline(); bytearray(1 << 30)"
         child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-        group.admit(child.pid)
+        group.add_process(child.pid)
         child.communicate(b"\n", timeout=60)
         assert child.returncode == -9
     assert oom_kills() > before

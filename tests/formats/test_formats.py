@@ -375,16 +375,18 @@ def test_an_environment_that_is_gone_is_built_again_from_its_lock(environments, 
 
 def test_estimates_of_other_runtimes_hold_the_whole_model():
     from sintra.hardware.estimate.estimate import Shape
-    from sintra.hardware.estimate.runtimes import estimated
+    from sintra.hardware.estimate.runtimes import estimate_for_runtime
 
     shape = Shape(4_000_000, 100_000, False, 7_000_000, 8, 256, 4, 2, 64, 2048)
     device = Hardware("d", "D", "cpu", 4, "", 2**33, 2**33, 5e10, 0.6, 0.2, 0.0, 4e11)
-    rows = {m.metric: m for m in estimated(shape, device, 512, "f16", "transformers")}
+    rows = {m.metric: m for m in estimate_for_runtime(shape, device, 512, "f16", "transformers")}
     assert rows["device_ram_bytes"].value > 4 * shape.parameters
     assert rows["device_tg_tps"].value < 1 / (shape.layers * 0.002)
     gpu = {
         m.metric: m
-        for m in estimated(shape, replace(device, backend="cuda"), 512, "f16", "transformers")
+        for m in estimate_for_runtime(
+            shape, replace(device, backend="cuda"), 512, "f16", "transformers"
+        )
     }
     assert gpu["device_ram_bytes"].value < rows["device_ram_bytes"].value
 

@@ -33,12 +33,12 @@ LLAMA3_8B = {
 )
 def test_every_tensor_has_the_type_that_llama_cpp_gives_it(tmp_path, change):
     config = LLAMA | change
-    of = architecture.of_config(config)
+    model = architecture.architecture_of(config)
     write(tmp_path / "model.gguf", config)
     for preset in architecture.PRESETS:
         quantize(tmp_path / "model.gguf", tmp_path / "small.gguf", 1, kind=preset)
         layout = read_layout(tmp_path / "small.gguf")
-        guessed = architecture.shape(of, preset)
+        guessed = architecture.shape_of_preset(model, preset)
         assert guessed.weight_bytes == layout["shape"]["weight_bytes"], preset
         for name in (
             "embedding_bytes",
@@ -68,8 +68,8 @@ def test_every_tensor_has_the_type_that_llama_cpp_gives_it(tmp_path, change):
     ],
 )
 def test_published_sizes_of_llama_3_8b(preset, gib):
-    assert architecture.shape(
-        architecture.of_config(LLAMA3_8B), preset
+    assert architecture.shape_of_preset(
+        architecture.architecture_of(LLAMA3_8B), preset
     ).weight_bytes / GIB == pytest.approx(gib, rel=0.005)
 
 
@@ -80,21 +80,21 @@ def test_experts_are_read_in_part():
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     }
-    of = architecture.of_config(mixtral)
-    assert architecture.shape(of, "Q8_0").parameters / 1e9 == pytest.approx(
+    model = architecture.architecture_of(mixtral)
+    assert architecture.shape_of_preset(model, "Q8_0").parameters / 1e9 == pytest.approx(
         46.7, abs=0.1
     )  # the model card's number
-    assert of.active == pytest.approx(12.9 / 46.7, rel=0.02)
+    assert model.active == pytest.approx(12.9 / 46.7, rel=0.02)
 
 
 def test_the_bundled_model_by_its_config_alone():
-    of = architecture.read(ROOT / "models" / "fable" / "config.json")
+    model = architecture.read_architecture(ROOT / "models" / "fable" / "config.json")
     config = json.loads((ROOT / "models" / "fable" / "config.json").read_text())
-    assert (of.layers, of.vocabulary) == (config["num_hidden_layers"], config["vocab_size"])
+    assert (model.layers, model.vocabulary) == (config["num_hidden_layers"], config["vocab_size"])
 
 
 def test_an_unknown_architecture_is_a_line():
     with pytest.raises(UserError, match="did you mean 'qwen3'"):
-        architecture.of_config({"model_type": "qwen33"})
+        architecture.architecture_of({"model_type": "qwen33"})
     with pytest.raises(UserError, match="lacks 'hidden_size'"):
-        architecture.of_config({"model_type": "llama"})
+        architecture.architecture_of({"model_type": "llama"})

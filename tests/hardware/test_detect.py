@@ -59,7 +59,7 @@ def test_raspberry_pi_5(tmp_path):
             "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
         },
     )
-    found = machine.linux(root)
+    found = machine.read_linux_machine(root)
     assert (found.cores, found.physical, found.architecture, found.isa) == (
         4,
         4,
@@ -71,7 +71,7 @@ def test_raspberry_pi_5(tmp_path):
     assert found.temperatures == {"cpu-thermal": 54.75}
     assert found.modes == {"governor": "ondemand"}
     known = yaml.safe_load((ROOT / "conf/hardware/raspberry_pi_5.yaml").read_text())
-    made = profile.of_machine(found, None, known)
+    made = profile.profile_of_machine(found, None, known)
     assert made["efficiency"] == known["efficiency"]
     assert made["usable_gb"] == pytest.approx(7365520 / 1024**2, abs=0.001)
 
@@ -89,7 +89,7 @@ def test_raspberry_pi_5(tmp_path):
     ],
 )
 def test_boards_by_their_device_tree(tmp_path, model, name):
-    found = machine.linux(
+    found = machine.read_linux_machine(
         tree(
             tmp_path,
             {"proc/device-tree/model": model + "\0", "var/lib/nvpmodel/status": "pmode:0002"},
@@ -114,8 +114,8 @@ def test_a_container_with_limits_of_version_2(tmp_path):
             f"{inner}/cpu.max": "150000 100000\n",
         },
     )
-    found = machine.linux(root)
-    assert found.limits == cgroups.Limits(536870912, 150000000, 1.5)
+    found = machine.read_linux_machine(root)
+    assert found.limits == cgroups.CgroupLimits(536870912, 150000000, 1.5)
     assert (found.usable, found.cores) == (536870912 - 150000000, 1)
 
 
@@ -130,14 +130,14 @@ def test_a_container_with_limits_of_version_1_seen_from_inside(tmp_path):
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
         },
     )
-    assert cgroups.limits(root) == cgroups.Limits(314572800, 1000, 2.0)
+    assert cgroups.cgroup_limits(root) == cgroups.CgroupLimits(314572800, 1000, 2.0)
     (root / "sys/fs/cgroup/memory/memory.limit_in_bytes").write_text("9223372036854771712")
-    assert cgroups.limits(root).memory is None
+    assert cgroups.cgroup_limits(root).memory is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compared with /proc")
 def test_this_machine():
-    found = machine.this()
+    found = machine.this_machine()
     assert found.cores <= len(os.sched_getaffinity(0))
     assert found.physical == psutil.cpu_count(logical=False)
     assert found.memory == psutil.virtual_memory().total
@@ -149,9 +149,9 @@ def test_this_machine():
 @pytest.fixture
 def group():
     """A cgroup of our own that may have 700 MiB."""
-    base, name = next(cgroups.groups(Path("/"), "memory"), None), "memory.limit_in_bytes"
+    base, name = next(cgroups.group_folders(Path("/"), "memory"), None), "memory.limit_in_bytes"
     if base is None:
-        base, name = next(cgroups.groups(Path("/"), ""), None), "memory.max"
+        base, name = next(cgroups.group_folders(Path("/"), ""), None), "memory.max"
     if base is None:
         pytest.skip("no cgroup filesystem is mounted here")
     made = base / f"sintra-{uuid.uuid4().hex[:8]}"
@@ -184,7 +184,7 @@ def test_a_real_cgroup_with_a_memory_limit(tmp_path, group):
 
 
 def test_a_mac_by_its_sysctl():
-    found = machine.apple(
+    found = machine.mac_of_sysctl(
         {
             "machdep.cpu.brand_string": "Apple M2",
             "hw.memsize": str(8 * GIB),
@@ -203,10 +203,12 @@ def test_a_mac_by_its_sysctl():
 
 def test_a_graphics_card_is_the_device_and_this_its_host(tmp_path):
     card = Gpu("NVIDIA GeForce RTX 3060", "cuda", 12 * GIB, 11 * GIB, 360e9)
-    host = machine.linux(
+    host = machine.read_linux_machine(
         tree(tmp_path, {"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n"})
     )
-    made = profile.of_machine(replace(host, gpus=(card,)), {"read": 30e9, "copy": 20e9}, None)
+    made = profile.profile_of_machine(
+        replace(host, gpus=(card,)), {"read": 30e9, "copy": 20e9}, None
+    )
     assert (made["backend"], made["bandwidth_gbs"], made["usable_gb"]) == ("cuda", 360, 11)
     assert (made["host_usable_gb"], made["host_bandwidth_gbs"]) == (
         pytest.approx(8000000 / 1024**2, abs=1e-3),
@@ -215,14 +217,14 @@ def test_a_graphics_card_is_the_device_and_this_its_host(tmp_path):
 
 
 def test_bandwidth_is_of_this_world():
-    assert all(1e8 < value < 1e13 for value in bandwidth.bandwidth(1, 32 * MIB).values())
+    assert all(1e8 < value < 1e13 for value in bandwidth.measure_bandwidth(1, 32 * MIB).values())
 
 
 def test_a_profile_file_is_hardware(tmp_path):
     mine, bad = tmp_path / "mine.yaml", tmp_path / "bad.yaml"
-    found = auto.detect(mine, measure=True)
+    found = auto.detect_machine(mine, measure=True)
     conf = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path).hardware
-    assert conf.bandwidth_gbs == found["profile"]["bandwidth_gbs"]
+    assert conf.bandwidth_gbs == found.profile["bandwidth_gbs"]
     assert conf.cores == 3
     mine.write_text("name: mine\nbandwidth_gbs: 77\nram_gb: 8\nusable_gb: 7\n")
     again = compose.compose(ROOT, [f"hardware={mine}", "hardware.cores=3"], cache=tmp_path).hardware
@@ -242,6 +244,6 @@ def test_a_profile_file_is_hardware(tmp_path):
 def test_auto_is_looked_for_once(tmp_path):
     raw = ["hardware=auto", f"store.path={tmp_path}"]
     first = composed(ROOT, raw).hardware
-    made = (tmp_path / auto.AUTO).stat().st_mtime_ns
+    made = (tmp_path / profile.AUTO_PROFILE).stat().st_mtime_ns
     assert composed(ROOT, raw).hardware == first
-    assert (tmp_path / auto.AUTO).stat().st_mtime_ns == made
+    assert (tmp_path / profile.AUTO_PROFILE).stat().st_mtime_ns == made

@@ -14,12 +14,12 @@ from sintra.hardware.estimate.estimate import (
     HOST_SPREAD,
     Shape,
     compute_bytes,
-    estimate,
+    estimate_metrics,
     kv_bytes,
-    offload,
+    offload_layers,
 )
-from sintra.hardware.estimate.fit import fit, leave_one_out, scores
-from sintra.hardware.estimate.published import PUBLISHED, read
+from sintra.hardware.estimate.fit import fit_points, leave_one_out, score_predictions
+from sintra.hardware.estimate.published import PUBLISHED, read_points
 
 
 def test_memory_as_llama_cpp_logs_it():
@@ -57,14 +57,16 @@ def test_compute_buffers_as_llama_cpp_logs_them(width, inner, context, logged):
 )
 def test_decode_interval_holds_the_published_speed(hardware, shape, published):
     device = hardware_of(compose.compose(ROOT, [f"hardware={hardware}"]).hardware)
-    found = next(m for m in estimate(shape, device, 512) if m.metric == "device_tg_tps")
+    found = next(m for m in estimate_metrics(shape, device, 512) if m.metric == "device_tg_tps")
     assert found.low < published < found.high
     assert found.how == "estimated"
 
 
 def test_more_context_costs_memory_and_speed():
     device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"]).hardware)
-    short, long = ({m.metric: m.value for m in estimate(LLAMA3_8B, device, n)} for n in (512, 4096))
+    short, long = (
+        {m.metric: m.value for m in estimate_metrics(LLAMA3_8B, device, n)} for n in (512, 4096)
+    )
     assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(
         LLAMA3_8B, 4096
     ) - kv_bytes(LLAMA3_8B, 512)
@@ -73,16 +75,16 @@ def test_more_context_costs_memory_and_speed():
 
 def test_no_prefill_is_invented_where_none_is_known():
     device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"]).hardware)
-    assert "device_pp_tps" not in {m.metric for m in estimate(LLAMA3_8B, device, 512)}
+    assert "device_pp_tps" not in {m.metric for m in estimate_metrics(LLAMA3_8B, device, 512)}
 
 
 @pytest.fixture(scope="module")
 def published():
-    return read(PUBLISHED, profiles.bandwidths(ROOT))[0]
+    return read_points(PUBLISHED, profiles.read_bandwidths(ROOT))[0]
 
 
 def test_leave_one_out_on_the_published_points(published):
-    found = scores(published, leave_one_out(published))
+    found = score_predictions(published, leave_one_out(published))
     assert len(published) == 38
     assert found["median_ape"] <= 0.08
     assert found["mean_ape"] <= 0.12
@@ -90,9 +92,9 @@ def test_leave_one_out_on_the_published_points(published):
 
 
 def test_profiles_hold_what_the_fit_says(published):
-    posterior = fit(published)
+    posterior = fit_points(published)
     pairs = {(p.profile, p.backend) for p in published}
-    for name, profile in profiles.every(ROOT).items():
+    for name, profile in profiles.read_profiles(ROOT).items():
         if (name, profile["backend"]) in pairs:
             device = posterior.device(name, profile["backend"], profile["bandwidth_gbs"] * 1e9)
             assert profile["efficiency"] == pytest.approx(device.efficiency, rel=0.01), name
@@ -108,7 +110,7 @@ def test_profiles_hold_what_the_fit_says(published):
 def test_a_device_without_points_is_drawn_to_its_class_with_a_wide_interval(published):
     others = [p for p in published if p.profile != "raspberry_pi_5"]
     point = next(p for p in published if p.profile == "raspberry_pi_5")
-    known, blind = fit(published), fit(others)
+    known, blind = fit_points(published), fit_points(others)
     width = [high / low for _, low, high in (known.predict(point), blind.predict(point))]
     assert width[1] > 2 * width[0]
     own, other = (
@@ -124,9 +126,9 @@ def test_a_bad_points_file_is_a_line(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("profile,tg_tps\nx,1\n")
     with pytest.raises(UserError, match="no column backend"):
-        read(path, {})
+        read_points(path, {})
     path.write_text(PUBLISHED.read_text().replace("raspberry_pi_5,", "abacus,", 1))
-    assert "abacus" in read(path, profiles.bandwidths(ROOT))[1][0]
+    assert "abacus" in read_points(path, profiles.read_bandwidths(ROOT))[1][0]
 
 
 def test_what_does_not_fit_a_card_goes_to_its_host():
@@ -134,8 +136,10 @@ def test_what_does_not_fit_a_card_goes_to_its_host():
     large = Shape(
         int(14.96 * GIB), 128256 * 4096 * 2, False, 8_030_000_000, 32, 4096, 32, 8, 128, 128256
     )
-    whole, part = offload(LLAMA3_8B, device, 512), offload(large, device, 512)
-    plain = next(m.value for m in estimate(LLAMA3_8B, device, 512) if m.metric == "device_tg_tps")
+    whole, part = offload_layers(LLAMA3_8B, device, 512), offload_layers(large, device, 512)
+    plain = next(
+        m.value for m in estimate_metrics(LLAMA3_8B, device, 512) if m.metric == "device_tg_tps"
+    )
     assert whole.layers == 32
     assert whole.tps == pytest.approx(plain)
     assert 0 < part.layers < 32
@@ -144,7 +148,7 @@ def test_what_does_not_fit_a_card_goes_to_its_host():
     nowhere = hardware_of(
         compose.compose(ROOT, ["hardware=rtx_3060", "hardware.host_usable_gb=2"]).hardware
     )
-    assert offload(large, nowhere, 512) is None
+    assert offload_layers(large, nowhere, 512) is None
 
 
 def test_sliding_layers_keep_a_window_only():

@@ -7,9 +7,9 @@ from configs import LLAMA, write
 
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context
-from sintra.hardware.estimate.architecture import of_config, shape
+from sintra.hardware.estimate.architecture import architecture_of, shape_of_preset
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, compute_bytes, kv_bytes
-from sintra.hardware.memory_limit import Fence, fence
+from sintra.hardware.memory_limit import MemoryLimit, memory_limit
 from sintra.probes import memory
 from sintra.probes.measurements import parse
 
@@ -40,12 +40,12 @@ def probe(tmp_path, model, **params):
 
 def test_a_timeline_with_mmap_off_and_on(tmp_path, model):
     found, timeline = probe(tmp_path, model)
-    weights = shape(of_config(BIG), "F16").weight_bytes
+    weights = shape_of_preset(architecture_of(BIG), "F16").weight_bytes
     before, peak = timeline["no_mmap"][0]["rss"], found["ram_peak_bytes"].value
     expected = (
         weights
-        + kv_bytes(shape(of_config(BIG), "F16"), 256)
-        + compute_bytes(shape(of_config(BIG), "F16"), 256)
+        + kv_bytes(shape_of_preset(architecture_of(BIG), "F16"), 256)
+        + compute_bytes(shape_of_preset(architecture_of(BIG), "F16"), 256)
     )
     assert expected * 0.9 < peak - before < expected + RUNTIME_BYTES
     for lines in (timeline["no_mmap"], timeline["mmap"]):
@@ -64,9 +64,9 @@ def test_a_timeline_with_mmap_off_and_on(tmp_path, model):
 @pytest.mark.parametrize("kind", ["cgroup", "rlimit"])
 def test_out_of_memory_is_caught_with_the_last_reading(tmp_path, model, kind, monkeypatch):
     if kind == "rlimit":
-        monkeypatch.setattr("sintra.hardware.memory_limit._group", lambda limit, root: None)
+        monkeypatch.setattr("sintra.hardware.memory_limit._make_group", lambda limit, root: None)
     else:
-        with fence(40 * MIB) as around:
+        with memory_limit(40 * MIB) as around:
             if around.kind != kind:
                 pytest.skip("no memory group can be made here")
     with pytest.raises(
@@ -79,12 +79,12 @@ def test_out_of_memory_is_caught_with_the_last_reading(tmp_path, model, kind, mo
     assert f"under a {kind} of 400 MiB" in found["ram_peak_bytes"].protocol
 
 
-def test_the_fence_leaves_nothing_behind():
-    with fence(64 * MIB) as around:
+def test_the_limit_leaves_nothing_behind():
+    with memory_limit(64 * MIB) as around:
         folder = around.folder
         assert folder is None or folder.is_dir()
     assert folder is None or not folder.exists()
-    assert not Fence("rlimit", 1).struck()
+    assert not MemoryLimit("rlimit", 1).was_reached()
 
 
 def test_a_file_that_cannot_be_loaded_is_no_want_of_memory(tmp_path):

@@ -19,8 +19,8 @@ from conftest import QUICK, make_llama
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.hardware.boards import runner, transfer
-from sintra.hardware.boards.transfer import CHUNK, resumed
-from sintra.hardware.estimate.architecture import read, shape
+from sintra.hardware.boards.transfer import CHUNK, resume_offset
+from sintra.hardware.estimate.architecture import read_architecture, shape_of_preset
 from sintra.probes.board import check
 from sintra.store.files import hash_file
 
@@ -49,9 +49,9 @@ def sshd(tmp_path):
 
 
 def board(sshd, say=lambda text: None, **options):
-    from sintra.hardware.boards.ssh import Board
+    from sintra.hardware.boards.ssh import SshBoard
 
-    return Board(sshd.options(**options), say)
+    return SshBoard(sshd.options(**options), say)
 
 
 def rows(candidate):
@@ -74,10 +74,9 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
     assert {
         m: best[m]["how"] for m in ("device_tg_tps", "device_pp_tps", "device_ram_bytes")
     } == dict.fromkeys(("device_tg_tps", "device_pp_tps", "device_ram_bytes"), "measured")
-    assert (
-        best["device_tg_tps"]["where"]
-        == f"{runner.machine({'bench': ''})['cpu']} {os.uname().machine} x{runner.cores()}"
-    )
+    cpu = runner.describe_board({"bench": ""})["cpu"]
+    label = f"{cpu} {os.uname().machine} x{runner.usable_cores()}"
+    assert best["device_tg_tps"]["where"] == label
     assert (
         best["device_tg_tps_estimated"]["how"]
         == best["device_ram_bytes_estimated"]["how"]
@@ -127,11 +126,11 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
 
     there = board(sshd, say)
     identity = there.identify()
-    original, transfer.TELL_S = transfer.TELL_S, 0.0  # a line for every chunk
+    original, transfer.PROGRESS_S = transfer.PROGRESS_S, 0.0  # a line for every chunk
     try:
         found = there.measure(JOB, data, digest, identity)
     finally:
-        transfer.TELL_S = original
+        transfer.PROGRESS_S = original
     assert cuts, said
     with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are no model
         check(found, "board", 60)
@@ -146,7 +145,9 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
 
 
 def test_going_on_never_trusts_the_last_chunk():
-    assert [resumed(n, 10 * CHUNK) for n in (0, 1, CHUNK, CHUNK + 1, 2 * CHUNK, 11 * CHUNK)] == [
+    assert [
+        resume_offset(n, 10 * CHUNK) for n in (0, 1, CHUNK, CHUNK + 1, 2 * CHUNK, 11 * CHUNK)
+    ] == [
         0,
         0,
         0,
@@ -156,7 +157,7 @@ def test_going_on_never_trusts_the_last_chunk():
     ]
 
 
-def test_what_arrives_damaged_is_copied_anew(tmp_path, sshd):
+def test_what_arrives_damaged_is_copied_again(tmp_path, sshd):
     data, said = tmp_path / "model.gguf", []
     data.write_bytes(os.urandom(2 * CHUNK))
     digest = hash_file(data)
@@ -165,8 +166,8 @@ def test_what_arrives_damaged_is_copied_anew(tmp_path, sshd):
         bytes(CHUNK + 5)
     )  # of another file: the first chunk is wrong
     there = board(sshd, said.append)
-    there._patiently(lambda remote: there._copy(remote, data, digest))
-    assert "what arrived is damaged: copied anew" in said
+    there._with_retries(lambda folder: there._copy(folder, data, digest))
+    assert "what arrived is damaged: copied again" in said
     assert hash_file(sshd.blobs / digest) == digest
 
 
@@ -363,7 +364,7 @@ def test_the_users_llama_bench(sshd, small, tmp_path):
 
 def test_how_a_run_ended():
     run = {
-        "rows": [{"error": "Trouble: llama.cpp can't load it", "log": ""}],
+        "rows": [{"error": "LlamaCppError: llama.cpp can't load it", "log": ""}],
         "code": 3,
         "phase": "load",
         "rss": 5 * MIB,
@@ -394,7 +395,7 @@ def data_beside(model: Path) -> int:
         "import sys, re; sys.path.insert(0, sys.argv[1]); import child;"
         "job = {'gguf': sys.argv[2], 'threads': 1, 'kv': 'f16', 'gpu_layers': None, 'job': "
         "'memory'};"
-        "child.Model(job, 128, False).open();"
+        "child.BoardModel(job, 128, False).open();"
         "print(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     command = [sys.executable, "-c", code, str(Path(runner.__file__).parent), str(model)]
@@ -403,7 +404,10 @@ def data_beside(model: Path) -> int:
 
 
 def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_path, broad, small):
-    types = {t: shape(read(broad / "config.json"), t).weight_bytes for t in ("Q8_0", "Q2_K")}
+    types = {
+        t: shape_of_preset(read_architecture(broad / "config.json"), t).weight_bytes
+        for t in ("Q8_0", "Q2_K")
+    }
     room = (
         data_beside(small) + (types["Q8_0"] + types["Q2_K"]) // 2 + 4 * MIB
     )  # buffers of a wider model

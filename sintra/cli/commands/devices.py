@@ -1,6 +1,4 @@
-"""`doit estimate` and `doit detect`: what a model would do on a device or on every one, and what
-this machine is.
-"""
+"""Estimate a model on devices, detect this machine, and calibrate its profile."""
 
 from __future__ import annotations
 
@@ -8,137 +6,203 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from sintra.config.options import Config, HardwareConf, from_json
+from sintra.config.options import Config
 from sintra.config.study import GIB, hardware_of
 from sintra.core.errors import UserError
-from sintra.core.types import Hardware
+from sintra.core.stage import machine
+from sintra.core.types import Artifact, Hardware, Measurement
+from sintra.formats.gguf.layout import read_layout
 from sintra.hardware import profiles
+from sintra.hardware.detect import auto
+from sintra.hardware.detect.profile import AUTO_PROFILE, write_profile
 from sintra.hardware.estimate import architecture
-from sintra.hardware.estimate.estimate import Shape, estimate, offload
-from sintra.study.workspace import composed, model_folder
+from sintra.hardware.estimate.calibrate import MeasuredSpeed, read_speeds, refine_profile
+from sintra.hardware.estimate.estimate import (
+    Shape,
+    bytes_read,
+    compute_bytes,
+    estimate_metrics,
+    kv_bytes,
+    offload_layers,
+    weights_read,
+)
+from sintra.probes.measurements import NAME
+from sintra.store.entries import Entry
+from sintra.store.store import Store
+from sintra.study.workspace import cache_root, composed, model_folder
 
-ROWS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
-Row = dict[str, Any]
+PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+FILE_STAGES = ("quantize", "assemble", "convert", "refine", "polish")  # with a layout.json
 
 
-def device_of(profile: Mapping[str, Any]) -> Hardware:
+class EstimatedValue(TypedDict):
+    """A number with its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    how: str  # estimated, simulated
+
+
+class OffloadRow(TypedDict):
+    """How a variant that doesn't fit a card is split between the card and its host."""
+
+    layers: int  # on the card
+    of: int  # layers in all
+    device_bytes: float  # on the card
+    host_bytes: float  # on the host
+
+
+class EstimateRow(TypedDict, total=False):
+    """One variant on one device."""
+
+    type: str  # a preset, or the name of a GGUF
+    device: str  # name of the profile
+    context: int  # tokens
+    kv: str  # type of the KV cache
+    weight_bytes: int
+    device_tg_tps: EstimatedValue  # decoding
+    device_ram_bytes: EstimatedValue
+    device_tg_tps_sustained: EstimatedValue  # decoding on a hot device
+    device_pp_tps: EstimatedValue  # prompt processing
+    device_load_s: EstimatedValue
+    fits: bool  # whether the device's memory holds it
+    offload: OffloadRow  # where it doesn't, but card and host together do
+
+
+def device_of(profile: profiles.ProfileFile) -> Hardware:
     """Return a profile file's device in base units, with defaults for what it leaves out."""
-    return hardware_of(from_json(HardwareConf, asdict(HardwareConf()) | dict(profile)))
+    return hardware_of(profiles.profile_conf(profile))
 
 
 def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> None:
-    """Print what this machine is and write its profile: to `out`, or where hardware=auto looks."""
-    from sintra.hardware.detect import auto
-    from sintra.study.workspace import cache_root
-
-    path = root / Path(out).expanduser() if out else cache_root(root, raw) / auto.AUTO
-    found = auto.detect(path, not quick)
+    """Print what this machine is, and write its profile to `out` or where hardware=auto looks."""
+    path = root / Path(out).expanduser() if out else cache_root(root, raw) / AUTO_PROFILE
+    detection = auto.detect_machine(path, not quick)
     if format == "json":
-        print(json.dumps(found, indent=1))
+        print(json.dumps(detection.as_json(), indent=1))
         return
-    print(auto.text(found))
+    print(auto.format_detection(detection))
     print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
 
 
-def shapes(root: Path, conf: Config) -> dict[str, Shape]:
-    """Shapes by type: of the presets for a model folder (config.json is enough) or a hub model, of
-    the file for a GGUF.
-    """
-    text = conf.model.source
-    path = root / Path(text).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        from sintra.formats.gguf.layout import read_layout
+def shapes_by_type(root: Path, conf: Config) -> dict[str, Shape]:
+    """Return the shapes of a model by type.
 
+    They are those of the presets for a model folder (config.json is enough) or a hub model, and of
+    the file for a GGUF. Raises UserError.
+    """
+    source = conf.model.source
+    path = root / Path(source).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
         try:
             return {path.stem: Shape.of(read_layout(path))}
         except (ValueError, KeyError) as error:
-            raise UserError(f"{text} is no GGUF that can be estimated: {error}") from None
-    folder = model_folder(root, text)
-    of = architecture.read(
-        (folder / "config.json") if folder else from_hub(text, conf.model.revision)
-    )
-    return {preset: architecture.shape(of, preset) for preset in ("F16", *ROWS)}
+            raise UserError(f"{source} is no GGUF that can be estimated: {error}") from None
+    folder = model_folder(root, source)
+    config = folder / "config.json" if folder else download_config(source, conf.model.revision)
+    model = architecture.read_architecture(config)
+    return {preset: architecture.shape_of_preset(model, preset) for preset in PRESETS}
 
 
-def from_hub(name: str, revision: str) -> Path:
-    """A hub model's config.json and nothing else of it."""
-    from huggingface_hub import hf_hub_download
+def download_config(model: str, revision: str) -> Path:
+    """Download a hub model's config.json and nothing else of it. Raises UserError."""
+    from huggingface_hub import hf_hub_download  # slow to import; for hub models only
 
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision))
+        return Path(hf_hub_download(model, "config.json", revision=revision))
     except Exception as error:  # the hub's own kinds of errors are many, and none is ours
         raise UserError(
-            f"the config of {name} can't be had: {str(error).splitlines()[0]}"
+            f"the config of {model} can't be had: {str(error).splitlines()[0]}"
         ) from None
 
 
-def row(shape: Shape, device: Hardware, context: int, kv: str) -> Row:
-    """One variant on one device, every number with its interval [low, high]."""
-    found: Row = {
+def estimated_value(estimate: Measurement) -> EstimatedValue:
+    """Return an estimate with its interval as a row has it."""
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "unit": estimate.unit,
+        "how": estimate.how,
+    }
+
+
+def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: str) -> EstimateRow:
+    """Return one variant on one device; its speed is that of the split where it doesn't fit."""
+    values = {m.metric: estimated_value(m) for m in estimate_metrics(shape, device, context, kv)}
+    fits = values["device_ram_bytes"]["value"] <= device.usable_bytes
+    split = None if fits else offload_layers(shape, device, context, kv)
+    if split:
+        speed = values["device_tg_tps"]
+        values["device_tg_tps"] = {
+            **speed,
+            "value": split.tps,
+            "low": split.low,
+            "high": split.high,
+        }
+    row: dict[str, object] = {
+        "type": type_,
         "device": device.name,
         "context": context,
         "kv": kv,
         "weight_bytes": shape.weight_bytes,
+        **values,
+        "fits": fits,
     }
-    for m in estimate(shape, device, context, kv):
-        found[m.metric] = {
-            "value": m.value,
-            "low": m.low,
-            "high": m.high,
-            "unit": m.unit,
-            "how": m.how,
-        }
-    found["fits"] = found["device_ram_bytes"]["value"] <= device.usable_bytes
-    split = None if found["fits"] else offload(shape, device, context, kv)
     if split:
-        found["offload"] = {
+        row["offload"] = {
             "layers": split.layers,
             "of": shape.layers,
             "device_bytes": split.device_bytes,
             "host_bytes": split.host_bytes,
         }
-        found["device_tg_tps"] |= {"value": split.tps, "low": split.low, "high": split.high}
-    return found
+    return cast(EstimateRow, row)
 
 
 def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
     """Print the table of a device's types, or of one type on every device."""
     conf = composed(root, raw)
     context, kv = conf.probe.context, conf.planner.kv[0]
-    given = shapes(root, conf)
+    shapes = shapes_by_type(root, conf)
     if every:
-        kind = type_ if type_ in given else next(iter(given)) if len(given) == 1 else ""
+        kind = type_ if type_ in shapes else next(iter(shapes)) if len(shapes) == 1 else ""
         if not kind:
-            raise UserError(f"--type {type_} isn't known: use one of {', '.join(given)}")
-        devices = [device_of(p) for p in profiles.every(root).values()]
-        rows = sorted(
-            ({"type": kind} | row(given[kind], d, context, kv) for d in devices), key=place
-        )
+            raise UserError(f"--type {type_} isn't known: use one of {', '.join(shapes)}")
+        devices = [device_of(p) for p in profiles.read_profiles(root).values()]
+        rows = [estimate_row(kind, shapes[kind], device, context, kv) for device in devices]
+        rows.sort(key=sort_key)
     else:
         device = hardware_of(conf.hardware)
-        rows = [{"type": kind} | row(shape, device, context, kv) for kind, shape in given.items()]
+        rows = [estimate_row(kind, shape, device, context, kv) for kind, shape in shapes.items()]
     if format == "json":
         print(json.dumps(rows, indent=1))
         return
-    print(table(rows, "device" if every else "type", context, kv))
+    names = [row["device"] if every else row["type"] for row in rows]
+    print(format_table("device" if every else "type", names, rows, context, kv))
 
 
-def table(rows: list[Row], first: str, context: int, kv: str) -> str:
-    """Rows in 80 columns."""
-    head = (
-        f"{first:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8}  "
+def format_table(
+    title: str, names: list[str], rows: list[EstimateRow], context: int, kv: str
+) -> str:
+    """Return rows in 80 columns; `title` stands above their names."""
+    lines = [
+        f"{title:<24}{'GB':>7}{'tokens/s':>10}{'90 % interval':>18}{'prefill':>9}{'RAM GB':>8}  "
         "fits"
-    )
-    lines = [head]
-    for r in rows:
-        speed = r["device_tg_tps"]
-        prefill = short(r["device_pp_tps"]["value"]) if "device_pp_tps" in r else "-"
+    ]
+    for name, row in zip(names, rows, strict=True):
+        speed = row["device_tg_tps"]
+        prefill = format_number(row["device_pp_tps"]["value"]) if "device_pp_tps" in row else "-"
         lines.append(
-            f"{r[first]:<24}{short(r['weight_bytes'] / 1e9):>7}{short(speed['value']):>10}"
-            f"{short(speed['low']):>10}{short(speed['high']):>8}{prefill:>9}"
-            f"{r['device_ram_bytes']['value'] / GIB:>8.2f}  {fit_words(r)}"
+            f"{name:<24}{format_number(row['weight_bytes'] / 1e9):>7}"
+            f"{format_number(speed['value']):>10}{format_number(speed['low']):>10}"
+            f"{format_number(speed['high']):>8}{prefill:>9}"
+            f"{row['device_ram_bytes']['value'] / GIB:>8.2f}  {format_fit(row)}"
         )
     lines.append(
         f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; "
@@ -147,121 +211,113 @@ def table(rows: list[Row], first: str, context: int, kv: str) -> str:
     return "\n".join(lines)
 
 
-def place(r: Row) -> tuple[bool, float]:
-    """What fits before what doesn't, the fastest first."""
-    return not (r["fits"] or "offload" in r), -float(r["device_tg_tps"]["value"])
+def sort_key(row: EstimateRow) -> tuple[bool, float]:
+    """Return a key that sorts what fits before what doesn't, the fastest first."""
+    return not (row["fits"] or "offload" in row), -float(row["device_tg_tps"]["value"])
 
 
-def short(value: float) -> str:
-    """Three digits, without an exponent where numbers are large."""
+def format_number(value: float) -> str:
+    """Return three digits, without an exponent where numbers are large."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def fit_words(r: Row) -> str:
-    """Whether a variant fits, and how."""
-    if r["fits"]:
+def format_fit(row: EstimateRow) -> str:
+    """Return whether a variant fits, and how."""
+    if row["fits"]:
         return "yes"
-    split = r.get("offload")
+    split = row.get("offload")
     return f"{split['layers']} of {split['of']} layers on the card" if split else "no"
 
 
 def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
-    """Refine the composed profile by a CSV of measurements, or by this cache's measured variants,
-    and write it to `out`.
-    """
-    from sintra.core.stage import machine
-    from sintra.hardware.detect import profile as files
-    from sintra.hardware.estimate import calibrate as refining
-    from sintra.study.workspace import cache_root
+    """Refine the composed profile by measurements, and write it to `out`.
 
-    conf = asdict(composed(root, raw).hardware)
-    rows = (
-        refining.read(root / Path(csv).expanduser())
-        if csv
-        else measured_here(cache_root(root, raw))
-    )
+    They are those of a CSV, or the measured variants of this cache. Raises UserError.
+    """
+    profile, cache = composed(root, raw).hardware, cache_root(root, raw)
+    rows = read_speeds(root / Path(csv).expanduser()) if csv else measured_here(cache)
     if not rows:
         raise UserError(
             "nothing was measured here yet: run `doit optimize` first, or give --csv FILE"
         )
-    found = refining.refined(conf, rows)
+    refined = refine_profile(profile, rows)
     where = csv or f"measured on {machine()}"
-    path = root / Path(out).expanduser() if out else cache_root(root, raw) / files.AUTO
-    files.write(path, found, [f"{conf['name']}, calibrated by {len(rows)} measurements ({where})"])
-    for name in (
-        n
-        for n in found
-        if n.startswith(("efficiency", "overhead", "runtime_")) and found[n] != conf.get(n)
-    ):
-        print(f"{name:<22} {conf[name]:g} -> {found[name]:g}")
-    if costs := found.get("type_costs"):
-        print(f"{'a byte of':<22} " + ", ".join(f"{t} {v:g}" for t, v in costs.items()))
+    path = root / Path(out).expanduser() if out else cache / AUTO_PROFILE
+    comment = f"{profile.name}, calibrated by {len(rows)} measurements ({where})"
+    write_profile(path, asdict(refined), [comment])
+    before, after = asdict(profile), asdict(refined)
+    for name in before:
+        if name.startswith(("efficiency", "overhead", "runtime_")) and after[name] != before[name]:
+            print(f"{name:<22} {before[name]:g} -> {after[name]:g}")
+    if refined.type_costs:
+        costs = ", ".join(f"{t} {cost:g}" for t, cost in refined.type_costs.items())
+        print(f"{'a byte of':<22} {costs}")
     print(f"{len(rows)} measurements; written to {out or path}: hardware={out or 'auto'}")
 
 
-def measured_here(cache: Path) -> list[Any]:
-    """Decode speeds that the cache holds, measured on a machine like this one, each with its file's
-    shape, and the memory that the process held beside, where that was measured too.
-    """
-    from sintra.core.types import Artifact
-    from sintra.hardware.estimate.calibrate import Row as Measured
-    from sintra.hardware.estimate.estimate import bytes_read, weights_read
-    from sintra.store.store import Store
+def measured_here(cache: Path) -> list[MeasuredSpeed]:
+    """Return the decode speeds that the cache holds, measured on a machine like this one.
 
-    store, found = Store(cache), []
-    records = list(store.read_entries())
-    layouts = {
-        a.digest: a
-        for r in records
-        if r.get("stage") in ("quantize", "assemble", "convert", "refine", "polish")
-        if isinstance(a := store.lookup(r["key"]), Artifact)
-    }
-    shapes = {digest: Shape.of(store.read_json(a, "layout.json")) for digest, a in layouts.items()}
-    memory = {
-        file: own
-        for r in records
-        if r.get("stage") == "memory" and (file := r["action"]["inputs"]["gguf"]) in shapes
-        if (own := beside(store, r, shapes[file])) is not None
-    }
-    for record in (r for r in records if r.get("stage") == "speed"):
-        file = record["action"]["inputs"]["gguf"]
-        tps = taken(store, record, "tg_tps")
-        if tps is not None and file in shapes:
-            shape, context = shapes[file], int(record["action"]["params"]["generate"])
-            found.append(
-                Measured(
-                    bytes_read(shape, context),
-                    weights_read(shape),
-                    shape.layers,
-                    tps,
-                    shape.types,
-                    memory.get(file),
+    Each comes with its file's shape, and the memory that the process held beside it, where that was
+    measured too.
+    """
+    store = Store(cache)
+    entries = list(store.read_entries())
+    shapes = measured_shapes(store, entries)
+    memory: dict[str, float] = {}
+    speeds = []
+    for entry in entries:
+        file = measured_file(entry, "memory")
+        if file in shapes and (ram := ram_beside(store, entry, shapes[file])) is not None:
+            memory[file] = ram
+    for entry in entries:
+        file = measured_file(entry, "speed")
+        tps = measured_value(store, entry, "tg_tps") if file in shapes else None
+        if tps is not None:
+            shape, context = shapes[file], int(entry["action"]["params"]["generate"])
+            speeds.append(
+                MeasuredSpeed(
+                    read=bytes_read(shape, context),
+                    weights=weights_read(shape),
+                    layers=shape.layers,
+                    tps=tps,
+                    types=shape.types,
+                    more_ram=memory.get(file),
                 )
             )
-    return found
+    return speeds
 
 
-def taken(store: Any, record: Mapping[str, Any], metric: str) -> float | None:
-    """A number of a probe's artifact, where it was measured on a machine like this one."""
-    from sintra.core.stage import machine
-    from sintra.core.types import Artifact
-    from sintra.probes.measurements import NAME
+def measured_shapes(store: Store, entries: list[Entry]) -> dict[str, Shape]:
+    """Return the shapes of the cache's model files by the artifact's digest."""
+    artifacts = [store.lookup(e["key"]) for e in entries if e.get("stage") in FILE_STAGES]
+    return {
+        a.digest: Shape.of(store.read_json(a, "layout.json"))
+        for a in artifacts
+        if isinstance(a, Artifact)
+    }
 
-    made = store.lookup(record["key"])
-    rows = store.read_json(made, NAME) if isinstance(made, Artifact) else []
+
+def measured_file(entry: Entry, stage: str) -> str:
+    """Return the digest of the file that a probe measured; "" for an entry of another stage."""
+    return str(entry["action"]["inputs"]["gguf"]) if entry.get("stage") == stage else ""
+
+
+def measured_value(store: Store, entry: Entry, metric: str) -> float | None:
+    """Return a number of a probe's artifact, where it was measured on a machine like this one."""
+    artifact = store.lookup(entry["key"])
+    rows: list[Mapping[str, Any]] = (
+        store.read_json(artifact, NAME) if isinstance(artifact, Artifact) else []
+    )
     return next(
         (m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None
     )
 
 
-def beside(store: Any, record: Mapping[str, Any], shape: Shape) -> float | None:
-    """Bytes that a measured process held beyond weights, KV cache and compute buffer."""
-    from sintra.hardware.estimate.estimate import compute_bytes, kv_bytes
-
-    peak, params = taken(store, record, "ram_peak_bytes"), record["action"]["params"]
-    known = shape.weight_bytes + compute_bytes(shape, params["context"])
-    return (
-        None
-        if peak is None
-        else peak - known - kv_bytes(shape, params["context"], params.get("kv", "f16"))
-    )
+def ram_beside(store: Store, entry: Entry, shape: Shape) -> float | None:
+    """Return the bytes that a measured process held beyond weights, KV cache and compute buffer."""
+    peak, params = measured_value(store, entry, "ram_peak_bytes"), entry["action"]["params"]
+    if peak is None:
+        return None
+    weights_and_buffer = shape.weight_bytes + compute_bytes(shape, params["context"])
+    return peak - weights_and_buffer - kv_bytes(shape, params["context"], params.get("kv", "f16"))

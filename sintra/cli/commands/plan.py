@@ -16,7 +16,7 @@ from sintra.core.errors import UserError, nearest
 from sintra.core.format import PLANNED, format_of
 from sintra.core.types import Artifact
 from sintra.hardware.estimate.estimate import Shape
-from sintra.hardware.estimate.runtimes import estimated
+from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.planning.bounds import expected_shape
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
@@ -116,7 +116,7 @@ def step_row(
     made_by = step.stage if plugins.has("formats", step.stage) else PLANNED
     runtime = format_of(made_by).runtime
     context = graph.study.probe.context
-    estimates = estimated(shape, graph.study.hardware, context, "f16", runtime)
+    estimates = estimate_for_runtime(shape, graph.study.hardware, context, "f16", runtime)
     row["bytes"], row["exact"] = size, not to_build
     return row | {m.metric: m.value for m in estimates}  # type: ignore[return-value]
 

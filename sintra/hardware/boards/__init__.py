@@ -1,1 +1,1 @@
-"""Real boards: reached, filled with files, and made to measure."""
+"""Real boards: connections, file copies, identities and measurements."""

@@ -1,5 +1,6 @@
-"""A connection to a board: asyncssh, a verified host key, keys or an agent, and one line for
-whatever goes wrong.
+"""Connect to a board by SSH: a verified host key, and keys or an agent.
+
+Whatever goes wrong is one line for the user.
 """
 
 from __future__ import annotations
@@ -21,67 +22,56 @@ except ImportError:
         "device=ssh needs asyncssh: pip install -c constraints.txt -e '.[ssh]'"
     ) from None
 
-CONNECT_S, KEEPALIVE_S, SILENCES = 15, 10, 3
+CONNECT_S, KEEPALIVE_S = 15, 10  # seconds
+SILENCES = 3  # unanswered keepalives after which the connection is lost
 KEY_FILE = "/etc/ssh/ssh_host_ed25519_key.pub"
+DEFAULT_PORT = 22
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where the board is and how it is spoken to (options device.*). port and user: None for what
-    ~/.ssh/config or OpenSSH's defaults say; key: a private key file, "" for the agent and ~/.ssh's
-    own; folder: on the board, relative to its home.
-    """
+class SshTarget:
+    """Hold where the board is and how it is reached (options device.*)."""
 
-    host: str
-    port: int | None
-    user: str
-    key: str
-    known_hosts: str
-    folder: str
-    python: str
-    bench: str
-    install: bool
-    timeout_s: float
+    host: str  # name, address or alias of ~/.ssh/config
+    port: int | None  # None: what ~/.ssh/config or OpenSSH's defaults say
+    user: str  # "": what ~/.ssh/config or OpenSSH's defaults say
+    key: str  # private key file; "": the agent and ~/.ssh's own
+    known_hosts: str  # file of trusted host keys
+    folder: str  # on the board, relative to its home
+    python: str  # a Python there that has llama-cpp-python; "": ours, or python3
+    bench: str  # a llama-bench there, used instead; "": none
+    install: bool  # whether llama-cpp-python is installed there
+    timeout_s: float  # a measurement may take so long, seconds
 
     @property
     def name(self) -> str:
-        """For messages."""
-        return self.host if self.port in (None, 22) else f"{self.host}:{self.port}"
+        """Return the board's name for messages."""
+        return self.host if self.port in (None, DEFAULT_PORT) else f"{self.host}:{self.port}"
 
     @property
-    def hosts(self) -> Path:
-        """The file of trusted host keys."""
+    def known_hosts_path(self) -> Path:
+        """Return the file of trusted host keys."""
         return Path(self.known_hosts).expanduser()
 
     @staticmethod
-    def of(options: DeviceConf) -> Target:
-        """From the options."""
-        return Target(**{name: getattr(options, name) for name in Target.__dataclass_fields__})
+    def of(device: DeviceConf) -> SshTarget:
+        """Return the target of the options."""
+        names = SshTarget.__dataclass_fields__
+        return SshTarget(**{name: getattr(device, name) for name in names})
 
 
 @contextlib.asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """An open connection. Raises UserError for what the user has to settle, Transient for what may
-    pass.
+async def open_connection(target: SshTarget) -> AsyncIterator[asyncssh.SSHClientConnection]:
+    """Open a connection.
+
+    Raises UserError for what the user has to settle, Transient for what may pass.
     """
-    hosts = target.hosts
-    if not hosts.is_file():
-        raise UserError(await stranger(target, "isn't known"))
-    options: dict[str, Any] = {
-        "known_hosts": str(hosts),
-        "preferred_auth": "publickey",
-        "connect_timeout": CONNECT_S,
-        "login_timeout": CONNECT_S,
-        "keepalive_interval": KEEPALIVE_S,
-        "keepalive_count_max": SILENCES,
-    }
-    options |= {"port": target.port} if target.port else {}
-    options |= {"username": target.user} if target.user else {}
-    options |= {"client_keys": [str(Path(target.key).expanduser())]} if target.key else {}
+    if not target.known_hosts_path.is_file():
+        raise UserError(await untrusted_key_message(target, "isn't known"))
     try:
-        connection = await asyncssh.connect(target.host, **options)
+        connection = await asyncssh.connect(target.host, **_ssh_options(target))
     except asyncssh.HostKeyNotVerifiable:
-        raise UserError(await stranger(target, described(target))) from None
+        raise UserError(await untrusted_key_message(target, key_problem(target))) from None
     except asyncssh.PermissionDenied:
         keys = target.key or "your agent and ~/.ssh"
         raise UserError(
@@ -107,41 +97,53 @@ async def connected(target: Target) -> AsyncIterator[asyncssh.SSHClientConnectio
         yield connection
 
 
-def described(target: Target) -> str:
-    """What is wrong with a host key that isn't trusted: that there is none to compare with, or that
-    it is another.
-    """
+def _ssh_options(target: SshTarget) -> dict[str, Any]:
+    """Return the arguments of asyncssh.connect."""
+    options: dict[str, Any] = {
+        "known_hosts": str(target.known_hosts_path),
+        "preferred_auth": "publickey",
+        "connect_timeout": CONNECT_S,
+        "login_timeout": CONNECT_S,
+        "keepalive_interval": KEEPALIVE_S,
+        "keepalive_count_max": SILENCES,
+    }
+    options |= {"port": target.port} if target.port else {}
+    options |= {"username": target.user} if target.user else {}
+    options |= {"client_keys": [str(Path(target.key).expanduser())]} if target.key else {}
+    return options
+
+
+def key_problem(target: SshTarget) -> str:
+    """Return what is wrong with a host key that isn't trusted: it has changed, or it is new."""
     try:
-        found = asyncssh.read_known_hosts(str(target.hosts)).match(
-            target.host, "", target.port or 22
+        trusted = asyncssh.read_known_hosts(str(target.known_hosts_path)).match(
+            target.host, "", target.port or DEFAULT_PORT
         )
     except (OSError, ValueError):
         return "can't be looked up"
-    return "has changed" if found[0] else "isn't known"
+    return "has changed" if trusted[0] else "isn't known"
 
 
-async def stranger(target: Target, what: str) -> str:
-    """The line for a host whose key isn't trusted, with the key that it shows."""
-    shown = ""
+async def untrusted_key_message(target: SshTarget, problem: str) -> str:
+    """Return the line for a host whose key isn't trusted, with the key that it shows."""
+    port, fingerprint = target.port or DEFAULT_PORT, ""
     with contextlib.suppress(OSError, asyncssh.Error, asyncio.TimeoutError):
-        key = await asyncio.wait_for(
-            asyncssh.get_server_host_key(target.host, target.port or 22), CONNECT_S
-        )
-        shown = f" ({key.get_fingerprint()})" if key else ""
-    scan = f"ssh-keyscan -p {target.port or 22} {target.host} >> {target.known_hosts}"
-    look = f"compare it with `ssh-keygen -lf {KEY_FILE}` on the board"
-    if what == "has changed":
-        name = f"[{target.host}]:{target.port}" if target.port not in (None, 22) else target.host
+        key = await asyncio.wait_for(asyncssh.get_server_host_key(target.host, port), CONNECT_S)
+        fingerprint = f" ({key.get_fingerprint()})" if key else ""
+    scan = f"ssh-keyscan -p {port} {target.host} >> {target.known_hosts}"
+    compare = f"compare it with `ssh-keygen -lf {KEY_FILE}` on the board"
+    if problem == "has changed":
+        name = target.host if target.name == target.host else f"[{target.host}]:{target.port}"
         return (
-            f"the host key of {target.name} has changed{shown}, and nothing was sent: somebody "
-            f"may be in between, or the board was set up anew; {look}, then `ssh-keygen -R "
-            f"'{name}' -f {target.known_hosts}` and `{scan}`"
+            f"the host key of {target.name} has changed{fingerprint}, and nothing was sent: "
+            f"somebody may be in between, or the board was set up again; {compare}, then "
+            f"`ssh-keygen -R '{name}' -f {target.known_hosts}` and `{scan}`"
         )
-    return f"the host key of {target.name} {what}{shown}: {look}, then `{scan}`"
+    return f"the host key of {target.name} {problem}{fingerprint}: {compare}, then `{scan}`"
 
 
-def lost(error: BaseException) -> bool:
-    """Whether an error means that the connection is gone."""
+def is_connection_lost(error: BaseException) -> bool:
+    """Return whether an error means that the connection is gone."""
     gone = (
         asyncssh.DisconnectError,
         asyncssh.SFTPConnectionLost,

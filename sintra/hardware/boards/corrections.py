@@ -1,9 +1,8 @@
-"""What a board has shown of some variants, for those that weren't on it: estimates moved, limits
-that are tighter than thought.
+"""Correct estimates by what a board has shown of other variants.
 
-A board is asked about finalists only. The median difference of measured and estimated memory and
-the median ratio of the speeds correct every other estimate and what the planner goes by; what needs
-no less than a variant that ran out of memory is out.
+Only finalists are measured on a board. The median difference of measured and estimated memory and
+the median ratio of the speeds correct every other estimate and what the planner goes by; a variant
+that needs no less memory than one that ran out of it is out.
 """
 
 from __future__ import annotations
@@ -11,32 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sintra.config.study import Study
 from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Failure, Measurement
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
-ESTIMATED = (
-    "_estimated"  # the end of the name under which an estimate is kept beside what was measured
-)
+# End of the name under which an estimate is kept beside what was measured.
+ESTIMATED = "_estimated"
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """ram: bytes measured above the estimate; speed: tokens/s measured over the estimate; full: the
-    least memory estimated of a variant that didn't fit (name, bytes).
-    """
+class BoardCorrection:
+    """Hold how a board differs from its estimates."""
 
-    ram: float = 0.0
-    speed: float = 1.0
-    full: tuple[str, float] | None = None
+    ram_bytes: float = 0.0  # measured less estimated
+    speed_ratio: float = 1.0  # measured over estimated tokens/s
+    # Name and estimated bytes of the smallest variant that ran out of memory.
+    smallest_failure: tuple[str, float] | None = None
 
 
-def replaced(numbers: dict[str, Measurement], rows: Iterable[Measurement]) -> None:
-    """Put a board's measurements in the place of the estimates, which are kept under a name of
-    their own.
+def add_board_measurements(numbers: dict[str, Measurement], rows: Iterable[Measurement]) -> None:
+    """Put a board's measurements in the place of the estimates in `numbers` (by metric).
+
+    The estimates are kept under a name of their own.
     """
     for row in rows:
         old = numbers.get(row.metric)
@@ -45,107 +42,110 @@ def replaced(numbers: dict[str, Measurement], rows: Iterable[Measurement]) -> No
         numbers[row.metric] = row
 
 
-def lesson(known: list[Candidate]) -> Lesson | None:
-    """What the board has shown so far, or None."""
-    pairs = {m: [(c.find(m), c.find(m + ESTIMATED)) for c in known] for m in (RAM, SPEED)}
+def learn_correction(candidates: list[Candidate]) -> BoardCorrection | None:
+    """Return how the board differs from its estimates, or None where it has shown nothing yet."""
+    pairs = {m: [(c.find(m), c.find(m + ESTIMATED)) for c in candidates] for m in (RAM, SPEED)}
     ram = [a.value - b.value for a, b in pairs[RAM] if a and b]
     speed = [math.log(a.value / b.value) for a, b in pairs[SPEED] if a and b]
-    full = [
-        (variant_name(c.recipe), value) for c in known if overfull(c) and (value := c.value(RAM))
+    failures = [
+        (variant_name(c.recipe), value)
+        for c in candidates
+        if ran_out_of_memory(c) and (value := c.value(RAM))
     ]
-    if not (ram or speed or full):
+    if not (ram or speed or failures):
         return None
     import statistics  # not on the no-op path
 
-    return Lesson(
+    return BoardCorrection(
         statistics.median(ram or [0.0]),
         math.exp(statistics.median(speed or [0.0])),
-        min(full, key=lambda pair: pair[1], default=None),
+        min(failures, key=lambda pair: pair[1], default=None),
     )
 
 
-def overfull(candidate: Candidate) -> bool:
-    """Whether a variant that could be built ran out of memory when it was run."""
+def ran_out_of_memory(candidate: Candidate) -> bool:
+    """Return whether a variant that could be built ran out of memory when it was run."""
     return bool(
         candidate.artifact and candidate.failure and candidate.failure.kind == "out_of_memory"
     )
 
 
-def corrected(known: list[Candidate]) -> list[Candidate]:
-    """The same candidates, those that weren't on the board corrected by those that were."""
-    found = lesson(known)
-    return known if found is None else [_corrected(c, found) for c in known]
+def correct_candidates(candidates: list[Candidate]) -> list[Candidate]:
+    """Return the candidates; those not measured on the board are corrected by those that were."""
+    correction = learn_correction(candidates)
+    if correction is None:
+        return candidates
+    return [_correct_candidate(c, correction) for c in candidates]
 
 
-def _corrected(candidate: Candidate, found: Lesson) -> Candidate:
-    needs, measured = candidate.value(RAM), candidate.find(RAM + ESTIMATED)
-    if candidate.failure or candidate.recipe.format != "gguf" or needs is None:
+def _correct_candidate(candidate: Candidate, correction: BoardCorrection) -> Candidate:
+    """Return a candidate with corrected estimates, or as a failure where it can't fit."""
+    ram, measured = candidate.value(RAM), candidate.find(RAM + ESTIMATED)
+    if candidate.failure or candidate.recipe.format != "gguf" or ram is None:
         return candidate
-    if found.full and not measured and needs >= found.full[1]:
-        why = f"not run on the board: {found.full[0]}, which needs no more memory, doesn't fit it"
+    failure = correction.smallest_failure
+    if failure and not measured and ram >= failure[1]:
+        why = f"not run on the board: {failure[0]}, which needs no more memory, doesn't fit it"
         return replace(candidate, failure=Failure("out_of_memory", why))
-    return replace(candidate, measurements=tuple(_moved(m, found) for m in candidate.measurements))
+    rows = tuple(_correct_measurement(m, correction) for m in candidate.measurements)
+    return replace(candidate, measurements=rows)
 
 
-def _moved(row: Measurement, found: Lesson) -> Measurement:
-    """An estimate after what the board showed of others."""
+def _correct_measurement(row: Measurement, correction: BoardCorrection) -> Measurement:
+    """Return an estimate of memory or speed corrected, and any other measurement as it is."""
     if row.how != "estimated" or row.metric not in (RAM, SPEED):
         return row
-    factor, more = (found.speed, 0.0) if row.metric == SPEED else (1.0, found.ram)
+    factor, more = 1.0, correction.ram_bytes
+    if row.metric == SPEED:
+        factor, more = correction.speed_ratio, 0.0
     low, high = (None if v is None else v * factor + more for v in (row.low, row.high))
-    words = f"{row.protocol}, corrected by what the board showed of other variants"
-    return replace(row, value=row.value * factor + more, low=low, high=high, protocol=words)
+    protocol = f"{row.protocol}, corrected by what the board showed of other variants"
+    return replace(row, value=row.value * factor + more, low=low, high=high, protocol=protocol)
 
 
-def informed(study: Study, known: list[Candidate]) -> Study:
-    """The study as its planner is to see it: a device as fast, and with as much room, as the board
-    was found to have.
+def correct_study(study: Study, candidates: list[Candidate]) -> Study:
+    """Return the study as its planner is to see it.
+
+    Its device is as fast, and has as much room, as the board has shown.
     """
-    found = lesson(known) if study.board else None
-    if found is None:
+    correction = learn_correction(candidates) if study.board else None
+    if correction is None or study.board is None:
         return study
-    device = study.hardware
-    real = replace(
+    device, failure = study.hardware, correction.smallest_failure
+    hardware = replace(
         device,
-        efficiency=device.efficiency * found.speed,
-        runtime_bytes=int(device.runtime_bytes + found.ram),
-        overhead_s_per_layer=device.overhead_s_per_layer / found.speed,
+        efficiency=device.efficiency * correction.speed_ratio,
+        runtime_bytes=int(device.runtime_bytes + correction.ram_bytes),
+        overhead_s_per_layer=device.overhead_s_per_layer / correction.speed_ratio,
     )
-    full = (
-        found.full[1] + found.ram if found.full else None
-    )  # as an estimate of this device would be
-    board = replace(study.board, full=full) if study.board else None
-    return replace(study, hardware=real, board=board)
+    # as an estimate of the corrected device would be
+    full = failure[1] + correction.ram_bytes if failure else None
+    return replace(study, hardware=hardware, board=replace(study.board, full=full))
 
 
-def board_of(study: Study) -> dict[str, Any]:
-    """The board as it stands in result.json; nothing without one."""
-    return {"board": study.board.identity} if study.board else {}
-
-
-def lines(order: list[Candidate]) -> Iterator[str]:
-    """What was measured on the board, a line for each variant."""
+def board_lines(order: list[Candidate]) -> Iterator[str]:
+    """Yield what was measured on the board, a line for each variant."""
     for candidate in order:
         speed, ram = candidate.find(SPEED), candidate.find(RAM)
         if ram is None or ram.how != "measured":
             continue
-        said = [f"{ram.value / 1e6:.0f} MB ({_before(candidate, RAM, 1e6)} estimated)"]
+        facts = [f"{ram.value / 1e6:.0f} MB ({_format_estimate(candidate, RAM, 1e6)} estimated)"]
         if speed and speed.how == "measured":
-            said.insert(0, f"{speed.value:.3g} tokens/s ({_before(candidate, SPEED, 1)} estimated)")
-        yield (
-            f"measured on {ram.where}: {variant_name(candidate.recipe)}, "
-            f"{', '.join(said + conditions(candidate))}"
-        )
+            estimate = _format_estimate(candidate, SPEED, 1)
+            facts.insert(0, f"{speed.value:.3g} tokens/s ({estimate} estimated)")
+        facts += _format_conditions(candidate)
+        yield f"measured on {ram.where}: {variant_name(candidate.recipe)}, {', '.join(facts)}"
 
 
-def _before(candidate: Candidate, metric: str, scale: float) -> str:
+def _format_estimate(candidate: Candidate, metric: str, scale: float) -> str:
+    """Return the estimate that a measurement replaced, in units of `scale`."""
     value = candidate.value(metric + ESTIMATED)
     return "nothing" if value is None else f"{value / scale:.3g}"
 
 
-def conditions(candidate: Candidate) -> list[str]:
-    """Heat, throttling and swapping, where there is something to say."""
+def _format_conditions(candidate: Candidate) -> list[str]:
+    """Return heat, throttling and swapping, where there was some."""
     celsius, swapped = candidate.value("device_celsius"), candidate.value("device_swapped_bytes")
-    found = [f"{celsius:.0f} C"] if celsius is not None else []
-    found += ["THROTTLED"] if candidate.value("device_throttled") else []
-    return found + ([f"SWAPPED {swapped / 1e6:.0f} MB"] if swapped else [])
+    words = [f"{celsius:.0f} C"] if celsius is not None else []
+    words += ["THROTTLED"] if candidate.value("device_throttled") else []
+    return words + ([f"SWAPPED {swapped / 1e6:.0f} MB"] if swapped else [])

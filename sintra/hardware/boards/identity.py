@@ -1,5 +1,6 @@
-"""The board that a study measures on: asked once what it is, and known from then on like a hub
-model's commit.
+"""Record what the board of a study is.
+
+It is asked once, and the answer counts from then on, like a hub model's commit.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.config.options import DeviceConf
 from sintra.config.study import LOCAL
@@ -17,54 +18,59 @@ from sintra.core.types import Board
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
 
+if TYPE_CHECKING:
+    from sintra.hardware.boards.runner import BoardIdentity
 
-def path_of(store: Store, conf: DeviceConf) -> Path:
-    """Where what a board said of itself is recorded."""
-    who = "-".join(str(getattr(conf, k) or "") for k in ("name", "user", "host", "port"))
+
+def identity_path(store: Store, device: DeviceConf) -> Path:
+    """Return where a board's answer is recorded."""
+    address = (device.name, device.user, device.host, device.port)
+    who = "-".join(str(part or "") for part in address)
     return store.root / "pins" / f"device-{who.replace('/', '_')}.json"
 
 
-def identity(store: Store, conf: DeviceConf) -> dict[str, Any] | None:
-    """What the board said of itself, or None where it hasn't been asked."""
+def read_identity(store: Store, device: DeviceConf) -> BoardIdentity | None:
+    """Read what the board answered, or None where it has not been asked with these options."""
     try:
-        found: dict[str, Any] = json.loads(path_of(store, conf).read_bytes())
+        record: dict[str, Any] = json.loads(identity_path(store, device).read_bytes())
     except (OSError, ValueError):
         return None
-    return found["board"] if found["asked"] == [conf.python, conf.bench] else None
+    board: BoardIdentity = record["board"]
+    return board if record["asked"] == [device.python, device.bench] else None
 
 
-def ready(store: Store, conf: DeviceConf) -> bool:
-    """Whether there is no board, or one that is known."""
-    return conf.name == LOCAL or identity(store, conf) is not None
+def is_resolved(store: Store, device: DeviceConf) -> bool:
+    """Return whether there is no board, or one that has been asked."""
+    return device.name == LOCAL or read_identity(store, device) is not None
 
 
-def resolve(store: Store, conf: DeviceConf, say: Callable[[str], None]) -> str:
-    """Ask the board what it is, and record it; it in a line. Raises UserError, Transient."""
-    if conf.name == LOCAL:
+def resolve_board(store: Store, device: DeviceConf, say: Callable[[str], None]) -> str:
+    """Ask the board what it is, record it, and return it in a line. Raises UserError, Transient."""
+    if device.name == LOCAL:
         return "none"
-    found = plugins.load("devices", conf.name)(conf, say).identify()
-    write_atomic(
-        path_of(store, conf), json.dumps({"asked": [conf.python, conf.bench], "board": found})
-    )
+    board: BoardIdentity = plugins.load("devices", device.name)(device, say).identify()
+    record = {"asked": [device.python, device.bench], "board": board}
+    write_atomic(identity_path(store, device), json.dumps(record))
+    runtime = board["runtime"]
     return (
-        f"{where(found)}, {found['memory'] / 2**30:.2f} GiB, {found['runtime']['kind']} "
-        f"{found['runtime']['version']}"
+        f"{board_label(board)}, {board['memory'] / 2**30:.2f} GiB, {runtime['kind']} "
+        f"{runtime['version']}"
     )
 
 
-def known(store: Store, conf: DeviceConf) -> Board | None:
+def read_board(store: Store, device: DeviceConf) -> Board | None:
     """Return the board of the options; None without one. Raises UserError for an unknown one."""
-    if conf.name == LOCAL:
+    if device.name == LOCAL:
         return None
-    answer = identity(store, conf)
-    if answer is None:
+    board = read_identity(store, device)
+    if board is None:
         raise UserError(
-            f"{conf.host} hasn't been asked yet what it is: run `doit optimize` with the same "
+            f"{device.host} hasn't been asked yet what it is: run `doit optimize` with the same "
             "options first"
         )
-    return Board(answer, conf.threads or answer["cores"], conf.gpu_layers)
+    return Board({**board}, device.threads or board["cores"], device.gpu_layers)
 
 
-def where(board: dict[str, Any]) -> str:
-    """A board's name beside its measurements: no host name, since that may change."""
+def board_label(board: BoardIdentity) -> str:
+    """Return a board's label beside its measurements: no host name, since that may change."""
     return f"{board['board'] or board['cpu']} {board['architecture']} x{board['cores']}"

@@ -1,4 +1,7 @@
-"""Files to the board: by content, in chunks, taken up where a lost connection left them."""
+"""Copy files to the board by content, in chunks.
+
+A copy goes on where a lost connection left it.
+"""
 
 from __future__ import annotations
 
@@ -10,54 +13,58 @@ from pathlib import Path
 
 import asyncssh
 
-CHUNK, TELL_S = 4 << 20, 2.0
+CHUNK = 4 << 20  # bytes
+PROGRESS_S = 2.0  # between lines of progress, seconds
 
 
 @dataclass(frozen=True)
-class Remote:
-    """An open connection, its SFTP, and our folder on the board."""
+class BoardFolder:
+    """Hold an open connection and Sintra's folder at its other end."""
 
     connection: asyncssh.SSHClientConnection
     sftp: asyncssh.SFTPClient
-    folder: str
+    folder: str  # on the board, relative to its home
 
     def blob(self, digest: str) -> str:
-        """Where the file with this SHA-256 lies or would lie."""
+        """Return where the file with this SHA-256 lies or would lie."""
         return f"{self.folder}/blobs/{digest}"
 
     def part(self, digest: str) -> str:
-        """The same while it is on its way."""
+        """Return where the file with this SHA-256 lies while it is on its way."""
         return f"{self.blob(digest)}.part"
 
     async def size(self, path: str) -> int | None:
-        """Bytes of a file on the board, or None where there is none."""
+        """Return the bytes of a file on the board, or None where there is none."""
         try:
             return (await self.sftp.stat(path)).size
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
             return None
 
 
-def resumed(there: int, size: int) -> int:
-    """Where to go on: where the last chunk of what is there begins, since a chunk's blocks travel
-    side by side and it can have holes.
+def resume_offset(copied: int, size: int) -> int:
+    """Return where to go on with a copy of `size` bytes of which `copied` are there.
+
+    It is where the last chunk begins, since a chunk's blocks travel side by side and it can have
+    holes.
     """
-    return 0 if there > size else max(0, (there - 1) // CHUNK * CHUNK)
+    return 0 if copied > size else max(0, (copied - 1) // CHUNK * CHUNK)
 
 
-async def sent(remote: Remote, path: Path, digest: str, say: Callable[[str], None]) -> None:
+async def send_file(
+    board: BoardFolder, path: Path, digest: str, say: Callable[[str], None]
+) -> None:
     """Copy a file to its .part, from where an earlier attempt left it."""
-    size, there = path.stat().st_size, await remote.size(remote.part(digest))
-    start = resumed(there or 0, size)
+    size, copied = path.stat().st_size, await board.size(board.part(digest))
+    start = resume_offset(copied or 0, size)
     say(f"copying {size / 1e6:.1f} MB" + (f", going on at {start / 1e6:.1f} MB" if start else ""))
-    told = time.monotonic()
+    last_line = time.monotonic()
+    mode = "wb" if copied is None else "r+b"
     with path.open("rb") as source:
         source.seek(start)
-        async with remote.sftp.open(
-            remote.part(digest), "wb" if there is None else "r+b"
-        ) as target:
-            for place in range(start, size, CHUNK):
-                await target.write(await asyncio.to_thread(source.read, CHUNK), place)
-                if time.monotonic() - told > TELL_S:
-                    told = time.monotonic()
-                    say(f"copied {min(size, place + CHUNK) / 1e6:.1f} of {size / 1e6:.1f} MB")
+        async with board.sftp.open(board.part(digest), mode) as target:
+            for offset in range(start, size, CHUNK):
+                await target.write(await asyncio.to_thread(source.read, CHUNK), offset)
+                if time.monotonic() - last_line > PROGRESS_S:
+                    last_line = time.monotonic()
+                    say(f"copied {min(size, offset + CHUNK) / 1e6:.1f} of {size / 1e6:.1f} MB")
             await target.truncate(size)

@@ -1,100 +1,111 @@
-"""This machine, detected, measured and written as a profile."""
+"""Detect and measure this machine, and write it as a profile."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sintra.config.project import source_folder
-from sintra.hardware.detect import machine as machines
-from sintra.hardware.detect import profile as profiles
-from sintra.hardware.detect.bandwidth import bandwidth
-from sintra.hardware.detect.profile import AUTO, GIB
-from sintra.hardware.profiles import load
+from sintra.hardware.detect.bandwidth import Bandwidth, measure_bandwidth
+from sintra.hardware.detect.machine import Machine, this_machine
+from sintra.hardware.detect.profile import GIB, profile_of_machine, write_profile
+from sintra.hardware.profiles import ProfileFile, read_profile
 
-__all__ = ["AUTO", "detect", "text"]
-ARRAYS = 512 * 2**20
+ARRAY_BYTES = 512 * 2**20  # of the bandwidth's arrays, at most
+LABEL = 14  # columns of the printed labels
 
 
-def detect(path: Path, measure: bool = True) -> dict[str, Any]:
-    """Look, measure the memory (a few seconds, half a GiB or an eighth of what is free), write the
-    profile to a path.
+@dataclass(frozen=True)
+class Detection:
+    """Hold what was detected and measured."""
 
-    Returns {"machine", "bandwidth" in bytes/s or None, "profile"}. A machine that no profile of
-    ours stands for is measured in any case.
+    machine: Machine
+    bandwidth: Bandwidth | None  # None: not measured
+    profile: ProfileFile  # as it was written
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the detection in JSON's types."""
+        return {
+            "machine": self.machine.as_json(),
+            "bandwidth": self.bandwidth,
+            "profile": self.profile,
+        }
+
+
+def detect_machine(path: Path, measure: bool = True) -> Detection:
+    """Detect this machine, measure its memory, and write its profile to a path.
+
+    Measuring takes a few seconds, and half a GiB or an eighth of what is free. A machine that no
+    profile of ours stands for is measured in any case.
     """
-    machine = machines.this()
-    known = (
-        load(source_folder(), machine.profile)
-        if machine.profile and (source_folder() / "conf").is_dir()
-        else None
-    )
-    measured = None
-    if measure or not known:
-        measured = bandwidth(machine.cores, min(ARRAYS, max(2**20, machine.usable // 8)))
-    profile = profiles.of_machine(machine, measured, known)
-    profiles.write(path, profile, comments(machine, measured))
-    return {"machine": machines.described(machine), "bandwidth": measured, "profile": profile}
+    machine = this_machine()
+    base, bandwidth = None, None
+    if machine.profile and (source_folder() / "conf").is_dir():
+        base = read_profile(source_folder(), machine.profile)
+    if measure or not base:
+        size = min(ARRAY_BYTES, max(2**20, machine.usable // 8))
+        bandwidth = measure_bandwidth(machine.cores, size)
+    profile = profile_of_machine(machine, bandwidth, base)
+    write_profile(path, profile, source_comments(machine, bandwidth))
+    return Detection(machine, bandwidth, profile)
 
 
-def comments(machine: machines.Machine, measured: dict[str, float] | None) -> list[str]:
-    """Where each number of the profile is from."""
-    found = [
-        (
-            f"detected by doit detect on {time.strftime('%Y-%m-%d', time.gmtime())}: cores, ISA, "
-            "RAM, what was free of it"
+def source_comments(machine: Machine, bandwidth: Bandwidth | None) -> list[str]:
+    """Return where each number of the profile is from, a line each."""
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    comments = [f"detected by doit detect on {date}: cores, ISA, RAM, what was free of it"]
+    if bandwidth:
+        comments.append(
+            f"memory measured with {machine.cores} threads: {_format_bandwidth(bandwidth)}"
         )
-    ]
-    if measured:
-        both = ", ".join(f"{what} {value / 1e9:.1f} GB/s" for what, value in measured.items())
-        found.append(f"memory measured with {machine.cores} threads: {both}")
     if machine.profile:
-        found.append(
+        comments.append(
             f"speeds of conf/hardware/{machine.profile}.yaml, which stands for a "
             f"{machine.board or machine.cpu}"
         )
     if machine.limits.memory is not None:
-        found.append(f"memory limit of its cgroup: {machine.limits.memory / GIB:.3f} GiB")
-    return found
+        comments.append(f"memory limit of its cgroup: {machine.limits.memory / GIB:.3f} GiB")
+    return comments
 
 
-def text(found: dict[str, Any]) -> str:
-    """What was found, a line each."""
-    machine, limits = found["machine"], found["machine"]["limits"]
-    cpu, cores = (
-        f"{machine['cpu']} ({machine['architecture']})",
-        f"{machine['cores']} of {machine['physical']} cores usable",
-    )
-    lines = [
-        f"{'CPU':<14}{cpu}, {cores}",
-        f"{'ISA':<14}{' '.join(machine['isa']) or 'nothing that llama.cpp has kernels for'}",
-    ]
-    if machine["board"]:
-        lines.append(
-            f"{'board':<14}{machine['board']}{' = ' + machine['profile'] if machine['profile'] else ''}"
-        )
-    lines.append(
-        f"{'RAM':<14}{machine['memory'] / GIB:.2f} GiB, {machine['available'] / GIB:.2f} available"
-    )
-    if limits["memory"] is not None:
-        lines.append(
-            f"{'cgroup limit':<14}{limits['memory'] / GIB:.3f} GiB, "
-            f"{(limits['used'] or 0) / GIB:.3f} used"
-        )
-    if limits["cores"] is not None:
-        lines.append(f"{'cgroup quota':<14}{limits['cores']:g} cores")
-    lines.append(f"{'usable':<14}{machine['usable'] / GIB:.2f} GiB")
-    if found["bandwidth"]:
-        lines.append(
-            f"{'bandwidth':<14}"
-            + ", ".join(f"{k} {v / 1e9:.1f} GB/s" for k, v in found["bandwidth"].items())
-        )
-    for gpu in machine["gpus"]:
-        lines.append(f"{'GPU':<14}{gpu['name']} ({gpu['backend']}), {gpu['memory'] / GIB:.2f} GiB")
-    lines += [f"{name:<14}{mode}" for name, mode in machine["modes"].items()]
-    lines += [
-        f"{'temperature':<14}{name} {value:.1f} C"
-        for name, value in machine["temperatures"].items()
-    ]
-    return "\n".join(lines)
+def _format_bandwidth(bandwidth: Bandwidth) -> str:
+    return f"read {bandwidth['read'] / 1e9:.1f} GB/s, copy {bandwidth['copy'] / 1e9:.1f} GB/s"
+
+
+def format_detection(detection: Detection) -> str:
+    """Return what was detected, a line for each fact."""
+    return "\n".join(f"{label:<{LABEL}}{text}" for label, text in _facts(detection))
+
+
+def _facts(detection: Detection) -> Iterator[tuple[str, str]]:
+    """Yield (label, text) of each fact."""
+    machine = detection.machine
+    cores = f"{machine.cores} of {machine.physical} cores usable"
+    yield "CPU", f"{machine.cpu} ({machine.architecture}), {cores}"
+    yield "ISA", " ".join(machine.isa) or "nothing that llama.cpp has kernels for"
+    if machine.board:
+        yield "board", machine.board + (f" = {machine.profile}" if machine.profile else "")
+    available = f"{machine.available / GIB:.2f} available"
+    yield "RAM", f"{machine.memory / GIB:.2f} GiB, {available}"
+    yield from _limit_facts(machine)
+    if detection.bandwidth:
+        yield "bandwidth", _format_bandwidth(detection.bandwidth)
+    for gpu in machine.gpus:
+        yield "GPU", f"{gpu.name} ({gpu.backend}), {gpu.memory / GIB:.2f} GiB"
+    yield from machine.modes.items()
+    for zone, celsius in machine.temperatures.items():
+        yield "temperature", f"{zone} {celsius:.1f} C"
+
+
+def _limit_facts(machine: Machine) -> Iterator[tuple[str, str]]:
+    """Yield (label, text) of the memory and cores that this process may have."""
+    limits = machine.limits
+    if limits.memory is not None:
+        used = f"{(limits.used or 0) / GIB:.3f} used"
+        yield "cgroup limit", f"{limits.memory / GIB:.3f} GiB, {used}"
+    if limits.cores is not None:
+        yield "cgroup quota", f"{limits.cores:g} cores"
+    yield "usable", f"{machine.usable / GIB:.2f} GiB"

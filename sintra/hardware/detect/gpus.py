@@ -1,11 +1,13 @@
-"""Graphics processors: NVIDIA's through NVML, and whatever llama.cpp's build here can use (CUDA,
-Vulkan, Metal, ...).
+"""List the graphics processors of this machine.
+
+NVIDIA's through NVML, and whatever llama.cpp's build here can use (CUDA, Vulkan, Metal, ...).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,21 @@ KINDS = {1: "gpu", 2: "igpu", 3: "accelerator"}  # ggml-backend.h, enum ggml_bac
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device. Bytes of its memory, all and free; bandwidth in bytes/s where it can be told;
-    power limit in W.
-    """
+    """Hold one graphics processor or accelerator."""
 
     name: str
-    backend: str
-    memory: int
-    free: int
-    bandwidth: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
+    backend: str  # cuda, vulkan, metal, ...
+    memory: int  # all of it, bytes
+    free: int  # of it, bytes
+    bandwidth: float | None = None  # of its memory, bytes/s
+    power_w: float | None = None  # limit, watts
+    temperature_c: float | None = None  # Celsius
 
 
-def nvidia() -> list[Gpu]:
-    """By NVML; none where nvidia-ml-py or the driver isn't there."""
+def list_nvidia_gpus() -> list[Gpu]:
+    """Return what NVML lists; none where nvidia-ml-py or the driver isn't there."""
     try:
-        import pynvml
+        import pynvml  # optional package
     except ImportError:
         return []
     try:
@@ -40,79 +40,61 @@ def nvidia() -> list[Gpu]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [_nvidia(pynvml, handle) for handle in handles]
+        return [_nvidia_gpu(pynvml, handle) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
 
 
-def _nvidia(nvml: Any, handle: Any) -> Gpu:
-    def ask(function: str, *args: Any) -> Any:
+def _nvidia_gpu(nvml: Any, handle: Any) -> Gpu:
+    """Return a device of NVML by its handle."""
+
+    def query(function: str, *args: Any) -> Any:
         with contextlib.suppress(nvml.NVMLError):
             return getattr(nvml, function)(handle, *args)
         return None
 
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    clock = ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM)  # MHz; two transfers a cycle
-    width = ask("nvmlDeviceGetMemoryBusWidth")
-    power = ask("nvmlDeviceGetPowerManagementLimit")
+    clock = query("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM)  # MHz; two transfers a cycle
+    width = query("nvmlDeviceGetMemoryBusWidth")  # bits
+    power = query("nvmlDeviceGetPowerManagementLimit")  # milliwatts
     return Gpu(
-        str(nvml.nvmlDeviceGetName(handle)),
-        "cuda",
-        int(memory.total),
-        int(memory.free),
-        clock * 1e6 * 2 * width / 8 if clock and width else None,
-        power / 1000 if power else None,
-        ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        backend="cuda",
+        memory=int(memory.total),
+        free=int(memory.free),
+        bandwidth=clock * 1e6 * 2 * width / 8 if clock and width else None,
+        power_w=power / 1000 if power else None,
+        temperature_c=query("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
     )
 
 
-def llama_cpp() -> list[Gpu]:
-    """What the installed llama.cpp lists beside CPUs: ggml_backend_dev_get. None where its library
-    can't be asked.
+def list_llama_cpp_gpus() -> list[Gpu]:
+    """Return what the installed llama.cpp lists beside CPUs; none where its library can't be used.
+
+    By ggml_backend_dev_get.
     """
     try:
-        import importlib.util
-
         spec = importlib.util.find_spec("llama_cpp")
         folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
-        library = next(
-            p
-            for p in (folder / n for n in ("libggml.so", "libggml.dylib", "ggml.dll"))
-            if p.exists()
-        )
-        base = next(
-            p
-            for p in (
-                folder / n for n in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-            )
-            if p.exists()
-        )
-        return listed(ctypes.CDLL(str(library)), ctypes.CDLL(str(base)))
+        registry = _first_file(folder, ("libggml.so", "libggml.dylib", "ggml.dll"))
+        base = _first_file(folder, ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"))
+        return list_ggml_gpus(ctypes.CDLL(str(registry)), ctypes.CDLL(str(base)))
     except (StopIteration, OSError, AttributeError):
         return []
 
 
-def listed(registry: Any, base: Any) -> list[Gpu]:
-    """The devices of a loaded ggml: libggml has the registry, libggml-base the questions to a
-    device.
+def _first_file(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return the first file that exists. Raises StopIteration where none does."""
+    return next(p for p in (folder / name for name in names) if p.exists())
+
+
+def list_ggml_gpus(registry: Any, base: Any) -> list[Gpu]:
+    """Return the devices of a loaded ggml that aren't CPUs.
+
+    libggml has the registry, libggml-base the functions of a device.
     """
-    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
-    registry.ggml_backend_dev_get.argtypes, registry.ggml_backend_dev_get.restype = (
-        [ctypes.c_size_t],
-        ctypes.c_void_p,
-    )
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        getattr(base, name).argtypes, getattr(base, name).restype = (
-            [ctypes.c_void_p],
-            ctypes.c_char_p,
-        )
-    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_memory.argtypes = [
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_size_t),
-        ctypes.POINTER(ctypes.c_size_t),
-    ]
-    found = []
+    _declare_functions(registry, base)
+    gpus = []
     for index in range(registry.ggml_backend_dev_count()):
         device = registry.ggml_backend_dev_get(index)
         if base.ggml_backend_dev_type(device) not in KINDS:
@@ -120,16 +102,26 @@ def listed(registry: Any, base: Any) -> list[Gpu]:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         backend = base.ggml_backend_dev_name(device).decode().rstrip("0123456789").lower()
-        found.append(
-            Gpu(
-                base.ggml_backend_dev_description(device).decode(), backend, total.value, free.value
-            )
-        )
-    return found
+        name = base.ggml_backend_dev_description(device).decode()
+        gpus.append(Gpu(name, backend, total.value, free.value))
+    return gpus
 
 
-def found() -> list[Gpu]:
-    """All, each once: NVML knows more of NVIDIA's."""
-    own = nvidia()
-    names = {g.name for g in own}
-    return own + [g for g in llama_cpp() if g.name not in names]
+def _declare_functions(registry: Any, base: Any) -> None:
+    """Declare the C types of the functions in use (ggml-backend.h)."""
+    size_pointer = ctypes.POINTER(ctypes.c_size_t)
+    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
+    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(base, name).argtypes = [ctypes.c_void_p]
+        getattr(base, name).restype = ctypes.c_char_p
+    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size_pointer, size_pointer]
+
+
+def list_gpus() -> list[Gpu]:
+    """Return all graphics processors, each once: NVML has more figures of NVIDIA's."""
+    nvidia = list_nvidia_gpus()
+    names = {gpu.name for gpu in nvidia}
+    return nvidia + [gpu for gpu in list_llama_cpp_gpus() if gpu.name not in names]

@@ -1,5 +1,4 @@
-"""The tensors of a model that is known by its config.json alone, and the type that llama.cpp's
-presets give to each.
+"""Derive a model's tensors from its config.json, and the types that llama.cpp's presets give them.
 
 Decoder-only transformers of the Llama family: separate or fused projections aren't told apart where
 the bytes are the same. Rules: llama.cpp, src/llama-quant.cpp, llama_tensor_get_type_impl (without
@@ -9,15 +8,16 @@ importance matrix).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
 from sintra.formats.gguf.sizes import block_size, written
-from sintra.hardware.estimate.estimate import Shape, slowness
+from sintra.hardware.estimate.estimate import Shape, is_k_quant, type_cost
 
-KNOWN = (
+MODEL_TYPES = (
     "llama",
     "mistral",
     "mixtral",
@@ -34,7 +34,7 @@ KNOWN = (
     "olmo2",
 )
 BIASED = ("qwen2", "qwen2_moe")  # q, k and v have biases
-BASE = {
+BASE_TYPES = {  # of presets that mix types
     "Q3_K_S": "Q3_K",
     "Q3_K_M": "Q3_K",
     "Q3_K_L": "Q3_K",
@@ -61,55 +61,90 @@ PRESETS = (
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A tensor: kind is its name without the block; count: how many elements; block: None outside
-    the blocks.
-    """
+class ConfigTensor:
+    """Hold a tensor as config.json implies it."""
 
-    kind: str
-    columns: int
-    count: int
-    block: int | None = None
-    matrix: bool = True
+    kind: str  # its name without the block, as in GGUF: attn_q, ffn_down, ...
+    columns: int  # row length
+    count: int  # elements
+    block: int | None = None  # number of its block; None: outside the blocks
+    matrix: bool = True  # whether it is quantized
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What config.json says: tensors and sizes. active: share of the weights that a token uses."""
+class ModelSizes:
+    """Hold the sizes that a config.json states or implies."""
 
-    tensors: tuple[Tensor, ...]
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-    experts: int
-    active: float
-    window: int
-    windowed: int
+    layers: int  # blocks
+    width: int  # of the hidden state
+    heads: int  # attention heads of a layer
+    kv_heads: int  # heads that have keys and values of their own
+    head_dim: int  # elements of a head
+    vocabulary: int  # tokens
+    inner: int  # width of the feed-forward part, or of one expert
+    experts: int  # of a layer; 0: none
+
+    @property
+    def query(self) -> int:
+        """Return the columns of a layer's queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Return the columns of a layer's keys, and of its values."""
+        return self.kv_heads * self.head_dim
 
 
-def read(path: Path) -> Architecture:
-    """From a config.json. Raises UserError where the architecture isn't known or the file isn't
-    one.
+@dataclass(frozen=True)
+class Architecture(ModelSizes):
+    """Hold a model's sizes and tensors, as config.json has them."""
+
+    tensors: tuple[ConfigTensor, ...]
+    tied: bool  # whether the output is the token embedding
+    active: float  # share of the weights that a token uses, 0 to 1
+    window: int  # length of sliding attention, tokens; 0: none
+    windowed: int  # layers with sliding attention
+
+
+def read_architecture(path: Path) -> Architecture:
+    """Read a config.json.
+
+    Raises UserError for an unknown architecture, and for a file that can't be read.
     """
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
-    return of_config(config.get("text_config") or config)
+    return architecture_of(config.get("text_config") or config)
 
 
-def of_config(config: dict[str, Any]) -> Architecture:
-    """From a config's dictionary."""
-    kind = config.get("model_type", "")
-    if kind not in KNOWN:
+def architecture_of(config: dict[str, Any]) -> Architecture:
+    """Return the architecture of a config.json's content.
+
+    Raises UserError for an unknown architecture, and where a size is missing.
+    """
+    model_type = config.get("model_type", "")
+    if model_type not in MODEL_TYPES:
         raise UserError(
-            f"no estimate from a config of model_type {kind!r}: {nearest(kind, KNOWN)}; a GGUF of "
-            "it can be estimated"
+            f"no estimate from a config of model_type {model_type!r}: "
+            f"{nearest(model_type, MODEL_TYPES)}; a GGUF of it can be estimated"
         )
+    sizes = _sizes(config)
+    tied = bool(config.get("tie_word_embeddings", model_type.startswith("gemma")))
+    tensors = _tensors(config, sizes, tied)
+    window, windowed = _windows(config, sizes.layers)
+    return Architecture(
+        **vars(sizes),
+        tensors=tensors,
+        tied=tied,
+        active=_active_share(config, sizes, tensors, tied),
+        window=window,
+        windowed=windowed,
+    )
+
+
+def _sizes(config: dict[str, Any]) -> ModelSizes:
+    """Read the sizes of a config. Raises UserError where one is missing."""
     try:
         width, layers, heads = (
             int(config[k]) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -117,205 +152,213 @@ def of_config(config: dict[str, Any]) -> Architecture:
         vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
     except KeyError as error:
         raise UserError(f"config.json lacks {error.args[0]!r}") from None
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or width // heads)
     experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
-    tied = bool(config.get("tie_word_embeddings", kind.startswith("gemma")))
-    expert = int(config.get("moe_intermediate_size") or inner) if experts else inner
-    tensors = [
-        Tensor("token_embd", width, vocabulary * width),
-        Tensor("output_norm", width, width, matrix=False),
-    ]
-    tensors += [] if tied else [Tensor("output", width, vocabulary * width)]
-    for block in range(layers):
-        tensors += _block(
-            config, block, width, heads * head, kv_heads * head, head, expert, experts
-        )
+    return ModelSizes(
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or width // heads),
+        vocabulary=vocabulary,
+        inner=int(config.get("moe_intermediate_size") or inner) if experts else inner,
+        experts=experts,
+    )
+
+
+def _active_share(
+    config: dict[str, Any], sizes: ModelSizes, tensors: tuple[ConfigTensor, ...], tied: bool
+) -> float:
+    """Return the share of the weights that a token uses: all but those of idle experts."""
     used = int(config.get("num_experts_per_tok") or 0)
     idle = (
-        sum(t.count for t in tensors if "_exps" in t.kind) * (1 - used / experts)
-        if experts
+        sum(t.count for t in tensors if "_exps" in t.kind) * (1 - used / sizes.experts)
+        if sizes.experts
         else 0.0
     )
-    window, windowed = _windows(config, layers)
-    read = sum(t.count for t in tensors) - (0 if tied else vocabulary * width)
-    return Architecture(
-        tuple(tensors),
-        layers,
-        width,
-        heads,
-        kv_heads,
-        head,
-        vocabulary,
-        tied,
-        experts,
-        1 - idle / read,
-        window,
-        windowed,
-    )
+    read = sum(t.count for t in tensors) - (0 if tied else sizes.vocabulary * sizes.width)
+    return 1 - idle / read
 
 
-def _block(
-    config: dict[str, Any],
-    block: int,
-    width: int,
-    q: int,
-    kv: int,
-    head: int,
-    inner: int,
-    experts: int,
-) -> list[Tensor]:
-    kind = config["model_type"]
-    found = [
-        Tensor(name, columns, columns * rows, block)
-        for name, columns, rows in (
-            ("attn_q", width, q),
-            ("attn_k", width, kv),
-            ("attn_v", width, kv),
-            ("attn_output", q, width),
-        )
+def _tensors(config: dict[str, Any], sizes: ModelSizes, tied: bool) -> tuple[ConfigTensor, ...]:
+    """Return the tensors of the whole model."""
+    width, vocabulary = sizes.width, sizes.vocabulary
+    tensors = [
+        ConfigTensor("token_embd", width, vocabulary * width),
+        ConfigTensor("output_norm", width, width, matrix=False),
     ]
-    if kind == "phi3":  # one fused matrix each
-        found = [Tensor("attn_qkv", width, width * (q + 2 * kv), block), found[3]]
-    ffn = [("ffn_gate", width, inner), ("ffn_up", width, inner), ("ffn_down", inner, width)]
+    if not tied:
+        tensors.append(ConfigTensor("output", width, vocabulary * width))
+    for block in range(sizes.layers):
+        tensors += _attention(config, block, sizes)
+        tensors += _feed_forward(config, block, sizes)
+        tensors += _vectors(config, block, sizes)
+    return tuple(tensors)
+
+
+def _attention(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
+    """Return the attention matrices of a block."""
+    width, q, kv = sizes.width, sizes.query, sizes.key
+    output = ConfigTensor("attn_output", q, q * width, block)
+    if config["model_type"] == "phi3":  # one fused matrix
+        return [ConfigTensor("attn_qkv", width, width * (q + 2 * kv), block), output]
+    inputs = (("attn_q", q), ("attn_k", kv), ("attn_v", kv))
+    return [*(ConfigTensor(kind, width, width * rows, block) for kind, rows in inputs), output]
+
+
+def _feed_forward(config: dict[str, Any], block: int, sizes: ModelSizes) -> Iterator[ConfigTensor]:
+    """Yield the feed-forward matrices of a block, shared experts included."""
+    width, inner, experts = sizes.width, sizes.inner, sizes.experts
     if experts:
-        found += [Tensor(f"{n}_exps", c, c * r * experts, block) for n, c, r in ffn]
-        found.append(Tensor("ffn_gate_inp", width, width * experts, block, matrix=False))
-    elif kind == "phi3":
-        found += [
-            Tensor("ffn_up", width, 2 * width * inner, block),
-            Tensor("ffn_down", inner, inner * width, block),
-        ]
+        for kind, columns, rows in _gated(width, inner):
+            yield ConfigTensor(f"{kind}_exps", columns, columns * rows * experts, block)
+        yield ConfigTensor("ffn_gate_inp", width, width * experts, block, matrix=False)
+    elif config["model_type"] == "phi3":  # gate and up are one fused matrix
+        yield ConfigTensor("ffn_up", width, 2 * width * inner, block)
+        yield ConfigTensor("ffn_down", inner, inner * width, block)
     else:
-        found += [Tensor(n, c, c * r, block) for n, c, r in ffn]
+        for kind, columns, rows in _gated(width, inner):
+            yield ConfigTensor(kind, columns, columns * rows, block)
     shared = int(config.get("shared_expert_intermediate_size") or 0) if experts else 0
-    found += [
-        Tensor(f"{n}_shexp", c, c * r, block)
-        for n, c, r in (
-            ("ffn_gate", width, shared),
-            ("ffn_up", width, shared),
-            ("ffn_down", shared, width),
-        )
-        if shared
-    ]
-    norms = 4 if kind in ("gemma2", "gemma3_text") else 2
-    found += [Tensor("norm", width, width, block, matrix=False)] * norms
-    if kind in ("qwen3", "qwen3_moe", "gemma3_text"):
-        found += [Tensor("head_norm", head, head, block, matrix=False)] * 2
-    if kind == "olmo2":
-        found += [
-            Tensor("head_norm", q, q, block, matrix=False),
-            Tensor("head_norm", kv, kv, block, matrix=False),
-        ]
-    if kind in BIASED or config.get("attention_bias"):
-        found += [Tensor("bias", n, n, block, matrix=False) for n in (q, kv, kv)]
-    return found
+    if shared:
+        for kind, columns, rows in _gated(width, shared):
+            yield ConfigTensor(f"{kind}_shexp", columns, columns * rows, block)
+
+
+def _gated(width: int, inner: int) -> tuple[tuple[str, int, int], ...]:
+    """Return (kind, columns, rows) of a gated feed-forward part's three matrices."""
+    return (("ffn_gate", width, inner), ("ffn_up", width, inner), ("ffn_down", inner, width))
+
+
+def _vectors(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
+    """Return the norms and biases of a block."""
+    model_type, q, kv, head = config["model_type"], sizes.query, sizes.key, sizes.head_dim
+    lengths = [("norm", sizes.width)] * (4 if model_type in ("gemma2", "gemma3_text") else 2)
+    if model_type in ("qwen3", "qwen3_moe", "gemma3_text"):
+        lengths += [("head_norm", head)] * 2
+    if model_type == "olmo2":
+        lengths += [("head_norm", q), ("head_norm", kv)]
+    if model_type in BIASED or config.get("attention_bias"):
+        lengths += [("bias", q), ("bias", kv), ("bias", kv)]
+    return [ConfigTensor(kind, n, n, block, matrix=False) for kind, n in lengths]
 
 
 def _windows(config: dict[str, Any], layers: int) -> tuple[int, int]:
-    """The sliding window and how many layers have it."""
+    """Return the sliding window in tokens, and how many layers have it."""
     window = int(config.get("sliding_window") or 0)
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
     if "layer_types" in config:
         return window, sum(t == "sliding_attention" for t in config["layer_types"])
-    kind = config["model_type"]
-    if kind == "gemma2":
+    model_type = config["model_type"]
+    if model_type == "gemma2":
         return window, layers - layers // 2
-    if kind == "gemma3_text":
+    if model_type == "gemma3_text":
         return window, layers - layers // int(config.get("sliding_window_pattern") or 6)
     return 0, 0  # llama.cpp keeps the whole context for the others
 
 
-def more_bits(block: int, layers: int) -> bool:
-    """llama.cpp's use_more_bits: the first and last eighth, and every third between."""
+def use_more_bits(block: int, layers: int) -> bool:
+    """Return llama.cpp's use_more_bits: the first and last eighth, and every third between."""
     return block < layers // 8 or block >= 7 * layers // 8 or (block - layers // 8) % 3 == 2
 
 
-def tensor_type(preset: str, tensor: Tensor, of: Architecture) -> str:
-    """The type of a tensor in a file of this preset."""
-    base = BASE.get(preset, preset)
+def tensor_type(preset: str, tensor: ConfigTensor, architecture: Architecture) -> str:
+    """Return the type of a tensor in a file of a preset."""
+    base = BASE_TYPES.get(preset, preset)
     if not tensor.matrix:
         return "F32"
     if preset == "F16":
         return "F16"
-    if tensor.kind == "output" or (of.tied and tensor.kind == "token_embd"):
+    if tensor.kind == "output" or (architecture.tied and tensor.kind == "token_embd"):
         return "Q8_0" if base == "Q8_0" else written("Q6_K", tensor.columns)
     if tensor.block is None:
         return written(base, tensor.columns)
-    return written(_inside(preset, base, tensor, of), tensor.columns)
+    return written(_type_in_block(preset, base, tensor, architecture), tensor.columns)
 
 
-def _inside(preset: str, base: str, tensor: Tensor, of: Architecture) -> str:
-    block, layers, grouped = tensor.block or 0, of.layers, of.heads // of.kv_heads >= 4
-    many = more_bits(block, layers)
+def _type_in_block(preset: str, base: str, tensor: ConfigTensor, architecture: Architecture) -> str:
+    """Return the type of a matrix inside the blocks, before it is fitted to the row length."""
+    block, layers = tensor.block or 0, architecture.layers
     kind = tensor.kind.removesuffix("_exps").removesuffix("_shexp")
     if kind in ("attn_v", "attn_qkv"):
-        chosen = {
-            "Q2_K": "Q4_K" if grouped else "Q3_K",
-            "Q3_K_M": "Q5_K" if block < 2 else "Q4_K",
-            "Q3_K_L": "Q5_K",
-            "IQ4_XS": "Q5_K" if grouped else base,
-            "Q4_K_M": "Q6_K" if many else base,
-            "Q5_K_M": "Q6_K" if many else base,
-            "Q4_K_S": "Q5_K" if block < 4 else base,
-        }.get(preset, base)
-        chosen = "Q5_K" if of.layers == 80 and grouped and chosen in ("Q3_K", "Q4_K") else chosen
-        return "Q8_0" if of.experts == 8 else chosen
-    if kind == "attn_k" and of.experts == 8:
+        return _value_type(preset, base, block, architecture)
+    if kind == "attn_k" and architecture.experts == 8:
         return "Q8_0"
     if kind == "ffn_down":
-        early = block < layers // 8
-        return {
-            "Q2_K": "Q3_K",
-            "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K",
-            "Q3_K_L": "Q5_K",
-            "Q4_K_M": "Q6_K" if many else base,
-            "Q5_K_M": "Q6_K" if many else base,
-            "Q4_K_S": "Q5_K" if early else base,
-            "IQ4_XS": "Q5_K" if early else base,
-        }.get(preset, base)
+        return _down_type(preset, base, block, layers)
     if kind == "attn_output":
-        if of.experts == 8:
-            lifted = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_XS")
-            return "Q5_K" if preset in lifted else base
+        if architecture.experts == 8:
+            raised = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_XS")
+            return "Q5_K" if preset in raised else base
         return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(preset, base)
     return base
 
 
-def shape(of: Architecture, preset: str) -> Shape:
-    """What the estimator needs of a file of this preset."""
+def _value_type(preset: str, base: str, block: int, architecture: Architecture) -> str:
+    """Return the type of a block's attn_v, or of the fused attn_qkv."""
+    grouped = architecture.heads // architecture.kv_heads >= 4
+    more = use_more_bits(block, architecture.layers)
+    chosen = {
+        "Q2_K": "Q4_K" if grouped else "Q3_K",
+        "Q3_K_M": "Q5_K" if block < 2 else "Q4_K",
+        "Q3_K_L": "Q5_K",
+        "IQ4_XS": "Q5_K" if grouped else base,
+        "Q4_K_M": "Q6_K" if more else base,
+        "Q5_K_M": "Q6_K" if more else base,
+        "Q4_K_S": "Q5_K" if block < 4 else base,
+    }.get(preset, base)
+    if architecture.layers == 80 and grouped and chosen in ("Q3_K", "Q4_K"):
+        chosen = "Q5_K"
+    return "Q8_0" if architecture.experts == 8 else chosen
+
+
+def _down_type(preset: str, base: str, block: int, layers: int) -> str:
+    """Return the type of a block's ffn_down."""
+    early, more = block < layers // 8, use_more_bits(block, layers)
+    return {
+        "Q2_K": "Q3_K",
+        "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K",
+        "Q3_K_L": "Q5_K",
+        "Q4_K_M": "Q6_K" if more else base,
+        "Q5_K_M": "Q6_K" if more else base,
+        "Q4_K_S": "Q5_K" if early else base,
+        "IQ4_XS": "Q5_K" if early else base,
+    }.get(preset, base)
+
+
+def shape_of_preset(architecture: Architecture, preset: str) -> Shape:
+    """Return the shape of a file of a preset. Raises UserError for an unknown preset."""
     if preset not in PRESETS:
         raise UserError(f"no sizes are known for {preset!r}: {nearest(preset, PRESETS)}")
     total = embedding = slow = k_bytes = 0.0
     types: dict[str, int] = {}
-    for tensor in of.tensors:
-        kind = tensor_type(preset, tensor, of)
-        weights, size = block_size(kind)
-        found = tensor.count / weights * size
-        total += found
+    for tensor in architecture.tensors:
+        type_ = tensor_type(preset, tensor, architecture)
+        weights, block_bytes = block_size(type_)
+        size = tensor.count / weights * block_bytes
+        total += size
         if tensor.kind == "token_embd":
-            embedding = found
-        if tensor.kind != "token_embd" or of.tied:
-            types[kind] = types.get(kind, 0) + int(found)
-            slow += (slowness(kind) - 1) * found
-            k_bytes += found if slowness(kind, 1) >= 2 else 0
+            embedding = size
+        if tensor.kind != "token_embd" or architecture.tied:
+            types[type_] = types.get(type_, 0) + int(size)
+            slow += (type_cost(type_) - 1) * size
+            k_bytes += size if is_k_quant(type_) else 0
     return Shape(
-        int(total),
-        int(embedding),
-        of.tied,
-        sum(t.count for t in of.tensors),
-        of.layers,
-        of.width,
-        of.heads,
-        of.kv_heads,
-        of.head_dim,
-        of.vocabulary,
-        slow,
-        k_bytes,
-        of.active,
-        of.window,
-        of.windowed,
-        tuple(sorted(types.items())),
-        max((t.columns for t in of.tensors if t.kind == "ffn_down"), default=0),
+        weight_bytes=int(total),
+        embedding_bytes=int(embedding),
+        tied=architecture.tied,
+        parameters=sum(t.count for t in architecture.tensors),
+        layers=architecture.layers,
+        width=architecture.width,
+        heads=architecture.heads,
+        kv_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim,
+        vocabulary=architecture.vocabulary,
+        slow_bytes=slow,
+        k_bytes=k_bytes,
+        active=architecture.active,
+        window=architecture.window,
+        windowed=architecture.windowed,
+        types=tuple(sorted(types.items())),
+        inner=max((t.columns for t in architecture.tensors if t.kind == "ffn_down"), default=0),
     )

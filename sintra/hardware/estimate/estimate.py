@@ -1,115 +1,114 @@
-"""Estimates from arithmetic: speed, memory and load time of a GGUF on a device that isn't here.
+"""Estimate speed, memory and load time of a GGUF on a device that isn't here.
 
-Decode: seconds a token = (bytes read + bytes a weight x weights) / (efficiency x bandwidth) +
-layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py). Prefill:
-effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + runtime. Load: bytes
-/ the storage's speed. Sources: docs/guide.md and conf/hardware.
+Decode: seconds per token = (bytes read + bytes per weight x weights) / (efficiency x bandwidth) +
+layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py).
+Prefill: effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + runtime.
+Load: bytes / the storage's speed. Sources: docs/guide.md and conf/hardware.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sintra.core.types import Hardware, Measurement
 from sintra.hardware.estimate import thermal
 
-RUNTIME_BYTES = 100 * 2**20
-UBATCH = 512
-# half-width of the 90 % interval of the logarithm of a type's cost, where other types' were
-# measured
-UNMEASURED = 0.4
-KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
-
+RUNTIME_BYTES = 100 * 2**20  # what llama.cpp holds beside weights, cache and buffers, bytes
+UBATCH = 512  # tokens of a micro-batch, llama.cpp's default (n_ubatch)
+# Half-width of the 90 % interval of the logarithm of a type's cost, where only other types' were
+# measured.
+UNMEASURED_TYPE_SPREAD = 0.4
+KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}  # bytes per element of the KV cache
 
 # A byte of the IQ types takes longer than one of the others: 5 to 10 % by Unsloth's measurements.
-SLOW = dict.fromkeys(
+IQ_COSTS = dict.fromkeys(
     ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), 1.08
 )
 
 
-def slowness(kind: str, k_quant: float = 0.0) -> float:
-    """Time to read a byte of a tensor type, over that of ordinary types. k_quant: what K and IQ
-    types cost more there.
+def type_cost(tensor_type: str, k_quant: float = 0.0) -> float:
+    """Return the time to read a byte of a tensor type, over that of ordinary types.
+
+    k_quant: what K and IQ types cost more on a device, as a share.
     """
-    slow = SLOW.get(kind, 1.0)
-    return slow + k_quant if kind in SLOW or kind.endswith("_K") else slow
+    cost = IQ_COSTS.get(tensor_type, 1.0)
+    return cost + k_quant if is_k_quant(tensor_type) else cost
 
 
-def cost(kind: str, device: Hardware) -> float:
-    """The same on a device, where its own measurements may have told
-    (sintra/hardware/estimate/calibrate.py).
+def is_k_quant(tensor_type: str) -> bool:
+    """Return whether a byte of a tensor type costs more where K-quants do: K and IQ types."""
+    return tensor_type in IQ_COSTS or tensor_type.endswith("_K")
+
+
+def device_type_cost(tensor_type: str, device: Hardware) -> float:
+    """Return the time to read a byte of a tensor type on a device, over that of ordinary types.
+
+    Where the device has measurements of its own (sintra/hardware/estimate/calibrate.py), they
+    count.
     """
-    return device.type_costs.get(kind, slowness(kind, device.k_quant))
+    return device.type_costs.get(tensor_type, type_cost(tensor_type, device.k_quant))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What matters of a GGUF: bytes of all tensors, of the token embedding, and the architecture's
-    sizes.
+    """Hold what an estimate needs of a GGUF: bytes of its tensors and the architecture's sizes."""
 
-    slow_bytes: what slow types add to the bytes that a token reads; k_bytes: those of them that are
-    of K and IQ types; types: bytes that a token reads of each tensor type; active: the share of the
-    weights that a token uses (experts); window: of `windowed` layers with sliding attention; inner:
-    the feed-forward width, 0 where experts have it; bare: layers without attention.
-    """
-
-    weight_bytes: int
-    embedding_bytes: int
-    tied: bool
-    parameters: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    slow_bytes: float = 0.0
-    k_bytes: float = 0.0
-    active: float = 1.0
-    window: int = 0
-    windowed: int = 0
-    types: tuple[tuple[str, int], ...] = ()
-    inner: int = 0
-    bare: int = 0
+    weight_bytes: int  # of all tensors
+    embedding_bytes: int  # of the token embedding
+    tied: bool  # whether the output is the token embedding
+    parameters: int  # weights in all
+    layers: int  # blocks
+    width: int  # of the hidden state
+    heads: int  # attention heads of a layer
+    kv_heads: int  # heads that have keys and values of their own
+    head_dim: int  # elements of a head
+    vocabulary: int  # tokens
+    slow_bytes: float = 0.0  # what slow types add to the bytes that a token reads
+    k_bytes: float = 0.0  # bytes of K and IQ types that a token reads
+    active: float = 1.0  # share of the weights that a token uses (experts), 0 to 1
+    window: int = 0  # length of sliding attention, tokens; 0: none
+    windowed: int = 0  # layers with sliding attention
+    types: tuple[tuple[str, int], ...] = ()  # (tensor type, bytes of it that a token reads)
+    inner: int = 0  # width of the feed-forward part; 0 where experts have it
+    bare: int = 0  # layers without attention
 
     @staticmethod
     def of(layout: dict[str, Any]) -> Shape:
-        """From the layout.json that convert and quantize write."""
-        free = set() if layout["shape"]["tied"] else {"token_embd.weight"}
-        slow = sum((slowness(t[1]) - 1) * t[2] for t in layout["tensors"] if t[0] not in free)
-        k_bytes = sum(
-            t[2] for t in layout["tensors"] if t[0] not in free and slowness(t[1], 1) >= 2
-        )
+        """Return the shape of a layout.json, which convert and quantize write."""
+        tied = layout["shape"]["tied"]
+        read = [t for t in layout["tensors"] if tied or t[0] != "token_embd.weight"]
         types: dict[str, int] = {}
-        for _, kind, size, *_ in (t for t in layout["tensors"] if t[0] not in free):
-            types[kind] = types.get(kind, 0) + size
-        inner = max(
-            (t[3][0] for t in layout["tensors"] if t[0].endswith(".ffn_down.weight")), default=0
-        )
+        for _, tensor_type, size, *_ in read:
+            types[tensor_type] = types.get(tensor_type, 0) + size
+        widths = (t[3][0] for t in layout["tensors"] if t[0].endswith(".ffn_down.weight"))
         return Shape(
             **layout["shape"],
-            slow_bytes=slow,
-            k_bytes=k_bytes,
+            slow_bytes=sum((type_cost(t[1]) - 1) * t[2] for t in read),
+            k_bytes=sum(t[2] for t in read if is_k_quant(t[1])),
             types=tuple(sorted(types.items())),
-            inner=inner,
+            inner=max(widths, default=0),
         )
 
 
-def kv_bytes(shape: Shape, context: int, kind: str = "f16") -> float:
-    """Bytes of the KV cache at a context length: keys and values of every layer, sliding ones up to
-    window + micro-batch.
+def kv_bytes(shape: Shape, context: int, kv: str = "f16") -> float:
+    """Return the bytes of the KV cache at a context length in tokens.
+
+    It holds keys and values of every layer; sliding layers keep window + micro-batch of them.
     """
-    short = min(context, shape.window + UBATCH) if shape.windowed else 0
-    places = (shape.layers - shape.windowed - shape.bare) * context + shape.windowed * short
-    return 2 * places * shape.kv_heads * shape.head_dim * KV_BYTES[kind]
+    sliding = min(context, shape.window + UBATCH) if shape.windowed else 0
+    whole = shape.layers - shape.windowed - shape.bare
+    positions = whole * context + shape.windowed * sliding
+    return 2 * positions * shape.kv_heads * shape.head_dim * KV_BYTES[kv]
 
 
 def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
-    """Bytes of the compute buffer for one micro-batch: logits beside hidden states, or a block's
-    feed-forward part (three times its inner width, four times the width) with the attention mask,
-    or, without flash attention, the scores if larger.
+    """Return the bytes of the compute buffer for one micro-batch.
+
+    The largest of: logits beside hidden states; a block's feed-forward part (three times its inner
+    width, four times the width) with the attention mask; without flash attention, the scores.
 
     As llama.cpp's log has it (llama-cpp-python 0.3.36, CPU): 7.01, 32.51, 34.01 and 136.05 MiB;
     tests/hardware/test_estimate.py.
@@ -127,25 +126,26 @@ def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
 def memory_beside_weights(
     shape: Shape, context: int, kv: str = "f16", device: Hardware | None = None
 ) -> float:
-    """Bytes of everything in memory but the weights. llama.cpp takes flash attention by itself
-    where the backend has it: surely on a CPU.
+    """Return the bytes of everything in memory but the weights.
+
+    llama.cpp takes flash attention by itself where the backend has it: always on a CPU.
     """
-    runtime, flash = (
-        (device.runtime_bytes, device.backend == "cpu") if device else (RUNTIME_BYTES, False)
-    )
-    return (
-        kv_bytes(shape, context, kv) + compute_bytes(shape, context, flash or kv != "f16") + runtime
-    )
+    runtime, flash = RUNTIME_BYTES, False
+    if device:
+        runtime, flash = device.runtime_bytes, device.backend == "cpu"
+    compute = compute_bytes(shape, context, flash or kv != "f16")
+    return kv_bytes(shape, context, kv) + compute + runtime
 
 
 def weights_read(shape: Shape) -> float:
-    """How many weights decoding one token uses."""
+    """Return how many weights decoding one token uses."""
     return (shape.parameters - (0 if shape.tied else shape.vocabulary * shape.width)) * shape.active
 
 
 def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0) -> float:
-    """Bytes that decoding one token reads, slow types counted for more: every weight but an untied
-    embedding's other rows, and half the KV cache.
+    """Return the bytes that decoding one token reads, slow types counted for more.
+
+    They are every weight but an untied embedding's other rows, and half the KV cache.
     """
     weights = (
         shape.weight_bytes
@@ -159,144 +159,182 @@ def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0
 def decode_seconds(
     shape: Shape, device: Hardware, context: int, kv: str = "f16"
 ) -> tuple[float, float]:
-    """Seconds that a token takes for reading, and for the overhead of its layers."""
-    read = bytes_read(shape, context, kv, device.k_quant) + device.bytes_per_weight * weights_read(
-        shape
-    )
+    """Return the seconds that a token takes for reading, and for the overhead of its layers."""
+    size = bytes_read(shape, context, kv, device.k_quant)
+    size += device.bytes_per_weight * weights_read(shape)
     if device.type_costs:
-        read += (
-            sum(size * (cost(t, device) - slowness(t, device.k_quant)) for t, size in shape.types)
+        size += (
+            sum(
+                n * (device_type_cost(t, device) - type_cost(t, device.k_quant))
+                for t, n in shape.types
+            )
             * shape.active
         )
-    return read / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
+    return size / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
 
 
 def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> float:
-    """Half-width of the 90 % interval of log(tokens/s): reading and overhead by their shares of the
-    time.
+    """Return the half-width of the 90 % interval of log(tokens/s).
+
+    The spreads of reading and of overhead count by their shares of the time.
     """
     reading, overhead = decode_seconds(shape, device, context, kv)
     total = reading + overhead
-    known = sum(size for t, size in shape.types if t in device.type_costs)
-    foreign = (
-        1 - known / sum(size for _, size in shape.types)
-        if device.type_costs and shape.types
-        else 0.0
-    )
+    unmeasured = 0.0  # share of the bytes whose type was not measured
+    if device.type_costs and shape.types:
+        measured = sum(size for t, size in shape.types if t in device.type_costs)
+        unmeasured = 1 - measured / sum(size for _, size in shape.types)
     return math.hypot(
         reading / total * device.efficiency_spread,
-        reading / total * foreign * UNMEASURED,
+        reading / total * unmeasured * UNMEASURED_TYPE_SPREAD,
         overhead / total * device.overhead_spread,
     )
 
 
-def estimate(
+def estimate_metrics(
     shape: Shape, device: Hardware, context: int, kv: str = "f16"
 ) -> tuple[Measurement, ...]:
-    """Device tokens/s, memory and load time with 90 % intervals, with a KV cache of a type
-    (KV_BYTES).
+    """Return a device's tokens/s, memory and load time with 90 % intervals.
+
+    context: tokens; kv: the type of the KV cache (KV_BYTES).
     """
+    return (
+        *_estimate_decode(shape, device, context, kv),
+        *_estimate_prefill(shape, device),
+        *_estimate_load(shape, device),
+    )
+
+
+def _estimate_decode(
+    shape: Shape, device: Hardware, context: int, kv: str
+) -> Iterator[Measurement]:
+    """Yield tokens/s of decoding, memory, and tokens/s on a hot device where heat is known."""
     speed = 1 / sum(decode_seconds(shape, device, context, kv))
     spread = math.exp(decode_spread(shape, device, context, kv))
-    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device)
-    found = [
-        Measurement(
-            "device_tg_tps",
-            speed,
+    protocol = f"bytes read / bandwidth at context {context}"
+    yield _speed_estimate("device_tg_tps", speed, spread, device, protocol)
+    yield _estimate_memory(shape, device, context, kv)
+    if thermal.is_complete(device.thermal):
+        hot = speed * thermal.sustained_speed(thermal.ThermalModel.of(device.thermal))
+        yield Measurement(
+            "device_tg_tps_sustained",
+            hot,
             "tokens/s",
-            "estimated",
-            low=speed / spread,
+            "simulated",
+            low=hot / spread,
             high=speed * spread,
             where=device.name,
-            protocol=f"bytes read / bandwidth at context {context}",
-        ),
-        Measurement(
-            "device_ram_bytes",
-            ram,
-            "bytes",
-            "estimated",
-            low=ram - device.runtime_spread,
-            high=ram + device.runtime_spread,
-            where=device.name,
-            protocol=f"weights + KV + compute + runtime at context {context}",
-        ),
-    ]
-    if thermal.complete(device.thermal):
-        hot = speed * thermal.sustained(thermal.DEFAULTS | device.thermal)
-        found.append(
-            Measurement(
-                "device_tg_tps_sustained",
-                hot,
-                "tokens/s",
-                "simulated",
-                low=hot / spread,
-                high=speed * spread,
-                where=device.name,
-                protocol="heat in equilibrium, simulated",
-            )
+            protocol="heat in equilibrium, simulated",
         )
-    if device.flops:
-        prefill, wide = (
-            device.flops / (2 * shape.parameters * shape.active),
-            math.exp(device.flops_spread),
-        )
-        found.append(
-            Measurement(
-                "device_pp_tps",
-                prefill,
-                "tokens/s",
-                "estimated",
-                low=prefill / wide,
-                high=prefill * wide,
-                where=device.name,
-                protocol="effective FLOP/s / (2 x parameters)",
-            )
-        )
-    if device.storage:
-        load = shape.weight_bytes / device.storage
-        found.append(
-            Measurement(
-                "device_load_s",
-                load,
-                "s",
-                "estimated",
-                low=load,
-                high=2 * load,
-                where=device.name,
-                protocol="weights / the storage's sequential speed",
-            )
-        )
-    return tuple(found)
+
+
+def _estimate_memory(shape: Shape, device: Hardware, context: int, kv: str) -> Measurement:
+    """Return the memory of a process that runs the model, bytes."""
+    ram = shape.weight_bytes + memory_beside_weights(shape, context, kv, device)
+    return Measurement(
+        "device_ram_bytes",
+        ram,
+        "bytes",
+        "estimated",
+        low=ram - device.runtime_spread,
+        high=ram + device.runtime_spread,
+        where=device.name,
+        protocol=f"weights + KV + compute + runtime at context {context}",
+    )
+
+
+def _estimate_prefill(shape: Shape, device: Hardware) -> Iterator[Measurement]:
+    """Yield tokens/s of prompt processing, where the device's FLOP/s are known."""
+    if not device.flops:
+        return
+    speed = device.flops / (2 * shape.parameters * shape.active)
+    spread = math.exp(device.flops_spread)
+    protocol = "effective FLOP/s / (2 x parameters)"
+    yield _speed_estimate("device_pp_tps", speed, spread, device, protocol)
+
+
+def _speed_estimate(
+    metric: str, speed: float, spread: float, device: Hardware, protocol: str
+) -> Measurement:
+    """Return an estimate in tokens/s from speed / spread to speed x spread."""
+    return Measurement(
+        metric,
+        speed,
+        "tokens/s",
+        "estimated",
+        low=speed / spread,
+        high=speed * spread,
+        where=device.name,
+        protocol=protocol,
+    )
+
+
+def _estimate_load(shape: Shape, device: Hardware) -> Iterator[Measurement]:
+    """Yield the seconds that loading takes, where the storage's speed is known."""
+    if not device.storage:
+        return
+    seconds = shape.weight_bytes / device.storage
+    yield Measurement(
+        "device_load_s",
+        seconds,
+        "s",
+        "estimated",
+        low=seconds,
+        high=2 * seconds,
+        where=device.name,
+        protocol="weights / the storage's sequential speed",
+    )
 
 
 @dataclass(frozen=True)
 class Offload:
-    """A model split between a graphics card and its host: layers on the card, bytes on both sides,
-    tokens/s with interval.
-    """
+    """Hold how a model is split between a graphics card and its host."""
 
-    layers: int
-    device_bytes: float
-    host_bytes: float
-    tps: float
-    low: float
-    high: float
+    layers: int  # on the card
+    device_bytes: float  # memory taken on the card
+    host_bytes: float  # memory taken on the host
+    tps: float  # decoding, tokens/s
+    low: float  # lower end of its 90 % interval
+    high: float  # upper end
 
 
-# What fitting gave for CPUs as a class (sintra/hardware/estimate/fit.py), for the layers that stay with the
-# host; a test compares.
+# What fitting gave for CPUs as a class (sintra/hardware/estimate/fit.py), for the layers that stay
+# with the host; a test compares.
 HOST_EFFICIENCY, HOST_SPREAD = 0.55, 0.61
 
 
-def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Offload | None:
-    """The most layers that fit the card, the rest on the host; None where the device has no host or
-    both are too small.
+def offload_layers(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Offload | None:
+    """Return the split with the most layers on the card that fit it, the rest on the host.
 
-    As llama.cpp's n_gpu_layers: a layer goes with its share of the cache; the output counts as one
-    more layer and is the last to go; the token embedding stays with the host.
+    None where the device has no host or both are too small. As llama.cpp's n_gpu_layers: a layer
+    goes with its share of the cache; the output counts as one more layer and is the last to go;
+    the token embedding stays with the host.
     """
     if not device.host_bandwidth or shape.layers < 1:
         return None
+    layers, on_card, on_host = _split_memory(shape, device, context, kv)
+    if layers < 0 or on_host > device.host_usable_bytes:
+        return None
+    share = layers / shape.layers
+    reading, overhead = decode_seconds(shape, device, context, kv)
+    host = bytes_read(shape, context, kv) / (HOST_EFFICIENCY * device.host_bandwidth)
+    seconds = share * (reading + overhead) + (1 - share) * host
+    host_share = (1 - share) * host / seconds  # of the time
+    spread = math.exp(
+        math.hypot(
+            (1 - host_share) * decode_spread(shape, device, context, kv), host_share * HOST_SPREAD
+        )
+    )
+    return Offload(layers, on_card, on_host, 1 / seconds, 1 / seconds / spread, spread / seconds)
+
+
+def _split_memory(
+    shape: Shape, device: Hardware, context: int, kv: str
+) -> tuple[int, float, float]:
+    """Return the layers that fit the card, negative where not even its buffers do.
+
+    With them: the bytes on the card and on the host.
+    """
     inside = (shape.weight_bytes - shape.embedding_bytes * (1 if shape.tied else 2)) / shape.layers
     layer = inside + kv_bytes(shape, context, kv) / shape.layers
     beside = compute_bytes(shape, context, False) + device.runtime_bytes
@@ -311,16 +349,4 @@ def offload(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Of
         + shape.embedding_bytes * (1 if whole else 2)
         + RUNTIME_BYTES
     )
-    if layers < 0 or on_host > device.host_usable_bytes:
-        return None
-    share = max(0, layers) / shape.layers
-    reading, overhead = decode_seconds(shape, device, context, kv)
-    slow = bytes_read(shape, context, kv) / (HOST_EFFICIENCY * device.host_bandwidth)
-    seconds = share * (reading + overhead) + (1 - share) * slow
-    part = (1 - share) * slow / seconds
-    spread = math.exp(
-        math.hypot((1 - part) * decode_spread(shape, device, context, kv), part * HOST_SPREAD)
-    )
-    return Offload(
-        max(0, layers), on_card, on_host, 1 / seconds, 1 / seconds / spread, spread / seconds
-    )
+    return layers, on_card, on_host

@@ -1,4 +1,4 @@
-"""Estimates of a device's speed and memory for runtimes other than llama.cpp.
+"""Estimate a device's speed and memory for runtimes other than llama.cpp.
 
 transformers unpacks a GPTQ or AWQ checkpoint when it runs it (on a CPU to float32, on a GPU to 16
 bits), so that memory and bytes read are those of the whole model: packing saves disk, not memory. A
@@ -13,16 +13,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sintra.core.types import Hardware, Measurement
-from sintra.hardware.estimate.estimate import Shape, estimate
+from sintra.hardware.estimate.estimate import Shape, estimate_metrics
 
-CALLS_S = 0.002
-SPREAD = 0.5
-RUNTIME_BYTES = 434 * 2**20
+CALLS_S = 0.002  # Python's calls per block and token, seconds
+SPREAD = 0.5  # lower end of the speed's interval, as a share of the speed
+RUNTIME_BYTES = 434 * 2**20  # what the runtime holds beside the weights, bytes
 
 
-def unpacked(shape: Shape, device: Hardware) -> Shape:
-    """The shape in memory."""
-    width = 4 if device.backend == "cpu" else 2
+def unpack_shape(shape: Shape, device: Hardware) -> Shape:
+    """Return the shape that a checkpoint has in memory once it is unpacked."""
+    width = 4 if device.backend == "cpu" else 2  # bytes per weight
     return replace(
         shape,
         weight_bytes=width * shape.parameters,
@@ -30,24 +30,30 @@ def unpacked(shape: Shape, device: Hardware) -> Shape:
     )
 
 
-def estimated(
+def estimate_for_runtime(
     shape: Shape, device: Hardware, context: int, kv: str, runtime: str
 ) -> tuple[Measurement, ...]:
-    """As sintra.hardware.estimate.estimate's, for a runtime."""
+    """Return a device's tokens/s, memory and load time under a runtime, with 90 % intervals.
+
+    runtime: "llama.cpp", or a name for transformers'; context: tokens; kv: type of the KV cache.
+    """
     if runtime == "llama.cpp":
-        return estimate(shape, device, context, kv)
+        return estimate_metrics(shape, device, context, kv)
     slower = replace(device, overhead_s_per_layer=device.overhead_s_per_layer + CALLS_S)
-    return tuple(
-        _labelled(row, runtime) for row in estimate(unpacked(shape, device), slower, context, kv)
-    )
+    rows = estimate_metrics(unpack_shape(shape, device), slower, context, kv)
+    return tuple(_widen_estimate(row, runtime) for row in rows)
 
 
-def _labelled(row: Measurement, runtime: str) -> Measurement:
+def _widen_estimate(row: Measurement, runtime: str) -> Measurement:
+    """Return an estimate with the runtime's own memory and the runtime's wider interval."""
     protocol = f"{row.protocol}; {runtime}, weights unpacked"
     if row.metric == "device_ram_bytes":
-        more = RUNTIME_BYTES
         return replace(
-            row, value=row.value + more, low=row.value, high=row.value + 2 * more, protocol=protocol
+            row,
+            value=row.value + RUNTIME_BYTES,
+            low=row.value,
+            high=row.value + 2 * RUNTIME_BYTES,
+            protocol=protocol,
         )
     if row.metric == "device_tg_tps":
         return replace(row, low=row.value * SPREAD, high=row.value / SPREAD, protocol=protocol)

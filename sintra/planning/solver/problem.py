@@ -14,7 +14,7 @@ from sintra.formats.gguf.sizes import Sizes, bytes_of, written
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import (
     Shape,
-    cost,
+    device_type_cost,
     kv_bytes,
     memory_beside_weights,
     weights_read,
@@ -76,7 +76,9 @@ def read_costs(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardwar
     return np.array(
         [
             [
-                0.0 if m.name in free else bytes_of(m, t) * cost(written(t, m.columns), device)
+                0.0
+                if m.name in free
+                else bytes_of(m, t) * device_type_cost(written(t, m.columns), device)
                 for t in types
             ]
             for m in sizes.matrices
@@ -91,8 +93,8 @@ def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     """
     device: Hardware = study.hardware
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
-    if thermal.complete(device.thermal):
-        part = thermal.sustained(thermal.DEFAULTS | device.thermal)
+    if thermal.is_complete(device.thermal):
+        part = thermal.sustained_speed(thermal.ThermalModel.of(device.thermal))
         least += [
             c.limit / part for c in study.goal.constraints if c.metric == "device_tg_tps_sustained"
         ]

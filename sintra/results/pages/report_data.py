@@ -194,20 +194,20 @@ def heat_curve(hardware: Hardware, winner: CandidateJson) -> HeatCurve | None:
     """Simulate a quarter of an hour under full load; None where the profile has no thermal
     parameters or the winner no speed.
     """
-    if not thermal.complete(hardware.thermal):
+    if not thermal.is_complete(hardware.thermal):
         return None
     values = {m["metric"]: m["value"] for m in winner["measurements"]}
     full_tps = values.get("device_tg_tps")
     if full_tps is None:
         return None
-    parameters = thermal.checked(hardware.thermal, hardware.name)
-    samples = thermal.simulate(parameters, HEAT_MINUTES * 60 + 1)  # one a second
+    parameters = thermal.thermal_model(hardware.thermal, hardware.name)
+    samples = thermal.simulate_run(parameters, HEAT_MINUTES * 60 + 1)  # one a second
     return HeatCurve(
         samples=[
             HeatSample(minutes=s.t / 60, chip=s.chip, case=s.case, tps=s.speed * full_tps)
             for s in samples[::HEAT_STEP_S]
         ],
         burst=thermal.mean_speed(samples, 0, thermal.BURST_S) * full_tps,
-        sustained=thermal.sustained(parameters) * full_tps,
+        sustained=thermal.sustained_speed(parameters) * full_tps,
         hottest=max(s.chip for s in samples),
     )

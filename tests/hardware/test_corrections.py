@@ -31,7 +31,7 @@ def made(name, ram, tps, measured=None, failure=None):
         own = zip(
             ("device_ram_bytes", "device_tg_tps"), measured, ("bytes", "tokens/s"), strict=True
         )
-        corrections.replaced(
+        corrections.add_board_measurements(
             rows, tuple(Measurement(m, v, unit, "measured", where="a board") for m, v, unit in own)
         )
     return Candidate(
@@ -61,23 +61,23 @@ def test_a_measurement_replaces_the_estimate_and_keeps_it():
 
 def test_estimates_move_by_what_was_measured_of_others():
     known = [made("Q4_K_M", 100 * MIB, 10.0, (130 * MIB, 8.0)), made("Q6_K", 140 * MIB, 6.0)]
-    measured, other = corrections.corrected(known)
+    measured, other = corrections.correct_candidates(known)
     assert measured == known[0]
     assert other.value("device_ram_bytes") == 170 * MIB
     assert other.value("device_tg_tps") == pytest.approx(4.8)
     assert other.find("device_tg_tps").low == pytest.approx(2.4)
     assert other.find("device_tg_tps").how == "estimated"
-    assert corrections.corrected([known[1]]) == [known[1]], "nothing is known yet"
+    assert corrections.correct_candidates([known[1]]) == [known[1]], "nothing is known yet"
 
 
 def test_what_needs_as_much_as_what_did_not_fit_is_out():
     gone = made("Q6_K", 140 * MIB, 6.0, failure=Failure("out_of_memory", "no"))
     known = [gone, made("Q8_0", 180 * MIB, 5.0), made("Q4_K_M", 100 * MIB, 10.0)]
-    found = corrections.corrected(known)
+    found = corrections.correct_candidates(known)
     assert "Q6_K, which needs no more memory, doesn't fit" in found[1].failure.message
     assert [c.recipe.type for c in ranked(found, study(None).goal)] == ["Q4_K_M"]
     unbuilt = replace(gone, artifact=None)
-    assert corrections.corrected([unbuilt, known[1]])[1].failure is None, (
+    assert corrections.correct_candidates([unbuilt, known[1]])[1].failure is None, (
         "that the host could not build it says nothing of the board"
     )
 
@@ -88,14 +88,14 @@ def test_the_planner_sees_the_device_as_the_board_is():
         made("Q6_K", 140 * MIB, 6.0, failure=Failure("out_of_memory", "")),
     ]
     plain = study(Board({}, 4, None))
-    seen = corrections.informed(plain, known)
+    seen = corrections.correct_study(plain, known)
     assert seen.hardware.efficiency == pytest.approx(0.8 * plain.hardware.efficiency)
     assert seen.hardware.overhead_s_per_layer == pytest.approx(
         plain.hardware.overhead_s_per_layer / 0.8
     )
     assert seen.hardware.runtime_bytes == plain.hardware.runtime_bytes + 30 * MIB
     assert seen.board.full == 170 * MIB
-    assert corrections.informed(study(None), known) == study(None), (
+    assert corrections.correct_study(study(None), known) == study(None), (
         "without a board nothing changes"
     )
 
@@ -108,7 +108,7 @@ def test_the_table_says_what_was_measured():
         Measurement("device_celsius", 84.6, "C", "measured"),
         Measurement("device_swapped_bytes", 3e6, "bytes", "measured"),
     )
-    line = next(corrections.lines([replace(known, measurements=rows)]))
+    line = next(corrections.board_lines([replace(known, measurements=rows)]))
     assert line == (
         "measured on a board: Q4_K_M, 8 tokens/s (10 estimated), 136 MB (105 estimated), 85 C, "
         "THROTTLED, SWAPPED 3 MB"
