@@ -9,7 +9,7 @@ from sintra.config.study import Study
 from sintra.core.judge import impossible
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source
-from sintra.formats.checkpoint.safetensors import safetensors_header
+from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
@@ -20,7 +20,7 @@ def weights(folder: Path) -> tuple[int, int]:
     """Elements of the matrices inside the blocks, and of all others, by the safetensors headers."""
     inner = outer = 0
     for path in folder.glob("*.safetensors"):
-        for name, tensor in safetensors_header(path).items():
+        for name, tensor in read_safetensors_header(path).items():
             if len(tensor["shape"]) >= 2:
                 count = 1
                 for side in tensor["shape"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Measurement, Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 
 ADVISER = "language model"  # the author of what was proposed on its advice
@@ -51,7 +51,7 @@ class History:
     layers: int | None
     failed: frozenset[Recipe] = frozenset()
     bytes_of: Mapping[Recipe, int] = field(default_factory=dict)
-    sizes: Sizes | None = None
+    sizes: MixSizes | None = None
     shape: Shape | None = None
     distortion: Mapping[Recipe, Mapping[str, Shares]] = field(default_factory=dict)
     seen: tuple[Seen, ...] = ()

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
 from sintra.core.types import Measurement
-from sintra.formats.runtime.llama_cpp import opened
-from sintra.probes.measurements import write
+from sintra.formats.runtime.llama_cpp import open_model
+from sintra.probes.measurements import write_measurements
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy.module("numpy")
 
-WHOLE = 8192
+WHOLE_VOCABULARY = 8192
 
 
 def run(context: Context) -> None:
@@ -31,18 +31,18 @@ def run(context: Context) -> None:
         context.inputs["gguf"] / "model.gguf",
         (context.inputs["text"] / "text.txt").read_text(),
     )
-    with opened(gguf, context.params["context"], context.threads) as model:
+    with open_model(gguf, context.params["context"], context.threads) as model:
         windows = model.windows(text, context.params["tokens"])
         first, k = model.context // 2, context.params["top_k"]
         rows = model.context - 1 - first
-        width = model.vocabulary if model.vocabulary <= WHOLE else k
+        width = model.vocabulary if model.vocabulary <= WHOLE_VOCABULARY else k
         logp = _memmap(context, "logp.npy", np.float32, (len(windows) * rows, width))
         ids = rest = None
         if width < model.vocabulary:
             ids = _memmap(context, "ids.npy", np.int32, logp.shape)
             rest = _memmap(context, "rest.npy", np.float32, logp.shape[:1])
         nll = np.empty((len(windows), rows))
-        sizes = model.bytes_of(windows[:, first + 1 :])
+        sizes = model.token_bytes(windows[:, first + 1 :])
         for i, window in enumerate(windows):
             found, at = model.log_probs(window, first), slice(i * rows, (i + 1) * rows)
             nll[i] = -found[np.arange(rows), window[first + 1 :]]
@@ -59,7 +59,7 @@ def run(context: Context) -> None:
     np.save(context.out / "bytes.npy", sizes)
     value = float(np.exp(nll.mean()))
     error = value * float(nll.mean(1).std(ddof=1) / np.sqrt(len(windows)))
-    write(
+    write_measurements(
         context,
         [
             Measurement(
@@ -69,13 +69,13 @@ def run(context: Context) -> None:
                 "measured",
                 error,
                 nll.size,
-                protocol=protocol(context, model.context),
+                protocol=describe_protocol(context, model.context),
             )
         ],
     )
 
 
-def protocol(context: Context, size: int) -> str:
+def describe_protocol(context: Context, size: int) -> str:
     """How the numbers came about, in a few words."""
     return f"windows of {size}, second half scored"
 

@@ -19,7 +19,7 @@ from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import MARK, Context, Stage
 from sintra.core.types import Measurement
 from sintra.hardware.boards.identity import where
-from sintra.probes.measurements import write
+from sintra.probes.measurements import write_measurements
 
 MIB = 2**20
 # In the words of llama.cpp, C++, Python and the kernel.
@@ -30,7 +30,7 @@ OUT_OF_MEMORY = re.compile(
 Run = dict[str, Any]
 
 
-def run(context: Context, job: str) -> Run:
+def run_on_board(context: Context, job: str) -> Run:
     """The job on the board, with its readings in board.json. Raises Infeasible where the board
     can't, with the last reading.
     """
@@ -45,12 +45,12 @@ def run(context: Context, job: str) -> Run:
     device = plugins.load("devices", options.name)(options, lambda text: context.say(MARK + text))
     params = {"kv": "f16", "limit": None} | params
     found: Run = device.measure({"job": job, **params}, gguf, gguf.name, board)
-    check(found, where(board), options.timeout_s)
+    check_run(found, where(board), options.timeout_s)
     context.write_json("board.json", found | {"board": board})
     return found
 
 
-def check(found: Run, board: str, timeout_s: float) -> None:
+def check_run(found: Run, board: str, timeout_s: float) -> None:
     """Raise what a run's end means, unless it went well."""
     error: Run = next((row for row in found["rows"] if "error" in row), {})
     if found["code"] == 0 and found["rows"] and not error:
@@ -71,12 +71,12 @@ def check(found: Run, board: str, timeout_s: float) -> None:
     raise Transient(f"the measured process ended with {found['code']}, {words}: {last}")
 
 
-def speed(context: Context) -> None:
+def measure_speed(context: Context) -> None:
     """pp and tg as the local speed probe takes them, on the board."""
-    found = run(context, "speed")
+    found = run_on_board(context, "speed")
     protocol = (
         f"{context.params['threads']} threads, median of {context.params['repeat']} after a "
-        f"warm-up{remarks(found)}"
+        f"warm-up{doubts(found)}"
     )
     board, counts = (
         where(context.params["board"]),
@@ -100,14 +100,14 @@ def speed(context: Context) -> None:
                 f"{counts[row['metric']]} tokens, {protocol}",
             )
         )
-    write(context, [*rows, *conditions(found, board, "speed")])
+    write_measurements(context, [*rows, *condition_measurements(found, board, "speed")])
 
 
-def memory(context: Context) -> None:
+def measure_memory(context: Context) -> None:
     """Peak memory of a process that loads without mmap, reads the context and generates, on the
     board.
     """
-    found = run(context, "memory")
+    found = run_on_board(context, "memory")
     board, how = where(context.params["board"]), "of the process"
     own: Run = next((r for r in found["rows"] if "peak" in r), {})
     size = found["peak"]
@@ -117,7 +117,7 @@ def memory(context: Context) -> None:
         size, how = found["system"], "by which the board's available memory fell"
     protocol = (
         f"bytes {how}, context {context.params['context']}, {context.params.get('kv', 'f16')} "
-        f"cache, no mmap{remarks(found)}"
+        f"cache, no mmap{doubts(found)}"
     )
     rows = [
         Measurement(
@@ -130,10 +130,10 @@ def memory(context: Context) -> None:
                 "device_load_s", own["load_s"], "s", "measured", where=board, protocol="no mmap"
             )
         )
-    write(context, [*rows, *conditions(found, board, "memory")])
+    write_measurements(context, [*rows, *condition_measurements(found, board, "memory")])
 
 
-def remarks(found: Run) -> str:
+def doubts(found: Run) -> str:
     """What makes a measurement doubtful, in words."""
     hot = f"; the board throttled ({', '.join(found['throttled'])})" if found["throttled"] else ""
     return hot + (
@@ -141,7 +141,7 @@ def remarks(found: Run) -> str:
     )
 
 
-def conditions(found: Run, board: str, job: str) -> Iterator[Measurement]:
+def condition_measurements(found: Run, board: str, job: str) -> Iterator[Measurement]:
     """Heat, clock, throttling and swapping while it ran; of the speed run where both have one."""
     if job != "speed":
         if found["swapped"]:
@@ -159,7 +159,7 @@ def conditions(found: Run, board: str, job: str) -> Iterator[Measurement]:
             yield Measurement(name, value, unit, "measured", where=board)
 
 
-TAKEN = (
+SPEED_METRICS = (
     "device_tg_tps",
     "device_pp_tps",
     "device_celsius",
@@ -167,11 +167,11 @@ TAKEN = (
     "device_throttled",
     "device_swapped_bytes",
 )
-SPEED = Stage("device_speed", 1, speed, resource="light", metrics=TAKEN)
+SPEED = Stage("device_speed", 1, measure_speed, resource="light", metrics=SPEED_METRICS)
 MEMORY = Stage(
     "device_memory",
     1,
-    memory,
+    measure_memory,
     resource="light",
     metrics=("device_ram_bytes", "device_load_s", "device_ram_swapped_bytes"),
 )

@@ -17,11 +17,11 @@ from sintra.core.errors import Infeasible
 from sintra.core.process import peak
 from sintra.core.stage import Context, Stage, machine
 from sintra.core.types import Measurement
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import python_of
-from sintra.probes.divergence import Baseline, score
-from sintra.probes.measurements import parse, write
-from sintra.probes.timing import speeds
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import locked_python
+from sintra.probes.divergence import Baseline, score_model
+from sintra.probes.measurements import parse_measurements, write_measurements
+from sintra.probes.timing import measure_speeds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,45 +33,51 @@ FARTHEST = (
 )
 
 
-def there(context: Context, function: str) -> None:
+def run_in_environment(context: Context, function: str) -> None:
     """Run a function of this module in the environment whose lock is an input."""
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
-    call(context, python_of(context, context.params["environment"], lock), f"{__name__}:{function}")
+    call_in_python(
+        context,
+        locked_python(context, context.params["environment"], lock),
+        f"{__name__}:{function}",
+    )
 
 
-def model_of(context: Context) -> Any:
+def load_checkpoint(context: Context) -> Any:
     """The checkpoint: a stage's model/, or the fetched original itself."""
-    from sintra.formats.runtime.torch import Model
+    from sintra.formats.runtime.torch import TorchModel
 
     folder = context.inputs["model"]
-    return Model(folder / "model" if (folder / "model").is_dir() else folder, context.threads)
+    return TorchModel(folder / "model" if (folder / "model").is_dir() else folder, context.threads)
 
 
-def quality(context: Context) -> None:
+def measure_quality(context: Context) -> None:
     """Write measurements.json and kld.npy, as the quality probe does."""
-    base, model = Baseline.read(context.inputs["baseline"]), model_of(context)
-    found, kld = score(model, base, context.params["seed"], model.runtime, context.say)
+    base, model = Baseline.read(context.inputs["baseline"]), load_checkpoint(context)
+    found, kld = score_model(model, base, context.params["seed"], model.runtime, context.say)
     np.save(context.out / "kld.npy", kld.astype(np.float32))
     prefix = context.params.get("prefix", "")
-    write(context, [replace(m, metric=prefix + m.metric) for m in found])
+    write_measurements(context, [replace(m, metric=prefix + m.metric) for m in found])
 
 
-def speed(context: Context) -> None:
+def measure_speed(context: Context) -> None:
     """pp_tps and tg_tps on this machine."""
     prompt, generate, repeat = (context.params[k] for k in ("prompt", "generate", "repeat"))
-    model = model_of(context)
-    found = speeds(model, prompt, generate, repeat, context.threads)
-    write(context, [replace(m, protocol=f"{m.protocol}; {model.runtime}") for m in found])
+    model = load_checkpoint(context)
+    found = measure_speeds(model, prompt, generate, repeat, context.threads)
+    write_measurements(
+        context, [replace(m, protocol=f"{m.protocol}; {model.runtime}") for m in found]
+    )
 
 
-def memory(context: Context) -> None:
+def measure_memory(context: Context) -> None:
     """Peak resident memory of reading a prompt of the context length, and the peak on a GPU where
     there is one.
     """
     import torch
 
     before, size = peak(), context.params["context"]
-    model = model_of(context)
+    model = load_checkpoint(context)
     model.feed(np.zeros(size, dtype=np.int32))
     model.wait()
     how = f"context {size}, {before / 2**20:.0f} MiB before loading; {model.runtime}"
@@ -85,21 +91,24 @@ def memory(context: Context) -> None:
         found.append(
             Measurement("vram_peak_bytes", vram, "bytes", "measured", where=machine(), protocol=how)
         )
-    write(context, found)
+    write_measurements(context, found)
 
 
-def agreement(context: Context) -> None:
+def measure_agreement(context: Context) -> None:
     """Whether the two runtimes start from the same model: agree_tokens (share of equal tokens) and
     agree_kld_mean.
 
     Raises Infeasible("refused") where they don't: then no checkpoint can be compared with a GGUF.
     """
     ours = np.load(context.inputs["baseline"] / "tokens.npy")
-    there(context, "original")
+    run_in_environment(context, "original")
     path = context.out / "tokens.json"
     theirs = np.array(json.loads(path.read_text()), dtype=np.int64)
     path.unlink()
-    rows = {m.metric: m for m in parse(json.loads((context.out / "measurements.json").read_text()))}
+    rows = {
+        m.metric: m
+        for m in parse_measurements(json.loads((context.out / "measurements.json").read_text()))
+    }
     kept = [replace(rows[n], metric=f"agree_{n}") for n in ("kld_mean", "kld_p999", "same_top")]
     if kept[0].value > FARTHEST:
         raise Infeasible(
@@ -107,11 +116,11 @@ def agreement(context: Context) -> None:
             f"the 16-bit GGUF and the checkpoint in {rows['kld_mean'].protocol.split('; ')[-1]} "
             f"are {kept[0].value:.3g} nats apart: the formats can't be compared",
         )
-    kept.append(tokens_row(ours, theirs))
-    write(context, kept)
+    kept.append(token_agreement(ours, theirs))
+    write_measurements(context, kept)
 
 
-def tokens_row(ours: Any, theirs: Any) -> Measurement:
+def token_agreement(ours: Any, theirs: Any) -> Measurement:
     """The share of tokens in common, in blocks that match in order (difflib's ratio), over the text
     of the windows; the windows' first tokens, where begin of text stands, count as equal.
     """
@@ -133,13 +142,13 @@ def tokens_row(ours: Any, theirs: Any) -> Measurement:
     )
 
 
-def original(context: Context) -> None:
+def measure_original(context: Context) -> None:
     """In the environment: the 16-bit checkpoint's measurements against the baseline, and its
     tokenizer's tokens.
     """
     import transformers
 
-    quality(context)
+    measure_quality(context)
     loader: Any = transformers.AutoTokenizer
     tokenizer = loader.from_pretrained(context.inputs["model"], trust_remote_code=False)
     text = (context.inputs["text"] / "text.txt").read_text()
@@ -149,19 +158,19 @@ def original(context: Context) -> None:
 
 
 AGREEMENT = Stage(
-    "agreement", 1, agreement, metrics=("agree_tokens", "agree_kld_mean"), optional=True
+    "agreement", 1, measure_agreement, metrics=("agree_tokens", "agree_kld_mean"), optional=True
 )
 QUALITY = Stage(
     "quality_hf",
     1,
-    lambda c: there(c, "quality"),
+    lambda c: run_in_environment(c, "quality"),
     optional=True,
     metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio"),
 )
 SPEED = Stage(
     "speed_hf",
     1,
-    lambda c: there(c, "speed"),
+    lambda c: run_in_environment(c, "speed"),
     (),
     "alone",
     platform=True,
@@ -171,7 +180,7 @@ SPEED = Stage(
 MEMORY = Stage(
     "memory_hf",
     2,
-    lambda c: there(c, "memory"),
+    lambda c: run_in_environment(c, "memory"),
     platform=True,
     metrics=("ram_peak_bytes", "vram_peak_bytes"),
     optional=True,

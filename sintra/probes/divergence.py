@@ -23,7 +23,7 @@ else:
 RESAMPLES = 1000
 
 
-class Predicts(Protocol):
+class LogProbModel(Protocol):
     """Gives log-probabilities, in nats, of the tokens after positions first..end-2: (context - 1 -
     first, vocabulary).
     """
@@ -72,8 +72,8 @@ class Baseline:
         return kld, ids[np.arange(len(top)), top] == q.argmax(1)
 
 
-def score(
-    model: Predicts, base: Baseline, seed: int, runtime: str, say: Callable[[str], None]
+def score_model(
+    model: LogProbModel, base: Baseline, seed: int, runtime: str, say: Callable[[str], None]
 ) -> tuple[list[Measurement], Array]:
     """The measurements of a variant, and every scored position's divergence, (windows, positions)."""
     count, size = base.windows.shape
@@ -87,11 +87,11 @@ def score(
         nll[i] = -q[np.arange(rows), window[first + 1 :]]
         say(f"window {i + 1} of {count}")
     protocol = f"windows of {size}, second half scored" + (f"; {runtime}" if runtime else "")
-    found = measurements(kld, same, nll, np.asarray(base.nll), seed, protocol)
-    return [*found, per_byte(nll, np.asarray(base.bytes), seed, protocol)], kld
+    found = divergence_measurements(kld, same, nll, np.asarray(base.nll), seed, protocol)
+    return [*found, bits_per_byte(nll, np.asarray(base.bytes), seed, protocol)], kld
 
 
-def measurements(
+def divergence_measurements(
     kld: Array, same: Array, nll: Array, base: Array, seed: int, protocol: str
 ) -> list[Measurement]:
     """The numbers with their standard errors; all arrays are (windows, positions)."""
@@ -120,7 +120,7 @@ def measurements(
     ]
 
 
-def per_byte(nll: Array, sizes: Array, seed: int, protocol: str) -> Measurement:
+def bits_per_byte(nll: Array, sizes: Array, seed: int, protocol: str) -> Measurement:
     """Bits that the model needs for a byte of the scored text; nll in nats, sizes in bytes,
     (windows, positions).
     """

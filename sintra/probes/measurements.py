@@ -8,14 +8,14 @@ from typing import Any
 from sintra.core.stage import Context
 from sintra.core.types import Measurement
 
-NAME = "measurements.json"
+MEASUREMENTS_FILE = "measurements.json"
 
 
-def write(context: Context, found: list[Measurement]) -> None:
+def write_measurements(context: Context, found: list[Measurement]) -> None:
     """The artifact's measurements.json."""
-    context.write_json(NAME, [asdict(m) for m in found])
+    context.write_json(MEASUREMENTS_FILE, [asdict(m) for m in found])
 
 
-def parse(data: list[dict[str, Any]]) -> tuple[Measurement, ...]:
+def parse_measurements(data: list[dict[str, Any]]) -> tuple[Measurement, ...]:
     """The measurements of such a file."""
     return tuple(Measurement(**m) for m in data)

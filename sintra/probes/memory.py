@@ -20,7 +20,7 @@ from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import Context, Stage, machine
 from sintra.core.types import Measurement
 from sintra.hardware.memory_limit import Fence, fence
-from sintra.probes.measurements import write
+from sintra.probes.measurements import write_measurements
 
 MIB = 2**20
 PHASES = ("load", "prefill", "decode")
@@ -31,25 +31,25 @@ def run(context: Context) -> None:
     """Measure twice; the readings stand in timeline.json."""
     limit = context.params.get("limit")
     if limit is None:
-        plain = trial(context, False, None)
+        plain = measure_child(context, False, None)
         how = "no mmap"
     else:
         with fence(limit) as around:
-            plain = trial(context, False, around)
+            plain = measure_child(context, False, around)
             how = f"no mmap, under a {around.kind} of {limit / MIB:.0f} MiB"
-    mapped = trial(context, True, None)
+    mapped = measure_child(context, True, None)
     context.write_json("timeline.json", {"no_mmap": plain, "mmap": mapped, "limit": limit})
-    write(context, list(measurements(context.params, plain, mapped, how)))
+    write_measurements(context, list(peak_measurements(context.params, plain, mapped, how)))
 
 
-def measurements(
+def peak_measurements(
     params: dict[str, Any], plain: list[Line], mapped: list[Line], how: str
 ) -> Iterator[Measurement]:
     """The peaks: whole, by phase, and with mmap."""
     size, kv = params["context"], params.get("kv", "f16")
     protocol = f"context {size}, {kv} cache, {how}, {plain[0]['rss'] / MIB:.0f} MiB before loading"
     yield Measurement(
-        "ram_peak_bytes", most(plain), "bytes", "measured", where=machine(), protocol=protocol
+        "ram_peak_bytes", peak_bytes(plain), "bytes", "measured", where=machine(), protocol=protocol
     )
     for phase in PHASES:
         held = max(line["rss"] for line in plain if line["phase"] == phase)
@@ -58,16 +58,21 @@ def measurements(
         )
     protocol = f"context {size}, {kv} cache, mmap, {mapped[0]['rss'] / MIB:.0f} MiB before loading"
     yield Measurement(
-        "ram_peak_mmap_bytes", most(mapped), "bytes", "measured", where=machine(), protocol=protocol
+        "ram_peak_mmap_bytes",
+        peak_bytes(mapped),
+        "bytes",
+        "measured",
+        where=machine(),
+        protocol=protocol,
     )
 
 
-def most(lines: list[Line]) -> float:
+def peak_bytes(lines: list[Line]) -> float:
     """The peak: the kernel's own, which counts in batches a thread, or a reading above it."""
     return max(float(max(line["rss"], line["peak"])) for line in lines)
 
 
-def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
+def measure_child(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
     """The readings of one run. Raises Infeasible with the last reading where the limit was too
     tight for it.
     """
@@ -80,7 +85,7 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
         "threads": context.threads,
         "rlimit": rlimit,
     }
-    code, lines, log = started(order, around)
+    code, lines, log = run_child(order, around)
     last: Line = lines[-1] if lines else {"phase": "start", "rss": 0, "peak": 0}
     if code == 0 and last.get("done"):
         return lines
@@ -105,7 +110,7 @@ def trial(context: Context, mmap: bool, around: Fence | None) -> list[Line]:
     )
 
 
-def started(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
+def run_child(order: Line, around: Fence | None) -> tuple[int, list[Line], str]:
     """Run the child to its end: exit code, its lines, and what it wrote to stderr."""
     environment = {**os.environ, "SINTRA_PARENT": str(os.getpid())}
     child = subprocess.Popen(

@@ -24,14 +24,14 @@ PERIOD_S = 0.01
 TOKENS = 16
 
 
-def rss() -> int:
+def resident_bytes() -> int:
     """Resident bytes of this process now."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
-class Diary:
+class ReadingLog:
     """Writes a reading every few milliseconds; `phase` is what the process is at."""
 
     def __init__(self) -> None:
@@ -43,14 +43,16 @@ class Diary:
         with self.lock:
             t = round(time.monotonic() - self.start, 3)
             print(
-                json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak()} | more),
+                json.dumps(
+                    {"t": t, "phase": self.phase, "rss": resident_bytes(), "peak": peak()} | more
+                ),
                 flush=True,
             )
 
     def watch(self) -> None:
         """Until the end: a line whenever the size has changed by a MiB."""
         while not self.ended.wait(PERIOD_S):
-            now = rss()
+            now = resident_bytes()
             if abs(now - self.last) >= 2**20:
                 self.last = now
                 self.note()
@@ -70,17 +72,17 @@ def limit_data(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (now + more, now + more))
 
 
-def work(order: dict[str, Any], diary: Diary) -> None:
+def run_model(order: dict[str, Any], diary: ReadingLog) -> None:
     """Load, prefill the context but a few tokens, decode those."""
     import numpy as np
 
-    from sintra.formats.runtime.llama_cpp import opened
+    from sintra.formats.runtime.llama_cpp import open_model
 
     diary.enter("load")
     context = order["context"]
     tokens = min(TOKENS, context // 2)
     micro = min(UBATCH, context)  # what llama.cpp's programs take unless told otherwise
-    with opened(
+    with open_model(
         Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro
     ) as model:
         diary.enter("prefill")
@@ -93,14 +95,14 @@ def work(order: dict[str, Any], diary: Diary) -> None:
         diary.enter("end")
 
 
-def main(argv: list[str]) -> int:
+def report_memory(argv: list[str]) -> int:
     """The process's entry."""
     from sintra.core.process import die_with_parent
-    from sintra.formats.runtime.llama_cpp import api, complaints
+    from sintra.formats.runtime.llama_cpp import last_messages, load_library
 
     die_with_parent()
-    order, diary = json.loads(argv[0]), Diary()
-    api()  # the library itself isn't the model's
+    order, diary = json.loads(argv[0]), ReadingLog()
+    load_library()  # the library itself isn't the model's
     diary.note()
     sys.stdin.readline()
     if order["rlimit"] is not None:
@@ -108,9 +110,9 @@ def main(argv: list[str]) -> int:
     watcher = threading.Thread(target=diary.watch, daemon=True)
     watcher.start()
     try:
-        work(order, diary)
+        run_model(order, diary)
     except Exception as error:  # whatever it is, the parent wants the last reading with it
-        diary.note(error=f"{type(error).__name__}: {error}", log=complaints())
+        diary.note(error=f"{type(error).__name__}: {error}", log=last_messages())
         return 3
     finally:
         diary.ended.set()
@@ -119,4 +121,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(report_memory(sys.argv[1:]))

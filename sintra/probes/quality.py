@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
-from sintra.formats.runtime.llama_cpp import opened
-from sintra.probes.divergence import Baseline, score
-from sintra.probes.measurements import write
+from sintra.formats.runtime.llama_cpp import open_model
+from sintra.probes.divergence import Baseline, score_model
+from sintra.probes.measurements import write_measurements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +30,11 @@ def run(context: Context) -> None:
     """
     base = Baseline.read(context.inputs["baseline"])
     size, kv = base.windows.shape[1], context.params.get("kv", "f16")
-    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=kv) as model:
-        found, kld = score(model, base, context.params["seed"], "", context.say)
+    with open_model(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=kv) as model:
+        found, kld = score_model(model, base, context.params["seed"], "", context.say)
     np.save(context.out / "kld.npy", kld.astype(np.float32))
     prefix = context.params.get("prefix", "")
-    write(context, [replace(m, metric=prefix + m.metric) for m in found])
+    write_measurements(context, [replace(m, metric=prefix + m.metric) for m in found])
 
 
 STAGE = Stage(

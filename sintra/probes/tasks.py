@@ -18,11 +18,11 @@ from typing import Any
 from sintra.config.tasks import FILE, read_task
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.chat_template import read_template
+from sintra.formats.gguf.chat_template import read_chat_template
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import Model, opened
-from sintra.probes.evaluation.compare import Scored, measurements
-from sintra.probes.measurements import write
+from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
+from sintra.probes.evaluation.compare import TaskResult, task_measurements
+from sintra.probes.measurements import write_measurements
 
 SEED = 1234  # lm-eval's own, for tasks that draw examples
 
@@ -32,24 +32,27 @@ def run(context: Context) -> None:
     if "task" in context.inputs:
         os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     params, path = context.params, context.inputs["gguf"] / "model.gguf"
-    with opened(
-        path, window(path, params["context"]), context.threads, kv=params.get("kv", "f16")
+    with open_model(
+        path, context_window(path, params["context"]), context.threads, kv=params.get("kv", "f16")
     ) as model:
-        own = scored(context, model)
+        own = score_task(context, model)
     data = {"metric": own.metric, "value": own.value, "larger": own.larger, "items": own.items}
     context.write_json("items.json", data)
     base = None
     if "baseline" in context.inputs:
-        base = Scored.of(json.loads((context.inputs["baseline"] / "items.json").read_text()))
-    write(context, measurements(params["name"], own, base, params["seed"], protocol(context)))
+        base = TaskResult.of(json.loads((context.inputs["baseline"] / "items.json").read_text()))
+    write_measurements(
+        context,
+        task_measurements(params["name"], own, base, params["seed"], describe_protocol(context)),
+    )
 
 
-def window(path: Path, most: int) -> int:
+def context_window(path: Path, most: int) -> int:
     """The model's own context length, or `most`."""
     return min(read_layout(path)["context"] or most, most)
 
 
-def protocol(context: Context) -> str:
+def describe_protocol(context: Context) -> str:
     """How the numbers came about, in a few words."""
     from sintra.core.stage import tool_version
 
@@ -63,14 +66,14 @@ def protocol(context: Context) -> str:
     return how
 
 
-def scored(context: Context, model: Model) -> Scored:
+def score_task(context: Context, model: LlamaModel) -> TaskResult:
     """Ask everything."""
     import numpy as np
     from lm_eval.evaluator import evaluate
 
     from sintra.probes.evaluation.lm import LlamaLM
 
-    loaded = load(context)
+    loaded = load_task(context)
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
@@ -83,7 +86,7 @@ def scored(context: Context, model: Model) -> Scored:
             name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()
         }
     chat = bool(context.params.get("chat"))
-    template = read_template(context.inputs["gguf"] / "model.gguf") if chat else None
+    template = read_chat_template(context.inputs["gguf"] / "model.gguf") if chat else None
     if chat and template is None:
         raise UserError("the model has no chat template: leave probe.task_chat=true out")
     asked = LlamaLM(model, context.say, template)
@@ -95,20 +98,20 @@ def scored(context: Context, model: Model) -> Scored:
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,
     )
-    return gathered(found, loaded["tasks"])
+    return collect_items(found, loaded["tasks"])
 
 
-def load(context: Context) -> Any:
+def load_task(context: Context) -> Any:
     """The task, or the tasks of a group. Raises UserError for an unknown name, Transient where its
     data can't be had.
     """
     from lm_eval.tasks import TaskManager
 
-    from sintra.probes.evaluation.build import task_of
+    from sintra.probes.evaluation.build import build_task
 
     name = context.params["name"]
     if "task" in context.inputs:
-        task = task_of(context.inputs["task"], name, context.hints["run_code"])
+        task = build_task(context.inputs["task"], name, context.hints["run_code"])
         return TaskManager(include_defaults=False).load([task])
     manager = TaskManager()
     if name not in manager.all_tasks:
@@ -124,7 +127,7 @@ def load(context: Context) -> Any:
         ) from None
 
 
-def gathered(found: dict[str, Any], tasks: dict[str, Any]) -> Scored:
+def collect_items(found: dict[str, Any], tasks: dict[str, Any]) -> TaskResult:
     """lm-eval's results as items: of each task its first metric (acc before others), through its
     first filter.
     """
@@ -143,15 +146,15 @@ def gathered(found: dict[str, Any], tasks: dict[str, Any]) -> Scored:
                 (
                     f"{name}/{row['doc_id']}",
                     None if whole else float(row[metric]),
-                    answer(tasks[name], row),
+                    item_answer(tasks[name], row),
                 )
             )
         values.append((len(rows), float(found["results"][name][f"{metric},{rows[0]['filter']}"])))
     total = sum(n for n, _ in values)
-    return Scored(metric, sum(n * v for n, v in values) / total, larger, tuple(items))
+    return TaskResult(metric, sum(n * v for n, v in values) / total, larger, tuple(items))
 
 
-def answer(task: Any, row: dict[str, Any]) -> Any:
+def item_answer(task: Any, row: dict[str, Any]) -> Any:
     """What the model chose or said; None where it wasn't asked anything."""
     said = row["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":

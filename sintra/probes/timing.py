@@ -17,7 +17,7 @@ else:
     np = lazy.module("numpy")
 
 
-class Feeds(Protocol):
+class TimedModel(Protocol):
     """A model with a context (KV cache) that tokens are fed into."""
 
     vocabulary: int
@@ -32,8 +32,8 @@ class Feeds(Protocol):
         """Until everything that was fed is computed."""
 
 
-def speeds(
-    model: Feeds, prompt: int, generate: int, repeat: int, threads: int
+def measure_speeds(
+    model: TimedModel, prompt: int, generate: int, repeat: int, threads: int
 ) -> list[Measurement]:
     """Random tokens, an empty context each time, one warm-up, then the median of the repetitions."""
     ids = (
@@ -42,19 +42,21 @@ def speeds(
         .astype(np.int32)
     )
     return [
-        rate("pp_tps", prompt, repeat, lambda: whole(model, ids[:prompt]), threads),
-        rate("tg_tps", generate, repeat, lambda: single(model, ids[:generate]), threads),
+        measure_rate("pp_tps", prompt, repeat, lambda: feed_batch(model, ids[:prompt]), threads),
+        measure_rate(
+            "tg_tps", generate, repeat, lambda: feed_one_by_one(model, ids[:generate]), threads
+        ),
     ]
 
 
-def whole(model: Feeds, ids: np.ndarray) -> None:
+def feed_batch(model: TimedModel, ids: np.ndarray) -> None:
     """All tokens in one batch."""
     model.clear()
     model.feed(ids)
     model.wait()
 
 
-def single(model: Feeds, ids: np.ndarray) -> None:
+def feed_one_by_one(model: TimedModel, ids: np.ndarray) -> None:
     """One token after the other."""
     model.clear()
     for position in range(len(ids)):
@@ -62,7 +64,7 @@ def single(model: Feeds, ids: np.ndarray) -> None:
         model.wait()
 
 
-def rate(
+def measure_rate(
     metric: str, tokens: int, repeat: int, work: Callable[[], None], threads: int
 ) -> Measurement:
     """Tokens a second: the median, with the standard error of the mean beside it."""

@@ -9,7 +9,7 @@ from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Failure, Goal
 from sintra.planning.other_formats import left_out, tried
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 
 SAME = 0.99
@@ -50,7 +50,9 @@ def agreement(graph: Graph, store: Store, name: str) -> dict[str, float]:
     found = graph.agreement(format_of(name).environment).outcome(store)
     if found is None or isinstance(found, Failure):
         return {}
-    return {m.metric: m.value for m in parse(store.read_json(found, NAME))}
+    return {
+        m.metric: m.value for m in parse_measurements(store.read_json(found, MEASUREMENTS_FILE))
+    }
 
 
 def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str | None) -> str:

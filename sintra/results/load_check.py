@@ -34,20 +34,20 @@ def by_llama(path: Path, kv: str, threads: int) -> dict[str, Any]:
     import numpy as np
 
     from sintra.core.stage import tool_version
-    from sintra.formats.runtime.llama_cpp import log_softmax, opened
+    from sintra.formats.runtime.llama_cpp import log_softmax, open_model
 
-    with opened(path, CONTEXT, threads, kv=kv) as model:
+    with open_model(path, CONTEXT, threads, kv=kv) as model:
         ids, at, said = model.tokenize(PROMPT), 0, list[int]()
         while len(said) < TOKENS:
             row = log_softmax(model.logits(ids, at, len(ids) - 1))[-1]
             at += len(ids)
             said.append(int(row.argmax()))
-            if model.ends(said[-1]):
+            if model.is_end(said[-1]):
                 break
             ids = np.array(said[-1:], dtype=np.int32)
         return {
             "tokens": said,
-            "text": model.text(said),
+            "text": model.detokenize(said),
             "runtime": f"llama-cpp-python {tool_version('llama-cpp-python')}",
         }
 
@@ -58,9 +58,9 @@ def by_transformers(folder: Path, threads: int) -> dict[str, Any]:
     """
     import numpy as np
 
-    from sintra.formats.runtime.torch import Model
+    from sintra.formats.runtime.torch import TorchModel
 
-    model = Model(folder, threads)
+    model = TorchModel(folder, threads)
     window = np.arange(1, TOKENS + 2, dtype=np.int32) % model.vocabulary
     said = model.log_probs(window, 0).argmax(axis=-1)
     return {"tokens": [int(t) for t in said], "text": "", "runtime": model.runtime}

@@ -21,13 +21,13 @@ from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
 from sintra.core.types import Artifact, File
-from sintra.formats.runtime.call import PACKAGE
-from sintra.formats.runtime.environments import python_of
+from sintra.formats.runtime.call import PACKAGE_ROOT
+from sintra.formats.runtime.environments import locked_python
 from sintra.store.files import hash_file, unique_name, write_atomic
 from sintra.store.store import Store
 
 START = (
-    f"import sys; sys.path.append({PACKAGE!r}); from sintra.results.load_check import main; "
+    f"import sys; sys.path.append({PACKAGE_ROOT!r}); from sintra.results.load_check import main; "
     "sys.exit(main(sys.argv[1:]))"
 )
 TIMEOUT_S = 1800
@@ -140,7 +140,7 @@ def interpreter(recipe: Recipe, manifest: dict[str, Any], store: Store) -> str:
     if not name:
         return sys.executable
     keep = store.folder("tmp") / unique_name()
-    return python_of(Context({}, {}, keep, {}, keep, 1), name, manifest["locks"][name])
+    return locked_python(Context({}, {}, keep, {}, keep, 1), name, manifest["locks"][name])
 
 
 def problem(findings: list[Finding]) -> str:

@@ -11,7 +11,7 @@ from sintra.core import lazy
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import Model, log_softmax, opened
+from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax, open_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def run(context: Context) -> None:
         else context.params["prompts"]
     )
     size = room(paths[0], prompts, tokens)
-    with opened(paths[0], size, context.threads) as model:
+    with open_model(paths[0], size, context.threads) as model:
         ids = [model.encode(p) for p in prompts]
         first = [
             (said := answered(model, i, tokens), pieces(model, i, said), predicted(model, i, said))
@@ -46,7 +46,7 @@ def run(context: Context) -> None:
         ]
         vocabulary = model.vocabulary
     answers = []
-    with opened(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
+    with open_model(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
         if model.vocabulary != vocabulary:
             raise UserError(
                 "the two models have different vocabularies: their answers can't be compared "
@@ -76,9 +76,9 @@ def told(path: Path, prompt: str) -> str:
     """A prompt as a user's turn of the model's chat template. Raises UserError where that is more
     than text around it.
     """
-    from sintra.formats.gguf.chat_template import read_chat
+    from sintra.formats.gguf.chat_template import read_chat_format
 
-    chat = read_chat(path)
+    chat = read_chat_format(path)
     if chat.turns is None:
         raise UserError("the model has no chat template of plain turns: leave chat=true out")
     before, after = chat.turns["user"]
@@ -89,7 +89,7 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
     """The context that the longest prompt and its answer need. Raises Infeasible where the model
     has less.
     """
-    model = Model(path, 0, 1, vocab_only=True)
+    model = LlamaModel(path, 0, 1, vocab_only=True)
     try:
         need = max(len(model.encode(p)) for p in prompts) + tokens + 1
     finally:
@@ -103,32 +103,32 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
     return max(need, 32)
 
 
-def answered(model: Model, ids: list[int], most: int) -> list[int]:
+def answered(model: LlamaModel, ids: list[int], most: int) -> list[int]:
     """The greedy continuation: at most `most` tokens, the token that ends it included."""
     said: list[int] = []
     model.clear()
     logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
     while len(said) < most:
         said.append(int(logits[-1].argmax()))
-        if model.ends(said[-1]):
+        if model.is_end(said[-1]):
             break
         logits = model.logits(np.array(said[-1:], np.int32), len(ids) + len(said) - 1, 0)
     return said
 
 
-def predicted(model: Model, ids: list[int], said: list[int]) -> NDArray[np.float32]:
+def predicted(model: LlamaModel, ids: list[int], said: list[int]) -> NDArray[np.float32]:
     """Log-probabilities in nats before each token of an answer, (answer, vocabulary)."""
     model.clear()
     return log_softmax(model.logits(np.array(ids + said[:-1], np.int32), 0, len(ids) - 1))
 
 
-def pieces(model: Model, ids: list[int], said: list[int]) -> list[str]:
+def pieces(model: LlamaModel, ids: list[int], said: list[int]) -> list[str]:
     """The text that each token adds; a character of several tokens stands at its last one."""
-    found, before = [], model.text(ids)
+    found, before = [], model.detokenize(ids)
     for count, token in enumerate(said, 1):
-        after = model.text(ids + said[:count])
+        after = model.detokenize(ids + said[:count])
         whole = not after.endswith("\ufffd") or count == len(said)
-        found.append(END if model.ends(token) else after[len(before) :] if whole else "")
+        found.append(END if model.is_end(token) else after[len(before) :] if whole else "")
         before = after if whole else before
     return found
 

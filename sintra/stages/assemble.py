@@ -10,7 +10,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.assemble import assemble
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.sizes import resolved
+from sintra.formats.gguf.sizes import resolve_types
 from sintra.formats.runtime.quantizer import file_types
 
 
@@ -25,7 +25,9 @@ def run(context: Context) -> None:
     names = [
         name for name, kind, _, shape in next(iter(layouts.values()))["tensors"] if len(shape) > 1
     ]
-    chosen = {n: t for n, t in resolved(context.params["tensors"], names).items() if t in layouts}
+    chosen = {
+        n: t for n, t in resolve_types(context.params["tensors"], names).items() if t in layouts
+    }
     parts = {role: folder / "model.gguf" for role, folder in context.inputs.items()}
     try:
         assemble(parts, chosen, file_types()[context.params["type"]], context.out / "model.gguf")

@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.packed import indivisible, layout, prove, quantization
-from sintra.formats.checkpoint.safetensors import wanted
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import python_of
+from sintra.formats.checkpoint.packed import (
+    check_packed,
+    compressed_layout,
+    first_indivisible,
+    read_quantization,
+)
+from sintra.formats.checkpoint.safetensors import is_model_file
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import locked_python
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,20 +38,20 @@ IGNORED = ["lm_head", "re:.*(mlp|block_sparse_moe)[.](gate|router|shared_expert_
 
 def make(context: Context, environment: str, function: str) -> None:
     """Write model/ (the checkpoint with its tokenizer) and layout.json."""
-    from sintra.formats.runtime.llama_cpp import Model
+    from sintra.formats.runtime.llama_cpp import LlamaModel
 
     source, gguf = context.inputs["model"], context.inputs["gguf"]
     bits, group = context.params["bits"], context.params["group"]
-    if module := indivisible(source, group):
+    if module := first_indivisible(source, group):
         raise Infeasible(
             "unsupported",
             f"the rows of {module} are no multiple of {group}: compress.group_size=64 or 32",
         )
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
-    python = python_of(context, environment, lock)
+    python = locked_python(context, environment, lock)
     original = json.loads((gguf / "layout.json").read_text())
     size = min(context.params["context"], original["context"] or context.params["context"])
-    tokenizer = Model(gguf / "model.gguf", size, context.threads, vocab_only=True)
+    tokenizer = LlamaModel(gguf / "model.gguf", size, context.threads, vocab_only=True)
     windows = tokenizer.windows(
         (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
     )
@@ -54,14 +59,14 @@ def make(context: Context, environment: str, function: str) -> None:
     context.keep.mkdir(parents=True, exist_ok=True)
     np.save(context.keep / "tokens.npy", windows)
     room = context.params.get("max_ram_gb")
-    call(context, python, f"{__name__}:{function}", room * 2**30 if room else None)
+    call_in_python(context, python, f"{__name__}:{function}", room * 2**30 if room else None)
     made = context.out / "model"
     for path in source.iterdir():
         weights = path.name.endswith((".safetensors", ".index.json"))
-        if wanted(path.name) and not weights and not (made / path.name).exists():
+        if is_model_file(path.name) and not weights and not (made / path.name).exists():
             shutil.copyfile(path, made / path.name)
-    prove(source, made, bits, group)
-    context.write_json("layout.json", layout(made, original))
+    check_packed(source, made, bits, group)
+    context.write_json("layout.json", compressed_layout(made, original))
 
 
 def adopt(context: Context) -> None:
@@ -72,7 +77,7 @@ def adopt(context: Context) -> None:
     made.mkdir()
     for path in given.iterdir():
         shutil.copyfile(path, made / path.name)
-    said = quantization(made)
+    said = read_quantization(made)
     if said.get("method") != "gptq":
         raise Infeasible(
             "refused",
@@ -81,10 +86,10 @@ def adopt(context: Context) -> None:
                 f"{said.get('method') or 'nothing'}"
             ),
         )
-    prove(context.inputs["model"], made, said["bits"], said["group"])
+    check_packed(context.inputs["model"], made, said["bits"], said["group"])
     context.write_json(
         "layout.json",
-        layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())),
+        compressed_layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.runtime.blocks import Model, Passing, call, influence
+from sintra.formats.runtime.blocks import BlockModel, OuterLayers, block_influence, run_block
 from sintra.stages.rounding.hessian import Bank, Found, Inputs, proven, proven_banks
 from sintra.store.files import link_or_copy
 
@@ -41,20 +41,19 @@ def run(context: Context) -> None:
     """
     from sintra.formats.gguf.layout import read_layout
     from sintra.formats.gguf.tensor_names import expert_names, gguf_names
-    from sintra.formats.runtime.llama_cpp import Model as Llama
-    from sintra.formats.runtime.llama_cpp import noise
+    from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
 
     torch.set_num_threads(context.threads)
     path = context.inputs["gguf"] / "model.gguf"
     layout = read_layout(path)
     size = min(context.params["context"], layout["context"] or context.params["context"])
-    tokenizer = Llama(path, size, context.threads, vocab_only=True)
+    tokenizer = LlamaModel(path, size, context.threads, vocab_only=True)
     windows = tokenizer.windows(
         (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
     )
     normal = tokenizer.normal_tokens()
     tokenizer.close()
-    model = Model(context.inputs["model"])
+    model = BlockModel(context.inputs["model"])
     names = gguf_names(model.net, layout)
     if not names:
         raise Infeasible(
@@ -65,7 +64,7 @@ def run(context: Context) -> None:
         context.say("the checkpoint's names aren't the modules': the whole model is loaded at once")
     context.keep.mkdir(parents=True, exist_ok=True)
     everything = np.concatenate(
-        [windows, noise(len(windows), size, context.params["random"], normal)]
+        [windows, noise_windows(len(windows), size, context.params["random"], normal)]
     )
     found = walk(
         model, names, expert_names(model.net), path, Calibration(everything, len(windows)), context
@@ -84,7 +83,7 @@ class Calibration:
 
 
 def walk(
-    model: Model,
+    model: BlockModel,
     names: dict[str, str],
     experts: dict[str, Bank],
     gguf: Path,
@@ -94,10 +93,10 @@ def walk(
     """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it
     is done.
     """
-    keep, parts, windows = context.keep, Passing(model), text.windows
-    from sintra.formats.gguf.header import reader as opened
+    keep, parts, windows = context.keep, OuterLayers(model), text.windows
+    from sintra.formats.gguf.header import open_gguf
 
-    found, held = Found.load(keep), {t.name: t for t in opened(gguf).tensors}
+    found, held = Found.load(keep), {t.name: t for t in open_gguf(gguf).tensors}
     count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
     width = parts.first(as_batch(windows[0])).shape[
         -1
@@ -119,11 +118,11 @@ def walk(
         with inputs.watching(model.net):
             for i in range(len(windows)):
                 inputs.begin(i < text.plain)
-                after[i] = call(
+                after[i] = run_block(
                     block, torch.from_numpy(np.array(before[i : i + 1])), parts.calls[number]
                 )[0].numpy()
         after.flush()
-        found.influence.append(influence(before[: text.plain], after[: text.plain]))
+        found.influence.append(block_influence(before[: text.plain], after[: text.plain]))
         model.drop(number)
         inputs.write(found, keep)
         found.blocks = number + 1

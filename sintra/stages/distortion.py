@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.tensor_names import renumber_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,18 +29,20 @@ SLICE = 2**24
 
 def run(context: Context) -> None:
     """Write distortion.json: {tensor: {"type", "output", "diagonal", "weights"}}."""
-    from sintra.formats.gguf.header import reader as opened
+    from sintra.formats.gguf.header import open_gguf
 
     torch.set_num_threads(context.threads)
     known = json.loads((context.inputs["curvature"] / "curvature.json").read_text())["tensors"]
     of = {
         new: number
         for old, number in known.items()
-        if (new := moved(old, context.params["dropped"]))
+        if (new := renumber_tensor(old, context.params["dropped"]))
     }
-    exact = {t.name: t for t in opened(context.inputs["source"] / "model.gguf").tensors}
+    exact = {t.name: t for t in open_gguf(context.inputs["source"] / "model.gguf").tensors}
     found = {}
-    tensors = [t for t in opened(context.inputs["gguf"] / "model.gguf").tensors if len(t.shape) > 1]
+    tensors = [
+        t for t in open_gguf(context.inputs["gguf"] / "model.gguf").tensors if len(t.shape) > 1
+    ]
     for number, tensor in enumerate(tensors):
         if tensor.tensor_type.name in ("F32", "F16", "BF16"):
             continue

@@ -10,8 +10,12 @@ from sintra.config.tasks import task_files
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.core.types import Artifact, File
-from sintra.formats.checkpoint.remote_code import mark
-from sintra.formats.checkpoint.safetensors import check_folder, safetensors_header, wanted
+from sintra.formats.checkpoint.remote_code import write_permission
+from sintra.formats.checkpoint.safetensors import (
+    check_folder,
+    is_model_file,
+    read_safetensors_header,
+)
 from sintra.store.files import hash_file
 
 
@@ -26,13 +30,13 @@ def run(context: Context) -> None:
         download(context, context.hints["from"], digest)
         check_folder(context.out, code)
         if code:
-            mark(context.out)
+            write_permission(context.out)
         return
     place = Path(context.hints["from"])
     for name, path in listed(kind, place, code).items():
         shutil.copyfile(path, context.out / name)
     if code:
-        mark(context.out)
+        write_permission(context.out)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
         raise Transient(f"{place} changed while it was copied")
@@ -56,7 +60,9 @@ def download(context: Context, repo: str, commit: str) -> None:
     try:
         info = HfApi().model_info(repo, revision=commit, files_metadata=True)
         files = [
-            s for s in info.siblings or [] if wanted(s.rfilename, context.params.get("code", False))
+            s
+            for s in info.siblings or []
+            if is_model_file(s.rfilename, context.params.get("code", False))
         ]
         if not any(s.rfilename.endswith(".safetensors") for s in files):
             raise UserError(
@@ -129,7 +135,7 @@ def check(repo: str, item: Any, path: Path) -> None:
             "to fetch it anew"
         )
     if path.suffix == ".safetensors":
-        safetensors_header(path)
+        read_safetensors_header(path)
 
 
 STAGE = Stage("fetch", 1, run, resource="light")

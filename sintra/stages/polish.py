@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.remote_code import allowed
+from sintra.formats.checkpoint.remote_code import allow_in_process
 
 if TYPE_CHECKING:
     import torch
@@ -35,14 +35,14 @@ def run(context: Context) -> None:
     the steps, the step kept.
     """
     from sintra.formats.gguf.layout import read_layout
-    from sintra.formats.runtime.llama_cpp import Model as Llama
+    from sintra.formats.runtime.llama_cpp import LlamaModel
 
     torch.set_num_threads(context.threads)
     source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
     layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
     size = min(context.params["context"], layout["context"] or context.params["context"])
     affordable(layout["shape"], size)
-    tokenizer = Llama(source, size, context.threads, vocab_only=True)
+    tokenizer = LlamaModel(source, size, context.threads, vocab_only=True)
     windows = tokenizer.windows(
         (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
     )
@@ -59,7 +59,7 @@ def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str
     """Tune and write the payload; nothing is written where held-out text says that it got no
     better.
     """
-    trust = allowed(context.inputs["model"])
+    trust = allow_in_process(context.inputs["model"])
     import transformers
 
     from sintra.stages.rounding.polish import Settings, Teacher, tune

@@ -8,7 +8,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.attention import without_attention
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.tensor_names import place
+from sintra.formats.gguf.tensor_names import renumber_block
 from sintra.formats.runtime.quantizer import quantize
 
 
@@ -58,7 +58,9 @@ def silence(context: Context, source: Path, target: Path) -> None:
         without_attention(
             source,
             target,
-            tuple(place(b, context.params["drop"]) for b in context.params["no_attention"]),
+            tuple(
+                renumber_block(b, context.params["drop"]) for b in context.params["no_attention"]
+            ),
         )
     except ValueError as error:
         raise Infeasible("unsupported", str(error)) from None

@@ -29,9 +29,9 @@ def run(context: Context) -> None:
             raise Infeasible("refused", f"{name} is no tensor type of ggml")
     matrix = None
     if "importance" in context.inputs:
-        from sintra.formats.gguf.imatrix import load
+        from sintra.formats.gguf.imatrix import load_importance
 
-        matrix = load(context.inputs["importance"], context.params["dropped"])
+        matrix = load_importance(context.inputs["importance"], context.params["dropped"])
     out = context.out / "model.gguf"
     quantizer.quantize(
         context.inputs["gguf"] / "model.gguf",

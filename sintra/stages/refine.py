@@ -32,12 +32,11 @@ def run(context: Context) -> None:
     Write model.gguf and layout.json; layout["refined"]: the tensors that were rounded anew;
     layout["learned"]: of each block, the held-out error before and after learning.
     """
-    from sintra.formats.gguf.header import reader as opened
+    from sintra.formats.gguf.header import open_gguf
     from sintra.formats.gguf.layout import read_layout
     from sintra.formats.gguf.tensor_names import expert_names
-    from sintra.formats.runtime.blocks import Model
-    from sintra.formats.runtime.llama_cpp import Model as Llama
-    from sintra.formats.runtime.llama_cpp import noise
+    from sintra.formats.runtime.blocks import BlockModel
+    from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
     from sintra.stages.rounding.effort import STEPS, TOKENS, given
     from sintra.stages.rounding.sequential import Rounder
     from sintra.stages.rounding.student import gguf_tensors, writable
@@ -46,17 +45,20 @@ def run(context: Context) -> None:
     source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
     layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
     size = min(context.params["context"], layout["context"] or context.params["context"])
-    tokenizer = Llama(source, size, context.threads, vocab_only=True)
+    tokenizer = LlamaModel(source, size, context.threads, vocab_only=True)
     tokens = given(context.params["tokens"], TOKENS, layout["shape"]["parameters"])
     windows = tokenizer.windows((context.inputs["text"] / "text.txt").read_text(), tokens)
     everything = np.concatenate(
-        [windows, noise(len(windows), size, context.params["random"], tokenizer.normal_tokens())]
+        [
+            windows,
+            noise_windows(len(windows), size, context.params["random"], tokenizer.normal_tokens()),
+        ]
     )
     everything = everything[
         np.random.default_rng(0).permutation(len(everything))
     ]  # every kind of text among the held-out
     tokenizer.close()
-    model = Model(context.inputs["model"])
+    model = BlockModel(context.inputs["model"])
     if expert_names(model.net):
         raise Infeasible("unsupported", "rounding in sequence: banks of experts aren't taken apart")
     shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
@@ -66,7 +68,7 @@ def run(context: Context) -> None:
         np.lib.format.open_memmap(context.keep / f"{n}.npy", "w+", np.float32, shape)
         for n in ("theirs", "ours")
     ]
-    exact = {t.name: t for t in opened(source).tensors}
+    exact = {t.name: t for t in open_gguf(source).tensors}
     with writable(target) as tensors:
         count = given(context.params["steps"], STEPS, layout["shape"]["parameters"])
         rounder = Rounder(

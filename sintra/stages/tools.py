@@ -12,8 +12,14 @@ from pathlib import Path
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import create, folder_of, interpreter, settle, write_lock
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import (
+    create_virtualenv,
+    environment_folder,
+    interpreter_path,
+    move_into_place,
+    write_lock,
+)
 from sintra.store.files import hash_file
 
 PINS = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
@@ -89,10 +95,12 @@ def create_environment(context: Context) -> None:
             )
         write_lock(context)
         return
-    made = create(context, context.params["requirements"])
-    call(context, interpreter(made), "sintra.formats.runtime.environments:write_lock")
+    made = create_virtualenv(context, context.params["requirements"])
+    call_in_python(
+        context, interpreter_path(made), "sintra.formats.runtime.environments:write_lock"
+    )
     lock = json.loads((context.out / "lock.json").read_text())
-    settle(made, folder_of(context, lock), lock)
+    move_into_place(made, environment_folder(context, lock), lock)
 
 
 ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)

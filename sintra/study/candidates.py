@@ -11,7 +11,7 @@ from sintra.core.types import Artifact, Candidate, Failure, Measurement, Proposa
 from sintra.hardware.boards.corrections import corrected, replaced
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimated
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 from sintra.study.round_files import Round, proposals
 
@@ -54,9 +54,11 @@ def candidate(
                 failure = outcome
             elif isinstance(outcome, Artifact):
                 said = any(
-                    f.path == NAME for f in outcome.files
+                    f.path == MEASUREMENTS_FILE for f in outcome.files
                 )  # a plugin's stage need not measure anything
-                rows = parse(store.read_json(outcome, NAME)) if said else []
+                rows = (
+                    parse_measurements(store.read_json(outcome, MEASUREMENTS_FILE)) if said else []
+                )
                 if step.stage in ("quality", "quality_hf"):
                     decided = decided or (
                         level == "report" and any(r.metric == "kld_mean" for r in rows)

@@ -11,10 +11,10 @@ from sintra.build.step import Step
 from sintra.config.compose import conf_dirs
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.state import ADVISER, EXPLORER, History, Pair, Seen
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 
 RESAMPLES = 1000
@@ -113,14 +113,14 @@ def arch(root: Path, architecture: str) -> Iterator[dict[str, Any]]:
 
 def measures(
     graph: Graph, store: Store, uniform: list[Recipe]
-) -> tuple[Sizes | None, Shape | None]:
+) -> tuple[MixSizes | None, Shape | None]:
     """How large a mix is, and the architecture: from any uniform file."""
     for recipe in uniform:
         outcome = graph.quantize(recipe).outcome(store)
         if isinstance(outcome, Artifact):
             layout = store.read_json(outcome, "layout.json")
             file = next(f for f in outcome.files if f.path == "model.gguf")
-            return Sizes.of(layout, file.size), Shape.of(layout)
+            return MixSizes.of(layout, file.size), Shape.of(layout)
     return None, None
 
 
@@ -143,7 +143,15 @@ def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:
     if found is None:
         return None
     made = [found, *(t for s in variant.tasks if (t := _artifact(s, store)))]
-    return Seen(recipe, level, {m.metric: m for f in made for m in parse(store.read_json(f, NAME))})
+    return Seen(
+        recipe,
+        level,
+        {
+            m.metric: m
+            for f in made
+            for m in parse_measurements(store.read_json(f, MEASUREMENTS_FILE))
+        },
+    )
 
 
 def pairs(graph: Graph, store: Store) -> Pair:

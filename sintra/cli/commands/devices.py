@@ -245,10 +245,10 @@ def taken(store: Any, record: Mapping[str, Any], metric: str) -> float | None:
     """A number of a probe's artifact, where it was measured on a machine like this one."""
     from sintra.core.stage import machine
     from sintra.core.types import Artifact
-    from sintra.probes.measurements import NAME
+    from sintra.probes.measurements import MEASUREMENTS_FILE
 
     made = store.lookup(record["key"])
-    rows = store.read_json(made, NAME) if isinstance(made, Artifact) else []
+    rows = store.read_json(made, MEASUREMENTS_FILE) if isinstance(made, Artifact) else []
     return next(
         (m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None
     )

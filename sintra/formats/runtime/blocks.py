@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.checkpoint.remote_code import allowed
+from sintra.formats.checkpoint.remote_code import allow_in_process
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ MERGED = {
 }
 
 
-class Checkpoint:
+class CheckpointTensors:
     """The tensors of a folder's safetensors files, by name."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,13 +82,13 @@ class Checkpoint:
             yield part[start : start + ROWS].float()
 
 
-class Model:
+class BlockModel:
     """A causal language model whose blocks are loaded one at a time; `whole` where it had to be
     loaded at once.
     """
 
     def __init__(self, folder: Path) -> None:
-        trust = allowed(folder)
+        trust = allow_in_process(folder)
         import transformers
         from accelerate import init_empty_weights
 
@@ -103,7 +103,7 @@ class Model:
         kind: Any = transformers.AutoModelForCausalLM
         with init_empty_weights():
             self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust)
-        self.checkpoint = Checkpoint(folder)
+        self.checkpoint = CheckpointTensors(folder)
         tied = self.tied = dict(getattr(self.net, "all_tied_weights_keys", None) or {})
         self.whole = any(
             self.checkpoint.parts(n) is None
@@ -175,16 +175,16 @@ def find_blocks(net: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
     raise ValueError(f"no list of {count} blocks")
 
 
-class Stop(Exception):
+class StopForward(Exception):
     """Enough of the model has been run."""
 
 
-class Passing:
+class OuterLayers:
     """Runs the parts around the blocks: what goes into the first, what each block is called with,
     what follows the last.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: BlockModel) -> None:
         self.model = model
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.tuples = False
@@ -200,7 +200,7 @@ class Passing:
             found.append(x)
             self.calls.append((args, named))
             if x.dim() < found[0].dim() or len(found) == len(self.model.blocks):
-                raise Stop
+                raise StopForward
             return (x,) if self.tuples else x
 
         self._run(window, idle)
@@ -217,7 +217,7 @@ class Passing:
 
         def catch(_: Any, args: tuple[Any, ...]) -> None:
             found.append(args[0])
-            raise Stop
+            raise StopForward
 
         hook = self.model.head.register_forward_pre_hook(catch)
         try:
@@ -231,14 +231,14 @@ class Passing:
         for block in self.model.blocks:
             block.forward = idle
         try:
-            with torch.no_grad(), contextlib.suppress(Stop):
+            with torch.no_grad(), contextlib.suppress(StopForward):
                 self.model.net(input_ids=window, use_cache=False)
         finally:
             for block in self.model.blocks:
                 del block.forward
 
 
-def call(
+def run_block(
     block: nn.Module, hidden: Tensor, arguments: tuple[tuple[Any, ...], dict[str, Any]]
 ) -> Tensor:
     """A block's output."""
@@ -248,7 +248,7 @@ def call(
     return first
 
 
-def influence(before: Any, after: Any) -> float:
+def block_influence(before: Any, after: Any) -> float:
     """How much a block turns its hidden states: 1 - mean cosine of its input and its output over
     all tokens (ShortGPT's block influence, arXiv 2403.03853). before, after: (windows, tokens,
     width), read window by window.

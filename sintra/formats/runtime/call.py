@@ -18,16 +18,18 @@ from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.process import die_with_parent
 from sintra.core.stage import Context
 
-KINDS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
-PACKAGE = str(Path(__file__).resolve().parents[3])
+ERRORS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 # Appended, not PYTHONPATH: what the other Python has itself must come first.
 START = (
-    f"import sys; sys.path.append({PACKAGE!r}); from sintra.formats.runtime.call import main; "
+    f"import sys; sys.path.append({PACKAGE_ROOT!r}); from sintra.formats.runtime.call import main; "
     "sys.exit(main(sys.argv[1:]))"
 )
 
 
-def call(context: Context, python: str, function: str, memory: float | None = None) -> None:
+def call_in_python(
+    context: Context, python: str, function: str, memory: float | None = None
+) -> None:
     """Run "module:function" on the context in another Python. memory: how many bytes it may ask for
     (Linux).
 
@@ -55,7 +57,7 @@ def call(context: Context, python: str, function: str, memory: float | None = No
     ).returncode
     if end.exists():
         name, args = json.loads(end.read_text())
-        raise KINDS[name](*args)
+        raise ERRORS[name](*args)
     if code:
         raise Transient(
             f"{function.partition(':')[0].rpartition('.')[2]} ended with exit code {code} in "
@@ -63,7 +65,7 @@ def call(context: Context, python: str, function: str, memory: float | None = No
         )
 
 
-def main(argv: list[str]) -> int:
+def run_job(argv: list[str]) -> int:
     """The entry on the other side."""
     die_with_parent()
     function, job, end = argv
@@ -87,7 +89,7 @@ def main(argv: list[str]) -> int:
     except (Transient, UserError) as error:
         return _ended(end, type(error).__name__, str(error))
     except Exception as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             traceback.print_exc()
             first = next(iter(str(error).splitlines()), "")
             return _ended(
@@ -107,7 +109,7 @@ def _ended(end: str, *words: str) -> int:
     return 1
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception is Python's, torch's or CUDA's word for it."""
     return isinstance(error, MemoryError) or any(
         w in str(error) for w in ("t allocate memory", "out of memory", "not enough memory")

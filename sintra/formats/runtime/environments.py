@@ -46,7 +46,7 @@ ENVIRONMENTS = {
 }
 
 
-def wanted(name: str, python: str) -> dict[str, Any]:
+def environment_params(name: str, python: str) -> dict[str, Any]:
     """An environment step's parameters. python: "auto" (the main environment where it has the
     library, else one of its own) or "here" (only the main one).
     """
@@ -69,7 +69,7 @@ def wanted(name: str, python: str) -> dict[str, Any]:
     return known | {"requirements": list(environment.requirements)}
 
 
-def closure(root: str) -> dict[str, str]:
+def installed_closure(root: str) -> dict[str, str]:
     """Name -> version of a distribution and of everything that it needs, as this Python sees them."""
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -93,33 +93,35 @@ def closure(root: str) -> dict[str, str]:
 
 def write_lock(context: Context) -> None:
     """Write lock.json: the versions, as the Python that runs this sees them."""
-    context.write_json("lock.json", closure(context.params["root"]))
+    context.write_json("lock.json", installed_closure(context.params["root"]))
 
 
-def folder_of(context: Context, lock: dict[str, str]) -> Path:
+def environment_folder(context: Context, lock: dict[str, str]) -> Path:
     """Where an environment with this lock lies; another main environment has others."""
     return context.keep.parents[1] / "envs" / sha256(canonical([lock, sys.prefix]))[:16]
 
 
-def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
+def locked_python(context: Context, name: str, lock: dict[str, str]) -> str:
     """The Python whose versions are the lock's: this one, or that of the environment, built again
     where it is gone.
     """
     root = ENVIRONMENTS[name].root
     if tool_version(root) == lock.get(root):
         return sys.executable
-    folder = folder_of(context, lock)
+    folder = environment_folder(context, lock)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "lock.json").exists():
             context.say(f"the environment {name} is built again")
-            made = create(context, [f"{n}=={v.partition('+')[0]}" for n, v in sorted(lock.items())])
-            settle(made, folder, lock)
-    return interpreter(folder)
+            made = create_virtualenv(
+                context, [f"{n}=={v.partition('+')[0]}" for n, v in sorted(lock.items())]
+            )
+            move_into_place(made, folder, lock)
+    return interpreter_path(folder)
 
 
-def at_hand(context: Context, name: str) -> str:
+def unlocked_python(context: Context, name: str) -> str:
     """The Python of an environment that no lock asks for: this one where it has the library, else
     one made for its requirements, once. Raises Transient where pip can't.
     """
@@ -134,11 +136,11 @@ def at_hand(context: Context, name: str) -> str:
             f"{environment.root} gets an environment of its own in {folder.parent.name}/: a few "
             "minutes"
         )
-        settle(create(context, wanted), folder, {})
-    return interpreter(folder)
+        move_into_place(create_virtualenv(context, wanted), folder, {})
+    return interpreter_path(folder)
 
 
-def create(context: Context, requirements: list[str]) -> Path:
+def create_virtualenv(context: Context, requirements: list[str]) -> Path:
     """A new virtual environment over the main one with these requirements. Raises Transient where
     pip can't.
     """
@@ -152,14 +154,14 @@ def create(context: Context, requirements: list[str]) -> Path:
             check=True,
             capture_output=True,
         )
-        own = site(folder)
+        own = site_packages(folder)
         (own / "main.pth").write_text(
             f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
         )
         command = [
             *PIP,
             "--python",
-            interpreter(folder),
+            interpreter_path(folder),
             "install",
             "--quiet",
             "--no-warn-conflicts",
@@ -181,7 +183,7 @@ def create(context: Context, requirements: list[str]) -> Path:
     return folder
 
 
-def settle(made: Path, folder: Path, lock: dict[str, str]) -> None:
+def move_into_place(made: Path, folder: Path, lock: dict[str, str]) -> None:
     """Give a new environment its place, unless somebody else was faster. Python runs from a moved
     one.
     """
@@ -193,11 +195,11 @@ def settle(made: Path, folder: Path, lock: dict[str, str]) -> None:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def interpreter(folder: Path) -> str:
+def interpreter_path(folder: Path) -> str:
     """The Python of a virtual environment."""
     return str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
 
 
-def site(folder: Path) -> Path:
+def site_packages(folder: Path) -> Path:
     """Its folder of packages."""
     return next(folder.glob("lib/python*/site-packages"), folder / "Lib" / "site-packages")

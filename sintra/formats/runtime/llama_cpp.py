@@ -22,11 +22,11 @@ WARN = 3
 _lines: list[str] = []
 
 
-def api() -> Any:
+def load_library() -> Any:
     """The library, its log caught: warnings and errors are kept for messages, the rest is dropped."""
     import llama_cpp
 
-    if not hasattr(api, "sink"):
+    if not hasattr(load_library, "sink"):
 
         @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
         def sink(level: int, text: bytes, _: object) -> None:
@@ -34,23 +34,23 @@ def api() -> Any:
                 _lines.append(text.decode(errors="replace").strip())
                 del _lines[:-20]
 
-        api.sink = sink  # type: ignore[attr-defined]
+        load_library.sink = sink  # type: ignore[attr-defined]
         llama_cpp.llama_log_set(sink, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
     return llama_cpp
 
 
-def complaint() -> str:
+def last_message() -> str:
     """The last thing that llama.cpp complained about."""
     return _lines[-1] if _lines else "no reason given"
 
 
-def complaints() -> str:
+def last_messages() -> str:
     """The last few things, a line each."""
     return "\n".join(_lines)
 
 
-class Model:
+class LlamaModel:
     """A loaded GGUF. Use `opened`, which frees it."""
 
     def __init__(
@@ -63,14 +63,14 @@ class Model:
         kv: str = "f16",
         ubatch: int | None = None,
     ) -> None:
-        header.check(path)
-        self.lib = api()
+        header.read_gguf_header(path)
+        self.lib = load_library()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = 0, vocab_only
         params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mmap else self.lib.LLAMA_LOAD_MODE_NONE
         self.model = self.lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
-            raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {complaint()}")
+            raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {last_message()}")
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.vocabulary: int = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context, self.ctx, self.batch = context, None, None
@@ -92,7 +92,8 @@ class Model:
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise Infeasible(
-                "out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}"
+                "out_of_memory",
+                f"llama.cpp can't make a context of {self.context}: {last_message()}",
             )
         self.batch = self.lib.llama_batch_init(self.context, 0, 1)
 
@@ -216,7 +217,9 @@ class Model:
             batch.logits[i] = i >= first
         code = self.lib.llama_decode(self.ctx, batch)
         if code:
-            raise Infeasible("unsupported", f"llama.cpp can't decode (code {code}): {complaint()}")
+            raise Infeasible(
+                "unsupported", f"llama.cpp can't decode (code {code}): {last_message()}"
+            )
 
     def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
         """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 -
@@ -249,7 +252,7 @@ class Model:
         self.lib.llama_synchronize(self.ctx)
 
 
-def noise(count: int, size: int, share: float, tokens: Any) -> Any:
+def noise_windows(count: int, size: int, share: float, tokens: Any) -> Any:
     """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows
     of text.
 
@@ -270,18 +273,18 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def opened(
+def open_model(
     path: Path,
     context: int,
     threads: int,
     mmap: bool = True,
     kv: str = "f16",
     ubatch: int | None = None,
-) -> Iterator[Model]:
+) -> Iterator[LlamaModel]:
     """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0); ubatch: how
     many tokens are computed at once (default: the whole context).
     """
-    model = Model(path, context, threads, mmap, kv=kv, ubatch=ubatch)
+    model = LlamaModel(path, context, threads, mmap, kv=kv, ubatch=ubatch)
     try:
         yield model
     finally:

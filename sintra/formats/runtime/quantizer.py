@@ -8,14 +8,14 @@ from typing import Any
 
 from sintra.core.errors import Infeasible, Transient, nearest
 from sintra.formats.gguf import header
-from sintra.formats.runtime.llama_cpp import api, complaint
+from sintra.formats.runtime.llama_cpp import last_message, load_library
 
 PREFIX = "LLAMA_FTYPE_MOSTLY_"
 
 
 def file_types() -> dict[str, int]:
     """llama.cpp's file types by their usual name."""
-    lib = api()
+    lib = load_library()
     return {n.removeprefix(PREFIX): getattr(lib, n) for n in dir(lib) if n.startswith(PREFIX)} | {
         "F32": 0
     }
@@ -37,8 +37,8 @@ def quantize(
 
     Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is full.
     """
-    header.check(source)
-    lib, types = api(), file_types()
+    header.read_gguf_header(source)
+    lib, types = load_library(), file_types()
     if kind not in types:
         raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")
     params = lib.llama_model_quantize_default_params()
@@ -52,9 +52,9 @@ def quantize(
         alive.append((ctypes.c_int32 * (len(drop) + 1))(*sorted(drop), -1))
         params.prune_layers = alive[-1]
     if lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        if "space" in complaint().lower() or "write" in complaint().lower():
-            raise Transient(f"llama.cpp can't write {target.name}: {complaint()}")
-        raise Infeasible("refused", f"llama.cpp can't make {kind}: {complaint()}")
+        if "space" in last_message().lower() or "write" in last_message().lower():
+            raise Transient(f"llama.cpp can't write {target.name}: {last_message()}")
+        raise Infeasible("refused", f"llama.cpp can't make {kind}: {last_message()}")
 
 
 def _overrides(lib: Any, tensors: list[tuple[str, str]]) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.checkpoint.packed import quantization
+from sintra.formats.checkpoint.packed import read_quantization
 from sintra.formats.runtime.llama_cpp import log_softmax
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ else:
     torch = lazy.module("torch")
 
 
-class Model:
+class TorchModel:
     """A loaded checkpoint with a KV cache."""
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -33,7 +33,7 @@ class Model:
 
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net: Any = load(folder, self.device)
+        self.net: Any = load_network(folder, self.device)
         self.net.eval()
         self.vocabulary: int = self.net.config.get_text_config().vocab_size
         self.runtime = (
@@ -76,12 +76,12 @@ class Model:
         return torch.from_numpy(np.array(ids)).long()[None].to(self.device)
 
 
-def load(folder: Path, device: str) -> Any:
+def load_network(folder: Path, device: str) -> Any:
     """The network. Raises Infeasible("unsupported") where it can't be loaded."""
-    method = quantization(folder).get("method")
+    method = read_quantization(folder).get("method")
     try:
         if method in ("gptq", "awq"):
-            return native(folder, device)
+            return load_gptq(folder, device)
         import transformers
 
         kind: Any = torch.float32 if device == "cpu" else "auto"
@@ -96,7 +96,7 @@ def load(folder: Path, device: str) -> Any:
         ) from None
 
 
-def native(folder: Path, device: str) -> Any:
+def load_gptq(folder: Path, device: str) -> Any:
     """A GPTQ checkpoint through GPTQModel; its portable torch kernel on a CPU."""
     import os
 

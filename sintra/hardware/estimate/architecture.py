@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
-from sintra.formats.gguf.sizes import block_size, written
+from sintra.formats.gguf.sizes import block_size, written_type
 from sintra.hardware.estimate.estimate import Shape, slowness
 
 KNOWN = (
@@ -240,10 +240,10 @@ def tensor_type(preset: str, tensor: Tensor, of: Architecture) -> str:
     if preset == "F16":
         return "F16"
     if tensor.kind == "output" or (of.tied and tensor.kind == "token_embd"):
-        return "Q8_0" if base == "Q8_0" else written("Q6_K", tensor.columns)
+        return "Q8_0" if base == "Q8_0" else written_type("Q6_K", tensor.columns)
     if tensor.block is None:
-        return written(base, tensor.columns)
-    return written(_inside(preset, base, tensor, of), tensor.columns)
+        return written_type(base, tensor.columns)
+    return written_type(_inside(preset, base, tensor, of), tensor.columns)
 
 
 def _inside(preset: str, base: str, tensor: Tensor, of: Architecture) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
@@ -52,7 +52,7 @@ def export(
 
 def app_source(winner: DeliveredModel, title: str) -> str:
     """Return app.py: a chat where the model has a chat template, else a text that goes on."""
-    chat = read_chat(winner.gguf)
+    chat = read_chat_format(winner.gguf)
     kld = winner.measurements.get("kld_mean")
     description = (
         f"{winner.recipe.name}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"

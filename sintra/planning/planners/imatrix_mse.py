@@ -15,7 +15,7 @@ from dataclasses import replace
 from sintra.config.study import Study
 from sintra.core.judge import judge
 from sintra.core.types import Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.planning.solver.allocate import greedy
 from sintra.planning.solver.groups import weight
 from sintra.planning.solver.mixes import Mix, Plan, spent
@@ -45,7 +45,7 @@ def propose(study: Study, history: History) -> list[Proposal]:
     )
 
 
-def errors(plain: Plan, history: History, sizes: Sizes) -> Mapping[str, Mapping[str, float]]:
+def errors(plain: Plan, history: History, sizes: MixSizes) -> Mapping[str, Mapping[str, float]]:
     """tensor -> type -> boosted error."""
     tied = "output.weight" not in sizes.by_name
     return {

@@ -12,8 +12,8 @@ from sintra.core.errors import UserError
 from sintra.core.recipe import FILE_TYPES, Recipe
 from sintra.core.types import SCREEN, Proposal
 from sintra.formats.gguf.attention import is_attention
-from sintra.formats.gguf.sizes import Sizes, bits_per_weight, patterns, resolved
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.sizes import MixSizes, bits_per_weight, mix_patterns, resolve_types
+from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.planning.solver.groups import bins_for, groups_of, weight
 from sintra.planning.solver.problem import Problem, problem_of
 from sintra.planning.solver.surrogate import Observation, Space
@@ -66,7 +66,7 @@ class Plan:
 
     def mixed(self, mix: Mapping[str, str]) -> Recipe:
         """A mix as a recipe, with the file type that its commonest tensor type goes with."""
-        pairs = patterns(mix)
+        pairs = mix_patterns(mix)
         return replace(self.uniform(pairs[-1][1]), tensors=pairs)
 
     def files(self) -> list[Proposal]:
@@ -91,7 +91,7 @@ class Plan:
             self, types=tuple(t for t in self.types if self.uniform(t) in history.distortion)
         )
 
-    def space(self, history: History, sizes: Sizes) -> Space:
+    def space(self, history: History, sizes: MixSizes) -> Space:
         """As many groups as the evaluations allow, and each type's distortion, weighted by what is
         known beforehand.
         """
@@ -106,7 +106,7 @@ class Plan:
         }
         return Space(groups, shares)
 
-    def probes(self, space: Space, sizes: Sizes) -> list[str]:
+    def probes(self, space: Space, sizes: MixSizes) -> list[str]:
         """The groups that are probed: all that the evaluations allow, the largest first."""
         weight = dict.fromkeys(space.group_names, 0)
         for m in sizes.matrices:
@@ -135,12 +135,12 @@ def without(mix: Mix, drop: tuple[int, ...], silent: tuple[int, ...] = ()) -> Mi
     that the rest has then.
     """
     left = {name: kind for name, kind in mix.items() if not is_attention(name, silent)}
-    return {new: kind for name, kind in left.items() if (new := moved(name, list(drop)))}
+    return {new: kind for name, kind in left.items() if (new := renumber_tensor(name, list(drop)))}
 
 
 def mix_of(recipe: Recipe, space: Space) -> Mix | None:
     """A recipe's types by tensor, where all of them are known types."""
-    mix = resolved(recipe.tensors, space.groups)
+    mix = resolve_types(recipe.tensors, space.groups)
     return mix if len(mix) == len(space.groups) and set(mix.values()) <= set(space.types) else None
 
 

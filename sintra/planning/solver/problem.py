@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sintra.config.study import Study
 from sintra.core import lazy
 from sintra.core.types import Hardware
-from sintra.formats.gguf.sizes import Sizes, bytes_of, written
+from sintra.formats.gguf.sizes import MixSizes, matrix_bytes, written_type
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import (
     Shape,
@@ -68,7 +68,7 @@ class Problem:
         return None if chosen is None else t.mix(chosen)
 
 
-def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
+def slow_bytes(sizes: MixSizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
     """What a token reads of each matrix at each type, in bytes of ordinary types; an untied
     embedding costs nothing.
     """
@@ -76,7 +76,9 @@ def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardwar
     return np.array(
         [
             [
-                0.0 if m.name in free else bytes_of(m, t) * cost(written(t, m.columns), device)
+                0.0
+                if m.name in free
+                else matrix_bytes(m, t) * cost(written_type(t, m.columns), device)
                 for t in types
             ]
             for m in sizes.matrices
@@ -84,7 +86,7 @@ def slow_bytes(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardwar
     )
 
 
-def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
     """The bytes of matrices (at ordinary speed) that a token may read for the study's tokens/s."""
     device: Hardware = study.hardware
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
@@ -102,7 +104,7 @@ def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
-def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
     """The bytes that matrices may have for the study's file and memory limits."""
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
@@ -115,7 +117,7 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
 
 def problem_of(
     study: Study,
-    sizes: Sizes,
+    sizes: MixSizes,
     shape: Shape,
     types: Sequence[str],
     weights: Mapping[str, Mapping[str, float]],
@@ -127,7 +129,7 @@ def problem_of(
     """
     names = tuple(m.name for m in sizes.matrices)
     damage = np.array([[weights[n][t] for t in types] for n in names])
-    size = np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices])
+    size = np.array([[float(matrix_bytes(m, t)) for t in types] for m in sizes.matrices])
     allowed = np.array(
         [[m.block is not None or t not in crushed for t in types] for m in sizes.matrices]
     )
@@ -141,7 +143,7 @@ def problem_of(
     )
 
 
-def floored(problem: Problem, sizes: Sizes, mix: Mapping[str, str]) -> Problem:
+def floored(problem: Problem, sizes: MixSizes, mix: Mapping[str, str]) -> Problem:
     """The same without types far below their class in a mix."""
     t = problem.table
     barred = floors(sizes.matrices, mix, t.types)

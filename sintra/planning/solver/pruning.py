@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate
-from sintra.formats.gguf.attention import SOURCES
+from sintra.formats.gguf.attention import SOURCE_ARCHITECTURES
 from sintra.planning.state import History
 
 SHORTLIST, FEWEST = 3, 4
@@ -49,7 +49,9 @@ def cuts(study: Study, history: History) -> list[Cut]:
         and all(len(d) == 1 for d in whole)
         and not any(c.recipe.no_attention for c in history.candidates)
     )
-    able = history.architecture in SOURCES and (history.shape is None or history.shape.active == 1)
+    able = history.architecture in SOURCE_ARCHITECTURES and (
+        history.shape is None or history.shape.active == 1
+    )
     return [*(((), d) for d in whole if first and able and d != (0,)), *((d, ()) for d in whole)]
 
 

@@ -13,7 +13,7 @@ from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Candidate, Level, Proposal
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.planning.solver import pruning
 from sintra.planning.solver.mixes import Mix, Plan, mix_of, observations, spent, without
 from sintra.planning.solver.problem import QUALITY, Problem, floored, of_quality
@@ -376,7 +376,7 @@ def most_bytes(study: Study, best: Candidate) -> float:
     return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
 
 
-def guessed(sizes: Sizes) -> dict[str, float]:
+def guessed(sizes: MixSizes) -> dict[str, float]:
     """The presets' sizes by published bits a weight, which embeddings of small models change by a
     tenth or two.
     """

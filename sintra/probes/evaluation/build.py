@@ -9,8 +9,8 @@ from typing import Any
 from sintra.config.tasks import FILE, check_rows, read_rows, read_task, splits
 from sintra.core.errors import UserError
 
-GENERATED, LINES = 64, ["\n"]
-OUTPUT = {
+DEFAULT_TOKENS, DEFAULT_STOPS = 64, ["\n"]
+OUTPUT_TYPES = {
     "choice": "multiple_choice",
     "answer": "generate_until",
     "summary": "generate_until",
@@ -24,7 +24,7 @@ METRICS = {
 }
 
 
-def task_of(folder: Path, name: str, run_code: bool) -> Any:
+def build_task(folder: Path, name: str, run_code: bool) -> Any:
     """The lm_eval.api.task.ConfigurableTask of a folder with task.yaml and its data. Raises
     UserError.
     """
@@ -41,7 +41,7 @@ def task_of(folder: Path, name: str, run_code: bool) -> Any:
             raise UserError(
                 f"{name} runs what the model writes: say probe.run_code=true to allow it"
             )
-        config = own(given, name)
+        config = task_config(given, name)
     else:
         config = {**given, "task": name}
     if data:
@@ -67,13 +67,13 @@ def _held(data: dict[str, list[dict[str, Any]]]) -> Callable[..., Any]:
     return dataset
 
 
-def own(given: dict[str, Any], name: str) -> dict[str, Any]:
+def task_config(given: dict[str, Any], name: str) -> dict[str, Any]:
     """lm-eval's configuration of a user's task."""
     kind = given["kind"]
     config: dict[str, Any] = {
         "task": name,
         "test_split": "test",
-        "output_type": OUTPUT[kind],
+        "output_type": OUTPUT_TYPES[kind],
         "doc_to_text": given["prompt"],
         "doc_to_target": given.get("answer") or given.get("tests"),
         "num_fewshot": 0,
@@ -83,10 +83,10 @@ def own(given: dict[str, Any], name: str) -> dict[str, Any]:
     }
     if kind == "choice":
         return config | {"doc_to_choice": given["choices"]}
-    stop = given.get("stop", [] if kind == "code" else LINES)
+    stop = given.get("stop", [] if kind == "code" else DEFAULT_STOPS)
     stop = [stop] if isinstance(stop, str) else list(stop)
-    most = int(given.get("max_tokens", GENERATED))
-    scorer = {"answer": exact, "summary": rouge, "code": runs}[kind](given)
+    most = int(given.get("max_tokens", DEFAULT_TOKENS))
+    scorer = {"answer": exact_scorer, "summary": rouge_scorer, "code": code_scorer}[kind](given)
     return config | {
         "process_results": scorer,
         "generation_kwargs": {"until": stop, "do_sample": False, "max_gen_toks": most},
@@ -96,14 +96,14 @@ def own(given: dict[str, Any], name: str) -> dict[str, Any]:
 Scorer = Callable[[dict[str, Any], list[str]], dict[str, float]]
 
 
-def value(template: str, row: dict[str, Any]) -> Any:
+def column_value(template: str, row: dict[str, Any]) -> Any:
     """A column of a row, or a template filled with it."""
     from lm_eval.utils import apply_template
 
     return row[template] if template in row else apply_template(template, row)
 
 
-def exact(given: dict[str, Any]) -> Scorer:
+def exact_scorer(given: dict[str, Any]) -> Scorer:
     """Whether the answer is one of those that the row takes, but for case, punctuation and outer
     spaces.
     """
@@ -111,7 +111,7 @@ def exact(given: dict[str, Any]) -> Scorer:
     def score(row: dict[str, Any], said: list[str]) -> dict[str, float]:
         from lm_eval.api.metrics import exact_match_hf_evaluate
 
-        right = value(given["answer"], row)
+        right = column_value(given["answer"], row)
         takes = [str(r).strip() for r in (right if isinstance(right, list) else [right])]
         found = exact_match_hf_evaluate(
             predictions=[said[0].strip()] * len(takes),
@@ -124,7 +124,7 @@ def exact(given: dict[str, Any]) -> Scorer:
     return score
 
 
-def rouge(given: dict[str, Any]) -> Scorer:
+def rouge_scorer(given: dict[str, Any]) -> Scorer:
     """ROUGE F-measures with stemming, by Google's rouge-score
     (https://pypi.org/project/rouge-score).
     """
@@ -133,25 +133,26 @@ def rouge(given: dict[str, Any]) -> Scorer:
         from rouge_score.rouge_scorer import RougeScorer
 
         found = RougeScorer(list(METRICS["summary"]), use_stemmer=True).score(
-            str(value(given["answer"], row)), said[0]
+            str(column_value(given["answer"], row)), said[0]
         )
         return {kind: float(row_found.fmeasure) for kind, row_found in found.items()}
 
     return score
 
 
-def runs(given: dict[str, Any]) -> Scorer:
+def code_scorer(given: dict[str, Any]) -> Scorer:
     """Whether the prompt with its completion passes the row's tests, in a child
     (sintra.probes.evaluation.code).
     """
 
     def score(row: dict[str, Any], said: list[str]) -> dict[str, float]:
-        from sintra.probes.evaluation.code import passes
+        from sintra.probes.evaluation.code import run_tests
 
         return {
             "acc": float(
-                passes(
-                    f"{value(given['prompt'], row)}{said[0]}", str(value(given["tests"], row))
+                run_tests(
+                    f"{column_value(given['prompt'], row)}{said[0]}",
+                    str(column_value(given["tests"], row)),
                 ).passed
             )
         }

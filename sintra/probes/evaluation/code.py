@@ -20,14 +20,16 @@ SECONDS, MEGABYTES = 10, 512
 
 
 @dataclass(frozen=True)
-class Ran:
+class ProgramOutcome:
     """passed: the program and its tests ran to their end; else why not, in a few words."""
 
     passed: bool
     why: str
 
 
-def passes(program: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> Ran:
+def run_tests(
+    program: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES
+) -> ProgramOutcome:
     """Run a program and then its tests, with an empty environment in an empty folder.
 
     A word that nobody can guess is printed after the last test, so that a program which ends the
@@ -50,15 +52,15 @@ def passes(program: str, tests: str, seconds: int = SECONDS, megabytes: int = ME
         try:
             out, _ = child.communicate(timeout=seconds + 1)
         except subprocess.TimeoutExpired:
-            return Ran(False, f"stopped after {seconds} s")
+            return ProgramOutcome(False, f"stopped after {seconds} s")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
     lines = out.decode(errors="replace").split()
     if child.returncode == 0 and lines[-1:] == [word]:
-        return Ran(True, "")
-    return Ran(
+        return ProgramOutcome(True, "")
+    return ProgramOutcome(
         False,
         " ".join(out.decode(errors="replace").strip().splitlines()[-1:])[:200]
         or f"exit {child.returncode}",
@@ -71,6 +73,6 @@ def network_is_cut() -> bool:
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        return not passes(
+        return not run_tests(
             f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)", ""
         ).passed

@@ -19,7 +19,7 @@ NAMES = {"exact_match": "acc"}  # a share of right answers, whatever lm-eval cal
 
 
 @dataclass(frozen=True)
-class Scored:
+class TaskResult:
     """A task's outcome. metric: lm-eval's name; value: over all items; larger: whether more is
     better; items: (key, score or None where only all of them have one, answer or None), in a fixed
     order.
@@ -31,9 +31,9 @@ class Scored:
     items: tuple[tuple[str, float | None, Any], ...]
 
     @staticmethod
-    def of(data: dict[str, Any]) -> Scored:
+    def of(data: dict[str, Any]) -> TaskResult:
         """From its JSON form."""
-        return Scored(
+        return TaskResult(
             data["metric"],
             data["value"],
             data["larger"],
@@ -52,8 +52,8 @@ class Scored:
         return any(a is not None for _, _, a in self.items)
 
 
-def measurements(
-    name: str, own: Scored, base: Scored | None, seed: int, protocol: str
+def task_measurements(
+    name: str, own: TaskResult, base: TaskResult | None, seed: int, protocol: str
 ) -> list[Measurement]:
     """task:<name>:<metric> with its standard error (the sample's, over items) and, beside a
     baseline, retention, agreement, flips and McNemar's p.
@@ -66,12 +66,12 @@ def measurements(
         )
 
     metric = NAMES.get(own.metric, own.metric)
-    found = [row(metric, own.value, error(own.scores))]
+    found = [row(metric, own.value, standard_error(own.scores))]
     if base is None:
         return found
     found += [
-        row(f"baseline_{metric}", base.value, error(base.scores)),
-        *retained(row, own, base, seed),
+        row(f"baseline_{metric}", base.value, standard_error(base.scores)),
+        *retention(row, own, base, seed),
     ]
     if own.answered and base.answered:
         share = float(np.mean([a[2] == b[2] for a, b in zip(own.items, base.items, strict=True)]))
@@ -87,7 +87,7 @@ def measurements(
     return found
 
 
-def error(scores: NDArray[np.float64] | None) -> float | None:
+def standard_error(scores: NDArray[np.float64] | None) -> float | None:
     """The standard error of the mean."""
     return (
         None
@@ -96,7 +96,7 @@ def error(scores: NDArray[np.float64] | None) -> float | None:
     )
 
 
-def retained(row: Any, own: Scored, base: Scored, seed: int) -> list[Measurement]:
+def retention(row: Any, own: TaskResult, base: TaskResult, seed: int) -> list[Measurement]:
     """The variant's score over the baseline's (the other way round where less is better),
     bootstrapped over paired items.
     """

@@ -24,7 +24,7 @@ WRITES = 1 << 1 | sum(
 )  # write_file, remove_dir ... make_sym: ABI 1
 
 
-def limit(seconds: int, megabytes: int) -> None:
+def set_limits(seconds: int, megabytes: int) -> None:
     """The rlimits, hard and soft."""
     bounds = {
         resource.RLIMIT_CPU: seconds,
@@ -54,7 +54,7 @@ def forbid_writes(libc: ctypes.CDLL) -> bool:
     return bool(done)
 
 
-def main(program: str, seconds: str, megabytes: str) -> None:
+def run_program(program: str, seconds: str, megabytes: str) -> None:
     """Give everything up, then become the program."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -62,9 +62,9 @@ def main(program: str, seconds: str, megabytes: str) -> None:
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         leave_network(libc)
         forbid_writes(libc)
-    limit(int(seconds), int(megabytes))
+    set_limits(int(seconds), int(megabytes))
     os.execv(sys.executable, [sys.executable, "-I", "-S", program])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_program(*sys.argv[1:])

@@ -24,8 +24,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.gguf.chat_template import Template
-from sintra.formats.runtime.llama_cpp import Model, log_softmax
+from sintra.formats.gguf.chat_template import ChatTemplate
+from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,9 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Model,
+        model: LlamaModel,
         say: Callable[[str], None] = lambda text: None,
-        template: Template | None = None,
+        template: ChatTemplate | None = None,
     ) -> None:
         super().__init__()
         self.model, self.say, self.template = model, say, template
@@ -117,7 +117,7 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
             min(len(self.held), len(ids)),
         )
         keep = min(same, first)
-        if not (keep and self.model.keep(keep)):
+        if not (keep and self.model.truncate(keep)):
             self.model.clear()
             keep = 0
         self.held = list(ids)
@@ -167,8 +167,8 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         said: list[int] = []
         while len(said) < most and not any(stop and stop in text for stop in until):
             token = int(self.logits(ids + said, len(ids) + len(said) - 1)[-1].argmax())
-            if self.model.ends(token):
+            if self.model.is_end(token):
                 break
             said.append(token)
-            text = self.model.text(said)
+            text = self.model.detokenize(said)
         return str(postprocess_generated_text(text, until, None))

@@ -47,7 +47,7 @@ def play(order: Row, tell: Tell) -> None:
     """Both answers in turn, then how far apart the two models were along the original's."""
     import numpy as np
 
-    from sintra.formats.runtime.llama_cpp import opened
+    from sintra.formats.runtime.llama_cpp import open_model
     from sintra.stages import ab
 
     paths = [Path(p) for p in order["paths"]]
@@ -55,7 +55,7 @@ def play(order: Row, tell: Tell) -> None:
     size = ab.room(paths[0], [prompt], order["tokens"])
     with ExitStack() as stack:
         models = [
-            stack.enter_context(opened(p, size, order["threads"], kv=kv))
+            stack.enter_context(open_model(p, size, order["threads"], kv=kv))
             for p, kv in zip(paths, ("f16", order["kv"]), strict=True)
         ]
         if models[0].vocabulary != models[1].vocabulary:
@@ -114,7 +114,7 @@ def voice(model: Any, ids: list[int], most: int, said: list[int]) -> Iterator[bo
     logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
     while True:
         said.append(int(logits[-1].argmax()))
-        ended = model.ends(said[-1]) or len(said) >= most
+        ended = model.is_end(said[-1]) or len(said) >= most
         yield ended
         if ended:
             return

@@ -10,8 +10,8 @@ from typing import Any
 
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact
-from sintra.formats.gguf.sizes import resolved
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.sizes import resolve_types
+from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.planning.solver.search import opened, probes_of
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import History
@@ -75,7 +75,7 @@ def figure(
     """One variant, by the names that its tensors have in the original."""
     layout = _layout(done, done.graph.quantize(recipe), say)
     held = {t[0]: t for t in layout["tensors"]}
-    back = {new: t[0] for t in base["tensors"] if (new := moved(t[0], list(recipe.drop)))}
+    back = {new: t[0] for t in base["tensors"] if (new := renumber_tensor(t[0], list(recipe.drop)))}
     cells = {
         back[name]: cell(row) for name, row in held.items() if len(row[3]) > 1 and name in back
     }
@@ -163,7 +163,7 @@ def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
             done.graph.quantize(other.recipe).outcome(done.store), Artifact
         ):
             continue
-        same = resolved(other.recipe.tensors, types)
+        same = resolve_types(other.recipe.tensors, types)
         whole, mine = seen.kld(other.recipe, "search"), seen.kld(done.recipe, "search")
         if same == types and whole and mine:
             return (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
-from sintra.formats.runtime.blocks import Model
+from sintra.formats.runtime.blocks import BlockModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,7 @@ class Inputs:
 
 
 def proven(
-    model: Model, held: dict[str, Any], names: dict[str, str], bad: list[list[str]]
+    model: BlockModel, held: dict[str, Any], names: dict[str, str], bad: list[list[str]]
 ) -> dict[str, str]:
     """The layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes
     some); others go to bad.
@@ -179,7 +179,7 @@ def proven(
 
 
 def proven_banks(
-    model: Model, held: dict[str, Any], banks: dict[str, Bank], bad: list[list[str]]
+    model: BlockModel, held: dict[str, Any], banks: dict[str, Bank], bad: list[list[str]]
 ) -> dict[str, Bank]:
     """The same for banks of experts, whose weights are loaded."""
     good = {}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.runtime.blocks import Model, Passing
+from sintra.formats.runtime.blocks import BlockModel, OuterLayers
 from sintra.stages.rounding.compensate import Options, compensate
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.learned import Block, Learned, Settings, learn
@@ -52,7 +52,7 @@ class Rounder:
 
     def __init__(
         self,
-        model: Model,
+        model: BlockModel,
         names: dict[str, str],
         tensors: dict[str, Any],
         exact: dict[str, Any],
@@ -72,7 +72,7 @@ class Rounder:
         self.vectors = {
             n: t for n, t in names.items() if t in tensors and len(tensors[t].shape) == 1
         }
-        self.parts = Passing(model)
+        self.parts = OuterLayers(model)
         self.rounded: list[str] = []
         self.learned: list[tuple[float, float]] = []
 

@@ -36,14 +36,14 @@ class Student:
 
     def __init__(self, net: Any, source: Path, quantized: Path, layout: dict[str, Any]) -> None:
         """Raises Infeasible where a weight of the file can't be tied to a parameter."""
-        from sintra.formats.gguf.header import reader as opened
+        from sintra.formats.gguf.header import open_gguf
 
         self.net = net
         self.tensor = gguf_tensors(net, layout)
         self.matrices: dict[str, tuple[Tunable, Tensor | None]] = {}
         self.vectors: dict[str, tuple[Tensor, Tensor]] = {}
         self.fixed: dict[str, Tensor] = {}
-        exact, made = ({t.name: t for t in opened(path).tensors} for path in (source, quantized))
+        exact, made = ({t.name: t for t in open_gguf(path).tensors} for path in (source, quantized))
         if strange := sorted(set(made) - set(self.tensor.values()) - {"rope_freqs.weight"}):
             raise Infeasible(
                 "unsupported",
@@ -157,8 +157,8 @@ def row_order(own: Tensor, wanted: Tensor, tensor: str, name: str) -> Tensor | N
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[dict[str, Any]]:
     """The tensors of a GGUF by name, their data mapped for writing and flushed at the end."""
-    from sintra.formats.gguf.header import reader as opened
+    from sintra.formats.gguf.header import open_gguf
 
-    reader = opened(path, "r+")
+    reader = open_gguf(path, "r+")
     yield {t.name: t for t in reader.tensors}
     reader.data.flush()

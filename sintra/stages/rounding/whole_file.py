@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.stages.rounding.compensate import Options, compensate
 from sintra.stages.rounding.grids import GRIDS
 
@@ -40,16 +40,18 @@ def improve(
     import numpy as np
     from gguf.quants import dequantize
 
-    from sintra.formats.gguf.header import reader as opened
+    from sintra.formats.gguf.header import open_gguf
 
     known = json.loads((curvature / "curvature.json").read_text())["tensors"]
-    of = {new: number for old, number in known.items() if (new := moved(old, dropped or []))}
-    second = {t.name: t for t in opened(other).tensors} if other else {}
-    exact = {t.name: t for t in opened(source).tensors}
+    of = {
+        new: number for old, number in known.items() if (new := renumber_tensor(old, dropped or []))
+    }
+    second = {t.name: t for t in open_gguf(other).tensors} if other else {}
+    exact = {t.name: t for t in open_gguf(source).tensors}
     keep.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = {}
     left: list[list[str]] = []
-    tensors = [t for t in opened(target, "r+").tensors if len(t.shape) > 1]
+    tensors = [t for t in open_gguf(target, "r+").tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
