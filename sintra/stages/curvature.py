@@ -98,13 +98,13 @@ def walk(
 
     found, held = Found.load(keep), {t.name: t for t in open_gguf(gguf).tensors}
     count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
-    width = parts.first(as_batch(windows[0])).shape[
+    width = parts.first_input(as_batch(windows[0])).shape[
         -1
     ]  # also learns what the blocks are called with
     if found.blocks == 0:
         hidden = states(keep / "hidden-0.npy", windows, width)
         for i, window in enumerate(windows):
-            hidden[i] = parts.first(as_batch(window))[0].float().numpy()
+            hidden[i] = parts.first_input(as_batch(window))[0].float().numpy()
         hidden.flush()
     for number in range(found.blocks, count):
         block = model.load(number)
@@ -139,7 +139,9 @@ def walk(
                 inputs.begin(i < text.plain)
                 inputs.add(
                     name,
-                    parts.last(as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))),
+                    parts.head_input(
+                        as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))
+                    ),
                 )
             inputs.write(found, keep)
         found.blocks += 1

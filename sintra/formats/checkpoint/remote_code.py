@@ -54,7 +54,7 @@ def isolated_environment(folder: Path) -> dict[str, str]:
 
 
 def allow_in_process(folder: Path) -> bool:
-    """Return whether the code in a model's folder may be run; call it before importing transformers.
+    """Return whether a model's own code may be run; call it before importing transformers.
 
     Where code may run, this process's environment changes: the code is unpacked into a folder of
     its own that is removed at exit.

@@ -76,7 +76,7 @@ class ArrayInfo(NamedTuple):
     """An array in the metadata, whose elements are skipped."""
 
     element_type: int  # GGUF's number of the value type
-    count: int  # elements
+    length: int  # elements
 
 
 Value = int | float | bool | bytes | ArrayInfo  # bytes: a text
@@ -297,7 +297,7 @@ def _check_vocabulary(metadata: dict[str, Value]) -> None:
             not isinstance(array, ArrayInfo)
             or array.element_type not in element_types
             or tokens is None
-            or array.count != tokens.count
+            or array.length != tokens.length
         ):
             raise Malformed(f"tokenizer.ggml.{name} hasn't one number for each token")
 

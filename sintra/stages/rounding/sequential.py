@@ -102,7 +102,7 @@ class Rounder:
             if rows is not None:
                 table.data = rows.to(kept.dtype)
             for i, window in enumerate(windows):
-                room[i] = self.parts.first(window[None])[0].float().numpy()
+                room[i] = self.parts.first_input(window[None])[0].float().numpy()
             table.data = kept
 
     def block(self, number: int, theirs: Any, ours: Any) -> None:
@@ -196,7 +196,7 @@ class Rounder:
         sums = Sums()
         for i, window in enumerate(windows):
             x, y = (
-                self.parts.last(window[None], torch.from_numpy(np.array(room[i : i + 1])))
+                self.parts.head_input(window[None], torch.from_numpy(np.array(room[i : i + 1])))
                 for room in (theirs, ours)
             )
             sums.add(x, y)
