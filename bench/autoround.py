@@ -1,8 +1,10 @@
 """Compensated rounding, then refining, beside AutoRound's GGUF export: same calibration text, type
 for every tensor and bytes.
 
-    python -m venv peer && peer/bin/pip install -c constraints.txt auto-round torch gguf sentencepiece protobuf
-    python bench/autoround.py --peer peer/bin/python [--model models/fable] [--types q4_k_m,q2_k_s] [--iters 200] [--keep peers]
+    python -m venv peer
+    peer/bin/pip install -c constraints.txt auto-round torch gguf sentencepiece protobuf
+    python bench/autoround.py --peer peer/bin/python [--model models/fable] \
+        [--types q4_k_m,q2_k_s] [--iters 200] [--keep peers]
 
 AutoRound (arXiv 2309.05516) runs with its own settings (200 iterations) on windows of 512 tokens of
 the calibration text. The tensor types that it chose are read back from its file, and ours is made

@@ -2,7 +2,8 @@
 
     python bench/estimator.py [--csv FILE] [--loo] [--profiles]
 
-Without --loo the fit uses this repository's points (sintra/hardware/estimate/published_tps.csv), and a row
+Without --loo the fit uses this repository's points
+(sintra/hardware/estimate/published_tps.csv), and a row
 of FILE that is one of them is predicted from the others: no row ever helps to predict itself. With
 --loo, FILE's rows alone are used, each predicted from the rest. --profiles prints what the fit says
 of each profile, in the form of conf/hardware. Last line: median and mean of |predicted / measured -
@@ -94,7 +95,8 @@ def main() -> int:
     )
     for point, (value, low, high) in zip(points, found, strict=True):
         print(
-            f"{point.device[:37]:<38}{point.model[:27]:<28}{point.kind:<8}{point.tps:>9.2f}{value:>10.2f}  "
+            f"{point.device[:37]:<38}{point.model[:27]:<28}{point.kind:<8}"
+            f"{point.tps:>9.2f}{value:>10.2f}  "
             f"{low:>7.2f} to {high:<8.2f}{value / point.tps - 1:>+7.3f}"
         )
     errors = prefill(points, published)

@@ -2,7 +2,7 @@
 and writes outside.
 
     python bench/fuzz.py [--inputs 100000] [--slow 100000] [--only NAME] [--seed 0]
-    python bench/fuzz.py --coverage 60 --only "GGUF header"      # libFuzzer by coverage, seconds (extra: fuzz)
+    python bench/fuzz.py --coverage 60 --only "GGUF header"  # libFuzzer, seconds (extra: fuzz)
 
 Last line: `inputs=... tracebacks=0 hangs=0 outside=0`; exit code 1 where anything isn't 0. The
 targets are a table in tests/fuzzing/targets.py.

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import studies
 
+from sintra.build.run_state import Run
 from sintra.core.canonical import canonical, sha256
 from sintra.core.recipe import Recipe
 from sintra.results import result
@@ -87,7 +88,7 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
                 (count, float(studies.kld(graph, workspace.store, recipe, "search").mean()))
             )
     found = candidates.candidates(graph, workspace.store, known)
-    made = result.build(workspace, known, found, {}, 0.0)
+    made = result.build(workspace, known, found, {}, 0.0, Run().language_model_bill())
     history.append_result(cache / "history.db", made, sha256(canonical(made)))
     return points
 

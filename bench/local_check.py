@@ -1,7 +1,8 @@
 """Estimated against measured on this machine: tokens/s and peak memory of two models in six types,
 after `doit calibrate`.
 
-    python bench/local_check.py [--work DIR] [--layers 18] [--ram] [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
+    python bench/local_check.py [--work DIR] [--layers 18] [--ram] \
+        [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K]
 
 models/fable and a Llama of random weights (width 1024, 18 blocks: 304 M parameters) are converted,
 quantized and measured by the study's own steps (stages quantize, probes speed and memory; kept in
@@ -99,7 +100,7 @@ def profile_of(work: Path) -> dict[str, Any]:
     path = work / "machine.yaml"
     if not path.exists():
         with contextlib.redirect_stdout(io.StringIO()):
-            devices.detect(ROOT, [], str(path), True, "text")
+            devices.detect(ROOT, [], str(path), False, "text")
     return dict(composed(ROOT, [f"hardware={path}", f"store.path={work / 'cache'}"])["hardware"])
 
 

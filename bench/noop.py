@@ -28,13 +28,15 @@ import sys
 from pathlib import Path
 from doit.task import Task
 from sintra.build.step import Step
+from sintra.build.run_state import current
 from sintra.cli.reporter import Reporter
 from sintra.cli.steps import step_task
 from sintra.store.store import Store
 from sintra.study.pinning import Digests, pin_file
 
-DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
-               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as sintra.cli.tasks has them
+DOIT_CONFIG = {"backend": "sintra", "dep_file": "cache/doit.db", "reporter": Reporter,
+               "default_tasks": ["all"],
+               "par_type": "thread", "check_file_uptodate": "timestamp"}  # as in sintra.cli.tasks
 Path("cache").mkdir(exist_ok=True)
 
 
@@ -49,10 +51,11 @@ def graph():
         step = None
         for stage in %(stages)r:
             inputs = {"above": step} if step else {}
-            step = Step("fetch", f"{stage}-{i}", {"kind": "file", "digest": source.digest, "stage": stage, "i": i}, inputs,
+            params = {"kind": "file", "digest": source.digest, "stage": stage, "i": i}
+            step = Step("fetch", f"{stage}-{i}", params, inputs,
                         {"from": source.locator})
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 
@@ -65,7 +68,8 @@ def task_graph():
         above = "text.txt"
         for stage in %(stages)r:
             target = f"{stage}-{i}.out"
-            yield {"name": f"{stage}-{i}", "actions": [f"cp {above} {target}"], "file_dep": [above], "targets": [target]}
+            yield {"name": f"{stage}-{i}", "actions": [f"cp {above} {target}"],
+                   "file_dep": [above], "targets": [target]}
             above = target
 """
 

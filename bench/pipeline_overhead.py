@@ -95,10 +95,10 @@ def main() -> None:
         from sintra.build.run import run_step
         from sintra.build.step import Step
         from sintra.core.types import Artifact
-        from sintra.stages.tools import pinned
+        from sintra.stages.tools import toolchain_params
         from sintra.store.store import Store
 
-        store, step = Store(root / "cache"), Step("toolchain", "llama.cpp", pinned())
+        store, step = Store(root / "cache"), Step("toolchain", "llama.cpp", toolchain_params())
         run_step(step, store)
         made = step.outcome(store)
         assert isinstance(made, Artifact)

@@ -2,7 +2,7 @@
 exported, run and compared.
 
     python bench/portable.py onnx          # in the environment with the extra onnx
-    cache/envs/<id>/bin/python bench/portable.py tflite     # in the one that `doit export_tflite` made
+    cache/envs/<id>/bin/python bench/portable.py tflite  # in what `doit export_tflite` made
 
 Prints a line for each: the largest difference from PyTorch's logits, or what the exporter said.
 """

@@ -19,7 +19,7 @@ from pathlib import Path
 import studies
 
 from sintra.core.recipe import Recipe
-from sintra.planning.solver.pruning import Drop, longer
+from sintra.planning.solver.pruning import BlockSet, extended_block_sets
 from sintra.study.planner_state import influence
 
 
@@ -47,21 +47,24 @@ def main() -> None:
             workspace = studies.opened(cache, *raw)
             graph = workspace.graph()
             studies.build(list(graph.curvature().all()), workspace.store)
-            known = influence(graph, workspace.store)
-            print(f"{name}: influence {' '.join(f'{x:.3f}' for x in known)}")
+            influences = influence(graph, workspace.store)
+            print(f"{name}: influence {' '.join(f'{x:.3f}' for x in influences)}")
 
             def kld(
-                drop: Drop,
+                drop: BlockSet,
                 level: str,
                 graph: studies.Graph = graph,
                 store: studies.Store = workspace.store,
             ) -> float:
                 return float(studies.kld(graph, store, Recipe("F16", drop=drop), level).mean())
 
-            held: Drop = ()
+            dropped: BlockSet = ()
             for k in range(1, options.most + 1):
-                held = min(longer(held, known, len(known)), key=lambda d: kld(d, "search"))
-                layers = range(len(known))
+                dropped = min(
+                    extended_block_sets(dropped, influences, len(influences)),
+                    key=lambda d: kld(d, "search"),
+                )
+                layers = range(len(influences))
                 draws = [
                     tuple(sorted(random.Random(seed).sample(layers, k)))
                     for seed in range(options.random)
@@ -71,11 +74,11 @@ def main() -> None:
                     "last": kld(tuple(layers[-k:]), "report"),
                     "random": statistics.median(kld(d, "report") for d in draws),
                 }
-                ours = kld(held, "report")
+                ours = kld(dropped, "report")
                 ratios.append(ours / min(others.values()))
                 row = " ".join(f"{n} {v:.4f}" for n, v in others.items())
                 print(
-                    f"  k={k}: ours {held} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
+                    f"  k={k}: ours {dropped} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
                     flush=True,
                 )
     print(f"worst={max(ratios):.3f}")

@@ -1,7 +1,8 @@
 """Our KL divergence over that of the best stock preset of at most the same bytes, on the report
 text, at seven sizes.
 
-    python bench/quality_per_byte.py [--model models/fable,models/fable_mini] [--texts models/texts] [--sizes Q2_K,Q4_K_M]
+    python bench/quality_per_byte.py [--model models/fable,models/fable_mini] \
+        [--texts models/texts] [--sizes Q2_K,Q4_K_M]
 
 At the byte size of each preset (importance matrix allowed to presets, the better of with and
 without counts) the default planner is asked for the least damage; its winner on the report text is
@@ -24,7 +25,7 @@ import studies
 
 from sintra.build.graph import Graph
 from sintra.core.judge import ranked
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.study.workspace import Workspace
 
 SIZES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M")
@@ -118,7 +119,7 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
             assert size <= limit, (recipe, size, limit)
             value, low, high = ratio(found, stock[1][1])
             row[planner] = {
-                "recipe": recipe.name,
+                "recipe": variant_name(recipe),
                 "bytes": size,
                 "kld": float(found.mean()),
                 "ratio": value,

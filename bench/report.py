@@ -1,7 +1,7 @@
 """The report of a large study: its size, how long it takes to write, and how long Chromium takes to
 open it.
 
-    python bench/report.py [PROJECT [STUDY]]        # a project folder with outputs/, the latest study unless one is named
+    python bench/report.py [PROJECT [STUDY]]  # a folder with outputs/; else its latest study
 
 Without a project it runs a study of 205 random mixes of fable_mini first (6 minutes on one core).
 Prints one line: `candidates=.. bytes=.. write_s=.. open_ms=.. (median of 9, the worst)`; goals:
@@ -37,7 +37,8 @@ OPENS = 9
 # What a person waits for: from the start of the navigation until the page is laid out and painted.
 PAINTED = """() => new Promise(done => requestAnimationFrame(() => setTimeout(() => {
   const paint = performance.getEntriesByName('first-contentful-paint')[0];
-  done(Math.max(performance.getEntriesByType('navigation')[0].loadEventEnd, paint ? paint.startTime : 0));
+  done(Math.max(performance.getEntriesByType('navigation')[0].loadEventEnd,
+                paint ? paint.startTime : 0));
 }, 0)))"""
 
 
@@ -68,14 +69,14 @@ def opened(path: Path) -> list[float]:
 
 def main() -> None:
     """Write the report anew, then open it."""
-    from sintra.results.pages import report_data
+    from sintra.results.pages.report import write_report
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else studied(Path(name))
         os.chdir(root)
         study = sys.argv[2] if len(sys.argv) > 2 else (root / "outputs" / "latest").resolve().name
         start = time.perf_counter()
-        path = report_data.write(root, study)
+        path = write_report(root, study)
         wrote = time.perf_counter() - start
         count = len(json.loads((path.parent / "result.json").read_text())["candidates"])
         times = opened(path)

@@ -1,7 +1,8 @@
 """Compensated rounding beside nearest rounding: the same types and bytes, KL divergence to the
 16-bit model.
 
-    python bench/rounding.py [--model models/fable,models/fable_mini] [--texts models/texts] [--types Q4_K,Q2_K]
+    python bench/rounding.py [--model models/fable,models/fable_mini] \
+        [--texts models/texts] [--types Q4_K,Q2_K]
 
 Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest
 is the better of with and without importance matrix. texts: a folder with calibration.txt,
@@ -28,7 +29,7 @@ from sintra.probes import baseline, quality
 from sintra.probes.measurements import parse_measurements
 from sintra.stages import convert, curvature
 from sintra.stages.rounding.grids import GRIDS
-from sintra.stages.rounding.whole_file import improve
+from sintra.stages.rounding.whole_file import compensate_file
 
 LIMIT = 5.6
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,13 +107,13 @@ class Bench:
         ours = self.work / f"{kind}-ours"
         shutil.copytree(plain[1], ours)
         start = time.perf_counter()
-        improve(
+        compensate_file(
             ours / "model.gguf",
             self.gguf / "model.gguf",
             self.curvature,
             self.work / f"keep-{kind}",
             lambda _: None,
-            other=plain[0] / "model.gguf",
+            alternative=plain[0] / "model.gguf",
         )
         seconds = time.perf_counter() - start
         ratios = {}
@@ -145,10 +146,11 @@ def toolchain(work: Path) -> Path:
     found = sorted((ROOT / "cache").glob("**/convert_hf_to_gguf.py"))
     if found:
         return found[0].parent
-    from sintra.stages import tools as stage
+    from sintra.stages import tools
 
     (work / "tools").mkdir()
-    stage.run(Context(stage.pinned(), {}, work / "tools", {}, work / "keep", cores()))
+    context = Context(tools.toolchain_params(), {}, work / "tools", {}, work / "keep", cores())
+    tools.fetch_converter(context)
     return work / "tools"
 
 

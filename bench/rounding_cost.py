@@ -1,7 +1,8 @@
 """What compensated rounding costs: time and peak memory of each part, and what that means for
 larger models.
 
-    python bench/rounding_cost.py [--model models/fable | --layers 18] [--tokens 8192] [--type Q4_K_S]
+    python bench/rounding_cost.py [--model models/fable | --layers 18] \
+        [--tokens 8192] [--type Q4_K_S]
 
 Without --model: a Llama of random weights, width 1024 and 18 blocks (306 M parameters). Every part
 runs in a process of its own, whose peak resident memory is reported (files that are mapped count as
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import ROOT, toolchain
 
 from sintra.core.stage import Context, cores
-from sintra.stages.rounding.compensate import Options
+from sintra.stages.rounding.compensate import CompensationOptions
 
 # (blocks, width, inner width, width of key and value, vocabulary)
 LARGER = {
@@ -64,7 +65,7 @@ def work_of(
     matrices = shapes(*shape)
     forward = 2 * sum(r * c for r, c in matrices[:-1])
     grams = 2 * blocks * (3 * width**2 + inner**2)
-    sweeps = Options().sweeps
+    sweeps = CompensationOptions().sweeps
     passes = 0.5 + 0.5 * sweeps + (sweeps + 2)
     return all_tokens * (forward + grams), sum(
         2 * passes * r * c * c + 2 / 3 * c**3 for r, c in matrices
@@ -108,7 +109,7 @@ def run_stage(name: str, params: dict, inputs: dict[str, Path], out: Path) -> No
     from sintra.core import plugins
 
     out.mkdir(exist_ok=True)
-    plugins.step(name).run(Context(params, inputs, out, {}, out.with_suffix(".keep"), cores()))
+    plugins.load_step(name).run(Context(params, inputs, out, {}, out.with_suffix(".keep"), cores()))
 
 
 def random_model(folder: Path, layers: int) -> None:

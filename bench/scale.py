@@ -6,7 +6,8 @@ both beside plain doit.
 No-op: each variant is a chain of two steps. Ours are in the store (AC entries as it writes them,
 but not synced one by one, since 20,000 workers are another benchmark); plain doit's targets and
 database come from its own first run. First build: both sides run the same processes, `python -m
-sintra.build.worker ORDER` on a step that copies one small file, two at a time; plain doit has its orders
+sintra.build.worker ORDER` on a step that copies one small file, two at a time; plain doit has its
+orders
 written beforehand. Runs alternate, the median counts; processor time stands beside wall time, since
 a busy neighbour spoils the latter. Last line: `noop_ms_per_task_above_doit=... (processor ...)
 first_build_ratio=... (...)`.
@@ -40,11 +41,13 @@ import os
 from pathlib import Path
 from doit.task import Task
 from scale_steps import chains
+from sintra.build.run_state import current
 from sintra.cli.reporter import Reporter
 from sintra.cli.steps import step_task
 from sintra.store.store import Store
 
-DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "cache/doit.db", "reporter": Reporter, "default_tasks": ["all"],
+DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "cache/doit.db", "reporter": Reporter,
+               "default_tasks": ["all"],
                "par_type": "thread"}}
 
 
@@ -57,7 +60,7 @@ def graph():
     for chain in chains(Path.cwd(), {variants}, {depth}):
         for step in chain:
             names.append(step.name)
-            yield step_task(step, store, None)
+            yield step_task(step, store, None, current)
     yield Task("all", None, task_dep=names, has_subtask=True)
 """
 
@@ -72,7 +75,8 @@ def task_graph():
         above = "text.txt"
         for stage in {stages!r}:
             target = f"out/{{stage}}-{{i}}"
-            yield {{"name": f"{{stage}}-{{i}}", "actions": [(shutil.copyfile, [above, target])], "file_dep": [above],
+            yield {{"name": f"{{stage}}-{{i}}",
+                   "actions": [(shutil.copyfile, [above, target])], "file_dep": [above],
                    "targets": [target]}}
             above = target
 """
@@ -80,12 +84,14 @@ def task_graph():
 PROCESSES = """
 import sys
 
-DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "doit.db", "reporter": "zero", "par_type": "thread"}}
+DOIT_CONFIG = {{"backend": "sqlite3", "dep_file": "doit.db", "reporter": "zero",
+               "par_type": "thread"}}
 
 
 def task_graph():
     for i in range({steps}):
-        yield {{"name": f"step-{{i}}", "actions": [[sys.executable, "-m", "sintra.build.worker", f"orders/{{i}}.json"]]}}
+        worker = [sys.executable, "-m", "sintra.build.worker", f"orders/{{i}}.json"]
+        yield {{"name": f"step-{{i}}", "actions": [worker]}}
 """
 
 

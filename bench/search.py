@@ -1,7 +1,8 @@
 """The least damage after 8, 16 and 32 evaluations at three sizes: the solver against random mixes,
 Optuna's TPE and importance-weighted squared error.
 
-    python bench/search.py [--model models/fable_mini] [--budgets 8,16,32] [--sizes Q2_K,Q3_K_M,Q4_K_M] [--seeds 5]
+    python bench/search.py [--model models/fable_mini] [--budgets 8,16,32] \
+        [--sizes Q2_K,Q3_K_M,Q4_K_M] [--seeds 5]
 
 All planners share the types, the groups' rules, the rounding and the files. Each one's pick (the
 best on the search text) is measured on the report text. The solver and imatrix_mse are

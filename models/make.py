@@ -3,7 +3,7 @@ cards.
 
     python models/make.py fable           # about 35 minutes on two cores
     python models/make.py fable_mini      # about 20 minutes
-    python models/make.py texts           # texts/ and tasks/, which hold no story that a model was trained on
+    python models/make.py texts  # texts/ and tasks/: no story that a model was trained on
     python models/make.py card fable      # measures again and writes the model card
 
 Deterministic on one machine with the same library versions: fixed seeds, a fixed number of steps,
@@ -76,7 +76,7 @@ class Plan:
 
 
 def shape(**more: Any) -> dict[str, Any]:
-    """What both models share: widths in multiples of 256, so that K-quants apply to every matrix."""
+    """What both models share: widths in multiples of 256, so that K-quants apply everywhere."""
     return dict(
         vocab_size=VOCAB,
         hidden_size=256,
@@ -419,18 +419,26 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-A {model.config.model_type} of {params / 1e6:.2f} million parameters ({model.config.num_hidden_layers} blocks, width 256, \
-vocabulary {VOCAB}, context {CONTEXT}, embeddings {"tied" if model.config.tie_word_embeddings else "untied"}), trained from \
-nothing on stories that `models/stories.py` writes. It knows forty people of a small valley and can follow who has what, \
-who is where, who said what, and how many there are. It knows nothing else: it is here so that everything in this \
+A {model.config.model_type} of {params / 1e6:.2f} million parameters \
+({model.config.num_hidden_layers} blocks, width 256, \
+vocabulary {VOCAB}, context {CONTEXT}, \
+embeddings {"tied" if model.config.tie_word_embeddings else "untied"}), trained from \
+nothing on stories that `models/stories.py` writes. \
+It knows forty people of a small valley and can follow who has what, \
+who is where, who said what, and how many there are. \
+It knows nothing else: it is here so that everything in this \
 project runs offline on a real, trained model.
 
-- Made by: `python models/make.py {name}`: {log[-1]["step"]} steps of {BATCH * CONTEXT} tokens, Muon and AdamW, seed 0.
-- Validation loss: {loss_of(model, held):.4f} nats a token on stories of another seed; by the steps of training:
+- Made by: `python models/make.py {name}`: {log[-1]["step"]} steps of {BATCH * CONTEXT} tokens, \
+Muon and AdamW, seed 0.
+- Validation loss: {loss_of(model, held):.4f} nats a token on stories of another seed; \
+by the steps of training:
   {", ".join(f"{row['step']}: {row['validation_loss']}" for row in log[:: max(1, len(log) // 8)])}.
-- Four-way questions (`models/tasks/stories.jsonl`, {n} of them, chance 25 %): {right / n:.1%} right.
+- Four-way questions (`models/tasks/stories.jsonl`, {n} of them, chance 25 %): \
+{right / n:.1%} right.
   By kind: {", ".join(f"{k} {a}/{b}" for k, (a, b) in sorted(score.items()))}.
-- Tokenizer: SentencePiece BPE with byte fallback; chat roles are `<|user|>`, `<|assistant|>` and `<|system|>`, and
+- Tokenizer: SentencePiece BPE with byte fallback; \
+chat roles are `<|user|>`, `<|assistant|>` and `<|system|>`, and
   `</s>` ends every turn.
 - Licence: CC0 1.0 (weights, tokenizer and texts).
 """

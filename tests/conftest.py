@@ -63,11 +63,11 @@ def toolchain(tmp_path_factory) -> Path:
     """A cache that holds the converter and nothing else: pip downloads it once for all tests."""
     from sintra.build.run import run_step
     from sintra.build.step import Step
-    from sintra.stages.tools import pinned
+    from sintra.stages.tools import toolchain_params
     from sintra.store.store import Store
 
     cache = tmp_path_factory.mktemp("toolchain") / "cache"
-    run_step(Step("toolchain", "llama.cpp", pinned()), Store(cache))
+    run_step(Step("toolchain", "llama.cpp", toolchain_params()), Store(cache))
     return cache
 
 

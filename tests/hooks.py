@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that keeps what it is sent, and plugins as folders on PYTHONPATH."""
+"""A real HTTP server that keeps what it is sent, and plugins as folders on PYTHONPATH."""
 
 import json
 import threading

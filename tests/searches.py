@@ -9,7 +9,7 @@ from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape, memory_beside_weights
 from sintra.planning.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning.solver.mixes import mix_of
-from sintra.planning.state import History, Seen
+from sintra.planning.state import ModelFacts, PlannerState, Priors, StudyResults, TextResult
 
 DEVICE = Hardware("d", "d", "cpu", 4, "", 2**33, 2**33, 2e10, 0.6, 0.2, 0.0, None)
 
@@ -125,7 +125,7 @@ class Run:
             )
         return tuple(found)
 
-    def history(self):
+    def state(self):
         built = {r for r, level in self.tried if level == "build"}
         uniform = {r for r in built if r.uniform}
         share = {
@@ -135,25 +135,31 @@ class Run:
             }
             for r in uniform
         }
-        return History(
-            self.candidates(),
-            8,
-            frozenset(),
-            {r: self.size(r) for r in built},
-            self.sizes if uniform else None,
-            self.shape,
-            share,
-            tuple(Seen(r, level, rows) for (r, level), rows in self.numbers.items()),
-            frozenset(self.tried),
-            tuple(self.rounds[-1]) if self.rounds else (),
-            lambda a, b: (0.0, 0.02 * self.world.kld(mix_of(b, self.world.space))),
-            lessons=self.lessons,
+        results = StudyResults(
+            candidates=self.candidates(),
+            attempts=frozenset(self.tried),
+            last_round=tuple(self.rounds[-1]) if self.rounds else (),
+            text_results=tuple(
+                TextResult(r, level, rows) for (r, level), rows in self.numbers.items()
+            ),
+            file_bytes={r: self.size(r) for r in built},
+            kld_difference=lambda a, b: (
+                0.0,
+                0.02 * self.world.kld(mix_of(b, self.world.space)),
+            ),
         )
+        model = ModelFacts(
+            layers=8,
+            sizes=self.sizes if uniform else None,
+            shape=self.shape,
+            distortion=share,
+        )
+        return PlannerState(results, model, Priors(self.lessons))
 
     def to_its_end(self, most=60):
         while proposed := [
             p
-            for p in MODULES[self.given.planner.name].propose(self.given, self.history())
+            for p in MODULES[self.given.planner.name].propose(self.given, self.state())
             if (p.recipe, p.level) not in set(self.tried)
         ]:
             self.rounds.append(proposed)

@@ -469,7 +469,7 @@ def test_the_result_says_that_code_was_trusted(project, own):
 
 
 def test_secrets_are_written_nowhere(project, tiny):
-    """A key in the environment is in no file of the cache and outputs, and in nothing that is said."""
+    """A key in the environment is in no file of the cache and outputs, and is never printed."""
     secret = "hf_SECRETsecretSECRETsecret"
     keys = dict.fromkeys(("HF_TOKEN", "OPENAI_API_KEY", "SINTRA_LLM_KEY"), secret)
     args = (

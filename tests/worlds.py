@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from sintra.formats.gguf.sizes import Matrix
-from sintra.planning.solver.groups import groups_of
+from sintra.planning.solver.groups import group_tensors
 from sintra.planning.solver.surrogate import Observation, Space
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -31,7 +31,7 @@ class World:
     def __init__(self, seed, bend=0.6, noise=0.03):
         rng = np.random.default_rng(seed)
         self.matrices = matrices()
-        groups = groups_of(self.matrices, 2)
+        groups = group_tensors(self.matrices, 2)
         bits = {
             "Q2_K": 0.06,
             "Q3_K": 0.018,

@@ -1,7 +1,7 @@
 """What a run says while it goes on: lines, one live line on a terminal, JSON, or nothing.
 
-Progress goes to stderr, results alone to stdout. Everything of a run goes through here, so that
-lines of several threads don't mix.
+Progress goes to stderr, results alone to stdout. Everything of a run goes through one `Console`, so
+that lines of several threads don't mix.
 """
 
 from __future__ import annotations
@@ -14,59 +14,81 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sintra.core.errors import UserError
-from sintra.core.stage import MARK
+from sintra.core.stage import PROGRESS_MARK
+
+if TYPE_CHECKING:  # loaded with the first live line
+    from tqdm import tqdm
 
 MODES = ("auto", "plain", "quiet", "json")
 REFRESH_S, REMIND_S = 0.5, 60.0
-TAIL = 2000
-COLOURS = {
+TAIL_BYTES = 2000  # of a worker's log, in which its last line is looked for
+COLORS = {
     "built": "2",
     "failed": "31",
     "met": "32",
     "unmet": "33",
     "again": "33",
-}  # SGR: dim, red, green, yellow
+}  # first word of a line -> SGR code: dim, red, green, yellow
 
 
-class Running:
-    """A step under way: since when (time.monotonic), the seconds that such a step usually takes,
-    its worker's log, and what of that has been read.
-    """
+@dataclass
+class RunningStep:
+    """A step under way."""
 
-    def __init__(self, usual: float | None) -> None:
-        self.start, self.usual = time.monotonic(), usual
-        self.path: Path | None = None
-        self.log: Any = None
-        self.part = ""
+    usual_s: float | None  # what such a step usually takes, s; None: not known
+    start: float = field(default_factory=time.monotonic)  # on the clock of time.monotonic(), s
+    log_path: Path | None = None  # where its worker's log will be
+    log: TextIO | None = None  # the log, held open, since the file goes with the worker
+    partial_line: str = ""  # what has been read of a line that isn't complete yet
 
-    def marked(self) -> list[str]:
-        """The marked lines that are new."""
+    def new_marked_lines(self) -> list[str]:
+        """Return the marked lines of the log that have come since the last call."""
         if self.log is None:
             return []
-        *lines, self.part = (self.part + self.log.read()).split("\n")
-        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+        *lines, self.partial_line = (self.partial_line + self.log.read()).split("\n")
+        return [
+            line.removeprefix(PROGRESS_MARK) for line in lines if line.startswith(PROGRESS_MARK)
+        ]
+
+    def status(self, now: float) -> str:
+        """Describe how long it has run, how long such a step takes, and its worker's last line."""
+        seconds = now - self.start
+        usual = (
+            f" of about {format_seconds(self.usual_s)}"
+            if self.usual_s and self.usual_s > seconds
+            else ""
+        )
+        last = last_log_line(self.log_path) if self.log_path else ""
+        return f"{format_seconds(seconds)}{usual}" + (f", {last}" if last else "")
 
 
 class Console:
-    """mode: auto (live on a terminal, else plain), plain, quiet or json; usual: seconds that a
-    stage's steps take; ahead: steps that this run knows it will look at.
-    """
+    """The progress of one run, on stderr."""
 
     def __init__(self) -> None:
         self.mode = "auto"
+        """auto (a live line on a terminal, else plain), plain, quiet or json."""
         self.lock = threading.RLock()
-        self.running: dict[str, Running] = {}
-        self.done, self.ahead = 0, 0
+        """Held while a line is written or a step begins or ends."""
+        self.running: dict[str, RunningStep] = {}
+        """Steps under way, by name."""
+        self.finished_steps = 0
+        self.expected_steps = 0
+        """Steps that this run knows it will build."""
         self.thread: threading.Thread | None = None
-        self.bar: Any = None
+        """Draws or reminds while steps run."""
+        self.bar: tqdm[Any] | None = None
+        """The live line, while there is one."""
         self.reminded: dict[str, float] = {}
+        """Step -> when it was last spoken of, on the clock of time.monotonic(), s."""
 
     def configure(self, mode: str) -> None:
-        """From the option `progress`. Raises UserError."""
+        """Set the mode from the option `progress`. Raises UserError."""
         if mode not in MODES:
             raise UserError(f"progress={mode} isn't known: use one of {', '.join(MODES)}")
         self.mode = mode
@@ -76,15 +98,15 @@ class Console:
         """Whether there is a terminal to draw on."""
         return self.mode == "auto" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
-    def say(self, text: str, event: str = "line", **fields: Any) -> None:
-        """A line of progress."""
+    def say(self, text: str, event: str = "line", **fields: object) -> None:
+        """Print a line of progress; fields stand beside it in JSON mode only."""
         with self.lock:
             if self.mode == "quiet":
                 return
             line = (
                 json.dumps({"event": event, "text": text} | fields)
                 if self.mode == "json"
-                else self.painted(text)
+                else self.colored(text)
             )
             if self.bar is not None:
                 self.bar.clear()
@@ -92,134 +114,111 @@ class Console:
             if self.bar is not None:
                 self.bar.refresh()
 
-    def painted(self, text: str) -> str:
-        """With colour on a terminal (NO_COLOR, no-color.org, leaves it out)."""
+    def colored(self, text: str) -> str:
+        """Return a line in color on a terminal, unless NO_COLOR is set (no-color.org)."""
         if not self.live or os.environ.get("NO_COLOR"):
             return text
-        colour = COLOURS.get(text.split(maxsplit=1)[0].rstrip(":") if text.strip() else "")
-        return f"\x1b[{colour}m{text}\x1b[0m" if colour else text
+        color = COLORS.get(text.split(maxsplit=1)[0].rstrip(":") if text.strip() else "")
+        return f"\x1b[{color}m{text}\x1b[0m" if color else text
 
     @contextlib.contextmanager
-    def step(self, name: str, usual: float | None = None) -> Iterator[None]:
-        """A step under way. usual: seconds that such a step takes, where that is known."""
+    def show_step(self, name: str, usual_s: float | None = None) -> Iterator[None]:
+        """Show a step as under way until the block ends."""
         with self.lock:
-            self.running[name] = Running(usual)
-            self._watch()
+            self.running[name] = RunningStep(usual_s)
+            self._start_thread()
         try:
             yield
         finally:
             with self.lock:
-                self._follow(name)
+                self._repeat_log(name)
                 if (ended := self.running.pop(name)).log is not None:
                     ended.log.close()
-                self.done += 1
+                self.finished_steps += 1
                 if not self.running:
-                    self._close()
+                    self._close_bar()
 
-    def log(self, name: str, path: Path) -> None:
-        """Where a step's worker says what it is doing."""
+    def expect_log(self, name: str, path: Path) -> None:
+        """Note where a step's worker will write its log."""
         with self.lock:
             if name in self.running:
-                self.running[name].path = path
+                self.running[name].log_path = path
 
-    def opened(self, path: Path) -> None:
-        """A worker's log is there now; it is held open, since it goes with the worker."""
+    def open_log(self, path: Path) -> None:
+        """Open a worker's log, now that the worker has started."""
         with self.lock:
-            for running in self.running.values():
-                if running.path == path and running.log is None:
-                    running.log = path.open(errors="replace")
+            for step in self.running.values():
+                if step.log_path == path and step.log is None:
+                    with contextlib.suppress(FileNotFoundError):
+                        step.log = path.open(errors="replace")
 
-    def _follow(self, name: str) -> None:
-        for line in self.running[name].marked():
+    def _repeat_log(self, name: str) -> None:
+        for line in self.running[name].new_marked_lines():
             self.say(f"{name}: {line}", "progress", step=name)
 
-    def _watch(self) -> None:
+    def _start_thread(self) -> None:
         if self.mode == "quiet" or (self.thread and self.thread.is_alive()):
             return
-        self.thread = threading.Thread(target=self._loop, daemon=True, name="console")
+        self.thread = threading.Thread(target=self._watch_steps, daemon=True, name="console")
         self.thread.start()
 
-    def _loop(self) -> None:
+    def _watch_steps(self) -> None:
         """Draw, or remind of what takes long, until nothing runs."""
         while True:
             with self.lock:
                 if not self.running:
                     return
                 for name in self.running:
-                    self._follow(name)
+                    self._repeat_log(name)
                 self._draw() if self.live else self._remind()
             time.sleep(REFRESH_S)
 
     def _draw(self) -> None:
-        from tqdm import tqdm
+        from tqdm import tqdm  # not on the no-op path
 
         columns = shutil.get_terminal_size().columns
         if self.bar is None:
             self.bar = tqdm(bar_format="{desc}", leave=False, file=sys.stderr)
         self.bar.ncols = columns
-        name, now = next(iter(self.running.items()))
+        name, step = next(iter(self.running.items()))
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
-        count = f"[{self.done + 1}/{max(self.ahead, self.done + len(self.running))}] "
-        text = (
-            count + name + others + ": " + state(time.monotonic() - now.start, now.usual, now.path)
-        )
+        total = max(self.expected_steps, self.finished_steps + len(self.running))
+        count = f"[{self.finished_steps + 1}/{total}] "
+        text = count + name + others + ": " + step.status(time.monotonic())
         self.bar.set_description_str(text[: columns - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()
-        for name, each in self.running.items():
-            if now - self.reminded.get(name, each.start) >= REMIND_S:
+        for name, step in self.running.items():
+            if now - self.reminded.get(name, step.start) >= REMIND_S:
                 self.reminded[name] = now
-                seconds = now - each.start
                 self.say(
-                    f"still   {name}: {state(seconds, each.usual, each.path)}",
+                    f"still   {name}: {step.status(now)}",
                     "progress",
                     step=name,
-                    seconds=seconds,
+                    seconds=now - step.start,
                 )
 
-    def _close(self) -> None:
+    def _close_bar(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
-def state(seconds: float, usual: float | None, path: Path | None) -> str:
-    """How long a step has run, how long such a step takes, and the last thing that its worker said."""
-    often = f" of about {span(usual)}" if usual and usual > seconds else ""
-    last = last_line(path) if path else ""
-    return f"{span(seconds)}{often}" + (f", {last}" if last else "")
-
-
-def last_line(path: Path) -> str:
-    """The last thing that a worker has said."""
+def last_log_line(path: Path) -> str:
+    """Return the last line that a worker has written, without its mark; "" where there is none."""
     try:
         with path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
             text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return next(
-        (
-            x.strip().removeprefix(MARK)
-            for x in reversed(text.replace("\r", "\n").splitlines())
-            if x.strip()
-        ),
-        "",
-    )
+    lines = text.replace("\r", "\n").splitlines()
+    return next((x.strip().removeprefix(PROGRESS_MARK) for x in reversed(lines) if x.strip()), "")
 
 
-def span(seconds: float) -> str:
-    """A duration: 8 s, 3 min, 2.5 h."""
+def format_seconds(seconds: float) -> str:
+    """Return a duration as `8 s`, `3 min` or `2.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-CONSOLE = Console()
-
-
-FAILURES: list[str] = []  # what went wrong in this run, a text each
-
-
-say = CONSOLE.say

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sintra.build.admission import Gate
+from sintra.build.run_state import Run
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Executor, ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core import plugins
-from sintra.core.process import LIVE, TOLD
+from sintra.core.process import LIVE_JOBS, STOP_REQUESTED
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
 from sintra.hardware.detect.cgroups import limits
@@ -24,6 +25,7 @@ GIB = 2**30
 START_UP = 0.6 * GIB  # torch and llama.cpp, loaded
 PER_BYTE = 3.0  # the memory of a heavy step for each byte of its inputs
 KILLED = (-9, -15)
+WriteOrder = Callable[[ResourceRequest], Path]
 
 
 class Engine:
@@ -56,49 +58,57 @@ class Engine:
             self.executor.mem_gb,
         )
 
-    def carry_out(
-        self, request: ResourceRequest, order: Callable[[ResourceRequest], Path]
-    ) -> WorkerExit:
-        """Run a worker to its end; `order` writes the order's file."""
+    def run_once(self, request: ResourceRequest, write_order: WriteOrder, run: Run) -> WorkerExit:
+        """Run a worker to its end; `write_order` returns the order's file, which is removed."""
         with self.gate.hold(request) if self.executor.here else contextlib.nullcontext():
-            if self.policy.over or TOLD.is_set():
-                return WorkerExit("cancelled" if TOLD.is_set() else "late")
-            path = order(request)
+            if run.is_over(self.policy) or STOP_REQUESTED.is_set():
+                return WorkerExit("cancelled" if STOP_REQUESTED.is_set() else "late")
+            path = write_order(request)
+            log = path.with_suffix(".log")
+            run.console.expect_log(request.name, log)
             try:
                 job = self.executor.submit(path, request)
-                LIVE.add(job)
-                if TOLD.is_set():  # the signal came while it was submitted
+                if self.executor.here:
+                    run.console.open_log(log)
+                LIVE_JOBS.add(job)
+                if STOP_REQUESTED.is_set():  # the signal came while it was submitted
                     job.cancel()
                 try:
-                    return job.wait(self.policy.until)
+                    return job.wait(run.deadline(self.policy))
                 finally:
-                    LIVE.discard(job)
+                    LIVE_JOBS.discard(job)
             finally:
                 path.unlink(missing_ok=True)
 
     def run(
         self,
         request: ResourceRequest,
-        order: Callable[[ResourceRequest], Path],
+        write_order: WriteOrder,
         say: Callable[[str], None],
+        run: Run,
     ) -> WorkerExit:
-        """Run a worker to its end, again where that may help."""
+        """Run a worker to its end, again with more memory or after a fault that may pass."""
         tries = 0
         while True:
-            worker_exit = self.carry_out(request, order)
-            if TOLD.is_set():
+            worker_exit = self.run_once(request, write_order, run)
+            if STOP_REQUESTED.is_set():
                 return worker_exit
             if worker_exit.cause == "memory" and (more := self.executor.more(request)):
                 say(f"again   {request.name}: {memory_line(request, more)}")
                 request = more
-            elif may_pass(worker_exit) and tries < self.executor.retries and not self.policy.over:
+            elif self.may_retry(worker_exit, tries, run):
                 tries += 1
-                say(
-                    f"again   {request.name} ({tries} of {self.executor.retries}): {last_line(worker_exit)}"
-                )
-                TOLD.wait(min(2.0**tries, max(0.0, self.policy.until - time.monotonic())))
+                number = f"{tries} of {self.executor.retries}"
+                say(f"again   {request.name} ({number}): {last_line(worker_exit)}")
+                remaining_s = run.deadline(self.policy) - time.monotonic()
+                STOP_REQUESTED.wait(min(2.0**tries, max(0.0, remaining_s)))
             else:
                 return worker_exit
+
+    def may_retry(self, worker_exit: WorkerExit, tries: int, run: Run) -> bool:
+        """Return whether a step that ended so is tried again after so many tries."""
+        left = tries < self.executor.retries and not run.is_over(self.policy)
+        return left and may_pass(worker_exit)
 
 
 def may_pass(worker_exit: WorkerExit) -> bool:

@@ -9,10 +9,10 @@ from sintra.build.step import Step, Variant
 from sintra.config.study import Study
 from sintra.core import plugins
 from sintra.core.format import format_of
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import SCREEN, Source
-from sintra.formats.runtime.environments import environment_params
-from sintra.stages.tools import pinned
+from sintra.formats.runtime.environments import wanted
+from sintra.stages.tools import toolchain_params
 
 MARK = "~"
 
@@ -52,14 +52,14 @@ class Graph:
 
         What is measured on another machine says on which.
         """
-        if self.study.measured_on and plugins.step(stage).platform:
+        if self.study.measured_on and plugins.load_step(stage).platform:
             params = params | {"machine": self.study.measured_on}
         step = Step(stage, label, params, inputs or {}, hints or {})
         return self.steps.setdefault(step.name, step)
 
     def label(self, recipe: Recipe) -> str:
         """Return what the steps of a recipe are called by."""
-        return f"{self.study.model}-{recipe.name}"
+        return f"{self.study.model}-{variant_name(recipe)}"
 
     def fetch(self) -> Step:
         """Return the step that brings the pinned model's files into the store."""
@@ -77,7 +77,7 @@ class Graph:
 
     def toolchain(self) -> Step:
         """Return the step that fetches llama.cpp's converter."""
-        return self.step("toolchain", "llama.cpp", pinned())
+        return self.step("toolchain", "llama.cpp", toolchain_params())
 
     def convert(self) -> Step:
         """Return the step that converts the model to a 16-bit GGUF."""
@@ -102,7 +102,7 @@ class Graph:
         """Return the step with the 16-bit GGUF of a variant, without what the recipe leaves out."""
         if not recipe.cut:
             return self.convert()
-        label = "-".join((self.study.model, *recipe.gaps))
+        label = "-".join((self.study.model, *recipe.cut_labels))
         params = {"drop": list(recipe.drop)}
         params |= {"no_attention": list(recipe.no_attention)} if recipe.no_attention else {}
         return self.step("prune", label, params, {"gguf": self.convert()})

@@ -39,7 +39,7 @@ class Step:
     @cached_property
     def plugin(self) -> Stage:
         """Return the stage or probe."""
-        stage: Stage = plugins.step(self.stage)
+        stage: Stage = plugins.load_step(self.stage)
         return stage
 
     def action(self, store: Store) -> dict[str, Any] | None:

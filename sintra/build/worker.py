@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core import plugins
-from sintra.core.errors import Infeasible, Transient, UserError, disk_trouble
-from sintra.core.process import die_with_parent, peak
+from sintra.core.errors import Infeasible, Transient, UserError, disk_error
+from sintra.core.process import die_with_parent, peak_rss
 from sintra.core.stage import Context, Stage, cores, tool_version
 from sintra.core.types import Artifact, Failure, File
 from sintra.store.entries import StepRecord
@@ -98,7 +98,7 @@ def check_tools(order: Order, stage: Stage) -> None:
 
 def perform(order: Order) -> None:
     """Run the step unless the store has its outcome, and publish the outcome."""
-    store, stage = Store(Path(order.store), order.locks), plugins.step(order.stage)
+    store, stage = Store(Path(order.store), order.locks), plugins.load_step(order.stage)
     check_tools(order, stage)
     if order.background and stage.resource != "alone":
         give_way()
@@ -113,7 +113,7 @@ def perform(order: Order) -> None:
                 "step": order.step,
                 "stage": order.stage,
                 "action": order.action,
-                "peak_rss": peak(),
+                "peak_rss": peak_rss(),
                 "wall_s": round(time.monotonic() - start, 3),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
         print(f"sintra: {error}", file=sys.stderr)
         return TRANSIENT
     except OSError as error:
-        trouble = disk_trouble(error, Path(order.store))
+        trouble = disk_error(error, Path(order.store))
         if not isinstance(trouble, Transient):
             raise
         print(f"sintra: {trouble}", file=sys.stderr)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sintra.build.console import CONSOLE
 from sintra.core.process import kill_group
 from sintra.core.stage import Resource
 
@@ -120,7 +119,6 @@ class Worker:
                 cwd=cwd,
                 start_new_session=True,
             )
-        CONSOLE.opened(self.log_path)
 
     def run(self, timeout_s: float) -> WorkerExit:
         """Wait at most so many seconds; the whole process group is gone afterwards."""

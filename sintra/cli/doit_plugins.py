@@ -1,6 +1,7 @@
-"""doit's database, which may be lost at any time: the store decides what is fresh, so no state of
-it can be wrong enough to stop a run. A damaged file is begun anew; one that can't be written
-(read-only, full, locked) is done without.
+"""doit's database and doit's `forget`, as plugins of doit.
+
+The database may be lost at any time: the store decides what is up to date. A damaged file is begun
+anew; one that can't be written (read-only, full, locked) is done without.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from doit.cmd_forget import Forget as DoitForget
 from doit.dependency import DatabaseException, SqliteDB
 
-TROUBLE = (sqlite3.Error, DatabaseException, ValueError, OSError)
+DATABASE_ERRORS = (sqlite3.Error, DatabaseException, ValueError, OSError)
 
 
 class TaskDB(SqliteDB):  # type: ignore[misc]
@@ -24,48 +25,48 @@ class TaskDB(SqliteDB):  # type: ignore[misc]
     def __init__(self, name: str, codec: Any, *, module_name: str | None = None) -> None:
         try:
             super().__init__(name, codec, module_name=module_name)
-        except TROUBLE:
+        except DATABASE_ERRORS:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
             try:
                 super().__init__(name, codec, module_name=module_name)
-            except TROUBLE:
+            except DATABASE_ERRORS:
                 super().__init__(":memory:", codec, module_name=module_name)
 
     def _get_task_data(self, task_id: str) -> dict[str, Any]:
         try:
-            found = super()._get_task_data(task_id)
-        except TROUBLE:
+            data = super()._get_task_data(task_id)
+        except DATABASE_ERRORS:
             return {}
-        return found if isinstance(found, dict) else {}
+        return data if isinstance(data, dict) else {}
 
     def in_(self, task_id: str) -> bool:
-        """Whether anything is known of a task."""
+        """Return whether the database has anything of a task."""
         try:
             return bool(super().in_(task_id))
-        except TROUBLE:
+        except DATABASE_ERRORS:
             return False
 
     def dump(self) -> None:
-        """Save and close, where that can be done."""
+        """Save and close the database, where that can be done."""
         try:
             super().dump()
-        except TROUBLE:
+        except DATABASE_ERRORS:
             self._conn.close()
 
     def remove(self, task_id: str) -> None:
-        """Forget a task."""
-        with contextlib.suppress(*TROUBLE):
+        """Remove what the database has of a task."""
+        with contextlib.suppress(*DATABASE_ERRORS):
             super().remove(task_id)
 
     def remove_all(self) -> None:
-        """Forget everything."""
-        with contextlib.suppress(*TROUBLE):
+        """Remove what the database has of every task."""
+        with contextlib.suppress(*DATABASE_ERRORS):
             super().remove_all()
 
 
 class Forget(DoitForget):  # type: ignore[misc]
-    """doit's own command, then the AC entries of the forgotten steps."""
+    """doit's own command, which removes the entries of the steps in the store too."""
 
     name = "forget"
     doc_purpose = "forget steps, so that the next run makes them again"
@@ -74,8 +75,8 @@ class Forget(DoitForget):  # type: ignore[misc]
         super()._execute(forget_sub, forget_disable_default, forget_all)
         chosen = set(self.sel_tasks or ())
         for task in self.task_list:
-            hit = forget_all or task.name in chosen or task.subtask_of in chosen
-            if hit and task.meta and "step" in task.meta:
+            is_chosen = forget_all or task.name in chosen or task.subtask_of in chosen
+            if is_chosen and task.meta and "step" in task.meta:
                 step, store = task.meta["step"], task.meta["store"]
                 if step.forget(store):
                     self.outstream.write(f"forgot {step.name}\n")

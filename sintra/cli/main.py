@@ -11,20 +11,21 @@ from sintra import __version__
 from sintra.config import project
 from sintra.core.errors import UserError
 
-USAGE = """usage: sintra init [FOLDER]   lay down dodo.py, conf/ and the bundled models
-       sintra ...             in such a folder the same as `doit ...`, e.g. sintra optimize hardware=laptop"""
+USAGE = """usage: sintra init [FOLDER]   copy dodo.py, conf/ and the bundled models into a folder
+       sintra ...             in such a folder the same as `doit ...`,
+                              e.g. sintra optimize hardware=laptop"""
 
 
 def main() -> None:
-    """The command. Exit codes are doit's; 2 for a mistake on the command line."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command. Exit codes are doit's; 2 for a mistake on the command line."""
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def run(argv: list[str]) -> int:
-    """One command line; returns its exit code."""
+def run_command(argv: list[str]) -> int:
+    """Run one command line. Returns its exit code."""
     try:
         if argv[:1] == ["init"]:
-            return start(argv[1:])
+            return init_project(argv[1:])
         if argv[:1] == ["--version"]:
             print(f"sintra {__version__}")
             return 0
@@ -36,18 +37,18 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         print(f"sintra: {error}", file=sys.stderr)
         return 2
-    from doit.doit_cmd import DoitMain
+    from doit.doit_cmd import DoitMain  # `sintra init` does without
 
     return int(DoitMain().run(argv))
 
 
-def start(given: list[str]) -> int:
-    """`sintra init [FOLDER]`."""
-    wrong = [a for a in given if a.startswith("-") or "=" in a]
-    if wrong or len(given) > 1:
-        raise UserError(f"init takes one folder at most, not {' '.join(wrong or given)!r}")
-    folder = Path(given[0] if given else ".").expanduser()
+def init_project(arguments: list[str]) -> int:
+    """Make a folder a project: `sintra init [FOLDER]`. Returns the exit code. Raises UserError."""
+    wrong = [a for a in arguments if a.startswith("-") or "=" in a]
+    if wrong or len(arguments) > 1:
+        raise UserError(f"init takes one folder at most, not {' '.join(wrong or arguments)!r}")
+    folder = Path(arguments[0] if arguments else ".").expanduser()
     print(project.in_words(project.init(folder)))
-    if given and folder.resolve() != Path.cwd():
+    if arguments and folder.resolve() != Path.cwd():
         print(f"first: cd {folder}")
     return 0

@@ -1,70 +1,92 @@
-"""`doit COMMAND --help`: what a command does, its own options, and where those of a study are."""
+"""What a person can type: `doit COMMAND --help`, and the list that plain `doit` prints."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import textwrap
 from pathlib import Path
 
-from sintra.cli.commands import exports, registry
+from sintra.cli.command import Command, Group
+from sintra.cli.commands import exports
+from sintra.cli.commands.registry import all_commands
 from sintra.config import compose
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
+from sintra.results import table
 
-STUDY = ("optimize", "plan", "why", "sweep", "compare", "push", "pull", "estimate", "thermal")
-WIDE = 16
-FIRST = ("hardware", "model", "goal")
+COLUMN = 16  # where the text of a help line begins
+WIDTH = 80
+STUDY_GROUPS = ("hardware", "model", "goal")  # the option groups that are listed first
+NEXT_GROUPS: tuple[Group, ...] = (
+    "study",
+    "program",
+    "device",
+    "cache",
+    "result",
+    "export",
+    "page",
+)
 
 
-def show(root: Path, named: list[str]) -> None:
-    """Print the help of the command that is named. Raises UserError for a name that is no
-    command's.
-    """
-    name, known = named[0], [*registry.DOCS, *exports.names()]
-    if name not in known:
-        raise UserError(f"there is no command {name!r}: {nearest(name, known)}")
-    task = next((t for t in registry.tasks(root, [], None) if t.name == name), None)
+def print_help(root: Path, name: str) -> None:
+    """Print what a command does and its options. Raises UserError for an unknown name."""
+    command = next((c for c in all_commands() if c.name == name), None)
+    if command is None:
+        names = [c.name for c in all_commands()]
+        raise UserError(f"there is no command {name!r}: {nearest(name, names)}")
     print(f"doit {name}")
-    said("", registry.DOCS.get(name) or exports.doc(name))
-    for option in task.params if task else []:
-        default = option.get("default")
-        said(
-            f"--{option['long']}",
-            option["help"] + (f" [{default}]" if default not in ("", False, None) else ""),
-        )
-    if name not in registry.DOCS and (taken := keywords(name)):
-        said("KEY=VALUE", ", ".join(taken))
-    if name in STUDY:
-        for group in FIRST:
-            said(
-                f"{group}=",
-                ", ".join(sorted(compose.names(root, group)))
-                + (", a file, auto" if group == "hardware" else ""),
-            )
-        said(
-            "KEY=VALUE",
-            "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all",
-        )
+    print_entry("", command.doc)
+    for option in command.options:
+        default = f" [{option.default}]" if option.default not in ("", False) else ""
+        print_entry(f"--{option.long}", option.help + default)
+    if command.group == "export" and (keywords := export_keywords(name)):
+        print_entry("KEY=VALUE", ", ".join(keywords))
+    if command.opens != "nothing" or command.study_help:
+        print_study_options(root)
 
 
-def keywords(name: str) -> list[str]:
-    """What an export takes as KEY=VALUE, with the defaults."""
-    given = list(
-        inspect.signature(
-            plugins.load("exports", name.removeprefix(exports.PREFIX))
-        ).parameters.values()
-    )[2:]
+def print_study_options(root: Path) -> None:
+    """Print the groups that most studies name, and where the other options are."""
+    for group in STUDY_GROUPS:
+        more = ", a file, auto" if group == "hardware" else ""
+        print_entry(f"{group}=", ", ".join(sorted(compose.names(root, group))) + more)
+    print_entry(
+        "KEY=VALUE",
+        "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all",
+    )
+
+
+def export_keywords(name: str) -> list[str]:
+    """Return what an export takes as KEY=VALUE, with the defaults."""
+    export = plugins.load("exports", name.removeprefix(exports.PREFIX))
+    keywords = list(inspect.signature(export).parameters.values())[2:]
     return [
         f"{p.name}={'' if p.default in (inspect.Parameter.empty, None) else p.default}"
-        for p in given
+        for p in keywords
     ]
 
 
-def said(word: str, text: str) -> None:
-    """A word and what it is, within 80 columns."""
-    rest = " " * (WIDE if word else 2)
+def print_entry(word: str, text: str) -> None:
+    """Print a word and what it means, within 80 columns; without a word, the text alone."""
+    line = f"  {word:<{COLUMN - 4}}  {text}" if word else f"  {text}"
+    print(textwrap.fill(line, WIDTH, subsequent_indent=" " * (COLUMN if word else 2)))
+
+
+def print_next(root: Path) -> None:
+    """Print what came out last, and the commands by group."""
+    path = root / "outputs" / "latest" / "result.json"
+    if path.exists():
+        print(f"latest: {table.advice(json.loads(path.read_text()))}")
     print(
-        textwrap.fill(
-            f"  {word:<{WIDE - 4}}  {text}" if word else f"  {text}", 80, subsequent_indent=rest
-        )
+        "doit optimize hardware=NAME model=NAME    the main job (names: conf/hardware, conf/model)"
     )
+    for group in NEXT_GROUPS:
+        for command in (c for c in all_commands() if c.group == group):
+            print_command(command)
+    print("doit help optimize, doit list --all, docs/guide.md for more")
+
+
+def print_command(command: Command) -> None:
+    """Print a command and what it does, in a line."""
+    print(f"doit {command.name:<15} {command.doc}")

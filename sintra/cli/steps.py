@@ -1,103 +1,102 @@
-"""Steps as doit tasks: freshness asks the store, the action starts a worker."""
+"""Steps as doit tasks: the store says what is up to date, the action builds in a worker."""
 
 from __future__ import annotations
 
 import gc
 import inspect
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from doit.action import BaseAction
-from doit.exceptions import BaseFail, TaskError, TaskFailed
 from doit.task import Task
 
-from sintra.build.console import CONSOLE, say
 from sintra.build.explain import explain, failure_line, typical_seconds
+from sintra.build.run_state import Run
 from sintra.build.step import Step
+from sintra.cli.actions import FunctionAction
 from sintra.config.policy import RunPolicy
-from sintra.core.errors import Transient, UserError, disk_trouble
+from sintra.core.errors import Transient
 from sintra.core.types import Failure
 from sintra.store.store import Store
+from sintra.study.sharing import make_step
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the extra `remote` may be missing
     from sintra.store.remote.shared import SharedStore
 
-COUNTS = {"built": 0, "cached": 0, "failed": 0}
 
-# A no-op makes some ten thousand small objects and ends; looking for cycles among them took a tenth
-# of its time. The first step that is really built turns the collector on again.
-gc.disable()
-
-
-def count(what: str) -> None:
-    """One more step built, cached or failed in this run."""
-    with CONSOLE.lock:
-        COUNTS[what] = COUNTS.get(what, 0) + 1
-
-
-class Call(BaseAction):  # type: ignore[misc]
-    """A plain function as an action. UserError becomes exit code 2, Transient and False exit code
-    1.
-    """
-
-    def __init__(self, function: Callable[..., bool | None], task: Task | None = None) -> None:
-        self.function = function
-        self.task = task
-        self.err: str | None = None
-        self.out: str | None = None
-        self.result = None
-        self.values: dict[str, Any] = {}
-
-    def __repr__(self) -> str:
-        return f"<{getattr(self.function, '__doc__', None) or 'call'}>"
-
-    def execute(self, out: Any = None, err: Any = None) -> BaseFail | None:
-        """Called by doit."""
-        options = dict(self.task.options or {}) if self.task else {}
-        if self.task and self.task.pos_arg:
-            options[self.task.pos_arg] = self.task.pos_arg_val
-        try:
-            good = self.function(**options)
-        except UserError as error:
-            return TaskError(f"sintra: {error}")
-        except Transient as error:
-            count("failed")
-            return TaskFailed(f"sintra: {error}")
-        except OSError as error:
-            trouble = disk_trouble(error, Path(error.filename or "the cache"))
-            if trouble is error:
-                raise
-            count("failed")
-            return TaskFailed(f"sintra: {trouble}")
-        return TaskFailed("", report=False) if good is False else None
-
-
-class Fresh:
+class StoreUpToDate:
     """An `uptodate` callable: whether the store has the step's outcome. Its repr says why not."""
 
     # doit looks at the signature of each; without this, inspect works it out anew for every step
     # (0.1 ms).
     __signature__ = inspect.Signature()
 
-    def __init__(self, step: Step, store: Store) -> None:
-        self.step, self.store = step, store
+    def __init__(self, step: Step, store: Store, run: Run) -> None:
+        self.step, self.store, self.run = step, store, run
 
     def __call__(self) -> bool:
-        """Called by doit when everything above the step has run."""
-        found = self.step.outcome(self.store)
-        if found is not None:
-            count("cached")
-        return found is not None
+        """Look in the store; called by doit when everything above the step has run."""
+        has_outcome = self.step.outcome(self.store) is not None
+        if has_outcome:
+            self.run.count("cached")
+        return has_outcome
 
     def __repr__(self) -> str:
         return f"<store: {explain(self.step, self.store)}>"
 
 
-def excuse(step: Step, store: Store, error: Transient) -> None:
-    """A fault of an optional step: its variant's failure for the rest of this run, tried again by
-    the next one.
+def step_task(
+    step: Step,
+    store: Store,
+    policy: RunPolicy | None,
+    run: Run,
+    reason: str | None = None,
+    shared: SharedStore | None = None,
+) -> Task:
+    """Return the doit task of a step.
+
+    reason: who proposed its recipe and why; shared: where others may have its outcome.
+    """
+
+    def clean(dryrun: bool) -> None:
+        forget_step(step, store, dryrun)
+
+    return Task(
+        step.name,
+        [FunctionAction(lambda: build_step(step, store, policy, run, shared), run)],
+        task_dep=[above.name for above in step.inputs.values()],
+        uptodate=[StoreUpToDate(step, store, run)],
+        clean=[clean],
+        doc=f"{step.stage} {step.label}",
+        verbosity=2,
+        subtask_of=step.stage,
+        meta={"step": step, "proposed": reason, "params": step.params, "store": store},
+    )
+
+
+def build_step(
+    step: Step, store: Store, policy: RunPolicy | None, run: Run, shared: SharedStore | None
+) -> None:
+    """Build a step, or take it from the shared store, and print what came of it."""
+    from sintra.build.run import run_step  # not on the no-op path
+
+    gc.enable()  # see `sintra.cli.tasks.pause_garbage_collection`
+    start, how = time.monotonic(), "built"
+    try:
+        with run.console.show_step(step.name, typical_seconds(store).get(step.stage)):
+            how = make_step(
+                step, store, shared, lambda: run_step(step, store, policy, run.say, run)
+            )
+    except Transient as error:
+        if not step.plugin.optional:
+            raise
+        excuse_fault(step, store, error)
+    report_outcome(step, store, how, time.monotonic() - start, run)
+
+
+def excuse_fault(step: Step, store: Store, error: Transient) -> None:
+    """Record a fault of an optional step as its variant's failure for the rest of this run.
+
+    The next run tries the step again. Raises the fault where the step has no key.
     """
     key = step.key(store)
     if key is None:
@@ -105,60 +104,23 @@ def excuse(step: Step, store: Store, error: Transient) -> None:
     store.fail_this_run(key, Failure("fault", str(error).removeprefix(f"{step.name}: ")))
 
 
-def step_task(
-    step: Step,
-    store: Store,
-    policy: RunPolicy | None,
-    why: str | None = None,
-    shared: SharedStore | None = None,
-) -> Task:
-    """The doit task of a step. shared: where others may have its outcome."""
+def report_outcome(step: Step, store: Store, how: str, seconds: float, run: Run) -> None:
+    """Count a step that has run and print a line of it. `how`: "built" or "pulled"."""
+    outcome = step.outcome(store)
+    if isinstance(outcome, Failure):
+        run.count("failed")
+        line = f"failed  {step.name}: {failure_line(outcome)}"
+        run.say(line, "failed", step=step.name, kind=outcome.kind)
+    else:
+        run.count(how)
+        line = f"{how:<7} {step.name}  {seconds:.1f} s"
+        run.say(line, how, step=step.name, seconds=round(seconds, 3))
 
-    def work() -> None:
-        from sintra.build.run import run_step  # not on the no-op path
-        from sintra.study.sharing import make_step
 
-        gc.enable()
-        start, how = time.monotonic(), "built"
-        try:
-            with CONSOLE.step(step.name, typical_seconds(store).get(step.stage)):
-                how = make_step(step, store, shared, lambda: run_step(step, store, policy, say))
-        except Transient as error:
-            if not step.plugin.optional:
-                raise
-            excuse(step, store, error)
-        found = step.outcome(store)
-        if isinstance(found, Failure):
-            count("failed")
-            say(
-                f"failed  {step.name}: {failure_line(found)}",
-                "failed",
-                step=step.name,
-                kind=found.kind,
-            )
-        else:
-            count(how)
-            took = time.monotonic() - start
-            say(f"{how:<7} {step.name}  {took:.1f} s", how, step=step.name, seconds=round(took, 3))
-
-    def clean(dryrun: bool) -> None:
-        key = step.key(store)
-        if key and store.read_entry(key):
-            print(f"forget {step.name}")
-            if not dryrun:
-                step.forget(store)
-
-    call = Call(work)
-    task = Task(
-        step.name,
-        [call],
-        task_dep=[s.name for s in step.inputs.values()],
-        uptodate=[Fresh(step, store)],
-        clean=[clean],
-        doc=f"{step.stage} {step.label}",
-        verbosity=2,
-        subtask_of=step.stage,
-        meta={"step": step, "proposed": why, "params": step.params, "store": store},
-    )
-    call.task = task
-    return task
+def forget_step(step: Step, store: Store, dry_run: bool) -> None:
+    """Drop a step's entry in the store, as `doit clean` does; a dry run only prints it."""
+    key = step.key(store)
+    if key and store.read_entry(key):
+        print(f"forget {step.name}")
+        if not dry_run:
+            step.forget(store)

@@ -51,7 +51,7 @@ def keys(node: Any = Config, prefix: str = "") -> set[str]:
         if is_dataclass(default):
             names |= keys(type(default), f"{prefix}{option.name}.")
         elif prefix + option.name == TIMEOUT:
-            names |= {f"{TIMEOUT}.{stage}" for stage in plugins.built_in()}
+            names |= {f"{TIMEOUT}.{stage}" for stage in plugins.own_names(*plugins.STEP_GROUPS)}
         else:
             names.add(prefix + option.name)
     return names

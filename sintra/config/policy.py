@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 from sintra.config.options import Config, ExecutorConf
 from sintra.core.errors import UserError
 
-BEGUN = time.monotonic()
 JOBS = 16  # steps that doit starts at once where others have the machines
 
 
@@ -50,19 +48,9 @@ class RunPolicy:
         return dict(self.timeouts).get(stage) or hint or self.timeout_s or own
 
     @property
-    def until(self) -> float:
-        """Return when the run's time is up, on the clock of time.monotonic()."""
-        return BEGUN + self.study_s
-
-    @property
     def minutes(self) -> float:
         """Return limits.study_minutes as it was set."""
         return self.study_s / 60
-
-    @property
-    def over(self) -> bool:
-        """Return whether the run's time is up."""
-        return time.monotonic() >= self.until
 
 
 def check_positive(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 
 from sintra.config import compose
 from sintra.config.options import (
@@ -21,46 +21,14 @@ from sintra.config.tasks import task_name
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.core.format import PLANNED, SPARSE, runnable
+from sintra.core.format import PLANNED, SPARSE, runnable_formats
+from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Metric
 from sintra.core.types import Board, Constraint, Goal, Hardware
 
 LOCAL = "local"  # device=local: no board
 UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
 
-GIB, MIB, MB = 2**30, 2**20, 10**6
-
-
-LIMITS = (
-    ("max_kld", "kld_mean", "<=", 1),
-    ("max_kld_p999", "kld_p999", "<=", 1),
-    ("max_ppl_ratio", "ppl_ratio", "<=", 1),
-    ("min_same_top", "same_top", ">=", 1),
-    ("max_size_mb", "size_bytes", "<=", MB),
-    ("max_ram_gb", "device_ram_bytes", "<=", GIB),
-    ("min_tg_tps", "device_tg_tps", ">=", 1),
-    ("min_pp_tps", "device_pp_tps", ">=", 1),
-    ("min_tg_tps_sustained", "device_tg_tps_sustained", ">=", 1),
-)
-
-
-LARGER_IS_BETTER = {
-    "same_top",
-    "device_tg_tps",
-    "device_pp_tps",
-    "tg_tps",
-    "pp_tps",
-    "device_tg_tps_sustained",
-}
-
-
-OPTIMISABLE = {
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "ppl_ratio",
-    "device_ram_bytes",
-    *LARGER_IS_BETTER,
-}
+GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -80,10 +48,14 @@ class Study:
     convert: str = "f16"  # 16-bit type of the converted GGUF
     trust_remote_code: bool = False  # whether the model's own Python may be run
     formats: tuple[str, ...] = ("gguf",)  # file formats to make and compare
-    compress: CompressConf = CompressConf()  # of GPTQ and AWQ; checkpoint: its digest
+    compress: CompressConf = field(
+        default_factory=CompressConf
+    )  # of GPTQ and AWQ; checkpoint: its digest
     measured_on: str = ""  # name of the machines that measure; "": this one
     extra: tuple[str, ...] = ()  # stages and probes of plugins for every finalist
-    device: DeviceConf = DeviceConf()  # how a board is reached, where there is one
+    device: DeviceConf = field(
+        default_factory=DeviceConf
+    )  # how a board is reached, where there is one
     board: Board | None = None  # what the board is, once it has been asked
 
     @property
@@ -214,9 +186,9 @@ def formats_of(config: Config) -> tuple[str, ...]:
                 "any number: no gain"
             )
         if not plugins.has("formats", name):
-            raise UserError(f"formats has {name!r}: {nearest(name, plugins.found('formats'))}")
+            raise UserError(f"formats has {name!r}: {nearest(name, plugins.by_name('formats'))}")
     runtimes = config.hardware.runtimes
-    if not runnable(names, runtimes):
+    if not runnable_formats(names, runtimes):
         raise UserError(
             f"{config.hardware.name} runs none of formats={list(names)}: it has "
             f"{', '.join(runtimes)} (hardware.runtimes)"
@@ -256,15 +228,15 @@ def extra_of(names: tuple[str, ...]) -> tuple[str, ...]:
     """
     for name in dict.fromkeys(names):
         offered = {
-            e.name for group in ("stages", "probes") for e in plugins.all_of(group)
-        } - plugins.built_in()
+            e.name for group in ("stages", "probes") for e in plugins.entry_points_in(group)
+        } - plugins.own_names(*plugins.STEP_GROUPS)
         if name not in offered:
             raise UserError(
                 f"extra has {name!r}, which no plugin offers (doit plugins): "
                 f"{nearest(name, offered) if offered else 'none'}"
             )
         try:
-            plugins.step(name)
+            plugins.load_step(name)
         except Exception as error:  # somebody else's module
             raise UserError(
                 f"extra has {name!r}, which can't be loaded: {type(error).__name__}: {error}"
@@ -308,24 +280,23 @@ def goal_of(conf: GoalConf, hardware: HardwareConf, tasks: tuple[str, ...] = ())
     Raises UserError for an unknown metric, or a limit on tasks without tasks.
     """
     limits = [
-        Constraint(metric, op, getattr(conf, name) * unit, f"goal.{name}")  # type: ignore[arg-type]
-        for name, metric, op, unit in LIMITS
-        if getattr(conf, name) is not None
+        limit_of(LIMITS[option.name], getattr(conf, option.name))
+        for option in fields(conf)
+        if option.name in LIMITS and getattr(conf, option.name) is not None
     ]
     limits += task_limits(conf.min_task_retention, tasks)
     if conf.fit_memory:
-        room, option = hardware.usable_gb * GIB, f"hardware={hardware.name}"
-        limits.append(Constraint("device_ram_bytes", "<=", room, option))
-    if conf.optimise not in OPTIMISABLE:
+        memory, room = BY_NAME["device_ram_bytes"], hardware.usable_gb * GIB
+        limits.append(Constraint(memory.name, memory.op, room, f"hardware={hardware.name}"))
+    if conf.optimise not in OPTIMIZABLE:
         raise UserError(
-            f"goal.optimise={conf.optimise} isn't a metric: {nearest(conf.optimise, OPTIMISABLE)}"
+            f"goal.optimise={conf.optimise} isn't a metric: {nearest(conf.optimise, OPTIMIZABLE)}"
         )
-    sense = -1 if conf.optimise in LARGER_IS_BETTER else 1
     return Goal(
         conf.name,
         tuple(limits),
         conf.optimise,
-        sense,
+        BY_NAME[conf.optimise].sense,
         conf.accept_simulated,
         conf.enforce_memory,
     )
@@ -348,5 +319,14 @@ def task_limits(least: float | None, tasks: tuple[str, ...]) -> list[Constraint]
             f"goal.min_task_retention={least:g} is no share of the baseline's score: 0.98 keeps "
             "98 % of it"
         )
-    option = "goal.min_task_retention"
-    return [Constraint(f"task:{task_name(t)}:retention", ">=", least, option) for t in tasks]
+    return [limit_of(TASK_RETENTION, least, task_name(item)) for item in tasks]
+
+
+def limit_of(metric: Metric, value: float, task: str = "") -> Constraint:
+    """Return the limit that a metric's option sets, in base units; task: of a task's metric."""
+    return Constraint(
+        metric.name.format(task=task),
+        metric.op,
+        value * metric.option_scale,
+        f"goal.{metric.option}",
+    )

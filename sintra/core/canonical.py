@@ -9,45 +9,42 @@ from typing import Any
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
 )
+_SEAL_HEAD = b'{"sum": "'  # what a sealed object begins with
+_SEAL_END = len(_SEAL_HEAD) + 64  # where its digest of 64 hex digits ends
+_SEAL_TAIL = b'", '  # what stands between the digest and the first member
 
 
-def canonical(value: Any) -> str:
-    """JSON in one way only: sorted keys, no spaces, no NaN."""
+def canonical(value: object) -> str:
+    """Write a value as JSON in one way only: sorted keys, no spaces. Raises ValueError for NaN."""
     return _ENCODER.encode(value)
 
 
 def sha256(text: str) -> str:
-    """Hex SHA-256 of a text in UTF-8."""
+    """Return the hex SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-HEAD = b'{"sum": "'
-
-
-END = len(HEAD) + 64
-
-
 def sealed(text: str) -> str:
-    """A JSON object's text with its sum in front. Raises ValueError for anything but an object with
-    members.
+    """Return the text of a JSON object with its SHA-256 as first member.
+
+    Raises ValueError for anything but an object with members.
     """
     if not text.startswith("{") or text[1:].lstrip().startswith("}"):
         raise ValueError("only a JSON object with members can be sealed")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f'{{"sum": "{digest}", {text[1:]}'
+    return f'{{"sum": "{sha256(text)}", {text[1:]}'
 
 
 def unsealed(raw: bytes) -> dict[str, Any] | None:
-    """The object without its sum; None where the bytes are no JSON object or not those that were
-    written.
+    """Return the object without its digest; one that was never sealed is taken as it is.
+
+    None where the bytes are not a JSON object, or not those that were written.
     """
     body = raw
-    if raw.startswith(HEAD):
-        body = b"{" + raw[END + 3 :]
-        if (
-            raw[END : END + 3] != b'", '
-            or hashlib.sha256(body).hexdigest().encode() != raw[len(HEAD) : END]
-        ):
+    if raw.startswith(_SEAL_HEAD):
+        first = _SEAL_END + len(_SEAL_TAIL)
+        body = b"{" + raw[first:]
+        digest = hashlib.sha256(body).hexdigest().encode()
+        if raw[_SEAL_END:first] != _SEAL_TAIL or digest != raw[len(_SEAL_HEAD) : _SEAL_END]:
             return None
     try:
         data = json.loads(body)

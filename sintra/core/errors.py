@@ -1,4 +1,4 @@
-"""The few ways in which work can end other than well."""
+"""The few ways in which work can fail, and how errors are worded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-LONGEST = 80  # of a word that is compared with others: that takes time with the square of it
+LONGEST_WORD = 80  # characters that are compared: the time grows with their square
+CLOSE_ENOUGH = 0.5  # similarity from 0 to 1 (difflib) from which a name is suggested
 
 
 class UserError(Exception):
@@ -14,32 +15,31 @@ class UserError(Exception):
 
 
 class Infeasible(Exception):
-    """A step can never work as asked for: a result, cached, from which the planner learns.
-
-    kind: one of unsupported, out_of_memory, not_a_number, refused.
-    """
+    """A step that can never work as asked for: a cached result, from which the planner learns."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+        """One of unsupported, out_of_memory, not_a_number, refused."""
 
 
 class Transient(Exception):
-    """A step failed for a reason that may pass (network, disk, a kill): never cached."""
+    """A step that failed for a reason that may pass (network, disk, a kill): never cached."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest valid name, or all of them."""
-    import difflib
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the end of an error line: the valid name that is nearest to a word, or all of them."""
+    import difflib  # not on the no-op path
 
-    names = sorted(known)
-    close = difflib.get_close_matches(word[:LONGEST], names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+    valid = sorted(names)
+    close = difflib.get_close_matches(word[:LONGEST_WORD], valid, n=1, cutoff=CLOSE_ENOUGH)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(valid)}"
 
 
-def disk_trouble(error: OSError, root: Path) -> Exception:
-    """The error as Transient, in one line, where it is the disk's; anything else as it is. root:
-    what was to be written.
+def disk_error(error: OSError, root: Path) -> Exception:
+    """Return a Transient in one line where the disk is at fault, and any other error as it is.
+
+    root: the file or folder that was to be written.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Transient(

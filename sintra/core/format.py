@@ -37,6 +37,6 @@ def format_of(name: str) -> Format:
     return value
 
 
-def runnable(formats: tuple[str, ...], runtimes: tuple[str, ...]) -> tuple[str, ...]:
+def runnable_formats(formats: tuple[str, ...], runtimes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the formats that a device with these runtimes can run."""
     return tuple(name for name in formats if format_of(name).runtime in runtimes)

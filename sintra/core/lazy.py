@@ -1,5 +1,4 @@
-"""Modules that are only loaded when they are used: a stage's declaration is read on every run, its
-work rarely done.
+"""Modules that are imported at their first use: stages are declared in every run, and rarely run.
 
 importlib's own LazyLoader lets a second thread see a half-made module before Python 3.11.9 and
 3.12.3 (python/cpython issue 114763), and studies run in threads.
@@ -14,9 +13,7 @@ from typing import Any
 
 
 class Lazy:
-    """Stands for a module; each look at an attribute goes to the real one, which the first look
-    imports.
-    """
+    """A stand-in for a module, which the first use of an attribute imports."""
 
     def __init__(self, name: str) -> None:
         self.__dict__["_name"] = name
@@ -32,8 +29,9 @@ class Lazy:
 
 
 def module(name: str) -> Any:
-    """The module, loaded at the first look at one of its attributes. Raises ModuleNotFoundError
-    where there is none.
+    """Return the module of a dotted name, or a stand-in that imports it at its first use.
+
+    Raises ModuleNotFoundError where there is none.
     """
     if name in sys.modules:
         return sys.modules[name]

@@ -8,11 +8,15 @@ from typing import Any
 
 from sintra.core.errors import UserError, nearest
 
+STEP_GROUPS = ("stages", "probes")  # a probe is a stage whose artifact is measurements
+
 
 @functools.cache
-def own() -> tuple[EntryPoint, ...]:
-    """Sintra's own entry points: one small file, where scanning every installed package takes tens
-    of ms.
+def own_entry_points() -> tuple[EntryPoint, ...]:
+    """Return Sintra's own entry points, without a scan of every installed package.
+
+    That reads one small file, where a scan takes tens of milliseconds. Raises UserError where
+    Sintra isn't installed.
     """
     try:
         return tuple(distribution("sintra").entry_points)
@@ -22,66 +26,64 @@ def own() -> tuple[EntryPoint, ...]:
         ) from None
 
 
-def all_of(group: str) -> tuple[EntryPoint, ...]:
-    """Every plugin of a group (`sintra.stages`, `sintra.planners`, ...), none of them imported; our
-    own first, so that nobody can take their names.
-    """
-    known = entry_points(group=f"sintra.{group}")
-    return tuple(
-        sorted(
-            known,
-            key=lambda e: (not (e.dist and e.dist.name == "sintra"), str(e.dist and e.dist.name)),
-        )
-    )
-
-
-@functools.cache
-def found(group: str) -> dict[str, EntryPoint]:
-    """The same by name."""
-    return {e.name: e for e in reversed(all_of(group))}
-
-
-@functools.cache
-def load(group: str, name: str) -> Any:
-    """The plugin's object. Raises UserError with the nearest name for an unknown one."""
-    for entry in own():
-        if entry.group == f"sintra.{group}" and entry.name == name:
-            return entry.load()
-    if name not in found(group):
-        raise UserError(f"no {group.rstrip('s')} is called {name!r}: {nearest(name, found(group))}")
-    return found(group)[name].load()
-
-
-@functools.cache
-def step(name: str) -> Any:
-    """A stage, or a probe, which is a stage whose artifact is measurements."""
-    probes = {e.name for e in own() if e.group == "sintra.probes"}
-    if name in probes or (name not in found_stages() and name in found("probes")):
-        return load("probes", name)
-    return load("stages", name)
-
-
-def names(group: str) -> frozenset[str]:
-    """Return the names of Sintra's own plugins of a group."""
-    return frozenset(e.name for e in own() if e.group == f"sintra.{group}")
+def own_names(*groups: str) -> frozenset[str]:
+    """Return the names of Sintra's own plugins in these groups."""
+    full = {_full(g) for g in groups}
+    return frozenset(e.name for e in own_entry_points() if e.group in full)
 
 
 def has(group: str, name: str) -> bool:
     """Return whether a group has a plugin of this name; other packages are searched last."""
-    return name in names(group) or name in found(group)
+    return name in own_names(group) or name in by_name(group)
 
 
 def has_step(name: str) -> bool:
-    """Return whether there is a stage or probe of this name; others' packages are asked last."""
-    return name in built_in() or has("stages", name) or has("probes", name)
+    """Return whether there is a stage or a probe of this name."""
+    return any(has(group, name) for group in STEP_GROUPS)
 
 
-def built_in() -> frozenset[str]:
-    """Names of our own stages and probes."""
-    return frozenset(e.name for e in own() if e.group in ("sintra.stages", "sintra.probes"))
+def entry_points_in(group: str) -> tuple[EntryPoint, ...]:
+    """Return every plugin of a group (`stages`, `planners`, ...), none of them imported.
+
+    Sintra's own come first, so that nobody can take their names.
+    """
+    return tuple(sorted(entry_points(group=_full(group)), key=_own_first))
 
 
 @functools.cache
-def found_stages() -> frozenset[str]:
-    """Names of the built-in stages."""
-    return frozenset(e.name for e in own() if e.group == "sintra.stages")
+def by_name(group: str) -> dict[str, EntryPoint]:
+    """Return every plugin of a group by its name, none of them imported."""
+    return {e.name: e for e in reversed(entry_points_in(group))}
+
+
+@functools.cache
+def load(group: str, name: str) -> Any:
+    """Import a plugin and return its object. Raises UserError for an unknown name."""
+    for entry in own_entry_points():
+        if entry.group == _full(group) and entry.name == name:
+            return entry.load()
+    plugins = by_name(group)
+    if name not in plugins:
+        raise UserError(f"no {group.rstrip('s')} is called {name!r}: {nearest(name, plugins)}")
+    return plugins[name].load()
+
+
+@functools.cache
+def load_step(name: str) -> Any:
+    """Import a stage or a probe. Raises UserError for an unknown name."""
+    if name in own_names("probes"):
+        return load("probes", name)
+    if name not in own_names("stages") and name in by_name("probes"):
+        return load("probes", name)
+    return load("stages", name)
+
+
+def _full(group: str) -> str:
+    """Return the name of a group as packages declare it."""
+    return f"sintra.{group}"
+
+
+def _own_first(entry: EntryPoint) -> tuple[bool, str]:
+    """Return the place of an entry point among others: Sintra's own, then by distribution."""
+    name = entry.dist and entry.dist.name
+    return name != "sintra", str(name)

@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM: end every worker, say one line, leave. And the other side: die with one's
-parent.
-"""
+"""How processes end: a run by Ctrl-C or SIGTERM, workers with it, a child with its parent."""
 
 from __future__ import annotations
 
@@ -15,26 +13,29 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
+
 
 class Stoppable(Protocol):
-    """What is under way and can be ended."""
+    """A job that is under way and can be ended."""
 
     def cancel(self) -> None:
         """End it now, with all its children; may be called from a signal handler."""
 
 
-LIVE: set[Stoppable] = set()
-TOLD = threading.Event()  # set once we are to stop
+LIVE_JOBS: set[Stoppable] = set()
+STOP_REQUESTED = threading.Event()  # set once a signal has asked this process to stop
 
 
-def stop_when_told() -> None:
-    """From now on a signal ends the workers and then this process, with 128 + the signal's number
-    as exit code.
+def stop_on_signals() -> None:
+    """From now on let a signal end the workers and then this process.
+
+    The exit code is 128 + the signal's number.
     """
 
     def stop(number: int, _: object) -> None:
-        TOLD.set()
-        for job in list(LIVE):
+        STOP_REQUESTED.set()
+        for job in list(LIVE_JOBS):
             job.cancel()
         print(
             "sintra: stopped; what was finished is kept, the same command goes on from there",
@@ -43,13 +44,12 @@ def stop_when_told() -> None:
         )
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-        if (
-            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-        ):  # nohup says that the terminal may go
-            signal.signal(signal.SIGHUP, stop)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
+        signal.signal(signal.SIGHUP, stop)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -60,18 +60,19 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def die_with_parent() -> None:
-    """On Linux, be killed when the parent dies, so that `kill -9` of doit leaves nothing running."""
+    """Be killed when the parent dies (Linux), so that `kill -9` of doit leaves nothing running."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def peak() -> int:
-    """Peak resident bytes of this process. On Linux, getrusage's maximum outlives fork and exec: it
-    may be the parent's.
+def peak_rss() -> int:
+    """Return the peak resident bytes of this process.
+
+    On Linux they come from /proc: getrusage's maximum outlives fork and exec, and may be the
+    parent's.
     """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

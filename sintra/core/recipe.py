@@ -1,139 +1,171 @@
-"""How a variant is made: a frozen value."""
+"""How a variant is made: a frozen value, and the name that people see for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from sintra.core.canonical import canonical, sha256
 
 Rounding = Literal["nearest", "compensated"]
-# The file type that names a file most of whose matrices are of a tensor type, where the names
+EVERY_MATRIX = ".*"  # the pattern after which nothing is left to the file type
+# Tensor type -> the file type that names a file most of whose matrices have it, where the names
 # differ.
 FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
-def blocks(given: Any) -> tuple[int, ...]:
-    """Numbers of blocks, ascending, each once. Raises ValueError for anything else."""
-    if not isinstance(given, list | tuple) or not all(type(n) is int and n >= 0 for n in given):
-        raise ValueError(f"{given!r} are no numbers of blocks")
-    return tuple(sorted(set(given)))
+class RecipeJson(TypedDict):
+    """A recipe in round files and result.json; the fields are those of `Recipe`."""
+
+    type: str
+    importance: bool
+    drop: tuple[int, ...]
+    tensors: tuple[tuple[str, str], ...]
+    rounding: Rounding
+    kv: str
+    format: NotRequired[str]  # where it isn't gguf
+    refine: NotRequired[bool]  # where it is true
+    polish: NotRequired[bool]  # where it is true
+    no_attention: NotRequired[tuple[int, ...]]  # where there are any
+
+
+LATER_FIELDS = (("format", "gguf"), ("refine", False), ("polish", False), ("no_attention", ()))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a variant is made from a converted model; equal recipes are equal values. type: a
-    llama.cpp file type; tensors: (regular expression, tensor type) pairs, the first match wins, and
-    what none matches has the file type's own choice; importance: whether the importance matrix is
-    used; drop: blocks left out, ascending; rounding: of the integers, to the nearest grid point or
-    compensated (see sintra.stages.rounding); kv: the type of the KV cache that it is to be run with;
-    format: of its file (sintra.core.format): others than gguf have only a type, bits and group size as
-    in w4g128; refine: whether the finished file is rounded anew, block after block
-    (sintra.stages.refine); polish: whether it is tuned end to end after that
-    (sintra.stages.polish); no_attention: blocks whose attention is left out.
-    """
+    """How a variant is made from a converted model; equal recipes are equal values."""
 
-    type: str
-    importance: bool = False
-    drop: tuple[int, ...] = ()
+    type: str  # a llama.cpp file type, or bits and group size (w4g128) in other formats
+    importance: bool = False  # whether the importance matrix is used
+    drop: tuple[int, ...] = ()  # numbers of the blocks that are left out, ascending
     tensors: tuple[tuple[str, str], ...] = ()
-    rounding: Rounding = "nearest"
-    kv: str = "f16"
-    format: str = "gguf"
-    refine: bool = False
-    polish: bool = False
-    no_attention: tuple[int, ...] = ()
-
-    @property
-    def file(self) -> Recipe:
-        """What its file is made of: the same for every KV cache."""
-        return replace(self, kv="f16")
-
-    @property
-    def name(self) -> str:
-        """A short, readable, unique name, fit for a task name and a file name."""
-        if self.format != "gguf":
-            return f"{self.format}-{self.type}"
-        if self.kv != "f16":
-            return f"{self.file.name}-kv_{self.kv}"
-        if self.polish:
-            return f"{replace(self, polish=False).name}-polished"
-        if self.refine:
-            return f"{replace(self, refine=False).name}-refined"
-        if self.complete and not self.uniform:
-            return "mix-" + sha256(canonical(self.as_json()))[:8]
-        if self.uniform:  # what planners of mixes make: with importance matrix, compensated
-            parts = [f"all-{self.tensors[0][1]}", *(["plain"] if not self.importance else [])]
-            parts += [self.rounding] if self.rounding == "nearest" else []
-        else:
-            parts = [self.type, *(["imatrix"] if self.importance else [])]
-            parts += [self.rounding] if self.rounding != "nearest" else []
-        parts += self.gaps
-        if self.tensors and not self.uniform:
-            parts.append(sha256(canonical(self.tensors))[:8])
-        return "-".join(parts)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the patterns leave nothing to the file type."""
-        return bool(self.tensors) and self.tensors[-1][0] == ".*"
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every matrix has the same type."""
-        return self.complete and len(self.tensors) == 1
-
-    def parts(self) -> tuple[Recipe, ...]:
-        """The uniform recipes that a mix can be put together from; empty where it can't."""
-        if not self.complete or self.uniform or self.cut:
-            return ()
-        kinds = sorted({t for _, t in self.tensors})
-        return tuple(replace(self, type=FILE_TYPES.get(t, t), tensors=((".*", t),)) for t in kinds)
+    """Pairs of a regular expression and a tensor type: the first that matches a tensor's name
+    decides, and what none matches has the file type's own choice."""
+    rounding: Rounding = "nearest"  # of integers: the nearest grid point, or see stages.rounding
+    kv: str = "f16"  # type of the KV cache that the variant is to be run with
+    format: str = "gguf"  # of its file: a name in core.format
+    refine: bool = False  # whether each block is rounded again to fit the original (stages.refine)
+    polish: bool = False  # whether scales are tuned end to end after that (stages.polish)
+    no_attention: tuple[int, ...] = ()  # blocks whose attention is left out, ascending
 
     @staticmethod
-    def of(data: dict[str, Any]) -> Recipe:
-        """From its JSON form. Raises KeyError, TypeError, ValueError."""
+    def of(data: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of its JSON form. Raises KeyError, TypeError, ValueError."""
         tensors = tuple((str(p), str(t)) for p, t in data.get("tensors", ()))
         return Recipe(
             data["type"],
             bool(data.get("importance")),
-            blocks(data.get("drop", ())),
+            block_numbers(data.get("drop", ())),
             tensors,
             data.get("rounding", "nearest"),
             data.get("kv", "f16"),
             data.get("format", "gguf"),
             bool(data.get("refine")),
             bool(data.get("polish")),
-            blocks(data.get("no_attention", ())),
+            block_numbers(data.get("no_attention", ())),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """For round files, results and names; a plain GGUF's is what it was before there were
-        formats and finishing.
+    def as_json(self) -> RecipeJson:
+        """Return the JSON form for round files, results and names.
+
+        Fields that recipes didn't always have are left out where they say nothing, so that old
+        names and digests stay.
         """
-        plain = (("format", "gguf"), ("refine", False), ("polish", False), ("no_attention", ()))
-        return {k: v for k, v in asdict(self).items() if (k, v) not in plain}
+        fields = {k: v for k, v in asdict(self).items() if (k, v) not in LATER_FIELDS}
+        return cast("RecipeJson", fields)
+
+    @property
+    def file(self) -> Recipe:
+        """Return the recipe of its file, which is the same for every KV cache."""
+        return replace(self, kv="f16")
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the patterns leave nothing to the file type."""
+        return bool(self.tensors) and self.tensors[-1][0] == EVERY_MATRIX
+
+    @property
+    def uniform(self) -> bool:
+        """Tell whether every matrix has the same type."""
+        return self.complete and len(self.tensors) == 1
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether it is more than put together from what other variants are made of."""
+        return self.refine or self.polish
 
     @property
     def cut(self) -> bool:
-        """Whether anything of the original is left out."""
+        """Tell whether anything of the original is left out."""
         return bool(self.drop or self.no_attention)
 
     @property
-    def gaps(self) -> tuple[str, ...]:
-        """What is left out, for names."""
+    def cut_labels(self) -> tuple[str, ...]:
+        """Return what is left out, for names: `drop3`, `noattn1_2`."""
         pairs = (("drop", self.drop), ("noattn", self.no_attention))
         return tuple(word + "_".join(map(str, blocks)) for word, blocks in pairs if blocks)
 
     @property
-    def left_out(self) -> str:
-        """What is left out, in words."""
+    def cut_words(self) -> str:
+        """Return what is left out, in words: `block 3 and the attention of blocks 1, 2`."""
         pairs = (("", self.drop), ("the attention of ", self.no_attention))
         return " and ".join(
             f"{of}block{'s' * (len(b) > 1)} {', '.join(map(str, b))}" for of, b in pairs if b
         )
 
-    @property
-    def finished(self) -> bool:
-        """Whether it is more than put together from what other variants are made of."""
-        return self.refine or self.polish
+    def uniform_parts(self) -> tuple[Recipe, ...]:
+        """Return the uniform recipes whose files make up a mix; empty where there are none."""
+        if not self.complete or self.uniform or self.cut:
+            return ()
+        types = sorted({t for _, t in self.tensors})
+        return tuple(
+            replace(self, type=FILE_TYPES.get(t, t), tensors=((EVERY_MATRIX, t),)) for t in types
+        )
+
+
+def block_numbers(value: object) -> tuple[int, ...]:
+    """Return numbers of blocks, ascending, each once. Raises ValueError for anything else."""
+    if not isinstance(value, list | tuple) or not all(type(n) is int and n >= 0 for n in value):
+        raise ValueError(f"{value!r} are no numbers of blocks")
+    return tuple(sorted(set(value)))
+
+
+def variant_name(recipe: Recipe) -> str:
+    """Return a short, readable, unique name, fit for a task name and a file name."""
+    if recipe.format != "gguf":
+        return f"{recipe.format}-{recipe.type}"
+    parts = [_plain_name(replace(recipe, kv="f16", refine=False, polish=False))]
+    parts += ["refined"] if recipe.refine else []
+    parts += ["polished"] if recipe.polish else []
+    parts += [f"kv_{recipe.kv}"] if recipe.kv != "f16" else []
+    return "-".join(parts)
+
+
+def _plain_name(recipe: Recipe) -> str:
+    """Return the name of a GGUF before it is finished: of a mix, a uniform file, or a preset."""
+    if recipe.uniform:
+        return "-".join([*_uniform_name(recipe), *recipe.cut_labels])
+    if recipe.complete:
+        return f"mix-{_short_digest(recipe.as_json())}"
+    patterns = [_short_digest(recipe.tensors)] if recipe.tensors else []
+    return "-".join([*_preset_name(recipe), *recipe.cut_labels, *patterns])
+
+
+def _uniform_name(recipe: Recipe) -> list[str]:
+    """Return the words of a file of one type, as a rule with matrix and compensated."""
+    words = [f"all-{recipe.tensors[0][1]}"]
+    words += [] if recipe.importance else ["plain"]
+    return words + ([recipe.rounding] if recipe.rounding == "nearest" else [])
+
+
+def _preset_name(recipe: Recipe) -> list[str]:
+    """Return the words of a stock preset, as a rule without matrix and rounded to nearest."""
+    words = [recipe.type]
+    words += ["imatrix"] if recipe.importance else []
+    return words + ([recipe.rounding] if recipe.rounding != "nearest" else [])
+
+
+def _short_digest(value: object) -> str:
+    return sha256(canonical(value))[:8]

@@ -7,84 +7,87 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
-Resource = Literal["light", "heavy", "alone"]
+Resource = Literal[
+    "light",  # one core or the network
+    "heavy",  # all cores
+    "alone",  # nothing else of ours may run
+]
+PROGRESS_MARK = "> "
+"""How a line of a worker's log begins that is shown as it comes, also without a terminal."""
 
 
 class Context(NamedTuple):
-    """A running step: its parameters, its inputs (role -> folder of read-only files), and where to
-    write.
+    """What a running step has: its parameters, its inputs, and where to write."""
 
-    out: an empty folder whose files become the artifact; hints: what helps but isn't in the key (a
-    path, a host); keep: a folder that outlives a killed run, for downloads that resume; threads:
-    how many cores it may use.
-    """
+    params: dict[str, Any]  # what the step's key has; JSON, its keys depend on the stage
+    inputs: dict[str, Path]  # role -> folder of read-only files
+    out: Path  # an empty folder whose files become the artifact
+    hints: dict[str, Any]  # what helps but isn't in the key (a path, a host)
+    keep: Path  # a folder that outlives a killed run, for downloads that resume
+    threads: int  # how many cores it may use
 
-    params: dict[str, Any]
-    inputs: dict[str, Path]
-    out: Path
-    hints: dict[str, Any]
-    keep: Path
-    threads: int
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file of the artifact."""
+    def write_json(self, name: str, value: object) -> None:
+        """Write a JSON file of the artifact. Raises ValueError for a value that is not JSON."""
         (self.out / name).write_text(json.dumps(value, sort_keys=True, allow_nan=False) + "\n")
 
     def say(self, text: str) -> None:
-        """A line of progress, into the log."""
+        """Write a line of progress into the log."""
         print(text, file=sys.stderr, flush=True)
+
+
+class StageIdentity(TypedDict):
+    """A stage's own part of an action key."""
+
+    stage: str  # its name
+    version: int
+    tools: dict[str, str]  # distribution -> installed version
+    platform: NotRequired[str]  # of a stage whose result depends on the machine
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of step. `version` is raised whenever the same inputs may give other outputs.
-
-    tools: distributions whose version is part of the key; platform: whether the CPU's name and the
-    number of cores are; optional: whether a study goes on without it, a fault that may pass being
-    its variant's failure in this run; resource: light (one core or the network), heavy (all cores)
-    or alone (nothing else of ours may run).
-    """
+    """A kind of step."""
 
     name: str
-    version: int
+    version: int  # raised whenever the same inputs may give other outputs
     run: Callable[[Context], None]
-    tools: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()  # distributions whose version is part of the key
     resource: Resource = "heavy"
-    platform: bool = False
-    timeout_s: float = 4 * 3600
-    metrics: tuple[str, ...] = field(default=())
+    platform: bool = False  # whether the CPU's name and the number of cores are part of the key
+    timeout_s: float = 4 * 3600  # seconds of wall time
+    metrics: tuple[str, ...] = ()  # names of what a probe measures
     optional: bool = False
+    """Whether a study goes on without it: a fault that may pass is then its variant's failure in
+    this run."""
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """The stage's own part of an action key."""
+    def identity(self) -> StageIdentity:
+        """Return the stage's own part of an action key."""
         versions = {name: tool_version(name) for name in self.tools}
-        own: dict[str, Any] = {"stage": self.name, "version": self.version, "tools": versions}
-        return own | ({"platform": machine()} if self.platform else {})
+        own: StageIdentity = {"stage": self.name, "version": self.version, "tools": versions}
+        if self.platform:
+            own["platform"] = machine()
+        return own
 
 
-_versions: dict[str, str] = {}
-
-
+@cache
 def tool_version(name: str) -> str:
-    """The installed version of a distribution; "none" where it is not installed."""
-    if name not in _versions:
-        try:
-            _versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            _versions[name] = "none"
-    return _versions[name]
+    """Return the installed version of a distribution; "none" where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 @cache
 def machine() -> str:
-    """The CPU's name, its architecture and how many cores this process may use; no host name."""
-    import platform
+    """Return the CPU's name, its architecture and its usable cores, without any host name."""
+    import platform  # only where a stage depends on the machine
 
     name = platform.machine()
     try:
@@ -96,10 +99,5 @@ def machine() -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-MARK = (
-    "> "  # how a line of a worker's log begins that is shown as it comes, also without a terminal
-)

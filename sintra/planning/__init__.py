@@ -1,1 +1,1 @@
-"""What planners are given, and what they share; pure."""
+"""What planners are given, and what they share: what is known becomes proposals."""

@@ -1,54 +1,58 @@
-"""What arithmetic on a model's headers shows before anything is built: bounds, and sizes to expect."""
+"""Bounds and expected sizes by arithmetic on a model's headers, before anything is built."""
 
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 
 from sintra.config.study import Study
-from sintra.core.judge import impossible
+from sintra.core.judge import impossible_limit
+from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
-SMALLEST = 1.5625
+MIN_BITS_PER_WEIGHT = 1.5625  # IQ1_S, the smallest type of llama.cpp
 
 
-def weights(folder: Path) -> tuple[int, int]:
-    """Elements of the matrices inside the blocks, and of all others, by the safetensors headers."""
-    inner = outer = 0
+def count_weights(folder: Path) -> tuple[int, int]:
+    """Count the elements of the matrices inside the blocks, and of all others.
+
+    The shapes come from the headers of the folder's safetensors files.
+    """
+    inside = outside = 0
     for path in folder.glob("*.safetensors"):
-        for name, tensor in read_safetensors_header(path).items():
-            if len(tensor["shape"]) >= 2:
-                count = 1
-                for side in tensor["shape"]:
-                    count *= side
-                inner, outer = (
-                    (inner + count, outer) if ".layers." in name else (inner, outer + count)
-                )
-    return inner, outer
+        for name, tensor in safetensors_header(path).items():
+            if len(tensor["shape"]) < 2:
+                continue
+            if ".layers." in name:
+                inside += prod(tensor["shape"])
+            else:
+                outside += prod(tensor["shape"])
+    return inside, outside
 
 
 def expected_shape(recipe: Recipe, pin: Source) -> Shape | None:
-    """Roughly what a variant of a local model will be; None for a hub model or a preset that isn't
-    listed.
+    """Return roughly what a variant of a local model will be.
+
+    None for a hub model, for a mix, and for a preset whose bits per weight are not published.
     """
     if pin.kind != "folder" or recipe.type not in PRESET_BITS or recipe.tensors:
         return None
-    folder = Path(pin.locator)
-    return shape_of(folder, PRESET_BITS[recipe.type], len(recipe.drop))
+    return quantized_shape(Path(pin.locator), PRESET_BITS[recipe.type], len(recipe.drop))
 
 
-def shape_of(folder: Path, bits: float, dropped: int) -> Shape:
-    """A model folder's shape with every matrix at the same number of bits a weight."""
+def quantized_shape(folder: Path, bits: float, dropped: int) -> Shape:
+    """Return a model folder's shape with every matrix at the same number of bits per weight."""
     config = json.loads((folder / "config.json").read_text())
-    inner, outer = weights(folder)
+    inside, outside = count_weights(folder)
     layers, width, heads = (
         config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
-    count = inner * max(0, layers - dropped) / layers + outer
+    count = inside * max(0, layers - dropped) / layers + outside
     vocabulary = config.get("vocab_size", 0)
     return Shape(
         weight_bytes=int(count * bits / 8),
@@ -64,15 +68,15 @@ def shape_of(folder: Path, bits: float, dropped: int) -> Shape:
     )
 
 
-def hopeless(study: Study, pin: Source) -> str | None:
-    """Why no variant can hold the limits, where arithmetic on a local model's headers shows it."""
+def infeasible_reason(study: Study, pin: Source) -> str | None:
+    """Say why no variant can hold the limits, where a local model's headers show it."""
     if pin.kind != "folder":
         return None
     bounds = lower_bounds(study, Path(pin.locator))
-    found = impossible(study.goal, bounds)
-    if found is None:
+    broken = impossible_limit(study.goal, bounds)
+    if broken is None:
         return None
-    limit, best = found
+    limit, best = broken
     return (
         f"infeasible: {limit.option} asks for {limit.metric} {limit.op} "
         f"{in_units(limit.metric, limit.limit)}, and no variant can do better than "
@@ -80,39 +84,36 @@ def hopeless(study: Study, pin: Source) -> str | None:
     )
 
 
-UNITS = {
-    "size_bytes": (1e6, "MB"),
-    "device_ram_bytes": (2**30, "GiB"),
-    "kld_mean": (1, "nats"),
-    "kld_p999": (1, "nats"),
-}
-
-
 def in_units(metric: str, value: float) -> str:
-    """A metric's value as a person says it."""
-    scale, unit = UNITS.get(metric, (1, "tokens/s" if "tps" in metric else ""))
-    return f"{value / scale:.4g} {unit}".rstrip()
+    """Write a metric's value in the unit that its option has, such as 2.48 MB."""
+    row = find_metric(metric)
+    if row is None:
+        return f"{value:.4g}"
+    unit = row.option_unit or row.unit.removeprefix("1")
+    return f"{value / row.option_scale:.4g} {unit}".rstrip()
 
 
 def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
-    """The best size, memory and decode speed that any recipe of the planner could reach, from the
-    tensors' shapes.
+    """Return the best size, memory and decode speed that any of the planner's recipes could reach.
+
+    They follow from the tensors' shapes: bytes, bytes, tokens/s. Where a board is measured, only
+    the size: its memory and speed are not argued about but asked for.
     """
     bits = min(
-        (BLOCK_BITS.get(t, SMALLEST) for t in study.planner.types),
-        default=SMALLEST,
+        (BLOCK_BITS.get(t, MIN_BITS_PER_WEIGHT) for t in study.planner.types or []),
+        default=MIN_BITS_PER_WEIGHT,
     )
     if study.formats != ("gguf",):
         bits = min(bits, study.compress.bits)
-    shape = shape_of(folder, bits, study.planner.max_dropped)
-    read = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
-    device = study.hardware
-    if study.on_board:  # it is to be asked, not argued with
+    shape = quantized_shape(folder, bits, study.planner.max_dropped)
+    if study.on_board:
         return {"size_bytes": shape.weight_bytes}
+    device = study.hardware
+    read_bytes = max(1, shape.weight_bytes - (0 if shape.tied else shape.embedding_bytes))
     return {
         "size_bytes": shape.weight_bytes,
         "device_ram_bytes": shape.weight_bytes
         + kv_bytes(shape, study.probe.context)
         + device.runtime_bytes,
-        "device_tg_tps": device.efficiency * device.bandwidth / read,
+        "device_tg_tps": device.efficiency * device.bandwidth / read_bytes,
     }

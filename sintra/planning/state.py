@@ -1,106 +1,156 @@
-"""What every planner is given."""
+"""What a planner is given: results so far, the model's facts, similar studies, an adviser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Measurement, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 
-ADVISER = "language model"  # the author of what was proposed on its advice
-EXPLORER = (
-    "forced exploration"  # and of what is measured in its stead when it goes round in circles
-)
-Shares = Mapping[str, float]
-Ask = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]
-Pair = Callable[[Recipe, Recipe], tuple[float, float] | None]
+ADVISER = "language model"  # author of the proposals made on its advice
+EXPLORER = "forced exploration"  # author of what is measured instead of advice that repeats itself
+
+JsonObject = dict[str, Any]  # of an outside format: a JSON schema, a reply that follows one
+AskModel = Callable[[str, str, JsonObject], JsonObject | None]
+KldDifference = Callable[[Recipe, Recipe], tuple[float, float] | None]
+
+
+class TensorDistortion(TypedDict):
+    """Relative squared errors of one quantized matrix, as distortion.json holds them."""
+
+    output: float  # of the layer's output, tr(E H E') / tr(W H W')
+    diagonal: float  # weighted by the diagonal of H, the importance matrix
+    weights: float  # of the weights themselves
+
+
+class LessonJson(TypedDict):
+    """A StudyLesson as the history keeps it."""
+
+    classes: Mapping[str, tuple[tuple[float, float], ...]]
+    factors: Mapping[str, float]
+    bend: float
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A recipe's numbers on one text: metric -> measurement."""
+class TextResult:
+    """The measurements of one recipe on one text."""
 
     recipe: Recipe
-    level: str
-    metrics: Mapping[str, Measurement]
+    level: str  # which text: "screen", "search" or "report"
+    metrics: Mapping[str, Measurement]  # by metric
+
+
+def no_difference(first: Recipe, second: Recipe) -> tuple[float, float] | None:
+    """Return None: no two recipes can be compared window by window."""
+    return None
 
 
 @dataclass(frozen=True)
-class History:
-    """What is known so far, in the order in which it was proposed.
+class StudyResults:
+    """What this study proposed, built and measured so far, in the order of the proposals."""
 
-    candidates: what was measured; layers: the model's blocks, once known; failed: recipes that
-    could not be made; bytes_of: the files of those that were made without being measured; sizes,
-    shape: the bytes of any mix, the architecture; distortion: uniform recipe -> tensor ->
-    {"output", "diagonal", "weights"}; seen: the numbers text by text; tried: (recipe, level) of
-    every proposal; last: the last round's proposals; paired: the mean difference of two recipes'
-    KLD on the search text and its standard error, bootstrapped over windows. advice: variants
-    measured on a language model's advice; architecture, knowledge: the model's, and what is known
-    of it; past: similar studies, in words; lessons: what they taught; influence: each block's
-    (sintra.formats.runtime.blocks.influence), where the curvature was measured; pockets: depths at which blocks of
-    this architecture lose least, by conf/arch; ask: the language model, (system, user, schema) ->
-    answer or None on trouble, where the study has one; say: a line for the user; hush: ask no more
-    in this run.
-    """
-
-    candidates: tuple[Candidate, ...]
-    layers: int | None
-    failed: frozenset[Recipe] = frozenset()
-    bytes_of: Mapping[Recipe, int] = field(default_factory=dict)
-    sizes: MixSizes | None = None
-    shape: Shape | None = None
-    distortion: Mapping[Recipe, Mapping[str, Shares]] = field(default_factory=dict)
-    seen: tuple[Seen, ...] = ()
-    tried: frozenset[tuple[Recipe, str]] = frozenset()
-    last: tuple[Proposal, ...] = ()
-    paired: Pair = lambda a, b: None
-    advice: int = 0
-    architecture: str = ""
-    knowledge: tuple[str, ...] = ()
-    past: tuple[dict[str, Any], ...] = ()
-    lessons: tuple[Lesson, ...] = ()
-    influence: tuple[float, ...] = ()
-    pockets: tuple[float, ...] = ()
-    ask: Ask | None = None
-    say: Callable[[str], None] = lambda text: None
-    hush: Callable[[], None] = lambda: None
+    candidates: tuple[Candidate, ...] = ()  # the measured variants
+    attempts: frozenset[tuple[Recipe, str]] = frozenset()  # (recipe, level) of every proposal
+    failed: frozenset[Recipe] = frozenset()  # recipes whose files could not be made
+    last_round: tuple[Proposal, ...] = ()  # the proposals of the latest round
+    text_results: tuple[TextResult, ...] = ()  # the measurements, text by text
+    file_bytes: Mapping[Recipe, int] = field(default_factory=dict)
+    """Size in bytes of each file that was made without being measured."""
+    kld_difference: KldDifference = no_difference
+    """Mean KLD of the first recipe minus the second's on the search text, and its standard error
+    in nats, bootstrapped over windows; None where one of them was not measured."""
 
     def kld(self, recipe: Recipe, level: str) -> Measurement | None:
-        """The mean KLD of a recipe on a text."""
+        """Return a recipe's mean KLD on a text, or None where it was not measured."""
         return next(
-            (s.metrics["kld_mean"] for s in self.seen if s.recipe == recipe and s.level == level),
+            (
+                result.metrics["kld_mean"]
+                for result in self.text_results
+                if result.recipe == recipe and result.level == level
+            ),
             None,
         )
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """classes: class of tensors -> ((depth from 0 to 1, log sensitivity beside the mean), ...), by
-    depth; factors: type -> log factor; weight: how similar its model is, from 0 to 1.
-    """
+class ModelFacts:
+    """What is known of the model itself; None or empty until the step that tells it has run."""
+
+    layers: int | None = None  # number of blocks
+    architecture: str = ""  # as GGUF names it, such as "llama"
+    sizes: Sizes | None = None  # bytes of any mix of tensor types
+    shape: Shape | None = None  # dimensions, for the estimates of time and memory
+    distortion: Mapping[Recipe, Mapping[str, TensorDistortion]] = field(default_factory=dict)
+    """Uniform recipe -> tensor -> its errors."""
+    influence: tuple[float, ...] = ()
+    """By block, how much it turns the hidden states (sintra.formats.runtime.blocks.influence);
+    empty where the curvature was not measured."""
+    pockets: tuple[float, ...] = ()
+    """Depths from 0 to 1 at which blocks of this architecture lose least, by conf/arch."""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What finished studies of similar models say, the most similar first."""
+
+    lessons: tuple[StudyLesson, ...] = ()  # their fitted models, for the solver
+    past_studies: tuple[Mapping[str, object], ...] = ()  # their results, for the language model
+
+
+def ignore_line(line: str) -> None:
+    """Drop a line for the user."""
+
+
+def ignore_request() -> None:
+    """Do nothing: there is no language model to leave alone."""
+
+
+@dataclass(frozen=True)
+class Adviser:
+    """The study's language model, where its planner takes advice."""
+
+    ask: AskModel | None = None
+    """(system prompt, user prompt, JSON schema) -> reply, None on trouble; None without a model."""
+    stop_asking: Callable[[], None] = ignore_request  # make no more calls in this run
+    notify: Callable[[str], None] = ignore_line  # print a line for the user
+    knowledge: tuple[str, ...] = ()  # sentences of conf/arch on the architecture
+    evaluations: int = 0  # variants measured on its advice, beside planner.evaluations
+
+
+@dataclass(frozen=True)
+class PlannerState:
+    """Everything that a planner decides by, beside the study itself."""
+
+    results: StudyResults = StudyResults()
+    model: ModelFacts = ModelFacts()
+    priors: Priors = Priors()
+    adviser: Adviser = Adviser()
+
+
+@dataclass(frozen=True)
+class StudyLesson:
+    """What a study's fitted model says of similar models: ratios, not absolute values."""
 
     classes: Mapping[str, tuple[tuple[float, float], ...]]
-    factors: Mapping[str, float]
-    bend: float
-    weight: float = 1.0
+    """Class of tensors -> (depth from 0 to 1, log sensitivity minus the mean), by depth."""
+    factors: Mapping[str, float]  # tensor type -> log of its factor on the distortion
+    bend: float  # curvature of the link from distortion to KLD
+    weight: float = 1.0  # how similar its model is: 0 for not at all, 10 for the same weights
 
-    def as_json(self) -> dict[str, Any]:
-        """For the history."""
+    def as_json(self) -> LessonJson:
+        """Return the lesson without its weight, as the history keeps it."""
         return {"classes": self.classes, "factors": self.factors, "bend": self.bend}
 
     @staticmethod
-    def of(data: dict[str, Any], weight: float) -> Lesson:
-        """From its JSON form."""
+    def of(data: Mapping[str, Any], weight: float) -> StudyLesson:
+        """Read a lesson from a row of the history. Raises KeyError, TypeError, ValueError."""
         classes = {
-            str(k): tuple((float(d), float(a)) for d, a in v) for k, v in data["classes"].items()
+            str(kind): tuple((float(depth), float(log)) for depth, log in points)
+            for kind, points in data["classes"].items()
         }
-        return Lesson(
-            classes,
-            {str(t): float(m) for t, m in data["factors"].items()},
-            float(data["bend"]),
-            weight,
-        )
+        factors = {str(kind): float(log) for kind, log in data["factors"].items()}
+        return StudyLesson(classes, factors, float(data["bend"]), weight)

@@ -16,7 +16,7 @@ from typing import Any
 from sintra.config.options import DeviceConf
 from sintra.core import plugins
 from sintra.core.errors import Infeasible, Transient
-from sintra.core.stage import MARK, Context, Stage
+from sintra.core.stage import PROGRESS_MARK, Context, Stage
 from sintra.core.types import Measurement
 from sintra.hardware.boards.identity import where
 from sintra.probes.measurements import write_measurements
@@ -42,7 +42,9 @@ def run_on_board(context: Context, job: str) -> Run:
         DeviceConf(**context.hints["device"]),
         (context.inputs["gguf"] / "model.gguf").resolve(),
     )
-    device = plugins.load("devices", options.name)(options, lambda text: context.say(MARK + text))
+    device = plugins.load("devices", options.name)(
+        options, lambda text: context.say(PROGRESS_MARK + text)
+    )
     params = {"kv": "f16", "limit": None} | params
     found: Run = device.measure({"job": job, **params}, gguf, gguf.name, board)
     check_run(found, where(board), options.timeout_s)

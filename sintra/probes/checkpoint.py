@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.core.process import peak
+from sintra.core.process import peak_rss
 from sintra.core.stage import Context, Stage, machine
 from sintra.core.types import Measurement
 from sintra.formats.runtime.call import call_in_python
@@ -76,14 +76,14 @@ def measure_memory(context: Context) -> None:
     """
     import torch
 
-    before, size = peak(), context.params["context"]
-    model = load_checkpoint(context)
+    before, size = peak_rss(), context.params["context"]
+    model = model_of(context)
     model.feed(np.zeros(size, dtype=np.int32))
     model.wait()
     how = f"context {size}, {before / 2**20:.0f} MiB before loading; {model.runtime}"
     found = [
         Measurement(
-            "ram_peak_bytes", float(peak()), "bytes", "measured", where=machine(), protocol=how
+            "ram_peak_bytes", float(peak_rss()), "bytes", "measured", where=machine(), protocol=how
         )
     ]
     if model.device == "cuda":

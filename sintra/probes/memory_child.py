@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sintra.core.process import peak
+from sintra.core.process import peak_rss
 from sintra.hardware.estimate.estimate import UBATCH
 
 PERIOD_S = 0.01
@@ -43,9 +43,7 @@ class ReadingLog:
         with self.lock:
             t = round(time.monotonic() - self.start, 3)
             print(
-                json.dumps(
-                    {"t": t, "phase": self.phase, "rss": resident_bytes(), "peak": peak()} | more
-                ),
+                json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak_rss()} | more),
                 flush=True,
             )
 

@@ -8,19 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra.core.recipe import Recipe
+from sintra.core.metrics import METRICS
+from sintra.core.recipe import Recipe, variant_name
 from sintra.results.recommend import recommend
 from sintra.store.files import write_atomic
 from sintra.study.sweep import folder, swept
 
 Result = dict[str, Any]
-COLUMNS = {
-    "size_bytes": ("MB", 1e6, 2),
-    "kld_mean": ("KLD", 1, 5),
-    "bits_per_byte": ("bits/byte", 1, 4),
-    "device_tg_tps": ("tok/s*", 1, 1),
-    "device_ram_bytes": ("RAM MB*", 1e6, 0),
-}
+COLUMNS = {m.name: m.column for m in METRICS if m.column}
 
 
 def tell(root: Path, raw: list[str], results: list[Result], command: str) -> None:
@@ -54,7 +49,7 @@ def flat(result: Result, keys: list[str]) -> dict[str, Any]:
         | {
             "study": result["study"],
             "status": result["status"],
-            "winner": Recipe.of(winner["recipe"]).name if winner else None,
+            "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
         }
         | {k: numbers.get(k) for k in COLUMNS}
         | tasks
@@ -64,12 +59,11 @@ def flat(result: Result, keys: list[str]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], keys: list[str]) -> str:
     """In columns as wide as need be."""
     tasks = sorted({k for r in rows for k in r if k.startswith("task:")})
-    heads = [*keys, "status", "variant", *(c[0] for c in COLUMNS.values()), *tasks]
+    heads = [*keys, "status", "variant", *(c.head for c in COLUMNS.values()), *tasks]
     lines = [heads]
     for r in rows:
         numbers = [
-            "-" if r[k] is None else f"{r[k] / scale:.{digits}f}"
-            for k, (_, scale, digits) in COLUMNS.items()
+            "-" if r[k] is None else f"{r[k] / c.scale:.{c.digits}f}" for k, c in COLUMNS.items()
         ]
         scores = ["-" if r.get(t) is None else f"{r[t]:.3f}" for t in tasks]
         lines.append(

@@ -7,9 +7,10 @@ from typing import Any
 from sintra.build.graph import Graph
 from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
+from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Failure, Goal
-from sintra.planning.other_formats import left_out, tried
-from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
+from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
+from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
 
 SAME = 0.99
@@ -21,8 +22,8 @@ def by_format(
     """A row for each format that was asked for: its best variant, or why there is none."""
     reasons = dict(
         zip(
-            [f for f in graph.study.formats if f not in tried(graph.study)],
-            left_out(graph.study),
+            [f for f in graph.study.formats if f not in buildable_formats(graph.study)],
+            unsupported_format_lines(graph.study),
             strict=True,
         )
     )
@@ -33,7 +34,7 @@ def by_format(
         row: dict[str, Any] = {"format": name, "runtime": format_of(name).runtime}
         failed = next((c.failure for c in mine if c.failure), None)
         if best:
-            row |= {"recipe": best[0].recipe.name, "status": judge(best[0], goal).status}
+            row |= {"recipe": variant_name(best[0].recipe), "status": judge(best[0], goal).status}
             row |= {"agreement": agreement(graph, store, name)} if name != "gguf" else {}
         else:
             word = f"{failed.kind}: {failed.message}" if failed else "nothing was proposed"
@@ -62,7 +63,7 @@ def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str
     lines = [
         f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}{'RAM MB':>8}  runtime"
     ]
-    found = {c.recipe.name: c for c in known}
+    found = {variant_name(c.recipe): c for c in known}
     for row in rows:
         if "recipe" not in row:
             lines.append(f"{row['format']:<12}{row['reason']}"[:160])
@@ -77,7 +78,7 @@ def format_table(rows: list[dict[str, Any]], known: list[Candidate], winner: str
         mark = " (winner)" if row["recipe"] == winner else ""
         size = _show(best, "size_bytes", 1e6, 2)
         lines.append(
-            f"{row['format']:<12}{best.recipe.name:<22}{size:>8}{quality:>20}{cells[0] + ' %':>10}{cells[1]:>9}"
+            f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{quality:>20}{cells[0] + ' %':>10}{cells[1]:>9}"
             f"{cells[2]:>8}  {row['runtime']}{mark}"
         )
     for row in rows:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
 from sintra.core.types import Artifact, Candidate, Goal
-from sintra.planning.other_formats import tried
+from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest, outputs
 from sintra.store import history
 from sintra.store.files import link_or_copy, write_atomic
@@ -28,7 +29,7 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 
-def artifact(graph: Graph, store: Store, recipe: dict[str, Any]) -> Artifact:
+def artifact(graph: Graph, store: Store, recipe: Mapping[str, Any]) -> Artifact:
     """What was made of a recipe that stands in a result."""
     made = graph.quantize(Recipe.of(recipe)).outcome(store)
     assert isinstance(made, Artifact)
@@ -45,7 +46,7 @@ def wanted(
         return {}
     found = {"": artifact(graph, store, winner["recipe"])}
     own = Recipe.of(winner["recipe"]).format
-    for name in tried(graph.study):
+    for name in buildable_formats(graph.study):
         best = ranked([c for c in known if c.recipe.format == name], goal)
         if name != own and best:
             found[name] = artifact(graph, store, best[0].recipe.as_json())
@@ -86,7 +87,7 @@ def _same(path: Path, blob: Path, size: int) -> bool:
 
 def models(out: Path) -> set[str]:
     """Names in a result's folder that are models."""
-    names = {"model.gguf", "model", *plugins.names("formats")}
+    names = {"model.gguf", "model", *plugins.own_names("formats")}
     return {p.name for p in out.iterdir() if p.name in names}
 
 
@@ -136,7 +137,7 @@ def digests(what: dict[str, Artifact]) -> dict[str, str]:
 def locks(graph: Graph, store: Store, what: dict[str, Artifact]) -> dict[str, Any]:
     """For the manifest: every version of the libraries that made and measured what isn't GGUF."""
     found = {}
-    for name in tried(graph.study):
+    for name in buildable_formats(graph.study):
         environment = format_of(name).environment
         made = graph.environment(environment).outcome(store) if environment else None
         if isinstance(made, Artifact):

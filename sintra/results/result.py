@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import asdict
 from typing import Any
 
+from sintra.build.run_state import LanguageModelBill
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Goal
 from sintra.hardware.boards import corrections
@@ -26,6 +26,7 @@ def build(
     known: list[Candidate],
     steps: dict[str, int],
     wall_s: float,
+    llm: LanguageModelBill,
 ) -> dict[str, Any]:
     """result.json as DESIGN.md lays it down."""
     goal = workspace.study.goal
@@ -61,7 +62,7 @@ def build(
             "rounds": len(rounds),
             "evaluations": sum(1 for c in known if c.value("kld_mean") is not None),
             "steps": steps,
-            "llm": llm_total(),
+            "llm": llm,
             "wall_s": round(wall_s, 1),
         }
         | formats_of(workspace, known)
@@ -84,12 +85,6 @@ def formats_of(workspace: Workspace, known: list[Candidate]) -> dict[str, Any]:
 def own_code(workspace: Workspace) -> dict[str, bool]:
     """That Python code of the model's own was allowed to run, where it was."""
     return {"trust_remote_code": True} if workspace.study.trust_remote_code else {}
-
-
-def llm_total() -> dict[str, float]:
-    """What this run has asked of a language model."""
-    advisor = sys.modules.get("sintra.planning.llm.advisor")  # not imported where nobody was asked
-    return advisor.run_total() if advisor else {"calls": 0, "tokens": 0, "usd": 0.0}
 
 
 def row(candidate: Candidate, goal: Goal) -> dict[str, Any]:

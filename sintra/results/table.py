@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from sintra.core.judge import judge, ranked
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
 from sintra.results import formats
@@ -28,7 +29,7 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
     for candidate in known:
         if candidate.failure:
             lines.append(
-                f"{short(candidate.recipe.name):<{NAME}}  failed: {candidate.failure.kind}: "
+                f"{short(variant_name(candidate.recipe)):<{NAME}}  failed: {candidate.failure.kind}: "
                 f"{candidate.failure.message}"
             )
     if len(order) < len(everything):
@@ -51,7 +52,7 @@ def table(result: dict[str, Any], known: list[Candidate], goal: Goal) -> str:
         )
     lines += corrections.lines(order)
     if "formats" in result:
-        best = order[0].recipe.name if order else None
+        best = variant_name(order[0].recipe) if order else None
         lines += ["", formats.format_table(result["formats"], known, best)]
     return "\n".join(lines)
 
@@ -72,7 +73,7 @@ def task_lines(order: list[Candidate]) -> list[str]:
             assert kept is not None
             answers = f", {same.value:.1%} of {same.n} answers the same" if same else ""
             lines.append(
-                f"task {name}: {candidate.recipe.name} keeps {kept.value:.4f} "
+                f"task {name}: {variant_name(candidate.recipe)} keeps {kept.value:.4f} "
                 f"+-{kept.stderr or 0:.4f} of the score{answers}"
             )
     return lines
@@ -88,7 +89,7 @@ def _line(candidate: Candidate, verdict: Verdict) -> str:
     speed = candidate.value("device_tg_tps")
     rate = "-" if speed is None else f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
     return (
-        f"{short(candidate.recipe.name):<{NAME}}{show('size_bytes', 1e6, 2):>8} "
+        f"{short(variant_name(candidate.recipe)):<{NAME}}{show('size_bytes', 1e6, 2):>8} "
         f"{quality:>18}{show('same_top', 0.01, 1):>6}"
         f"{rate:>7}{show('device_ram_bytes', 1e6, 0):>8}  {words(candidate, verdict)}"[:WIDTH]
     )
@@ -152,17 +153,15 @@ def adviser_at_hand(planner: str) -> str:
     """
     if planner in ("llm", "hybrid", "replay") or not any(os.environ.get(name) for name in ENDPOINT):
         return ""
-    from sintra.planning.llm.budget import bare  # not on the no-op path
+    from sintra.planning.llm.budget import bare_url  # not on the no-op path
 
     url = os.environ.get("OPENAI_BASE_URL") or "https://HOST/v1"
     return (
-        f"a language model may know more: add planner=hybrid planner.base_url={bare(url)} "
+        f"a language model may know more: add planner=hybrid planner.base_url={bare_url(url)} "
         "planner.model=NAME"
     )
 
 
 def recipe_name(data: dict[str, Any]) -> str:
     """The short name of a recipe's JSON."""
-    from sintra.core.recipe import Recipe
-
-    return Recipe.of(data).name
+    return variant_name(Recipe.of(data))

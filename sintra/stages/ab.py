@@ -1,15 +1,17 @@
-"""Two models' answers to the same prompts, greedy, with the divergence of their predictions along
-the first one's answer.
+"""Two models' answers to the same prompts, greedy, and how far their predictions diverge.
+
+The divergence is measured along the original's answer.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.chat_template import read_chat
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax, open_model
 
@@ -20,74 +22,75 @@ else:
     np = lazy.module("numpy")
 
 END = "\u220e"  # what is shown for end of text
+ROLES = ("original", "variant")
+CUT_CHARACTER = "\ufffd"  # what a text ends with whose last character isn't whole yet
+
+
+class AnswerJson(TypedDict):
+    """Both answers to one prompt."""
+
+    prompt: str
+    original: list[str]  # the text of each token of the original's answer
+    variant: list[str]  # the text of each token of the variant's answer
+    parted: int | None  # index of the first token that differs; None: none does
+    kld: list[float]  # nats, before each token of the original's answer
+
+
+class OriginalAnswer(NamedTuple):
+    """The original's answer to one prompt."""
+
+    prompt: list[int]  # token ids of the prompt
+    answer: list[int]  # token ids of the answer
+    pieces: list[str]  # the text of each token of the answer
+    log_probs: NDArray[np.float32]  # before each token, nats, (answer, vocabulary)
 
 
 def run(context: Context) -> None:
-    """Write ab.json: {"tokens", "answers": [{"prompt", "original": pieces, "variant": pieces,
-    "parted": index or None, "kld": nats by token of the original's answer}]}. params: prompts,
-    tokens, chat.
+    """Write ab.json: {"tokens": most tokens of an answer, "answers": [AnswerJson]}.
+
+    params: prompts, tokens, chat (whether prompts go through the chat template), kv (type of the
+    variant's cache, f16 where absent).
+    Raises UserError for models that can't be compared, Infeasible for a prompt that is too long.
     """
-    tokens = context.params["tokens"]
     paths = [
         next(p for p in context.inputs[role].iterdir() if p.name in ("model.gguf", "text.txt"))
         for role in ROLES
     ]
-    prompts = (
-        [told(paths[0], p) for p in context.params["prompts"]]
-        if context.params["chat"]
-        else context.params["prompts"]
-    )
-    size = room(paths[0], prompts, tokens)
-    with open_model(paths[0], size, context.threads) as model:
-        ids = [model.encode(p) for p in prompts]
-        first = [
-            (said := answered(model, i, tokens), pieces(model, i, said), predicted(model, i, said))
-            for i in ids
-        ]
+    tokens, prompts = context.params["tokens"], context.params["prompts"]
+    turns = [as_chat_turn(paths[0], p) for p in prompts] if context.params["chat"] else prompts
+    size = context_size(paths[0], turns, tokens)
+    with opened(paths[0], size, context.threads) as model:
+        originals = [original_answer(model, model.encode(turn), tokens) for turn in turns]
         vocabulary = model.vocabulary
-    answers = []
-    with open_model(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
+    answers: list[AnswerJson] = []
+    with opened(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
         if model.vocabulary != vocabulary:
             raise UserError(
                 "the two models have different vocabularies: their answers can't be compared "
                 "token by token"
             )
-        for prompt, i, (said, shown, p) in zip(context.params["prompts"], ids, first, strict=True):
-            other = answered(model, i, tokens)
-            q = predicted(model, i, said)
-            kld = (np.exp(p.astype(np.float64)) * (p.astype(np.float64) - q)).sum(1)
-            answers.append(
-                {
-                    "prompt": prompt,
-                    "original": shown,
-                    "variant": pieces(model, i, other),
-                    "parted": parting(said, other),
-                    "kld": [float(k) for k in kld],
-                }
-            )
-            context.say(f"prompt {len(answers)} of {len(ids)}")
+        for prompt, original in zip(prompts, originals, strict=True):
+            answers.append(compare_answers(model, prompt, original, tokens))
+            context.say(f"prompt {len(answers)} of {len(prompts)}")
     context.write_json("ab.json", {"tokens": tokens, "answers": answers})
 
 
-ROLES = ("original", "variant")
+def as_chat_turn(path: Path, prompt: str) -> str:
+    """Return a prompt as a user's turn of the model's chat template.
 
-
-def told(path: Path, prompt: str) -> str:
-    """A prompt as a user's turn of the model's chat template. Raises UserError where that is more
-    than text around it.
+    Raises UserError where the template is more than text around it.
     """
-    from sintra.formats.gguf.chat_template import read_chat_format
-
-    chat = read_chat_format(path)
+    chat = read_chat(path)
     if chat.turns is None:
         raise UserError("the model has no chat template of plain turns: leave chat=true out")
     before, after = chat.turns["user"]
     return f"{before}{prompt}{after}{chat.opening}"
 
 
-def room(path: Path, prompts: list[str], tokens: int) -> int:
-    """The context that the longest prompt and its answer need. Raises Infeasible where the model
-    has less.
+def context_size(path: Path, prompts: list[str], tokens: int) -> int:
+    """Return the context, in tokens, of the longest prompt and an answer of `tokens` tokens.
+
+    Raises Infeasible where the model has less.
     """
     model = LlamaModel(path, 0, 1, vocab_only=True)
     try:
@@ -103,38 +106,64 @@ def room(path: Path, prompts: list[str], tokens: int) -> int:
     return max(need, 32)
 
 
-def answered(model: LlamaModel, ids: list[int], most: int) -> list[int]:
-    """The greedy continuation: at most `most` tokens, the token that ends it included."""
-    said: list[int] = []
+def original_answer(model: Model, prompt: list[int], tokens: int) -> OriginalAnswer:
+    """Return the original's answer to a prompt (token ids), at most `tokens` tokens."""
+    answer = greedy_answer(model, prompt, tokens)
+    pieces = answer_pieces(model, prompt, answer)
+    return OriginalAnswer(prompt, answer, pieces, answer_log_probs(model, prompt, answer))
+
+
+def compare_answers(model: Model, text: str, original: OriginalAnswer, tokens: int) -> AnswerJson:
+    """Return the variant's answer beside the original's. text: the prompt as the user wrote it."""
+    answer = greedy_answer(model, original.prompt, tokens)
+    p, q = original.log_probs, answer_log_probs(model, original.prompt, original.answer)
+    kld = (np.exp(p.astype(np.float64)) * (p.astype(np.float64) - q)).sum(1)
+    return {
+        "prompt": text,
+        "original": original.pieces,
+        "variant": answer_pieces(model, original.prompt, answer),
+        "parted": first_difference(original.answer, answer),
+        "kld": [float(k) for k in kld],
+    }
+
+
+def greedy_answer(model: Model, prompt: list[int], most: int) -> list[int]:
+    """Return the greedy continuation: at most `most` token ids, the one that ends it included."""
+    answer: list[int] = []
     model.clear()
-    logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
-    while len(said) < most:
-        said.append(int(logits[-1].argmax()))
-        if model.is_end(said[-1]):
+    logits = model.logits(np.array(prompt, np.int32), 0, len(prompt) - 1)
+    while len(answer) < most:
+        answer.append(int(logits[-1].argmax()))
+        if model.ends(answer[-1]):
             break
-        logits = model.logits(np.array(said[-1:], np.int32), len(ids) + len(said) - 1, 0)
-    return said
+        last = np.array(answer[-1:], np.int32)
+        logits = model.logits(last, len(prompt) + len(answer) - 1, 0)
+    return answer
 
 
-def predicted(model: LlamaModel, ids: list[int], said: list[int]) -> NDArray[np.float32]:
-    """Log-probabilities in nats before each token of an answer, (answer, vocabulary)."""
+def answer_log_probs(model: Model, prompt: list[int], answer: list[int]) -> NDArray[np.float32]:
+    """Return log-probabilities in nats before each token of an answer, (answer, vocabulary)."""
     model.clear()
-    return log_softmax(model.logits(np.array(ids + said[:-1], np.int32), 0, len(ids) - 1))
+    ids = np.array(prompt + answer[:-1], np.int32)
+    return log_softmax(model.logits(ids, 0, len(prompt) - 1))
 
 
-def pieces(model: LlamaModel, ids: list[int], said: list[int]) -> list[str]:
-    """The text that each token adds; a character of several tokens stands at its last one."""
-    found, before = [], model.detokenize(ids)
-    for count, token in enumerate(said, 1):
-        after = model.detokenize(ids + said[:count])
-        whole = not after.endswith("\ufffd") or count == len(said)
-        found.append(END if model.is_end(token) else after[len(before) :] if whole else "")
+def answer_pieces(model: Model, prompt: list[int], answer: list[int]) -> list[str]:
+    """Return the text that each token adds.
+
+    A character of several tokens stands at the last one.
+    """
+    pieces, before = [], model.text(prompt)
+    for count, token in enumerate(answer, 1):
+        after = model.text(prompt + answer[:count])
+        whole = not after.endswith(CUT_CHARACTER) or count == len(answer)
+        pieces.append(END if model.ends(token) else after[len(before) :] if whole else "")
         before = after if whole else before
-    return found
+    return pieces
 
 
-def parting(one: list[int], two: list[int]) -> int | None:
-    """The first place where two answers differ; None where they are the same."""
+def first_difference(one: list[int], two: list[int]) -> int | None:
+    """Return the first index at which two answers differ; None where they are the same."""
     if one == two:
         return None
     return next(

@@ -1,10 +1,13 @@
-"""A mix of tensor types, put together from the uniform files of its types: nothing is quantized
-again.
+"""A mix of tensor types, put together from the uniform files of its types.
+
+Nothing is quantized again.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
@@ -12,61 +15,83 @@ from sintra.formats.gguf.assemble import assemble
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.sizes import resolve_types
 from sintra.formats.runtime.quantizer import file_types
+from sintra.stages.rounding.whole_file import RoundingJson
+
+Layouts = Mapping[str, Mapping[str, Any]]
+"""Tensor type -> layout.json of its uniform file."""
 
 
 def run(context: Context) -> None:
-    """inputs: a `quantize` artifact for each type, named by the type. Write model.gguf and
-    layout.json, as `quantize` does.
+    """Write model.gguf and layout.json, as `quantize` does.
+
+    inputs: a `quantize` artifact for each type, named by the type.
+    Raises Infeasible where the files don't fit together or lack a type that was asked for.
     """
-    layouts = {
-        role: json.loads((folder / "layout.json").read_text())
-        for role, folder in context.inputs.items()
+    layouts: Layouts = {
+        kind: json.loads((folder / "layout.json").read_text())
+        for kind, folder in context.inputs.items()
     }
-    names = [
-        name for name, kind, _, shape in next(iter(layouts.values()))["tensors"] if len(shape) > 1
-    ]
-    chosen = {
-        n: t for n, t in resolve_types(context.params["tensors"], names).items() if t in layouts
-    }
-    parts = {role: folder / "model.gguf" for role, folder in context.inputs.items()}
+    chosen = chosen_types(context.params["tensors"], layouts)
+    parts = {kind: folder / "model.gguf" for kind, folder in context.inputs.items()}
+    target = context.out / "model.gguf"
     try:
-        assemble(parts, chosen, file_types()[context.params["type"]], context.out / "model.gguf")
+        assemble(parts, chosen, file_types()[context.params["type"]], target)
     except (ValueError, KeyError) as error:
         raise Infeasible("refused", f"the mix can't be put together: {error}") from None
-    layout = read_layout(context.out / "model.gguf")
-    wanted = {
-        row[0]: row[1]
-        for role, found in layouts.items()
-        for row in found["tensors"]
-        if chosen.get(row[0]) == role
-    }
-    if wrong := [t[0] for t in layout["tensors"] if wanted.get(t[0], t[1]) != t[1]]:
-        raise Infeasible("unsupported", f"{wrong[0]} isn't of the type that was asked for")
+    layout = read_layout(target)
+    check_types(layout, chosen, layouts)
     layout["fallbacks"] = [
         row
-        for role, found in layouts.items()
-        for row in found["fallbacks"]
-        if chosen.get(row[0]) == role
+        for kind, part in layouts.items()
+        for row in part["fallbacks"]
+        if chosen.get(row[0]) == kind
     ]
-    roundings = {role: found.get("rounding") for role, found in layouts.items()}
-    if any(roundings.values()):
-        layout["rounding"] = {
-            "compensated": {
-                n: v
-                for r, x in roundings.items()
-                if x
-                for n, v in x["compensated"].items()
-                if chosen.get(n) == r
-            },
-            "nearest": [
-                row
-                for r, x in roundings.items()
-                if x
-                for row in x["nearest"]
-                if chosen.get(row[0]) == r
-            ],
-        }
+    if rounding := merged_rounding(chosen, layouts):
+        layout["rounding"] = rounding
     context.write_json("layout.json", layout)
+
+
+def chosen_types(overrides: Iterable[tuple[str, str]], layouts: Layouts) -> dict[str, str]:
+    """Return tensor -> its type, of all matrices whose type has a uniform file."""
+    first = next(iter(layouts.values()))
+    names = [name for name, _, _, shape in first["tensors"] if len(shape) > 1]
+    return {n: kind for n, kind in resolved(overrides, names).items() if kind in layouts}
+
+
+def check_types(layout: Mapping[str, Any], chosen: Mapping[str, str], layouts: Layouts) -> None:
+    """Raise Infeasible where a tensor isn't of the type that its uniform file has."""
+    expected = {
+        row[0]: row[1]
+        for kind, part in layouts.items()
+        for row in part["tensors"]
+        if chosen.get(row[0]) == kind
+    }
+    for name, kind, *_ in layout["tensors"]:
+        if expected.get(name, kind) != kind:
+            raise Infeasible("unsupported", f"{name} isn't of the type that was asked for")
+
+
+def merged_rounding(chosen: Mapping[str, str], layouts: Layouts) -> RoundingJson | None:
+    """Return how the mix's tensors were rounded; None where no part was compensated."""
+    parts: dict[str, RoundingJson] = {
+        kind: layout["rounding"] for kind, layout in layouts.items() if layout.get("rounding")
+    }
+    if not parts:
+        return None
+    return {
+        "compensated": {
+            name: measure
+            for kind, part in parts.items()
+            for name, measure in part["compensated"].items()
+            if chosen.get(name) == kind
+        },
+        "nearest": [
+            row
+            for kind, part in parts.items()
+            for row in part["nearest"]
+            if chosen.get(row[0]) == kind
+        ],
+    }
 
 
 STAGE = Stage("assemble", 1, run)

@@ -1,30 +1,27 @@
-"""GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) checkpoints, by llmcompressor and by
-GPTQModel.
+"""GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) checkpoints, by llmcompressor and GPTQModel.
 
 The calibration text, its tokens and its windows are those of the GGUF's curvature. The library runs
-in its own environment; what it wrote is read back here: every matrix of the blocks is packed, with
+in its own environment; what it wrote is read back here. Every matrix of the blocks is packed, with
 the bits and the groups that were asked for. Embedding, output and norms stay in 16 bits.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.packed import (
-    check_packed,
-    compressed_layout,
-    first_indivisible,
-    read_quantization,
-)
-from sintra.formats.checkpoint.safetensors import is_model_file
-from sintra.formats.runtime.call import call_in_python
-from sintra.formats.runtime.environments import locked_python
+from sintra.formats.checkpoint.packed import indivisible, layout, prove, quantization
+from sintra.formats.checkpoint.safetensors import wanted
+from sintra.formats.runtime.calibration import calibration_windows
+from sintra.formats.runtime.call import call
+from sintra.formats.runtime.environments import python_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +30,17 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
+# Modules that stay in 16 bits: the output and the routers of experts.
 IGNORED = ["lm_head", "re:.*(mlp|block_sparse_moe)[.](gate|router|shared_expert_gate)$"]
 
 
-def make(context: Context, environment: str, function: str) -> None:
-    """Write model/ (the checkpoint with its tokenizer) and layout.json."""
-    from sintra.formats.runtime.llama_cpp import LlamaModel
+def compress(context: Context, environment: str, function: str) -> None:
+    """Write model/ (the checkpoint with its tokenizer) and layout.json.
 
+    environment: the name of the one that has the library; function: what of this module runs there.
+    Raises Infeasible where the groups don't fit the matrices, memory is short or the library packed
+    anything else than what was asked for; Transient where it broke off.
+    """
     source, gguf = context.inputs["model"], context.inputs["gguf"]
     bits, group = context.params["bits"], context.params["group"]
     if module := first_indivisible(source, group):
@@ -50,68 +51,75 @@ def make(context: Context, environment: str, function: str) -> None:
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
     python = locked_python(context, environment, lock)
     original = json.loads((gguf / "layout.json").read_text())
-    size = min(context.params["context"], original["context"] or context.params["context"])
-    tokenizer = LlamaModel(gguf / "model.gguf", size, context.threads, vocab_only=True)
-    windows = tokenizer.windows(
-        (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
-    )
-    tokenizer.close()
+    windows = calibration_windows(context, gguf / "model.gguf", original)
     context.keep.mkdir(parents=True, exist_ok=True)
-    np.save(context.keep / "tokens.npy", windows)
-    room = context.params.get("max_ram_gb")
-    call_in_python(context, python, f"{__name__}:{function}", room * 2**30 if room else None)
-    made = context.out / "model"
+    np.save(context.keep / "tokens.npy", windows.tokens)
+    max_ram_gb = context.params.get("max_ram_gb")
+    call(context, python, f"{__name__}:{function}", max_ram_gb * 2**30 if max_ram_gb else None)
+    target = context.out / "model"
+    copy_missing_files(source, target)
+    prove(source, target, bits, group)
+    context.write_json("layout.json", layout(target, original))
+
+
+def copy_missing_files(source: Path, target: Path) -> None:
+    """Copy what belongs to a model and the library didn't write (tokenizer), without weights."""
     for path in source.iterdir():
-        weights = path.name.endswith((".safetensors", ".index.json"))
-        if is_model_file(path.name) and not weights and not (made / path.name).exists():
-            shutil.copyfile(path, made / path.name)
-    check_packed(source, made, bits, group)
-    context.write_json("layout.json", compressed_layout(made, original))
+        is_weights = path.name.endswith((".safetensors", ".index.json"))
+        if wanted(path.name) and not is_weights and not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
 
 
 def adopt(context: Context) -> None:
-    """A GPTQ checkpoint that exists already, auto-gptq's included: the same files, read back by
-    what it says of itself.
+    """Take a GPTQ checkpoint that exists already, auto-gptq's included, as it is.
+
+    Raises Infeasible where it isn't one, or not packed as it says of itself.
     """
-    given, made = context.inputs["given"], context.out / "model"
-    made.mkdir()
-    for path in given.iterdir():
-        shutil.copyfile(path, made / path.name)
-    said = read_quantization(made)
-    if said.get("method") != "gptq":
+    existing, target = context.inputs["given"], context.out / "model"
+    target.mkdir()
+    for path in existing.iterdir():
+        shutil.copyfile(path, target / path.name)
+    config = quantization(target)
+    if config.get("method") != "gptq":
         raise Infeasible(
             "refused",
             (
                 "compress.checkpoint holds no GPTQ checkpoint: it says "
-                f"{said.get('method') or 'nothing'}"
+                f"{config.get('method') or 'nothing'}"
             ),
         )
-    check_packed(context.inputs["model"], made, said["bits"], said["group"])
-    context.write_json(
-        "layout.json",
-        compressed_layout(made, json.loads((context.inputs["gguf"] / "layout.json").read_text())),
-    )
+    prove(context.inputs["model"], target, config["bits"], config["group"])
+    original = json.loads((context.inputs["gguf"] / "layout.json").read_text())
+    context.write_json("layout.json", layout(target, original))
 
 
-def native(context: Context) -> None:
-    """Make a checkpoint with GPTQModel, or take the one that is given."""
+def compress_native(context: Context) -> None:
+    """Make a checkpoint with GPTQModel, or adopt one where params["method"] is "given"."""
     if context.params["method"] == "given":
         adopt(context)
     else:
-        make(context, "gptq", "by_gptqmodel")
+        compress(context, "gptq", "by_gptqmodel")
 
 
-def kept_type(folder: Path) -> torch.dtype:
-    """The 16-bit type that a checkpoint's unquantized tensors are kept in: its own, or float16."""
+def half_dtype(folder: Path) -> torch.dtype:
+    """Return the 16-bit type of a checkpoint's unquantized tensors: its own, or float16."""
     config = json.loads((folder / "config.json").read_text())
     name = config.get("dtype") or config.get("torch_dtype")
     return torch.bfloat16 if name == "bfloat16" else torch.float16
 
 
+def token_windows(context: Context) -> list[list[int]]:
+    """Return the windows of token ids that `compress` has kept."""
+    windows: list[list[int]] = np.load(context.keep / "tokens.npy").tolist()
+    return windows
+
+
 def by_llmcompressor(context: Context) -> None:
-    """In the environment `compressor`: oneshot with the method of params["method"], saved as
-    compressed-tensors.
+    """Write model/ with llmcompressor's oneshot, saved as compressed-tensors.
+
+    Runs in the environment `compressor`; the method is params["method"], gptq or awq.
     """
+    # These exist in the environment alone.
     import transformers
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -121,11 +129,11 @@ def by_llmcompressor(context: Context) -> None:
     folder = context.inputs["model"]
     # On a CPU half precision is slow and loses digits in the Hessian; what is saved is 16 bits
     # again.
-    kind = kept_type(folder) if torch.cuda.is_available() else torch.float32
+    dtype = half_dtype(folder) if torch.cuda.is_available() else torch.float32
     net: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=kind, trust_remote_code=False, use_safetensors=True
+        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
     )
-    windows = np.load(context.keep / "tokens.npy").tolist()
+    windows = token_windows(context)
     texts = Dataset.from_dict(
         {"input_ids": windows, "attention_mask": [[1] * len(w) for w in windows]}
     )
@@ -139,13 +147,17 @@ def by_llmcompressor(context: Context) -> None:
         processor=tokenizer.from_pretrained(folder, trust_remote_code=False),
         tie_word_embeddings=True,
     )
-    net.to(kept_type(folder))
-    net.config.dtype = kept_type(folder)
+    net.to(half_dtype(folder))
+    net.config.dtype = half_dtype(folder)
     net.save_pretrained(context.out / "model", save_compressed=True)
 
 
-def modifiers(params: dict[str, Any]) -> list[Any]:
-    """llmcompressor's recipe. GPTQ is symmetric and AWQ not, as their kernels and papers have them."""
+def modifiers(params: Mapping[str, Any]) -> list[Any]:
+    """Return llmcompressor's recipe: symmetric for GPTQ, with zero points for AWQ.
+
+    That is how the kernels and papers of the two have them.
+    """
+    # These exist in the environment alone.
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
@@ -157,49 +169,57 @@ def modifiers(params: dict[str, Any]) -> list[Any]:
         "strategy": "group",
         "group_size": params["group"],
     }
-    what: dict[str, Any] = {
+    options: dict[str, Any] = {
         "ignore": IGNORED,
         "config_groups": {"weights": {"targets": ["Linear"], "weights": weights}},
     }
     if params["method"] == "gptq":
-        return [GPTQModifier(**what)]
-    unpinned()
-    return [AWQModifier(duo_scaling="both"), QuantizationModifier(**what)]
+        return [GPTQModifier(**options)]
+    disable_pinned_memory()
+    return [AWQModifier(duo_scaling="both"), QuantizationModifier(**options)]
 
 
-def unpinned() -> None:
-    """AWQ's cache pins memory, which fails where there is no accelerator (llmcompressor 0.14)."""
-    from llmcompressor.pipelines.cache import IntermediatesCache
+def disable_pinned_memory() -> None:
+    """Stop AWQ's cache from pinning memory where there is no accelerator: there it fails.
+
+    Seen with llmcompressor 0.14.
+    """
+    from llmcompressor.pipelines.cache import IntermediatesCache  # in the environment alone
 
     if not torch.accelerator.is_available():
         IntermediatesCache._pin_intermediate = classmethod(lambda cls, value: None)
 
 
 def by_gptqmodel(context: Context) -> None:
-    """In the environment `gptq`: GPTQModel, the successor of auto-gptq, saved in GPTQ's own format."""
-    import os
+    """Write model/ with GPTQModel, the successor of auto-gptq, in GPTQ's own format.
 
+    Runs in the environment `gptq`.
+    """
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with fewer cores its own default breaks
-    from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel import GPTQModel, QuantizeConfig  # exists in the environment alone
 
     torch.set_num_threads(context.threads)
     config = QuantizeConfig(bits=context.params["bits"], group_size=context.params["group"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPTQModel.load(
         str(context.inputs["model"]),
         config,
-        device=device,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         trust_remote_code=False,
-        dtype=kept_type(context.inputs["model"]),
+        dtype=half_dtype(context.inputs["model"]),
     )
-    windows = np.load(context.keep / "tokens.npy").tolist()
     model.quantize(
-        [{"input_ids": w, "attention_mask": [1] * len(w)} for w in windows], batch_size=1
+        [{"input_ids": w, "attention_mask": [1] * len(w)} for w in token_windows(context)],
+        batch_size=1,
     )
     model.save(str(context.out / "model"))
     (context.out / "model" / "quant_log.csv").unlink(missing_ok=True)  # it has times
 
 
-GPTQ = Stage("gptq", 1, lambda c: make(c, "compressor", "by_llmcompressor"), optional=True)
-AWQ = Stage("awq", 1, lambda c: make(c, "compressor", "by_llmcompressor"), optional=True)
-NATIVE = Stage("gptq_native", 1, native, optional=True)
+def compress_by_llmcompressor(context: Context) -> None:
+    """Make a GPTQ or an AWQ checkpoint with llmcompressor."""
+    compress(context, "compressor", "by_llmcompressor")
+
+
+GPTQ = Stage("gptq", 1, compress_by_llmcompressor, optional=True)
+AWQ = Stage("awq", 1, compress_by_llmcompressor, optional=True)
+NATIVE = Stage("gptq_native", 1, compress_native, optional=True)

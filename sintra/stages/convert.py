@@ -1,4 +1,4 @@
-"""From safetensors to a 16-bit GGUF, by llama.cpp's own converter in a process of its own."""
+"""From safetensors to a 16-bit GGUF, by llama.cpp's converter in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
 
-TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}
+TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
 
 
 def run(context: Context) -> None:
-    """Write model.gguf and layout.json."""
+    """Write model.gguf and layout.json.
+
+    inputs: model (the checkpoint), toolchain (the converter). Raises UserError where the converter
+    can't take the model, Transient where the disk is full.
+    """
     kind, model = context.params["type"], context.inputs["model"]
     if kind not in TYPES:
         raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
     out = context.out / "model.gguf"
-    tools = context.inputs["toolchain"]
+    converter = context.inputs["toolchain"]
     command = [
         sys.executable,
-        str(tools / "convert_hf_to_gguf.py"),
+        str(converter / "convert_hf_to_gguf.py"),
         str(model),
         "--outfile",
         str(out),
@@ -38,7 +44,7 @@ def run(context: Context) -> None:
     # where the user said so (sintra.formats.checkpoint.remote_code).
     env = {
         **os.environ,
-        "PYTHONPATH": str(tools),
+        "PYTHONPATH": str(converter),
         "PYTHONDONTWRITEBYTECODE": "1",
         **isolated_environment(context.out.parent / "home"),
     }
@@ -47,16 +53,19 @@ def run(context: Context) -> None:
     )
     context.say(done.stdout)
     if done.returncode or not out.exists():
-        explain(done.stdout, json.loads((model / "config.json").read_text()))
+        raise_converter_error(done.stdout, json.loads((model / "config.json").read_text()))
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
     context.write_json("layout.json", layout)
 
 
-def explain(log: str, config: dict[str, object]) -> None:
-    """Raise the converter's complaint in one line."""
-    name = (config.get("architectures") or ["none"])[0]  # type: ignore[index]
+def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
+    """Raise the converter's complaint in one line: UserError, or Transient for a full disk.
+
+    log: what the converter wrote; config: the checkpoint's config.json.
+    """
+    name = (config.get("architectures") or ["none"])[0]
     last = next((x.strip() for x in reversed(log.splitlines()) if x.strip()), "no reason given")
     if "is not supported" in log:
         raise UserError(f"llama.cpp's converter doesn't know the architecture {name}")

@@ -1,61 +1,70 @@
-"""The curvature of every linear layer: X'X over the calibration text and a share of random tokens,
-X being the layer's inputs, (tokens, columns).
+"""The curvature of every linear layer: X'X over calibration text and a share of random tokens.
 
-Compensated rounding (sintra.stages.rounding) works in this metric, and its diagonal over the text is the
-importance matrix that llama.cpp's quantizers weigh errors by: one pass serves both. Layers that
-read the same input (query, key and value; gate and up) share one matrix; every expert has its own.
-The model is run block by block, so that one block and its matrices are in memory; a killed run goes
-on at its block. The tokens are llama.cpp's own, from the converted model's vocabulary.
+X (tokens, columns) are the layer's inputs. Compensated rounding (sintra.stages.rounding) works in
+this metric. Its diagonal over the text is the importance matrix by which llama.cpp's quantizers
+weigh errors: one pass serves both. Layers that read the same input (query, key and value; gate and
+up) share one matrix; every expert has its own. The model is run block by block, so that one block
+and its matrices are in memory; a killed run goes on at its block. The tokens are llama.cpp's own,
+from the converted model's vocabulary.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.runtime.blocks import BlockModel, OuterLayers, block_influence, run_block
-from sintra.stages.rounding.hessian import Bank, Found, Inputs, proven, proven_banks
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.tensor_names import expert_names, gguf_names
+from sintra.formats.runtime.blocks import Model, Passing, call, influence
+from sintra.formats.runtime.calibration import CalibrationWindows, calibration_windows
+from sintra.formats.runtime.functional_block import one_window
+from sintra.stages.rounding.hessian import (
+    CurvatureJson,
+    CurvatureProgress,
+    ExpertTensors,
+    HessianCollector,
+    as_list,
+    diagonal_path,
+    hessian_path,
+    matching_banks,
+    matching_layers,
+)
+from sintra.stages.rounding.tensors import read_tensors
 from sintra.store.files import link_or_copy
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from gguf import ReaderTensor
+    from numpy.typing import NDArray
     from torch import Tensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
+T = TypeVar("T")
+
 
 def run(context: Context) -> None:
-    """Write NNN.npy (columns, columns) float32, mean over tokens; curvature.json; importance.npz.
+    """Write NNN.npy, curvature.json (CurvatureJson) and importance.npz.
 
-    curvature.json: {"tensors": {GGUF tensor name: the number of its matrix, or a list of them, one
-    for each expert}, "influence": [of each block, see sintra.formats.runtime.blocks.influence], "tokens",
-    "unmapped": [[tensor, reason]]}. importance.npz: GGUF tensor name -> float32 vector of the row's
-    length.
+    NNN.npy: a layer's X'X, (columns, columns) float32, mean over tokens. importance.npz: GGUF
+    tensor name -> mean squares of the inputs over the text, float32 of the row's length.
+    Raises Infeasible where no layer can be found in the GGUF.
     """
-    from sintra.formats.gguf.layout import read_layout
-    from sintra.formats.gguf.tensor_names import expert_names, gguf_names
-    from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
-
     torch.set_num_threads(context.threads)
     path = context.inputs["gguf"] / "model.gguf"
     layout = read_layout(path)
-    size = min(context.params["context"], layout["context"] or context.params["context"])
-    tokenizer = LlamaModel(path, size, context.threads, vocab_only=True)
-    windows = tokenizer.windows(
-        (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
-    )
-    normal = tokenizer.normal_tokens()
-    tokenizer.close()
-    model = BlockModel(context.inputs["model"])
-    names = gguf_names(model.net, layout)
-    if not names:
+    windows = calibration_windows(context, path, layout)
+    model = Model(context.inputs["model"])
+    layers = gguf_names(model.net, layout)
+    if not layers:
         raise Infeasible(
             "unsupported",
             f"no linear layer of a {layout['architecture']} could be mapped to its GGUF tensor",
@@ -63,121 +72,158 @@ def run(context: Context) -> None:
     if model.whole:
         context.say("the checkpoint's names aren't the modules': the whole model is loaded at once")
     context.keep.mkdir(parents=True, exist_ok=True)
-    everything = np.concatenate(
-        [windows, noise_windows(len(windows), size, context.params["random"], normal)]
-    )
-    found = walk(
-        model, names, expert_names(model.net), path, Calibration(everything, len(windows)), context
-    )
-    if layout["shape"]["tied"] and "output.weight" in found.of:
-        found.of["token_embd.weight"] = found.of.pop("output.weight")
-    publish(found, context)
+    names = MeasuredTensors(layers, expert_names(model.net), read_tensors(path))
+    progress = CurvaturePass(model, names, windows, context.keep).run(context.say)
+    if layout["shape"]["tied"] and "output.weight" in progress.tensors:
+        progress.tensors["token_embd.weight"] = progress.tensors.pop("output.weight")
+    publish(progress, context)
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Windows of token ids, (n, tokens); the first `plain` are text, the others random."""
+class MeasuredTensors:
+    """What is measured, and the GGUF's tensors."""
 
-    windows: Any
-    plain: int
+    layers: Mapping[str, str]  # linear layer -> GGUF tensor
+    banks: Mapping[str, ExpertTensors]  # bank of experts -> GGUF tensors
+    tensors: Mapping[str, ReaderTensor]  # GGUF tensor name -> tensor
 
 
-def walk(
-    model: BlockModel,
-    names: dict[str, str],
-    experts: dict[str, Bank],
-    gguf: Path,
-    text: Calibration,
-    context: Context,
-) -> Found:
-    """All blocks, then the output head; every block's matrices are written to keep/NNN.npy when it
-    is done.
-    """
-    keep, parts, windows = context.keep, OuterLayers(model), text.windows
-    from sintra.formats.gguf.header import open_gguf
+class CurvaturePass:
+    """One pass over the model, block by block; a new pass goes on where a killed one stopped."""
 
-    found, held = Found.load(keep), {t.name: t for t in open_gguf(gguf).tensors}
-    count, start, resumed = len(model.blocks), time.monotonic(), found.blocks
-    width = parts.first_input(as_batch(windows[0])).shape[
-        -1
-    ]  # also learns what the blocks are called with
-    if found.blocks == 0:
-        hidden = states(keep / "hidden-0.npy", windows, width)
-        for i, window in enumerate(windows):
-            hidden[i] = parts.first_input(as_batch(window))[0].float().numpy()
-        hidden.flush()
-    for number in range(found.blocks, count):
-        block = model.load(number)
-        own, banks = (prefixed(n, f"{model.prefix}.{number}.") for n in (names, experts))
-        inputs = Inputs(
-            proven(model, held, own, found.unmapped),
-            proven_banks(model, held, banks, found.unmapped),
-        )
-        before = np.load(keep / f"hidden-{number}.npy", mmap_mode="r")
-        after = states(keep / f"hidden-{number + 1}.npy", windows, width)
-        with inputs.watching(model.net):
-            for i in range(len(windows)):
-                inputs.begin(i < text.plain)
-                after[i] = run_block(
-                    block, torch.from_numpy(np.array(before[i : i + 1])), parts.calls[number]
-                )[0].numpy()
+    model: Model
+    """The checkpoint, whose blocks are loaded one at a time."""
+    names: MeasuredTensors
+    """What is measured."""
+    windows: CalibrationWindows
+    """What the model is run on."""
+    folder: Path
+    """Where matrices, hidden states and the progress are kept."""
+    progress: CurvatureProgress
+    """What has been measured so far."""
+    passing: Passing
+    """Runs the parts of the model around the blocks."""
+    width: int
+    """Width of the hidden states."""
+
+    def __init__(
+        self, model: Model, names: MeasuredTensors, windows: CalibrationWindows, folder: Path
+    ) -> None:
+        self.model, self.names, self.windows, self.folder = model, names, windows, folder
+        self.progress = CurvatureProgress.load(folder)
+        self.passing = Passing(model)
+        # This also records what else the blocks are called with.
+        self.width = self.passing.first(as_batch(windows.tokens[0])).shape[-1]
+
+    def run(self, say: Callable[[str], None]) -> CurvatureProgress:
+        """Measure all blocks, then the output head. say: gets a line of progress a block."""
+        start, count, resumed = time.monotonic(), len(self.model.blocks), self.progress.blocks
+        if resumed == 0:
+            self.embed()
+        for number in range(resumed, count):
+            self.measure_block(number)
+            pace = (time.monotonic() - start) / (number + 1 - resumed)
+            say(f"block {number + 1} of {count}, {pace * (count - number - 1):.0f} s left")
+        if self.progress.blocks == count:
+            self.measure_head()
+        return self.progress
+
+    def embed(self) -> None:
+        """Write the input of the first block."""
+        states = self.new_states(0)
+        for i, window in enumerate(self.windows.tokens):
+            states[i] = self.passing.first(as_batch(window))[0].float().numpy()
+        states.flush()
+
+    def measure_block(self, number: int) -> None:
+        """Write a block's matrices and its output, and save the progress."""
+        block = self.model.load(number)
+        collector = self.collector(f"{self.model.prefix}.{number}.")
+        before, after = self.read_states(number), self.new_states(number + 1)
+        with collector.hooked(self.model.net):
+            for i in range(len(self.windows)):
+                collector.begin_window(i < self.windows.text_count)
+                output = call(block, one_window(before, i), self.passing.calls[number])
+                after[i] = output[0].numpy()
         after.flush()
-        found.influence.append(block_influence(before[: text.plain], after[: text.plain]))
-        model.drop(number)
-        inputs.write(found, keep)
-        found.blocks = number + 1
-        found.save(keep)
-        (keep / f"hidden-{number}.npy").unlink()
-        pace = (time.monotonic() - start) / (number + 1 - resumed)
-        context.say(f"block {number + 1} of {count}, {pace * (count - number - 1):.0f} s left")
-    if found.blocks == count:
-        own = {n: t for n, t in names.items() if n == model.head_name}
-        hidden = np.load(keep / f"hidden-{count}.npy", mmap_mode="r")
-        for name in proven(model, held, own, found.unmapped).values():
-            inputs = Inputs({})
-            for i, window in enumerate(windows):
-                inputs.begin(i < text.plain)
-                inputs.add(
-                    name,
-                    parts.head_input(
-                        as_batch(window), torch.from_numpy(np.array(hidden[i : i + 1]))
-                    ),
-                )
-            inputs.write(found, keep)
-        found.blocks += 1
-        found.save(keep)
-    return found
+        text = slice(self.windows.text_count)
+        self.progress.influence.append(influence(before[text], after[text]))
+        self.model.drop(number)
+        self.save(collector)
+        self.states_path(number).unlink()
+
+    def measure_head(self) -> None:
+        """Write the matrix of the output head, and save the progress."""
+        count = len(self.model.blocks)
+        head = {n: t for n, t in self.names.layers.items() if n == self.model.head_name}
+        hidden = self.read_states(count)
+        matching = matching_layers(self.model, self.names.tensors, head, self.progress.unmapped)
+        collector = HessianCollector({})
+        for name in matching.values():
+            for i, window in enumerate(self.windows.tokens):
+                collector.begin_window(i < self.windows.text_count)
+                x = self.passing.last(as_batch(window), one_window(hidden, i))
+                collector.add_input(name, x)
+        self.save(collector)
+
+    def collector(self, prefix: str) -> HessianCollector:
+        """Return what sums the Hessians of the block whose modules begin with `prefix`."""
+        names, unmapped = self.names, self.progress.unmapped
+        layers, banks = beginning(names.layers, prefix), beginning(names.banks, prefix)
+        return HessianCollector(
+            matching_layers(self.model, names.tensors, layers, unmapped),
+            matching_banks(self.model, names.tensors, banks, unmapped),
+        )
+
+    def save(self, collector: HessianCollector) -> None:
+        """Write a block's matrices and count the block as done."""
+        collector.write(self.progress, self.folder)
+        self.progress.blocks += 1
+        self.progress.save(self.folder)
+
+    def states_path(self, number: int) -> Path:
+        """Return the file of the hidden states before a block."""
+        return self.folder / f"hidden-{number}.npy"
+
+    def read_states(self, number: int) -> NDArray[np.float32]:
+        """Map the hidden states before a block, (windows, tokens, width)."""
+        states: NDArray[np.float32] = np.load(self.states_path(number), mmap_mode="r")
+        return states
+
+    def new_states(self, number: int) -> np.memmap[Any, np.dtype[np.float32]]:
+        """Make room for the hidden states before a block, (windows, tokens, width), on disk."""
+        shape = (*self.windows.tokens.shape, self.width)
+        return np.lib.format.open_memmap(self.states_path(number), "w+", np.float32, shape)
 
 
-def as_batch(window: Any) -> Tensor:
-    """One window of token ids, (1, tokens)."""
+def as_batch(window: NDArray[np.int32]) -> Tensor:
+    """Return one window of token ids as a batch, (1, tokens) int64."""
     return torch.from_numpy(np.asarray(window)).long()[None]
 
 
-def states(path: Path, windows: Any, width: int) -> Any:
-    """Room for the hidden states between two blocks, (windows, tokens, width) float32, on disk."""
-    return np.lib.format.open_memmap(path, "w+", np.float32, (*windows.shape, width))
+def beginning(names: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Return the entries whose key begins with a prefix."""
+    return {name: tensor for name, tensor in names.items() if name.startswith(prefix)}
 
 
-def prefixed(names: dict[str, Any], start: str) -> dict[str, Any]:
-    """The layers of one block."""
-    return {n: t for n, t in names.items() if n.startswith(start)}
-
-
-def publish(found: Found, context: Context) -> None:
-    """From keep to out, with the diagonals over the text alone as the importance matrix."""
+def publish(progress: CurvatureProgress, context: Context) -> None:
+    """Write the artifact from what the pass has kept."""
     diagonals = []
-    for number in range(len(found.hits)):
-        name = f"{number:03}.npy"
-        link_or_copy(context.keep / name, context.out / name)
-        diagonals.append(np.load(context.keep / f"{number:03}.diagonal.npy"))
-    rows = {
-        n: np.concatenate([diagonals[i] for i in ([of] if isinstance(of, int) else of)])
-        for n, of in found.of.items()
+    for number in range(len(progress.token_counts)):
+        link_or_copy(hessian_path(context.keep, number), hessian_path(context.out, number))
+        diagonals.append(np.load(diagonal_path(context.keep, number)))
+    importance = {
+        name: np.concatenate([diagonals[number] for number in as_list(numbers)])
+        for name, numbers in progress.tensors.items()
     }
-    np.savez(context.out / "importance.npz", **rows)  # type: ignore[arg-type]
-    about = {"influence": found.influence, "tokens": max(found.hits), "unmapped": found.unmapped}
-    context.write_json("curvature.json", {"tensors": found.of, **about})
+    np.savez(context.out / "importance.npz", **importance)  # type: ignore[arg-type]
+    curvature: CurvatureJson = {
+        "tensors": progress.tensors,
+        "influence": progress.influence,
+        "tokens": max(progress.token_counts),
+        "unmapped": progress.unmapped,
+    }
+    context.write_json("curvature.json", curvature)
 
 
 STAGE = Stage("curvature", 3, run, tools=("torch", "transformers"))

@@ -1,10 +1,10 @@
-"""Bring a pinned source into the store: a local folder, a text file, or a hub model at its commit."""
+"""Bring a pinned source into the store: a folder, a text file, or a hub model at its commit."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sintra.config.tasks import task_files
 from sintra.core.errors import Transient, UserError
@@ -18,62 +18,52 @@ from sintra.formats.checkpoint.safetensors import (
 )
 from sintra.store.files import hash_file
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 
 def run(context: Context) -> None:
-    """Copy or download, and check that the content is what was pinned."""
-    kind, digest, code = (
-        context.params["kind"],
-        context.params["digest"],
-        context.params.get("code", False),
-    )
+    """Copy or download, and check that the content is what was pinned.
+
+    params: kind (folder, file, task or hub), digest (of the tree, or the hub's commit), code
+    (whether Python files belong to the model); hints: from (path or repository).
+    Raises Transient where it isn't.
+    """
+    kind, digest = context.params["kind"], context.params["digest"]
+    code = context.params.get("code", False)
     if kind == "hub":
-        download(context, context.hints["from"], digest)
+        download_model(context, context.hints["from"], digest)
         check_folder(context.out, code)
         if code:
             write_permission(context.out)
         return
-    place = Path(context.hints["from"])
-    for name, path in listed(kind, place, code).items():
+    source = Path(context.hints["from"])
+    for name, path in source_files(kind, source, code).items():
         shutil.copyfile(path, context.out / name)
     if code:
         write_permission(context.out)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
-        raise Transient(f"{place} changed while it was copied")
+        raise Transient(f"{source} changed while it was copied")
 
 
-def listed(kind: str, place: Path, code: bool = False) -> dict[str, Path]:
-    """Name in the artifact -> file of a local source."""
+def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]:
+    """Return name in the artifact -> file of a local source. Raises UserError for no model."""
     if kind == "file":
-        return {"text.txt": place}
-    return task_files(place) if kind == "task" else {p.name: p for p in check_folder(place, code)}
+        return {"text.txt": source}
+    return task_files(source) if kind == "task" else {p.name: p for p in check_folder(source, code)}
 
 
-def download(context: Context, repo: str, commit: str) -> None:
-    """Every wanted file of the repository at the commit, each checked against the hub's SHA-256.
+def download_model(context: Context, repo: str, commit: str) -> None:
+    """Download the model's files of a repository at a commit.
 
-    Files lie in context.keep while they arrive, so that a broken transfer goes on where it stopped.
+    Raises UserError where the model can't be used, Transient where the download breaks off.
     """
-    from huggingface_hub import HfApi
+    # Slow to import, and needed for models of the hub only.
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
-        info = HfApi().model_info(repo, revision=commit, files_metadata=True)
-        files = [
-            s
-            for s in info.siblings or []
-            if is_model_file(s.rfilename, context.params.get("code", False))
-        ]
-        if not any(s.rfilename.endswith(".safetensors") for s in files):
-            raise UserError(
-                f"{repo} has no safetensors weights; pickled weights are refused, since they can "
-                "run code"
-            )
-        for item in files:
-            context.say(f"{item.rfilename}: {item.size or 0} bytes")
-            path = transfer(context.keep, repo, commit, item)
-            check(repo, item, path)
-            shutil.copyfile(path, context.out / item.rfilename)
+        download_files(context, repo, commit)
     except GatedRepoError:
         raise UserError(
             f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN and run the same "
@@ -95,19 +85,43 @@ def download(context: Context, repo: str, commit: str) -> None:
         ) from None
 
 
-def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
-    """Fetch one file, going on where an earlier process stopped.
+def download_files(context: Context, repo: str, commit: str) -> None:
+    """Download the files that belong to the model, each checked against the hub's SHA-256.
+
+    They lie in context.keep while they arrive, so that a broken transfer goes on where it stopped.
+    Raises UserError where there are no safetensors, and the hub's own errors.
+    """
+    from huggingface_hub import HfApi  # slow to import, and needed for models of the hub only
+
+    info = HfApi().model_info(repo, revision=commit, files_metadata=True)
+    code = context.params.get("code", False)
+    files = [file for file in info.siblings or [] if wanted(file.rfilename, code)]
+    if not any(file.rfilename.endswith(".safetensors") for file in files):
+        raise UserError(
+            f"{repo} has no safetensors weights; pickled weights are refused, since they can "
+            "run code"
+        )
+    for file in files:
+        context.say(f"{file.rfilename}: {file.size or 0} bytes")
+        path = download_file(context.keep, repo, commit, file)
+        verify_download(repo, file, path)
+        shutil.copyfile(path, context.out / file.rfilename)
+
+
+def download_file(keep: Path, repo: str, commit: str, file: RepoSibling) -> Path:
+    """Download one file, going on where an earlier process stopped.
 
     hf_hub_download resumes within one process only (huggingface_hub 2.4 gives every process a
     temporary name of its own), so its own http_get is given a file that stays.
     """
+    # Slow to import, and needed for models of the hub only.
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils._headers import build_hf_headers
 
     constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
     keep.mkdir(parents=True, exist_ok=True)
-    name = str(item.rfilename)
+    name = str(file.rfilename)
     path, part = keep / name, keep / f"{name}.part"
     if not path.exists():
         with part.open("ab") as handle:
@@ -117,21 +131,23 @@ def transfer(keep: Path, repo: str, commit: str, item: Any) -> Path:
                 handle,
                 resume_size=handle.tell(),
                 headers=build_hf_headers(),
-                expected_size=item.size,
+                expected_size=file.size,
             )
         part.rename(path)
     return path
 
 
-def check(repo: str, item: Any, path: Path) -> None:
-    """Compare a downloaded file with the hub's word on it; a wrong one is deleted, so that it is
-    fetched anew.
+def verify_download(repo: str, file: RepoSibling, path: Path) -> None:
+    """Compare a downloaded file with the SHA-256 that the hub names, and look at its header.
+
+    Raises Transient for another content, and deletes the file, so that it is downloaded anew;
+    UserError for a damaged safetensors header.
     """
-    lfs = getattr(item, "lfs", None)
+    lfs = getattr(file, "lfs", None)
     if lfs is not None and hash_file(path) != lfs.sha256:
         path.unlink()
         raise Transient(
-            f"{repo}: {item.rfilename} has another SHA-256 than the hub names; run the same again "
+            f"{repo}: {file.rfilename} has another SHA-256 than the hub names; run the same again "
             "to fetch it anew"
         )
     if path.suffix == ".safetensors":

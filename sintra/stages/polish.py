@@ -1,9 +1,9 @@
-"""A finished variant tuned end to end: the same layout, other payload.
+"""Polishing: a finished variant tuned end to end, in the same layout.
 
 Norm weights, biases and the scales of the blocks are moved by gradient descent on the KL divergence
-to the 16-bit model over the calibration text (sintra.stages.rounding.polish). The whole model is trained
-in float32, so it must be small for the machine: `need` is what it takes. A killed run starts again
-and makes the same file (on as many threads).
+to the 16-bit model over the calibration text (sintra.stages.rounding.polish). The whole model is
+trained in float32, so it must be small for the machine: `peak_bytes` is what it takes. A killed run
+starts again and makes the same file (on as many threads).
 """
 
 from __future__ import annotations
@@ -11,59 +11,66 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.remote_code import allow_in_process
+from sintra.formats.checkpoint.remote_code import allowed
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.runtime.calibration import calibration_windows, window_size
+from sintra.stages.rounding.polish import PolishSettings, Teacher, polish_student
+from sintra.stages.rounding.student import Student
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 else:
     torch = lazy.module("torch")
 
 # float32 each: the checkpoint, levels, their products kept for backward, the dequantized weights.
-COPIES, BATCH = 5, 1
+COPIES = 5
+BATCH = 1  # windows of a step
+
+
+class PolishJson(TypedDict):
+    """The value "polish" of a layout.json."""
+
+    held_out: list[float]  # KLD over held-out text before and after, nats
+    steps: int  # steps that were taken
+    kept: int  # the step whose state is kept; 0: that of the start
 
 
 def run(context: Context) -> None:
-    """inputs: gguf (a variant), source (the 16-bit GGUF that it was made from), model (the
+    """Write model.gguf and layout.json; layout["polish"] is a PolishJson.
+
+    inputs: gguf (a variant), source (the 16-bit GGUF that it was made from), model (the
     checkpoint), text.
-
-    Write model.gguf and layout.json; layout["polish"]: the held-out KLD before and after in nats,
-    the steps, the step kept.
+    Raises Infeasible where memory is short, and where the checkpoint doesn't fit the file.
     """
-    from sintra.formats.gguf.layout import read_layout
-    from sintra.formats.runtime.llama_cpp import LlamaModel
-
     torch.set_num_threads(context.threads)
     source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
     layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
-    size = min(context.params["context"], layout["context"] or context.params["context"])
-    affordable(layout["shape"], size)
-    tokenizer = LlamaModel(source, size, context.threads, vocab_only=True)
-    windows = tokenizer.windows(
-        (context.inputs["text"] / "text.txt").read_text(), context.params["tokens"]
-    )
-    tokenizer.close()
+    check_memory(layout["shape"], window_size(context, layout))
+    windows = calibration_windows(context, source, layout).tokens
     shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
-    layout["polish"] = polished(context, layout, windows)
-    made = read_layout(target)
-    if made["tensors"] != layout["tensors"]:
+    layout["polish"] = polish_target(context, layout, windows)
+    if read_layout(target)["tensors"] != layout["tensors"]:
         raise RuntimeError("polishing changed the layout")
     context.write_json("layout.json", layout)
 
 
-def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str, Any]:
-    """Tune and write the payload; nothing is written where held-out text says that it got no
-    better.
-    """
-    trust = allow_in_process(context.inputs["model"])
-    import transformers
+def polish_target(
+    context: Context, layout: Mapping[str, Any], windows: NDArray[np.int32]
+) -> PolishJson:
+    """Train the variant and write it, unless held-out text says that it got no better.
 
-    from sintra.stages.rounding.polish import Settings, Teacher, tune
-    from sintra.stages.rounding.student import Student
+    windows: token ids, (windows, tokens).
+    """
+    trust = allowed(context.inputs["model"])  # sets variables that transformers reads on import
+    import transformers  # loads torch, which a run with nothing to do must not
 
     source, variant = (context.inputs[role] / "model.gguf" for role in ("source", "gguf"))
     net: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -72,35 +79,46 @@ def polished(context: Context, layout: dict[str, Any], windows: Any) -> dict[str
     net.train(False)
     student = Student(net, source, variant, layout)
     teacher = Teacher(net, torch.from_numpy(windows).long(), context.keep)
-    settings = Settings(epochs=context.params["epochs"], seed=context.params["seed"], batch=BATCH)
-    found = tune(student, teacher, settings, context.say)
-    if found.kept:
+    settings = PolishSettings(
+        epochs=context.params["epochs"], seed=context.params["seed"], batch=BATCH
+    )
+    outcome = polish_student(student, teacher, settings, context.say)
+    if outcome.best_step:
         student.write(context.out / "model.gguf")
     else:
         context.say("no step did better on held-out text: the file is left as it was")
-    return {"held_out": [found.before, found.after], "steps": found.steps, "kept": found.kept}
+    return {
+        "held_out": [outcome.before, outcome.after],
+        "steps": outcome.steps,
+        "kept": outcome.best_step,
+    }
 
 
-def need(shape: dict[str, Any], size: int) -> int:
-    """Bytes that polishing takes at its peak: COPIES of the weights, the logits (four copies in
-    float32) of a batch of windows of `size` tokens, and some 40 values a token, block and unit of
-    width for what backward needs.
+def peak_bytes(shape: Mapping[str, Any], size: int) -> int:
+    """Return the bytes that polishing takes at its peak. size: tokens of a window.
 
-    By this a model of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 24 GB, one of
-    8 B 171 GB.
+    They are COPIES of the weights, the logits (four copies in float32) of a batch of windows, and
+    for what backward needs some 40 values for each token, block and unit of width. By this a model
+    of 1 B parameters (16 blocks, width 2048, vocabulary 128 k) takes 24 GB, one of 8 B 171 GB.
     """
     tokens = BATCH * size
     activations = 40 * shape["layers"] * shape["width"] + 4 * shape["vocabulary"]
     return 4 * (COPIES * int(shape["parameters"]) + tokens * int(activations))
 
 
-def affordable(shape: dict[str, Any], size: int) -> None:
-    """Raises Infeasible where the machine has less memory than it takes."""
-    has, wants = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), need(shape, size)
-    if wants > has:
+def check_memory(shape: Mapping[str, Any], size: int) -> None:
+    """Raise Infeasible where polishing takes more memory than the machine has.
+
+    size: tokens of a window.
+    """
+    present, need = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        peak_bytes(shape, size),
+    )
+    if need > present:
         text = (
-            f"polishing trains the whole model in float32: {wants / 1e9:.0f} GB, this machine has "
-            f"{has / 1e9:.0f} GB"
+            f"polishing trains the whole model in float32: {need / 1e9:.0f} GB, this machine has "
+            f"{present / 1e9:.0f} GB"
         )
         raise Infeasible("out_of_memory", f"{text}; set planner.polish=false")
 

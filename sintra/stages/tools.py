@@ -1,5 +1,6 @@
-"""llama.cpp's converter, at the very version of the installed llama-cpp-python, from that package's
-source release.
+"""Tools of other stages: llama.cpp's converter, and environments for libraries that clash.
+
+The converter is that of the installed version of llama-cpp-python, from its source release.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from sintra.formats.runtime.environments import (
 )
 from sintra.store.files import hash_file
 
-PINS = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
-PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
+PINS = {  # version of llama-cpp-python -> SHA-256 of its source release
+    "0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+}
+PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")  # what the converter needs
 
 
-def pinned() -> dict[str, str]:
-    """The step's parameters: version and SHA-256 of the source release. Raises UserError for a
-    version without a pin.
+def toolchain_params() -> dict[str, str]:
+    """Return the toolchain step's parameters: version and SHA-256 of the source release.
+
+    Raises UserError for a version without a pin.
     """
     version = tool_version("llama-cpp-python")
     if version not in PINS:
@@ -40,7 +44,10 @@ def pinned() -> dict[str, str]:
 
 
 def fetch_converter(context: Context) -> None:
-    """Download with pip, compare the SHA-256, keep the converter and its gguf package."""
+    """Download the source release with pip, and keep the converter and its gguf package.
+
+    Raises Transient where pip can't, UserError where the SHA-256 isn't the pinned one.
+    """
     context.keep.mkdir(parents=True, exist_ok=True)
     package = f"llama-cpp-python=={context.params['version']}"
     command = [
@@ -57,22 +64,22 @@ def fetch_converter(context: Context) -> None:
         package,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(context.keep.glob("llama_cpp_python-*.tar.gz"))
-    if done.returncode or not found:
+    archives = sorted(context.keep.glob("llama_cpp_python-*.tar.gz"))
+    if done.returncode or not archives:
         raise Transient(
             f"pip can't download the source of {package}, which holds the converter: is there a "
             "network?"
         )
-    if hash_file(found[0]) != context.params["sha256"]:
-        found[0].unlink()
+    if hash_file(archives[0]) != context.params["sha256"]:
+        archives[0].unlink()
         raise UserError(
             f"the source of {package} has another SHA-256 than the pinned one: not used"
         )
-    extract(found[0], context.out)
+    extract_converter(archives[0], context.out)
 
 
-def extract(archive: Path, out: Path) -> None:
-    """Only the converter's files, without the archive's leading folders."""
+def extract_converter(archive: Path, out: Path) -> None:
+    """Extract the converter's files only, without the archive's leading folders."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, _, name = member.name.partition("/vendor/llama.cpp/")
@@ -85,7 +92,12 @@ TOOLCHAIN = Stage("toolchain", 1, fetch_converter, resource="light")
 
 
 def create_environment(context: Context) -> None:
-    """Write lock.json. params: see sintra.formats.runtime.environments.wanted."""
+    """Make an environment, unless the main one has the library, and write its lock.json.
+
+    params: those of sintra.formats.runtime.environments.wanted.
+    Raises Infeasible where the main environment has to have it and hasn't, Transient where pip
+    can't install it.
+    """
     name, root = context.params["name"], context.params["root"]
     if "here" in context.params:
         if context.params["here"][root] == "none":
@@ -95,12 +107,10 @@ def create_environment(context: Context) -> None:
             )
         write_lock(context)
         return
-    made = create_virtualenv(context, context.params["requirements"])
-    call_in_python(
-        context, interpreter_path(made), "sintra.formats.runtime.environments:write_lock"
-    )
+    folder = create(context, context.params["requirements"])
+    call(context, interpreter(folder), "sintra.formats.runtime.environments:write_lock")
     lock = json.loads((context.out / "lock.json").read_text())
-    move_into_place(made, environment_folder(context, lock), lock)
+    settle(folder, folder_of(context, lock), lock)
 
 
 ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)

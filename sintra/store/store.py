@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sintra.core.errors import disk_trouble
+from sintra.core.errors import disk_error
 from sintra.core.types import Artifact, Failure, File
 from sintra.store import locks
 from sintra.store.entries import (
@@ -107,7 +107,7 @@ class Store:
         try:
             return self.put_hashed_file(path, path.stat().st_size, hash_file(path))
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
 
     def put_hashed_file(self, path: Path, size: int, digest: str) -> tuple[int, str]:
         """Move a file whose size and SHA-256 are known into the CAS; return the two.
@@ -127,7 +127,7 @@ class Store:
             fsync_folder(target.parent)
             return size, digest
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
 
     def put_tree(self, folder: Path) -> Artifact:
         """Move every regular file below a folder into the CAS. Raises Transient."""
@@ -170,7 +170,7 @@ class Store:
                     os.replace(temporary, path)
             fsync_folder(path.parent)
         except OSError as error:
-            raise disk_trouble(error, self.root) from error
+            raise disk_error(error, self.root) from error
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -12,14 +12,14 @@ from typing import Any
 from sintra.build.graph import Graph
 from sintra.config.study import Study
 from sintra.core.types import Candidate, Proposal
-from sintra.planning.solver.mixes import Plan, observations
-from sintra.planning.solver.search import believed
-from sintra.planning.solver.surrogate import fit
-from sintra.planning.solver.transfer import lesson
-from sintra.planning.state import History, Lesson
+from sintra.planning.solver.mixes import MixSettings, observe_mixes
+from sintra.planning.solver.search import prior_of_study
+from sintra.planning.solver.surrogate import fit_surrogate
+from sintra.planning.solver.transfer import lesson_of
+from sintra.planning.state import ModelFacts, Priors, StudyLesson
 from sintra.store import history as database
 from sintra.store.store import Store
-from sintra.study.planner_state import history
+from sintra.study.planner_state import planner_state_of
 
 NEAREST = 3
 SAME, OTHER = 10.0, 0.95  # the same weights beside a kin's; another device class or objective
@@ -33,35 +33,41 @@ def learned(
     """What a study that has ended teaches: its fitted model, what it was of, and how it ended; None
     where no planner of mixes was at work or too little was measured.
     """
-    seen = history(graph, store, given, known, None)
-    if len(seen.distortion) < 2 or seen.sizes is None or seen.shape is None:
+    state = planner_state_of(graph, store, given, known)
+    model, sizes = state.model, state.model.sizes
+    if len(model.distortion) < 2 or sizes is None or model.shape is None:
         return None
-    uniform = next(iter(seen.distortion))
-    types = tuple(sorted(r.tensors[0][1] for r in seen.distortion))  # a replay has none
+    uniform = next(iter(model.distortion))
+    types = tuple(sorted(r.tensors[0][1] for r in model.distortion))  # a replay has none
     planner = replace(graph.study.planner, types=types, rounding=uniform.rounding)
     study = replace(graph.study, planner=planner)
-    plan = Plan.of(study).made(seen)
-    space = plan.space(seen, seen.sizes)
-    rows = observations(plan, seen, space)
-    if len(rows) <= len(plan.types):
+    settings = MixSettings.of(study).with_built_types(model)
+    space = settings.space(model, sizes)
+    observations = observe_mixes(settings, state.results, space)
+    if len(observations) <= len(settings.types):
         return None
-    model = fit(space, rows, belief=believed(plan, seen, space))
-    best = min(rows, key=lambda r: r.value)
+    prior = prior_of_study(settings, state, space, sizes)
+    surrogate = fit_surrogate(space, observations, prior=prior)
+    least = min(o.value for o in observations)
     return (
-        kind_of(study, seen, graph)
-        | lesson(model, seen.sizes.matrices).as_json()
-        | {"evaluations": len(rows), "least_kld": best.value, "misfit": round(model.misfit, 4)}
+        kind_of(study, model, graph)
+        | lesson_of(surrogate, sizes.matrices).as_json()
+        | {
+            "evaluations": len(observations),
+            "least_kld": least,
+            "misfit": round(surrogate.misfit, 4),
+        }
     )
 
 
-def kind_of(study: Study, seen: History, graph: Graph) -> Row:
+def kind_of(study: Study, model: ModelFacts, graph: Graph) -> Row:
     """What makes studies alike."""
-    assert seen.shape is not None
+    assert model.shape is not None
     return {
-        "architecture": seen.architecture,
+        "architecture": model.architecture,
         "weights": graph.source.digest,
-        "parameters": seen.shape.parameters,
-        "blocks": seen.layers,
+        "parameters": model.shape.parameters,
+        "blocks": model.layers,
         "backend": study.hardware.backend,
         "optimise": study.goal.optimise,
         "rounding": study.planner.rounding,
@@ -80,15 +86,13 @@ def likeness(own: Row, other: Row) -> float:
     return near * math.prod(OTHER for k in ("backend", "optimise", "blocks") if own[k] != other[k])
 
 
-def recalled(
-    graph: Graph, store: Store, seen: History
-) -> tuple[tuple[Row, ...], tuple[Lesson, ...]]:
+def recalled(graph: Graph, store: Store, model: ModelFacts) -> Priors:
     """The most similar earlier studies, the most similar first: in words for a language model, and
     what they taught.
     """
-    if not graph.study.planner.learn or seen.shape is None:
-        return (), ()
-    own = kind_of(graph.study, seen, graph)
+    if not graph.study.planner.learn or model.shape is None:
+        return Priors()
+    own = kind_of(graph.study, model, graph)
     found = []
     for row in database.read_lessons(store.root / "history.db"):
         if row["study"] == graph.study.id:
@@ -103,4 +107,4 @@ def recalled(
         | {k: t[k] for k in ("evaluations", "least_kld", "parameters")}
         for _, r, t in found
     )
-    return words, tuple(Lesson.of(t, w) for w, _, t in found)
+    return Priors(tuple(StudyLesson.of(t, w) for w, _, t in found), words)

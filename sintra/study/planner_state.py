@@ -2,179 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
-from sintra.config.compose import conf_dirs
+from sintra.core import lazy
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
-from sintra.planning.state import ADVISER, EXPLORER, History, Pair, Seen
-from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
+from sintra.planning.architectures import pockets
+from sintra.planning.state import (
+    KldDifference,
+    ModelFacts,
+    PlannerState,
+    StudyResults,
+    TensorDistortion,
+    TextResult,
+)
+from sintra.probes.measurements import NAME, parse
 from sintra.store.store import Store
+from sintra.study.adviser import AdviserSession
 
-RESAMPLES = 1000
-ADVISED = ("llm", "hybrid")
-Say = Callable[[str], None]
-_advisors: dict[tuple[str, bool], Any] = {}
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy.module("numpy")
+
+RESAMPLES = 1000  # of the bootstrap over windows
+
+Outcomes = Mapping[Recipe, Artifact | Failure | None]
 
 
-def history(
+def planner_state_of(
     graph: Graph,
     store: Store,
-    given: list[list[Proposal]],
-    candidates: list[Candidate],
-    say: Say | None,
-) -> History:
-    """Everything known after some rounds' proposals. say: a line for the user; without it nobody
-    outside is asked.
+    rounds: Sequence[Sequence[Proposal]],
+    candidates: Iterable[Candidate],
+    session: AdviserSession | None = None,
+) -> PlannerState:
+    """Collect everything known after some rounds' proposals, but for what earlier studies showed.
+
+    session: the run's use of a language model; without it only its kept replies are read.
     """
-    proposals = [p for row in given for p in row]
-    made = {
+    proposals = [p for proposed in rounds for p in proposed]
+    outcomes: Outcomes = {
         p.recipe: graph.quantize(p.recipe).outcome(store) for p in proposals if p.level == "build"
     }
-    uniform = [r for r, outcome in made.items() if r.uniform and isinstance(outcome, Artifact)]
-    files = {
-        r: f.size
-        for r, o in made.items()
-        if isinstance(o, Artifact)
-        for f in o.files
-        if f.path == "model.gguf"
-    }
-    base = graph.convert().outcome(store)
-    layout = store.read_json(base, "layout.json") if isinstance(base, Artifact) else None
-    sizes, shape = measures(graph, store, uniform)
-    architecture = layout["architecture"] if layout else ""
-    return History(
+    model = model_facts(graph, store, outcomes)
+    results = StudyResults(
         candidates=tuple(candidates),
-        sizes=sizes,
-        shape=shape,
-        bytes_of=files,
+        attempts=frozenset((p.recipe, p.level) for p in proposals),
+        failed=frozenset(r for r, outcome in outcomes.items() if isinstance(outcome, Failure)),
+        last_round=tuple(rounds[-1]) if rounds else (),
+        text_results=tuple(text_results(graph, store, proposals)),
+        file_bytes=file_bytes(outcomes),
+        kld_difference=kld_differences(graph, store),
+    )
+    session = session or AdviserSession()
+    adviser = session.adviser(graph, store, model.architecture, proposals)
+    return PlannerState(results=results, model=model, adviser=adviser)
+
+
+def model_facts(graph: Graph, store: Store, outcomes: Outcomes) -> ModelFacts:
+    """Collect what is known of the model. outcomes: of the files that were made."""
+    uniform = {r: o for r, o in outcomes.items() if r.uniform and isinstance(o, Artifact)}
+    sizes, shape = sizes_and_shape(store, uniform.values())
+    converted = artifact_of(graph.convert(), store)
+    layout = store.read_json(converted, "layout.json") if converted else None
+    architecture = layout["architecture"] if layout else ""
+    return ModelFacts(
         layers=layout["shape"]["layers"] if layout else None,
         architecture=architecture,
-        advice=sum(p.author in (ADVISER, EXPLORER) and p.level == "search" for p in proposals),
-        say=say or (lambda text: None),
-        **adviser(graph, store, architecture, say),
-        failed=frozenset(r for r, outcome in made.items() if isinstance(outcome, Failure)),
-        distortion={r: d for r in uniform if (d := distortion(graph, store, r))},
-        seen=tuple(s for p in proposals if (s := seen(graph, store, p.recipe, p.level))),
-        tried=frozenset((p.recipe, p.level) for p in proposals),
-        last=tuple(given[-1]) if given else (),
-        paired=pairs(graph, store),
+        sizes=sizes,
+        shape=shape,
+        distortion={r: errors for r in uniform if (errors := distortion(graph, store, r))},
         influence=influence(graph, store),
         pockets=pockets(graph.root, architecture),
     )
 
 
-def adviser(graph: Graph, store: Store, architecture: str, say: Say | None) -> dict[str, Any]:
-    """The study's language model and what only it is told, where the planner takes advice."""
-    if graph.study.planner.name not in ADVISED:
-        return {}
-    from sintra.planning.llm.advisor import Advisor
-
-    folder = store.root / "studies" / graph.study.id
-    key = (str(folder), say is not None)
-    if key not in _advisors:
-        kept = store.root / "meta" / "replies"
-        options = graph.study.planner
-        _advisors[key] = Advisor.of(
-            options, folder, kept, say or (lambda text: None), say is not None
-        )
-    return {
-        "knowledge": knowledge(graph.root, architecture),
-        "ask": _advisors[key].ask,
-        "hush": _advisors[key].hush,
-    }
-
-
-def knowledge(root: Path, architecture: str) -> tuple[str, ...]:
-    """What conf/arch says of an architecture, in sentences."""
-    return tuple(line for text in arch(root, architecture) for line in text["knowledge"])
-
-
-def pockets(root: Path, architecture: str) -> tuple[float, ...]:
-    """Depths, from 0 to 1, at which conf/arch says that blocks lose least."""
-    return tuple(float(p) for text in arch(root, architecture) for p in text.get("pockets", ()))
-
-
-def arch(root: Path, architecture: str) -> Iterator[dict[str, Any]]:
-    """What the files of an architecture hold, the user's own behind the project's."""
-    import yaml
-
-    for folder in conf_dirs(root):
-        path = folder / "arch" / f"{architecture}.yaml"
-        if path.is_file():
-            yield yaml.safe_load(path.read_text())
-
-
-def measures(
-    graph: Graph, store: Store, uniform: list[Recipe]
-) -> tuple[MixSizes | None, Shape | None]:
-    """How large a mix is, and the architecture: from any uniform file."""
-    for recipe in uniform:
-        outcome = graph.quantize(recipe).outcome(store)
-        if isinstance(outcome, Artifact):
-            layout = store.read_json(outcome, "layout.json")
-            file = next(f for f in outcome.files if f.path == "model.gguf")
-            return MixSizes.of(layout, file.size), Shape.of(layout)
+def sizes_and_shape(store: Store, files: Iterable[Artifact]) -> tuple[Sizes | None, Shape | None]:
+    """Return how large any mix is, and the architecture, from the first uniform file."""
+    for artifact in files:
+        layout = store.read_json(artifact, "layout.json")
+        file = next(f for f in artifact.files if f.path == "model.gguf")
+        return Sizes.of(layout, file.size), Shape.of(layout)
     return None, None
 
 
-def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, dict[str, float]] | None:
-    """A uniform file's distortion, tensor by tensor."""
-    found = _artifact(graph.distortion(recipe), store)
-    return None if found is None else dict(store.read_json(found, "distortion.json"))
+def file_bytes(outcomes: Outcomes) -> dict[Recipe, int]:
+    """Return the size in bytes of each GGUF that was made."""
+    return {
+        recipe: file.size
+        for recipe, outcome in outcomes.items()
+        if isinstance(outcome, Artifact)
+        for file in outcome.files
+        if file.path == "model.gguf"
+    }
+
+
+def distortion(graph: Graph, store: Store, recipe: Recipe) -> dict[str, TensorDistortion] | None:
+    """Return a uniform file's errors, tensor by tensor, or None where they were not measured."""
+    artifact = artifact_of(graph.distortion(recipe), store)
+    return None if artifact is None else dict(store.read_json(artifact, "distortion.json"))
 
 
 def influence(graph: Graph, store: Store) -> tuple[float, ...]:
-    """Each block's, where the curvature has been measured."""
-    found = _artifact(graph.curvature(), store)
-    return () if found is None else tuple(store.read_json(found, "curvature.json")["influence"])
+    """Return each block's influence, or () where the curvature was not measured."""
+    artifact = artifact_of(graph.curvature(), store)
+    if artifact is None:
+        return ()
+    return tuple(store.read_json(artifact, "curvature.json")["influence"])
 
 
-def seen(graph: Graph, store: Store, recipe: Recipe, level: str) -> Seen | None:
-    """A recipe's numbers on one text, where they have been measured."""
-    variant = graph.variant(recipe, level)
-    found = _artifact(variant.quality, store) if variant.quality else None
-    if found is None:
+def text_results(graph: Graph, store: Store, proposals: Iterable[Proposal]) -> Iterator[TextResult]:
+    """Yield the measurements of each proposal that was measured on its text."""
+    for proposal in proposals:
+        variant = graph.variant(proposal.recipe, proposal.level)
+        quality = artifact_of(variant.quality, store) if variant.quality else None
+        if quality is None:
+            continue
+        tasks = (artifact_of(step, store) for step in variant.tasks)
+        metrics = {
+            measurement.metric: measurement
+            for artifact in (quality, *tasks)
+            if artifact
+            for measurement in parse(store.read_json(artifact, NAME))
+        }
+        yield TextResult(proposal.recipe, proposal.level, metrics)
+
+
+def kld_differences(graph: Graph, store: Store) -> KldDifference:
+    """Return the comparison of two recipes on the search text (StudyResults.kld_difference)."""
+
+    def kld_difference(first: Recipe, second: Recipe) -> tuple[float, float] | None:
+        first_klds, second_klds = (
+            window_klds(graph, store, first),
+            window_klds(graph, store, second),
+        )
+        if first_klds is None or second_klds is None:
+            return None
+        gaps = first_klds - second_klds
+        rng = np.random.default_rng(graph.study.seed)
+        draws = rng.integers(0, len(gaps), (RESAMPLES, len(gaps)))
+        return float(gaps.mean()), float(gaps[draws].mean(1).std(ddof=1))
+
+    return kld_difference
+
+
+def window_klds(graph: Graph, store: Store, recipe: Recipe) -> NDArray[np.float64] | None:
+    """Return a recipe's mean KLD in each window of the search text, in nats, or None."""
+    quality = graph.variant(recipe, "search").quality
+    artifact = artifact_of(quality, store) if quality else None
+    if artifact is None:
         return None
-    made = [found, *(t for s in variant.tasks if (t := _artifact(s, store)))]
-    return Seen(
-        recipe,
-        level,
-        {
-            m.metric: m
-            for f in made
-            for m in parse_measurements(store.read_json(f, MEASUREMENTS_FILE))
-        },
-    )
+    digest = next(file.sha256 for file in artifact.files if file.path == "kld.npy")
+    means: NDArray[np.float64] = np.load(store.blob_path(digest)).astype(np.float64).mean(1)
+    return means
 
 
-def pairs(graph: Graph, store: Store) -> Pair:
-    """The comparison of two recipes on the search text."""
-
-    def compared(one: Recipe, two: Recipe) -> tuple[float, float] | None:
-        import numpy as np
-
-        means: list[Any] = []
-        for recipe in (one, two):
-            quality = graph.variant(recipe, "search").quality
-            found = _artifact(quality, store) if quality else None
-            if found is None:
-                return None
-            file = next(f for f in found.files if f.path == "kld.npy")
-            means.append(np.load(store.blob_path(file.sha256)).astype(np.float64).mean(1))
-        gap = means[0] - means[1]
-        draws = np.random.default_rng(graph.study.seed).integers(0, len(gap), (RESAMPLES, len(gap)))
-        return float(gap.mean()), float(gap[draws].mean(1).std(ddof=1))
-
-    return compared
-
-
-def _artifact(step: Step, store: Store) -> Artifact | None:
+def artifact_of(step: Step, store: Store) -> Artifact | None:
+    """Return what a step has made, or None where it has not run or has failed."""
     outcome = step.outcome(store)
     return outcome if isinstance(outcome, Artifact) else None

@@ -1,11 +1,10 @@
-"""Rounds: what planners proposed, as files; what is known of each candidate; and what comes next."""
+"""Rounds: the steps that proposals need, and what to propose next."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,13 @@ from sintra.core import lazy, plugins
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import informed
-from sintra.planning.bounds import hopeless
-from sintra.planning.other_formats import branches, tried
+from sintra.planning.bounds import infeasible_reason
+from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
+from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import candidates
-from sintra.study.planner_state import history
+from sintra.study.planner_state import planner_state_of
 from sintra.study.round_files import Round, proposals
 from sintra.study.workspace import Workspace
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 else:
     lessons = lazy.module("sintra.study.lessons")
 
-Say = Callable[[str], None]
 FINALISTS = 2
 
 
@@ -54,20 +53,28 @@ def reasons(graph: Graph, given: Round) -> dict[str, str]:
     return found
 
 
-def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None = None) -> Round:
+def next_round(
+    graph: Graph, store: Store, rounds: list[Round], session: AdviserSession | None = None
+) -> Round:
     """What to do next: more variants, a decision on the report text, or to stop (with the reason).
 
-    say: a line for the user; without it (a dry run) nobody outside is asked.
+    session: the run's use of a language model; without it (a dry run) nobody outside is asked.
     """
     study = graph.study
     known = candidates(graph, store, rounds)
     number = len(rounds) + 1
-    if number == 1 and (stop := hopeless(study, graph.source)):
+    if number == 1 and (stop := infeasible_reason(study, graph.source)):
         return _round(number, [], stop)
     if number <= study.max_rounds:
         before = {(p.recipe, p.level) for r in rounds for p in proposals(r)}
-        planned = plan(graph, store, rounds, known, say) if "gguf" in tried(study) else []
-        fresh = [p for p in [*branches(study), *planned] if (p.recipe, p.level) not in before]
+        planned = (
+            plan(graph, store, rounds, known, session) if "gguf" in buildable_formats(study) else []
+        )
+        fresh = [
+            p
+            for p in [*propose_other_formats(study), *planned]
+            if (p.recipe, p.level) not in before
+        ]
         if fresh:
             return _round(number, fresh, None)
     kinds = dict.fromkeys(
@@ -86,17 +93,21 @@ def next_round(graph: Graph, store: Store, rounds: list[Round], say: Say | None 
 
 
 def plan(
-    graph: Graph, store: Store, rounds: list[Round], known: list[Candidate], say: Say | None
+    graph: Graph,
+    store: Store,
+    rounds: list[Round],
+    known: list[Candidate],
+    session: AdviserSession | None,
 ) -> list[Proposal]:
     """Ask the study's planner, which is shown what is GGUF; a replay sees everything."""
     every = graph.study.planner.name == "replay"
     shown = [[p for p in proposals(r) if every or p.recipe.format == "gguf"] for r in rounds]
-    seen = history(
-        graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], say
+    state = planner_state_of(
+        graph, store, shown, [c for c in known if every or c.recipe.format == "gguf"], session
     )
-    past, taught = lessons.recalled(graph, store, seen)
     proposed: list[Proposal] = plugins.load("planners", graph.study.planner.name)(
-        informed(graph.study, known), replace(seen, past=past, lessons=taught)
+        informed(graph.study, known),
+        replace(state, priors=lessons.recalled(graph, store, state.model)),
     )
     return proposed
 

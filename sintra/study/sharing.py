@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from sintra import __version__
-from sintra.build.console import say
 from sintra.build.graph import Graph
+from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256

@@ -14,21 +14,22 @@ import termios
 import pytest
 from conftest import QUICK, ROOT, make_project
 
-from sintra.build.console import span
+from sintra.build.console import format_seconds
 
 RUN = """
 import sys, time
 from pathlib import Path
-from sintra.console import CONSOLE
+from sintra.build.console import Console
 log = Path(sys.argv[1])
 log.write_text("block 1 of 9, 80 s left\\n")
-CONSOLE.ahead = 4
-with CONSOLE.step("curvature:tiny", 500.0):
-    CONSOLE.log("curvature:tiny", log)
+console = Console()
+console.expected_steps = 4
+with console.show_step("curvature:tiny", 500.0):
+    console.expect_log("curvature:tiny", log)
     time.sleep(0.8)
-    CONSOLE.say("built   something else  0.1 s")
+    console.say("built   something else  0.1 s")
     time.sleep(0.8)
-CONSOLE.say("failed  at last")
+console.say("failed  at last")
 """
 
 
@@ -80,7 +81,7 @@ def test_no_terminal_no_escapes(tmp_path):
 
 
 def test_durations():
-    assert [span(s) for s in (7.6, 119, 6000)] == ["8 s", "2 min", "1.7 h"]
+    assert [format_seconds(s) for s in (7.6, 119, 6000)] == ["8 s", "2 min", "1.7 h"]
 
 
 @pytest.fixture(scope="module")

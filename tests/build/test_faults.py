@@ -12,7 +12,7 @@ from conftest import QUICK
 
 from sintra.build.run import run_step
 from sintra.build.step import Step
-from sintra.core.errors import Transient, disk_trouble
+from sintra.core.errors import Transient, disk_error
 from sintra.core.types import Artifact, Failure, File
 from sintra.store.maintenance import verify_blobs
 from sintra.store.store import Store
@@ -63,9 +63,9 @@ def test_a_full_disk(full, tmp_path):
 
 
 def test_a_full_disk_in_words(tmp_path):
-    assert "doit gc" in str(disk_trouble(OSError(errno.ENOSPC, "x"), tmp_path))
+    assert "doit gc" in str(disk_error(OSError(errno.ENOSPC, "x"), tmp_path))
     other = OSError(errno.EIO, "x")
-    assert disk_trouble(other, tmp_path) is other
+    assert disk_error(other, tmp_path) is other
 
 
 def test_no_memory_is_a_result(tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_no_memory_is_a_result(tmp_path, monkeypatch):
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\nfrom "
         "sintra.build import worker; from sintra.core import plugins; from sintra.core.stage "
-        "import Stage\ndef run(context): bytearray(1 << 40)\nplugins.step = lambda name: "
+        "import Stage\ndef run(context): bytearray(1 << 40)\nplugins.load_step = lambda name: "
         "Stage(name, 1, run)\nsys.exit(worker.main(sys.argv[1:]))"
     )
     store = Store(tmp_path / "cache")

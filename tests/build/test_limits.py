@@ -18,7 +18,7 @@ from sintra.config import compose
 from sintra.config.options import Config, ExecutorConf, LimitsConf
 from sintra.config.policy import RunPolicy, measured_on, side_by_side
 from sintra.core.errors import Transient, UserError
-from sintra.core.plugins import own
+from sintra.core.plugins import own_entry_points
 from sintra.core.types import Artifact, File
 from sintra.hardware.memory_limit import fence
 from sintra.store.files import hash_file
@@ -35,7 +35,7 @@ def text_step(folder):
 
 
 def test_there_is_a_time_limit_for_every_stage():
-    stages = {e.name for e in own() if e.group in ("sintra.stages", "sintra.probes")}
+    stages = {e.name for e in own_entry_points() if e.group in ("sintra.stages", "sintra.probes")}
     limits = {key for key in compose.keys() if key.startswith("limits.timeout.")}
     assert limits == {f"limits.timeout.{stage}" for stage in stages}
 

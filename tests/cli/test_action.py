@@ -1,4 +1,4 @@
-"""The GitHub Action: linted by GitHub's own schemas, and its shell steps run as a runner runs them."""
+"""The GitHub Action: linted by GitHub's schemas, and its shell steps run as by a runner."""
 
 import json
 import os

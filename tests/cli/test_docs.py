@@ -11,7 +11,6 @@ import sys
 import pytest
 from conftest import QUICK, ROOT, make_project
 
-from sintra.cli.commands.registry import DOCS
 from sintra.cli.docs import messages, reference
 from sintra.core import metrics
 
@@ -19,18 +18,19 @@ from sintra.core import metrics
 NOT_RUN = {
     "model=owner/name": "needs the hub",
     "model=./my-model": "stands for a folder of the reader's",
-    "planner.model=NAME": "needs a language model's endpoint; tests/planning/test_llm_studies.py runs one",
+    "planner.model=NAME": "needs an LLM's endpoint; tests/planning/test_llm_studies.py runs one",
     "formats=[gguf,gptq,awq]": "installs llmcompressor; tests/formats/test_formats.py runs it",
-    "probe.tasks=[fable]": "asks 500 questions many times; tests/probes/test_tasks.py runs the probe",
+    "probe.tasks=[fable]": "asks 500 questions; tests/probes/test_tasks.py runs the probe",
     "listeners=": (
-        "needs a webhook, MLflow or the example plugin; tests/integrations/test_listeners.py, tests/core/test_plugins.py"
+        "needs a webhook, MLflow or the example plugin; tests/integrations/test_listeners.py, "
+        "tests/core/test_plugins.py"
     ),
     "executor=": "needs a cluster; tests/build/test_executors.py starts small ones",
     "device=ssh": "needs a board; tests/hardware/test_ssh.py has one on loopback",
     "store.remote=": "needs a shared store; tests/study/test_sharing.py has one on loopback",
     "doit dashboard": "serves until it is stopped; tests/results/test_dashboard.py",
     "./mine.yaml": (
-        "stands for a file of the reader's; the guide's own example is run by tests/probes/test_tasks.py"
+        "stands for a file of the reader's; the guide's example is in tests/probes/test_tasks.py"
     ),
     "./errands.yaml": "run by tests/probes/test_tasks.py as it stands in the guide",
 }
@@ -67,7 +67,7 @@ COMMANDS = sorted(
 
 
 def test_reference_is_in_step():
-    for name, text in reference.pages(ROOT, DOCS).items():
+    for name, text in reference.reference_pages(ROOT).items():
         path = ROOT / reference.FOLDER / name
         assert path.exists()
         assert path.read_text() == text, f"{name} has fallen behind: run `doit docs`"
@@ -97,7 +97,7 @@ def test_site_builds_without_a_warning(tmp_path):
 
 
 def test_every_error_says_something():
-    found = messages.messages(ROOT / "sintra")
+    found = messages.read_messages(ROOT / "sintra")
     assert len(found) > 100
     assert {m.kind for m in found} == set(messages.KINDS)
     assert [
@@ -126,7 +126,7 @@ def test_every_metric_is_explained(reader):
     result = reader.result()
     named = {m["metric"] for c in result["candidates"] for m in c["measurements"]}
     assert len(named) > 12
-    assert [n for n in named if metrics.known(n) is None] == []
+    assert [n for n in named if metrics.find_metric(n) is None] == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sintra.core.judge import impossible, judge, ranked
+from sintra.core.judge import impossible_limit, judge, ranked
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Constraint, Failure, Goal, Measurement
 from sintra.results.result import confidence
@@ -80,5 +80,5 @@ def test_confidence_is_a_probability():
 
 
 def test_impossible_names_the_limit():
-    assert impossible(GOAL, {"device_tg_tps": 4.0})[0].option == "goal.min_tg_tps"
-    assert impossible(GOAL, {"device_tg_tps": 6.0}) is None
+    assert impossible_limit(GOAL, {"device_tg_tps": 4.0})[0].option == "goal.min_tg_tps"
+    assert impossible_limit(GOAL, {"device_tg_tps": 6.0}) is None

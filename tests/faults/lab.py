@@ -309,11 +309,11 @@ def laboratory(folder: Path | None = None) -> tuple[Path, Path, Path]:
 
     from sintra.build.run import run_step
     from sintra.build.step import Step
-    from sintra.stages.tools import pinned
+    from sintra.stages.tools import toolchain_params
     from sintra.store.store import Store
 
     folder = folder or Path(tempfile.mkdtemp(prefix="sintra-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
-    run_step(Step("toolchain", "llama.cpp", pinned()), Store(folder / "start"))
+    run_step(Step("toolchain", "llama.cpp", toolchain_params()), Store(folder / "start"))
     tiny = folder / "tiny"
     return folder, tiny if tiny.exists() else make_llama(tiny, hidden=64), folder / "start"

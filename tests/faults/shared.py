@@ -89,7 +89,7 @@ def once(cache: Path, log: Path) -> list[str]:
 
 
 def studies(lab: Lab, ref: Reference, tally: Tally) -> None:
-    """Four `doit optimize` of the same study at once, each in a project of its own, on one cache."""
+    """Four `doit optimize` of one study at once, each in a project of its own, on one cache."""
     log = lab.root / "log"
     log.unlink(missing_ok=True)
     lab.fresh()

@@ -16,13 +16,13 @@ from sintra.build.run import run_step
 from sintra.build.step import Step
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, Transient, UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Context, tool_version
 from sintra.core.types import Artifact, Failure, Hardware
 from sintra.formats.checkpoint import packed
-from sintra.formats.runtime.call import call_in_python
-from sintra.formats.runtime.environments import ENVIRONMENTS, environment_params, locked_python
-from sintra.planning.other_formats import branches, left_out
+from sintra.formats.runtime.call import call
+from sintra.formats.runtime.environments import ENVIRONMENTS, python_of, wanted
+from sintra.planning.other_formats import propose_other_formats, unsupported_format_lines
 from sintra.store.store import Store
 from sintra.study.workspace import open_workspace
 
@@ -92,14 +92,17 @@ def test_a_study_of_ggufs_is_the_study_it_was(project, tiny):
 def test_a_device_says_what_it_can_run(project, tiny):
     asked = ["formats=[gguf,gptq,awq]", f"model={tiny}"]
     pi = open_workspace(project.root, [*asked, "hardware=raspberry_pi_5"]).study
-    assert branches(pi) == []
-    assert [line.split(":")[0] for line in left_out(pi)] == [
+    assert propose_other_formats(pi) == []
+    assert [line.split(":")[0] for line in unsupported_format_lines(pi)] == [
         "gptq is not tried",
         "awq is not tried",
     ]
     laptop = open_workspace(project.root, [*asked, "hardware=laptop"]).study
-    assert [p.recipe.name for p in branches(laptop)] == ["gptq-w4g128", "awq-w4g128"]
-    assert left_out(laptop) == []
+    assert [variant_name(p.recipe) for p in propose_other_formats(laptop)] == [
+        "gptq-w4g128",
+        "awq-w4g128",
+    ]
+    assert unsupported_format_lines(laptop) == []
 
 
 @pytest.mark.parametrize(
@@ -435,7 +438,7 @@ def test_a_checkpoint_needs_its_format(project, tiny):
     workspace = open_workspace(
         project.root, [f"model={tiny}", f"compress.checkpoint={tiny}", "formats=[gptq_native]"]
     )
-    step = workspace.graph().quantize(branches(workspace.study)[0].recipe)
+    step = workspace.graph().quantize(propose_other_formats(workspace.study)[0].recipe)
     for above in step.all():
         run_step(above, workspace.store)
     outcome = step.outcome(workspace.store)

@@ -72,10 +72,10 @@ def composed(data: bytes, folder: Path) -> None:
 
 def recipes(data: bytes, folder: Path) -> None:
     """planner.replay's file, as YAML and as JSON."""
-    from sintra.planning.planners.replay import loaded
+    from sintra.planning.planners.replay import read_replay
 
     for name in ("recipe.yaml", "result.json"):
-        loaded(_file(data, folder, name))
+        read_replay(_file(data, folder, name))
 
 
 def gguf(data: bytes, folder: Path) -> None:
@@ -87,14 +87,14 @@ def gguf(data: bytes, folder: Path) -> None:
 
 def replies(data: bytes, folder: Path) -> None:
     """A language model's words, to edits of the solver's problem."""
-    from sintra.planning.llm.edits import parse, switches
-    from sintra.planning.llm.replies import read
+    from sintra.planning.llm.edits import last_switches, parse_reply
+    from sintra.planning.llm.replies import read_reply
 
     scope, schema = _scope()
-    found, _ = read(data.decode(errors="surrogateescape"), schema)
+    found, _ = read_reply(data.decode(errors="surrogateescape"), schema)
     if found is not None:
-        good, bad, stop = parse(found, scope)
-        canonical([[e.action for e in good], bad, stop, switches(good)]).encode()
+        good, bad, stop = parse_reply(found, scope)
+        canonical([[e.action for e in good], bad, stop, last_switches(good)]).encode()
 
 
 def entries(data: bytes, folder: Path) -> None:

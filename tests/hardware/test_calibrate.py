@@ -37,7 +37,8 @@ def test_measurements_draw_the_profile_to_the_truth(tmp_path, capsys):
     target = speed(truth, LLAMA3_8B).value
     for factor in (1.03, 0.98, 1.0, 1.02, 0.97):
         rows.append(
-            f"{bytes_read(LLAMA3_8B, 64)},{weights_read(LLAMA3_8B)},{LLAMA3_8B.layers},{target * factor}"
+            f"{bytes_read(LLAMA3_8B, 64)},{weights_read(LLAMA3_8B)},{LLAMA3_8B.layers},"
+            f"{target * factor}"
         )
         (tmp_path / "own.csv").write_text(
             "read_bytes,weights,layers,tg_tps\n" + "\n".join(rows) + "\n"

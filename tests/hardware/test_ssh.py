@@ -321,9 +321,12 @@ BENCH = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in
   *--help*) echo "  -lm, --load-mode <auto|none|mmap|mlock|mmap+mlock|dio> (default: auto)" ;;
-  *-pg*) echo '[ {{"build_commit": "abc1234", "n_prompt": 112, "n_gen": 16, "samples_ts": [ 658.798 ]}} ]' ;;
-  *) echo '[ {{"build_commit": "abc1234", "n_prompt": 32, "n_gen": 0, "samples_ts": [ 4007.02, 2450.84 ]}},
-             {{"build_commit": "abc1234", "n_prompt": 0, "n_gen": 8, "samples_ts": [ 2953.51, 1961.02 ]}} ]' ;;
+  *-pg*) echo '[ {{"build_commit": "abc1234", "n_prompt": 112, "n_gen": 16,
+                   "samples_ts": [ 658.798 ]}} ]' ;;
+  *) echo '[ {{"build_commit": "abc1234", "n_prompt": 32, "n_gen": 0,
+               "samples_ts": [ 4007.02, 2450.84 ]}},
+             {{"build_commit": "abc1234", "n_prompt": 0, "n_gen": 8,
+               "samples_ts": [ 2953.51, 1961.02 ]}} ]' ;;
 esac
 """
 

@@ -22,9 +22,15 @@ from sintra.formats.gguf.sizes import (
     written_type,
 )
 from sintra.formats.runtime import quantizer
-from sintra.planning.solver.allocate import Table, cheapest, floors, greedy, milp
-from sintra.planning.solver.groups import bins_for, groups_of
-from sintra.planning.solver.surrogate import fit
+from sintra.planning.solver.allocate import (
+    ChoiceTable,
+    far_types,
+    solve_allocation,
+    solve_exactly,
+    solve_greedily,
+)
+from sintra.planning.solver.groups import depth_bins, group_tensors
+from sintra.planning.solver.surrogate import fit_surrogate
 from sintra.stages import assemble, curvature, distortion
 
 
@@ -94,7 +100,7 @@ def test_a_mix_from_cached_tensors_is_the_direct_file(lab, measured, tmp_path, r
     def direct(kind, pairs):
         return lab.quantize(kind, list(pairs), **extra)
 
-    parts = {p.tensors[0][1]: direct(p.type, p.tensors) for p in recipe.parts()}
+    parts = {p.tensors[0][1]: direct(p.type, p.tensors) for p in recipe.uniform_parts()}
     assert set(parts) == set(types)
     made = lab.run(assemble, {"type": recipe.type, "tensors": recipe.tensors}, **parts)
     whole = direct(recipe.type, recipe.tensors)
@@ -140,13 +146,13 @@ def test_distortion_is_the_error_of_the_layers_output(lab, measured):
 def table(seed, rows=6, columns=4):
     rng = np.random.default_rng(seed)
     size = np.sort(rng.integers(10, 100, (rows, columns)).astype(float), 1)
-    damage = np.sort(rng.exponential(1, (rows, columns)), 1)[:, ::-1] * rng.exponential(
-        1, (rows, 1)
-    )
+    loss = np.sort(rng.exponential(1, (rows, columns)), 1)[:, ::-1] * rng.exponential(1, (rows, 1))
     allowed = rng.random((rows, columns)) < 0.9
     allowed[:, -1] = True
     names, types = tuple(f"t{i}" for i in range(rows)), tuple(f"q{i}" for i in range(columns))
-    return Table(names, types, damage.copy(), size, size * rng.uniform(1, 1.2, size.shape), allowed)
+    return ChoiceTable(
+        names, types, loss.copy(), size, size * rng.uniform(1, 1.2, size.shape), allowed
+    )
 
 
 def every(t):
@@ -159,36 +165,42 @@ def test_the_allocation_is_the_best_there_is(seed):
     t = table(seed)
     limit = float(np.median(t.size.sum(0)))
     possible = [c for c in every(t) if t.total(t.size, c) <= limit]
-    best = min((t.total(t.damage, c) for c in possible), default=None)
-    quick, exact = greedy(t, t.damage, t.size, limit), milp(t, t.damage, [(t.size, limit)])
+    best = min((t.total(t.loss, c) for c in possible), default=None)
+    quick, exact = (
+        solve_greedily(t, t.loss, t.size, limit),
+        solve_exactly(t, t.loss, [(t.size, limit)]),
+    )
     assert exact is not None
-    assert t.total(t.damage, exact) == pytest.approx(best, rel=2e-3)
+    assert t.total(t.loss, exact) == pytest.approx(best, rel=2e-3)
     assert quick is not None
     assert t.total(t.size, quick) <= limit
-    assert best <= t.total(t.damage, quick) * (1 + 1e-9)
+    assert best <= t.total(t.loss, quick) * (1 + 1e-9)
 
     speed = t.total(t.time, exact) * 0.97
-    both = cheapest(t, t.damage, [(t.size, limit), (t.time, speed)])
-    wanted = [t.total(t.damage, c) for c in possible if t.total(t.time, c) <= speed]
+    both = solve_allocation(t, t.loss, [(t.size, limit), (t.time, speed)])
+    wanted = [t.total(t.loss, c) for c in possible if t.total(t.time, c) <= speed]
     assert (both is None) == (not wanted)
     if both:
-        assert t.total(t.damage, both) == pytest.approx(min(wanted), rel=2e-3)
-    assert cheapest(t, t.damage, [(t.size, 1.0)]) is None, "what can't be is said so"
+        assert t.total(t.loss, both) == pytest.approx(min(wanted), rel=2e-3)
+    assert solve_allocation(t, t.loss, [(t.size, 1.0)]) is None, "what can't be is said so"
 
 
 def test_many_matrices_leave_the_greedy_fill_near_the_optimum():
     t = table(1, rows=60, columns=6)
     limit = float(np.median(t.size.sum(0)))
-    quick, exact = greedy(t, t.damage, t.size, limit), milp(t, t.damage, [(t.size, limit)])
-    assert t.total(t.damage, exact) <= t.total(t.damage, quick) <= 1.03 * t.total(t.damage, exact)
+    quick, exact = (
+        solve_greedily(t, t.loss, t.size, limit),
+        solve_exactly(t, t.loss, [(t.size, limit)]),
+    )
+    assert t.total(t.loss, exact) <= t.total(t.loss, quick) <= 1.03 * t.total(t.loss, exact)
 
 
 def test_groups_fit_the_budget():
     found = matrices()
-    assert bins_for(found, 16) == 2
-    assert bins_for(found, 5) == 1
-    assert bins_for(found, 1000) == 8
-    groups = groups_of(found, 2)
+    assert depth_bins(found, 16) == 2
+    assert depth_bins(found, 5) == 1
+    assert depth_bins(found, 1000) == 8
+    groups = group_tensors(found, 2)
     assert len(set(groups.values())) == 16
     assert (
         groups["blk.0.attn_q.weight"]
@@ -200,7 +212,7 @@ def test_groups_fit_the_budget():
 def test_floors_bar_what_lies_far_below_its_class():
     found = matrices(4)
     mix = dict.fromkeys((m.name for m in found), "Q6_K")
-    barred = floors(found, mix, TYPES)
+    barred = far_types(found, mix, TYPES)
     assert barred["blk.0.ffn_up.weight"] == {"Q2_K", "Q3_K", "IQ4_XS", "Q4_K"}
 
 
@@ -214,7 +226,7 @@ def test_the_model_foresees_and_knows_how_well(bend):
             for g in world.space.group_names
         ]
         seen = [world.seen(m) for m in [*map(world.uniform, ("Q2_K", "Q4_K", "Q8_0")), *probes]]
-        model = fit(world.space, seen)
+        model = fit_surrogate(world.space, seen)
         for other in range(20):
             mix = random_mix([m.name for m in world.matrices], TYPES, other)
             value, low, high = model.predict(mix)
@@ -225,15 +237,17 @@ def test_the_model_foresees_and_knows_how_well(bend):
     assert held / total >= 0.8, f"{held} of {total} in the 90 % interval"
 
 
-def test_u_of_is_the_way_back():
+def test_loss_at_is_the_way_back():
     world = World(3)
-    model = fit(world.space, [world.seen(world.uniform(t)) for t in ("Q2_K", "Q4_K", "Q8_0")])
+    model = fit_surrogate(
+        world.space, [world.seen(world.uniform(t)) for t in ("Q2_K", "Q4_K", "Q8_0")]
+    )
     mix = world.uniform("Q3_K")
     weights = model.weights()
     u = sum(weights[n][t] for n, t in mix.items())
-    assert model.u_of(model.predict(mix)[0]) == pytest.approx(u, rel=1e-6)
+    assert model.loss_at(model.predict(mix)[0]) == pytest.approx(u, rel=1e-6)
     with pytest.raises(ValueError, match="nothing has been measured"):
-        fit(world.space, [])
+        fit_surrogate(world.space, [])
 
 
 def test_a_byte_count_by_hand():

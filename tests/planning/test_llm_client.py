@@ -18,10 +18,18 @@ import pytest
 from llm_server import Server, body, completion, drip, echo, good, half, hang, says, status, takes
 
 from sintra.planning.llm import client, replies
-from sintra.planning.llm.budget import Limits, Spent, most_tokens, price, private, refusal
-from sintra.planning.llm.client import Endpoint, Reply, ask
-from sintra.planning.llm.replies import digest, keep, parsed, recall
-from sintra.planning.llm.wire import Form, lengthless, retry_after
+from sintra.planning.llm.budget import (
+    Budget,
+    Spending,
+    Tariff,
+    TokenPrices,
+    is_private,
+    most_tokens,
+    refusal_reason,
+)
+from sintra.planning.llm.client import Endpoint, LlmClient, Reply
+from sintra.planning.llm.replies import load_reply, parse_json, reply_key, store_reply
+from sintra.planning.llm.wire import RequestForm, parse_retry_after, without_lengths
 
 KEY = "sk-very-secret-0123456789abcdef"
 TEXT = {"type": "string", "maxLength": 40}
@@ -32,7 +40,7 @@ SCHEMA = {
     "properties": {"edits": {"type": "array", "maxItems": 4, "items": TEXT}},
 }
 GOOD = {"edits": ["pin"]}
-MANY, NONE = Limits(20, 1_000_000, 1.0), Spent(0, 0, 0.0)
+MANY, NONE = Budget(20, 1_000_000, 1.0), Spending(0, 0, 0.0)
 
 
 class Asker:
@@ -44,8 +52,8 @@ class Asker:
     def __call__(
         self,
         url,
-        limits=MANY,
-        spent=NONE,
+        budget=MANY,
+        spending=NONE,
         timeout_s=5.0,
         user="what now?",
         prices=None,
@@ -53,18 +61,10 @@ class Asker:
         longest=50,
     ):
         endpoint = Endpoint(url, model, timeout_s, longest)
-        reply = ask(
-            endpoint,
-            "be brief",
-            user,
-            SCHEMA,
-            limits,
-            spent,
-            self.folder,
-            self.said.append,
-            prices,
-            self.slept.append,
+        asked = LlmClient(
+            endpoint, budget, self.folder, self.said.append, prices, self.slept.append
         )
+        reply = asked.ask("be brief", user, SCHEMA, spending)
         self.leaks(reply, endpoint)
         return reply
 
@@ -81,7 +81,7 @@ def environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("SINTRA_LLM_KEY", raising=False)
-    monkeypatch.setattr(client, "KNOWN", {})
+    monkeypatch.setattr(client, "FORMS", {})
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def forms(server):
 
 def test_a_good_answer_is_kept(asker):
     with Server(good(GOOD)) as server:
-        first = asker(server.url, spent=Spent(2, 1000, 0.5))
+        first = asker(server.url, spending=Spending(2, 1000, 0.5))
         again = asker(server.url)
         other = asker(server.url, user="and now?")
-    assert first == Reply(GOOD, Spent(3, 1120, 0.5), False, "")
+    assert first == Reply(GOOD, Spending(3, 1120, 0.5), False, "")
     assert again == Reply(GOOD, NONE, True, "")
     assert (other.cached, len(server.asked)) == (False, 2)
     assert server.keys == [f"Bearer {KEY}"] * 2
@@ -139,7 +139,7 @@ def test_servers_without_json_schema(asker, code):
 def test_servers_without_any_form(asker):
     with Server(takes(None, says(f"Sure!\n```json\n{json.dumps(GOOD)}\n```\nDone."))) as server:
         reply = asker(server.url)
-    assert (reply.data, reply.spent.calls, reply.spent.tokens) == (GOOD, 3, 120), (
+    assert (reply.data, reply.spending.calls, reply.spending.tokens) == (GOOD, 3, 120), (
         "what was refused cost calls, no tokens"
     )
     assert forms(server) == ["json_schema", "json_object", None]
@@ -168,10 +168,10 @@ def test_strict_servers_get_a_schema_without_lengths(asker):
         (False, True),
         (False, False),
     ]
-    assert client.KNOWN[server.url] == Form("lengthless", "max_completion_tokens")
-    assert lengthless({"maxLength": {"type": "string"}}) == {"maxLength": {"type": "string"}}, (
-        "a property of that name stays"
-    )
+    assert client.FORMS[server.url] == RequestForm("lengthless", "max_completion_tokens")
+    assert without_lengths({"maxLength": {"type": "string"}}) == {
+        "maxLength": {"type": "string"}
+    }, "a property of that name stays"
 
 
 def test_a_form_that_worked_is_not_given_up_for_a_passing_fault(asker):
@@ -199,7 +199,7 @@ def test_too_many_requests_for_good(asker):
         reply = asker(server.url)
         assert (reply.data, len(server.asked), asker.slept) == (None, 3, [1.0, 1.0])
     assert reply.trouble.endswith("HTTP 429: slow down")
-    assert reply.spent == Spent(3, 0, 0.0)
+    assert reply.spending == Spending(3, 0, 0.0)
     with Server(status(429, {"Retry-After": "3600"})) as server:
         reply = asker(server.url)
     assert (len(server.asked), asker.slept) == (1, [1.0, 1.0])
@@ -207,16 +207,16 @@ def test_too_many_requests_for_good(asker):
 
 
 def test_retry_after_can_be_a_date():
-    assert retry_after(formatdate(usegmt=True)) == 0
-    assert retry_after("Fri, 31 Dec 2999 23:59:59 GMT") > 3000
-    assert retry_after("") is None
+    assert parse_retry_after(formatdate(usegmt=True)) == 0
+    assert parse_retry_after("Fri, 31 Dec 2999 23:59:59 GMT") > 3000
+    assert parse_retry_after("") is None
 
 
 @pytest.mark.parametrize(("code", "calls"), [(503, 2), (502, 2), (401, 1), (404, 1)])
 def test_errors(asker, code, calls):
     with Server(status(code, message="the cat sat on it")) as server:
         reply = asker(server.url)
-    assert (reply.data, len(server.asked), reply.spent.tokens) == (None, calls, 0)
+    assert (reply.data, len(server.asked), reply.spending.tokens) == (None, calls, 0)
     assert reply.trouble == f"{server.url}: HTTP {code}: the cat sat on it"
 
 
@@ -228,7 +228,7 @@ def test_a_fault_that_passes(asker):
         reply = asker(server.url, user="more")
     assert (reply.data, len(server.asked)) == (GOOD, 2)
     assert "the connection broke off (RemoteProtocolError)" in asker.said[1]
-    assert reply.spent.tokens > 120 + 50, "half an answer may have been billed whole"
+    assert reply.spending.tokens > 120 + 50, "half an answer may have been billed whole"
 
 
 def test_nobody_there(asker):
@@ -236,7 +236,7 @@ def test_nobody_there(asker):
         free.bind(("127.0.0.1", 0))
         reply = asker(f"http://127.0.0.1:{free.getsockname()[1]}/v1")
     assert "no connection (Connection refused)" in reply.trouble
-    assert (reply.spent, asker.slept) == (NONE, [1.0])
+    assert (reply.spending, asker.slept) == (NONE, [1.0])
 
 
 @pytest.mark.parametrize("behave", [hang, drip])
@@ -245,7 +245,7 @@ def test_time_out(asker, behave):
         reply = asker(server.url, timeout_s=0.2)
     assert "no answer within planner.timeout_s=0.2" in reply.trouble
     assert len(server.asked) == 1
-    assert reply.spent.tokens > 50, "it may have been billed"
+    assert reply.spending.tokens > 50, "it may have been billed"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_time_out(asker, behave):
 def test_what_is_wrong_is_told_once(asker, bad, wrong):
     with Server(bad) as server:
         reply = asker(server.url)
-    assert (reply.data, len(server.asked), reply.spent.calls) == (None, 2, 2)
+    assert (reply.data, len(server.asked), reply.spending.calls) == (None, 2, 2)
     assert reply.trouble.startswith("the reply was refused twice: ")
     assert wrong in reply.trouble
     told = server.asked[1]["messages"]
@@ -295,43 +295,43 @@ def test_what_is_wrong_is_told_once(asker, bad, wrong):
 def test_what_is_no_answer_at_all(asker, value, wrong):
     with Server(body(value)) as server:
         reply = asker(server.url)
-    assert (reply.data, len(server.asked), reply.spent.calls) == (None, 1, 1)
+    assert (reply.data, len(server.asked), reply.spending.calls) == (None, 1, 1)
     assert wrong in reply.trouble
 
 
 @pytest.mark.parametrize(
-    ("limits", "says_why"),
+    ("budget", "says_why"),
     [
-        (Limits(20, 10**6, 0.0), "planner.max_usd is 0"),
-        (Limits(0, 10**6, 1.0), "planner.max_calls is 0"),
-        (Limits(0, 0, None), "planner.max_calls is 0"),
-        (Limits(20, 0, None), "planner.max_tokens is 0"),
-        (Limits(20, 100, None), "the next call may take"),
-        (Limits(20, 10**6, float("nan")), "planner.max_usd is nan"),
+        (Budget(20, 10**6, 0.0), "planner.max_usd is 0"),
+        (Budget(0, 10**6, 1.0), "planner.max_calls is 0"),
+        (Budget(0, 0, None), "planner.max_calls is 0"),
+        (Budget(20, 0, None), "planner.max_tokens is 0"),
+        (Budget(20, 100, None), "the next call may take"),
+        (Budget(20, 10**6, float("nan")), "planner.max_usd is nan"),
     ],
 )
-def test_no_budget_no_request(asker, limits, says_why):
+def test_no_budget_no_request(asker, budget, says_why):
     with Server(good(GOOD)) as server:
-        reply = asker(server.url, limits)
-        assert (reply.data, reply.spent, server.asked) == (None, NONE, [])
+        reply = asker(server.url, budget)
+        assert (reply.data, reply.spending, server.asked) == (None, NONE, [])
         assert says_why in reply.trouble
         asker(server.url)
-        assert asker(server.url, limits).data == GOOD, "what is kept costs nothing"
+        assert asker(server.url, budget).data == GOOD, "what is kept costs nothing"
     assert len(server.asked) == 1
 
 
 def test_the_budget_is_checked_before_every_call(asker):
     with Server(good({"edits": 1})) as server:
-        reply = asker(server.url, Limits(1, 10**6, None))
-        assert (len(server.asked), reply.spent.calls) == (1, 1)
+        reply = asker(server.url, Budget(1, 10**6, None))
+        assert (len(server.asked), reply.spending.calls) == (1, 1)
         assert reply.trouble == "planner.max_calls is 1, 1 were made"
     with Server(status(429)) as server:
-        assert asker(server.url, Limits(2, 10**6, None)).spent.calls == len(server.asked) == 2
-    prices = {"input": 0.0, "output": 1000.0}  # 50 tokens of reply: 0.05 at most, 0.02 by the usage
+        assert asker(server.url, Budget(2, 10**6, None)).spending.calls == len(server.asked) == 2
+    prices = TokenPrices(0.0, 1000.0)  # 50 tokens of reply: 0.05 at most, 0.02 by the usage
     with Server(good({"edits": 1})) as server:
-        reply = asker(server.url, Limits(9, 10**6, 0.06), prices=prices)
+        reply = asker(server.url, Budget(9, 10**6, 0.06), prices=prices)
     assert len(server.asked) == 1
-    assert reply.spent.usd == pytest.approx(0.02)
+    assert reply.spending.usd == pytest.approx(0.02)
     assert "0.020000 are spent, the next call may cost 0.050000" in reply.trouble
 
 
@@ -339,16 +339,17 @@ def test_the_budget_is_checked_before_every_call(asker):
 def test_usage_that_is_missing_or_absurd_is_estimated(asker, usage):
     with Server(good(GOOD, usage=usage)) as server:
         reply = asker(server.url)
-    assert 5 < reply.spent.tokens < 200
+    assert 5 < reply.spending.tokens < 200
 
 
 def test_prices():
-    assert price("m", 10**6, 10**6, {"input": 1.0, "output": 2.0}) == 3.0
-    assert price("gpt-4o", 1000, 0, None, "https://api.openai.com/v1") > 0
-    assert price("gpt-4o", 1000, 0, None, "https://proxy.example.com/v1") > 0, "whoever sells it"
-    assert price("no-such", 1000, 0, None, "http://localhost:11434/v1") == 0
-    assert price("no-such", 1000, 0, None, "https://example.com/v1") is None
-    assert price("gpt-4o", 1000, 0, {"input": 0, "output": 0}, "http://localhost/v1") == 0
+    assert Tariff("m", TokenPrices(1.0, 2.0)).usd(10**6, 10**6) == 3.0
+    assert Tariff("gpt-4o", None, "https://api.openai.com/v1").usd(1000, 0) > 0
+    proxy = Tariff("gpt-4o", None, "https://proxy.example.com/v1")
+    assert proxy.usd(1000, 0) > 0, "whoever sells it"
+    assert Tariff("no-such", None, "http://localhost:11434/v1").usd(1000, 0) == 0
+    assert Tariff("no-such", None, "https://example.com/v1").usd(1000, 0) is None
+    assert Tariff("gpt-4o", TokenPrices(0, 0), "http://localhost/v1").usd(1000, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -367,14 +368,16 @@ def test_prices():
     ],
 )
 def test_private_hosts(url, expected):
-    assert private(url) is expected
+    assert is_private(url) is expected
 
 
 def test_an_unknown_price_is_no_price():
-    there = ("no-such", None, "https://example.com/v1")
-    assert "set planner.price_input and planner.price_output" in refusal(MANY, NONE, 10, 10, *there)
-    assert refusal(Limits(1, 100, None), NONE, 10, 10, *there) is None
-    assert refusal(MANY, NONE, 10, 10, "no-such", {"input": 1, "output": 1}, there[2]) is None
+    there = Tariff("no-such", None, "https://example.com/v1")
+    refusal = refusal_reason(MANY, NONE, 10, 10, there)
+    assert "set planner.price_input and planner.price_output" in refusal
+    assert refusal_reason(Budget(1, 100, None), NONE, 10, 10, there) is None
+    priced = Tariff("no-such", TokenPrices(1, 1), there.base_url)
+    assert refusal_reason(MANY, NONE, 10, 10, priced) is None
     assert most_tokens(["\u00e9\u20ac"]) >= 5, "a token is a byte at least"
 
 
@@ -409,8 +412,8 @@ def test_secrets_never_come_out(asker):
     ],
 )
 def test_no_address(asker, url):
-    reply = asker(url, Limits(9, 10**6, None))
-    assert (reply.data, reply.spent) == (None, NONE)
+    reply = asker(url, Budget(9, 10**6, None))
+    assert (reply.data, reply.spending) == (None, NONE)
     assert reply.trouble
 
 
@@ -423,23 +426,23 @@ def test_a_key_that_no_header_takes(asker, monkeypatch):
 
 
 def test_credentials_are_no_part_of_the_key_of_a_reply():
-    one = digest("http://me:pw@h:1/v1/?k=v", "m", "s", "u", SCHEMA)
-    assert one == digest("http://h:1/v1", "m", "s", "u", SCHEMA)
-    assert one != digest("http://h:2/v1", "m", "s", "u", SCHEMA)
+    one = reply_key("http://me:pw@h:1/v1/?k=v", "m", "s", "u", SCHEMA)
+    assert one == reply_key("http://h:1/v1", "m", "s", "u", SCHEMA)
+    assert one != reply_key("http://h:2/v1", "m", "s", "u", SCHEMA)
 
 
 def test_the_folder_is_the_users_alone(tmp_path):
     folder = tmp_path / "llm"
     folder.mkdir(mode=0o755)
-    assert recall(tmp_path / "nothing", "k", SCHEMA) is None
+    assert load_reply(tmp_path / "nothing", "k", SCHEMA) is None
     assert not (tmp_path / "nothing").exists()
-    assert keep(folder, "k", GOOD)
+    assert store_reply(folder, "k", GOOD)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert recall(folder, "k", SCHEMA) == GOOD
-    assert recall(folder, "k", SCHEMA | {"required": ["else"]}) is None, (
+    assert load_reply(folder, "k", SCHEMA) == GOOD
+    assert load_reply(folder, "k", SCHEMA | {"required": ["else"]}) is None, (
         "held against the schema again"
     )
-    with closing(replies.opened(folder)) as kept:
+    with closing(replies.open_cache(folder)) as kept:
         assert kept.eviction_policy == "none"
 
 
@@ -471,8 +474,8 @@ def plant(folder, key, mode, filename, value):
 def test_a_planted_pickle_is_never_unpickled(asker, tmp_path):
     mark, lying = tmp_path / "mark", tmp_path / "lying.pickle"
     lying.write_bytes(pickle.dumps(Bomb(mark)))
-    key = digest("http://h", "m", "s", "u", SCHEMA)
-    assert keep(tmp_path / "llm", key, GOOD)
+    key = reply_key("http://h", "m", "s", "u", SCHEMA)
+    assert store_reply(tmp_path / "llm", key, GOOD)
     for mode, filename, value in (
         (4, None, lying.read_bytes()),
         (4, str(lying), None),
@@ -480,9 +483,9 @@ def test_a_planted_pickle_is_never_unpickled(asker, tmp_path):
         (1, None, b"junk"),
     ):
         plant(tmp_path / "llm", key, mode, filename, value)
-        assert recall(tmp_path / "llm", key, SCHEMA) is None
-        assert keep(tmp_path / "llm", key, GOOD)
-        assert recall(tmp_path / "llm", key, SCHEMA) == GOOD
+        assert load_reply(tmp_path / "llm", key, SCHEMA) is None
+        assert store_reply(tmp_path / "llm", key, GOOD)
+        assert load_reply(tmp_path / "llm", key, SCHEMA) == GOOD
     assert not mark.exists()
     assert lying.exists(), "nor does a row delete the file that it names"
     pickle.loads(lying.read_bytes())
@@ -492,7 +495,7 @@ def test_a_planted_pickle_is_never_unpickled(asker, tmp_path):
 def test_with_a_planted_pickle_the_model_is_asked(asker, tmp_path):
     with Server(good(GOOD)) as server:
         asker(server.url)
-        key = digest(server.url, "m", "be brief", "what now?", SCHEMA)
+        key = reply_key(server.url, "m", "be brief", "what now?", SCHEMA)
         plant(asker.folder, key, 4, None, pickle.dumps(Bomb(tmp_path / "mark")))
         assert not asker(server.url).cached
         assert asker(server.url).cached
@@ -523,7 +526,7 @@ def test_a_damaged_cache_loses_no_answer(asker):
     ],
 )
 def test_json_among_words(text, data):
-    assert parsed(text) == data
+    assert parse_json(text) == data
 
 
 def test_what_is_imported_costs_nothing_until_it_is_used():

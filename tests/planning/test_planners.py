@@ -6,18 +6,22 @@ import pytest
 from small_studies import TYPES, measured, study
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.planning.planners import ladder, replay
-from sintra.planning.state import History
+from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
 KLD = {"Q8_0": 0.001, "Q6_K": 0.002, "Q5_K_M": 0.01, "Q4_K_M": 0.03, "Q3_K_M": 0.1, "Q2_K": 0.5}
+
+
+def state_of(*candidates, layers=None):
+    return PlannerState(StudyResults(candidates), ModelFacts(layers))
 
 
 def climb(given, kld=KLD):
     """All rounds of a study whose measurements are known beforehand."""
     rounds, known = [], []
-    while proposed := ladder.propose(given, History(tuple(known), 8)):
-        rounds.append([p.recipe.name for p in proposed])
+    while proposed := ladder.propose(given, state_of(*known, layers=8)):
+        rounds.append([variant_name(p.recipe) for p in proposed])
         for p in proposed:
             factor = (
                 (0.7 if p.recipe.importance else 1)
@@ -68,14 +72,14 @@ def test_replay(tmp_path):
         "recipes:\n- " + json.dumps(Recipe("Q4_K_M", True, (3,), (("ffn", "Q6_K"),)).as_json())
     )
     given = study(replay=str(path))
-    (one,) = replay.propose(given, History((), None))
+    (one,) = replay.propose(given, state_of())
     assert one.recipe == Recipe("Q4_K_M", True, (3,), (("ffn", "Q6_K"),))
-    assert replay.propose(given, History((measured(one.recipe, 0, 1),), None)) == []
+    assert replay.propose(given, state_of(measured(one.recipe, 0, 1))) == []
     path.write_text("nonsense: 1")
     with pytest.raises(UserError, match="holds no recipes"):
-        replay.propose(given, History((), None))
+        replay.propose(given, state_of())
     with pytest.raises(UserError, match="is no file"):
-        replay.propose(study(replay="gone.yaml"), History((), None))
+        replay.propose(study(replay="gone.yaml"), state_of())
 
 
 def test_recipes_are_values():

@@ -8,12 +8,12 @@ from searches import Run, bits, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
-from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, matrix_bytes, resolve_types
+from sintra.core.recipe import Recipe, variant_name
+from sintra.formats.gguf.sizes import PRESET_BITS, Sizes, bytes_of, resolved
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
-from sintra.planning.solver.mixes import mix_of, spent
-from sintra.planning.state import History
+from sintra.planning.solver.mixes import evaluations_spent, mix_of
+from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
 BASELINES = ("imatrix_mse", "random", "optuna")
 MB = 10**6
@@ -23,16 +23,16 @@ MB = 10**6
 def test_the_solver_comes_near_the_optimum_that_only_the_world_knows(seed):
     world = World(seed)
     run = Run(study(size=bits(world, 3.6)), world).to_its_end()
-    from sintra.planning.solver.problem import problem_of
+    from sintra.planning.solver.problem import build_problem
 
     weights = {
         n: {t: world.own[n] * world.space.distortion[t][n] for t in TYPES} for n in world.own
     }
-    problem = problem_of(run.given, run.sizes, run.shape, sorted(TYPES), weights, set())
+    problem = build_problem(run.given, run.sizes, run.shape, sorted(TYPES), weights, set())
     ideal = world.kld(problem.solve())
     assert run.best() <= 1.12 * ideal
     assert run.best() < 0.7 * world.kld(world.uniform("Q3_K"))
-    assert spent(run.history()) <= 25
+    assert evaluations_spent(run.state()) <= 25
     for proposal in (p for r in run.rounds for p in r if p.predicted):
         assert proposal.predicted["size_bytes"] == run.size(proposal.recipe)
         assert "nats expected" in proposal.why
@@ -58,7 +58,7 @@ def test_evaluations_are_a_budget(evaluations):
     world = World(1)
     for name in ("solver", *BASELINES):
         run = Run(study(name, evaluations=evaluations, size=bits(world, 4.0)), world).to_its_end()
-        assert spent(run.history()) <= evaluations
+        assert evaluations_spent(run.state()) <= evaluations
         assert run.best() < 1
 
 
@@ -132,10 +132,12 @@ def test_a_block_is_dropped_only_where_quantization_alone_cannot_hold():
 def test_without_a_curvature_the_stock_presets_are_what_there_is():
     """Every file failed, as where an architecture's layers can't be mapped."""
     given = study()
-    plan = solver.propose(given, History((), None))
-    tried = frozenset((p.recipe, p.level) for p in plan)
+    plan = solver.propose(given, PlannerState())
+    attempts = frozenset((p.recipe, p.level) for p in plan)
     failed = frozenset(p.recipe for p in plan if p.level == "build")
-    found = solver.propose(given, History((), 8, failed=failed, tried=tried))
+    found = solver.propose(
+        given, PlannerState(StudyResults(failed=failed, attempts=attempts), ModelFacts(layers=8))
+    )
     assert {p.recipe.type for p in found} == set(PRESET_BITS)
     assert all(p.level == "search" and not p.recipe.tensors for p in found)
 
@@ -153,7 +155,7 @@ def test_an_unbeaten_preset_is_left_standing():
 @pytest.mark.parametrize("wrong", [("Q4_K_M", "Q8_0"), ("Q4_K",)])
 def test_types_are_checked(wrong):
     with pytest.raises(UserError, match=r"no tensor type of ggml|two planner.types"):
-        solver.propose(study(types=wrong), History((), None))
+        solver.propose(study(types=wrong), PlannerState())
 
 
 def test_a_real_study_by_default(project, tiny):
@@ -181,7 +183,7 @@ def test_a_real_study_by_default(project, tiny):
             and other["artifact"]["bytes"] <= winner["artifact"]["bytes"]
         ):
             assert own["kld_mean"] <= numbers["kld_mean"]
-    names = {Recipe.of(c["recipe"]).name for c in result["candidates"]}
+    names = {variant_name(Recipe.of(c["recipe"])) for c in result["candidates"]}
     assert any(n.startswith("mix-") for n in names)
     assert any(not c["recipe"]["tensors"] for c in result["candidates"]), (
         "a stock preset was measured beside"

@@ -21,10 +21,10 @@ from conftest import make_project
 
 from sintra.core.errors import UserError
 from sintra.results.dashboard import runs
-from sintra.results.dashboard.access import Guard, loopback
+from sintra.results.dashboard.access import AccessGuard, is_loopback
 from sintra.results.dashboard.progress import Progress
 from sintra.results.dashboard.studies import Studies
-from sintra.results.pages import flow
+from sintra.results.pages.flow import draw_flow
 from sintra.study import running
 from sintra.study.workspace import open_workspace
 
@@ -116,7 +116,7 @@ def filled(page, dashboard, project, **fields):
     given = {"Model": str(project.root / "mine"), "More options": MORE, **fields}
     page.get_by_label("Hardware").select_option("raspberry_pi_5")
     page.get_by_label("Planner").select_option("ladder")
-    page.get_by_label("How thoroughly").select_option("quick")
+    page.get_by_label("Effort").select_option("quick")
     for label, text in given.items():
         page.get_by_label(label).fill(text)
 
@@ -127,7 +127,7 @@ def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
     alert = page.get_by_role("alert")
     alert.get_by_text("choose the hardware").wait_for()
     filled(page, dashboard, project, **{"Mean KL divergence": "none"})
-    alert.get_by_text("'none' is no number above 0").wait_for()
+    alert.get_by_text("'none' is not a number above 0").wait_for()
     page.get_by_label("Mean KL divergence").fill("50")
     page.get_by_label("More options").fill("planer.types=[Q2_K]")
     alert.get_by_text("did you mean").wait_for()
@@ -167,11 +167,12 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     page.get_by_role("button", name="Cancel").click()
     page.locator(".badge.stopped").wait_for()
     assert not running.alive(project.root / "cache" / "studies" / name)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Resume").click()
     page.wait_for_function(
         f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}"
     )
     page.get_by_role("link", name="Open the report").wait_for()
+    page.locator(".badge.met, .badge.unmet, .badge.undecided").first.wait_for()  # its process ends
     assert page.locator(".badge").first.inner_text() in ("met", "unmet", "undecided")
     result = project.result()
     assert result["study"] == name
@@ -205,7 +206,9 @@ def test_both_are_asked(page, dashboard, project):
     assert abs(float(re.search(r"mean ([\d.]+),", words.inner_text())[1]) - float(kld)) < 2e-5
     parted = re.search(r"parts after (\d+) tokens", done.stdout)
     assert (
-        f"They part after {parted[1]} tokens." if parted else "Both say the same."
+        f"First difference at token {int(parted[1]) + 1}."
+        if parted
+        else "Both answers are the same."
     ) in words.inner_text()
 
 
@@ -276,7 +279,7 @@ def test_beyond_this_machine_a_token_is_asked_for(project):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--port", "99999"], "none from 0 to 65535"),
+        (["--port", "99999"], "not a number from 0 to 65535"),
         (["--host", "not.a.host.invalid"], "can't listen"),
     ],
 )
@@ -322,7 +325,7 @@ def test_websockets_are_guarded_too():
             heard.append(message["type"])
 
         scope = {"type": "websocket", "path": "/ws", "query_string": query, "headers": headers}
-        await Guard(app, "word")(scope, None, send)
+        await AccessGuard(app, "word")(scope, None, send)
         return heard
 
     host = (b"host", b"example.org:1")
@@ -332,16 +335,16 @@ def test_websockets_are_guarded_too():
     assert ran(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == [
         "websocket.close"
     ]
-    assert all(map(loopback, ("127.0.0.1", "::1", "localhost")))
-    assert not any(map(loopback, ("0.0.0.0", "10.0.0.1", "evil.example")))
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "10.0.0.1", "evil.example")))
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
         ({}, "choose the hardware"),
-        ({"hardware": "laptop", "more": "optimize"}, "is no option"),
-        ({"hardware": "laptop", "more": "--db-file=x"}, "is no option"),
+        ({"hardware": "laptop", "more": "optimize"}, "is not an option"),
+        ({"hardware": "laptop", "more": "--db-file=x"}, "is not an option"),
         ({"hardware": "laptop", "more": "store.path=/x"}, "one cache"),
         ({"hardware": "laptop", "goal.max_kld": "-1"}, "above 0"),
         ({"hardware": "laptop", "goal.max_size_mb": "inf"}, "above 0"),
@@ -349,7 +352,7 @@ def test_websockets_are_guarded_too():
 )
 def test_what_a_form_may_not_say(values, says):
     with pytest.raises(UserError, match=re.escape(says)):
-        runs.overrides(values)
+        runs.form_overrides(values)
 
 
 def test_the_graph_as_it_stands(project):
@@ -358,24 +361,24 @@ def test_the_graph_as_it_stands(project):
     """
     name = project.result()["study"]
     studies = Studies(project.root)
-    assert studies.known(name)
-    assert not studies.known("../outputs")
-    workspace = open_workspace(project.root, studies.overrides(name))
-    now = Progress(workspace).now()
-    assert now["done"] == now["total"]
-    assert now["ended"]
-    depth = {n["stage"]: n["depth"] for n in now["stages"]}
-    assert all(depth[a] < depth[b] for a, b in now["edges"]), "inputs stand to the left"
-    drawn = flow.placed(now)
-    assert len(drawn["nodes"]) == len(depth)
-    assert all(n["x"] >= 0 and n["x"] + drawn["w"] <= drawn["width"] for n in drawn["nodes"])
+    assert studies.has_study(name)
+    assert not studies.has_study("../outputs")
+    workspace = open_workspace(project.root, studies.read_overrides(name))
+    now = Progress(workspace).snapshot()
+    assert now.done == now.total
+    assert now.ended
+    depth = {n.stage: n.depth for n in now.stages}
+    assert all(depth[a] < depth[b] for a, b in now.edges), "inputs stand to the left"
+    drawn = draw_flow(now.stages, now.edges)
+    assert len(drawn.nodes) == len(depth)
+    assert all(n.x >= 0 and n.x + drawn.node_width <= drawn.width for n in drawn.nodes)
     held = workspace.store.folder("orders") / f"{os.getpid()}.1.json"
     gone = next(s for s in Progress(workspace).graph.convert().all() if s.stage == "convert")
     gone.forget(workspace.store)
     held.write_text(json.dumps({"step": gone.name}))
     try:
-        assert Progress(open_workspace(project.root, studies.overrides(name))).now()[
-            "building"
-        ] == [gone.name]
+        assert Progress(
+            open_workspace(project.root, studies.read_overrides(name))
+        ).snapshot().building == [gone.name]
     finally:
         held.unlink()

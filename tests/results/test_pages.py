@@ -29,7 +29,7 @@ def block(mark):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, toolchain):
-    """A project whose study has ended: the guide's files, the guide's command and a small search."""
+    """A project whose study has ended: the guide's files and command, and a small search."""
     root = tmp_path_factory.mktemp("pages") / "project"
     root.mkdir()
     for name in ("dodo.py", "conf", "models"):
@@ -93,7 +93,7 @@ def test_ab_in_the_terminal(studied):
 
 
 def test_a_model_beside_itself(studied):
-    """A file with the winner's bytes parts where the winner does; the original beside itself never."""
+    """A file with the winner's bytes parts where the winner does; the original never does."""
     project, _ = studied
     shutil.copyfile(project.root / "outputs" / "latest" / "model.gguf", project.root / "own.gguf")
     winner, file = (
@@ -151,21 +151,26 @@ def opened(browser, path, size=DESK, scheme="light", shot=None):
 
 
 CONTRAST = """() => {
-  const lum = c => { const v = c.map(x => x / 255).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+  const lum = c => { const v = c.map(x => x / 255)
+    .map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
     return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
   const rgb = s => (s.match(/[\\d.]+/g) || []).map(Number);
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor);
     if (c.length === 3 || c[3] > 0) return c.slice(0, 3); } return [255, 255, 255]; };
   const low = [];
   for (const e of document.querySelectorAll('body *')) {
     const words = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
     if (!words || ['title', 'desc'].includes(e.tagName)) continue;
     const svg = e.tagName === 'text';
-    const cell = svg && e.parentElement.tagName === 'g' && e.parentElement.querySelector('rect.cell');
+    const cell = svg && e.parentElement.tagName === 'g'
+      && e.parentElement.querySelector('rect.cell');
     const fore = rgb(svg ? getComputedStyle(e).fill : getComputedStyle(e).color).slice(0, 3);
-    const back = cell ? rgb(getComputedStyle(cell).fill) : behind(svg ? e.ownerSVGElement.parentElement : e);
+    const back = cell ? rgb(getComputedStyle(cell).fill)
+      : behind(svg ? e.ownerSVGElement.parentElement : e);
     const [a, b] = [lum(fore), lum(back)].sort((x, y) => y - x);
-    if ((a + .05) / (b + .05) < 4.5) low.push(e.tagName + ': ' + e.textContent.slice(0, 40) + ' ' + fore + ' on ' + back);
+    if ((a + .05) / (b + .05) < 4.5)
+      low.push(e.tagName + ': ' + e.textContent.slice(0, 40) + ' ' + fore + ' on ' + back);
   }
   return low;
 }"""
@@ -219,7 +224,7 @@ def test_surgery_page(studied, browser, scheme):
             assert any(s.startswith(f"{name}: {kind}, ") and f" {size} bytes" in s for s in said)
     texts = page.locator("section").first.locator("svg g text.in.small").all_text_contents()
     assert all("bits" in t for t in texts)
-    if "most of the foreseen damage" in done.stdout:
+    if "most of the predicted quality loss" in done.stdout:
         shares = [float(t.split(", ")[1].removesuffix("%")) for t in texts]
         assert sum(shares) == pytest.approx(100, abs=2)
     assert page.locator("svg").first.get_attribute("aria-labelledby") == "t1 d1"
@@ -279,9 +284,9 @@ def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
 
 
 def test_what_comes_from_outside_is_escaped():
-    from sintra.results.pages import ab
+    from sintra.results.pages.ab_page import render_comparison
 
     answer = {"prompt": "<b>", "original": ["<i>"], "variant": ["&"], "parted": 0, "kld": [0.2]}
-    html = ab.page({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")
+    html = render_comparison({"tokens": 1, "answers": [answer]}, "<m>", "o", "v")
     assert "&lt;b&gt;" in html
     assert not re.search("<(b|i|m)>", html)

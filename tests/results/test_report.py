@@ -3,13 +3,18 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from browsing import DESK, PHONE, serious, shot, sideways
 from conftest import QUICK, ROOT, make_project
 
-from sintra.results.pages import charts, report, report_data
-from sintra.results.pages.words import discreet, plain, said
+from sintra.core.recipe import Recipe, variant_name
+from sintra.results.pages.charts import log_ticks
+from sintra.results.pages.command_lines import public_override
+from sintra.results.pages.report import render_report
+from sintra.results.pages.report_data import collect_report_data, read_source
+from sintra.results.pages.words import STATUS_TEXTS, format_number, format_value, hide_folders
 
 PARTS = (
     "What was asked",
@@ -95,12 +100,12 @@ def test_the_numbers_are_those_of_the_result(ended, page_file, browser):
     ]
     assert len(drawn) == len(measured), "a point a candidate"
     assert (
-        sum(t.startswith(f"{report.Recipe.of(result['winner']['recipe']).name}: ") for t in drawn)
+        sum(t.startswith(f"{variant_name(Recipe.of(result['winner']['recipe']))}: ") for t in drawn)
         == 1
     )
     limits = page.locator("#asked ~ div table tbody tr")
     assert limits.count() == len(result["goal"]["constraints"])
-    assert page.locator(".verdict").inner_text().startswith(report.STATUS[result["status"]])
+    assert page.locator(".verdict").inner_text().startswith(STATUS_TEXTS[result["status"]])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -199,29 +204,22 @@ def test_without_the_extra(ended, page_file, tmp_path):
 def test_without_the_cache_or_a_winner(ended, tmp_path):
     """The folder alone still makes a page; so does a study that ended with nothing."""
     project, _ = ended
-    told = report_data.read(project.root, "latest")
-    told = report_data.Told(
-        told.folder,
-        told.result,
-        told.rounds,
-        told.manifest,
-        None,
-        "there is no model folder '/secret/mine'",
+    source = replace(
+        read_source(project.root, "latest"),
+        workspace=None,
+        missing="there is no model folder '/secret/mine'",
     )
-    html = report.page(report_data.account(project.root, told))
+    html = render_report(collect_report_data(project.root, source))
     assert "needs the study" in html
     assert "/secret" not in html
-    none = told.result | {
+    none = source.result | {
         "winner": None,
         "candidates": [],
         "status": "infeasible",
         "reason": "infeasible: too large",
     }
-    html = report.page(
-        report_data.account(
-            project.root, report_data.Told(told.folder, none, [], told.manifest, None, "")
-        )
-    )
+    source = replace(source, result=none, rounds=[], missing="")
+    html = render_report(collect_report_data(project.root, source))
     assert "Nothing was made: infeasible: too large." in html
 
 
@@ -230,14 +228,13 @@ def test_two_hundred_candidates(ended, browser, tmp_path):
     and says how fast.)
     """
     project, _ = ended
-    told = report_data.read(project.root, "latest")
+    source = read_source(project.root, "latest")
     many = [
-        many_of(told.result["candidates"][i % len(told.result["candidates"])], i)
+        many_of(source.result["candidates"][i % len(source.result["candidates"])], i)
         for i in range(200)
     ]
-    result = told.result | {"candidates": many, "winner": many[0]}
-    whole = report_data.account(project.root, told) | {"result": result}
-    text = report.page(whole)
+    result = source.result | {"candidates": many, "winner": many[0]}
+    text = render_report(replace(collect_report_data(project.root, source), result=result))
     assert len(text.encode()) < LIMIT
     path = tmp_path / "report.html"
     path.write_text(text)
@@ -262,20 +259,22 @@ def many_of(row, number):
 
 
 def test_words():
-    assert plain(1860.4) == "1\u202f860"
-    assert (plain(0.01534), plain(5), plain(0)) == ("0.0153", "5.00", "0")
-    assert said("size_bytes", 2.5e9) == "2.50 GB"
-    assert discreet("can't read /home-of/someone/model.gguf, 5 tokens/s, blk.0/attn") == (
+    assert format_number(1860.4) == "1\u202f860"
+    assert (format_number(0.01534), format_number(5), format_number(0)) == ("0.0153", "5.00", "0")
+    assert format_value("size_bytes", 2.5e9) == "2.50 GB"
+    assert hide_folders("can't read /home-of/someone/model.gguf, 5 tokens/s, blk.0/attn") == (
         "can't read \u2026/model.gguf, 5 tokens/s, blk.0/attn"
     )
-    assert discreet("http://127.0.0.1:1/v1 ~/x/y ./a/b") == "http://127.0.0.1:1/v1 \u2026/y ./a/b"
-    assert report_data.shown(ROOT, f"model={ROOT}/models/fable") == "model=models/fable"
     assert (
-        report_data.shown(ROOT, "planner.base_url=https://me:secret@host/v1?key=1")
+        hide_folders("http://127.0.0.1:1/v1 ~/x/y ./a/b") == "http://127.0.0.1:1/v1 \u2026/y ./a/b"
+    )
+    assert public_override(ROOT, f"model={ROOT}/models/fable") == "model=models/fable"
+    assert (
+        public_override(ROOT, "planner.base_url=https://me:secret@host/v1?key=1")
         == "planner.base_url=https://host/v1"
     )
 
 
 def test_ticks_of_a_logarithmic_axis():
-    assert charts.ticks(0.009, 0.12) == pytest.approx([0.01, 0.02, 0.05, 0.1])
-    assert charts.ticks(1e-6, 1) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1])
+    assert log_ticks(0.009, 0.12) == pytest.approx([0.01, 0.02, 0.05, 0.1])
+    assert log_ticks(1e-6, 1) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1])

@@ -15,15 +15,21 @@ from worlds import World
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import open_model
 from sintra.planning.solver.finishing import LEARNED, POLISHED, REFINED
 from sintra.stages import curvature, polish, quantize, refine
 from sintra.stages.rounding.grids import GRIDS
-from sintra.stages.rounding.learned import Block, Learned, Settings, learn, loss
-from sintra.stages.rounding.sequential import Sums
-from sintra.stages.rounding.tunable import Tunable
+from sintra.stages.rounding.learned import (
+    LearnedBlock,
+    LearnedMatrix,
+    LearningSettings,
+    learn_block,
+    relative_error,
+)
+from sintra.stages.rounding.sequential import InputMoments
+from sintra.stages.rounding.tunable import TunableMatrix
 
 UNSEEN = (ROOT / "models" / "texts" / "search.txt").read_text()[len(TEXT) : 3 * len(TEXT)]
 LAYOUT = ("tensors", "shape", "architecture", "context")
@@ -36,7 +42,7 @@ def test_a_matrix_starts_as_the_file_has_it_and_is_written_as_it_stands(name):
     grid = GRIDS[name]
     raw = random_blocks(grid, 64)
     exact = torch.from_numpy(grid.weights(raw)).reshape(8, -1)
-    matrix = Tunable(raw, grid, tuple(exact.shape))
+    matrix = TunableMatrix(raw, grid, tuple(exact.shape))
     assert torch.allclose(matrix.weight(), exact, rtol=1e-6, atol=1e-7)
     assert (matrix.pack() == raw).all()
     with torch.no_grad():
@@ -231,19 +237,18 @@ def test_a_block_learns_its_rounding():
 
     goal = run(dict(zip("ab", exact, strict=True)), torch.from_numpy(hidden)).numpy()
     parts = {
-        n: (Learned(rounded(w), grid, (width, width)), None)
-        for n, w in zip("ab", exact, strict=True)
+        n: LearnedMatrix(rounded(w), grid, (width, width)) for n, w in zip("ab", exact, strict=True)
     }
-    block = Block(parts, {}, {})
-    before, after = learn(block, run, hidden, goal, Settings(300))
+    block = LearnedBlock(parts, {}, {})
+    before, after = learn_block(block, run, hidden, goal, LearningSettings(300))
     assert after < 0.8 * before
     written = {
         n: torch.from_numpy(gguf.quants.dequantize(m.pack(), KINDS["Q4_0"]).reshape(width, width))
-        for n, (m, _) in parts.items()
+        for n, m in parts.items()
     }
     held = [
         float(
-            loss(
+            relative_error(
                 run(written, torch.from_numpy(hidden[i : i + 1])), torch.from_numpy(goal[i : i + 1])
             )
         )
@@ -257,7 +262,7 @@ def test_codes_that_move_are_written_and_read_back(name):
     grid = GRIDS[name]
     raw = random_blocks(grid, 64)
     exact = torch.from_numpy(grid.weights(raw)).reshape(8, -1)
-    matrix = Learned(raw, grid, tuple(exact.shape))
+    matrix = LearnedMatrix(raw, grid, tuple(exact.shape))
     assert torch.allclose(matrix.weight(), exact, rtol=1e-6, atol=1e-7)
     assert (matrix.pack() == raw).all()
     with torch.no_grad():
@@ -274,7 +279,7 @@ def test_codes_that_move_are_written_and_read_back(name):
 def test_the_gradient_of_a_code_is_the_step_between_levels():
     grid = GRIDS["Q2_K"]
     raw = random_blocks(grid, 4)
-    matrix = Learned(raw, grid, (4, 256))
+    matrix = LearnedMatrix(raw, grid, (4, 256))
     matrix.weight().sum().backward()
     scale = grid.scales(raw)
     step = np.repeat(scale.d[:, None] * scale.sub, 16, axis=1)
@@ -285,7 +290,7 @@ def test_what_is_rounded_is_what_comes_nearest_from_other_inputs():
     torch.manual_seed(0)
     w, x = torch.randn(5, 8), torch.randn(1, 400, 8)
     other = x @ (torch.eye(8) + 0.3 * torch.randn(8, 8)) + 0.1 * torch.randn(1, 400, 8)
-    sums = Sums()
+    sums = InputMoments()
     for a, b in zip(x.split(100, 1), other.split(100, 1), strict=True):
         sums.add(a, b)
     best = torch.linalg.lstsq(other[0], x[0] @ w.T).solution.T
@@ -295,7 +300,7 @@ def test_what_is_rounded_is_what_comes_nearest_from_other_inputs():
         return float((x[0] @ w.T - other[0] @ v.T).square().mean())
 
     assert error(best) <= error(found) <= 1.1 * error(best) < 0.5 * error(w)
-    same = Sums()
+    same = InputMoments()
     same.add(x, x)
     assert torch.equal(same.target(w), w), "with the same inputs the weights themselves"
 
@@ -327,9 +332,9 @@ def test_another_checkpoint_is_refused(lab, rounded, tmp_path_factory):
 
 def test_a_model_too_large_for_the_machine_is_refused(lab, rounded):
     shape = {"parameters": 8 * 10**9, "layers": 32, "width": 4096, "vocabulary": 128_256}
-    assert 160e9 < polish.need(shape, 512) < 180e9
+    assert 160e9 < polish.peak_bytes(shape, 512) < 180e9
     with pytest.raises(Infeasible, match="polishing trains the whole model in float32"):
-        polish.affordable({**shape, "parameters": 10**15}, 512)
+        polish.check_memory({**shape, "parameters": 10**15}, 512)
 
 
 def test_recipes_without_it_are_what_they_were():
@@ -339,7 +344,7 @@ def test_recipes_without_it_are_what_they_were():
     polish = Recipe(**{**plain.__dict__, "polish": True})
     assert polish.name == "mix-86f12755-polished"
     assert Recipe.of(polish.as_json()) == polish != plain == Recipe.of(plain.as_json())
-    assert Recipe("Q2_K", kv="q8_0", polish=True).name == "Q2_K-polished-kv_q8_0"
+    assert variant_name(Recipe("Q2_K", kv="q8_0", polish=True)) == "Q2_K-polished-kv_q8_0"
 
 
 class Polishing(Run):

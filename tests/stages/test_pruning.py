@@ -13,10 +13,16 @@ from small_studies import measured, study
 from stage_lab import Lab
 from transformers import LlamaForCausalLM
 
-from sintra.core.recipe import Recipe
-from sintra.formats.runtime.llama_cpp import LlamaModel
-from sintra.planning.solver.pruning import SHORTLIST, best, candidates, cuts, longer
-from sintra.planning.state import History
+from sintra.core.recipe import Recipe, variant_name
+from sintra.formats.runtime.llama_cpp import Model
+from sintra.planning.solver.pruning import (
+    SHORTLIST,
+    best_block_set,
+    block_sets_to_try,
+    cuts_to_try,
+    extended_block_sets,
+)
+from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 from sintra.stages import curvature
 
 INFLUENCE = (0.9, 0.2, 0.1, 0.4, 0.3, 0.8)
@@ -45,39 +51,48 @@ def test_influence_is_what_transformers_hidden_states_say(tmp_path, toolchain):
 
 
 def test_the_next_set_keeps_the_best_and_adds_the_least_influential():
-    assert longer((), INFLUENCE, 6) == [(2,), (1,), (4,)]
-    assert longer((2,), INFLUENCE, 6) == [(1, 2), (2, 4), (2, 3)]
-    assert longer((), (), 8) == [(2,), (6,)], "where the influence is unknown, two pockets"
-    assert longer((), (), 32, (0.34, 0.80)) == [(10,), (25,)]
+    assert extended_block_sets((), INFLUENCE, 6) == [(2,), (1,), (4,)]
+    assert extended_block_sets((2,), INFLUENCE, 6) == [(1, 2), (2, 4), (2, 3)]
+    assert extended_block_sets((), (), 8) == [(2,), (6,)], (
+        "where the influence is unknown, two pockets"
+    )
+    assert extended_block_sets((), (), 32, (0.34, 0.80)) == [(10,), (25,)]
 
 
-def history(given, *drops):
+def state_of(given, *drops):
     rows = [
         measured(Recipe("Q2_K"), 0.5, 90),
         *(measured(Recipe("Q2_K", drop=d), kld, 80) for d, kld in drops),
     ]
-    return dataclasses.replace(History(tuple(rows), 6), influence=INFLUENCE)
+    return PlannerState(
+        StudyResults(candidates=tuple(rows)), ModelFacts(layers=6, influence=INFLUENCE)
+    )
 
 
 def test_blocks_go_one_after_the_other_and_only_as_far_as_allowed():
     given = study(size=75, max_dropped=2)
-    assert candidates(given, history(given)) == [(2,), (1,), (4,)]
-    one = history(given, ((2,), 1.0), ((1,), 0.8), ((4,), 2.0))
-    assert best(sorted(one.candidates[1:], key=lambda c: c.value("kld_mean"))) == (1,)
-    two = candidates(given, one)
+    assert block_sets_to_try(given, state_of(given)) == [(2,), (1,), (4,)]
+    one = state_of(given, ((2,), 1.0), ((1,), 0.8), ((4,), 2.0))
+    assert best_block_set(
+        sorted(one.results.candidates[1:], key=lambda c: c.value("kld_mean"))
+    ) == (1,)
+    two = block_sets_to_try(given, one)
     assert len(two) == SHORTLIST
     assert all(len(d) == 2 and 1 in d for d in two)
-    assert candidates(given, history(given, ((1,), 0.8), ((1, 2), 0.9))) == [], "as many as allowed"
-    assert candidates(study(size=75, max_dropped=0), history(given)) == []
-    assert candidates(study("kld_mean", size=95, max_dropped=2), history(given)) == [], (
+    assert block_sets_to_try(given, state_of(given, ((1,), 0.8), ((1, 2), 0.9))) == [], (
+        "as many as allowed"
+    )
+    assert block_sets_to_try(study(size=75, max_dropped=0), state_of(given)) == []
+    assert block_sets_to_try(study("kld_mean", size=95, max_dropped=2), state_of(given)) == [], (
         "what holds needs no drop"
     )
 
 
 def test_attention_goes_before_blocks_where_the_runtime_can():
     given = study(size=75, max_dropped=2)
-    llama = dataclasses.replace(history(given), architecture="llama")
-    assert cuts(given, llama) == [
+    state = state_of(given)
+    llama = dataclasses.replace(state, model=dataclasses.replace(state.model, architecture="llama"))
+    assert cuts_to_try(given, llama) == [
         ((), (2,)),
         ((), (1,)),
         ((), (4,)),
@@ -85,21 +100,27 @@ def test_attention_goes_before_blocks_where_the_runtime_can():
         ((1,), ()),
         ((4,), ()),
     ]
-    assert cuts(given, history(given)) == [((2,), ()), ((1,), ()), ((4,), ())], (
+    assert cuts_to_try(given, state_of(given)) == [((2,), ()), ((1,), ()), ((4,), ())], (
         "an architecture that isn't known to"
     )
-    rows = [*llama.candidates, measured(Recipe("Q2_K", no_attention=(2,)), 0.6, 85)]
-    assert not any(a for _, a in cuts(given, dataclasses.replace(llama, candidates=tuple(rows)))), (
-        "once"
-    )
+    rows = [*llama.results.candidates, measured(Recipe("Q2_K", no_attention=(2,)), 0.6, 85)]
+    assert not any(
+        a
+        for _, a in cuts_to_try(
+            given, dataclasses.replace(llama, results=StudyResults(candidates=tuple(rows)))
+        )
+    ), "once"
     rows[-1] = measured(Recipe("Q2_K", no_attention=(2,)), 0.01, 70)
-    assert cuts(given, dataclasses.replace(llama, candidates=tuple(rows))) == [], "it was enough"
+    assert (
+        cuts_to_try(given, dataclasses.replace(llama, results=StudyResults(candidates=tuple(rows))))
+        == []
+    ), "it was enough"
 
 
 def test_a_recipe_without_attention_has_a_name_and_words():
     recipe = Recipe("Q4_K_M", drop=(1,), no_attention=(3, 5))
-    assert recipe.name == "Q4_K_M-drop1-noattn3_5"
-    assert recipe.left_out == "block 1 and the attention of blocks 3, 5"
+    assert variant_name(recipe) == "Q4_K_M-drop1-noattn3_5"
+    assert recipe.cut_words == "block 1 and the attention of blocks 3, 5"
     assert Recipe.of(json.loads(json.dumps(recipe.as_json()))) == recipe
     assert "no_attention" not in Recipe("Q4_K_M", drop=(1,)).as_json(), "old keys stay"
 
@@ -107,7 +128,7 @@ def test_a_recipe_without_attention_has_a_name_and_words():
 def test_what_is_known_of_an_architecture_is_read():
     from conftest import ROOT
 
-    from sintra.study.planner_state import knowledge, pockets
+    from sintra.planning.architectures import knowledge, pockets
 
     assert pockets(ROOT, "llama") == (0.34, 0.80)
     assert pockets(ROOT, "phi3") == pockets(ROOT, "nonesuch") == ()

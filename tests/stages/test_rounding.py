@@ -20,9 +20,9 @@ from sintra.core.stage import Context
 from sintra.formats.runtime import blocks as blocks_module
 from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
 from sintra.stages import convert, curvature
-from sintra.stages.rounding.compensate import Options, compensate, damped
+from sintra.stages.rounding.compensate import CompensationOptions, compensate, damped_hessian
 from sintra.stages.rounding.grids import GRIDS
-from sintra.stages.rounding.whole_file import improve
+from sintra.stages.rounding.whole_file import compensate_file
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_what_is_written_has_the_error_that_is_claimed(name):
     w, blocks, h = problem(grid)
     made, before, after = compensate(w, [blocks], grid, h)
     e = torch.from_numpy(w - gguf.quants.dequantize(made, KINDS[name]).reshape(w.shape))
-    true = float(((e @ damped(h, 0.01)) * e).sum())
+    true = float(((e @ damped_hessian(h, 0.01)) * e).sum())
     assert true == pytest.approx(after, rel=1e-2)
     assert after <= before
     assert made.shape == blocks.shape
@@ -80,7 +80,7 @@ def test_what_is_written_has_the_error_that_is_claimed(name):
 def test_a_sweep_never_raises_the_error():
     grid = GRIDS["Q4_K"]
     w, blocks, h = problem(grid, 1)
-    errors = [compensate(w, [blocks], grid, h, Options(sweeps=n))[2] for n in range(4)]
+    errors = [compensate(w, [blocks], grid, h, CompensationOptions(sweeps=n))[2] for n in range(4)]
     assert errors == sorted(errors, reverse=True)
     assert errors[3] < errors[0]
 
@@ -88,7 +88,10 @@ def test_a_sweep_never_raises_the_error():
 def test_lazy_columns_change_nothing_but_the_last_digits():
     grid = GRIDS["Q4_0"]
     w, blocks, h = problem(grid, 2)
-    one, many = (compensate(w, [blocks], grid, h, Options(sweeps=0, lazy=n))[2] for n in (512, 32))
+    one, many = (
+        compensate(w, [blocks], grid, h, CompensationOptions(sweeps=0, lazy=n))[2]
+        for n in (512, 32)
+    )
     assert one == pytest.approx(many, rel=1e-2)
 
 
@@ -223,7 +226,7 @@ def test_a_killed_curvature_goes_on_at_its_block(lab, measured, tmp_path, monkey
 
     with pytest.raises(KeyboardInterrupt, match="block 1 of 2"):
         curvature.run(Dying(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
-    assert json.loads((tmp_path / "keep" / "found.json").read_text())["blocks"] == 1
+    assert json.loads((tmp_path / "keep" / "progress.json").read_text())["blocks"] == 1
     loaded = []
     monkeypatch.setattr(
         blocks_module.BlockModel,
@@ -252,6 +255,17 @@ def test_only_payload_differs(lab, measured, kind):
         assert (x.data.tobytes() == y.data.tobytes()) == (x.name not in rounding["compensated"])
 
 
+def test_a_type_that_needs_the_importance_matrix_has_one_start(lab, measured):
+    """llama.cpp can't make IQ2_XXS without a matrix, so there is no second file to start from."""
+    made = lab.quantize("IQ2_XXS", [("ffn_up", "Q4_K")], importance=measured, curvature=measured)
+    rounding = json.loads((made / "layout.json").read_text())["rounding"]
+    assert {n for n in rounding["compensated"] if "ffn_up" in n} == {
+        "blk.0.ffn_up.weight",
+        "blk.1.ffn_up.weight",
+    }
+    assert not list(made.parent.glob("*.plain.gguf"))
+
+
 def test_a_tied_output_is_proven_from_the_embedding(tmp_path, toolchain):
     """fable_mini, whose checkpoint holds no output of its own."""
     lab = Lab(tmp_path, ROOT / "models" / "fable_mini", toolchain)
@@ -276,7 +290,7 @@ def test_a_killed_run_goes_on_behind_its_last_tensor(lab, measured, tmp_path):
     whole, part = tmp_path / "whole.gguf", tmp_path / "part.gguf"
     shutil.copy(plain, whole)
     shutil.copy(plain, part)
-    improve(whole, source, measured, tmp_path / "a", lambda _: None)
+    compensate_file(whole, source, measured, tmp_path / "a", lambda _: None)
 
     class Killed(Exception):
         pass
@@ -289,11 +303,11 @@ def test_a_killed_run_goes_on_behind_its_last_tensor(lab, measured, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        improve(part, source, measured, tmp_path / "b", dies)
+        compensate_file(part, source, measured, tmp_path / "b", dies)
     finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "b").iterdir()}
     assert len(finished) == 4
     shutil.copy(plain, part)  # the worker's folder is gone; what was finished is not
-    improve(part, source, measured, tmp_path / "b", lambda _: None)
+    compensate_file(part, source, measured, tmp_path / "b", lambda _: None)
     assert all(p.stat().st_mtime_ns == at for p, at in finished.items())
     assert part.read_bytes() == whole.read_bytes()
 

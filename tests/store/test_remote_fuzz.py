@@ -6,6 +6,7 @@ import random
 import pytest
 
 from sintra.core.canonical import canonical, sha256
+from sintra.core.recipe import variant_name
 from sintra.core.types import Artifact
 from sintra.store.remote.objects import ENTRY_NAME
 from sintra.store.remote.shared_entries import (
@@ -135,7 +136,7 @@ def test_rounds():
             continue
         believed += 1
         for proposal in proposals(given):
-            assert "/" not in proposal.recipe.name
+            assert "/" not in variant_name(proposal.recipe)
             assert all(isinstance(n, int) for n in proposal.recipe.drop)
     assert 0 < believed < INPUTS
 

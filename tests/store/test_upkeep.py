@@ -7,7 +7,8 @@ import uuid
 
 import pytest
 
-from sintra.cli.commands.registry import tasks
+from sintra.build.run_state import Run
+from sintra.cli.commands.registry import command_tasks
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
 from sintra.core.types import Artifact
@@ -90,7 +91,8 @@ def there(store, keys):
 def run(place, name, *options):
     """A command as doit runs it."""
     root, store, _ = place
-    task = next(t for t in tasks(root, [f"store.path={store.root}"], None) if t.name == name)
+    tasks = command_tasks(root, [f"store.path={store.root}"], None, Run())
+    task = next(t for t in tasks if t.name == name)
     task.init_options(list(options))
     return task.actions[0].execute()
 

@@ -12,13 +12,20 @@ from worlds import TYPES, World, matrices
 
 from sintra.cli.commands import history as history_module
 from sintra.core.errors import UserError
-from sintra.planning.solver.groups import groups_of
-from sintra.planning.solver.mixes import Plan, mix_of, observations
-from sintra.planning.solver.surrogate import Belief, fit
-from sintra.planning.solver.transfer import LEAST, SPREAD, at, belief, lesson
-from sintra.planning.state import Lesson
+from sintra.planning.solver.groups import group_tensors
+from sintra.planning.solver.mixes import MixSettings, mix_of, observe_mixes
+from sintra.planning.solver.surrogate import Prior, fit_surrogate
+from sintra.planning.solver.transfer import (
+    LEAST_SPREAD,
+    SPREAD,
+    interpolate,
+    lesson_of,
+    prior_of_lessons,
+)
+from sintra.planning.state import StudyLesson
 from sintra.results import calibration
 from sintra.store import history
+from sintra.store.store import Store
 from sintra.study import lessons
 
 
@@ -33,10 +40,10 @@ def kin_of(world, seed, apart=0.2):
 
 
 def fitted(run):
-    history_ = run.history()
-    plan = Plan.of(run.given).made(history_)
-    space = plan.space(history_, run.sizes)
-    return fit(space, observations(plan, history_, space))
+    state = run.state()
+    settings = MixSettings.of(run.given).with_built_types(state.model)
+    space = settings.space(state.model, run.sizes)
+    return fit_surrogate(space, observe_mixes(settings, state.results, space))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def taught():
     runs = [
         Run(study(size=bits(world, 3.6)), kin_of(world, seed)).to_its_end() for seed in (1, 2, 3)
     ]
-    return world, tuple(lesson(fitted(r), r.sizes.matrices) for r in runs)
+    return world, tuple(lesson_of(fitted(r), r.sizes.matrices) for r in runs)
 
 
 def evaluations(run, limit):
@@ -75,7 +82,7 @@ def test_a_wrong_lesson_is_found_out(taught):
     world, known = taught
     rng = np.random.default_rng(0)
     shuffled = [
-        Lesson(
+        StudyLesson(
             {k: tuple((d, float(rng.normal(0, 3))) for d, _ in v) for k, v in x.classes.items()},
             x.factors,
             x.bend,
@@ -94,36 +101,37 @@ def test_a_wrong_lesson_is_found_out(taught):
 
 def test_lessons_speak_of_classes_and_depths(taught):
     _, known = taught
-    groups = groups_of(matrices(blocks=16), 4)
-    found = belief(known, groups, matrices(blocks=16), TYPES)
+    groups = group_tensors(matrices(blocks=16), 4)
+    found = prior_of_lessons(known, groups, matrices(blocks=16), TYPES)
     assert set(found.groups) == set(groups.values()), "a deeper model in finer bins"
     means = {g: m for g, (m, _) in found.groups.items()}
     assert means["ffn_down/0"] == pytest.approx(
         np.mean([x.classes["ffn_down"][0][1] for x in known])
     )
     assert means["ffn_down/0"] <= max(means["ffn_down/1"], means["ffn_down/0"])
-    assert belief(known, groups, matrices(blocks=16), [*TYPES, "IQ2_S"]) is None, (
+    assert prior_of_lessons(known, groups, matrices(blocks=16), [*TYPES, "IQ2_S"]) is None, (
         "a type that nobody tried"
     )
-    assert belief((), groups, matrices(blocks=16), TYPES) is None
+    assert prior_of_lessons((), groups, matrices(blocks=16), TYPES) is None
     (one,) = known[:1]
-    assert {s for _, s in belief([one], groups, matrices(blocks=16), TYPES).groups.values()} == {
-        SPREAD
-    }
     assert {
-        s for _, s in belief([one] * 9, groups, matrices(blocks=16), TYPES).groups.values()
-    } == {LEAST}
-    assert Lesson.of(json.loads(json.dumps(one.as_json())), 1.0) == one
+        s for _, s in prior_of_lessons([one], groups, matrices(blocks=16), TYPES).groups.values()
+    } == {SPREAD}
+    assert {
+        s
+        for _, s in prior_of_lessons([one] * 9, groups, matrices(blocks=16), TYPES).groups.values()
+    } == {LEAST_SPREAD}
+    assert StudyLesson.of(json.loads(json.dumps(one.as_json())), 1.0) == one
 
 
 def test_between_points_and_beyond():
     points = ((0.25, 1.0), (0.75, 3.0))
-    assert [at(points, d) for d in (0.0, 0.25, 0.5, 0.75, 1.0)] == [1, 1, 2, 3, 3]
+    assert [interpolate(points, d) for d in (0.0, 0.25, 0.5, 0.75, 1.0)] == [1, 1, 2, 3, 3]
 
 
-def test_a_belief_gives_way_to_measurements():
+def test_a_prior_gives_way_to_measurements():
     world = World(2)
-    wrong = Belief(
+    wrong = Prior(
         {g: (3.0 if i else -3.0, 0.4) for i, g in enumerate(world.space.group_names)},
         dict.fromkeys(world.space.types, (0.0, 0.1)),
         (0.0, 0.3),
@@ -135,8 +143,8 @@ def test_a_belief_gives_way_to_measurements():
     curve = [world.seen(world.uniform(t)) for t in ("Q2_K", "Q4_K", "Q8_0")]
     mix = probes[0]
     few, many = (
-        fit(world.space, curve, belief=wrong),
-        fit(world.space, [*curve, *map(world.seen, probes)], belief=wrong),
+        fit_surrogate(world.space, curve, prior=wrong),
+        fit_surrogate(world.space, [*curve, *map(world.seen, probes)], prior=wrong),
     )
     truth = world.kld(mix)
     assert (
@@ -203,14 +211,14 @@ def candidate(author, number, stated, kld, span):
 
 
 def test_the_history_exports_and_forgets(tmp_path, capsys):
-    path = tmp_path / "history.db"
-    history_module.show(path, "text", "", False)
+    path, store = tmp_path / "history.db", Store(tmp_path)
+    history_module.show_history(store, "text", "", False)
     assert "no study has ended yet" in capsys.readouterr().out
     for number in range(3):
         history.append_result(
             path, row(f"s{number}", learned={"x": number} if number else None), f"d{number}"
         )
-    history_module.show(path, "csv", "", False)
+    history_module.show_history(store, "csv", "", False)
     (first, *_) = rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert (len(rows), first["study"], first["winner"], first["size_bytes"], first["llm_usd"]) == (
         3,
@@ -219,17 +227,17 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
         "1000.0",
         "0.01",
     )
-    history_module.show(path, "json", "", False)
+    history_module.show_history(store, "json", "", False)
     assert [r["kld_mean"] for r in json.loads(capsys.readouterr().out)] == [0.04] * 3
     assert [json.loads(r["learned"]) for r in history.read_lessons(path)] == [{"x": 1}, {"x": 2}]
     with pytest.raises(UserError, match="no study 's7'"):
-        history_module.show(path, "text", "s7", False)
+        history_module.show_history(store, "text", "s7", False)
     with pytest.raises(UserError, match="text or json or csv"):
-        history_module.show(path, "xml", "", False)
-    history_module.show(path, "text", "s1", False)
+        history_module.show_history(store, "xml", "", False)
+    history_module.show_history(store, "text", "s1", False)
     assert "forgot 1 result " in capsys.readouterr().out
     assert [r["study"] for r in history.read_results(path)] == ["s0", "s2"]
-    history_module.show(path, "text", "all", False)
+    history_module.show_history(store, "text", "all", False)
     assert history.read_results(path) == []
 
 

@@ -22,7 +22,7 @@ def make(graph: Graph, recipe: Recipe) -> Step:
         return polish(graph, recipe)
     if recipe.refine:
         return refine(graph, recipe)
-    if parts := recipe.parts():
+    if parts := recipe.uniform_parts():
         mix = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
         files = {part.tensors[0][1]: graph.quantize(part) for part in parts}
         return graph.step("assemble", graph.label(recipe), mix, files)

@@ -1,5 +1,4 @@
-"""The steps of the GitHub Action (action.yml): `python -m sintra.cli.commands.ci key` and `python -m sintra.cli.commands.ci
-optimize`.
+"""The steps of the GitHub Action (action.yml): `python -m sintra.cli.commands.ci key|optimize`.
 
 Inputs come as variables (SINTRA_MODEL, SINTRA_HARDWARE, SINTRA_GOAL, SINTRA_OPTIONS,
 SINTRA_AGAINST), outputs go into the file GITHUB_OUTPUT, the table into GITHUB_STEP_SUMMARY
@@ -13,20 +12,20 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.study.workspace import open_workspace
 
-KEPT = ("ac", "cas", "studies", "pins", "meta", "history.db")
-SHOWN = 12
+CACHED_PATHS = ("ac", "cas", "studies", "pins", "meta", "history.db")
+TABLE_ROWS = 12  # of the summary, at most
+STANDARD_ERRORS = 2  # of a difference, which chance alone may make
 
 
-def options() -> list[str]:
-    """The overrides of this run."""
+def read_overrides() -> list[str]:
+    """Return the KEY=VALUE options that the environment names."""
     named = [
         f"{k}={v}"
         for k in ("model", "hardware", "goal")
@@ -37,8 +36,8 @@ def options() -> list[str]:
     ]
 
 
-def output(**values: Any) -> None:
-    """Outputs of the step; texts of several lines between marks that aren't in them."""
+def write_outputs(**values: object) -> None:
+    """Write outputs of the step; a text of several lines stands between marks that aren't in it."""
     with Path(os.environ["GITHUB_OUTPUT"]).open("a") as handle:
         for name, value in values.items():
             mark = "end"
@@ -49,108 +48,110 @@ def output(**values: Any) -> None:
             )
 
 
-def key() -> int:
-    """What the store is kept under: the digest of all that steps depend on beside their recipe,
-    then the study; what holds for another study is good for this one too, since every step is found
-    by the digest of what it was made from.
+def write_cache_key() -> int:
+    """Write the key under which the action caches the store. Returns the exit code.
+
+    It is the digest of all that steps depend on beside their recipe, then the study. The cache of
+    another study serves too, since every step is found by the digest of what it was made from.
     """
-    workspace = open_workspace(Path.cwd(), options())
-    paths = "\n".join(str((workspace.store.root / name).resolve()) for name in KEPT)
-    output(base=workspace.base()[:16], study=workspace.study.id, paths=paths)
+    workspace = open_workspace(Path.cwd(), read_overrides())
+    paths = "\n".join(str((workspace.store.root / name).resolve()) for name in CACHED_PATHS)
+    write_outputs(base=workspace.base()[:16], study=workspace.study.id, paths=paths)
     return 0
 
 
-def optimize() -> int:
-    """Run the study; the step itself fails only where it couldn't be run, so that the store is
-    saved in any case.
+def run_study() -> int:
+    """Run the study and write its outputs and the table. Returns the exit code.
+
+    The step itself fails only where the study couldn't be run, so that the store is saved in any
+    case.
     """
-    raw = options()
-    workspace = open_workspace(Path.cwd(), raw)
-    code = subprocess.run([sys.executable, "-m", "doit", "optimize", *raw], check=False).returncode
+    overrides = read_overrides()
+    workspace = open_workspace(Path.cwd(), overrides)
+    code = subprocess.run(
+        [sys.executable, "-m", "doit", "optimize", *overrides], check=False
+    ).returncode
     path = workspace.outputs / "result.json"
     if code not in (0, 1) or not path.is_file():
         return code or 3
-    found = json.loads(path.read_text())
+    result = json.loads(path.read_text())
     verdict = (
-        fallen(found, os.environ.get("SINTRA_AGAINST", ""))
-        if found["status"] == "met"
-        else missed(found)
+        quality_loss(result, os.environ.get("SINTRA_AGAINST", ""))
+        if result["status"] == "met"
+        else missed_goal(result)
     )
-    summarise(found, verdict)
-    best = found["winner"]
-    told = {"status": found["status"], "result": path.resolve(), "verdict": verdict}
-    if best:
-        numbers = values(best)
-        file = (path.parent / best["artifact"]["path"]).resolve()
-        told |= {
-            "winner": name(best),
-            "path": file,
-            "kld": numbers.get("kld_mean", ""),
-            "sha256": best["artifact"]["sha256"],
-            "bytes": best["artifact"]["bytes"],
-        }
-    output(**told)
+    append_summary(result, verdict)
+    write_outputs(status=result["status"], result=path.resolve(), verdict=verdict)
+    if winner := result["winner"]:
+        write_outputs(
+            winner=recipe_name(winner),
+            path=(path.parent / winner["artifact"]["path"]).resolve(),
+            kld=metric_values(winner).get("kld_mean", ""),
+            sha256=winner["artifact"]["sha256"],
+            bytes=winner["artifact"]["bytes"],
+        )
     return 0
 
 
-def missed(found: dict[str, Any]) -> str:
-    """Why a goal isn't met, in a line."""
-    best = found["winner"]
-    if not best or not best["verdict"]["violated"]:
-        return f"{found['study']} is {found['status']}: {found['reason']}"
-    metric, value, limit, _ = best["verdict"]["violated"][0]
-    return f"{found['study']}: {metric} is {value:.6g} where the limit is {limit:.6g}"
+def missed_goal(result: dict[str, Any]) -> str:
+    """Return why a goal isn't met, in a line."""
+    winner = result["winner"]
+    if not winner or not winner["verdict"]["violated"]:
+        return f"{result['study']} is {result['status']}: {result['reason']}"
+    metric, value, limit, _ = winner["verdict"]["violated"][0]
+    return f"{result['study']}: {metric} is {value:.6g} where the limit is {limit:.6g}"
 
 
-def fallen(found: dict[str, Any], against: str) -> str:
-    """Whether quality has fallen against an earlier result: a line, or "". Two standard errors of
-    the difference are allowed. Raises UserError.
+def quality_loss(result: dict[str, Any], against: str) -> str:
+    """Return in a line how far quality has fallen against an earlier result; "" where it hasn't.
+
+    Two standard errors of the difference are allowed. Raises UserError for a file that is none.
     """
     if not against:
         return ""
     try:
-        before = measurement(json.loads(Path(against).read_text())["winner"])
+        before = kld_row(json.loads(Path(against).read_text())["winner"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise UserError(f"against={against}: that is no result.json with a winner") from None
-    now = measurement(found["winner"])
-    room = 2 * math.hypot(before.get("stderr") or 0.0, now.get("stderr") or 0.0)
-    if now["value"] <= before["value"] + room:
+    now = kld_row(result["winner"])
+    tolerance = STANDARD_ERRORS * math.hypot(before.get("stderr") or 0.0, now.get("stderr") or 0.0)
+    if now["value"] <= before["value"] + tolerance:
         return ""
     return (
         f"quality has fallen: KLD {now['value']:.5f} nats, it was {before['value']:.5f} "
-        f"(+-{room:.5f} would be chance)"
+        f"(+-{tolerance:.5f} would be chance)"
     )
 
 
-def measurement(winner: dict[str, Any]) -> dict[str, Any]:
-    """The winner's KLD."""
+def kld_row(winner: dict[str, Any]) -> dict[str, Any]:
+    """Return the measurement of the winner's KLD. Raises StopIteration where there is none."""
     return next(dict(m) for m in winner["measurements"] if m["metric"] == "kld_mean")
 
 
-def values(row: dict[str, Any]) -> dict[str, float]:
-    """A candidate's numbers."""
+def metric_values(row: dict[str, Any]) -> dict[str, float]:
+    """Return a candidate's values by metric."""
     return {m["metric"]: m["value"] for m in row["measurements"]}
 
 
-def name(row: dict[str, Any]) -> str:
-    """A candidate's name."""
-    return Recipe.of(row["recipe"]).name
+def recipe_name(row: dict[str, Any]) -> str:
+    """Return the name of a candidate's recipe."""
+    return variant_name(Recipe.of(row["recipe"]))
 
 
-def summarise(found: dict[str, Any], verdict: str) -> None:
-    """The table, as Markdown."""
-    lines = [f"### {found['study']}: {found['status']}", ""]
+def append_summary(result: dict[str, Any], verdict: str) -> None:
+    """Append the result's table to the job's summary, as Markdown."""
+    lines = [f"### {result['study']}: {result['status']}", ""]
     if verdict:
         lines += [f"**{verdict}**", ""]
     lines += [
         "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | verdict |",
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]
-    lines += [line(row) for row in found["candidates"][:SHOWN]]
+    lines += [table_row(row) for row in result["candidates"][:TABLE_ROWS]]
     lines += [
         "",
         (
-            f"\\* estimated for {found['hardware']}; KLD and same top are measured against the "
+            f"\\* estimated for {result['hardware']}; KLD and same top are measured against the "
             "16-bit model"
         ),
         "",
@@ -159,28 +160,28 @@ def summarise(found: dict[str, Any], verdict: str) -> None:
         handle.write("\n".join(lines))
 
 
-def line(row: dict[str, Any]) -> str:
-    """A candidate as a row of the table."""
-    numbers = values(row)
+def table_row(row: dict[str, Any]) -> str:
+    """Return a candidate as a row of the table."""
+    numbers = metric_values(row)
 
-    def show(metric: str, form: Callable[[float], str]) -> str:
-        return form(numbers[metric]) if metric in numbers else "-"
+    def cell(metric: str, scale: float, form: str) -> str:
+        return format(numbers[metric] / scale, form) if metric in numbers else "-"
 
     cells = [
-        name(row),
-        show("size_bytes", lambda v: f"{v / 1e6:.2f}"),
-        show("kld_mean", lambda v: f"{v:.5f}"),
-        show("same_top", lambda v: f"{v:.1%}"),
-        show("device_tg_tps", lambda v: f"{v:.3g}"),
-        show("device_ram_bytes", lambda v: f"{v / 1e6:.0f}"),
+        recipe_name(row),
+        cell("size_bytes", 1e6, ".2f"),
+        cell("kld_mean", 1, ".5f"),
+        cell("same_top", 1, ".1%"),
+        cell("device_tg_tps", 1, ".3g"),
+        cell("device_ram_bytes", 1e6, ".0f"),
         row["verdict"]["status"],
     ]
     return "| " + " | ".join(cells) + " |"
 
 
 def main(argv: list[str]) -> int:
-    """The process's entry."""
-    steps = {"key": key, "optimize": optimize}
+    """Run the step of the action that is named. Returns the exit code."""
+    steps = {"key": write_cache_key, "optimize": run_study}
     try:
         if len(argv) != 1 or argv[0] not in steps:
             raise UserError(f"python -m sintra.cli.commands.ci takes {' or '.join(steps)}")

@@ -28,13 +28,13 @@ def device_of(profile: Mapping[str, Any]) -> Hardware:
     return hardware_of(from_json(HardwareConf, asdict(HardwareConf()) | dict(profile)))
 
 
-def detect(root: Path, raw: list[str], out: str, measure: bool, format: str) -> None:
-    """Print what this machine is and write its profile: to `out`, or to where hardware=auto looks."""
+def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> None:
+    """Print what this machine is and write its profile: to `out`, or where hardware=auto looks."""
     from sintra.hardware.detect import auto
     from sintra.study.workspace import cache_root
 
     path = root / Path(out).expanduser() if out else cache_root(root, raw) / auto.AUTO
-    found = auto.detect(path, measure)
+    found = auto.detect(path, not quick)
     if format == "json":
         print(json.dumps(found, indent=1))
         return

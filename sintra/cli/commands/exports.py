@@ -10,34 +10,50 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from sintra.cli.command import Command, Option
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
 from sintra.store.store import Store
 
 PREFIX = "export_"
-STUDY = {"name": "study", "long": "study", "default": "latest", "help": "a folder in outputs/"}
+STUDY = Option("study", "latest", "a folder in outputs/")
 LISTING = {"list", "help", "--help", "-h", "info", "next", "tabcompletion"}
 
 
 @functools.cache
-def names() -> tuple[str, ...]:
-    """The commands. Those of other packages only where the command line lists commands or names one
-    that isn't ours: asking every installed package takes tens of ms.
+def command_names() -> tuple[str, ...]:
+    """Return the names of the commands.
+
+    Those of other packages only where the command line lists commands or names one that isn't ours:
+    asking every installed package takes tens of ms.
     """
-    own = [e.name for e in plugins.own() if e.group == "sintra.exports"]
-    asked = {a for a in sys.argv[1:] if not a.startswith("-")}
-    strange = {a.removeprefix(PREFIX) for a in asked if a.startswith(PREFIX)} - set(own)
-    if strange or asked & LISTING or not asked:
-        own += [n for n in plugins.found("exports") if n not in own]
+    own = [e.name for e in plugins.own_entry_points() if e.group == "sintra.exports"]
+    words = {a for a in sys.argv[1:] if not a.startswith("-")}
+    foreign = {a.removeprefix(PREFIX) for a in words if a.startswith(PREFIX)} - set(own)
+    if foreign or words & LISTING or not words:
+        own += [n for n in plugins.by_name("exports") if n not in own]
     return tuple(PREFIX + name for name in own)
 
 
-def doc(command: str) -> str:
-    """What an export says of itself. Loaded only where it is shown."""
+def export_command(name: str) -> Command:
+    """Return an export as a command."""
+    return Command(
+        name,
+        export_doc(name),
+        "export",
+        "sintra.cli.commands.exports:run_export",
+        ("command", "root", "overrides", "store"),
+        (STUDY,),
+    )
+
+
+def export_doc(command: str) -> str:
+    """Return the first line of an export's module; the command's name where no line is shown.
+
+    An export is loaded only for a command line that lists commands.
+    """
     if not set(sys.argv) & LISTING and len(sys.argv) > 1:
         return command
     try:
@@ -47,33 +63,20 @@ def doc(command: str) -> str:
     return (inspect.getdoc(module) or command).splitlines()[0]
 
 
-def commands(
-    root: Path, raw: list[str], store: Store
-) -> dict[str, tuple[Callable[..., Any], list[dict[str, Any]], None]]:
-    """Command -> what it does, its parameters."""
-    return {
-        n: (functools.partial(_run, n.removeprefix(PREFIX), root, raw, store), [STUDY], None)
-        for n in names()
-    }
-
-
-def _run(name: str, root: Path, raw: list[str], store: Store, study: str) -> None:
-    export(name, root, store, study, dict(o.split("=", 1) for o in raw))
-
-
-def export(name: str, root: Path, store: Store, study: str, given: dict[str, str]) -> None:
+def run_export(command: str, root: Path, overrides: list[str], store: Store, study: str) -> None:
     """Run an export on a folder of outputs/. Raises UserError for an option that it doesn't have,
     or no result.
     """
-    function = plugins.load("exports", name)
-    study = given.pop("study", study)
-    given.pop("store.path", None)
-    known = list(inspect.signature(function).parameters)[2:]
-    for key in given:
-        if key not in known:
-            hint = nearest(key, known) if known else "it has none"
-            raise UserError(f"`doit {PREFIX}{name}` has no option {key!r}: {hint}")
+    function = plugins.load("exports", command.removeprefix(PREFIX))
+    options = dict(o.split("=", 1) for o in overrides)
+    study = options.pop("study", study)
+    options.pop("store.path", None)
+    keywords = list(inspect.signature(function).parameters)[2:]
+    for key in options:
+        if key not in keywords:
+            hint = nearest(key, keywords) if keywords else "it has none"
+            raise UserError(f"`doit {command}` has no option {key!r}: {hint}")
     folder = root / "outputs" / study
     if not (folder / "result.json").exists():
         raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")
-    function(folder.resolve(), store, **given)
+    function(folder.resolve(), store, **options)

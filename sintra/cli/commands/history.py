@@ -9,33 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
+from sintra.core.metrics import metrics_in
 from sintra.results import calibration
 from sintra.store import history
 from sintra.store.history import HistoryRow
+from sintra.store.store import Store
 
 FORMATS = ("text", "json", "csv")
 ALL = "all"
-PARAMS = (
-    {
-        "name": "format",
-        "long": "format",
-        "default": "text",
-        "help": "text, json or csv (the latter two for export)",
-    },
-    {
-        "name": "forget",
-        "long": "forget",
-        "default": "",
-        "help": "delete a study's results and what they taught, or `all`",
-    },
-    {
-        "name": "calibration",
-        "long": "calibration",
-        "type": bool,
-        "default": False,
-        "help": "how well what was foreseen came true",
-    },
-)
 COLUMNS = (
     "made",
     "study",
@@ -44,38 +25,38 @@ COLUMNS = (
     "goal",
     "status",
     "winner",
-    "size_bytes",
-    "kld_mean",
+    *metrics_in("history"),
     "evaluations",
     "llm_calls",
     "llm_usd",
 )
 
 
-def show(path: Path, format: str, forget: str, calibration: bool) -> None:
+def show_history(store: Store, format: str, forget: str, calibration: bool) -> None:
     """Print the history, or delete from it. Raises UserError."""
     if format not in FORMATS:
         raise UserError(f"--format={format} isn't known: {' or '.join(FORMATS)}")
+    path = store.root / "history.db"
     rows = history.read_results(path)
     if forget:
-        erase(path, forget, {r["study"] for r in rows})
+        forget_study(path, forget, {r["study"] for r in rows})
     elif calibration:
-        told(rows)
+        print_calibration(rows)
     elif format == "text":
-        listed(rows)
+        print_rows(rows)
     else:
-        print(exported([flat(r) for r in rows], format))
+        print(export_rows([export_row(r) for r in rows], format))
 
 
-def told(rows: list[HistoryRow]) -> None:
-    """How well what was foreseen came true."""
+def print_calibration(rows: list[HistoryRow]) -> None:
+    """Print how well predictions agreed with what was measured later."""
     print(calibration.report(calibration.last_of_each(rows)))
 
 
-def erase(path: Path, study: str, known: set[str]) -> None:
-    """Delete. Raises UserError where there is no such study."""
-    if study != ALL and study not in known:
-        raise UserError(f"the history has no study {study!r}: {nearest(study, known)}")
+def forget_study(path: Path, study: str, studies: set[str]) -> None:
+    """Delete the results of a study, or of all. Raises UserError where there is no such study."""
+    if study != ALL and study not in studies:
+        raise UserError(f"the history has no study {study!r}: {nearest(study, studies)}")
     count = history.delete_results(path, None if study == ALL else study)
     print(
         f"forgot {count} result{'s' * (count != 1)} and what they taught; files in cache/ and "
@@ -83,32 +64,30 @@ def erase(path: Path, study: str, known: set[str]) -> None:
     )
 
 
-def listed(rows: list[HistoryRow]) -> None:
-    """A line for each."""
+def print_rows(rows: list[HistoryRow]) -> None:
+    """Print a line for each result, the oldest first."""
     for r in rows:
         print(f"{r['made']}  {r['study']:<44} {r['status']:<10} {r['winner'] or '-'}")
     if not rows:
         print("no study has ended yet: doit optimize hardware=jetson_nano")
 
 
-def flat(row: HistoryRow) -> dict[str, Any]:
-    """A row of the export."""
+def export_row(row: HistoryRow) -> dict[str, Any]:
+    """Return a result with the columns of the export."""
     result = json.loads(row["result"])
     winner = result["winner"] or {"measurements": []}
     numbers = {m["metric"]: m["value"] for m in winner["measurements"]}
     llm = result.get("llm") or {}
-    more = {
-        "size_bytes": numbers.get("size_bytes"),
-        "kld_mean": numbers.get("kld_mean"),
+    more = {name: numbers.get(name) for name in metrics_in("history")} | {
         "evaluations": result.get("evaluations"),
         "llm_calls": llm.get("calls"),
         "llm_usd": llm.get("usd"),
     }
-    return {k: {**row, **more}[k] for k in COLUMNS}
+    return {k: (row | more)[k] for k in COLUMNS}
 
 
-def exported(rows: list[dict[str, Any]], format: str) -> str:
-    """As JSON or CSV (RFC 4180)."""
+def export_rows(rows: list[dict[str, Any]], format: str) -> str:
+    """Return rows as JSON or CSV (RFC 4180)."""
     if format == "json":
         return json.dumps(rows, indent=1)
     out = io.StringIO()

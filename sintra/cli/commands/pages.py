@@ -4,81 +4,107 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sintra.build.console import say
+from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
+from sintra.core.recipe import variant_name
 from sintra.core.types import Source
 from sintra.results.finished import Delivered, delivered
+from sintra.results.pages import ab_page, surgery
+from sintra.results.pages.report import write_report as write_report_page
+from sintra.results.pages.tensor_map import read_tensor_map
 from sintra.store.files import write_atomic
 from sintra.study.pinning import pin_file
 
-AB = {"study", "file", "prompt", "prompts", "tokens", "chat"}
-SURGERY = REPORT = {"study"}
+AB_OPTIONS = {"study", "file", "prompt", "prompts", "tokens", "chat"}
+STUDY_ONLY = {"study"}
 DEFAULT_PROMPTS, DEFAULT_TOKENS = 5, 64
+PROMPT_CHARACTERS = 600  # of a document, at most
 
 
-def options(raw: list[str], known: set[str], command: str) -> dict[str, str]:
-    """A page command's own key=value options. Raises UserError with the nearest name."""
-    found: dict[str, str] = {}
-    for item in raw:
+def read_options(overrides: list[str], allowed: set[str], command: str) -> dict[str, str]:
+    """Return a page command's own KEY=VALUE options. Raises UserError with the nearest name."""
+    options: dict[str, str] = {}
+    for item in overrides:
         key, _, value = item.partition("=")
-        if key not in known:
-            raise UserError(f"`doit {command}` has no option {key!r}: {nearest(key, known)}")
-        if key in found:
+        if key not in allowed:
+            raise UserError(f"`doit {command}` has no option {key!r}: {nearest(key, allowed)}")
+        if key in options:
             raise UserError(f"{key!r} is given twice")
-        found[key] = value
-    return found
+        options[key] = value
+    return options
 
 
-def ab(root: Path, raw: list[str]) -> None:
-    """Both models' answers to the same prompts, in the terminal and as outputs/<study>/ab.html."""
-    from sintra.results.pages import ab as view
+@dataclass(frozen=True)
+class AbOptions:
+    """What `doit ab` is asked to compare."""
 
-    given = options(raw, AB, "ab")
-    tokens = number(given.get("tokens", str(DEFAULT_TOKENS)))
-    prompts = asked(root, given)
-    file = root / Path(given["file"]).expanduser() if "file" in given else None
-    if file and not file.is_file():
-        raise UserError(f"there is no file {given['file']!r} to compare")
-    if given.get("chat", "false") not in ("true", "false"):
-        raise UserError(f"chat={given['chat']} is neither true nor false")
-    done = delivered(root, given.get("study", "latest"))
-    step = ab_step(done, file, prompts or openings(done), tokens, given.get("chat") == "true")
-    found = done.store.read_json(done.made(step, say), "ab.json")
-    name = file.name if file else done.recipe.name
-    print(view.text(found, shutil.get_terminal_size((100, 24)).columns))
-    original = f"{done.workspace.study.model} in 16 bits"
+    study: str  # a folder in outputs/
+    file: Path | None  # a GGUF to compare instead of the study's winner
+    prompts: list[str]  # empty: openings of the study's report text
+    tokens: int  # of each answer
+    chat: bool  # whether prompts go through the model's chat template
+
+    @classmethod
+    def of(cls, root: Path, overrides: list[str]) -> AbOptions:
+        """Read the command's options. Raises UserError."""
+        options = read_options(overrides, AB_OPTIONS, "ab")
+        tokens = positive_number(options.get("tokens", str(DEFAULT_TOKENS)))
+        prompts = read_prompts(root, options)
+        file = root / Path(options["file"]).expanduser() if "file" in options else None
+        if file and not file.is_file():
+            raise UserError(f"there is no file {options['file']!r} to compare")
+        chat = options.get("chat", "false")
+        if chat not in ("true", "false"):
+            raise UserError(f"chat={chat} is neither true nor false")
+        return cls(options.get("study", "latest"), file, prompts, tokens, chat == "true")
+
+
+def compare_answers(root: Path, overrides: list[str]) -> None:
+    """Print both models' answers to the same prompts and write them to outputs/<study>/ab.html.
+
+    Raises UserError.
+    """
+    options = AbOptions.of(root, overrides)
+    study = delivered(root, options.study)
+    answers = study.store.read_json(study.made(ab_step(study, options), say), "ab.json")
+    name = options.file.name if options.file else variant_name(study.recipe)
+    model = study.workspace.study.model
+    print(ab_page.format_comparison(answers, shutil.get_terminal_size((100, 24)).columns))
     write_atomic(
-        done.folder / "ab.html", view.page(found, done.workspace.study.model, original, name)
+        study.folder / "ab.html",
+        ab_page.render_comparison(answers, model, f"{model} in 16 bits", name),
     )
-    print(f"page: outputs/{done.folder.name}/ab.html")
+    print(f"page: outputs/{study.folder.name}/ab.html")
 
 
-def number(text: str) -> int:
-    """A positive whole number."""
+def positive_number(text: str) -> int:
+    """Return a number of tokens, 1 or more. Raises UserError."""
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"tokens={text} is no number of tokens: 64 is the default")
     return int(text)
 
 
-def asked(root: Path, given: dict[str, str]) -> list[str]:
-    """The prompts that were given: one by prompt=..., or a file's lines (.jsonl: {"prompt": ...} a
-    line). Raises UserError.
+def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
+    """Return the prompt of prompt=..., or the lines of prompts=FILE; without either an empty list.
+
+    A line of a .jsonl file is {"prompt": ...}. Raises UserError.
     """
-    if "prompt" in given and "prompts" in given:
+    if "prompt" in options and "prompts" in options:
         raise UserError("give either prompt=... or prompts=FILE")
-    if "prompt" in given:
-        if not given["prompt"].strip():
+    if "prompt" in options:
+        if not options["prompt"].strip():
             raise UserError("prompt= is empty")
-        return [given["prompt"]]
-    if "prompts" not in given:
+        return [options["prompt"]]
+    if "prompts" not in options:
         return []
-    path = root / Path(given["prompts"]).expanduser()
+    path = root / Path(options["prompts"]).expanduser()
     if not path.is_file():
-        raise UserError(f"there is no file {given['prompts']!r} with prompts")
+        raise UserError(f"there is no file {options['prompts']!r} with prompts")
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     if path.suffix == ".jsonl":
         try:
@@ -90,51 +116,52 @@ def asked(root: Path, given: dict[str, str]) -> list[str]:
     return lines
 
 
-def openings(done: Delivered) -> list[str]:
-    """The first halves of the first documents of the study's report text, which is no calibration
-    text.
+def text_openings(study: Delivered) -> list[str]:
+    """Return the first halves of the first documents of the study's report text.
+
+    No calibration text is among them.
     """
-    text = Path(done.graph.texts["report"].locator).read_text()
+    text = Path(study.graph.texts["report"].locator).read_text()
     documents = [d.strip() for d in text.split("\n\n") if d.strip()][:DEFAULT_PROMPTS]
-    return [d[: len(d) // 2].rsplit(" ", 1)[0][:600] for d in documents]
+    return [d[: len(d) // 2].rsplit(" ", 1)[0][:PROMPT_CHARACTERS] for d in documents]
 
 
-def ab_step(
-    done: Delivered, file: Path | None, prompts: list[str], tokens: int, chat: bool
-) -> Step:
-    """The comparison as a step: the same prompts again cost nothing."""
-    graph, recipe = done.graph, done.recipe
-    params: dict[str, Any] = {"prompts": prompts, "tokens": tokens, "chat": chat}
+def ab_step(study: Delivered, options: AbOptions) -> Step:
+    """Return the comparison as a step, so that asking the same again costs nothing."""
+    graph, recipe, file = study.graph, study.recipe, options.file
+    prompts = options.prompts or text_openings(study)
+    params: dict[str, Any] = {"prompts": prompts, "tokens": options.tokens, "chat": options.chat}
     if file is None:
         params |= {} if recipe.kv == "f16" else {"kv": recipe.kv}
         variant = graph.quantize(recipe)
     else:
-        pin: Source = pin_file(file, done.workspace.digests)
+        pin: Source = pin_file(file, study.workspace.digests)
         variant = Step(
             "fetch",
             file.name,
             {"kind": pin.kind, "digest": pin.digest},
             hints={"from": pin.locator},
         )
-    label = f"{done.workspace.study.model}-{recipe.name if file is None else file.name}"
+    label = f"{study.workspace.study.model}-{variant_name(recipe) if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 
 
-def surgery(root: Path, raw: list[str]) -> None:
-    """The model as a picture, beside a stock preset: outputs/<study>/surgery.html."""
-    from sintra.results.pages import surgery as view
-    from sintra.results.pages.tensor_map import anatomy
+def draw_tensors(root: Path, overrides: list[str]) -> None:
+    """Draw the model's tensors beside a stock preset: outputs/<study>/surgery.html.
 
-    done = delivered(root, options(raw, SURGERY, "surgery").get("study", "latest"))
-    found = anatomy(done, say)
-    write_atomic(done.folder / "surgery.html", view.page(found))
-    print(view.text(found))
-    print(f"page: outputs/{done.folder.name}/surgery.html")
+    Raises UserError.
+    """
+    options = read_options(overrides, STUDY_ONLY, "surgery")
+    study = delivered(root, options.get("study", "latest"))
+    tensors = read_tensor_map(study, say)
+    write_atomic(study.folder / "surgery.html", surgery.render_tensor_map(tensors))
+    print(surgery.format_tensor_map(tensors))
+    print(f"page: outputs/{study.folder.name}/surgery.html")
 
 
-def report(root: Path, raw: list[str]) -> None:
-    """The study's report, made again: outputs/<study>/report.html."""
-    from sintra.results.pages import report_data
-
-    path = report_data.write(root, options(raw, REPORT, "report").get("study", "latest"))
+def write_report(root: Path, overrides: list[str], studies: list[str]) -> None:
+    """Write a study's report again: outputs/<study>/report.html. Raises UserError."""
+    named = [*(f"study={study}" for study in studies), *overrides]
+    options = read_options(named, STUDY_ONLY, "report")
+    path = write_report_page(root, options.get("study", "latest"))
     print(f"page: outputs/{path.parent.name}/report.html, {path.stat().st_size / 1e3:.0f} kB")

@@ -1,18 +1,19 @@
-"""`doit plan`: what the next run will do, from the store, the recorded rounds and the planner's
-next word; changes nothing.
+"""`doit plan` and `doit why`: what the next run will do, and why a step has to be built.
+
+The plan follows from the store, the recorded rounds and the planner; it changes nothing.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from sintra.build.explain import typical_seconds
+from sintra.build.explain import explain, typical_seconds
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core import plugins
-from sintra.core.errors import UserError
-from sintra.core.format import format_of
+from sintra.core.errors import UserError, nearest
+from sintra.core.format import PLANNED, format_of
 from sintra.core.types import Artifact
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimated
@@ -21,11 +22,21 @@ from sintra.store.store import Store
 from sintra.study import round_files, rounds
 from sintra.study.workspace import Workspace
 
-Row = dict[str, Any]
+
+class StepRow(TypedDict):
+    """A step of the plan, as in the JSON."""
+
+    step: str  # its name
+    state: str  # "hit": the store has it; "build": it is to be built
+    seconds: float | None  # the median of such steps here; None: not known, or nothing to build
+    bytes: NotRequired[int | float | None]  # of a variant's file
+    exact: NotRequired[bool]  # whether that is read from the file, not estimated
+    device_tg_tps: NotRequired[float]  # estimated tokens/s of generation
+    device_ram_bytes: NotRequired[float]  # estimated memory on the device, bytes
 
 
-def show(workspace: Workspace, format: str) -> None:
-    """Print the plan as text or JSON."""
+def print_plan(workspace: Workspace, format: str) -> None:
+    """Print the plan as text or JSON. Raises UserError where the model or the board isn't known."""
     if workspace.pinned() is None:
         raise UserError(
             f"{workspace.study.model} hasn't been pinned yet, which needs the hub: run `doit "
@@ -37,90 +48,117 @@ def show(workspace: Workspace, format: str) -> None:
             "optimize` first"
         )
     graph = workspace.graph()
-    known = round_files.recorded(workspace)
-    given = foreseen(graph, workspace.store, known)
-    rows, stop = table(graph, workspace.store, given), given[-1]["stop"]
+    recorded = round_files.recorded(workspace)
+    planned = plan_ahead(graph, workspace.store, recorded)
+    rows, stop = step_rows(graph, workspace.store, planned), planned[-1]["stop"]
     if format == "json":
-        print(
-            json.dumps(
-                {"study": workspace.study.id, "steps": rows, "rounds": len(known), "stop": stop},
-                indent=1,
-            )
-        )
+        plan = {"study": workspace.study.id, "steps": rows, "rounds": len(recorded), "stop": stop}
+        print(json.dumps(plan, indent=1))
         return
     for row in rows:
-        print(text(row, graph.study.hardware.usable_bytes))
-    left = [r for r in rows if r["state"] == "build"]
-    times = [r["seconds"] for r in left if r["seconds"] is not None]
-    after = stop or "later rounds depend on what these measure"
-    took = (
-        f", about {sum(times):.0f} s where known"
-        if times
-        else ", of unknown duration"
-        if left
-        else ""
-    )
-    print(f"{len(left)} to build, {len(rows) - len(left)} there{took}; {after}")
+        print(format_row(row, graph.study.hardware.usable_bytes))
+    print(summarize_rows(rows, stop))
 
 
-def foreseen(graph: Graph, store: Store, known: list[round_files.Round]) -> list[round_files.Round]:
-    """The recorded rounds and those that follow from what the store already holds, up to the first
-    that has to be built.
+def plan_ahead(
+    graph: Graph, store: Store, recorded: list[round_files.Round]
+) -> list[round_files.Round]:
+    """Return the recorded rounds and those that follow from what the store already holds, up to the
+    first that has to be built.
     """
-    given = list(known)
-    while not given or (
-        given[-1]["stop"] is None
-        and all(s.outcome(store) for s in rounds.steps_of(graph, given[-1]))
+    planned = list(recorded)
+    while not planned or (
+        planned[-1]["stop"] is None
+        and all(s.outcome(store) for s in rounds.steps_of(graph, planned[-1]))
     ):
-        given.append(rounds.next_round(graph, store, given))
-    return given
+        planned.append(rounds.next_round(graph, store, planned))
+    return planned
 
 
-def table(graph: Graph, store: Store, given: list[round_files.Round]) -> list[Row]:
-    """A row for each step of the rounds."""
-    steps = {s.name: s for r in given for s in rounds.steps_of(graph, r)}
+def step_rows(graph: Graph, store: Store, planned: list[round_files.Round]) -> list[StepRow]:
+    """Return a row for each step of the rounds."""
+    steps = {s.name: s for r in planned for s in rounds.steps_of(graph, r)}
     shapes = {
         graph.quantize(p.recipe).name: expected_shape(p.recipe, graph.source)
-        for r in given
+        for r in planned
         for p in round_files.proposals(r)
     }
-    times = typical_seconds(store)
+    usual_s = typical_seconds(store)
     return [
-        line(graph, step, store, times.get(step.stage), shapes.get(step.name))
+        step_row(graph, step, store, usual_s.get(step.stage), shapes.get(step.name))
         for step in steps.values()
     ]
 
 
-def line(graph: Graph, step: Step, store: Store, time: float | None, expected: Shape | None) -> Row:
-    """A step: hit or build, the median time of such steps, and a variant's size, speed and memory
-    on the device, from its file where there is one (`exact`), else from what such a preset usually
-    comes to.
+def step_row(
+    graph: Graph, step: Step, store: Store, usual_s: float | None, shape: Shape | None
+) -> StepRow:
+    """Return the row of a step.
+
+    A variant has its size, speed and memory on the device: from its file where there is one
+    (`exact`), else from the usual shape of such a preset.
     """
     outcome = step.outcome(store)
-    row: Row = {"step": step.name, "state": "build" if outcome is None else "hit"}
-    row["seconds"] = round(time, 3) if time is not None and outcome is None else None
-    if step.stage not in ("quantize", "assemble", *plugins.names("formats")):
+    to_build = outcome is None
+    row: StepRow = {
+        "step": step.name,
+        "state": "build" if to_build else "hit",
+        "seconds": round(usual_s, 3) if usual_s is not None and to_build else None,
+    }
+    if step.stage not in ("quantize", "assemble", *plugins.own_names("formats")):
         return row
-    size: float | None = expected.weight_bytes if expected else None
+    size: int | float | None = shape.weight_bytes if shape else None
     if isinstance(outcome, Artifact):
-        expected = Shape.of(store.read_json(outcome, "layout.json"))
+        shape = Shape.of(store.read_json(outcome, "layout.json"))
         size = outcome.model.size
-    if expected is not None:
-        runtime = (
-            format_of(step.stage).runtime if plugins.has("formats", step.stage) else "llama.cpp"
-        )
-        rows = estimated(expected, graph.study.hardware, graph.study.probe.context, "f16", runtime)
-        found = {m.metric: m.value for m in rows}
-        row |= {"bytes": size, "exact": outcome is not None} | found
-    return row
+    if shape is None:
+        return row
+    made_by = step.stage if plugins.has("formats", step.stage) else PLANNED
+    runtime = format_of(made_by).runtime
+    context = graph.study.probe.context
+    estimates = estimated(shape, graph.study.hardware, context, "f16", runtime)
+    row["bytes"], row["exact"] = size, not to_build
+    return row | {m.metric: m.value for m in estimates}  # type: ignore[return-value]
 
 
-def text(row: Row, usable: int) -> str:
-    """A row in 80 columns."""
-    guess = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
-    fit = ""
-    if row.get("bytes"):
+def format_row(row: StepRow, usable_bytes: int) -> str:
+    """Return a row in 80 columns. `usable_bytes`: the device's memory for the model."""
+    duration = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
+    variant = ""
+    if size := row.get("bytes"):
         about = "" if row["exact"] else "~"
-        room = "fits" if row["device_ram_bytes"] <= usable else "too large"
-        fit = f"{about}{row['bytes'] / 1e6:.2f} MB, {row['device_tg_tps']:.3g} tok/s, {room}"
-    return f"{row['state']:<6}{row['step']:<36}{guess:>8}  {fit}".rstrip()
+        fits = "fits" if row["device_ram_bytes"] <= usable_bytes else "too large"
+        variant = f"{about}{size / 1e6:.2f} MB, {row['device_tg_tps']:.3g} tok/s, {fits}"
+    return f"{row['state']:<6}{row['step']:<36}{duration:>8}  {variant}".rstrip()
+
+
+def summarize_rows(rows: list[StepRow], stop: str | None) -> str:
+    """Return how much is to be built, how long that takes, and what comes after it, in a line."""
+    to_build = [row for row in rows if row["state"] == "build"]
+    seconds = [row["seconds"] for row in to_build if row["seconds"] is not None]
+    duration = ""
+    if seconds:
+        duration = f", about {sum(seconds):.0f} s where known"
+    elif to_build:
+        duration = ", of unknown duration"
+    after = stop or "later rounds depend on what these measure"
+    return f"{len(to_build)} to build, {len(rows) - len(to_build)} there{duration}; {after}"
+
+
+def explain_steps(workspace: Workspace, steps: list[str]) -> None:
+    """Print why steps are up to date or not; all recorded steps unless some are named.
+
+    Raises UserError for an unknown name, or where nothing is recorded.
+    """
+    graph = workspace.graph()
+    recorded = {
+        s.name: s for r in round_files.recorded(workspace) for s in rounds.steps_of(graph, r)
+    }
+    if not recorded:
+        raise UserError(
+            "nothing is recorded for this study yet: run `doit plan` with the same options"
+        )
+    for name in steps or sorted(recorded):
+        if name not in recorded:
+            raise UserError(f"this study has no step {name!r}: {nearest(name, recorded)}")
+        print(f"{name}: {explain(recorded[name], workspace.store)}")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sintra.build.console import say
 from sintra.build.graph import Graph
+from sintra.build.run_state import say
 from sintra.core.errors import Transient
 from sintra.core.types import Artifact
 from sintra.store.remote.objects import Unreachable

@@ -1,4 +1,4 @@
-"""Every message with which Sintra can end or give up a step, read out of its own code."""
+"""Every message with which Sintra can end or give up a step, read from its own code."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ KINDS = ("UserError", "Infeasible", "Transient")
 
 @dataclass(frozen=True)
 class Message:
-    """kind: the exception; text: with `{...}` where something is filled in; module: where it is
-    raised.
+    """The message of an exception."""
+
+    kind: str  # the exception's class
+    text: str  # with `{...}` where something is filled in
+    module: str  # where it is raised
+
+
+def read_messages(package: Path) -> list[Message]:
+    """Return the messages of a package's folder, sorted.
+
+    A message that is built elsewhere (handed on from a worker) isn't listed twice.
     """
-
-    kind: str
-    text: str
-    module: str
-
-
-def messages(package: Path) -> list[Message]:
-    """Those of a package's folder, sorted; a message that is built elsewhere (handed on from a
-    worker) isn't listed twice.
-    """
-    found = {m for path in sorted(package.rglob("*.py")) for m in _of(path, package)}
-    return sorted(found, key=lambda m: (KINDS.index(m.kind), m.module, m.text))
+    distinct = {
+        m for path in sorted(package.rglob("*.py")) for m in _module_messages(path, package)
+    }
+    return sorted(distinct, key=lambda m: (KINDS.index(m.kind), m.module, m.text))
 
 
-def _of(path: Path, package: Path) -> Iterator[Message]:
+def _module_messages(path: Path, package: Path) -> Iterator[Message]:
     tree = ast.parse(path.read_text())
     module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
     for node in ast.walk(tree):
@@ -39,25 +40,28 @@ def _of(path: Path, package: Path) -> Iterator[Message]:
             and node.func.id in KINDS
             and node.args
         ):
-            text = words(node.args[-1])
+            text = template(node.args[-1])
             if any(c.isalpha() for c in text.replace("{...}", "")):
                 yield Message(node.func.id, text, module)
 
 
-def words(node: ast.expr) -> str:
-    """A string expression as a template: what is filled in becomes its name in braces, or `{...}`."""
+def template(node: ast.expr) -> str:
+    """Return a string expression as a template.
+
+    What is filled in becomes its name in braces, or `{...}`.
+    """
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(words(part) for part in node.values)
+        return "".join(template(part) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return _place(node.value)
+        return _placeholder(node.value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return words(node.left) + words(node.right)
+        return template(node.left) + template(node.right)
     return "{...}"
 
 
-def _place(node: ast.expr) -> str:
+def _placeholder(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return "{" + node.id + "}"
     if isinstance(node, ast.Attribute):

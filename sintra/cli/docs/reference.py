@@ -1,6 +1,4 @@
-"""The reference pages of docs/reference, made from the code and conf, so that they can't fall
-behind: `doit docs`.
-"""
+"""The reference pages of docs/reference, generated from the code and conf: `doit docs`."""
 
 from __future__ import annotations
 
@@ -10,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sintra.cli.docs import messages, modules
+import yaml
+
+from sintra.cli.commands.registry import COMMANDS
+from sintra.cli.docs import messages
 from sintra.config import compose
 from sintra.config.options import Config
 from sintra.core import metrics as metric_table
@@ -22,7 +23,7 @@ from sintra.core import plugins
 from sintra.core.errors import UserError
 
 FOLDER = Path("docs") / "reference"
-MADE = "<!-- made by `doit docs`; edit the code or docs/guide.md instead -->\n\n"
+GENERATED = "<!-- made by `doit docs`; edit the code or docs/guide.md instead -->\n\n"
 MEANS = {
     "UserError": (
         "Mistakes",
@@ -45,24 +46,23 @@ MEANS = {
 STAGE_GROUPS = ("stages", "probes", "planners", "exports")
 
 
-def pages(root: Path, commands: dict[str, str]) -> dict[str, str]:
-    """File name -> Markdown. commands: name -> what it does."""
-    made = {
-        "options": options(root),
-        "commands": command_page(commands),
-        "metrics": metrics(),
-        "stages": stages(),
-        "devices": devices(root),
+def reference_pages(root: Path) -> dict[str, str]:
+    """Return every page: file name -> Markdown."""
+    pages = {
+        "options": option_page(root),
+        "commands": command_page(),
+        "metrics": metric_page(),
+        "stages": stage_page(),
+        "devices": device_page(root),
         "messages": message_page(root),
-        "modules": modules.page(root),
     }
-    return {f"{name}.md": MADE + text for name, text in made.items()}
+    return {f"{name}.md": GENERATED + text for name, text in pages.items()}
 
 
-def write(root: Path, commands: dict[str, str]) -> list[str]:
-    """Write what has changed; the names of those files."""
+def write_pages(root: Path) -> list[str]:
+    """Write the pages that have changed. Returns the names of those files."""
     changed = []
-    for name, text in pages(root, commands).items():
+    for name, text in reference_pages(root).items():
         path = root / FOLDER / name
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,26 +71,23 @@ def write(root: Path, commands: dict[str, str]) -> list[str]:
     return changed
 
 
-def build(root: Path) -> None:
-    """The site in site/, any warning being an error. Raises UserError where MkDocs isn't installed
-    or refuses.
+def build_site(root: Path) -> None:
+    """Build the site in site/, any warning being an error. Raises UserError where MkDocs isn't
+    installed or refuses.
     """
     if importlib.util.find_spec("mkdocs") is None:
         raise UserError("the site needs MkDocs: pip install -c constraints.txt -e '.[docs]'")
-    quiet = {
-        **os.environ,
-        "NO_MKDOCS_2_WARNING": "1",
-    }  # a notice about the theme's end of life in 2027
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=root, env=quiet, check=False
-    )
+    # without a notice about the theme's end of life in 2027
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(command, cwd=root, env=environment, check=False)
     if done.returncode:
         raise UserError("MkDocs refuses the pages: its lines above say which")
     print("the site is in site/: open site/index.html")
 
 
-def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return (
         "\n".join(
@@ -101,33 +98,21 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
     )
 
 
-def meanings(root: Path) -> dict[str, str]:
-    """Option -> what docs/guide.md says of it. Raises UserError for an option that the guide
-    doesn't explain.
-    """
-    found: dict[str, str] = {}
+def option_meanings(root: Path) -> dict[str, str]:
+    """Return option -> its explanation in the tables of docs/guide.md."""
+    meanings: dict[str, str] = {}
     for line in (root / "docs" / "guide.md").read_text().splitlines():
         cells = [c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
         if line.startswith("| `") and len(cells) == 2:
-            found |= dict.fromkeys(re.findall(r"`([\w.]+)`", cells[0]), cells[1])
-    return found
+            meanings |= dict.fromkeys(re.findall(r"`([\w.]+)`", cells[0]), cells[1])
+    return meanings
 
 
-def options(root: Path) -> str:
-    """Every key that can be set on the command line, with its default in the main job."""
-    composed, said = compose.compose(root, []), meanings(root)
+def option_page(root: Path) -> str:
+    """Return every option, with its default in the main job.
 
-    def rows() -> Iterator[tuple[str, ...]]:
-        for key in sorted(compose.keys()):
-            if key.startswith("hardware.") or key.endswith(".name"):
-                continue
-            if key not in said:
-                raise UserError(
-                    f"docs/guide.md doesn't explain the option {key}: add a row `{key}` to its "
-                    "table"
-                )
-            yield f"`{key}`", f"`{shown(value_at(composed, key))}`", said[key]
-
+    Raises UserError for an option that docs/guide.md doesn't explain.
+    """
     groups = "\n".join(
         f"- `{g}=`: {', '.join(f'`{n}`' for n in sorted(compose.names(root, g)))}"
         for g in compose.GROUPS
@@ -135,11 +120,25 @@ def options(root: Path) -> str:
     return (
         "# Options\n\nGiven as `key=value` after the command. Defaults are those of `doit "
         "optimize` without options; a group (`goal=small`) sets several keys at once, and a key "
-        f"beside it wins.\n\n{groups}\n\n{table(('option', 'default', 'meaning'), rows())}"
+        f"beside it wins.\n\n{groups}\n\n"
+        f"{markdown_table(('option', 'default', 'meaning'), option_rows(root))}"
     )
 
 
-def value_at(config: Config, key: str) -> Any:
+def option_rows(root: Path) -> Iterator[tuple[str, ...]]:
+    """Return option, default and meaning of every option. Raises UserError."""
+    composed, meanings = compose.compose(root, []), option_meanings(root)
+    for key in sorted(compose.keys()):
+        if key.startswith("hardware.") or key.endswith(".name"):
+            continue
+        if key not in meanings:
+            raise UserError(
+                f"docs/guide.md doesn't explain the option {key}: add a row `{key}` to its table"
+            )
+        yield f"`{key}`", f"`{format_value(value_at(composed, key))}`", meanings[key]
+
+
+def value_at(config: Config, key: str) -> object:
     """Return the value of a dotted key; None for an entry that a mapping doesn't have."""
     node: Any = config
     for part in key.split("."):
@@ -147,98 +146,101 @@ def value_at(config: Config, key: str) -> Any:
     return node
 
 
-def shown(value: Any) -> str:
-    """A value as it is written on a command line."""
+def format_value(value: object) -> str:
+    """Return a value as it is written on a command line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ",".join(map(str, value)) + "]"
-    return {None: "null", "": "''"}.get(value, str(value)) if not isinstance(value, dict) else "{}"
+    if isinstance(value, dict):
+        return "{}"
+    return "null" if value is None else str(value) or "''"
 
 
-def command_page(commands: dict[str, str]) -> str:
-    """What `doit` can be told here."""
-    rows = ((f"`doit {name}`", text) for name, text in commands.items())
+def command_page() -> str:
+    """Return every command with what it does."""
+    rows = ((f"`doit {command.name}`", command.doc) for command in COMMANDS)
     return (
         "# Commands\n\n`doit help NAME` lists a command's own options.\n\n"
-        f"{table(('command', 'what it does'), rows)}"
+        f"{markdown_table(('command', 'what it does'), rows)}"
     )
 
 
-def metrics() -> str:
-    """Every metric of result.json."""
+def metric_page() -> str:
+    """Return every metric of result.json."""
     rows = ((f"`{m.name}`", m.unit, m.better, m.meaning) for m in metric_table.METRICS)
     return (
         "# Metrics\n\nAs they stand in result.json, each with how it was obtained (measured, "
         "estimated, simulated, exact), its standard error or interval, and its protocol. A name "
         "with `second_` before it is the same on `texts.second`.\n\n"
-        f"{table(('metric', 'unit', 'better', 'meaning'), rows)}"
+        f"{markdown_table(('metric', 'unit', 'better', 'meaning'), rows)}"
     )
 
 
-def stages() -> str:
-    """What steps are made of: every built-in entry point with the first sentence of its module."""
+def stage_page() -> str:
+    """Return every built-in stage, probe, planner and export, each with a sentence."""
     parts = [
         "# Stages, probes, planners, exports\n\nEach is one file, found by an entry point; a "
         "package of your own adds more in the same way.\n"
     ]
     for group in STAGE_GROUPS:
-        rows = (
-            (f"`{e.name}`", first_sentence(e.load()))
-            for e in plugins.own()
+        rows = sorted(
+            (f"`{e.name}`", module_summary(e.load()))
+            for e in plugins.own_entry_points()
             if e.group == f"sintra.{group}"
         )
         parts.append(
-            f"\n## {group.capitalize()}\n\n{table(('name', 'what it does'), iter(sorted(rows)))}"
+            f"\n## {group.capitalize()}\n\n{markdown_table(('name', 'what it does'), rows)}"
         )
     return "".join(parts)
 
 
-def first_sentence(thing: Any) -> str:
-    """Of the module that holds a plugin."""
-    module = inspect.getmodule(getattr(thing, "run", thing))
-    text = " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
-    return text
+def module_summary(plugin: object) -> str:
+    """Return the first paragraph of the docstring of a plugin's module, in one line."""
+    module = inspect.getmodule(getattr(plugin, "run", plugin))
+    return " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
 
 
-def devices(root: Path) -> str:
-    """The profiles of conf/hardware: what they say, and where it is from."""
-    import yaml
-
-    def rows() -> Iterator[tuple[str, ...]]:
-        for path in sorted((root / "conf" / "hardware").glob("*.yaml")):
-            p = yaml.safe_load(path.read_text())
-            yield (
-                f"`{path.stem}`",
-                str(p.get("title", "")),
-                f"{p.get('usable_gb', '')} of {p.get('ram_gb', '')}",
-                str(p.get("bandwidth_gbs", "")),
-                str(p.get("backend", "cpu")),
-            )
-
+def device_page(root: Path) -> str:
+    """Return every device profile of conf/hardware with its main numbers."""
     head = ("profile", "device", "GiB usable", "GB/s", "backend")
     return (
         "# Devices\n\nEach file in conf/hardware names its sources in its comments. How numbers "
-        f"follow from these is in [The device](../device.md).\n\n{table(head, rows())}"
+        "follow from these is in [The device](../device.md).\n\n"
+        f"{markdown_table(head, device_rows(root))}"
     )
 
 
+def device_rows(root: Path) -> Iterator[tuple[str, ...]]:
+    """Return a row for each device profile of conf/hardware."""
+    for path in sorted((root / "conf" / "hardware").glob("*.yaml")):
+        profile = yaml.safe_load(path.read_text())
+        yield (
+            f"`{path.stem}`",
+            str(profile.get("title", "")),
+            f"{profile.get('usable_gb', '')} of {profile.get('ram_gb', '')}",
+            str(profile.get("bandwidth_gbs", "")),
+            str(profile.get("backend", "cpu")),
+        )
+
+
 def message_page(root: Path) -> str:
-    """Every error, by how it ends."""
-    found = messages.messages(Path(__file__).parents[2])
+    """Return every error message, by how it ends the program."""
+    every = messages.read_messages(Path(__file__).parents[2])
     parts = [
         "# Messages\n\nEvery line with which Sintra ends or gives up a step. `{...}` is filled "
         "in. All are read out of the"
         " code.\n"
     ]
     for kind, (title, meaning) in MEANS.items():
-        rows = ((code(m.text), f"`{m.module}`") for m in found if m.kind == kind)
-        parts.append(f"\n## {title}\n\n{meaning}\n\n{table(('message', 'raised in'), rows)}")
+        rows = ((inline_code(m.text), f"`{m.module}`") for m in every if m.kind == kind)
+        table = markdown_table(("message", "raised in"), rows)
+        parts.append(f"\n## {title}\n\n{meaning}\n\n{table}")
     return "".join(parts)
 
 
-def code(text: str) -> str:
-    """As inline code, whatever it holds."""
+def inline_code(text: str) -> str:
+    """Return a text as inline code of Markdown, also where it has a backtick."""
     fence = "``" if "`" in text else "`"
     space = " " if fence == "``" else ""
     return f"{fence}{space}{' '.join(text.split())}{space}{fence}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sintra.config.study import Study
+from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Failure, Measurement
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
@@ -49,7 +50,9 @@ def lesson(known: list[Candidate]) -> Lesson | None:
     pairs = {m: [(c.find(m), c.find(m + ESTIMATED)) for c in known] for m in (RAM, SPEED)}
     ram = [a.value - b.value for a, b in pairs[RAM] if a and b]
     speed = [math.log(a.value / b.value) for a, b in pairs[SPEED] if a and b]
-    full = [(c.recipe.name, value) for c in known if overfull(c) and (value := c.value(RAM))]
+    full = [
+        (variant_name(c.recipe), value) for c in known if overfull(c) and (value := c.value(RAM))
+    ]
     if not (ram or speed or full):
         return None
     import statistics  # not on the no-op path
@@ -130,7 +133,7 @@ def lines(order: list[Candidate]) -> Iterator[str]:
         if speed and speed.how == "measured":
             said.insert(0, f"{speed.value:.3g} tokens/s ({_before(candidate, SPEED, 1)} estimated)")
         yield (
-            f"measured on {ram.where}: {candidate.recipe.name}, "
+            f"measured on {ram.where}: {variant_name(candidate.recipe)}, "
             f"{', '.join(said + conditions(candidate))}"
         )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
-from sintra.formats.gguf.chat_template import read_chat_format
+from sintra.core.recipe import Recipe, variant_name
+from sintra.formats.gguf.chat_template import read_chat
 from sintra.store.files import hash_file
 
 DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for
@@ -79,7 +79,7 @@ class AnsweringModel:
         provenance: Provenance = {
             "study": self.result["study"],
             "model": self.result["model"],
-            "variant": Recipe.of(winner["recipe"]).name,
+            "variant": variant_name(Recipe.of(winner["recipe"])),
             "sha256": winner["artifact"]["sha256"],
             "bytes": winner["artifact"]["bytes"],
         }

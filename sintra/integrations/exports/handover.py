@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Artifact, Measurement
 from sintra.store.files import hash_file
 from sintra.store.store import Store
@@ -69,6 +69,11 @@ class DeliveredModel:
     def status(self) -> str:
         """Return the study's status: met, unmet, infeasible or undecided."""
         return str(self.result["status"])
+
+    @property
+    def variant(self) -> str:
+        """Return the name of the winner's recipe."""
+        return variant_name(self.recipe)
 
     @property
     def title(self) -> str:

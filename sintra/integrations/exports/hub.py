@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from sintra import __version__
 from sintra.core.errors import Transient
-from sintra.formats.gguf.chat_template import read_chat_format
-from sintra.formats.gguf.header import open_gguf
+from sintra.core.metrics import METRICS, metrics_in
+from sintra.core.recipe import variant_name
+from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.header import reader as open_reader
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
@@ -30,25 +32,6 @@ from sintra.store.store import Store
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
-SHOWN = (
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "same_top",
-    "ppl_ratio",
-    "bits_per_byte",
-    "device_tg_tps",
-    "device_pp_tps",
-    "device_ram_bytes",
-    "tg_tps",
-    "pp_tps",
-    "ram_peak_bytes",
-)
-INDEXED = {
-    "kld_mean": "Mean KL divergence to the 16-bit model (nats)",
-    "same_top": "Share of equal top tokens",
-    "ppl_ratio": "Perplexity over the 16-bit model's",
-}
 Metadata = dict[str, str | int | float]  # GGUF key -> value
 
 
@@ -79,7 +62,7 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
 
 def gguf_stem(winner: DeliveredModel) -> str:
     """Return model-recipe, as the hub's GGUF files are called."""
-    return re.sub(r"[^\w.-]+", "-", f"{winner.model_name}-{winner.recipe.name}")
+    return re.sub(r"[^\w.-]+", "-", f"{winner.model_name}-{variant_name(winner.recipe)}")
 
 
 def base_repository(winner: DeliveredModel) -> str | None:
@@ -100,7 +83,7 @@ def gguf_metadata(winner: DeliveredModel, license: str) -> Metadata:
         "general.name": winner.model_name,
         "general.basename": winner.model_name,
         "general.quantized_by": f"Sintra {__version__}",
-        "general.description": f"{winner.recipe.name}, made for {winner.hardware['title']}",
+        "general.description": f"{variant_name(winner.recipe)}, made for {winner.hardware['title']}",
         "sintra.study": winner.study,
         "sintra.recipe": json.dumps(winner.recipe.as_json(), sort_keys=True),
         "sintra.source.kind": winner.source["kind"],
@@ -182,7 +165,9 @@ def model_card(winner: DeliveredModel, target: Path, license: str) -> ModelCard:
         file=target.name,
         digest=hash_file(target),
         size=target.stat().st_size,
-        rows=[winner.measurements[name] for name in SHOWN if name in winner.measurements],
+        rows=[
+            winner.measurements[name] for name in metrics_in("card") if name in winner.measurements
+        ],
         base=base,
         chat=read_chat_format(winner.gguf),
         recipe=json.dumps(winner.recipe.as_json()),
@@ -200,10 +185,10 @@ def model_index(winner: DeliveredModel) -> list[EvalResult]:
             task_type="text-generation",
             dataset_type="report-text",
             dataset_name=f"report text {winner.report_digest[:12]}",
-            metric_type=name,
-            metric_name=title,
-            metric_value=winner.measurements[name].value,
+            metric_type=metric.name,
+            metric_name=metric.index_title,
+            metric_value=winner.measurements[metric.name].value,
         )
-        for name, title in INDEXED.items()
-        if name in winner.measurements
+        for metric in METRICS
+        if metric.index_title and metric.name in winner.measurements
     ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sintra.formats.gguf.chat_template import read_chat_format
+from sintra.core.recipe import variant_name
+from sintra.formats.gguf.chat_template import read_chat
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
@@ -54,9 +55,7 @@ def app_source(winner: DeliveredModel, title: str) -> str:
     """Return app.py: a chat where the model has a chat template, else a text that goes on."""
     chat = read_chat_format(winner.gguf)
     kld = winner.measurements.get("kld_mean")
-    description = (
-        f"{winner.recipe.name}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
-    )
+    description = f"{variant_name(winner.recipe)}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
     description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
     values = {
         "title": title,

@@ -144,10 +144,6 @@ class Feed:
         return lines
 
 
-# The feed of this process, for what makes studies' events.
-FEED = Feed()
-
-
 def create_event_file(conf: Mapping[str, Any], root: Path, cache: Path) -> Path:
     """Create a file of events with its header; remove what old runs left. Raises OSError."""
     folder = cache / FOLDER

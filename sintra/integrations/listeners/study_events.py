@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from sintra.build.graph import Graph
 from sintra.config.options import unnamed
 from sintra.core import process
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Level
 from sintra.integrations.listeners.feed import Feed, StudyFeed
 from sintra.results import outputs, result
@@ -124,7 +124,7 @@ def start_data(workspace: Workspace) -> StartData:
 def round_data(study_round: Round) -> RoundData:
     """Return a round without the bulk of its proposals."""
     proposals: list[ProposalData] = [
-        {"name": p.recipe.name, "level": p.level, "author": p.author, "why": p.why}
+        {"name": variant_name(p.recipe), "level": p.level, "author": p.author, "why": p.why}
         for p in round_files.proposals(study_round)
     ]
     return {"proposals": proposals, "stop": study_round["stop"]}
@@ -139,7 +139,7 @@ def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> l
     recipes = {p.recipe for p in proposals if p.level in LEVELS}
     return [
         result.row(candidate, workspace.study.goal)
-        | {"name": candidate.recipe.name, "measured_in": len(rounds)}
+        | {"name": variant_name(candidate.recipe), "measured_in": len(rounds)}
         for candidate in candidates.candidates(graph, workspace.store, rounds)
         if candidate.recipe in recipes
     ]
@@ -149,7 +149,7 @@ def end_data(study_result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result without its other candidates; its winner gets a name."""
     winner = study_result["winner"]
     if winner:
-        winner = {**winner, "name": Recipe.of(winner["recipe"]).name}
+        winner = {**winner, "name": variant_name(Recipe.of(winner["recipe"]))}
     data = {k: v for k, v in study_result.items() if k not in UNPUBLISHED}
     return data | {"winner": winner}
 
@@ -170,7 +170,7 @@ def close_feed(studies: Iterable[StudyEvents], feed: Feed, failures: list[str]) 
     failures: what went wrong in this run, a text each. Where something did, studies that have
     stopped without an end are published as failed, but not those that the user stopped.
     """
-    if failures and not process.TOLD.is_set():
+    if failures and not process.STOP_REQUESTED.is_set():
         for events in studies:
             events.publish_failure(failures[-1])
     return feed.close()

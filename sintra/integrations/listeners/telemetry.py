@@ -108,7 +108,9 @@ def telemetry_record(kind: str, result: Mapping[str, Any]) -> TelemetryRecord:
     """
     winner, steps = result.get("winner") or {}, result.get("steps") or {}
     profiles = {path.stem for path in (source_folder() / "conf" / "hardware").glob("*.yaml")}
-    planners = {e.name for e in plugins.own() if e.group == "sintra.planners"} | {"study"}
+    planners = {e.name for e in plugins.own_entry_points() if e.group == "sintra.planners"} | {
+        "study"
+    }
     return {
         "schema": 1,
         "day": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -1,1 +1,1 @@
-"""A language model as an adviser: the line to it, its budget, its replies, what it may say."""
+"""A language model as an adviser: connection, budget, replies, and what it may say."""

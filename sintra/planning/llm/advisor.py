@@ -1,5 +1,5 @@
-"""A study's line to its language model: the endpoint, the budgets over all runs of the study, the
-replies that are kept.
+"""A study's connection to its language model: the endpoint, the budgets over all runs of the study,
+the replies that are kept.
 """
 
 from __future__ import annotations
@@ -8,115 +8,91 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from sintra.config.options import PlannerConf
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.errors import UserError
-from sintra.planning.llm.budget import Limits, Spent
-from sintra.planning.llm.client import Endpoint, ask
+from sintra.planning.llm.budget import Budget, Spending, TokenPrices
+from sintra.planning.llm.client import Endpoint, LlmClient
+from sintra.planning.state import JsonObject
 from sintra.store.files import write_atomic
-
-RUN: list[Spent] = []  # what this process has spent, for result.json
-
-
-def run_total() -> dict[str, float]:
-    """Calls, tokens and US dollars of this process."""
-    return {
-        "calls": sum(s.calls for s in RUN),
-        "tokens": sum(s.tokens for s in RUN),
-        "usd": round(sum(s.usd for s in RUN), 6),
-    }
 
 
 @dataclass
 class Advisor:
-    """folder: of the study; replies: where answers are kept; live: whether calls may be made (a dry
-    run only reads).
-    """
+    """A study's language model in one run."""
 
-    folder: Path
-    replies: Path
-    endpoint: Endpoint
-    limits: Limits
-    prices: dict[str, float] | None
-    say: Callable[[str], None]
-    live: bool = True
-    silent: bool = field(default=False)
+    client: LlmClient  # the endpoint with its budget, prices and kept replies
+    folder: Path  # of the study, where llm.json says what all its runs have spent
+    live: bool = True  # whether calls may be made; a dry run only reads kept replies
+    silent: bool = False  # whether it is asked no more in this run
+    spending: list[Spending] = field(default_factory=list)  # of this run, an entry for each reply
 
     @staticmethod
     def of(
-        options: PlannerConf, folder: Path, replies: Path, say: Callable[[str], None], live: bool
+        options: PlannerConf,
+        folder: Path,
+        replies: Path,
+        notify: Callable[[str], None],
+        live: bool,
     ) -> Advisor:
-        """From the planner's options. Raises UserError."""
+        """Read the planner's options. Raises UserError without a usable endpoint.
+
+        folder: of the study; replies: where replies are kept; notify: prints a line for the user.
+        """
         url, model = options.base_url, options.model
         if not url or not model:
             raise UserError(
                 "planner=llm and planner=hybrid need planner.base_url=http://HOST/v1 and "
                 "planner.model=NAME"
             )
-        if (
-            urlsplit(url).username
-            or urlsplit(url).query
-            or urlsplit(url).scheme not in ("http", "https")
-        ):
+        parts = urlsplit(url)
+        if parts.username or parts.query or parts.scheme not in ("http", "https"):
             raise UserError(
                 "planner.base_url is http(s)://HOST/v1 without a user or a key: the key comes "
                 "from OPENAI_API_KEY"
             )
-        price_in, price_out = options.price_input, options.price_output
-        prices = None
-        if price_in is not None and price_out is not None:
-            prices = {"input": price_in, "output": price_out}
         endpoint = Endpoint(url, model, options.timeout_s, options.max_reply_tokens)
-        limits = Limits(options.max_calls, options.max_tokens, options.max_usd)
-        return Advisor(
-            folder, replies, endpoint, limits if live else Limits(0, 0, 0.0), prices, say, live
-        )
+        budget = Budget(options.max_calls, options.max_tokens, options.max_usd)
+        prices = TokenPrices.of(options.price_input, options.price_output)
+        client = LlmClient(endpoint, budget if live else Budget(0, 0, 0.0), replies, notify, prices)
+        return Advisor(client, folder, live)
 
-    def ask(self, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any] | None:
-        """The model's answer, from what is kept where it was asked the same before; None on
-        trouble, which is said once and ends the asking for this run.
+    def ask(self, system: str, user: str, schema: JsonObject) -> JsonObject | None:
+        """Return the model's reply, from the kept ones where it was asked the same before.
+
+        None on trouble, which the user is told once and which ends the asking for this run.
         """
         if self.silent:
             return None
-        before = self.spent()
-        reply = ask(
-            self.endpoint,
-            system,
-            user,
-            schema,
-            self.limits,
-            before,
-            self.replies,
-            self.say,
-            self.prices,
-        )
-        used = Spent(
-            reply.spent.calls - before.calls,
-            reply.spent.tokens - before.tokens,
-            reply.spent.usd - before.usd,
-        )
+        before = self.study_spending()
+        reply = self.client.ask(system, user, schema, before)
+        used = reply.spending.minus(before)
         if used.calls:
-            RUN.append(used)
-            write_atomic(self.folder / "llm.json", sealed(json.dumps(asdict(reply.spent)) + "\n"))
+            self.spending.append(used)
+            text = json.dumps(asdict(reply.spending)) + "\n"
+            write_atomic(self.folder / "llm.json", sealed(text))
         if reply.data is None:
             self.silent = True
             if self.live:
-                self.say(f"without the language model: {reply.trouble}")
+                self.client.notify(f"without the language model: {reply.trouble}")
         return reply.data
 
-    def hush(self) -> None:
-        """Ask no more in this run."""
+    def stop_asking(self) -> None:
+        """Make no more calls in this run."""
         self.silent = True
 
-    def spent(self) -> Spent:
-        """By all runs of the study."""
+    def study_spending(self) -> Spending:
+        """Return what all runs of the study have spent.
+
+        The whole budget where llm.json can't be read, so that no more is spent.
+        """
         try:
             data = unsealed((self.folder / "llm.json").read_bytes())
-            return Spent(**(data or {}))
+            return Spending(**(data or {}))
         except FileNotFoundError:
-            return Spent(0, 0, 0.0)
-        except (TypeError, OSError):  # who knows what was spent: nothing more is
-            return Spent(self.limits.max_calls, self.limits.max_tokens, self.limits.max_usd or 0.0)
+            return Spending(0, 0, 0.0)
+        except (TypeError, OSError):
+            budget = self.client.budget
+            return Spending(budget.max_calls, budget.max_tokens, budget.max_usd or 0.0)

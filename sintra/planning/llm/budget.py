@@ -5,120 +5,140 @@ offline.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-PRIVATE = (".localhost", ".local", ".internal")
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 MILLION = 1_000_000
-FRAME = 64  # tokens that a chat template puts around the messages, at most
+FRAME_TOKENS = 64  # that a chat template puts around the messages, at most
+CHARACTERS_PER_TOKEN = 4  # about
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What may be spent in all. max_usd None: no limit on money; 0 in any of them: no call."""
+class Budget:
+    """What all calls of a study may cost; 0 in any of them: no call."""
 
     max_calls: int
-    max_tokens: int
-    max_usd: float | None
+    max_tokens: int  # in both directions
+    max_usd: float | None  # None: no limit on money
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What was spent: requests that reached the server, tokens in both directions, US dollars."""
+class Spending:
+    """What calls have cost."""
 
-    calls: int
-    tokens: int
+    calls: int  # requests that reached the server
+    tokens: int  # in both directions
     usd: float
 
-    def plus(self, other: Spent) -> Spent:
-        """Both together."""
-        return Spent(self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd)
+    def plus(self, other: Spending) -> Spending:
+        """Return both together."""
+        return Spending(self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd)
+
+    def minus(self, other: Spending) -> Spending:
+        """Return what was spent beyond an earlier spending."""
+        return Spending(self.calls - other.calls, self.tokens - other.tokens, self.usd - other.usd)
 
 
-def refusal(
-    limits: Limits,
-    spent: Spent,
-    prompt_tokens_estimate: int,
-    max_reply_tokens: int,
-    model: str,
-    prices_override: Mapping[str, float] | None,
-    base_url: str = "",
-) -> str | None:
-    """Why this call may not be made, in one line, or None; the reply is taken to be as long as it
-    may be.
-    """
-    tokens = prompt_tokens_estimate + max_reply_tokens
-    if limits.max_calls <= spent.calls:
-        return f"planner.max_calls is {limits.max_calls}, {spent.calls} were made"
-    if limits.max_tokens < spent.tokens + tokens:
-        return (
-            f"planner.max_tokens is {limits.max_tokens}: {spent.tokens} are spent, the next call "
-            f"may take {tokens}"
-        )
-    if limits.max_usd is None:
+@dataclass(frozen=True)
+class TokenPrices:
+    """The user's prices, in US dollars per million tokens."""
+
+    input: float
+    output: float
+
+    @staticmethod
+    def of(input_price: float | None, output_price: float | None) -> TokenPrices | None:
+        """Return the prices, or None unless both are set."""
+        if input_price is None or output_price is None:
+            return None
+        return TokenPrices(input_price, output_price)
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What the tokens of a model cost."""
+
+    model: str
+    prices: TokenPrices | None = None  # instead of the price table
+    base_url: str = ""  # of the endpoint
+
+    def usd(self, input_tokens: int, output_tokens: int) -> float | None:
+        """Return US dollars, by the user's prices or the price table; None: unknown.
+
+        A model that is in no table costs nothing on a private host.
+        """
+        if self.prices is not None:
+            total = input_tokens * self.prices.input + output_tokens * self.prices.output
+            return total / MILLION
+        listed = self.listed_usd(input_tokens, output_tokens)
+        return 0.0 if listed is None and is_private(self.base_url) else listed
+
+    def listed_usd(self, input_tokens: int, output_tokens: int) -> float | None:
+        """Return US dollars by genai-prices, whose data come with the package; None: not listed.
+
+        The provider at this address first, else whose model it is.
+        """
+        from genai_prices import Usage, calc_price  # not on the no-op path
+
+        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        for address in (bare_url(self.base_url), None):
+            try:
+                return float(calc_price(usage, self.model, provider_api_url=address).total_price)
+            except LookupError:
+                continue
         return None
-    if limits.max_usd <= 0:
-        return f"planner.max_usd is {limits.max_usd:g}: no call is made"
-    usd = price(model, prompt_tokens_estimate, max_reply_tokens, prices_override, base_url)
+
+
+def refusal_reason(
+    budget: Budget, spending: Spending, prompt_tokens: int, reply_tokens: int, tariff: Tariff
+) -> str | None:
+    """Say in one line why a call may not be made, or return None where it may.
+
+    prompt_tokens, reply_tokens: the most that the call can take.
+    """
+    tokens = prompt_tokens + reply_tokens
+    if budget.max_calls <= spending.calls:
+        return f"planner.max_calls is {budget.max_calls}, {spending.calls} were made"
+    if budget.max_tokens < spending.tokens + tokens:
+        return (
+            f"planner.max_tokens is {budget.max_tokens}: {spending.tokens} are spent, the next "
+            f"call may take {tokens}"
+        )
+    if budget.max_usd is None:
+        return None
+    if budget.max_usd <= 0:
+        return f"planner.max_usd is {budget.max_usd:g}: no call is made"
+    usd = tariff.usd(prompt_tokens, reply_tokens)
     if usd is None:
         return (
-            f"the price of {model} is unknown: set planner.price_input and planner.price_output "
-            "(USD per million tokens)"
+            f"the price of {tariff.model} is unknown: set planner.price_input and "
+            "planner.price_output (USD per million tokens)"
         )
-    if not spent.usd + usd <= limits.max_usd:  # so that not-a-number refuses too
+    if not spending.usd + usd <= budget.max_usd:  # so that not-a-number refuses too
         return (
-            f"planner.max_usd is {limits.max_usd:g}: {spent.usd:.6f} are spent, the next call may "
-            f"cost {usd:.6f}"
+            f"planner.max_usd is {budget.max_usd:g}: {spending.usd:.6f} are spent, the next call "
+            f"may cost {usd:.6f}"
         )
     return None
 
 
-def price(
-    model: str,
-    input_tokens: int,
-    output_tokens: int,
-    override: Mapping[str, float] | None,
-    base_url: str = "",
-) -> float | None:
-    """US dollars, by the user's prices per million tokens or the price table; a model that is in no
-    table costs nothing on a private host; None: unknown.
-    """
-    if override is not None:
-        return (input_tokens * override["input"] + output_tokens * override["output"]) / MILLION
-    known = listed(model, input_tokens, output_tokens, base_url)
-    return 0.0 if known is None and private(base_url) else known
+def is_private(base_url: str) -> bool:
+    """Say whether the host is this machine or one on a private network.
 
-
-def listed(model: str, input_tokens: int, output_tokens: int, base_url: str) -> float | None:
-    """By genai-prices, whose data come with the package: the provider at this address first, else
-    whose model it is.
-    """
-    from genai_prices import Usage, calc_price
-
-    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-    for address in (bare(base_url), None):
-        try:
-            return float(calc_price(usage, model, provider_api_url=address).total_price)
-        except LookupError:
-            continue
-    return None
-
-
-def private(base_url: str) -> bool:
-    """Whether the host is this machine or one on a private network, by its address or name alone
-    (nothing is resolved).
+    By its address or name alone: nothing is resolved.
     """
     host = (urlsplit(base_url).hostname or "").rstrip(".")
     try:
         address = ipaddress.ip_address(host.split("%")[0])
         return address.is_loopback or address.is_private
     except ValueError:  # a name; one without a dot is only known inside a network
-        return bool(host) and ("." not in host or host.endswith(PRIVATE))
+        return bool(host) and ("." not in host or host.endswith(PRIVATE_SUFFIXES))
 
 
-def bare(url: str) -> str:
-    """The address without user, password, query and fragment: what may be shown and stored."""
+def bare_url(url: str) -> str:
+    """Return what may be shown of an address: no user, password, query or fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -127,10 +147,10 @@ def bare(url: str) -> str:
 
 
 def most_tokens(texts: Iterable[str]) -> int:
-    """The most tokens that a prompt can have: a token stands for a byte at least."""
-    return sum(len(text.encode(errors="replace")) for text in texts) + FRAME
+    """Return the most tokens that a prompt can have: a token stands for a byte at least."""
+    return sum(len(text.encode(errors="replace")) for text in texts) + FRAME_TOKENS
 
 
 def about_tokens(*texts: str) -> int:
-    """How many tokens texts have, about, where the server doesn't say."""
-    return sum(len(text) for text in texts) // 4 + 1
+    """Return about how many tokens texts have, where the server doesn't say."""
+    return sum(len(text) for text in texts) // CHARACTERS_PER_TOKEN + 1

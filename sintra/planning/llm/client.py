@@ -10,26 +10,48 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sintra.core.canonical import canonical
-from sintra.planning.llm.budget import Limits, Spent, bare, most_tokens, price, refusal
-from sintra.planning.llm.replies import LARGEST, correction, digest, keep, read, recall
-from sintra.planning.llm.wire import Form, Got, asked_as, next_form, send, used
+from sintra.planning.llm.budget import (
+    Budget,
+    Spending,
+    Tariff,
+    TokenPrices,
+    bare_url,
+    most_tokens,
+    refusal_reason,
+)
+from sintra.planning.llm.replies import (
+    MAX_BYTES,
+    Message,
+    correction_messages,
+    load_reply,
+    read_reply,
+    reply_key,
+    store_reply,
+)
+from sintra.planning.llm.wire import (
+    RequestForm,
+    ServerAnswer,
+    next_form,
+    request_arguments,
+    send_request,
+    tokens_used,
+)
+from sintra.planning.state import JsonObject
 
-NO_KEY = "none"  # for servers that need none: the client insists on one
-SECRET = 8  # what is shorter is no secret, and could be any word of a reply
-PATIENCE_S, PAUSE_S = 30.0, 1.0
+NO_KEY = "none"  # for servers that need none: OpenAI's client insists on one
+MIN_KEY = 8  # characters: what is shorter is no secret, and could be any word of a reply
+MAX_WAIT_S, PAUSE_S = 30.0, 1.0  # the longest pause before another try, and the usual one
 RETRIES = {"busy": 2, "failed": 1}
-LINE = 300
-KNOWN: dict[
-    str, Form
-] = {}  # the form that each address was found to take, for as long as this process lives
-Messages = Sequence[dict[str, str]]
+MAX_LINE = 300  # characters of a line for the user
+# The form that each address was found to take, for as long as this process lives.
+FORMS: dict[str, RequestForm] = {}
 
 
 @dataclass(frozen=True)
@@ -43,204 +65,205 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return (
-            f"Endpoint({bare(self.base_url)}, {self.model}, {self.timeout_s:g} s, "
+            f"Endpoint({bare_url(self.base_url)}, {self.model}, {self.timeout_s:g} s, "
             f"{self.max_reply_tokens} tokens)"
         )
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a question. data: holds the schema, None on trouble; spent: what was spent
-    before and by this question.
-    """
+    """What came of a question."""
 
-    data: dict[str, Any] | None
-    spent: Spent
-    cached: bool
-    trouble: str
+    data: JsonObject | None  # holds the schema; None on trouble
+    spending: Spending  # before and by this question
+    cached: bool  # whether it was kept from an earlier question
+    trouble: str  # why there is no data, in one line
 
 
-class Trouble(Exception):
-    """Why there is no answer, in one line."""
+class AskError(Exception):
+    """Why there is no reply, in one line."""
 
 
-def ask(
-    endpoint: Endpoint,
-    system: str,
-    user: str,
-    schema: dict[str, Any],
-    limits: Limits,
-    spent: Spent,
-    replies: Path,
-    say: Callable[[str], None],
-    prices: Mapping[str, float] | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Reply:
-    """The model's answer, from the folder of replies where the same was asked before. Never raises.
+@dataclass(frozen=True)
+class LlmClient:
+    """An endpoint with what may be spent on it and where its replies are kept."""
 
-    spent: before this question, all counted against the limits; prices: US dollars per million
-    tokens, input and output.
-    """
-    talk = Talk(
-        endpoint, schema, limits, spent, prices, lambda text: say(shown(text, endpoint)), sleep
-    )
-    try:
-        key = digest(endpoint.base_url, endpoint.model, system, user, schema)
-        kept = recall(replies, key, schema)
-        if kept is not None:
-            return Reply(kept, spent, True, "")
-        data = talk.answer(
-            [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        )
-    except (Trouble, ImportError) as error:
-        return Reply(None, talk.spent, False, shown(str(error), endpoint))
-    except (
-        Exception
-    ) as error:  # whatever it is, the study goes on without the model; its text may quote a header
-        return Reply(None, talk.spent, False, f"unexpected {type(error).__name__}")
-    if not keep(replies, key, data):
-        talk.say("the language model's reply could not be kept: a rerun will ask again")
-    return Reply(data, talk.spent, False, "")
+    endpoint: Endpoint
+    budget: Budget  # of all calls together
+    replies: Path  # folder of the kept replies
+    notify: Callable[[str], None]  # prints a line for the user
+    prices: TokenPrices | None = None  # instead of the price table
+    sleep: Callable[[float], None] = time.sleep  # seconds
+
+    @property
+    def tariff(self) -> Tariff:
+        """Return what the endpoint's tokens cost."""
+        return Tariff(self.endpoint.model, self.prices, self.endpoint.base_url)
+
+    def ask(self, system: str, user: str, schema: JsonObject, spending: Spending) -> Reply:
+        """Return the model's reply, from the kept ones where the same was asked before.
+
+        spending: before this question, all counted against the budget. Never raises.
+        """
+        endpoint, question = self.endpoint, Question(self, schema, spending)
+        try:
+            key = reply_key(endpoint.base_url, endpoint.model, system, user, schema)
+            cached = load_reply(self.replies, key, schema)
+            if cached is not None:
+                return Reply(cached, spending, True, "")
+            data = question.answer(
+                [{"role": "system", "content": system}, {"role": "user", "content": user}]
+            )
+        except (AskError, ImportError) as error:
+            return Reply(None, question.spending, False, redact(str(error), endpoint))
+        except Exception as error:
+            # Whatever it is, the study goes on without the model. Its text may quote a header.
+            trouble = f"unexpected {type(error).__name__}"
+            return Reply(None, question.spending, False, trouble)
+        if not store_reply(self.replies, key, data):
+            question.notify("the language model's reply could not be kept: a rerun will ask again")
+        return Reply(data, question.spending, False, "")
 
 
 @dataclass
-class Talk:
-    """One question on its way, and what was spent so far."""
+class Question:
+    """One question on its way."""
 
-    endpoint: Endpoint
-    schema: dict[str, Any]
-    limits: Limits
-    spent: Spent
-    prices: Mapping[str, float] | None
-    say: Callable[[str], None]
-    sleep: Callable[[float], None]
+    client: LlmClient
+    schema: JsonObject  # of the reply
+    spending: Spending  # so far
 
-    def answer(self, messages: Messages) -> dict[str, Any]:
-        """A valid reply; the model is told once what is wrong with an invalid one. Raises Trouble."""
-        text, data, wrong = self.reply(messages)
+    def notify(self, line: str) -> None:
+        """Print a line for the user, without secrets."""
+        self.client.notify(redact(line, self.client.endpoint))
+
+    def answer(self, messages: Sequence[Message]) -> JsonObject:
+        """Return a valid reply; the model gets one chance to correct an invalid one.
+
+        Raises AskError.
+        """
+        text, data, reason = self.reply(messages)
         if data is None:
-            self.say(f"the language model's reply was refused ({wrong}): asked once more")
-            _, data, wrong = self.reply([*messages, *correction(text, wrong, self.schema)])
+            self.notify(f"the language model's reply was refused ({reason}): asked once more")
+            correction = correction_messages(text, reason, self.schema)
+            _, data, reason = self.reply([*messages, *correction])
         if data is None:
-            raise Trouble(f"the reply was refused twice: {wrong}")
-        key = secret()
-        if len(key) >= SECRET and key in canonical(data):
-            raise Trouble("the reply has the key in it")
+            raise AskError(f"the reply was refused twice: {reason}")
+        key = api_key()
+        if len(key) >= MIN_KEY and key in canonical(data):
+            raise AskError("the reply has the key in it")
         return data
 
-    def reply(self, messages: Messages) -> tuple[str, dict[str, Any] | None, str]:
-        """What was said, as text and as data, and what is wrong with it. Raises Trouble."""
-        text, finish = said(self.completion(messages))
-        data, wrong = read(text, self.schema)
-        if data is None and finish == "length" and len(text) <= LARGEST:
-            wrong = f"cut off at planner.max_reply_tokens={self.endpoint.max_reply_tokens}"
-        return text, data, wrong
+    def reply(self, messages: Sequence[Message]) -> tuple[str, JsonObject | None, str]:
+        """Return the reply as text and as data, and what is wrong with it. Raises AskError."""
+        text, finish_reason = first_choice(self.completion(messages))
+        data, reason = read_reply(text, self.schema)
+        if data is None and finish_reason == "length" and len(text) <= MAX_BYTES:
+            limit = self.client.endpoint.max_reply_tokens
+            reason = f"cut off at planner.max_reply_tokens={limit}"
+        return text, data, reason
 
-    def completion(self, messages: Messages) -> dict[str, Any]:
-        """The server's answer, in whichever form it takes, after the retries that there are. Raises
-        Trouble.
+    def completion(self, messages: Sequence[Message]) -> JsonObject:
+        """Return the server's answer, in whichever form it takes, after the retries that there are.
+
+        Raises AskError.
         """
-        url, left = bare(self.endpoint.base_url), dict(RETRIES)
-        form = KNOWN.get(url, Form())
+        url, retries = bare_url(self.client.endpoint.base_url), dict(RETRIES)
+        form = FORMS.get(url, RequestForm())
         while True:
-            got = self.request(messages, form)
-            if got.status == 200:
-                KNOWN[url] = form
-                return got.body
-            other = next_form(form, got, self.schema, KNOWN.get(url) == form)
+            answer = self.request(messages, form)
+            if answer.status == 200:
+                FORMS[url] = form
+                return answer.body
+            other = next_form(form, answer, self.schema, FORMS.get(url) == form)
             if other is None:
-                self.pause(got, left)
+                self.pause(answer, retries)
             else:
-                self.say(
+                self.notify(
                     f"{url} doesn't take {form.kind} with {form.limit}: asked for {other.kind} "
                     f"with {other.limit}"
                 )
                 form = other
 
-    def pause(self, got: Got, left: dict[str, int]) -> None:
-        """Wait before the next try, as long as the server asks; raises Trouble where there is none."""
-        kind = "busy" if got.status == 429 else "failed" if got.passing else ""
-        wait = PAUSE_S if got.wait_s is None else got.wait_s
-        trouble = f"{bare(self.endpoint.base_url)}: {got.trouble}"
-        if wait > PATIENCE_S and left.get(kind):
-            raise Trouble(f"{trouble} (it asks to wait {wait:.0f} s)")
-        if not left.get(kind):
-            raise Trouble(trouble)
-        left[kind] -= 1
-        self.say(f"{trouble[:LINE]}; again in {wait:g} s")
-        self.sleep(wait)
+    def pause(self, answer: ServerAnswer, retries: dict[str, int]) -> None:
+        """Wait before the next try, as long as the server asks, and count the try.
 
-    def request(self, messages: Messages, form: Form) -> Got:
-        """One request, if the budget allows the worst of it. Raises Trouble."""
-        e, most = (
-            self.endpoint,
-            most_tokens([*(m["content"] for m in messages), canonical(self.schema)]),
-        )
-        no = refusal(
-            self.limits, self.spent, most, e.max_reply_tokens, e.model, self.prices, e.base_url
-        )
-        if no is not None:
-            raise Trouble(no)
-        with connected(e) as client:
-            got = send(
-                client,
-                asked_as(form, e.model, messages, self.schema, e.max_reply_tokens),
-                e.timeout_s,
-            )
-        if got.sent:
-            self.count(*used(got, messages, most, e.max_reply_tokens))
-        return got
-
-    def count(self, into: int, out: int) -> None:
-        """Add one call to what was spent; what has no price, and no limit on money, counts as
-        nothing.
+        Raises AskError where no try is left.
         """
-        usd = price(self.endpoint.model, into, out, self.prices, self.endpoint.base_url)
-        self.spent = self.spent.plus(Spent(1, into + out, usd or 0.0))
+        kind = "busy" if answer.status == 429 else "failed" if answer.retry else ""
+        wait_s = PAUSE_S if answer.wait_s is None else answer.wait_s
+        trouble = f"{bare_url(self.client.endpoint.base_url)}: {answer.trouble}"
+        if wait_s > MAX_WAIT_S and retries.get(kind):
+            raise AskError(f"{trouble} (it asks to wait {wait_s:.0f} s)")
+        if not retries.get(kind):
+            raise AskError(trouble)
+        retries[kind] -= 1
+        self.notify(f"{trouble[:MAX_LINE]}; again in {wait_s:g} s")
+        self.client.sleep(wait_s)
+
+    def request(self, messages: Sequence[Message], form: RequestForm) -> ServerAnswer:
+        """Make one request, if the budget allows the worst of it. Raises AskError."""
+        endpoint, tariff = self.client.endpoint, self.client.tariff
+        prompt_tokens = most_tokens([*(m["content"] for m in messages), canonical(self.schema)])
+        reply_tokens = endpoint.max_reply_tokens
+        refusal = refusal_reason(
+            self.client.budget, self.spending, prompt_tokens, reply_tokens, tariff
+        )
+        if refusal is not None:
+            raise AskError(refusal)
+        arguments = request_arguments(form, endpoint.model, messages, self.schema, reply_tokens)
+        with openai_client(endpoint) as client:
+            answer = send_request(client, arguments, endpoint.timeout_s)
+        if answer.sent:
+            used = tokens_used(answer, messages, prompt_tokens, reply_tokens)
+            # What has no price, and no limit on money, counts as nothing.
+            usd = tariff.usd(*used) or 0.0
+            self.spending = self.spending.plus(Spending(1, sum(used), usd))
+        return answer
 
 
-def connected(endpoint: Endpoint) -> Any:
-    """A client for one request; the key goes here and nowhere else."""
-    from openai import OpenAI
+def openai_client(endpoint: Endpoint) -> Any:
+    """Return OpenAI's client for one request; the key goes here and nowhere else."""
+    from openai import OpenAI  # not on the no-op path
 
     return OpenAI(
         base_url=endpoint.base_url,
-        api_key=secret() or NO_KEY,
+        api_key=api_key() or NO_KEY,
         max_retries=0,
         timeout=endpoint.timeout_s,
     )
 
 
-def said(body: dict[str, Any]) -> tuple[str, str]:
-    """The text of the first choice and why it ended. Raises Trouble."""
+def first_choice(body: JsonObject) -> tuple[str, str]:
+    """Return the text of a completion's first choice and why it ended. Raises AskError."""
     try:
         choice = body["choices"][0]
         text = choice["message"].get("content")
         return text if isinstance(text, str) else "", str(choice.get("finish_reason"))
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Trouble(
-            f"the answer has no choices: {str(body.get('error') or '')[:LINE]}".rstrip(": ")
+        raise AskError(
+            f"the answer has no choices: {str(body.get('error') or '')[:MAX_LINE]}".rstrip(": ")
         ) from None
 
 
-def secret() -> str:
-    """The key, from the environment; "" where there is none."""
+def api_key() -> str:
+    """Return the key, from the environment; "" where there is none."""
     return (os.environ.get("SINTRA_LLM_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
 
 
-def inside(url: str) -> tuple[str | None, ...]:
-    """What an address may hide."""
+def hidden_parts(url: str) -> tuple[str | None, ...]:
+    """Return the parts of an address that may be secret."""
     try:
         return urlsplit(url).password, urlsplit(url).query
     except ValueError:
         return ()
 
 
-def shown(text: str, endpoint: Endpoint) -> str:
-    """One printable line without the key, and without what an address may hide."""
-    for hidden in (secret(), *inside(endpoint.base_url)):
-        text = text.replace(hidden, "***") if hidden else text
+def redact(text: str, endpoint: Endpoint) -> str:
+    """Return one printable line without the key, and without what an address may hide."""
+    for secret in (api_key(), *hidden_parts(endpoint.base_url)):
+        text = text.replace(secret, "***") if secret else text
     text = re.sub(r"//\S*@", "//", text)
     text = re.sub(r"(https?://[^\s?#]*)[?#]\S*", r"\1", text)
     text = re.sub(r"(?i)\bbearer\s+\S+|\bsk-[\w*-]+", "***", text)
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:LINE]
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:MAX_LINE]

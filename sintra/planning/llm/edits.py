@@ -11,31 +11,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sintra.formats.gguf.sizes import Matrix
 from sintra.planning.solver.problem import Problem
+from sintra.planning.state import JsonObject
 
 ACTIONS = ("pin", "forbid", "allow", "kv", "importance", "drop")
-TYPED = ("pin", "forbid", "allow")
+TYPE_ACTIONS = ("pin", "forbid", "allow")  # those whose value is a tensor type
 CACHES = ("f16", "q8_0", "q4_0")
 SWITCHES = ("on", "off")
-MOST, REASON = 8, 240
+MAX_EDITS = 8
+MAX_REASON = 240  # characters
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit. tensors: a class of tensors or "all"; first, last: blocks; value: a type, a cache
-    type, on or off.
-    """
+    """One change of what the solver may choose from."""
 
-    action: str
-    tensors: str
-    first: int
-    last: int
-    value: str
-    reason: str
-    confidence: float
+    action: str  # one of ACTIONS
+    tensors: str  # a class of tensors, or "all"
+    first: int  # number of the first block
+    last: int  # number of the last block
+    value: str  # a tensor type, a cache type, "on" or "off"
+    reason: str  # one sentence
+    confidence: float  # from 0 to 1
+
+    @property
+    def title(self) -> str:
+        """Return the edit in three words, for the reason why it was refused."""
+        return f"{self.action} {self.tensors} {self.value}"
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,20 @@ class Scope:
     """What edits can name."""
 
     matrices: tuple[Matrix, ...]
-    types: tuple[str, ...]
-    layers: int
+    types: tuple[str, ...]  # tensor types that the solver chooses from
+    layers: int  # number of blocks
 
     @property
     def kinds(self) -> list[str]:
-        """Classes of tensors."""
+        """Return the classes of tensors, sorted."""
         return sorted({m.kind for m in self.matrices})
 
 
-def schema(scope: Scope) -> dict[str, Any]:
-    """The JSON schema of an answer: closed lists wherever there is one."""
-    text = {"type": "string", "maxLength": REASON}
-    block = {
-        "type": "integer",
-        "enum": list(range(scope.layers)),
-    }  # some servers' grammars ignore bounds
+def schema(scope: Scope) -> JsonObject:
+    """Return the JSON schema of a reply: closed lists wherever there is one."""
+    text = {"type": "string", "maxLength": MAX_REASON}
+    # A list of the blocks, since some servers' grammars ignore bounds.
+    block = {"type": "integer", "enum": list(range(scope.layers))}
     fields = {
         "action": {"type": "string", "enum": list(ACTIONS)},
         "tensors": {"type": "string", "enum": ["all", *scope.kinds]},
@@ -74,7 +76,7 @@ def schema(scope: Scope) -> dict[str, Any]:
         "required": list(fields),
         "properties": fields,
     }
-    edits = {"type": "array", "maxItems": MOST, "items": edit}
+    edits = {"type": "array", "maxItems": MAX_EDITS, "items": edit}
     return {
         "type": "object",
         "additionalProperties": False,
@@ -83,36 +85,39 @@ def schema(scope: Scope) -> dict[str, Any]:
     }
 
 
-def parse(data: dict[str, Any], scope: Scope) -> tuple[list[Edit], list[str], str]:
-    """The edits that make sense, why others don't, and why to stop ("": go on)."""
-    good, bad = [], []
-    for row in data["edits"][:MOST]:
-        edit = Edit(**{k: row[k] for k in Edit.__dataclass_fields__})
-        trouble = wrong(edit, scope)
-        if trouble:
-            bad.append(f"{edit.action} {edit.tensors} {edit.value}: {trouble}")
+def parse_reply(reply: JsonObject, scope: Scope) -> tuple[list[Edit], list[str], str]:
+    """Return the edits that make sense, why others don't, and why to stop ("": go on).
+
+    reply: holds the schema.
+    """
+    edits, refusals = [], []
+    for row in reply["edits"][:MAX_EDITS]:
+        edit = Edit(**{name: row[name] for name in Edit.__dataclass_fields__})
+        if reason := refusal_reason(edit, scope):
+            refusals.append(f"{edit.title}: {reason}")
         else:
-            good.append(edit)
-    return good, bad, str(data["stop"]).strip()
+            edits.append(edit)
+    return edits, refusals, str(reply["stop"]).strip()
 
 
-def wrong(edit: Edit, scope: Scope) -> str:
-    """Why an edit means nothing here; "" where it does."""
-    wanted: Sequence[str] = {"kv": CACHES, "importance": SWITCHES}.get(edit.action, scope.types)
-    if edit.action != "drop" and edit.value not in wanted:
-        return f"its value must be one of {', '.join(wanted)}"
+def refusal_reason(edit: Edit, scope: Scope) -> str:
+    """Say why an edit means nothing here; "" where it makes sense."""
+    values: Sequence[str] = {"kv": CACHES, "importance": SWITCHES}.get(edit.action, scope.types)
+    if edit.action != "drop" and edit.value not in values:
+        return f"its value must be one of {', '.join(values)}"
     if edit.first > edit.last:
         return "first lies behind last"
     if edit.action == "drop" and (edit.first != edit.last or not 0 < edit.first < scope.layers - 1):
         return "one inner block can be dropped at a time"
-    if edit.action in TYPED and not chosen(edit, scope.matrices):
+    if edit.action in TYPE_ACTIONS and not edited_rows(edit, scope.matrices):
         return "there is no such tensor in these blocks"
     return ""
 
 
-def chosen(edit: Edit, matrices: Sequence[Matrix]) -> list[int]:
-    """The numbers of the matrices that an edit is about; those outside the blocks only by their own
-    name.
+def edited_rows(edit: Edit, matrices: Sequence[Matrix]) -> list[int]:
+    """Return the numbers of the matrices that an edit is about.
+
+    Those outside the blocks only by their own name.
     """
     inside = [m.block is not None and edit.first <= m.block <= edit.last for m in matrices]
     return [
@@ -123,15 +128,16 @@ def chosen(edit: Edit, matrices: Sequence[Matrix]) -> list[int]:
     ]
 
 
-def applied(
+def apply_edits(
     edits: Sequence[Edit], problem: Problem, matrices: Sequence[Matrix]
 ) -> tuple[Problem, list[str]]:
-    """The problem under the edits, in their order; an edit that would leave a tensor without any
-    type is left out, and named with the reason.
+    """Return the problem under the edits, in their order, and why some were left out.
+
+    An edit that would leave a tensor without any type is left out.
     """
-    table, bad = problem.table, []
-    for edit in (e for e in edits if e.action in TYPED):
-        rows, column = chosen(edit, matrices), table.types.index(edit.value)
+    table, refusals = problem.table, []
+    for edit in (e for e in edits if e.action in TYPE_ACTIONS):
+        rows, column = edited_rows(edit, matrices), table.types.index(edit.value)
         allowed = table.allowed.copy()
         if edit.action == "pin":
             allowed[rows] = False
@@ -139,16 +145,13 @@ def applied(
         if allowed.any(1).all():
             table = replace(table, allowed=allowed)
         else:
-            bad.append(
-                f"{edit.action} {edit.tensors} {edit.value}: some tensor would be left without a "
-                "type"
-            )
-    return replace(problem, table=table), bad
+            refusals.append(f"{edit.title}: some tensor would be left without a type")
+    return replace(problem, table=table), refusals
 
 
-def switches(edits: Sequence[Edit]) -> tuple[str, bool, tuple[int, ...]]:
-    """KV-cache type, importance matrix and dropped blocks, by the last edit on each."""
+def last_switches(edits: Sequence[Edit]) -> tuple[str, bool, tuple[int, ...]]:
+    """Return KV-cache type, importance matrix and dropped blocks, by the last edit on each."""
     kv = next((e.value for e in reversed(edits) if e.action == "kv"), "f16")
-    matrix = next((e.value for e in reversed(edits) if e.action == "importance"), "on")
-    drop = next(((e.first,) for e in reversed(edits) if e.action == "drop"), ())
-    return kv, matrix == "on", drop
+    importance = next((e.value for e in reversed(edits) if e.action == "importance"), "on")
+    dropped = next(((e.first,) for e in reversed(edits) if e.action == "drop"), ())
+    return kv, importance == "on", dropped

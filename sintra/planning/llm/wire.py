@@ -14,126 +14,142 @@ from typing import Any
 
 from sintra.core.canonical import canonical
 from sintra.planning.llm.budget import about_tokens
+from sintra.planning.llm.replies import Message
+from sintra.planning.state import JsonObject
 
-NAME = "edits"
-ABSURD = 10**9  # tokens that no answer has
-BODY = 1 << 20  # bytes of an answer with all that is around the reply
+SCHEMA_NAME = "edits"
+ABSURD_TOKENS = 10**9  # that no answer has
+MAX_BODY = 1 << 20  # bytes of an answer with all that is around the reply
 UNSUPPORTED = (400, 422, 500, 501)  # how servers answer to a form that they don't know
-TIMED_OUT = (
-    408,
-    504,
-    524,
-)  # a proxy gave up waiting: the model behind it may have worked, and been paid
-AFTER = {"json_schema": "json_object", "lengthless": "json_object", "json_object": "plain"}
+# A proxy gave up waiting: the model behind it may have worked, and been paid.
+TIMED_OUT = (408, 504, 524)
+SIMPLER = {"json_schema": "json_object", "lengthless": "json_object", "json_object": "plain"}
 TOO_LONG = re.compile(r"context (size|window|length)")  # no other form makes a question shorter
 LENGTHS = ("minLength", "maxLength")
 PLAIN = "\n\nAnswer with one JSON object that follows this schema, and nothing else:\n"
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a server takes the wish for JSON, and what it calls the longest reply.
-
-    kind: json_schema; lengthless, the same without lengths of strings, which OpenAI's strict mode
-    refuses; json_object with the schema beside it (llama_cpp.server); plain, with the schema in the
-    prompt.
-    """
+class RequestForm:
+    """How a server takes the wish for JSON, and what it calls the longest reply."""
 
     kind: str = "json_schema"
-    limit: str = "max_tokens"
+    """json_schema; lengthless, without the lengths of strings, which OpenAI's strict mode refuses;
+    json_object with the schema beside it (llama_cpp.server); plain, with the schema in the prompt.
+    """
+    limit: str = "max_tokens"  # name of the argument with the longest reply
 
 
 @dataclass(frozen=True)
-class Got:
-    """What came of a request. status: HTTP's, 0 where there is none or the body is of no use.
+class ServerAnswer:
+    """What came of a request."""
 
-    sent: the server was reached; billed: it may have cost something; passing: worth another try;
-    wait_s: what the server asks.
-    """
-
-    status: int
-    body: dict[str, Any] = field(default_factory=dict)
-    trouble: str = ""
-    wait_s: float | None = None
-    sent: bool = True
-    billed: bool = True
-    passing: bool = False
+    status: int  # of HTTP; 0 where there is none or the body is of no use
+    body: JsonObject = field(default_factory=dict)  # of a completion
+    trouble: str = ""  # what is wrong, in one line
+    wait_s: float | None = None  # seconds that the server asks to wait
+    sent: bool = True  # whether the server was reached
+    billed: bool = True  # whether it may have cost something
+    retry: bool = False  # whether it is worth another try
 
 
-class Unusable(Exception):
+class UnusableAnswerError(Exception):
     """An answer with which nothing can be done."""
 
 
-def asked_as(
-    form: Form, model: str, messages: Sequence[dict[str, str]], schema: dict[str, Any], longest: int
+def request_arguments(
+    form: RequestForm,
+    model: str,
+    messages: Sequence[Message],
+    schema: JsonObject,
+    reply_tokens: int,
 ) -> dict[str, Any]:
-    """The arguments of chat.completions.create."""
-    asked: dict[str, Any] = {"model": model, "messages": list(messages), form.limit: longest}
+    """Return the arguments of chat.completions.create."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        form.limit: reply_tokens,
+    }
     if form.kind == "plain":
-        first = messages[0] | {"content": messages[0]["content"] + PLAIN + canonical(schema)}
-        return asked | {"messages": [first, *messages[1:]]}
+        content = messages[0]["content"] + PLAIN + canonical(schema)
+        return arguments | {"messages": [messages[0] | {"content": content}, *messages[1:]]}
     if form.kind == "json_object":
-        return asked | {"response_format": {"type": "json_object", "schema": schema}}
-    sent = lengthless(schema) if form.kind == "lengthless" else schema
-    return asked | {
+        return arguments | {"response_format": {"type": "json_object", "schema": schema}}
+    sent_schema = without_lengths(schema) if form.kind == "lengthless" else schema
+    return arguments | {
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": NAME, "strict": True, "schema": sent},
+            "json_schema": {"name": SCHEMA_NAME, "strict": True, "schema": sent_schema},
         }
     }
 
 
-def next_form(form: Form, got: Got, schema: dict[str, Any], proven: bool) -> Form | None:
-    """The form to try after this answer; None where the form isn't what is wrong. proven: the
-    server took it before.
+def next_form(
+    form: RequestForm, answer: ServerAnswer, schema: JsonObject, proven: bool
+) -> RequestForm | None:
+    """Return the form to try after this answer; None where the form isn't what is wrong.
+
+    proven: the server took the form before.
     """
-    if got.status == 400 and form.limit == "max_tokens" and "max_completion_tokens" in got.trouble:
+    if (
+        answer.status == 400
+        and form.limit == "max_tokens"
+        and "max_completion_tokens" in answer.trouble
+    ):
         return replace(form, limit="max_completion_tokens")
-    if TOO_LONG.search(got.trouble):
+    if TOO_LONG.search(answer.trouble):
         return None
-    if got.status not in UNSUPPORTED or form.kind == "plain" or (proven and got.status >= 500):
+    if answer.status not in UNSUPPORTED or form.kind == "plain":
         return None
-    if form.kind == "json_schema" and got.status == 400 and lengthless(schema) != schema:
+    if proven and answer.status >= 500:
+        return None
+    if form.kind == "json_schema" and answer.status == 400 and without_lengths(schema) != schema:
         return replace(form, kind="lengthless")
-    return replace(form, kind=AFTER[form.kind])
+    return replace(form, kind=SIMPLER[form.kind])
 
 
-def lengthless(schema: Any) -> Any:
-    """The schema without lengths of strings."""
+def without_lengths(schema: Any) -> Any:
+    """Return the schema without lengths of strings."""
     if isinstance(schema, dict):
         return {
-            k: lengthless(v) for k, v in schema.items() if not (k in LENGTHS and isinstance(v, int))
+            k: without_lengths(v)
+            for k, v in schema.items()
+            if not (k in LENGTHS and isinstance(v, int))
         }
-    return [lengthless(v) for v in schema] if isinstance(schema, list) else schema
+    return [without_lengths(v) for v in schema] if isinstance(schema, list) else schema
 
 
-def send(client: Any, asked: dict[str, Any], timeout_s: float) -> Got:
-    """One request, without any retry. Raises only what has nothing to do with the network or the
-    server.
+def send_request(client: Any, arguments: dict[str, Any], timeout_s: float) -> ServerAnswer:
+    """Make one request, without any retry.
+
+    Raises only what has nothing to do with the network or the server.
     """
-    import openai
+    import openai  # not on the no-op path
 
     deadline = time.monotonic() + timeout_s
     try:
         # As a stream of bytes, so that neither a huge answer nor one that drips can hold the study
         # up.
-        with client.chat.completions.with_streaming_response.create(**asked) as response:
-            return Got(200, received(response, deadline))
+        with client.chat.completions.with_streaming_response.create(**arguments) as response:
+            return ServerAnswer(200, read_body(response, deadline))
     except openai.APIStatusError as error:
-        return refused(error)
-    except Unusable as error:
-        return Got(0, trouble=str(error))
+        return answer_of_status(error)
+    except UnusableAnswerError as error:
+        return ServerAnswer(0, trouble=str(error))
     except Exception as error:
-        return broken(error, timeout_s)
+        return answer_of_failure(error, timeout_s)
 
 
-def received(response: Any, deadline: float) -> dict[str, Any]:
-    """The body as JSON. Raises Unusable, TimeoutError."""
+def read_body(response: Any, deadline: float) -> JsonObject:
+    """Return the body as JSON.
+
+    deadline: by time.monotonic. Raises UnusableAnswerError, TimeoutError.
+    """
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
-        if len(body) > BODY:
-            raise Unusable(f"the answer is larger than {BODY} bytes")
+        if len(body) > MAX_BODY:
+            raise UnusableAnswerError(f"the answer is larger than {MAX_BODY} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError
     try:
@@ -141,27 +157,30 @@ def received(response: Any, deadline: float) -> dict[str, Any]:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        raise Unusable("the answer is no chat completion; does planner.base_url end in /v1?")
+        raise UnusableAnswerError(
+            "the answer is no chat completion; does planner.base_url end in /v1?"
+        )
     return data
 
 
-def refused(error: Any) -> Got:
-    """From a status that isn't 200."""
+def answer_of_status(error: Any) -> ServerAnswer:
+    """Return the answer of a status that isn't 200, from openai.APIStatusError."""
     code, body = int(error.status_code), error.body
-    said = body.get("message") if isinstance(body, dict) else None
-    wait = retry_after(error.response.headers.get("retry-after"))
-    return Got(
+    message = body.get("message") if isinstance(body, dict) else None
+    return ServerAnswer(
         code,
-        {},
-        f"HTTP {code}: {said or body or ''}",
-        wait,
+        trouble=f"HTTP {code}: {message or body or ''}",
+        wait_s=parse_retry_after(error.response.headers.get("retry-after")),
         billed=code in TIMED_OUT,
-        passing=code >= 500,
+        retry=code >= 500,
     )
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, which is a number or a date; None where it says nothing."""
+def parse_retry_after(value: str | None) -> float | None:
+    """Return seconds from a Retry-After header, which is a number or a date.
+
+    None where it says nothing.
+    """
     try:
         seconds = float(value or "")
     except ValueError:
@@ -172,49 +191,49 @@ def retry_after(value: str | None) -> float | None:
     return max(0.0, seconds)
 
 
-def used(got: Got, messages: Sequence[dict[str, str]], most: int, longest: int) -> tuple[int, int]:
-    """Tokens in and out: as the server says, else about; the worst for an answer that was lost on
-    the way.
+def tokens_used(
+    answer: ServerAnswer, messages: Sequence[Message], prompt_tokens: int, reply_tokens: int
+) -> tuple[int, int]:
+    """Return the tokens in and out: as the server says, else about.
+
+    The most that it can be (prompt_tokens, reply_tokens) for an answer that was lost on the way.
     """
-    if got.status != 200:
-        return (most, longest) if got.billed else (0, 0)
-    usage = got.body.get("usage")
-    told = (
-        [usage.get(k) for k in ("prompt_tokens", "completion_tokens")]
-        if isinstance(usage, dict)
-        else []
-    )
-    counts = [n for n in told if type(n) is int and 0 <= n < ABSURD]
-    if len(counts) == 2 and sum(counts) > 0:
-        return counts[0], counts[1]
-    return about_tokens(*(m["content"] for m in messages)), about_tokens(
-        str(got.body.get("choices"))
-    )
+    if answer.status != 200:
+        return (prompt_tokens, reply_tokens) if answer.billed else (0, 0)
+    usage = answer.body.get("usage")
+    if isinstance(usage, dict):
+        values = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        counts = [n for n in values if type(n) is int and 0 <= n < ABSURD_TOKENS]
+        if len(counts) == 2 and sum(counts) > 0:
+            return counts[0], counts[1]
+    choices = str(answer.body.get("choices"))
+    return about_tokens(*(m["content"] for m in messages)), about_tokens(choices)
 
 
-def broken(error: Exception, timeout_s: float) -> Got:
-    """From a connection that failed, at the start or on the way. Raises the error again if it is of
-    another kind.
+def answer_of_failure(error: Exception, timeout_s: float) -> ServerAnswer:
+    """Return the answer of a connection that failed, at the start or on the way.
+
+    Raises the error again if it is of another kind.
     """
-    chain = causes(error)
-    names = {
-        c.__name__ for e in chain for c in type(e).__mro__
-    }  # by name: the client's HTTP library has changed before
+    chain = cause_chain(error)
+    # By name: the client's HTTP library has changed before.
+    names = {c.__name__ for e in chain for c in type(e).__mro__}
     if names & {"ConnectError", "ConnectTimeout"}:
-        return Got(
-            0, trouble=f"no connection ({reason(chain)})", sent=False, billed=False, passing=True
-        )
+        trouble = f"no connection ({failure_word(chain)})"
+        return ServerAnswer(0, trouble=trouble, sent=False, billed=False, retry=True)
     if names & {"UnsupportedProtocol", "LocalProtocolError"}:
-        return Got(0, trouble=f"this can't be asked ({reason(chain)})", sent=False, billed=False)
+        trouble = f"this can't be asked ({failure_word(chain)})"
+        return ServerAnswer(0, trouble=trouble, sent=False, billed=False)
     if names & {"TimeoutException", "TimeoutError"}:
-        return Got(0, trouble=f"no answer within planner.timeout_s={timeout_s:g}")
+        return ServerAnswer(0, trouble=f"no answer within planner.timeout_s={timeout_s:g}")
     if names & {"RequestError", "APIConnectionError"}:
-        return Got(0, trouble=f"the connection broke off ({reason(chain)})", passing=True)
+        trouble = f"the connection broke off ({failure_word(chain)})"
+        return ServerAnswer(0, trouble=trouble, retry=True)
     raise error
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from."""
+def cause_chain(error: BaseException) -> list[BaseException]:
+    """Return the error and what it came from."""
     chain = [error]
     while (
         cause := chain[-1].__cause__ or chain[-1].__context__
@@ -223,7 +242,10 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def reason(chain: Sequence[BaseException]) -> str:
-    """The system's own word, or the kind of error: never its text, which may quote a header."""
+def failure_word(chain: Sequence[BaseException]) -> str:
+    """Return the system's own word, or the kind of error.
+
+    Never its text, which may quote a header.
+    """
     words = [e.strerror for e in chain if isinstance(e, OSError) and e.strerror]
     return words[0] if words else type(chain[1] if len(chain) > 1 else chain[0]).__name__

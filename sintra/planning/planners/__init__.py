@@ -1,1 +1,1 @@
-"""Planners: (study, history) -> proposals."""
+"""Planners: functions `propose(study, state)` that return the next round's proposals."""

@@ -4,7 +4,8 @@ After llama.cpp's pull request 15550 (EAddario): per tensor the squared error of
 weighted by the importance matrix and divided by the weights' own norm, times its rows; boosts for
 down-projections (6), attention values (1.25), the output (3) and a tied embedding (2.5); then a
 price on bytes by bisection and greedy upgrades. The mix is built with the study's own rounding.
-Under a limit on quality, which it can't foresee, the size is found by bisection on measured mixes.
+Under a limit on quality, which this error can't predict, the size is found by bisection on measured
+mixes.
 """
 
 from __future__ import annotations
@@ -14,67 +15,75 @@ from dataclasses import replace
 
 from sintra.config.study import Study
 from sintra.core.judge import judge
+from sintra.core.metrics import QUALITY
 from sintra.core.types import Proposal
-from sintra.formats.gguf.sizes import MixSizes
-from sintra.planning.solver.allocate import greedy
-from sintra.planning.solver.groups import weight
-from sintra.planning.solver.mixes import Mix, Plan, spent
-from sintra.planning.solver.problem import QUALITY, Problem
-from sintra.planning.state import History
+from sintra.formats.gguf.sizes import Sizes
+from sintra.planning.solver.allocate import solve_greedily
+from sintra.planning.solver.groups import class_weight
+from sintra.planning.solver.mixes import Mix, MixSettings, evaluations_spent
+from sintra.planning.solver.problem import Problem
+from sintra.planning.state import ModelFacts, PlannerState
 
-CLOSE = 1.01
+CLOSE_SIZES = 1.01  # ratio of sizes at which the bisection ends
 
 
-def propose(study: Study, history: History) -> list[Proposal]:
-    """The next round."""
-    plan = Plan.of(study)
-    plain = replace(plan, rounding="nearest")
-    if not history.tried:
-        return list({(p.recipe, p.level): p for p in plan.files() + plain.files()}.values())
-    plan, plain = plan.made(history), plain.made(history)
-    types = tuple(t for t in plan.types if t in plain.types)
-    plan = replace(plan, types=types)
-    if history.sizes is None or len(types) < 2 or spent(history) >= plan.evaluations:
+def propose(study: Study, state: PlannerState) -> list[Proposal]:
+    """Propose the next round: at most one mix."""
+    settings = MixSettings.of(study)
+    plain = replace(settings, rounding="nearest")
+    if not state.results.attempts:
+        files = settings.propose_files() + plain.propose_files()
+        return list({(p.recipe, p.level): p for p in files}.values())
+    model = state.model
+    settings, plain = settings.with_built_types(model), plain.with_built_types(model)
+    types = tuple(t for t in settings.types if t in plain.types)
+    settings = replace(settings, types=types)
+    sizes, shape = model.sizes, model.shape
+    if sizes is None or shape is None or len(types) < 2:
         return []
-    problem = plan.problem(study, history, errors(plain, history, history.sizes))
-    mix = mix_for(study, history, problem)
-    return (
-        [Proposal(plan.mixed(mix), "the least importance-weighted error of its size", plan.author)]
-        if mix
-        else []
-    )
+    if evaluations_spent(state) >= settings.evaluations:
+        return []
+    problem = settings.problem(study, sizes, shape, boosted_errors(plain, model, sizes))
+    mix = mix_for_limits(study, state, sizes, problem)
+    if mix is None:
+        return []
+    why = "the least importance-weighted error of its size"
+    return [Proposal(settings.mix_recipe(mix), why, settings.author)]
 
 
-def errors(plain: Plan, history: History, sizes: MixSizes) -> Mapping[str, Mapping[str, float]]:
-    """tensor -> type -> boosted error."""
+def boosted_errors(
+    plain: MixSettings, model: ModelFacts, sizes: Sizes
+) -> Mapping[str, Mapping[str, float]]:
+    """Return tensor -> type -> importance-weighted error, boosted by class (class_weight)."""
     tied = "output.weight" not in sizes.by_name
     return {
         m.name: {
-            t: weight(m, tied) * history.distortion[plain.uniform(t)][m.name]["diagonal"]
+            t: class_weight(m, tied) * model.distortion[plain.uniform_recipe(t)][m.name]["diagonal"]
             for t in plain.types
         }
         for m in sizes.matrices
     }
 
 
-def mix_for(study: Study, history: History, problem: Problem) -> Mix | None:
-    """The mix of the limits' size, or of the size halfway between what holds the limits on quality
-    and what breaks them.
+def mix_for_limits(study: Study, state: PlannerState, sizes: Sizes, problem: Problem) -> Mix | None:
+    """Return the mix of the limits' size, or None where there is no further one.
+
+    Under a limit on quality the size lies halfway (geometrically) between the smallest measured mix
+    that holds the limits and the largest that breaks them.
     """
-    table = problem.table
-    limit = problem.size_limit
+    table, limit = problem.table, problem.size_limit
+    highest = float(table.size.max(1).sum())
     if study.goal.optimise not in QUALITY:
-        assert history.sizes is not None
-        rest = history.sizes.rest
-        measured = [c for c in history.candidates if c.recipe.complete and not c.failure]
-        held = [c.value("size_bytes") or 0.0 for c in measured if not judge(c, study.goal).violated]
-        broken = [c.value("size_bytes") or 0.0 for c in measured if judge(c, study.goal).violated]
-        low, high = (
-            max(broken, default=float(table.size.min(1).sum()) + rest),
-            min(held, default=float(table.size.max(1).sum()) + rest),
-        )
-        if high <= low * CLOSE:
+        measured = [c for c in state.results.candidates if c.recipe.complete and not c.failure]
+        holding: list[float] = []  # bytes
+        breaking: list[float] = []
+        for candidate in measured:
+            broken = judge(candidate, study.goal).violated
+            (breaking if broken else holding).append(candidate.value("size_bytes") or 0.0)
+        low = max(breaking, default=float(table.size.min(1).sum()) + sizes.rest)
+        high = min(holding, default=highest + sizes.rest)
+        if high <= low * CLOSE_SIZES:
             return None
-        limit = min(limit, (low * high) ** 0.5 - rest)
-    chosen = greedy(table, table.damage, table.size, min(limit, float(table.size.max(1).sum())))
-    return table.mix(chosen) if chosen else None
+        limit = min(limit, (low * high) ** 0.5 - sizes.rest)
+    choice = solve_greedily(table, table.loss, table.size, min(limit, highest))
+    return table.mix(choice) if choice else None

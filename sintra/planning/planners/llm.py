@@ -1,9 +1,9 @@
-"""A language model's advice, realised by the solver: `llm` asks before the probes, `hybrid` after
+"""A language model's advice, realized by the solver: `llm` asks before the probes, `hybrid` after
 the solver has done its own.
 
-The model's edits narrow or widen what the solver may choose from; the solver solves under them,
-prices and foresees the mix. What can't be parsed, leaves no mix, or was tried already is refused,
-with the reason told once. At most TRIALS mixes are measured for it, beside the solver's own
+The model's edits narrow or widen what the solver may choose from; the solver solves under them and
+predicts the mix. What can't be parsed, leaves no mix, or was tried already is refused, and the
+model is given the reason once. At most TRIALS mixes are measured for it, beside the solver's own
 evaluations, which all still happen: advice can add a candidate, never take one away. Whatever goes
 wrong with the endpoint, the study goes on with the solver.
 """
@@ -11,163 +11,155 @@ wrong with the endpoint, the study goes on with the solver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sintra.config.study import Study
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
 from sintra.planning.llm import prompt
-from sintra.planning.llm.edits import Edit, Scope, applied, parse, schema, switches
-from sintra.planning.solver.finishing import finishing
-from sintra.planning.solver.mixes import Mix, Plan, mix_of, without
+from sintra.planning.llm.edits import Edit, Scope, apply_edits, last_switches, parse_reply, schema
+from sintra.planning.solver.finishing import propose_end
+from sintra.planning.solver.improvement import propose_improvement, sample_mixes
+from sintra.planning.solver.mixes import Mix, cut_mix, mix_of
 from sintra.planning.solver.problem import Problem
-from sintra.planning.solver.search import (
-    drawn,
-    foreseen,
-    guards,
-    improving,
-    opened,
-    proposal,
-    solved,
-)
-from sintra.planning.solver.surrogate import Surrogate
-from sintra.planning.state import ADVISER, EXPLORER, History
+from sintra.planning.solver.search import Search, open_search
+from sintra.planning.state import ADVISER, EXPLORER, AskModel, PlannerState
 
-TRIALS, ATTEMPTS = 2, 2
-BESIDE = (
-    "kv",
-    "importance",
-    "drop",
-    "no_attention",
-)  # what makes two recipes differ beside the mix
-AGAIN = (
-    "these edits lead to a variant that was measured already",
-    "these edits lead to a variant within noise of one that was measured already",
-)
+TRIALS = 2  # mixes that are measured on advice in a study
+ATTEMPTS = 2  # questions in a row for one mix
+ALIKE = 0.03  # part of the tensors in which two mixes may differ and still count as alike
+LINE = 300  # characters of a line for the user
+BESIDE_MIX = ("kv", "importance", "drop", "no_attention")  # fields of a recipe beside its types
+MEASURED = "these edits lead to a variant that was measured already"
+WITHIN_NOISE = "these edits lead to a variant within noise of one that was measured already"
 
 
-def propose(study: Study, history: History) -> list[Proposal]:
-    """The next round."""
-    plan, model, first = opened(study, history)
-    if not history.tried or model is None:
+def propose(study: Study, state: PlannerState) -> list[Proposal]:
+    """Propose the next round."""
+    search, first = open_search(study, state)
+    if search is None:
         return first
     if study.planner.name == "llm":
-        return advised(study, plan, history, model) or first or own(study, plan, history, model)
-    better = first or improving(study, plan, history, model)
-    better = (
-        better or advised(study, plan, history, model) or finishing(study, plan, history, model)
-    )
-    return better or guards(study, plan, history)
+        return (
+            propose_advised(search) or first or propose_improvement(search) or propose_end(search)
+        )
+    return first or propose_improvement(search) or propose_advised(search) or propose_end(search)
 
 
-def own(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """The solver's next word."""
-    better = improving(study, plan, history, model) or finishing(study, plan, history, model)
-    return better or guards(study, plan, history)
+@dataclass
+class Refusals:
+    """Why the edits of the last reply could not be used."""
+
+    reasons: list[str]
+    repeated: bool = False  # whether any edits so far led to what was measured already
 
 
-def advised(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One mix by the model's advice, or none: after TRIALS mixes, without an endpoint, on trouble,
-    on repetition.
+def propose_advised(search: Search) -> list[Proposal]:
+    """Propose one mix by the model's advice, or none.
+
+    None after TRIALS mixes, without an endpoint, on trouble, and on repetition.
     """
-    if (
-        history.ask is None
-        or history.sizes is None
-        or history.advice >= TRIALS
-        or not history.layers
-    ):
+    adviser, layers = search.state.adviser, search.state.model.layers
+    if adviser.ask is None or adviser.evaluations >= TRIALS or not layers:
         return []
-    scope = Scope(history.sizes.matrices, plan.types, history.layers)
-    refused: list[str] = []
-    looped = False
+    scope = Scope(search.sizes.matrices, search.settings.types, layers)
+    refusals = Refusals([])
     for _ in range(ATTEMPTS):
-        text = prompt.user(study, history, model, TRIALS - history.advice, refused)
-        reply = history.ask(prompt.system(), text, schema(scope))
-        if reply is None:
+        edits = ask_for_edits(search, adviser.ask, scope, refusals)
+        if edits is None:
             return []
-        edits, refused, stop = parse(reply, scope)
-        if stop and not edits:
-            history.say(f"the language model has nothing to add: {prompt.plain(stop)}")
-            history.hush()
-            return []
-        made = realised(study, plan, history, model, edits, refused)
-        if isinstance(made, Proposal):
-            return [made]
-        refused, looped = [*refused, *([made] if made else [])], looped or made in AGAIN
-    history.hush()
-    history.say(
-        "the language model's advice could not be used: "
-        + "; ".join(refused or ["it gave no edits"])[:300]
-    )
-    return explored(study, plan, history, model) if looped else []
+        outcome = realize_edits(search, edits, refusals.reasons)
+        if isinstance(outcome, Proposal):
+            return [outcome]
+        refusals.reasons += [outcome] if outcome else []
+        refusals.repeated |= outcome in (MEASURED, WITHIN_NOISE)
+    adviser.stop_asking()
+    reasons = "; ".join(refusals.reasons or ["it gave no edits"])[:LINE]
+    adviser.notify(f"the language model's advice could not be used: {reasons}")
+    return propose_untried(search) if refusals.repeated else []
 
 
-def realised(
-    study: Study,
-    plan: Plan,
-    history: History,
-    model: Surrogate,
-    edits: Sequence[Edit],
-    trouble: list[str],
-) -> Proposal | str:
-    """The best mix under the edits as a proposal, or why there is none; edits that had to be left
-    out are added to the trouble.
+def ask_for_edits(
+    search: Search, ask: AskModel, scope: Scope, refusals: Refusals
+) -> list[Edit] | None:
+    """Ask the model once; None on trouble and where it has nothing to add.
+
+    The reasons why edits of the reply mean nothing replace those of the reply before.
+    """
+    adviser = search.state.adviser
+    trials_left = TRIALS - adviser.evaluations
+    text = prompt.user_prompt(search, trials_left, refusals.reasons)
+    reply = ask(prompt.system_prompt(), text, schema(scope))
+    if reply is None:
+        return None
+    edits, refusals.reasons, stop = parse_reply(reply, scope)
+    if stop and not edits:
+        adviser.notify(f"the language model has nothing to add: {prompt.plain_text(stop)}")
+        adviser.stop_asking()
+        return None
+    return edits
+
+
+def realize_edits(search: Search, edits: Sequence[Edit], reasons: list[str]) -> Proposal | str:
+    """Return the best mix under the edits as a proposal, or why there is none.
+
+    Why edits had to be left out is added to `reasons`. "" where there are no edits.
     """
     if not edits:
         return ""
-    assert history.sizes is not None
-    matrices = history.sizes.matrices
-    kv, matrix, drop = switches(edits)
+    kv, importance, dropped = last_switches(edits)
 
-    def narrowed(problem: Problem) -> Problem:
-        changed, bad = applied(edits, problem, matrices)
-        trouble.extend(bad)
-        return changed
+    def narrow(problem: Problem) -> Problem:
+        narrowed, left_out = apply_edits(edits, problem, search.sizes.matrices)
+        reasons.extend(left_out)
+        return narrowed
 
-    mix = solved(study, plan, history, model, kv=kv, narrowed=narrowed)
+    mix = search.solve(kv=kv, narrow=narrow)
     if mix is None:
         return "no mix holds the limits under these edits"
-    recipe = recipe_of(replace(plan, importance=matrix), mix, kv, drop)
-    if known := repeats(history, model, recipe, mix):
-        return known
-    sure = sum(e.confidence for e in edits) / len(edits)
-    told = "; ".join(
-        f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain(e.reason)}"
+    settings = replace(search.settings, importance=importance)
+    recipe = replace(settings.mix_recipe(cut_mix(mix, dropped)), kv=kv, drop=dropped)
+    if repetition := repeats(search, recipe, mix):
+        return repetition
+    confidence = sum(e.confidence for e in edits) / len(edits)
+    advice = "; ".join(
+        f"{e.action} {e.tensors} {e.first}-{e.last} {e.value}: {prompt.plain_text(e.reason)}"
         for e in edits
     )
-    predicted, text = foreseen(history, model, mix)
-    return Proposal(recipe, f"{told} ({sure:.0%} sure); {text}", ADVISER, "search", predicted, sure)
+    predicted, words = search.predict(mix)
+    why = f"{advice} ({confidence:.0%} sure); {words}"
+    return Proposal(recipe, why, ADVISER, "search", predicted, confidence)
 
 
-def explored(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """In the stead of a model that goes round in circles: a mix that is best in a world drawn from
-    what is not yet known.
-    """
-    for mix in drawn(study, plan, history, model):
-        why = "the language model goes round in circles: a mix that nobody has tried"
-        return [replace(proposal(plan, history, model, mix, why), author=EXPLORER)]
+def propose_untried(search: Search) -> list[Proposal]:
+    """Propose a mix drawn from the model's uncertainty, instead of advice that repeats itself."""
+    for mix in sample_mixes(search):
+        why = "the language model repeats itself: a mix that was not tried yet"
+        return [replace(search.propose(mix, why), author=EXPLORER)]
     return []
 
 
-def recipe_of(plan: Plan, mix: Mix, kv: str, drop: tuple[int, ...]) -> Recipe:
-    """With the switches."""
-    return replace(plan.mixed(without(mix, drop)), kv=kv, drop=drop)
+def repeats(search: Search, recipe: Recipe, mix: Mix) -> str:
+    """Say why a recipe is nothing new; "" where it is.
 
-
-def repeats(history: History, model: Surrogate, recipe: Recipe, mix: Mix) -> str:
-    """Why a recipe is nothing new: the same digest, or foreseen within noise of a measured one that
-    differs in few tensors.
+    It was measured itself, or it is predicted within noise of a measured one that differs in few
+    tensors.
     """
-    if any(recipe == other for other, level in history.tried if level == "search"):
-        return AGAIN[0]
-    for seen in (s for s in history.seen if s.level == "search"):
-        other = mix_of(seen.recipe, model.space)
-        if other is None or any(getattr(seen.recipe, k) != getattr(recipe, k) for k in BESIDE):
+    results, surrogate = search.state.results, search.surrogate
+    if (recipe, "search") in results.attempts:
+        return MEASURED
+    for result in results.text_results:
+        other = mix_of(result.recipe, search.space) if result.level == "search" else None
+        if other is None or differ_beside_mix(result.recipe, recipe):
             continue
-        differ = sum(mix[n] != other[n] for n in mix)
-        kld = seen.metrics["kld_mean"]
-        if differ <= 0.03 * len(mix) and abs(model.predict(mix)[0] - model.predict(other)[0]) < (
-            kld.stderr or 0.0
-        ):
-            return AGAIN[1]
+        different = sum(mix[name] != other[name] for name in mix)
+        change = abs(surrogate.predict(mix)[0] - surrogate.predict(other)[0])
+        noise = result.metrics["kld_mean"].stderr or 0.0
+        if different <= ALIKE * len(mix) and change < noise:
+            return WITHIN_NOISE
     return ""
+
+
+def differ_beside_mix(first: Recipe, second: Recipe) -> bool:
+    """Say whether two recipes differ in more than the types of their tensors."""
+    return any(getattr(first, name) != getattr(second, name) for name in BESIDE_MIX)

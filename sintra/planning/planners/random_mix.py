@@ -8,21 +8,25 @@ import random
 
 from sintra.config.study import Study
 from sintra.core.types import Proposal
-from sintra.planning.solver.mixes import Plan
-from sintra.planning.solver.repair import searched
+from sintra.planning.solver.mixes import MixSettings
+from sintra.planning.solver.repair import TypeChoice, propose_choices
 from sintra.planning.solver.surrogate import Space
-from sintra.planning.state import History
+from sintra.planning.state import PlannerState
 
-BATCH = 4
+BATCH = 4  # mixes per round
 
 
-def propose(study: Study, history: History) -> list[Proposal]:
-    """The next round."""
+def propose(study: Study, state: PlannerState) -> list[Proposal]:
+    """Propose the next round."""
 
-    def choose(plan: Plan, space: Space, count: int, done: int) -> list[dict[str, int]]:
+    def choose_at_random(
+        settings: MixSettings, space: Space, count: int, done: int
+    ) -> list[TypeChoice]:
         rng = random.Random(f"{study.planner.seed} {done}")
         return [
-            {g: rng.randrange(len(plan.types)) for g in space.group_names} for _ in range(count)
+            {group: rng.randrange(len(settings.types)) for group in space.group_names}
+            for _ in range(count)
         ]
 
-    return searched(study, history, BATCH, choose, "a random mix that fills the limits")
+    why = "a random mix that fills the limits"
+    return propose_choices(study, state, BATCH, choose_at_random, why)

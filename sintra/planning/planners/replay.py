@@ -5,6 +5,7 @@ has every step of it.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,22 @@ from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
-from sintra.planning.state import History
+from sintra.planning.state import PlannerState
 
 
-def propose(study: Study, history: History) -> list[Proposal]:
-    """The next round of a rounds.json, with its authors and reasons; of other files all recipes at
-    once. No planner and no language model is asked. Raises UserError.
+@dataclass(frozen=True)
+class Replay:
+    """What a file says was built."""
+
+    rounds: tuple[tuple[Proposal, ...], ...] = ()  # of a rounds.json
+    recipes: tuple[Recipe, ...] = ()  # of any other file
+
+
+def propose(study: Study, state: PlannerState) -> list[Proposal]:
+    """Propose the next round of a rounds.json, or all recipes of another file at once.
+
+    The authors and reasons of a rounds.json are kept. No planner and no language model is asked.
+    Raises UserError.
     """
     path = Path(study.planner.replay)
     if not path.is_file():
@@ -25,26 +36,25 @@ def propose(study: Study, history: History) -> list[Proposal]:
             f"planner.replay={str(path)!r} is no file: give a recipe.yaml, rounds.json or "
             "result.json from outputs/"
         )
-    data = loaded(path)
-    if isinstance(data, list):
-        rounds = [[Proposal.of(p) for p in r["proposals"]] for r in data]
-        return next(
-            (r for r in rounds if any((p.recipe, p.level) not in history.tried for p in r)), []
-        )
-    if history.candidates:
+    replay = read_replay(path)
+    for proposals in replay.rounds:
+        if any((p.recipe, p.level) not in state.results.attempts for p in proposals):
+            return list(proposals)
+    if state.results.candidates:
         return []
-    return [Proposal(r, f"replayed from {path.name}", "replay") for r in data["recipes"]]
+    return [Proposal(r, f"replayed from {path.name}", "replay") for r in replay.recipes]
 
 
-def loaded(path: Path) -> Any:
-    """A list of rounds, or {"recipes": [...]}. Raises UserError where the file holds neither."""
+def read_replay(path: Path) -> Replay:
+    """Read the rounds or the recipes of a file. Raises UserError where it holds neither."""
     try:
-        data: Any = json.loads(path.read_text()) if path.suffix == ".json" else _yaml(path)
+        data: Any = json.loads(path.read_text()) if path.suffix == ".json" else _read_yaml(path)
         if isinstance(data, list):
-            [Proposal.of(p) for r in data for p in r["proposals"]]
-            return data
+            return Replay(
+                rounds=tuple(tuple(Proposal.of(p) for p in row["proposals"]) for row in data)
+            )
         rows = data["recipes"] if "recipes" in data else [c["recipe"] for c in data["candidates"]]
-        return {"recipes": [Recipe.of(r) for r in rows]}
+        return Replay(recipes=tuple(Recipe.of(row) for row in rows))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError):
         raise UserError(
             f"{path} holds no recipes: expected a recipe.yaml, rounds.json or result.json from "
@@ -52,8 +62,8 @@ def loaded(path: Path) -> Any:
         ) from None
 
 
-def _yaml(path: Path) -> Any:
-    import yaml
+def _read_yaml(path: Path) -> Any:
+    import yaml  # not on the no-op path
 
     try:
         return yaml.safe_load(path.read_text())

@@ -1,3 +1,3 @@
-"""Which tensor gets which type: groups of tensors, a model of the damage, and the cheapest mix
-under limits. Pure.
+"""Which tensor gets which type: tensor groups, a model of the quantization loss, and the cheapest
+mix under limits. Pure.
 """

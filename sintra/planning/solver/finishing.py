@@ -1,5 +1,6 @@
-"""The end of a search: the winner rounded anew block after block (sintra.stages.refine) and tuned
-end to end (sintra.stages.polish), or a smaller mix that so comes under the limit.
+"""The end of a search: the winner refined block after block (sintra.stages.refine) and tuned end to
+end (sintra.stages.polish), or a smaller mix that so comes under the limit; then the stock presets
+of its size, so that nothing is delivered that measured worse.
 """
 
 from __future__ import annotations
@@ -7,72 +8,128 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sintra.config.study import Study
+from sintra.core.judge import ranked
+from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
-from sintra.core.types import Proposal
-from sintra.planning.solver.mixes import Plan
-from sintra.planning.solver.problem import of_quality
-from sintra.planning.solver.search import NOTABLE, incumbent, solved, target
-from sintra.planning.solver.surrogate import Surrogate
-from sintra.planning.state import History
-from sintra.stages.rounding.effort import SMALL, STEPS, given
+from sintra.core.types import Candidate, Proposal
+from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
+from sintra.planning.solver.improvement import NOTABLE_SAVING
+from sintra.planning.solver.problem import is_quality
+from sintra.planning.solver.search import Search
+from sintra.stages.rounding.effort import learning_steps
 
-# What is left of a mix's KLD after finishing, until it has been seen here: rather too much than too
-# little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too, 0.7
-# to 0.8 after polishing).
+# What is left of a mix's KLD after finishing, until it has been measured here: rather too much than
+# too little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too,
+# 0.7 to 0.8 after polishing).
 REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
+FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
+NEAR_SIZE = 0.2  # relative difference in bytes up to which a stock preset is built
 
 
-def finishing(study: Study, plan: Plan, history: History, model: Surrogate) -> list[Proposal]:
-    """One more candidate, twice at most: first a smaller mix, where bytes count and quality is
-    limited; where there is none or it breaks the limit still, the best so far.
+def propose_end(search: Search) -> list[Proposal]:
+    """Propose the finished winner, then the stock presets that it must beat."""
+    return propose_finishing(search) or propose_stock_presets(search)
 
-    Where it failed once (a model too large for this machine) it isn't asked for again.
+
+def propose_finishing(search: Search) -> list[Proposal]:
+    """Propose one more candidate to refine or polish, twice at most.
+
+    First a smaller mix, where bytes count and quality is limited; where there is none or it still
+    breaks the limit, the best so far. Where finishing failed once (a model too large for this
+    machine) it isn't proposed again.
     """
-    options = study.planner
+    options, results = search.study.planner, search.state.results
     refine, polish = options.refine, options.polish
-    if not (refine or polish) or any(c.recipe.finished and c.failure for c in history.candidates):
+    if not (refine or polish) or any(c.recipe.finished and c.failure for c in results.candidates):
         return []
-    lead = incumbent(study, history)
-    done = [recipe for recipe, level in history.tried if recipe.finished and level == "search"]
-    if lead is None or lead.cut or lead.finished or len(done) > 1:
+    incumbent = search.incumbent()
+    done = [recipe for recipe, level in results.attempts if recipe.finished and level == "search"]
+    if incumbent is None or incumbent.cut or incumbent.finished or len(done) > 1:
         return []
-    left = (refined(study, history) if refine else 1.0) * (POLISHED if polish else 1.0)
-    if not done and (smaller := reachable(study, plan, history, model, lead, left)):
+    factor = refining_factor(search) if refine else 1.0
+    factor *= POLISHED if polish else 1.0
+    if not done and (smaller := propose_smaller_mix(search, incumbent, factor)):
         return [replace(smaller, recipe=replace(smaller.recipe, refine=refine, polish=polish))]
-    told = " and ".join(t for t, on in zip(TOLD, (refine, polish), strict=True) if on)
-    recipe = replace(lead, refine=refine, polish=polish)
-    return [Proposal(recipe, f"the best so far, {told}: the same types and bytes", plan.author)]
+    chosen = zip(FINISHING_WORDS, (refine, polish), strict=True)
+    words = " and ".join(word for word, on in chosen if on)
+    why = f"the best so far, {words}: the same types and bytes"
+    return [Proposal(replace(incumbent, refine=refine, polish=polish), why, search.settings.author)]
 
 
-def refined(study: Study, history: History) -> float:
-    """What refining leaves: less where blocks learn their rounding."""
-    parameters = history.shape.parameters if history.shape else SMALL + 1
-    return LEARNED if given(study.probe.refine_steps, STEPS, parameters) else REFINED
+def refining_factor(search: Search) -> float:
+    """Return the part of the KLD that refining leaves: less where blocks learn their rounding."""
+    steps = learning_steps(search.study.probe.refine_steps, search.shape.parameters)
+    return LEARNED if steps else REFINED
 
 
-TOLD = ("rounded anew block after block", "tuned end to end")
+def propose_smaller_mix(search: Search, incumbent: Recipe, factor: float) -> Proposal | None:
+    """Propose a mix that breaks the limit on quality by no more than finishing makes good.
 
-
-def reachable(
-    study: Study, plan: Plan, history: History, model: Surrogate, lead: Recipe, left: float
-) -> Proposal | None:
-    """A mix that breaks the limit on quality by no more than what finishing makes good."""
-    if of_quality(study.goal.optimise) or target(study, history) == float("inf"):
+    factor: the part of its KLD that finishing leaves. None where the objective is quality, where
+    quality isn't limited, and where no mix is notably smaller than the incumbent.
+    """
+    if is_quality(search.study.goal.optimise) or search.kld_target == float("inf"):
         return None
-    mix = solved(study, plan, history, model, kv=lead.kv, left=left)
-    size = history.bytes_of.get(lead) or next(
-        (c.value("size_bytes") for c in history.candidates if c.recipe == lead), None
-    )
-    if (
-        mix is None
-        or history.sizes is None
-        or size is None
-        or history.sizes.total(mix) > size * (1 - NOTABLE)
-    ):
+    mix = search.solve(kv=incumbent.kv, kld_factor=factor)
+    incumbent_bytes = file_bytes_of(search, incumbent)
+    if mix is None or incumbent_bytes is None:
         return None
-    value = model.predict(mix)[0]
-    why = (
-        f"{history.sizes.total(mix) / 1e6:.2f} MB, {value:.5f} nats expected, {value * left:.5f} "
-        "once it is finished"
+    size = search.sizes.total(mix)
+    if size > incumbent_bytes * (1 - NOTABLE_SAVING):
+        return None
+    kld = search.surrogate.predict(mix)[0]
+    why = f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
+    recipe = replace(search.settings.mix_recipe(mix), kv=incumbent.kv)
+    return Proposal(recipe, why, search.settings.author)
+
+
+def file_bytes_of(search: Search, recipe: Recipe) -> float | None:
+    """Return the bytes of a recipe's file, or None where it was not made."""
+    results = search.state.results
+    return results.file_bytes.get(recipe) or next(
+        (c.value("size_bytes") for c in results.candidates if c.recipe == recipe), None
     )
-    return Proposal(replace(plan.mixed(mix), kv=lead.kv), why, plan.author)
+
+
+def propose_stock_presets(search: Search) -> list[Proposal]:
+    """Propose the stock presets near the best's size: built first, then the largest measured.
+
+    The largest of at most its size is measured with and without importance matrix.
+    """
+    results, author = search.state.results, search.settings.author
+    best = next(iter(ranked(results.candidates, search.study.goal)), None)
+    if best is None or not best.recipe.complete:
+        return []
+    max_bytes = preset_bytes(search.study, best)
+    near = [
+        Recipe(preset)
+        for preset, size in expected_preset_sizes(search.sizes).items()
+        if abs(size / max_bytes - 1) < NEAR_SIZE
+    ]
+    if any(r not in results.file_bytes and r not in results.failed for r in near):
+        return [Proposal(r, "how large is this stock preset?", author, "build") for r in near]
+    fitting = [r for r in near if results.file_bytes.get(r, max_bytes + 1) <= max_bytes]
+    if not fitting:
+        return []
+    largest = max(fitting, key=lambda r: results.file_bytes[r])
+    why = "the largest stock preset that fits: nothing that measures worse is delivered"
+    return [Proposal(replace(largest, importance=matrix), why, author) for matrix in (False, True)]
+
+
+def preset_bytes(study: Study, best: Candidate) -> float:
+    """Return the bytes that a preset may have to compete with the best candidate.
+
+    That is, the best's bytes, or the limit on bytes where only quality counts below it.
+    """
+    limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
+    size = best.value("size_bytes") or 0.0
+    return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
+
+
+def expected_preset_sizes(sizes: Sizes) -> dict[str, float]:
+    """Return the presets' sizes in bytes by the published bits per weight.
+
+    Embeddings of small models change them by a tenth or two.
+    """
+    count = sum(m.count for m in sizes.matrices)
+    return {preset: sizes.rest + count * bits / 8 for preset, bits in PRESET_BITS.items()}

@@ -1,5 +1,5 @@
-"""What planners of mixes share: their options, the recipes that types make, what was measured of
-them.
+"""What planners of mixes share: their settings, the recipes that types make, and what was measured
+of them.
 """
 
 from __future__ import annotations
@@ -9,37 +9,39 @@ from dataclasses import dataclass, replace
 
 from sintra.config.study import Study
 from sintra.core.errors import UserError
-from sintra.core.recipe import FILE_TYPES, Recipe
+from sintra.core.recipe import FILE_TYPES, Recipe, Rounding
 from sintra.core.types import SCREEN, Proposal
 from sintra.formats.gguf.attention import is_attention
-from sintra.formats.gguf.sizes import MixSizes, bits_per_weight, mix_patterns, resolve_types
-from sintra.formats.gguf.tensor_names import renumber_tensor
-from sintra.planning.solver.groups import bins_for, groups_of, weight
-from sintra.planning.solver.problem import Problem, problem_of
+from sintra.formats.gguf.sizes import Sizes, bits_per_weight, patterns, resolved
+from sintra.formats.gguf.tensor_names import moved
+from sintra.hardware.estimate.estimate import Shape
+from sintra.planning.solver.groups import class_weight, depth_bins, group_tensors
+from sintra.planning.solver.problem import Problem, build_problem
 from sintra.planning.solver.surrogate import Observation, Space
-from sintra.planning.state import History
+from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
-CURVE, CLOSING = 3, 6
-CRUSHED = 4.0
-ROUNDINGS = ("nearest", "compensated")
+CURVE_EVALUATIONS = 3  # uniform mixes that are measured first
+CLOSING_EVALUATIONS = 6  # kept free for the search after the probes
+CRUSHED_BITS = 4.0  # bits per weight below which embedding and output are not put unmeasured
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "compensated")
 
-Mix = dict[str, str]
+Mix = dict[str, str]  # tensor -> type
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A study's options, its types from low to high, and the recipes that they make."""
+class MixSettings:
+    """The options of a study whose planner makes mixes, and the recipes that follow from them."""
 
-    author: str
-    types: tuple[str, ...]
-    evaluations: int
-    importance: bool
-    rounding: str
+    author: str  # of the proposals: the planner's name
+    types: tuple[str, ...]  # tensor types to choose from, from low to high bits per weight
+    evaluations: int  # the most mixes that are measured on the search text
+    importance: bool  # whether the importance matrix is used
+    rounding: Rounding  # how integers are chosen
 
     @staticmethod
-    def of(study: Study) -> Plan:
-        """Checked. Raises UserError."""
-        import gguf
+    def of(study: Study) -> MixSettings:
+        """Read and check the planner's options. Raises UserError."""
+        import gguf  # not on the no-op path
 
         options = study.planner
         for name in options.types:
@@ -56,117 +58,129 @@ class Plan:
             raise UserError(
                 f"planner.rounding={options.rounding} isn't known: use {' or '.join(ROUNDINGS)}"
             )
-        return Plan(options.name, types, options.evaluations, True, options.rounding)
+        return MixSettings(options.name, types, options.evaluations, True, options.rounding)
 
-    def uniform(self, kind: str) -> Recipe:
-        """Every matrix in one type."""
-        everything = ((".*", kind),)
-        name = FILE_TYPES.get(kind, kind)
-        return Recipe(name, self.importance, (), everything, self.rounding)  # type: ignore[arg-type]
+    def uniform_recipe(self, kind: str) -> Recipe:
+        """Return the recipe with every matrix in one type."""
+        return Recipe(
+            FILE_TYPES.get(kind, kind), self.importance, (), ((".*", kind),), self.rounding
+        )
 
-    def mixed(self, mix: Mapping[str, str]) -> Recipe:
-        """A mix as a recipe, with the file type that its commonest tensor type goes with."""
-        pairs = mix_patterns(mix)
-        return replace(self.uniform(pairs[-1][1]), tensors=pairs)
+    def mix_recipe(self, mix: Mapping[str, str]) -> Recipe:
+        """Return a mix as a recipe, with the file type that its commonest tensor type goes with."""
+        pairs = patterns(mix)
+        return replace(self.uniform_recipe(pairs[-1][1]), tensors=pairs)
 
-    def files(self) -> list[Proposal]:
-        """Every type's file, to put mixes together from."""
+    def propose_files(self) -> list[Proposal]:
+        """Propose every type's uniform file: mixes are put together from these."""
         why = "every matrix in {}: what mixes are put together from"
-        return [Proposal(self.uniform(t), why.format(t), self.author, "build") for t in self.types]
-
-    def curve(self) -> list[Proposal]:
-        """The lowest, the highest and a middle type, measured."""
-        measured = {self.types[0], self.types[len(self.types) // 2], self.types[-1]}
         return [
-            Proposal(
-                self.uniform(t), f"every matrix in {t}: a point of the type curve", self.author
-            )
+            Proposal(self.uniform_recipe(t), why.format(t), self.author, "build")
+            for t in self.types
+        ]
+
+    def propose_type_curve(self) -> list[Proposal]:
+        """Propose to measure the lowest, a middle and the highest type."""
+        measured = {self.types[0], self.types[len(self.types) // 2], self.types[-1]}
+        why = "every matrix in {}: a point of the type curve"
+        return [
+            Proposal(self.uniform_recipe(t), why.format(t), self.author)
             for t in self.types
             if t in measured
         ]
 
-    def made(self, history: History) -> Plan:
-        """The same with the types whose files could be made."""
-        return replace(
-            self, types=tuple(t for t in self.types if self.uniform(t) in history.distortion)
-        )
+    def with_built_types(self, model: ModelFacts) -> MixSettings:
+        """Return the settings with only the types whose uniform files could be made."""
+        built = tuple(t for t in self.types if self.uniform_recipe(t) in model.distortion)
+        return replace(self, types=built)
 
-    def space(self, history: History, sizes: MixSizes) -> Space:
-        """As many groups as the evaluations allow, and each type's distortion, weighted by what is
-        known beforehand.
+    @property
+    def max_probes(self) -> int:
+        """Return how many groups the evaluations allow to probe; negative where none are left."""
+        return self.evaluations - CURVE_EVALUATIONS - CLOSING_EVALUATIONS
+
+    def space(self, model: ModelFacts, sizes: Sizes) -> Space:
+        """Return as many groups as the evaluations allow, and each type's distortion.
+
+        The distortion is weighted by the class of the tensor (class_weight).
         """
-        groups = groups_of(
-            sizes.matrices, bins_for(sizes.matrices, self.evaluations - CURVE - CLOSING)
-        )
+        groups = group_tensors(sizes.matrices, depth_bins(sizes.matrices, self.max_probes))
         tied = "output.weight" not in sizes.by_name
-        prior = {m.name: weight(m, tied) for m in sizes.matrices}
-        found = {t: history.distortion[self.uniform(t)] for t in self.types}
-        shares = {
-            t: {n: prior[n] * row["output"] for n, row in rows.items()} for t, rows in found.items()
-        }
-        return Space(groups, shares)
+        weight = {m.name: class_weight(m, tied) for m in sizes.matrices}
+        errors = {t: model.distortion[self.uniform_recipe(t)] for t in self.types}
+        return Space(
+            groups,
+            {
+                t: {name: weight[name] * row["output"] for name, row in rows.items()}
+                for t, rows in errors.items()
+            },
+        )
 
-    def probes(self, space: Space, sizes: MixSizes) -> list[str]:
-        """The groups that are probed: all that the evaluations allow, the largest first."""
-        weight = dict.fromkeys(space.group_names, 0)
+    def probed_groups(self, space: Space, sizes: Sizes) -> list[str]:
+        """Return the groups that are probed: the largest, as many as the evaluations allow."""
+        weights = dict.fromkeys(space.group_names, 0)
         for m in sizes.matrices:
-            weight[space.groups[m.name]] += m.count
-        room = max(0, self.evaluations - CURVE - CLOSING)
-        return sorted(sorted(weight, key=lambda g: -weight[g])[:room])
+            weights[space.groups[m.name]] += m.count
+        largest = sorted(weights, key=lambda group: -weights[group])
+        return sorted(largest[: max(0, self.max_probes)])
 
     def problem(
         self,
         study: Study,
-        history: History,
+        sizes: Sizes,
+        shape: Shape,
         weights: Mapping[str, Mapping[str, float]],
         kv: str = "f16",
     ) -> Problem:
-        """The study's limits with these weights of damage and a type of the KV cache."""
-        assert history.sizes is not None
-        assert history.shape is not None
-        # The lowest type is probed on every group; between it and CRUSHED bits nothing is known of
-        # embedding and output.
-        crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED}
-        return problem_of(study, history.sizes, history.shape, self.types, weights, crushed, kv)
+        """Return the study's problem with these weights of the loss and a type of the KV cache.
+
+        The lowest type is probed on every group; of the types between it and CRUSHED_BITS nothing
+        is known on embedding and output, so they are barred there.
+        """
+        crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED_BITS}
+        return build_problem(study, sizes, shape, self.types, weights, crushed, kv)
 
 
-def without(mix: Mix, drop: tuple[int, ...], silent: tuple[int, ...] = ()) -> Mix:
-    """What is left of a mix without whole blocks and without the attention of others, by the names
-    that the rest has then.
+def cut_mix(mix: Mix, dropped: tuple[int, ...], no_attention: tuple[int, ...] = ()) -> Mix:
+    """Return a mix without whole blocks and without the attention of others.
+
+    The tensors have the names that they have in the cut file.
     """
-    left = {name: kind for name, kind in mix.items() if not is_attention(name, silent)}
-    return {new: kind for name, kind in left.items() if (new := renumber_tensor(name, list(drop)))}
+    rest = {name: kind for name, kind in mix.items() if not is_attention(name, no_attention)}
+    return {new: kind for name, kind in rest.items() if (new := moved(name, list(dropped)))}
 
 
 def mix_of(recipe: Recipe, space: Space) -> Mix | None:
-    """A recipe's types by tensor, where all of them are known types."""
-    mix = resolve_types(recipe.tensors, space.groups)
+    """Return a recipe's types by tensor, or None where some type isn't in the space."""
+    mix = resolved(recipe.tensors, space.groups)
     return mix if len(mix) == len(space.groups) and set(mix.values()) <= set(space.types) else None
 
 
-def observations(
-    plan: Plan, history: History, space: Space, level: str = "search"
+def observe_mixes(
+    settings: MixSettings, results: StudyResults, space: Space, level: str = "search"
 ) -> list[Observation]:
-    """Every mix of this plan's that was measured on a text."""
-    found = []
-    for seen in history.seen:
-        recipe = seen.recipe
-        own = (recipe.importance, recipe.rounding, recipe.cut, recipe.kv) == (
-            plan.importance,
-            plan.rounding,
-            False,
-            "f16",
-        )
-        mix = mix_of(recipe, space) if own and not recipe.finished and seen.level == level else None
-        if mix is not None:
-            kld = seen.metrics["kld_mean"]
-            found.append(Observation(mix, kld.value, kld.stderr or 0.0))
-    return found
+    """Return every mix of these settings that was measured on a text.
 
-
-def spent(history: History) -> float:
-    """Measurements on the search text but for a language model's; one on a part of it counts as
-    that part.
+    What was cut, finished or run with another KV cache is left out.
     """
-    levels = [level for _, level in history.tried]
-    return levels.count("search") + levels.count("screen") / SCREEN - history.advice
+    plain = (settings.importance, settings.rounding, False, "f16")
+    observations = []
+    for result in results.text_results:
+        recipe = result.recipe
+        if result.level != level or recipe.finished:
+            continue
+        if (recipe.importance, recipe.rounding, recipe.cut, recipe.kv) != plain:
+            continue
+        if mix := mix_of(recipe, space):
+            kld = result.metrics["kld_mean"]
+            observations.append(Observation(mix, kld.value, kld.stderr or 0.0))
+    return observations
+
+
+def evaluations_spent(state: PlannerState) -> float:
+    """Return how many measurements on the search text were made, without a language model's.
+
+    One on a part of the text counts as that part.
+    """
+    levels = [level for _, level in state.results.attempts]
+    return levels.count("search") + levels.count("screen") / SCREEN - state.adviser.evaluations

@@ -1,13 +1,14 @@
-"""A study's limits as sums over matrices: bytes, seconds, damage."""
+"""A study's limits as sums over matrices: bytes, seconds, quantization loss."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from sintra.config.study import Study
 from sintra.core import lazy
+from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware
 from sintra.formats.gguf.sizes import MixSizes, matrix_bytes, written_type
 from sintra.hardware.estimate import thermal
@@ -18,7 +19,7 @@ from sintra.hardware.estimate.estimate import (
     memory_beside_weights,
     weights_read,
 )
-from sintra.planning.solver.allocate import Table, cheapest, floors
+from sintra.planning.solver.allocate import ChoiceTable, far_types, solve_allocation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,49 +29,48 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-QUALITY = {"kld_mean", "kld_p999", "ppl_ratio", "same_top"}
-TASK = "task:"  # metrics of tasks start so
-SPEED = {"device_tg_tps", "device_pp_tps", "tg_tps", "pp_tps"}
+Objective = Literal["loss", "size", "time"]
 
 
-def of_quality(metric: str) -> bool:
-    """Whether a limit on a metric bounds the damage."""
+def is_quality(metric: str) -> bool:
+    """Say whether a limit on a metric bounds the quantization loss."""
     return metric in QUALITY or metric.startswith(TASK)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be chosen and under which limits. objective: "damage", "size" or "time";
-    size_limit in bytes of matrices.
-    """
+    """Which types are to be chosen, what is to be least, and under which limits."""
 
-    table: Table
-    objective: str
-    size_limit: float
-    time_limit: float
+    table: ChoiceTable
+    objective: Objective  # the array of the table whose sum is to be least
+    size_limit: float  # bytes that the matrices may have
+    time_limit: float  # bytes of ordinary types that a token may read, for the limit on speed
 
     def solve(
-        self, damage: Array | None = None, most: float | None = None
+        self, loss: Array | None = None, max_loss: float | None = None
     ) -> dict[str, str] | None:
-        """The best mix, with other weights or under a limit on u where they are given; None where
-        there is none.
+        """Return the best mix, tensor name -> type; None where no mix holds the limits.
+
+        loss: (matrices, types) instead of the table's; max_loss: the most that it may sum to,
+        where it isn't the objective itself.
         """
-        t = self.table
-        harm = t.damage if damage is None else damage
-        objective = {"damage": harm, "size": t.size, "time": t.time}[self.objective]
-        limits = [(t.size, self.size_limit), (t.time, self.time_limit)]
-        held = [(what, limit) for what, limit in limits if np.isfinite(limit)]
-        if self.objective != "damage":
-            held.insert(0, (harm, float("inf") if most is None else most))
-        if not held:
-            held = [(t.size, float(t.size.max(1).sum()) + 1)]
-        chosen = cheapest(t, objective, held)
-        return None if chosen is None else t.mix(chosen)
+        table = self.table
+        loss = table.loss if loss is None else loss
+        objective = {"loss": loss, "size": table.size, "time": table.time}[self.objective]
+        limits = [(table.size, self.size_limit), (table.time, self.time_limit)]
+        finite = [(values, limit) for values, limit in limits if np.isfinite(limit)]
+        if self.objective != "loss":
+            finite.insert(0, (loss, float("inf") if max_loss is None else max_loss))
+        if not finite:
+            finite = [(table.size, float(table.size.max(1).sum()) + 1)]
+        choice = solve_allocation(table, objective, finite)
+        return None if choice is None else table.mix(choice)
 
 
-def slow_bytes(sizes: MixSizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
-    """What a token reads of each matrix at each type, in bytes of ordinary types; an untied
-    embedding costs nothing.
+def read_costs(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
+    """Return what a token reads of each matrix at each type, (matrices, types).
+
+    In bytes of ordinary types: slower types count more. An untied embedding costs nothing.
     """
     free = set() if shape.tied else {"token_embd.weight"}
     return np.array(
@@ -86,8 +86,11 @@ def slow_bytes(sizes: MixSizes, shape: Shape, types: Sequence[str], device: Hard
     )
 
 
-def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
-    """The bytes of matrices (at ordinary speed) that a token may read for the study's tokens/s."""
+def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+    """Return the bytes of matrices, of ordinary types, that a token may read.
+
+    They follow from the study's limits on tokens/s; infinite without such a limit.
+    """
     device: Hardware = study.hardware
     least = [c.limit for c in study.goal.constraints if c.metric == "device_tg_tps"]
     if thermal.complete(device.thermal):
@@ -104,8 +107,11 @@ def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
-def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
-    """The bytes that matrices may have for the study's file and memory limits."""
+def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+    """Return the bytes that matrices may have for the study's limits on file and memory.
+
+    Infinite without such a limit.
+    """
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
     beside = memory_beside_weights(shape, study.probe.context, kv, study.hardware) + sizes.rest
@@ -115,38 +121,41 @@ def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     return min(limits, default=float("inf"))
 
 
-def problem_of(
+def build_problem(
     study: Study,
     sizes: MixSizes,
     shape: Shape,
     types: Sequence[str],
     weights: Mapping[str, Mapping[str, float]],
-    crushed: set[str],
+    block_only: set[str],
     kv: str = "f16",
 ) -> Problem:
-    """The study's problem with these weights; `crushed` are types too low for tensors outside the
-    blocks, unless measured; kv: the cache's type.
+    """Return the study's problem with given weights of the loss, tensor -> type -> weight.
+
+    block_only: types too low for tensors outside the blocks; kv: type of the KV cache.
     """
-    names = tuple(m.name for m in sizes.matrices)
-    damage = np.array([[weights[n][t] for t in types] for n in names])
-    size = np.array([[float(matrix_bytes(m, t)) for t in types] for m in sizes.matrices])
-    allowed = np.array(
-        [[m.block is not None or t not in crushed for t in types] for m in sizes.matrices]
-    )
-    table = Table(
-        names, tuple(types), damage, size, slow_bytes(sizes, shape, types, study.hardware), allowed
-    )
     goal = study.goal.optimise
-    objective = "damage" if goal in QUALITY else "time" if goal in SPEED else "size"
+    table = ChoiceTable(
+        names=tuple(m.name for m in sizes.matrices),
+        types=tuple(types),
+        loss=np.array([[weights[m.name][t] for t in types] for m in sizes.matrices]),
+        size=np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices]),
+        time=read_costs(sizes, shape, types, study.hardware),
+        allowed=np.array(
+            [[m.block is not None or t not in block_only for t in types] for m in sizes.matrices]
+        ),
+    )
     return Problem(
-        table, objective, size_limit(study, shape, sizes, kv), time_limit(study, shape, sizes, kv)
+        table,
+        "loss" if goal in QUALITY else "time" if goal in SPEED else "size",
+        size_limit(study, shape, sizes, kv),
+        time_limit(study, shape, sizes, kv),
     )
 
 
-def floored(problem: Problem, sizes: MixSizes, mix: Mapping[str, str]) -> Problem:
-    """The same without types far below their class in a mix."""
-    t = problem.table
-    barred = floors(sizes.matrices, mix, t.types)
-    allowed = t.allowed & np.array([[kind not in barred[n] for kind in t.types] for n in t.names])
-    table = Table(t.names, t.types, t.damage, t.size, t.time, allowed)
-    return Problem(table, problem.objective, problem.size_limit, problem.time_limit)
+def without_far_types(problem: Problem, sizes: Sizes, mix: Mapping[str, str]) -> Problem:
+    """Bar the types that lie far below their class in a mix."""
+    table = problem.table
+    barred = far_types(sizes.matrices, mix, table.types)
+    near = np.array([[kind not in barred[n] for kind in table.types] for n in table.names])
+    return replace(problem, table=replace(table, allowed=table.allowed & near))

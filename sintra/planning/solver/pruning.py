@@ -9,68 +9,83 @@ from collections.abc import Iterable
 from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate
-from sintra.formats.gguf.attention import SOURCE_ARCHITECTURES
-from sintra.planning.state import History
+from sintra.formats.gguf.attention import SOURCES
+from sintra.planning.state import ModelFacts, PlannerState
 
-SHORTLIST, FEWEST = 3, 4
-POCKETS = (1 / 3, 3 / 4)
+SHORTLIST = 3  # blocks of least influence that are tried
+FEWEST_LAYERS = 4  # a model with fewer keeps all its blocks
+POCKETS = (1 / 3, 3 / 4)  # depths at which blocks lose least (EvoPress, arXiv 2410.14649)
 
-Drop = tuple[int, ...]
-Cut = tuple[Drop, Drop]  # whole blocks, and blocks that only their attention is left out of
+BlockSet = tuple[int, ...]  # numbers of blocks, ascending
+Cut = tuple[BlockSet, BlockSet]  # whole blocks, and blocks that only lose their attention
 
 
-def candidates(study: Study, history: History) -> list[Drop]:
-    """Sets of blocks to try next, or none: only where nothing else holds the limits, since without
-    healing a dropped block costs more than bits do.
+def block_sets_to_try(study: Study, state: PlannerState) -> list[BlockSet]:
+    """Return the sets of blocks to drop next, or none.
 
-    One block more than the best set so far, from the SHORTLIST blocks of least influence that it
-    keeps (SLEB's greedy drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's block
-    influence, arXiv 2403.03853).
+    Only where nothing else holds the limits, since without healing a dropped block costs more than
+    bits do. One block more than the best set so far, from the SHORTLIST blocks of least influence
+    that it keeps (SLEB's greedy drop-and-remeasure, arXiv 2402.09025, on a shortlist by ShortGPT's
+    block influence, arXiv 2403.03853).
     """
-    most, layers = study.planner.max_dropped, history.layers or 0
-    order = ranked(history.candidates, study.goal)
-    if not most or layers < FEWEST or not order or not judge(order[0], study.goal).violated:
+    most, layers = study.planner.max_dropped, state.model.layers or 0
+    order = ranked(state.results.candidates, study.goal)
+    if not most or layers < FEWEST_LAYERS or not order or not judge(order[0], study.goal).violated:
         return []
-    measured = {c.recipe.drop for c in history.candidates if c.recipe.drop}
-    held = best(order)
-    if len(held) >= most or any(len(d) == len(held) + 1 for d in measured):
+    measured = {c.recipe.drop for c in state.results.candidates if c.recipe.drop}
+    dropped = best_block_set(order)
+    if len(dropped) >= most or any(len(d) == len(dropped) + 1 for d in measured):
         return []
-    return longer(held, history.influence, layers, history.pockets or POCKETS)
+    return extended_block_sets(
+        dropped, state.model.influence, layers, state.model.pockets or POCKETS
+    )
 
 
-def cuts(study: Study, history: History) -> list[Cut]:
-    """What to try next: `candidates`, and before any block is gone the attention alone of the same
-    blocks, which saves fewer bytes, and for large models does far less damage than its share of the
-    weights (arXiv 2406.15786).
+def cuts_to_try(study: Study, state: PlannerState) -> list[Cut]:
+    """Return what to leave out next: sets of blocks, and first the attention of the same blocks.
+
+    The attention alone is tried before any block is gone. It saves fewer bytes, and for large
+    models it costs far less quality than its share of the weights (arXiv 2406.15786).
     """
-    whole = candidates(study, history)
-    first = (
-        whole
-        and all(len(d) == 1 for d in whole)
-        and not any(c.recipe.no_attention for c in history.candidates)
+    block_sets = block_sets_to_try(study, state)
+    first_cut = all(len(blocks) == 1 for blocks in block_sets) and not any(
+        c.recipe.no_attention for c in state.results.candidates
     )
-    able = history.architecture in SOURCE_ARCHITECTURES and (
-        history.shape is None or history.shape.active == 1
-    )
-    return [*(((), d) for d in whole if first and able and d != (0,)), *((d, ()) for d in whole)]
+    attention: list[Cut] = []
+    if first_cut and can_skip_attention(state.model):
+        attention = [((), blocks) for blocks in block_sets if blocks != (0,)]
+    return [*attention, *((blocks, ()) for blocks in block_sets)]
 
 
-def best(order: Iterable[Candidate]) -> Drop:
-    """The longest set that was measured, the best of its length; () where none was."""
+def can_skip_attention(model: ModelFacts) -> bool:
+    """Say whether the runtime can leave out the attention of single blocks of a model."""
+    return model.architecture in SOURCES and (model.shape is None or model.shape.active == 1)
+
+
+def best_block_set(order: Iterable[Candidate]) -> BlockSet:
+    """Return the longest set of dropped blocks that was measured, the best of its length.
+
+    order: candidates, the best first. () where no block was dropped.
+    """
     dropped = [c.recipe.drop for c in order if c.recipe.drop]
     longest = max((len(d) for d in dropped), default=0)
     return next((d for d in dropped if len(d) == longest), ())
 
 
-def longer(
-    held: Drop, influence: tuple[float, ...], layers: int, pockets: tuple[float, ...] = POCKETS
-) -> list[Drop]:
-    """The set with one block more, for each of the blocks of least influence; where that is
-    unknown, of the pockets of depth (0 to 1) that are known to lose least: conf/arch's, else a
-    third and three quarters (EvoPress, arXiv 2410.14649).
+def extended_block_sets(
+    dropped: BlockSet,
+    influence: tuple[float, ...],
+    layers: int,
+    pockets: tuple[float, ...] = POCKETS,
+) -> list[BlockSet]:
+    """Return the set with one block more, for each of the blocks of least influence.
+
+    influence: by block; where it is unknown, the blocks at the pockets (depths from 0 to 1) are
+    taken.
     """
-    if len(influence) != layers:
-        blocks = sorted({min(int(p * layers), layers - 2) for p in pockets} - set(held))
-        return [tuple(sorted((*held, b))) for b in blocks]
-    left = sorted((b for b in range(layers) if b not in held), key=lambda b: influence[b])
-    return [tuple(sorted((*held, b))) for b in left[:SHORTLIST]]
+    if len(influence) == layers:
+        rest = sorted((b for b in range(layers) if b not in dropped), key=lambda b: influence[b])
+        blocks = rest[:SHORTLIST]
+    else:
+        blocks = sorted({min(int(p * layers), layers - 2) for p in pockets} - set(dropped))
+    return [tuple(sorted((*dropped, b))) for b in blocks]

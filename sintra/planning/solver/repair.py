@@ -9,81 +9,91 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sintra.config.study import Study
 from sintra.core.types import Proposal
-from sintra.planning.solver.mixes import Mix, Plan, spent
+from sintra.planning.solver.mixes import Mix, MixSettings, evaluations_spent
 from sintra.planning.solver.problem import Problem
 from sintra.planning.solver.surrogate import Space
-from sintra.planning.state import History
+from sintra.planning.state import PlannerState
 
-# (plan, space, how many, number of measurements so far) -> choices, group -> number of its type.
-Choose = Callable[[Plan, Space, int, int], list[dict[str, int]]]
+TypeChoice = Mapping[str, int]  # group -> number of its type, from low to high
+# (settings, space, how many choices, number of measurements so far) -> choices
+ChooseTypes = Callable[[MixSettings, Space, int, int], Sequence[TypeChoice]]
 
 
-def searched(
-    study: Study, history: History, batch: int, choose: Choose, why: str
+def propose_choices(
+    study: Study, state: PlannerState, batch: int, choose: ChooseTypes, why: str
 ) -> list[Proposal]:
-    """The next round of a search that is told every measured mix and chooses blindly of the limits."""
-    plan = Plan.of(study)
-    if not history.tried:
-        return plan.files() + plan.curve()
-    plan, done = plan.made(history), int(spent(history))
-    left = min(batch, plan.evaluations - done)
-    if history.sizes is None or len(plan.types) < 2 or left <= 0:
+    """Propose the next round of a search that chooses without looking at the limits."""
+    settings = MixSettings.of(study)
+    if not state.results.attempts:
+        return settings.propose_files() + settings.propose_type_curve()
+    settings = settings.with_built_types(state.model)
+    done = int(evaluations_spent(state))
+    count = min(batch, settings.evaluations - done)
+    sizes, shape = state.model.sizes, state.model.shape
+    if sizes is None or shape is None or len(settings.types) < 2 or count <= 0:
         return []
-    space = plan.space(history, history.sizes)
-    problem = plan.problem(
-        study, history, {n: dict.fromkeys(plan.types, 1.0) for n in space.groups}
-    )
-    found = []
-    for number, choice in enumerate(choose(plan, space, left, done)):
+    space = settings.space(state.model, sizes)
+    equal_weights = {name: dict.fromkeys(settings.types, 1.0) for name in space.groups}
+    problem = settings.problem(study, sizes, shape, equal_weights)
+    proposals = []
+    for number, choice in enumerate(choose(settings, space, count, done)):
         rng = random.Random(f"{study.planner.seed} {done} {number}")
-        if mix := repaired(choice, problem, space.groups, rng):
-            found.append(Proposal(plan.mixed(mix), why, plan.author))
-    return found
+        if mix := repair_choice(choice, problem, space.groups, rng):
+            proposals.append(Proposal(settings.mix_recipe(mix), why, settings.author))
+    return proposals
 
 
-def as_mix(choice: Mapping[str, int], groups: Mapping[str, str], types: Sequence[str]) -> Mix:
-    """Tensor name -> type, from group -> number of its type."""
+def choice_as_mix(choice: TypeChoice, groups: Mapping[str, str], types: Sequence[str]) -> Mix:
+    """Return tensor -> type. groups: tensor -> group."""
     return {name: types[choice[group]] for name, group in groups.items()}
 
 
-def holds(problem: Problem, mix: Mix) -> bool:
-    """Whether a mix is allowed and within the limits on bytes and time."""
-    t = problem.table
-    chosen = [t.types.index(mix[n]) for n in t.names]
-    allowed = all(t.allowed[i, c] for i, c in enumerate(chosen))
+def fits_limits(problem: Problem, mix: Mix) -> bool:
+    """Say whether a mix is allowed and within the limits on bytes and time."""
+    table = problem.table
+    columns = [table.types.index(mix[name]) for name in table.names]
     return (
-        allowed
-        and t.total(t.size, chosen) <= problem.size_limit
-        and t.total(t.time, chosen) <= problem.time_limit
+        all(table.allowed[row, column] for row, column in enumerate(columns))
+        and table.total(table.size, columns) <= problem.size_limit
+        and table.total(table.time, columns) <= problem.time_limit
     )
 
 
-def repaired(
-    choice: Mapping[str, int], problem: Problem, groups: Mapping[str, str], rng: random.Random
+def repair_choice(
+    choice: TypeChoice, problem: Problem, groups: Mapping[str, str], rng: random.Random
 ) -> Mix | None:
-    """The nearest such mix on a random walk; None where even the lowest types don't fit."""
-    types, now = problem.table.types, dict(choice)
+    """Return a mix near a choice that holds the limits and fills them, by a random walk.
+
+    None where even the lowest types don't fit.
+    """
+    types, current = problem.table.types, dict(choice)
     order = sorted(set(groups.values()))
-    while not holds(problem, as_mix(now, groups, types)):
-        lower = [g for g in order if now[g] > 0 and allowed(problem, groups, g, now[g] - 1)]
+    while not fits_limits(problem, choice_as_mix(current, groups, types)):
+        lower = [
+            group
+            for group in order
+            if current[group] > 0 and group_allows(problem, groups, group, current[group] - 1)
+        ]
         if not lower:
             return None
-        now[rng.choice(lower)] -= 1
-    left = list(order)
-    while left:
-        group = rng.choice(left)
-        more = {**now, group: now[group] + 1}
-        if more[group] < len(types) and holds(problem, as_mix(more, groups, types)):
-            now = more
+        current[rng.choice(lower)] -= 1
+    rest = list(order)
+    while rest:
+        group = rng.choice(rest)
+        raised = {**current, group: current[group] + 1}
+        if raised[group] < len(types) and fits_limits(
+            problem, choice_as_mix(raised, groups, types)
+        ):
+            current = raised
         else:
-            left.remove(group)
-    return as_mix(now, groups, types)
+            rest.remove(group)
+    return choice_as_mix(current, groups, types)
 
 
-def allowed(problem: Problem, groups: Mapping[str, str], group: str, kind: int) -> bool:
-    """Whether a group may have a type."""
+def group_allows(problem: Problem, groups: Mapping[str, str], group: str, column: int) -> bool:
+    """Say whether every tensor of a group may have the type of a column."""
     return all(
-        problem.table.allowed[i, kind]
-        for i, name in enumerate(problem.table.names)
+        problem.table.allowed[row, column]
+        for row, name in enumerate(problem.table.names)
         if groups[name] == group
     )

@@ -1,16 +1,16 @@
-"""A model of the damage of a mix, fitted to everything measured so far, with an interval of its
-own.
+"""A model of a mix's KLD, fitted to everything measured so far, with an interval of its own.
 
     u = sum over tensors of exp(a[group] + m[type]) x distortion(tensor, type)
     KLD = exp(f) + u exp(b u / scale)
 
-distortion is the relative change of a layer's output in the metric of its inputs, tr(E H E') / tr(W
-H W'), which costs no evaluation. a, m, f and b are fitted by Gauss-Newton on the logarithms of the
-measured values, with priors: a group's sensitivity is like the others', a type's factor like 1, the
-link like a straight line (b = 0; positive is convex, negative concave: neither is assumed). The
-prediction's variance is that of the parameters (the inverse of the normal matrix) plus that of the
-misfit. Linearity in the per-layer distortion is HIGGS' theorem (arXiv 2411.17525); that sensitivity
-times a curve of the type explains most of the rest was found on Thireus' published per-tensor data.
+u is called the quantization loss here. distortion is the relative change of a layer's output in the
+metric of its inputs, tr(E H E') / tr(W H W'), which costs no evaluation. a, m, f and b are fitted
+by Gauss-Newton on the logarithms of the measured values, with priors: a group's sensitivity is like
+the others', a type's factor like 1, the link like a straight line (b = 0; positive is convex,
+negative concave: neither is assumed). The prediction's variance is that of the parameters (the
+inverse of the normal matrix) plus that of the misfit. Linearity in the per-layer distortion is
+HIGGS' theorem (arXiv 2411.17525); that sensitivity times a curve of the type explains most of the
+rest was found on Thireus' published per-tensor data.
 """
 
 from __future__ import annotations
@@ -30,199 +30,226 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-PRIOR_GROUP, PRIOR_TYPE, PRIOR_BEND, PRIOR_FLOOR = 1.0, 0.25, 0.5, 1.0
-MISFIT = 0.06
+# Standard deviations of the priors: log sensitivity of a group, log factor of a type, bend, and
+# logarithm of the floor.
+GROUP_SPREAD, TYPE_SPREAD, BEND_SPREAD, FLOOR_SPREAD = 1.0, 0.25, 0.5, 1.0
+# How much of the groups' common shift the prior leaves free; below 1, so that it can be inverted.
+FREE_SHIFT = 0.99
+MISFIT = 0.06  # least standard deviation of the model's own error, of the logarithm of the KLD
 # Student with five degrees of freedom: what is left of some 25 measurements for the misfit
 T90 = 2.02
-STEPS = 40
+MAX_STEPS = 40  # of Gauss-Newton
+CONVERGED = 1e-6  # largest change of a parameter that ends the fit
+TINY = 1e-9  # nats, below which a KLD counts as this
 
 Mix = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A measured mix: mean KLD in nats and its standard error."""
+    """A measured mix."""
 
-    mix: Mix
-    value: float
-    stderr: float
+    mix: Mix  # tensor -> type
+    value: float  # mean KLD, nats
+    stderr: float  # its standard error, nats
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the model is over: each tensor's group, and distortion[type][tensor]."""
+    """What the model is over: each tensor's group and its distortion at each type."""
 
-    groups: Mapping[str, str]
-    distortion: Mapping[str, Mapping[str, float]]
+    groups: Mapping[str, str]  # tensor -> group
+    distortion: Mapping[str, Mapping[str, float]]  # type -> tensor -> relative error
 
     @property
     def group_names(self) -> list[str]:
-        """Sorted."""
+        """Return the groups in the order of the parameters: sorted."""
         return sorted(set(self.groups.values()))
 
     @property
     def types(self) -> list[str]:
-        """Sorted."""
+        """Return the types in the order of the parameters: sorted."""
         return sorted(self.distortion)
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What is believed before anything is measured, (mean, standard deviation) each: log
-    sensitivities by group, up to a common shift; log factors by type; the bend.
-    """
+class Prior:
+    """What is expected before anything is measured, as (mean, standard deviation) pairs."""
 
-    groups: Mapping[str, tuple[float, float]]
-    types: Mapping[str, tuple[float, float]]
-    bend: tuple[float, float]
+    groups: Mapping[str, tuple[float, float]]  # log sensitivity, up to a shift common to all
+    types: Mapping[str, tuple[float, float]]  # log factor on the distortion
+    bend: tuple[float, float]  # of the link from loss to KLD
 
     @staticmethod
-    def none(space: Space) -> Belief:
-        """Where nothing is known: groups are alike, types as good as their distortion, the link
-        straight.
+    def uninformed(space: Space) -> Prior:
+        """Return the prior without any earlier study.
+
+        Groups are alike, types as good as their distortion, the link straight.
         """
-        groups = dict.fromkeys(space.group_names, (0.0, PRIOR_GROUP))
-        return Belief(groups, dict.fromkeys(space.types, (0.0, PRIOR_TYPE)), (0.0, PRIOR_BEND))
+        groups = dict.fromkeys(space.group_names, (0.0, GROUP_SPREAD))
+        types = dict.fromkeys(space.types, (0.0, TYPE_SPREAD))
+        return Prior(groups, types, (0.0, BEND_SPREAD))
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted model. theta: sensitivities by group, factors by type, log of the floor, bend; cov:
-    their covariance.
-    """
+    """A fitted model of the KLD."""
 
     space: Space
     theta: Array
-    cov: Array
-    scale: float
-    misfit: float
+    """Parameters: log sensitivities by group, log factors by type, log of the floor, bend."""
+    cov: Array  # covariance of the parameters
+    scale: float  # the largest measured KLD, nats: the unit of the bend
+    misfit: float  # standard deviation of the model's error, of the logarithm of the KLD
 
     def weights(self, theta: Array | None = None) -> dict[str, dict[str, float]]:
-        """tensor -> type -> its share of u."""
-        at = self.theta if theta is None else theta
+        """Return tensor -> type -> its share of u, by the fitted parameters or by others."""
+        theta = self.theta if theta is None else theta
         groups, types = self.space.group_names, self.space.types
-        a = dict(zip(groups, at[: len(groups)], strict=True))
-        m = dict(zip(types, at[len(groups) : len(groups) + len(types)], strict=True))
+        a = dict(zip(groups, theta[: len(groups)], strict=True))
+        m = dict(zip(types, theta[len(groups) : len(groups) + len(types)], strict=True))
         return {
             name: {t: math.exp(a[group] + m[t]) * self.space.distortion[t][name] for t in types}
             for name, group in self.space.groups.items()
         }
 
-    def u_of(self, kld: float, theta: Array | None = None) -> float:
-        """The u at which the model predicts a KLD; 0 where the floor is above it, inf for inf. By
-        bisection.
+    def loss_at(self, kld: float, theta: Array | None = None) -> float:
+        """Return the u at which the model predicts a KLD, by bisection.
+
+        0 where the floor is above the KLD, infinite for an infinite KLD.
         """
         if not math.isfinite(kld):
             return kld
-        at = self.theta if theta is None else theta
+        theta = self.theta if theta is None else theta
         low, high = 0.0, max(kld, 1e-12) * 100
         for _ in range(80):
             middle = (low + high) / 2
-            low, high = (middle, high) if _value(middle, at, self.scale) < kld else (low, middle)
+            below = _kld(middle, theta, self.scale) < kld
+            low, high = (middle, high) if below else (low, middle)
         return low
 
     def predict(self, mix: Mix) -> tuple[float, float, float]:
-        """The KLD to expect and its 90 % interval."""
-        value, slope = _predict(_shares(self.space, mix), self.theta, self.scale)
+        """Return the KLD to expect and the ends of its 90 % interval, in nats."""
+        value, slope = _kld_and_slope(_distortion_sums(self.space, mix), self.theta, self.scale)
         spread = T90 * math.sqrt(max(0.0, float(slope @ self.cov @ slope)) + self.misfit**2)
         return value, value * math.exp(-spread), value * math.exp(spread)
 
-    def draw(self, rng: np.random.Generator) -> Array:
-        """Parameters from the posterior: a world in which to look for a good mix."""
+    def sample(self, rng: np.random.Generator) -> Array:
+        """Draw parameters from their posterior distribution."""
         return self.theta + np.linalg.cholesky(
             self.cov + 1e-12 * np.eye(len(self.cov))
         ) @ rng.normal(size=len(self.theta))
 
 
-def _bend(u: float, theta: Array, scale: float) -> float:
+def _exponent(u: float, theta: Array, scale: float) -> float:
     return float(np.clip(theta[-1] * u / scale, -1.0, 3.0))
 
 
-def _value(u: float, theta: Array, scale: float) -> float:
-    return math.exp(theta[-2]) + u * math.exp(_bend(u, theta, scale))
+def _kld(u: float, theta: Array, scale: float) -> float:
+    return math.exp(theta[-2]) + u * math.exp(_exponent(u, theta, scale))
 
 
-def _shares(space: Space, mix: Mix) -> Array:
-    """The distortion of a mix by (group, type)."""
+def _distortion_sums(space: Space, mix: Mix) -> Array:
+    """Return the distortion of a mix, summed by (group, type)."""
     groups, types = space.group_names, space.types
     at_group, at_type = ({n: i for i, n in enumerate(x)} for x in (groups, types))
-    parts = np.zeros((len(groups), len(types)))
+    sums = np.zeros((len(groups), len(types)))
     for name, group in space.groups.items():
         kind = mix[name]
-        parts[at_group[group], at_type[kind]] += space.distortion[kind][name]
-    return parts
+        sums[at_group[group], at_type[kind]] += space.distortion[kind][name]
+    return sums
 
 
-def _predict(shares: Array, theta: Array, scale: float) -> tuple[float, Array]:
-    """The value, and the gradient of its logarithm."""
-    groups, types = shares.shape
-    parts = shares * np.exp(theta[:groups, None] + theta[groups : groups + types])
+def _kld_and_slope(sums: Array, theta: Array, scale: float) -> tuple[float, Array]:
+    """Return the predicted KLD and the gradient of its logarithm by the parameters."""
+    groups, types = sums.shape
+    parts = sums * np.exp(theta[:groups, None] + theta[groups : groups + types])
     u = float(parts.sum())
-    bend = _bend(u, theta, scale)
-    value = _value(u, theta, scale)
-    per_u = math.exp(bend) * (1 + bend) / value
+    exponent = _exponent(u, theta, scale)
+    value = _kld(u, theta, scale)
+    per_u = math.exp(exponent) * (1 + exponent) / value
     slope = np.concatenate(
         [
             parts.sum(1) * per_u,
             parts.sum(0) * per_u,
-            [math.exp(theta[-2]) / value, u * math.exp(bend) * (u / scale) / value],
+            [math.exp(theta[-2]) / value, u * math.exp(exponent) * (u / scale) / value],
         ]
     )
     return value, slope
 
 
-def fit(
-    space: Space, seen: Sequence[Observation], floor: float = 1e-5, belief: Belief | None = None
+def fit_surrogate(
+    space: Space,
+    observations: Sequence[Observation],
+    floor: float = 1e-5,
+    prior: Prior | None = None,
 ) -> Surrogate:
-    """The most probable parameters given what was measured. Raises ValueError without observations."""
-    if not seen:
-        raise ValueError("nothing has been measured")
-    count = len(space.group_names)
-    scale = max(o.value for o in seen)
-    shares = [_shares(space, o.mix) for o in seen]
-    start, prior = _before(space, belief or Belief.none(space), floor)
-    bare = [float((s * np.exp(start[:count, None] + start[count:-2])).sum()) for s in shares]
-    start[:count] += np.median(
-        [math.log(max(o.value, 1e-9) / max(u, 1e-30)) for o, u in zip(seen, bare, strict=True)]
-    )
-    centre = start.copy()
-    theta: Array = start
-    misfit = MISFIT
-    normal = prior
-    for _ in range(STEPS):
-        rows = [_predict(s, theta, scale) for s in shares]
-        misses = np.array(
-            [math.log(max(o.value, 1e-9) / value) for o, (value, _) in zip(seen, rows, strict=True)]
-        )
-        errors = np.array([math.hypot(o.stderr / max(o.value, 1e-9), misfit) for o in seen])
-        slopes = np.array([s for _, s in rows])
-        normal = prior + (slopes / errors[:, None] ** 2).T @ slopes
-        step = np.linalg.solve(
-            normal, (slopes / errors[:, None] ** 2).T @ misses - prior @ (theta - centre)
-        )
-        theta = theta + np.clip(step, -1.0, 1.0)
-        if float(np.abs(step).max()) < 1e-6:
-            break
-    rows = [_predict(s, theta, scale) for s in shares]
-    misses = np.array(
-        [math.log(max(o.value, 1e-9) / v) for o, (v, _) in zip(seen, rows, strict=True)]
-    )
-    cov: Array = np.linalg.inv(normal).astype(np.float64)
-    return Surrogate(space, theta, cov, scale, max(misfit, float(np.sqrt((misses**2).mean()))))
+    """Return the most probable parameters given what was measured.
 
-
-def _before(space: Space, belief: Belief, floor: float) -> tuple[Array, Array]:
-    """The prior's centre and precision. All groups may move together for next to nothing: what is
-    known beforehand is how they stand to each other, not how large they are.
+    floor: KLD in nats that is expected of a mix without any distortion. Raises ValueError without
+    observations.
     """
-    groups = [belief.groups[g] for g in space.group_names]
-    types = [belief.types[t] for t in space.types]
-    centre = np.array(
-        [m for m, _ in (*groups, *types)] + [math.log(max(floor, 1e-9)), belief.bend[0]]
+    if not observations:
+        raise ValueError("nothing has been measured")
+    scale = max(o.value for o in observations)
+    sums = [_distortion_sums(space, o.mix) for o in observations]
+    start, precision = _prior_terms(space, prior or Prior.uninformed(space), floor)
+    _shift_groups(start, len(space.group_names), sums, observations)
+    theta: Array = start.copy()
+    normal = precision
+    errors = np.array([math.hypot(o.stderr / max(o.value, TINY), MISFIT) for o in observations])
+    for _ in range(MAX_STEPS):
+        misses, slopes = _misses(observations, sums, theta, scale)
+        weighted = slopes / errors[:, None] ** 2
+        normal = precision + weighted.T @ slopes
+        step = np.linalg.solve(normal, weighted.T @ misses - precision @ (theta - start))
+        theta = theta + np.clip(step, -1.0, 1.0)
+        if float(np.abs(step).max()) < CONVERGED:
+            break
+    misses, _ = _misses(observations, sums, theta, scale)
+    cov: Array = np.linalg.inv(normal).astype(np.float64)
+    return Surrogate(space, theta, cov, scale, max(MISFIT, float(np.sqrt((misses**2).mean()))))
+
+
+def _shift_groups(
+    start: Array, groups: int, sums: Sequence[Array], observations: Sequence[Observation]
+) -> None:
+    """Shift all groups' starting sensitivities together, to the middle of what was measured."""
+    expected = [float((s * np.exp(start[:groups, None] + start[groups:-2])).sum()) for s in sums]
+    start[:groups] += np.median(
+        [
+            math.log(max(o.value, TINY) / max(u, 1e-30))
+            for o, u in zip(observations, expected, strict=True)
+        ]
+    )
+
+
+def _misses(
+    observations: Sequence[Observation], sums: Sequence[Array], theta: Array, scale: float
+) -> tuple[Array, Array]:
+    """Return log(measured / predicted) by observation, and the gradients of the predictions."""
+    predictions = [_kld_and_slope(s, theta, scale) for s in sums]
+    misses = [
+        math.log(max(o.value, TINY) / value)
+        for o, (value, _) in zip(observations, predictions, strict=True)
+    ]
+    return np.array(misses), np.array([slope for _, slope in predictions])
+
+
+def _prior_terms(space: Space, prior: Prior, floor: float) -> tuple[Array, Array]:
+    """Return the prior's center and its precision matrix.
+
+    All groups may move together for next to nothing: what is known beforehand is how they stand to
+    each other, not how large they are.
+    """
+    groups = [prior.groups[g] for g in space.group_names]
+    types = [prior.types[t] for t in space.types]
+    center = np.array(
+        [m for m, _ in (*groups, *types)] + [math.log(max(floor, TINY)), prior.bend[0]]
     )
     precision = np.array(
-        [s**-2.0 for _, s in (*groups, *types)] + [PRIOR_FLOOR**-2.0, belief.bend[1] ** -2.0]
+        [s**-2.0 for _, s in (*groups, *types)] + [FLOOR_SPREAD**-2.0, prior.bend[1] ** -2.0]
     )
-    prior, own = np.diag(precision), precision[: len(groups)]
-    prior[: len(groups), : len(groups)] -= 0.99 * np.outer(own, own) / own.sum()
-    return centre, prior
+    matrix, own = np.diag(precision), precision[: len(groups)]
+    matrix[: len(groups), : len(groups)] -= FREE_SHIFT * np.outer(own, own) / own.sum()
+    return center, matrix

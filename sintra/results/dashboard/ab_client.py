@@ -1,4 +1,4 @@
-"""The A/B box's other side: what the two models are, and their words as they come."""
+"""Start the A/B box's process, and pass on what the two models answer."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.core.stage import cores
 from sintra.core.types import Artifact
+from sintra.results.dashboard.ab_process import AbEvent, AbOrder
 from sintra.results.dashboard.studies import Studies
-from sintra.results.pages.words import discreet
+from sintra.results.pages.words import hide_folders
 
-MOST_TOKENS, MOST_LETTERS, LIMIT_S = 512, 8000, 600
-Row = dict[str, Any]
+MAX_TOKENS, MAX_LETTERS = 512, 8000  # of an answer, of a prompt
+LIMIT_S = 600  # for both answers
 
 
-def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> Row:
-    """What sintra.results.dashboard.ab_process is told. Raises UserError."""
+def ab_order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> AbOrder:
+    """Return the order for a study's two models.
+
+    Raises UserError where the prompt is unusable or the study has no two GGUFs.
+    """
     if not prompt.strip():
         raise UserError("write a prompt first")
-    if len(prompt) > MOST_LETTERS or not 1 <= tokens <= MOST_TOKENS:
+    if len(prompt) > MAX_LETTERS or not 1 <= tokens <= MAX_TOKENS:
         raise UserError(
-            f"at most {MOST_LETTERS} letters of prompt and {MOST_TOKENS} tokens of answer"
+            f"at most {MAX_LETTERS} letters of prompt and {MAX_TOKENS} tokens of answer"
         )
-    result, progress = studies.result(name), studies.opened(name)
+    result, progress = studies.read_result(name), studies.open_progress(name)
     if not result or not result["winner"] or not progress:
         raise UserError("this study has no result to talk to, or its cache is gone")
     recipe = Recipe.of(result["winner"]["recipe"])
@@ -38,10 +41,10 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
     store = progress.workspace.store
     paths = []
     for step in (progress.graph.convert(), progress.graph.quantize(recipe)):
-        made = step.outcome(store)
-        if not isinstance(made, Artifact):
+        outcome = step.outcome(store)
+        if not isinstance(outcome, Artifact):
             raise UserError("the cache no longer holds both models: run the study again")
-        paths.append(str(store.blob_path(made.model.sha256)))
+        paths.append(str(store.blob_path(outcome.model.sha256)))
     return {
         "paths": paths,
         "prompt": prompt,
@@ -53,11 +56,13 @@ def order(studies: Studies, name: str, prompt: str, tokens: int, chat: bool) -> 
     }
 
 
-async def talk(given: Row, folder: Path) -> AsyncIterator[Row]:
-    """The answers as they come; the process is gone when this ends, however it ends."""
-    path = folder / f"{os.getpid()}.{id(given)}.json"
-    path.write_text(json.dumps(given))
-    threads = {"OMP_NUM_THREADS": str(given["threads"])}
+async def stream_answers(order: AbOrder, folder: Path) -> AsyncIterator[AbEvent]:
+    """Yield the answers as they come; the process is gone when this ends, however it ends.
+
+    folder: for the order's file.
+    """
+    path = folder / f"{os.getpid()}.{id(order)}.json"
+    path.write_text(json.dumps(order))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -66,14 +71,14 @@ async def talk(given: Row, folder: Path) -> AsyncIterator[Row]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env={**os.environ, **threads},
+        env={**os.environ, "OMP_NUM_THREADS": str(order["threads"])},
     )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(LIMIT_S):
             async for line in process.stdout:
-                row = json.loads(line)
-                yield {"error": discreet(row["error"])} if "error" in row else row
+                event = json.loads(line)
+                yield {"error": hide_folders(event["error"])} if "error" in event else event
             if await process.wait() not in (0, 2):
                 yield {"error": "the models could not be run (out of memory?)"}
     except TimeoutError:

@@ -1,6 +1,7 @@
-"""Original and compressed answer the same prompt at once, token by token, in a process of their
-own: `python -m sintra.results.dashboard.ab_process ORDER.json`. A JSON object a line goes to stdout as it
-happens.
+"""Let the original and the compressed model answer a prompt at once, token by token.
+
+They run in a process of their own, `python -m sintra.results.dashboard.ab_process ORDER.json`. It
+writes a JSON object per line to stdout as it happens.
 """
 
 from __future__ import annotations
@@ -12,47 +13,95 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, final
 
 from sintra.core.errors import Infeasible, UserError
 
-Row = dict[str, Any]
-Tell = Callable[[Row], None]
+
+class AbOrder(TypedDict):
+    """What the process has to do."""
+
+    paths: list[str]  # two GGUFs, the original first
+    prompt: str
+    tokens: int  # most tokens of an answer
+    chat: bool  # whether the prompt goes through the model's chat template
+    threads: int
+    kv: str  # type of the second model's KV cache
+    lock: str  # a file; its holder measures a speed, and nobody else may load the machine
+
+
+@final
+class AbToken(TypedDict):
+    """A piece of an answer."""
+
+    side: int  # 0: the original, 1: the compressed model
+    n: int  # tokens so far
+    text: str  # what is new
+    tps: float  # speed so far, tokens/s
+
+
+@final
+class AbSummary(TypedDict):
+    """How far apart the two models were along the original's answer; the last line."""
+
+    parted: int | None  # index of the first token that differs; None where the answers are equal
+    kld: float  # mean KL divergence, nats per token
+    most: float  # largest KL divergence of a token, nats
+    tokens: int  # tokens that the mean is over
+
+
+@final
+class AbWait(TypedDict):
+    """A remark while the models wait."""
+
+    wait: str
+
+
+@final
+class AbError(TypedDict):
+    """Why there is no answer; the last line."""
+
+    error: str
+
+
+AbEvent = AbToken | AbSummary | AbWait | AbError
+Emit = Callable[[AbEvent], None]
 
 
 def main(argv: list[str]) -> int:
-    """The process's entry. The order: paths (two GGUFs), prompt, tokens, chat, threads, kv of the
-    second, lock (a file: its holder measures a speed, and nobody else may load the machine).
-    """
-    order = json.loads(Path(argv[0]).read_text())
+    """Answer the order in the file argv[0]. Returns 2 where the user can do something about it."""
+    order: AbOrder = json.loads(Path(argv[0]).read_text())
 
-    def tell(row: Row) -> None:
-        print(json.dumps(row), flush=True)
+    def emit(event: AbEvent) -> None:
+        print(json.dumps(event), flush=True)
 
     try:
         with Path(order["lock"]).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell({"wait": "a speed is being measured; the answers come after that"})
+                emit({"wait": "a speed is being measured; the answers come after that"})
                 fcntl.flock(lock, fcntl.LOCK_SH)
-            play(order, tell)
+            compare_answers(order, emit)
     except (Infeasible, UserError) as error:
-        tell({"error": str(error)})
+        emit({"error": str(error)})
         return 2
     return 0
 
 
-def play(order: Row, tell: Tell) -> None:
-    """Both answers in turn, then how far apart the two models were along the original's."""
-    import numpy as np
+def compare_answers(order: AbOrder, emit: Emit) -> None:
+    """Emit both answers in turn, then how far apart the two models were along the original's.
 
-    from sintra.formats.runtime.llama_cpp import open_model
-    from sintra.stages import ab
+    Raises UserError where the models have different vocabularies.
+    """
+    import numpy as np  # not needed to read what this module declares
+
+    from sintra.formats.runtime.llama_cpp import opened  # loads llama.cpp
+    from sintra.stages import ab  # loads llama.cpp
 
     paths = [Path(p) for p in order["paths"]]
-    prompt = ab.told(paths[0], order["prompt"]) if order["chat"] else order["prompt"]
-    size = ab.room(paths[0], [prompt], order["tokens"])
+    prompt = ab.as_chat_turn(paths[0], order["prompt"]) if order["chat"] else order["prompt"]
+    size = ab.context_size(paths[0], [prompt], order["tokens"])
     with ExitStack() as stack:
         models = [
             stack.enter_context(open_model(p, size, order["threads"], kv=kv))
@@ -64,12 +113,12 @@ def play(order: Row, tell: Tell) -> None:
                 "token by token"
             )
         ids = models[0].encode(prompt)
-        said = spoken(models, ids, order["tokens"], tell)
-        p, q = (ab.predicted(m, ids, said[0]).astype(np.float64) for m in models)
+        answers = generate_in_turn(models, ids, order["tokens"], emit)
+        p, q = (ab.answer_log_probs(m, ids, answers[0]).astype(np.float64) for m in models)
         kld = (np.exp(p) * (p - q)).sum(1)
-        tell(
+        emit(
             {
-                "parted": ab.parting(*said),
+                "parted": ab.first_difference(*answers),
                 "kld": float(kld.mean()),
                 "most": float(kld.max()),
                 "tokens": len(kld),
@@ -77,48 +126,45 @@ def play(order: Row, tell: Tell) -> None:
         )
 
 
-def spoken(models: list[Any], ids: list[int], most: int, tell: Tell) -> list[list[int]]:
-    """The two greedy answers, a token each in turn, each told as it comes with its side and the
-    tokens/s so far.
+def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -> list[list[int]]:
+    """Return the two greedy answers of at most `most` tokens, made a token each in turn.
+
+    Each piece of text is emitted as it comes; a character of several tokens comes with its last.
+    ids: the prompt's tokens.
     """
-    said: list[list[int]] = [[], []]
-    voices = [voice(m, ids, most, mine) for m, mine in zip(models, said, strict=True)]
-    spent, shown = [0.0, 0.0], ["", ""]
-    left = {0, 1}
-    while left:
-        for side in sorted(left):
+    answers: list[list[int]] = [[], []]
+    steps = [greedy_steps(m, ids, most, own) for m, own in zip(models, answers, strict=True)]
+    seconds, emitted = [0.0, 0.0], ["", ""]
+    unfinished = {0, 1}
+    while unfinished:
+        for side in sorted(unfinished):
             start = time.perf_counter()
-            ended = next(voices[side], True)
-            spent[side] += time.perf_counter() - start
-            text = models[side].text(ids + said[side])[len(models[side].text(ids)) :]
+            ended = next(steps[side], True)
+            seconds[side] += time.perf_counter() - start
+            count = len(answers[side])
+            text = models[side].text(ids + answers[side])[len(models[side].text(ids)) :]
             if not text.endswith("\ufffd") or ended:
-                tell(
-                    {
-                        "side": side,
-                        "n": len(said[side]),
-                        "text": text[len(shown[side]) :],
-                        "tps": len(said[side]) / spent[side],
-                    }
-                )
-                shown[side] = text
+                new, tps = text[len(emitted[side]) :], count / seconds[side]
+                emit({"side": side, "n": count, "text": new, "tps": tps})
+                emitted[side] = text
             if ended:
-                left.discard(side)
-    return said
+                unfinished.discard(side)
+    return answers
 
 
-def voice(model: Any, ids: list[int], most: int, said: list[int]) -> Iterator[bool]:
-    """One model's greedy answer, appended to `said` a token at a time; yields whether it has ended."""
-    import numpy as np
+def greedy_steps(model: Any, ids: list[int], most: int, answer: list[int]) -> Iterator[bool]:
+    """Append one model's greedy answer to `answer`, a token a step; yield whether it has ended."""
+    import numpy as np  # not needed to read what this module declares
 
     model.clear()
     logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
     while True:
-        said.append(int(logits[-1].argmax()))
-        ended = model.is_end(said[-1]) or len(said) >= most
+        answer.append(int(logits[-1].argmax()))
+        ended = model.ends(answer[-1]) or len(answer) >= most
         yield ended
         if ended:
             return
-        logits = model.logits(np.array(said[-1:], np.int32), len(ids) + len(said) - 1, 0)
+        logits = model.logits(np.array(answer[-1:], np.int32), len(ids) + len(answer) - 1, 0)
 
 
 if __name__ == "__main__":

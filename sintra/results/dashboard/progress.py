@@ -1,4 +1,4 @@
-"""A study's graph over the store: which steps are there, which is being built, what is left."""
+"""Follow a study in the store: which steps are done, which are being built, what is left."""
 
 from __future__ import annotations
 
@@ -7,16 +7,32 @@ import json
 import statistics
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core.types import Failure
+from sintra.results.pages.flow import StageProgress
 from sintra.study import round_files, rounds
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-Row = dict[str, Any]
+StepState = Literal["done", "failed", "building", "waiting"]
+
+
+@dataclass(frozen=True)
+class ProgressSnapshot:
+    """A study's progress at one moment."""
+
+    stages: list[StageProgress]  # inputs first
+    edges: list[tuple[str, str]]  # (stage, stage that needs it)
+    done: int  # steps that are done or failed
+    total: int  # steps of the rounds so far
+    building: list[str]  # names of the steps that are being built
+    round: int  # number of the last round, from 1; 0 before the first
+    reason: str  # of the last round's last proposal, or why the study stopped
+    seconds_left: float | None  # by the medians of this study's own steps; None where unknown
+    ended: bool  # whether there are no more rounds
 
 
 @dataclass
@@ -24,68 +40,77 @@ class Progress:
     """A study that runs or ran. Only what is not known yet is looked up again."""
 
     workspace: Workspace
-    _rounds: list[Round] = field(default_factory=list)
-    _steps: dict[str, Step] = field(default_factory=dict)
-    _wall: dict[str, float] = field(default_factory=dict)
+    _rounds: list[Round] = field(default_factory=list)  # as last read
+    _steps: dict[str, Step] = field(default_factory=dict)  # name -> step, of _rounds
+    _seconds: dict[str, float] = field(default_factory=dict)  # name of a done step -> wall time, s
 
     @cached_property
     def graph(self) -> Graph:
-        """The study's graph."""
+        """Return the study's graph."""
         return self.workspace.graph()
 
-    def rounds(self) -> list[Round]:
-        """What was proposed so far."""
-        found = round_files.recorded(self.workspace)
-        if [r["round"] for r in found] != [r["round"] for r in self._rounds] or found[
-            -1:
-        ] != self._rounds[-1:]:
-            self._rounds = found
-            self._steps = {s.name: s for r in found for s in rounds.steps_of(self.graph, r)}
+    def read_rounds(self) -> list[Round]:
+        """Read the rounds so far, and their steps where the rounds have changed."""
+        recorded = round_files.recorded(self.workspace)
+        numbers, old_numbers = ([r["round"] for r in rs] for rs in (recorded, self._rounds))
+        if numbers != old_numbers or recorded[-1:] != self._rounds[-1:]:
+            self._rounds = recorded
+            self._steps = {s.name: s for r in recorded for s in rounds.steps_of(self.graph, r)}
         return self._rounds
 
-    def now(self) -> Row:
-        """{"stages": nodes of the graph, "edges": (from, to), "done", "total", "building": step
-        names, "round", "words": of the last round, "left_s": about, by the medians of this study's
-        own steps}.
-        """
-        known = self.rounds()
-        building = self.building()
-        state = {name: self.state(step, building) for name, step in self._steps.items()}
-        last = known[-1] if known else None
-        why = (
-            last["proposals"][-1]["why"]
-            if last and last["proposals"]
-            else (last or {}).get("stop") or ""
+    def snapshot(self) -> ProgressSnapshot:
+        """Return the progress at this moment."""
+        recorded = self.read_rounds()
+        building = self.steps_being_built()
+        states = {name: self.step_state(step, building) for name, step in self._steps.items()}
+        last = recorded[-1] if recorded else None
+        return ProgressSnapshot(
+            stages=self.stage_progress(states),
+            edges=self.stage_edges(),
+            done=sum(state in ("done", "failed") for state in states.values()),
+            total=len(states),
+            building=sorted(name for name, state in states.items() if state == "building"),
+            round=len(recorded),
+            reason=_round_reason(last) if last else "",
+            seconds_left=self.seconds_left(states),
+            ended=bool(last and last["stop"] is not None),
         )
-        return {
-            "stages": self.stages(state, building),
-            "edges": self.edges(),
-            "round": len(known),
-            "words": why,
-            "done": sum(s in ("done", "failed") for s in state.values()),
-            "total": len(state),
-            "building": sorted(n for n, s in state.items() if s == "building"),
-            "left_s": self.left(state),
-            "ended": bool(last and last["stop"] is not None),
-        }
 
-    def state(self, step: Step, building: set[str]) -> str:
-        """done, failed, building or waiting."""
-        found = step.outcome(self.workspace.store)
-        if found is None:
+    def step_state(self, step: Step, building: set[str]) -> StepState:
+        """Return a step's state. building: names of the steps that are being built."""
+        outcome = step.outcome(self.workspace.store)
+        if outcome is None:
             return "building" if step.name in building else "waiting"
-        return "failed" if isinstance(found, Failure) else "done"
+        return "failed" if isinstance(outcome, Failure) else "done"
 
-    def building(self) -> set[str]:
-        """The steps that workers of this cache are at, by their orders."""
-        found = set()
+    def steps_being_built(self) -> set[str]:
+        """Return the names of the steps that workers of this cache are at, by their orders."""
+        names = set()
         for path in self.workspace.store.folder("orders").glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                found.add(str(json.loads(path.read_text())["step"]))
-        return found
+                names.add(str(json.loads(path.read_text())["step"]))
+        return names
 
-    def stages(self, state: dict[str, str], building: set[str]) -> list[Row]:
-        """A node for each stage, inputs first, with its depth in the graph."""
+    def stage_progress(self, states: dict[str, StepState]) -> list[StageProgress]:
+        """Count the steps of each stage by their states, inputs first."""
+        depth = self.stage_depths()
+        by_stage: dict[str, list[StepState]] = {stage: [] for stage in depth}
+        for name, step in self._steps.items():
+            by_stage[step.stage].append(states[name])
+        return [
+            StageProgress(
+                stage=stage,
+                depth=depth[stage],
+                total=len(by_stage[stage]),
+                done=by_stage[stage].count("done"),
+                failed=by_stage[stage].count("failed"),
+                building=by_stage[stage].count("building"),
+            )
+            for stage in sorted(depth, key=lambda s: (depth[s], s))
+        ]
+
+    def stage_depths(self) -> dict[str, int]:
+        """Return each stage's depth in the graph: one more than that of its deepest input."""
         depth: dict[str, int] = {}
         for step in self._steps.values():
             above = [
@@ -94,48 +119,45 @@ class Progress:
                 if s.stage != step.stage and s.stage in depth
             ]
             depth[step.stage] = max(depth.get(step.stage, 0), *(d + 1 for d in above), 0)
-        made = []
-        for stage in sorted(depth, key=lambda s: (depth[s], s)):
-            own = [state[n] for n, s in self._steps.items() if s.stage == stage]
-            made.append(
-                {
-                    "stage": stage,
-                    "depth": depth[stage],
-                    "total": len(own),
-                    "done": own.count("done"),
-                    "failed": own.count("failed"),
-                    "building": own.count("building"),
-                }
-            )
-        return made
+        return depth
 
-    def edges(self) -> list[tuple[str, str]]:
-        """Which stage needs which."""
+    def stage_edges(self) -> list[tuple[str, str]]:
+        """Return each pair of (stage, stage that needs it)."""
         pairs = {
-            (above.stage, s.stage)
-            for s in self._steps.values()
-            for above in s.inputs.values()
-            if above.stage != s.stage
+            (above.stage, step.stage)
+            for step in self._steps.values()
+            for above in step.inputs.values()
+            if above.stage != step.stage
         }
         return sorted(pairs)
 
-    def left(self, state: dict[str, str]) -> float | None:
-        """Seconds for the steps that are known and not done, where steps of their kind have been
-        timed.
+    def seconds_left(self, states: dict[str, StepState]) -> float | None:
+        """Estimate the seconds for the steps that are not done; None where no step of the same
+        stage has been timed.
         """
-        walls: dict[str, list[float]] = {}
+        seconds: dict[str, list[float]] = {}
         for name, step in self._steps.items():
-            if state[name] == "done":
-                walls.setdefault(step.stage, []).append(self.wall(step))
-        open_ones = [s.stage for n, s in self._steps.items() if state[n] in ("waiting", "building")]
-        if not all(stage in walls for stage in open_ones):
+            if states[name] == "done":
+                seconds.setdefault(step.stage, []).append(self.step_seconds(step))
+        open_stages = [
+            step.stage
+            for name, step in self._steps.items()
+            if states[name] in ("waiting", "building")
+        ]
+        if not all(stage in seconds for stage in open_stages):
             return None
-        return sum(statistics.median(walls[stage]) for stage in open_ones)
+        return sum(statistics.median(seconds[stage]) for stage in open_stages)
 
-    def wall(self, step: Step) -> float:
-        """How long a step that is there took."""
-        if step.name not in self._wall:
+    def step_seconds(self, step: Step) -> float:
+        """Return how long a step that is done took, in seconds; 0 where no record says so."""
+        if step.name not in self._seconds:
             key = step.key(self.workspace.store)
             entry = self.workspace.store.read_entry(key) if key else None
-            self._wall[step.name] = float(entry.get("wall_s", 0.0) if entry else 0.0)
-        return self._wall[step.name]
+            self._seconds[step.name] = float(entry.get("wall_s", 0.0) if entry else 0.0)
+        return self._seconds[step.name]
+
+
+def _round_reason(last: Round) -> str:
+    """Return the reason of a round's last proposal, or why the study stopped with it."""
+    reason: str = last["proposals"][-1]["why"] if last["proposals"] else last.get("stop") or ""
+    return reason

@@ -1,178 +1,151 @@
-"""The dashboard's words, tables and plots: plain values in, HTML out."""
+"""Render the dashboard's tables and plots: plain values in, HTML out."""
 
 from __future__ import annotations
 
-import html
 from functools import lru_cache
-from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Literal
 
-from sintra.results.dashboard.studies import Studies
-from sintra.results.pages import charts, flow
-from sintra.results.pages.page import HERE, render
-from sintra.results.pages.report import facts, front, point, verdict
-from sintra.results.pages.report_data import command
+from sintra.core.metrics import BY_NAME, metrics_in
+from sintra.results.dashboard.runs import DryRun
+from sintra.results.dashboard.studies import StudyRow, StudySnapshot
+from sintra.results.pages import charts
+from sintra.results.pages.candidate_rows import (
+    MB,
+    PlotLimits,
+    PlotPoint,
+    error_bar,
+    plot_limits,
+    plot_points,
+)
+from sintra.results.pages.charts import Plot
+from sintra.results.pages.flow import draw_flow
+from sintra.results.pages.page import TEMPLATE_FOLDER, render_template
+from sintra.results.pages.summary import key_figures, verdict_sentence
 from sintra.results.pages.words import (
-    aim_said,
-    bytes_said,
-    limit_said,
-    named,
-    plain,
-    said,
-    with_error,
+    describe_aim,
+    describe_limit,
+    format_bytes,
+    format_number,
+    format_value,
+    format_with_error,
+    metric_label,
 )
 
-Row = dict[str, Any]
-SHOWN = 20
-METRICS = (
-    "size_bytes",
-    "kld_mean",
-    "kld_p999",
-    "same_top",
-    "ppl_ratio",
-    "bits_per_byte",
-    "device_tg_tps",
-    "device_ram_bytes",
-)
-LARGER = ("same_top", "device_tg_tps")
-escaped = html.escape
+Part = Literal["head", "progress", "candidates", "log"]
+TABLE_ROWS = 20  # candidates in the table
 
 
 @lru_cache
-def style() -> str:
-    """The style of reports and pages, and what the dashboard has beside it."""
+def style_sheet() -> str:
+    """Return the style of reports and pages, and the dashboard's own."""
     return "\n".join(
-        (HERE / name).read_text() for name in ("page.css", "report.css", "dashboard.css")
+        (TEMPLATE_FOLDER / name).read_text() for name in ("page.css", "report.css", "dashboard.css")
     )
 
 
-def listing(studies: Studies) -> str:
-    """The table of studies."""
-    return render(
+def render_studies(rows: list[StudyRow]) -> str:
+    """Return the table of studies."""
+    return render_template(
         "studies.html",
-        rows=studies.listing(),
-        bytes_said=bytes_said,
-        plain=plain,
-        with_error=with_error,
+        rows=rows,
+        format_bytes=format_bytes,
+        format_number=format_number,
+        format_with_error=format_with_error,
     )
 
 
-def part(name: str, now: Row) -> str:
-    """A part of a study's page."""
-    result, progress = now["result"], now["progress"]
-    return render(
+def render_part(part: Part, study: StudySnapshot) -> str:
+    """Return a part of a study's page; "" where it has nothing to show."""
+    head, progress = part == "head", study.progress
+    flowing = part == "progress" and progress is not None and progress.total
+    return render_template(
         "live.html",
-        part=name,
-        s=now,
-        shown=SHOWN,
-        plain=plain,
-        verdict=sentence(now) if name == "head" else "",
-        facts=facts({"result": result, "original_bytes": None})
-        if result and name == "head"
-        else [],
-        flow=flow.placed(progress)
-        if progress and progress["total"] and name == "progress"
-        else None,
-        plot=plot(now) if name == "candidates" else None,
+        part=part,
+        s=study,
+        row_limit=TABLE_ROWS,
+        format_number=format_number,
+        verdict=study_sentence(study) if head else "",
+        facts=key_figures(study.result, None) if study.result and head else [],
+        flow=draw_flow(progress.stages, progress.edges) if progress and flowing else None,
+        plot=candidates_plot(study) if part == "candidates" else None,
     )
 
 
-def sentence(now: Row) -> str:
-    """What the study is about, or what came of it."""
-    if now["result"] and now["state"] not in ("running", "stopped"):
-        return verdict({"result": now["result"]})
-    goal = now["goal_conf"]
-    if goal is None:
+def study_sentence(study: StudySnapshot) -> str:
+    """Return what the study is about, or the verdict of one that has ended."""
+    if study.result and study.row.state not in ("running", "stopped"):
+        return verdict_sentence(study.result)
+    if study.goal is None:
         return (
             "Its options can't be opened any more: a model, a text or an option is no longer what "
             "it was."
         )
-    limits = "; ".join(limit_said(vars(c)) for c in goal.constraints)
-    aim = aim_said({"minimise" if goal.sense > 0 else "maximise": goal.optimise})
+    limits = "; ".join(describe_limit(vars(limit)) for limit in study.goal.constraints)
+    sense = "minimise" if study.goal.sense > 0 else "maximise"
+    aim = describe_aim({sense: study.goal.optimise})
     return f"Wanted: {aim} with {limits}." if limits else f"Wanted: {aim}."
 
 
-def plot(now: Row) -> dict[str, str] | None:
-    """Quality against size, of what is measured so far."""
-    points = tuple(tuple(point(r).items()) for r in now["rows"] if r["kld"] and r["bytes"])
-    goal = now["goal_conf"]
-    limits = {c.metric: c.limit for c in goal.constraints} if goal else {}
-    near = tuple(
-        (k, limits[m] / s)
-        for k, m, s in (("KLD", "kld_mean", 1), ("MB", "size_bytes", 1e6))
-        if m in limits
-    )
-    return drawn(points, near) if points and charts.available() else None
+def candidates_plot(study: StudySnapshot) -> Plot | None:
+    """Draw quality against size of what is measured so far; None where there is nothing to draw."""
+    points = tuple(plot_points(study.candidates))
+    limits = {c.metric: c.limit for c in study.goal.constraints} if study.goal else {}
+    return cached_plot(points, plot_limits(limits)) if points else None
+
+
+def cached_plot(points: tuple[PlotPoint, ...], limits: PlotLimits) -> Plot | None:
+    """Draw quality against size, each plot once; None without the extra."""
+    return _drawn_plot(points, limits) if charts.plots_available() else None
 
 
 @lru_cache(maxsize=64)
-def drawn(points: tuple[Any, ...], limits: tuple[Any, ...]) -> dict[str, str]:
-    """A plot, drawn once."""
-    rows = [dict(p) for p in points]
-    return charts.quality(rows, front(rows), dict(limits))
+def _drawn_plot(points: tuple[PlotPoint, ...], limits: PlotLimits) -> Plot:
+    return charts.draw_quality(list(points), limits)
 
 
-def compared(rows: list[Row]) -> str:
-    """Studies side by side, by letters that the plot has too."""
-    columns = [r | {"letter": f"{ascii_uppercase[i % 26]}"} for i, r in enumerate(rows)]
-    metrics = [m for m in METRICS if any(m in c["values"] for c in columns)]
-    best: dict[str, set[str]] = {}
-    for m in metrics:
-        values = {c["name"]: c["values"][m] for c in columns if m in c["values"]}
-        top = (max if m in LARGER else min)(values.values())
-        best[m] = (
-            {n for n, v in values.items() if v == top} if len(set(values.values())) > 1 else set()
-        )
-    return render(
+def render_comparison(rows: list[StudyRow]) -> str:
+    """Return studies side by side, by letters that the plot has too."""
+    columns = [(ascii_uppercase[i % 26], row) for i, row in enumerate(rows)]
+    metrics = [m for m in metrics_in("dashboard") if any(m in row.metrics for row in rows)]
+    return render_template(
         "compare.html",
         columns=columns,
         metrics=metrics,
-        first=best,
-        named=named,
-        said=said,
-        plot=beside(columns),
+        best={metric: best_studies(metric, rows) for metric in metrics},
+        metric_label=metric_label,
+        format_value=format_value,
+        plot=comparison_plot(columns),
     )
 
 
-def beside(columns: list[Row]) -> dict[str, str] | None:
-    """The results in one plot."""
+def best_studies(metric: str, rows: list[StudyRow]) -> set[str]:
+    """Return the names of the studies with the best value; none where all values are equal."""
+    values = {row.name: row.metrics[metric] for row in rows if metric in row.metrics}
+    best = min(values.values(), key=lambda value: BY_NAME[metric].sense * value)
+    differ = len(set(values.values())) > 1
+    return {name for name, value in values.items() if value == best} if differ else set()
+
+
+def comparison_plot(columns: list[tuple[str, StudyRow]]) -> Plot | None:
+    """Draw the results of at least two studies in one plot. columns: (letter, study)."""
     points = []
-    for c in columns:
-        values, error = c["values"], c["kld_error"] or 0.0
-        if values.get("kld_mean") and values.get("size_bytes"):
-            kld = values["kld_mean"]
-            points.append(
-                {
-                    "name": c["letter"],
-                    "MB": values["size_bytes"] / 1e6,
-                    "KLD": kld,
-                    "kind": "stock",
-                    "decided": True,
-                    "low": max(kld - 2 * error, kld / 4),
-                    "high": kld + 2 * error,
-                    "words": c["name"],
-                }
-            )
-    if len(points) < 2 or not charts.available():
-        return None
-    return drawn(tuple(tuple(p.items()) for p in points), ())
+    for letter, row in columns:
+        kld, size = row.metrics.get("kld_mean"), row.metrics.get("size_bytes")
+        if kld and size:
+            low, high = error_bar(kld, row.kld_error)
+            points.append(PlotPoint(letter, size / MB, kld, low, high, "stock", True, row.name))
+    return cached_plot(tuple(points), PlotLimits()) if len(points) > 1 else None
 
 
-def foreseen(found: Row) -> str:
-    """The dry run as a table."""
-    times = [r["seconds"] for r in found["steps"] if r["seconds"] is not None]
-    build = sum(r["state"] == "build" for r in found["steps"])
-    return render(
-        "foreseen.html",
-        steps=found["steps"],
-        build=build,
-        seconds=sum(times),
-        stop=found["stop"],
-        bytes_said=bytes_said,
+def render_dry_run(plan: DryRun) -> str:
+    """Return the steps of a dry run as a table."""
+    steps = plan["steps"]
+    return render_template(
+        "dry_run.html",
+        steps=steps,
+        build=sum(step["state"] == "build" for step in steps),
+        seconds=sum(step["seconds"] for step in steps if step["seconds"] is not None),
+        stop=plan["stop"],
+        format_bytes=format_bytes,
     )
-
-
-def typed(root: Path, given: list[str]) -> str:
-    """The command line that does the same."""
-    return command(root, given)

@@ -1,4 +1,4 @@
-"""Start a study as a process of its own, foresee one, check a form: the dashboard's only doings."""
+"""Start a study as a process of its own, ask for a dry run, and check a form."""
 
 from __future__ import annotations
 
@@ -10,102 +10,110 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from sintra.config import compose
 from sintra.core.errors import UserError
+from sintra.core.metrics import LIMITS
 from sintra.study import running
 from sintra.study.workspace import open_workspace
 
+GROUPS = ("hardware", "model", "goal", "planner", "probe")  # configuration groups of the form
+HIDDEN = {"model": "custom", "planner": "replay"}  # group -> choice that needs further options
 FORBIDDEN = {
     "store.path": "the dashboard shows one cache",
     "probe.run_code": "code that a model writes is only run when the command line says so",
 }
-NUMBERS = {
-    "goal.max_kld": "mean KL divergence at most, nats",
-    "goal.max_size_mb": "file at most, MB",
-    "goal.min_tg_tps": "tokens/s at least, on the device",
-    "goal.max_ram_gb": "memory at most, GiB",
-}
-PLAN_S = 120
-_one = threading.Lock()  # Hydra composes one configuration at a time
-_begun: dict[str, subprocess.Popen[bytes]] = {}
+LIMITED = ("max_kld", "max_size_mb", "min_tg_tps", "max_ram_gb")  # in the form, in this order
+NUMBERS = {f"goal.{option}": LIMITS[option].option_label for option in LIMITED}
+PLAN_LIMIT_S = 120
+_compose_lock = threading.Lock()  # Hydra composes one configuration at a time
+_processes: dict[str, subprocess.Popen[bytes]] = {}  # study -> its process, where it started here
 
 
-def choices(root: Path) -> dict[str, list[str]]:
-    """What the form offers."""
-    groups = {
-        g: sorted(compose.names(root, g)) for g in ("model", "hardware", "goal", "planner", "probe")
+class DryRunStep(TypedDict):
+    """A step of the next run, as `doit plan --format json` prints it."""
+
+    step: str
+    state: str  # "build" or "hit"
+    seconds: float | None  # expected; None where unknown
+    bytes: NotRequired[int]  # size of its model
+    exact: NotRequired[bool]  # whether bytes is that of a file
+
+
+class DryRun(TypedDict):
+    """What the next run would build."""
+
+    steps: list[DryRunStep]
+    stop: str | None  # why nothing would be built
+
+
+def form_choices(root: Path) -> dict[str, list[str]]:
+    """Return the choices that the form offers for each configuration group."""
+    return {
+        group: sorted(n for n in compose.names(root, group) if n != HIDDEN.get(group))
+        for group in GROUPS
     }
-    groups["model"] = [m for m in groups["model"] if m != "custom"]
-    groups["planner"] = [p for p in groups["planner"] if p != "replay"]
-    return groups
 
 
-def overrides(values: dict[str, str]) -> list[str]:
-    """A form's values as options, the empty ones left out. Raises UserError in one line."""
-    made = []
-    for group in ("hardware", "model", "goal", "planner", "probe"):
-        if value := values.get(group, "").strip():
-            made.append(f"{group}={value}")
-    for key in NUMBERS:
-        if value := values.get(key, "").strip():
-            made.append(f"{key}={number(key, value)}")
-    for item in values.get("more", "").split():
-        key, equals, value = item.partition("=")
-        if not equals or not value or not re.fullmatch(r"[a-z][\w.]*", key):
-            raise UserError(
-                f"{item!r} is no option: wanted is key=value, such as planner.evaluations=10"
-            )
-        if key in FORBIDDEN:
-            raise UserError(f"{key} can't be set here: {FORBIDDEN[key]}")
-        made.append(item)
-    if not any(o.startswith("hardware=") for o in made):
+def form_overrides(values: dict[str, str]) -> list[str]:
+    """Return a form's values as options, the empty ones left out. Raises UserError in one line."""
+    filled = {key: text for key, value in values.items() if (text := value.strip())}
+    overrides = [f"{group}={filled[group]}" for group in GROUPS if group in filled]
+    overrides += [f"{key}={positive_number(key, filled[key])}" for key in NUMBERS if key in filled]
+    overrides += [allowed_override(item) for item in filled.get("more", "").split()]
+    if not any(o.startswith("hardware=") for o in overrides):
         raise UserError("choose the hardware that the model is for")
-    return made
+    return overrides
 
 
-def number(key: str, text: str) -> str:
-    """A positive number as typed. Raises UserError."""
+def allowed_override(item: str) -> str:
+    """Return a further option as typed. Raises UserError where the form doesn't take it."""
+    key, equals, value = item.partition("=")
+    if not equals or not value or not re.fullmatch(r"[a-z][\w.]*", key):
+        raise UserError(
+            f"{item!r} is not an option; expected key=value, such as planner.evaluations=10"
+        )
+    if key in FORBIDDEN:
+        raise UserError(f"{key} can't be set here: {FORBIDDEN[key]}")
+    return item
+
+
+def positive_number(key: str, text: str) -> str:
+    """Return a number as typed. Raises UserError where it is not finite and above 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{NUMBERS[key]}: {text!r} is no number above 0")
+        raise UserError(f"{NUMBERS[key]}: {text!r} is not a number above 0")
     return text
 
 
-def checked(root: Path, values: dict[str, str]) -> tuple[str, list[str]]:
-    """The study's name and its options. Raises UserError as the command line would."""
-    given = overrides(values)
-    with _one:
-        return open_workspace(root, given).study.id, given
+def check_form(root: Path, values: dict[str, str]) -> tuple[str, list[str]]:
+    """Return the study's name and its options. Raises UserError as the command line would."""
+    overrides = form_overrides(values)
+    with _compose_lock:
+        return open_workspace(root, overrides).study.id, overrides
 
 
-def command(root: Path, task: list[str], given: list[str]) -> list[str]:
-    """doit, in this Python."""
-    return [
-        sys.executable,
-        "-m",
-        "doit",
-        "-f",
-        str(root / "dodo.py"),
-        "-d",
-        str(root),
-        *task,
-        *given,
-    ]
+def doit_command(root: Path, task: list[str], overrides: list[str]) -> list[str]:
+    """Return the command that runs doit in this Python."""
+    dodo = ["-f", str(root / "dodo.py"), "-d", str(root)]
+    return [sys.executable, "-m", "doit", *dodo, *task, *overrides]
 
 
-def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
-    """Begin or go on with a study, its words in cache/runs. False where it runs already."""
+def start_study(root: Path, store: Path, name: str, overrides: list[str]) -> bool:
+    """Start or resume a study; its output goes to the folder runs/ of the cache.
+
+    Returns False where it runs already.
+    """
     if running.alive(store / "studies" / name):
         return False
     (store / "runs").mkdir(exist_ok=True, mode=0o700)
     with (store / "runs" / f"{name}.log").open("wb") as log:
-        _begun[name] = subprocess.Popen(
-            command(root, ["optimize"], given),
+        _processes[name] = subprocess.Popen(
+            doit_command(root, ["optimize"], overrides),
             cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -116,28 +124,28 @@ def start(root: Path, store: Path, name: str, given: list[str]) -> bool:
     return True
 
 
-def starting(name: str) -> bool:
-    """Whether the process that was begun here for a study is alive."""
-    return name in _begun and _begun[name].poll() is None
+def is_starting(name: str) -> bool:
+    """Return whether the process that was started here for a study is alive."""
+    return name in _processes and _processes[name].poll() is None
 
 
-def reap() -> None:
-    """Let go of studies that have ended."""
-    for name in [n for n, p in _begun.items() if p.poll() is not None]:
-        del _begun[name]
+def reap_ended() -> None:
+    """Collect the exit codes of studies that have ended, so that no zombie is left."""
+    for name in [n for n, process in _processes.items() if process.poll() is not None]:
+        del _processes[name]
 
 
-def foreseen(root: Path, given: list[str]) -> dict[str, Any]:
-    """The dry run: what the next run would build. Raises UserError with the command's own words."""
-    asked = command(root, ["plan", "--format", "json"], given)
+def dry_run(root: Path, overrides: list[str]) -> DryRun:
+    """Return what the next run would build. Raises UserError with the command's own words."""
+    command = doit_command(root, ["plan", "--format", "json"], overrides)
     try:
         done = subprocess.run(
-            asked, cwd=root, capture_output=True, text=True, timeout=PLAN_S, check=False
+            command, cwd=root, capture_output=True, text=True, timeout=PLAN_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"the dry run took more than {PLAN_S} s") from None
+        raise UserError(f"the dry run took more than {PLAN_LIMIT_S} s") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UserError(lines[-1].removeprefix("sintra: ") if lines else "the dry run failed")
-    found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    return found
+    plan: DryRun = json.loads(done.stdout[done.stdout.index("{") :])
+    return plan

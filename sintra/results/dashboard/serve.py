@@ -1,4 +1,4 @@
-"""`doit dashboard`: the web page's server, by NiceGUI (extra `dashboard`)."""
+"""Serve `doit dashboard` by NiceGUI (extra `dashboard`)."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.results.dashboard.access import Guard, loopback
+from sintra.results.dashboard.access import AccessGuard, is_loopback
 from sintra.study.workspace import cache_root
 
-TOKEN = "SINTRA_DASHBOARD_TOKEN"
-POLICY = (
+TOKEN_VARIABLE = "SINTRA_DASHBOARD_TOKEN"
+REPORT_POLICY = (  # Content-Security-Policy of a report
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'none'"
 )
 
 
 def serve(root: Path, host: str, port: int) -> None:
-    """Serve until Ctrl-C. port 0: any free one. Raises UserError where the extra is missing or the
-    port is taken.
+    """Serve until Ctrl-C. port: 0 stands for any free one.
+
+    Raises UserError where the extra is missing or the port is taken.
     """
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(cache_root(root, []) / "meta" / "nicegui"))
     try:
-        from nicegui import app, ui
+        from nicegui import app, ui  # an optional package
     except ImportError:
         raise UserError(
             "the dashboard needs its extra: pip install -c constraints.txt -e '.[dashboard]'"
         ) from None
-    port = free(host, port)
-    token = "" if loopback(host) else os.environ.get(TOKEN) or secrets.token_urlsafe(24)
-    routed(root, app, ui)
-    app.add_middleware(Guard, token=token)
+    port = free_port(host, port)
+    token = "" if is_loopback(host) else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    register_pages(root, app, ui)
+    app.add_middleware(AccessGuard, token=token)
     name = f"[{host}]" if ":" in host else host
-    asked = f"?token={token}" if token else ""
-    print(f"dashboard: http://{name}:{port}/{asked}  (Ctrl-C ends it; studies go on)", flush=True)
+    query = f"?token={token}" if token else ""
+    print(f"dashboard: http://{name}:{port}/{query}  (Ctrl-C ends it; studies go on)", flush=True)
     ui.run(
         host=host,
         port=port,
@@ -52,44 +53,45 @@ def serve(root: Path, host: str, port: int) -> None:
     )
 
 
-def routed(root: Path, app: Any, ui: Any) -> None:
-    """Every page, and the reports as the files that they are."""
-    from starlette.responses import FileResponse, PlainTextResponse, Response
+def register_pages(root: Path, app: Any, ui: Any) -> None:
+    """Register every page, and the reports as the files that they are."""
+    from starlette.responses import FileResponse, PlainTextResponse, Response  # comes with NiceGUI
 
-    from sintra.results.dashboard import pages
-    from sintra.results.dashboard.studies import Studies
+    from sintra.results.dashboard import views  # imports NiceGUI
+    from sintra.results.dashboard.studies import Studies  # not on the no-op path
 
     studies = Studies(root)
-    for path, made in pages.routes(studies).items():
-        ui.page(path)(made)
+    for path, make_page in views.page_routes(studies).items():
+        ui.page(path)(make_page)
 
     @ui.page("/study/{name}")  # type: ignore[untyped-decorator]
-    def one(name: str) -> None:
-        pages.study(studies, name)
+    def study(name: str) -> None:
+        views.study_page(studies, name)
 
     @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
-    async def trouble(request: Any, error: Exception) -> Response:
+    async def internal_error(request: Any, error: Exception) -> Response:
         traceback.print_exception(error)
         return PlainTextResponse("This page could not be made; the terminal says why.", 500)
 
     @app.get("/report/{name}")  # type: ignore[untyped-decorator]
     def report(name: str) -> Response:
-        if not studies.known(name) or not studies.report(name):
+        if not studies.has_study(name) or not studies.has_report(name):
             return PlainTextResponse("There is no such report.", 404)
         return FileResponse(
-            root / "outputs" / name / "report.html", headers={"Content-Security-Policy": POLICY}
+            root / "outputs" / name / "report.html",
+            headers={"Content-Security-Policy": REPORT_POLICY},
         )
 
 
-def free(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises UserError where it can't be had."""
+def free_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0. Raises UserError where it can't be listened on."""
     if not 0 <= port <= 65535:
-        raise UserError(f"--port {port} is none from 0 to 65535")
+        raise UserError(f"--port {port} is not a number from 0 to 65535")
     try:
         with socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ) as taken:
-            return int(taken.getsockname()[1])
+        ) as server:
+            return int(server.getsockname()[1])
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -1,6 +1,4 @@
-"""What the dashboard shows of studies, as plain values: the list, and one study as it stands at
-this moment.
-"""
+"""Read what the dashboard shows: the list of studies, and one study as it stands at this moment."""
 
 from __future__ import annotations
 
@@ -9,57 +7,88 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
-from sintra.results.dashboard.progress import Progress
-from sintra.results.pages.report import candidate
-from sintra.results.pages.report_data import shown
-from sintra.results.pages.words import discreet, numbers
+from sintra.core.recipe import Recipe, variant_name
+from sintra.core.types import Goal
+from sintra.results.dashboard.progress import Progress, ProgressSnapshot
+from sintra.results.pages.candidate_rows import CandidateLine, candidate_line, candidate_lines
+from sintra.results.pages.command_lines import public_override
+from sintra.results.pages.words import ResultJson, hide_folders, measurements_by_metric
 from sintra.results.result import row as result_row
 from sintra.store.store import Store
 from sintra.study import running
 from sintra.study.candidates import candidates
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
-Row = dict[str, Any]
+LOG_BYTES, LOG_LINES = 4000, 12  # the end of a log that is shown
+FileMark = tuple[int, int]  # time of the last change, ns; size, bytes
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A study in the list and in comparisons."""
+
+    name: str
+    state: str  # "running", "stopped", or the status of its result
+    when: float  # the result's time, or that of the start, Unix seconds
+    ago: str  # how long that is past
+    model: str
+    hardware: str  # name of the profile; "" before there is a result
+    goal: str  # name of the goal; "" before there is a result
+    winner: str  # the winner's recipe; "" where there is none
+    metrics: dict[str, float]  # metric -> the winner's value
+    kld_error: float | None  # standard error of the winner's mean KLD, nats
+
+
+@dataclass(frozen=True)
+class StudySnapshot:
+    """One study at this moment."""
+
+    row: StudyRow
+    progress: ProgressSnapshot | None  # None for a study that has ended
+    candidates: list[CandidateLine]
+    result: ResultJson | None  # of the last run that ended
+    options: list[str]  # the study's overrides as others may see them
+    log: list[str]  # the last lines that it wrote
+    goal: Goal | None  # None where the study's options can't be opened any more
+    device: str  # the device's title
+    has_report: bool
 
 
 @dataclass
 class Studies:
-    """The studies of one project. What was read is kept by the time and size of its file."""
+    """The studies of one project."""
 
     root: Path
-    _results: dict[Path, tuple[tuple[int, int], Row]] = field(default_factory=dict)
-    _open: dict[str, Progress] = field(default_factory=dict)
+    _results: dict[Path, tuple[FileMark, ResultJson]] = field(default_factory=dict)
+    _progress: dict[str, Progress] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
-        """The project's cache."""
+        """Return the project's cache."""
         return Store(cache_root(self.root, []))
 
     def folder(self, name: str) -> Path:
-        """Where a study's rounds lie."""
+        """Return the folder of a study's rounds."""
         return self.store.root / "studies" / name
 
     def names(self) -> Iterator[str]:
-        """Every study that has a result or has been begun."""
-        done = {
+        """Yield every study that has a result or has been started."""
+        finished = {
             p.parent.name
             for p in (self.root / "outputs").glob("*/result.json")
             if not p.parent.is_symlink()
         }
-        yield from sorted(
-            done | {p.parent.name for p in (self.store.root / "studies").glob(f"*/{running.NOTE}")}
-        )
+        notes = (self.store.root / "studies").glob(f"*/{running.NOTE}")
+        yield from sorted(finished | {p.parent.name for p in notes})
 
-    def known(self, name: str) -> bool:
-        """Whether there is such a study; no path can be smuggled in by a name."""
+    def has_study(self, name: str) -> bool:
+        """Return whether there is such a study; a path in the place of a name is none."""
         return name in set(self.names())
 
-    def result(self, name: str) -> Row | None:
-        """A study's result.json."""
+    def read_result(self, name: str) -> ResultJson | None:
+        """Read a study's result.json, again only where its time or size has changed."""
         path = self.root / "outputs" / name / "result.json"
         try:
             mark = (path.stat().st_mtime_ns, path.stat().st_size)
@@ -69,124 +98,116 @@ class Studies:
             return None
         return self._results[path][1]
 
-    def listing(self) -> list[Row]:
-        """A row a study: those that run first, then the newest."""
-        rows = [self.line(name) for name in self.names()]
-        return sorted(rows, key=lambda r: (r["state"] != "running", -r["when"]))
+    def study_rows(self) -> list[StudyRow]:
+        """Return a row for each study: those that run first, then the newest."""
+        rows = [self.study_row(name) for name in self.names()]
+        return sorted(rows, key=lambda row: (row.state != "running", -row.when))
 
-    def line(self, name: str) -> Row:
-        """A study in a row."""
-        result, note = self.result(name), running.noted(self.folder(name))
+    def study_row(self, name: str) -> StudyRow:
+        """Return a study in a row."""
+        result, note = self.read_result(name), running.noted(self.folder(name))
         winner = result["winner"] if result else None
-        values = numbers(winner) if winner else {}
+        measurements = measurements_by_metric(winner) if winner else {}
         path = self.root / "outputs" / name / "result.json"
         when = max(path.stat().st_mtime if result else 0.0, note["started"] if note else 0.0)
-        state = "running" if note and note["alive"] else result["status"] if result else "stopped"
-        return {
-            "name": name,
-            "state": state,
-            "when": when,
-            "ago": ago(time.time() - when),
-            "model": result["model"] if result else name.split("-")[0],
-            "hardware": result["hardware"] if result else "",
-            "goal": result["goal"]["name"] if result else "",
-            "winner": Recipe.of(winner["recipe"]).name if winner else "",
-            "values": {k: m["value"] for k, m in values.items()},
-            "kld_error": values.get("kld_mean", {}).get("stderr"),
-        }
+        return StudyRow(
+            name=name,
+            state="running"
+            if note and note["alive"]
+            else result["status"]
+            if result
+            else "stopped",
+            when=when,
+            ago=format_age(time.time() - when),
+            model=result["model"] if result else name.split("-")[0],
+            hardware=result["hardware"] if result else "",
+            goal=result["goal"]["name"] if result else "",
+            winner=variant_name(Recipe.of(winner["recipe"])) if winner else "",
+            metrics={metric: m["value"] for metric, m in measurements.items()},
+            kld_error=measurements.get("kld_mean", {}).get("stderr"),
+        )
 
-    def report(self, name: str) -> bool:
-        """Whether the study's report is there."""
+    def has_report(self, name: str) -> bool:
+        """Return whether the study's report is there."""
         return (self.root / "outputs" / name / "report.html").is_file()
 
-    def overrides(self, name: str) -> list[str] | None:
-        """The options that a study was begun with."""
+    def read_overrides(self, name: str) -> list[str] | None:
+        """Read the options that a study was started with; None where they are not recorded."""
         note = running.noted(self.folder(name))
         if note:
             return [str(o) for o in note["overrides"]]
         try:
-            found: list[str] = json.loads(
-                (self.root / "outputs" / name / "manifest.json").read_text()
-            )["overrides"]
+            manifest = json.loads((self.root / "outputs" / name / "manifest.json").read_text())
+            overrides: list[str] = manifest["overrides"]
         except (OSError, ValueError, KeyError):
             return None
-        return found
+        return overrides
 
-    def opened(self, name: str) -> Progress | None:
-        """The study's graph over the store; None where its options can't be opened any more."""
-        if name not in self._open:
-            workspace = self.workspace(name)
+    def open_progress(self, name: str) -> Progress | None:
+        """Return the study's graph over the store; None where its options can't be opened any
+        more.
+        """
+        if name not in self._progress:
+            workspace = self.open_study(name)
             if workspace is None:
                 return None
-            self._open[name] = Progress(workspace)
-        return self._open[name]
+            self._progress[name] = Progress(workspace)
+        return self._progress[name]
 
-    def workspace(self, name: str) -> Workspace | None:
-        """The study's workspace, where it is still what it was."""
-        given = self.overrides(name)
+    def open_study(self, name: str) -> Workspace | None:
+        """Open the study's workspace; None where its model, texts or options have changed."""
+        overrides = self.read_overrides(name)
+        if overrides is None:
+            return None
         try:
-            workspace = open_workspace(self.root, given) if given is not None else None
+            workspace = open_workspace(self.root, overrides)
         except UserError:
             return None
-        return (
-            workspace
-            if workspace and workspace.study.id == name and workspace.pinned() is not None
-            else None
+        same = workspace.study.id == name and workspace.pinned() is not None
+        return workspace if same else None
+
+    def snapshot(self, name: str) -> StudySnapshot:
+        """Return one study as it stands: its row, progress, candidates and the end of its log."""
+        row, result = self.study_row(name), self.read_result(name)
+        progress = self.open_progress(name)
+        moving = progress if row.state in ("running", "stopped") or result is None else None
+        lines = candidate_lines(result) if result else []
+        return StudySnapshot(
+            row=row,
+            progress=moving.snapshot() if moving else None,
+            candidates=self.measured_so_far(moving) if moving else lines,
+            result=result,
+            options=[public_override(self.root, o) for o in self.read_overrides(name) or []],
+            log=self.log_tail(name),
+            goal=progress.workspace.study.goal if progress else None,
+            device=progress.workspace.study.hardware.title if progress else row.hardware,
+            has_report=self.has_report(name),
         )
 
-    def snapshot(self, name: str) -> Row:
-        """One study as it stands: its row, its progress, its candidates, the end of its log."""
-        line, result = self.line(name), self.result(name)
-        progress = self.opened(name)
-        moving = line["state"] in ("running", "stopped") or result is None
-        made = (
-            [
-                candidate(c, i == 0 and result["winner"] is not None)
-                for i, c in enumerate(result["candidates"])
-            ]
-            if result
-            else []
-        )
-        if moving and progress:
-            made = self.so_far(progress)
-        return line | {
-            "progress": progress.now() if moving and progress else None,
-            "rows": made,
-            "result": result,
-            "options": [shown(self.root, o) for o in self.overrides(name) or []],
-            "log": self.log(name),
-            "goal_conf": progress.workspace.study.goal if progress else None,
-            "device": progress.workspace.study.hardware.title if progress else line["hardware"],
-            "report": self.report(name),
-        }
-
-    def so_far(self, progress: Progress) -> list[Row]:
-        """What is measured of a study that has not ended."""
+    def measured_so_far(self, progress: Progress) -> list[CandidateLine]:
+        """Return the candidates of a study that has not ended, those that hold every limit first,
+        then by size.
+        """
         goal = progress.workspace.study.goal
-        found = candidates(progress.graph, progress.workspace.store, progress.rounds())
-        rows = [candidate(result_row(c, goal), False) for c in found if c.measurements or c.failure]
-        return sorted(rows, key=lambda r: (not r["holds"], r["bytes"] or 0))
+        measured = candidates(progress.graph, progress.workspace.store, progress.read_rounds())
+        lines = [
+            candidate_line(result_row(c, goal), False)
+            for c in measured
+            if c.measurements or c.failure
+        ]
+        return sorted(lines, key=lambda line: (not line.holds, line.bytes or 0))
 
-    def log(self, name: str) -> list[str]:
-        """The last lines that a study begun here wrote."""
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last lines that a study started here wrote."""
         path = self.store.root / "runs" / f"{name}.log"
         if not path.is_file():
             return []
-        return [
-            discreet(line) for line in path.read_text(errors="replace")[-4000:].splitlines()[-12:]
-        ]
+        lines = path.read_text(errors="replace")[-LOG_BYTES:].splitlines()
+        return [hide_folders(line) for line in lines[-LOG_LINES:]]
 
 
-def ended(result: Row) -> list[Row]:
-    """The candidates of a result, the best first."""
-    return [
-        candidate(c, i == 0 and result["winner"] is not None)
-        for i, c in enumerate(result["candidates"])
-    ]
-
-
-def ago(seconds: float) -> str:
-    """How long something is past."""
+def format_age(seconds: float) -> str:
+    """Return how long something is past, such as "5 min ago"."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"

@@ -1,6 +1,6 @@
-"""Plain HTML form parts on NiceGUI's elements: labelled, reachable by keyboard, in the page's own
-style. A control is written once, as HTML, so that no update of the page takes away what is being
-typed.
+"""Make plain HTML form parts on NiceGUI's elements: labeled, reachable by keyboard, in the page's
+own style. A control is written once, as HTML, so that no update of the page takes away what is
+being typed.
 """
 
 from __future__ import annotations
@@ -11,78 +11,98 @@ from typing import Any
 
 from nicegui import ui
 
-VALUE = "(e) => emit(e.target.value)"
-TICKED = "(e) => emit(e.target.checked)"
-Values = dict[str, str]
-Changed = Callable[[], Any]
+EMIT_VALUE = "(e) => emit(e.target.value)"
+EMIT_CHECKED = "(e) => emit(e.target.checked)"
+Values = dict[str, str]  # key of a control -> what is typed or chosen
+OnChange = Callable[[], Any]  # a function or coroutine function
 
 
-def text(words: str, tag: str = "div", classes: str = "") -> ui.html:
-    """Words as they are."""
+def add_text(words: str, tag: str = "div", classes: str = "") -> ui.html:
+    """Add an element with a text, escaped."""
     return ui.html(html.escape(words), sanitize=False, tag=tag).classes(classes)
 
 
-def labelled(
-    words: str, control: str, key: str, values: Values, changed: Changed, classes: str = ""
+def add_html(tag: str = "div", classes: str = "", role: str = "") -> ui.html:
+    """Add an empty element whose HTML is set later. role: its ARIA role, where it has one."""
+    element = ui.html("", sanitize=False, tag=tag).classes(classes)
+    return element.props(f'role="{role}"') if role else element
+
+
+def set_html(element: ui.html, content: str) -> None:
+    """Set an element's HTML, unless it is that already."""
+    if element.content != content:
+        element.set_content(content)
+
+
+def set_text(element: ui.html, words: str) -> None:
+    """Set an element's text, escaped."""
+    set_html(element, html.escape(words))
+
+
+def add_control(
+    words: str, control: str, key: str, values: Values, on_change: OnChange, classes: str = ""
 ) -> None:
-    """A control below its label; what is typed or chosen is kept."""
+    """Add a control below its label; what is typed or chosen goes to values[key]."""
 
-    def kept(event: Any) -> Any:
+    def update(event: Any) -> Any:
         values[key] = str(event.args)
-        return changed()
+        return on_change()
 
-    made = ui.html(f"<span>{html.escape(words)}</span>{control}", sanitize=False, tag="label")
-    made.classes(f"field {classes}").on("input", kept, js_handler=VALUE)
+    label = ui.html(f"<span>{html.escape(words)}</span>{control}", sanitize=False, tag="label")
+    label.classes(f"field {classes}").on("input", update, js_handler=EMIT_VALUE)
 
 
-def choice(words: str, key: str, options: list[str], values: Values, changed: Changed) -> None:
-    """One of several; an empty first one where nothing is chosen yet."""
-    now = values.get(key, "")
+def add_select(
+    words: str, key: str, options: list[str], values: Values, on_change: OnChange
+) -> None:
+    """Add a choice of one of several; an empty first one where nothing is chosen yet."""
+    chosen = values.get(key, "")
     rows = [
-        (
-            "<option "
-            f'value="{html.escape(o)}"{" selected" if o == now else ""}>{html.escape(o or "choose")}</option>'
-        )
-        for o in (options if now else ["", *options])
+        f'<option value="{html.escape(option)}"{" selected" if option == chosen else ""}>'
+        f"{html.escape(option or 'choose')}</option>"
+        for option in (options if chosen else ["", *options])
     ]
-    labelled(words, f'<select name="{key}">{"".join(rows)}</select>', key, values, changed)
+    add_control(words, f'<select name="{key}">{"".join(rows)}</select>', key, values, on_change)
 
 
-def line(
+def add_input(
     words: str,
     key: str,
     values: Values,
-    changed: Changed,
+    on_change: OnChange,
     hint: str = "",
-    more: str = "",
+    attributes: str = "",
     classes: str = "",
 ) -> None:
-    """A line of text; hint stands in it while it is empty. more: further attributes."""
-    hinted, now = html.escape(hint), html.escape(values.get(key, ""))
-    box = f'<input name="{key}" autocomplete="off" placeholder="{hinted}" value="{now}" {more}>'
-    labelled(words, box, key, values, changed, classes)
+    """Add a line of text. hint: shown while it is empty; attributes: further HTML attributes."""
+    hint, text = html.escape(hint), html.escape(values.get(key, ""))
+    box = (
+        f'<input name="{key}" autocomplete="off" placeholder="{hint}" value="{text}" {attributes}>'
+    )
+    add_control(words, box, key, values, on_change, classes)
 
 
-def area(words: str, key: str, values: Values, changed: Changed) -> None:
-    """Several lines."""
-    labelled(words, f'<textarea name="{key}" rows="3"></textarea>', key, values, changed, "all")
+def add_text_area(words: str, key: str, values: Values, on_change: OnChange) -> None:
+    """Add several lines of text."""
+    box = f'<textarea name="{key}" rows="3"></textarea>'
+    add_control(words, box, key, values, on_change, "all")
 
 
-def tick(words: str, changed: Callable[[bool], Any]) -> None:
-    """A box to tick."""
-    made = ui.html(
+def add_checkbox(words: str, on_change: Callable[[bool], Any]) -> None:
+    """Add a box to tick."""
+    label = ui.html(
         f'<input type="checkbox"><span>{html.escape(words)}</span>', sanitize=False, tag="label"
     ).classes("check")
-    made.on("change", lambda event: changed(bool(event.args)), js_handler=TICKED)
+    label.on("change", lambda event: on_change(bool(event.args)), js_handler=EMIT_CHECKED)
 
 
-def button(words: str, act: Callable[[], Any], main: bool = False) -> ui.html:
-    """Something to do."""
-    made = text(words, "button", "act main" if main else "act").props('type="button"')
-    made.on("click", lambda: act())
-    return made
+def add_button(words: str, on_click: Callable[[], Any], main: bool = False) -> ui.html:
+    """Add a button. main: whether it is the page's first choice."""
+    button = add_text(words, "button", "act main" if main else "act").props('type="button"')
+    button.on("click", lambda: on_click())
+    return button
 
 
-def link(words: str, to: str, main: bool = False) -> ui.html:
-    """Somewhere to go."""
-    return text(words, "a", "act main" if main else "act").props(f'href="{to}"')
+def add_link(words: str, target: str, main: bool = False) -> ui.html:
+    """Add a link that looks like a button. main: whether it is the page's first choice."""
+    return add_text(words, "a", "act main" if main else "act").props(f'href="{target}"')

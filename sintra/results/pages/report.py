@@ -1,344 +1,180 @@
-"""A study's report: everything that `sintra.results.pages.report_data` gathered, as one page."""
+"""Render a study's report: all that `report_data` collects, as one page."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from pathlib import Path
 
-from sintra.core.recipe import Recipe
-from sintra.results.pages import charts, surgery, words
-from sintra.results.pages.page import render
-from sintra.results.pages.words import (
-    LEVELS,
-    STATUS,
-    aim_said,
-    bytes_said,
-    discreet,
-    limit_said,
-    named,
-    numbers,
-    plain,
-    said,
-    with_error,
+from sintra.core.recipe import Recipe, variant_name
+from sintra.results.pages import charts, surgery
+from sintra.results.pages.candidate_rows import (
+    MB,
+    CandidateLine,
+    candidate_lines,
+    plot_limits,
+    plot_points,
 )
+from sintra.results.pages.charts import Plot
+from sintra.results.pages.command_lines import usage_commands
+from sintra.results.pages.page import render_template
+from sintra.results.pages.report_data import ReportData, collect_report_data, read_source
+from sintra.results.pages.summary import key_figures, limit_lines, verdict_sentence
+from sintra.results.pages.words import (
+    LEVEL_TEXTS,
+    STATUS_TEXTS,
+    ProposalRow,
+    describe_aim,
+    format_bytes,
+    format_number,
+    hide_folders,
+)
+from sintra.store.files import write_atomic
+from sintra.study.round_files import Round
+from sintra.study.workspace import Workspace
 
-Row = dict[str, Any]
-SHOWN = 12
-MB = 1e6
-KIND = {"winner": "this result", "ours": "ours", "stock": "stock preset"}
+FIRST_ROWS = 12  # candidates in the first table
 
 
-def page(found: Row) -> str:
-    """The page as HTML. found: what `sintra.results.pages.report_data.account` returns."""
-    result = found["result"]
-    rows = [
-        candidate(c, i == 0 and result["winner"] is not None)
-        for i, c in enumerate(result["candidates"])
-    ]
-    picture = found["anatomy"]
-    return render(
+@dataclass(frozen=True)
+class ProposalLine:
+    """A proposal as the report shows it."""
+
+    name: str  # the recipe's name
+    level: str  # "build", "screen", "search" or "report"
+    author: str
+    reason: str
+    gist: str  # author and reason, for the chapter's heading
+    expected: float | None  # the planner's prediction of the mean KLD, nats
+    measured: float | None  # mean KLD, nats; only of proposals on a whole text
+    confidence: float | None  # how sure the author was, 0 to 1
+
+
+@dataclass(frozen=True)
+class RoundLines:
+    """A round as the report shows it."""
+
+    number: int  # from 1
+    proposals: list[ProposalLine]
+    stop: str  # why the study ended with it; "None" where it did not
+
+    @property
+    def gist(self) -> str:
+        """Return the last proposal's reason, or the round's number where nothing was proposed."""
+        return self.proposals[-1].gist if self.proposals else f"{self.number}"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Rounds in a row whose last proposals have the same reason."""
+
+    first: int  # number of the first round
+    last: int  # number of the last round
+    proposals: list[ProposalLine]
+    gist: str  # "" where nothing was proposed
+    words: str  # what was done, or why the study stopped
+    expected: bool  # whether any proposal came with a prediction
+
+
+def write_report(root: Path, study: str, workspace: Workspace | None = None) -> Path:
+    """Write outputs/<study>/report.html. Raises UserError where there is no such result."""
+    source = read_source(root, study, workspace)
+    path = source.folder / "report.html"
+    write_atomic(path, render_report(collect_report_data(root, source)))
+    return path
+
+
+def render_report(data: ReportData) -> str:
+    """Return the report as HTML."""
+    result, tensors = data.result, data.tensor_map
+    lines = candidate_lines(result)
+    return render_template(
         "report.html",
-        f=found,
+        data=data,
         result=result,
-        status=STATUS[result["status"]],
-        verdict=verdict(found),
-        facts=facts(found),
-        limits=limits(result),
-        aim=aim_said(result["goal"]),
-        rows=rows,
-        first=rows[:SHOWN],
-        plots=plots(found, rows),
-        extra=charts.available(),
-        figures=surgery.figures(picture) if picture else [],
-        legend=surgery.legend(),
-        stock=any(r["kind"] == "stock" and r["kld"] for r in rows),
-        known=bool(picture) and surgery.known(picture),
-        rounds=chapters(found["rounds"], rows),
-        winner=rows[0] if result["winner"] else None,
-        uses=uses(found),
-        discreet=discreet,
-        bytes_said=bytes_said,
-        plain=plain,
-        named=named,
-        texts=len(found["manifest"]["texts"]),
-        parts=list(zip(charts.TINTS, charts.PARTS, strict=True)),
+        status=STATUS_TEXTS[result["status"]],
+        verdict=verdict_sentence(result),
+        facts=key_figures(result, data.original_bytes),
+        limits=limit_lines(result),
+        aim=describe_aim(result["goal"]),
+        rows=lines,
+        first=lines[:FIRST_ROWS],
+        plots=draw_plots(data, lines),
+        extra=charts.plots_available(),
+        figures=surgery.draw_figures(tensors) if tensors else [],
+        legend=surgery.bit_legend(),
+        stock=any(line.kind == "stock" and line.kld for line in lines),
+        has_shares=tensors is not None and tensors.has_shares,
+        chapters=chapters(data.rounds, lines),
+        winner=lines[0] if result["winner"] else None,
+        uses=usage_commands(result, data.command, data.planless_command, data.context),
+        format_bytes=format_bytes,
+        format_number=format_number,
+        parts=list(zip(charts.TINTS, charts.MEMORY_PARTS, strict=True)),
     )
 
 
-def verdict(found: Row) -> str:
-    """The study in one sentence."""
-    result, winner = found["result"], found["result"]["winner"]
-    if winner is None:
-        return f"Nothing was made: {discreet(result['reason'] or result['status'])}."
-    row = numbers(winner)
-    name, kld = Recipe.of(winner["recipe"]).name, row.get("kld_mean")
-    what = f"{name}, {bytes_said(winner['artifact']['bytes'])}"
-    near = (
-        f", {with_error(kld['value'], kld.get('stderr'))} nats a token from the 16-bit model"
-        if kld
-        else ""
-    )
-    if result["status"] == "met":
-        return f"{what}{near}, is {aim_said(result['goal'])} found that holds every limit."
-    if winner["verdict"]["violated"]:
-        metric, value, limit, _ = winner["verdict"]["violated"][0]
-        return (
-            f"No variant holds every limit; the nearest, {what}{near}, misses {named(metric)}: "
-            f"{said(metric, value)} where the limit is {said(metric, limit)}."
-        )
-    open_ones = (
-        ", ".join(map(named, winner["verdict"]["unknown"])) or "its quality on the report text"
-    )
-    return f"The best so far is {what}{near}; not decided: {open_ones}."
+def draw_plots(data: ReportData, lines: list[CandidateLine]) -> dict[str, Plot]:
+    """Draw the plots for which there are numbers: pareto, memory, heat. None without the extra."""
+    plots: dict[str, Plot] = {}
+    if not charts.plots_available():
+        return plots
+    if points := plot_points(lines):
+        limits = {c["metric"]: c["limit"] for c in data.result["goal"]["constraints"]}
+        plots["pareto"] = charts.draw_quality(points, plot_limits(limits))
+    if data.memory:
+        usable = (data.usable_bytes or 0) / MB
+        near = usable < 2 * max(bar.total for bar in data.memory)
+        plots["memory"] = charts.draw_memory(data.memory, usable if near else None)
+    if data.heat:
+        plots["heat"] = charts.draw_heat(data.heat.samples)
+    return plots
 
 
-def facts(found: Row) -> list[tuple[str, str, str]]:
-    """The winner's main numbers: label, value, how it was had."""
-    winner = found["result"]["winner"]
-    if winner is None:
-        return []
-    row, whole = numbers(winner), found["original_bytes"]
-    size = winner["artifact"]["bytes"]
-    made = [
-        ("Size", bytes_said(size), f"{100 * size / whole:.0f} % of 16 bits" if whole else "exact")
+def chapters(rounds: list[Round], lines: list[CandidateLine]) -> list[Chapter]:
+    """Return the rounds; those in a row that have the same reason are one chapter."""
+    by_name = {line.name: line for line in lines}
+    rounds_lines = [
+        RoundLines(r["round"], [proposal_line(p, by_name) for p in r["proposals"]], str(r["stop"]))
+        for r in rounds
     ]
-    if kld := row.get("kld_mean"):
-        made.append(("KL divergence", *halves(kld, where(winner))))
-    if top := row.get("same_top"):
-        made.append(("Same top token", f"{100 * top['value']:.1f} %", "measured"))
-    if speed := row.get("device_tg_tps"):
-        made.append(("Generation", plain(speed["value"]), "tokens/s, " + interval(speed)))
-    if ram := row.get("device_ram_bytes"):
-        made.append(("Memory", bytes_said(ram["value"]), "estimated"))
-    return made
+    return [_chapter(list(group)) for _, group in groupby(rounds_lines, lambda r: r.gist)]
 
 
-def halves(kld: Row, text: str) -> tuple[str, str]:
-    """A divergence, and its error with the text that it is of."""
-    value, _, error = with_error(kld["value"], kld.get("stderr")).partition(" ")
-    return value, f"{error} nats, {text}"
-
-
-def where(row: Row) -> str:
-    """On which text a candidate's quality was measured."""
-    return f"{row['decided_on']} text"
-
-
-def interval(measurement: Row) -> str:
-    """How a number was had, and between what it lies at 90 %."""
-    metric = measurement["metric"]
-    low, high = (
-        said(metric, measurement[k]).removesuffix(" tokens/s") if k in measurement else ""
-        for k in ("low", "high")
+def _chapter(rounds: list[RoundLines]) -> Chapter:
+    proposals = [line for r in rounds for line in r.proposals]
+    return Chapter(
+        first=rounds[0].number,
+        last=rounds[-1].number,
+        proposals=proposals,
+        gist=rounds[0].gist if proposals else "",
+        words=count_levels(proposals) or hide_folders(rounds[0].stop),
+        expected=any(line.expected for line in proposals),
     )
-    ends = f", {low} to {high}" if low else ""
-    return f"{measurement['how']}{ends}"
 
 
-def limits(result: Row) -> list[Row]:
-    """Each limit with the winner's value, how it was had, and whether it holds."""
-    winner = result["winner"]
-    row = numbers(winner) if winner else {}
-    missed = {v[0] for v in winner["verdict"]["violated"]} if winner else set()
-    open_ones = set(winner["verdict"]["unknown"]) if winner else set()
-    made = []
-    for limit in result["goal"]["constraints"]:
-        metric = limit["metric"]
-        found = row.get(metric)
-        value = said(metric, found["value"]) if found else "\u2013"
-        if found and found.get("stderr") and "kld" in metric:
-            value = f"{with_error(found['value'], found['stderr'])} nats"
-        state = (
-            "missed"
-            if metric in missed
-            else "open"
-            if metric in open_ones or not found
-            else "holds"
-        )
-        made.append(
-            {
-                "say": limit_said(limit),
-                "option": discreet(limit["option"]),
-                "state": state,
-                "value": value,
-                "how": how(found),
-            }
-        )
-    return made
-
-
-def how(found: Row | None) -> str:
-    """Measured, or estimated between what."""
-    return "" if found is None else "measured" if found["how"] == "measured" else interval(found)
-
-
-def candidate(row: Row, winner: bool) -> Row:
-    """A line of the table, and a point of the plot where it was measured."""
-    found, recipe = numbers(row), Recipe.of(row["recipe"])
-
-    def value(metric: str) -> float | None:
-        return found[metric]["value"] if metric in found else None
-
-    kld = found.get("kld_mean")
-    stock = not recipe.tensors and not recipe.cut and recipe.format == "gguf"
-    return {
-        "name": recipe.name,
-        "kind": "winner" if winner else "stock" if stock else "ours",
-        "round": row["round"],
-        "bytes": value("size_bytes"),
-        "kld": kld["value"] if kld else None,
-        "error": (kld or {}).get("stderr"),
-        "top": value("same_top"),
-        "tps": value("device_tg_tps"),
-        "ram": value("device_ram_bytes"),
-        "decided": row["decided_on"] == "report",
-        "verdict": words.verdict_said(row),
-        "author": row["author"],
-        "holds": not row["failure"] and not row["verdict"]["violated"],
-        "failure": discreet(row["failure"]["message"]) if row["failure"] else "",
-    }
-
-
-def plots(found: Row, rows: list[Row]) -> dict[str, dict[str, str]]:
-    """The plots that can be drawn: pareto, memory, heat; none without the extra."""
-    made: dict[str, dict[str, str]] = {}
-    if not charts.available():
-        return made
-    points = [point(r) for r in rows if r["kld"] and r["bytes"]]
-    if points:
-        limit = {c["metric"]: c["limit"] for c in found["result"]["goal"]["constraints"]}
-        near = {
-            k: limit[m] / s
-            for k, m, s in (("KLD", "kld_mean", 1), ("MB", "size_bytes", MB))
-            if m in limit
-        }
-        made["pareto"] = charts.quality(points, front(points), near)
-    if found["memory"]:
-        most = max(sum(b[p] for p in charts.PARTS) for b in found["memory"])
-        usable = (found["usable_bytes"] or 0) / MB
-        made["memory"] = charts.memory(found["memory"], usable if usable < 2 * most else None)
-    if found["heat"]:
-        made["heat"] = charts.heat(found["heat"]["rows"])
-    return made
-
-
-def point(row: Row) -> Row:
-    """A candidate as a point; the bar is two standard errors to each side."""
-    reach = 2 * (row["error"] or 0.0)
-    tip = (
-        f"{row['name']}: {bytes_said(row['bytes'])}, {row['kld']:.5f} ± {row['error'] or 0:.5f} "
-        f"nats, {row['verdict']}"
+def proposal_line(proposal: ProposalRow, by_name: dict[str, CandidateLine]) -> ProposalLine:
+    """Return a proposal of rounds.json as a line. by_name: the candidates by their names."""
+    name, level = variant_name(Recipe.of(proposal["recipe"])), proposal["level"]
+    reason = hide_folders(proposal["why"])
+    candidate = by_name.get(name) if level in ("search", "report") else None
+    return ProposalLine(
+        name=name,
+        level=level,
+        author=proposal["author"],
+        reason=reason,
+        gist=f"{proposal['author']}: {reason}",
+        expected=proposal.get("predicted", {}).get("kld_mean"),
+        measured=candidate.kld if candidate else None,
+        confidence=proposal.get("confidence"),
     )
-    return {
-        "name": row["name"],
-        "MB": row["bytes"] / MB,
-        "KLD": row["kld"],
-        "low": max(row["kld"] - reach, row["kld"] / 4),
-        "high": row["kld"] + reach,
-        "kind": row["kind"],
-        "decided": row["decided"],
-        "words": tip,
-    }
 
 
-def front(points: list[Row]) -> list[Row]:
-    """Those that no other beats in both bytes and KLD, by size."""
-    best: list[Row] = []
-    for p in sorted(points, key=lambda p: (p["MB"], p["KLD"])):
-        if not best or p["KLD"] < best[-1]["KLD"]:
-            best.append({"MB": p["MB"], "KLD": p["KLD"]})
-    return best
-
-
-def chapters(rounds: list[Row], rows: list[Row]) -> list[Row]:
-    """The rounds, those in a row that have the same reason as one."""
-    came = {r["name"]: r for r in rows}
-    named_rounds = [
-        (r["round"], [proposed(p, came) for p in r["proposals"]], r["stop"]) for r in rounds
-    ]
-    made = []
-    for gist, group in groupby(named_rounds, lambda r: r[1][-1]["gist"] if r[1] else f"{r[0]}"):
-        own = list(group)
-        proposals = [p for r in own for p in r[1]]
-        made.append(
-            {
-                "number": own[0][0],
-                "to": own[-1][0],
-                "proposals": proposals,
-                "gist": gist if proposals else "",
-                "words": counted(proposals) or discreet(str(own[0][2])),
-                "expected": any(p["expected"] for p in proposals),
-            }
-        )
-    return made
-
-
-def proposed(given: Row, came: dict[str, Row]) -> Row:
-    """A proposal: what, by whom, why, what was expected and what came."""
-    name, level = Recipe.of(given["recipe"]).name, given["level"]
-    why = discreet(given["why"])
-    seen = came.get(name) if level in ("search", "report") else None
-    return {
-        "name": name,
-        "level": level,
-        "author": given["author"],
-        "why": why,
-        "gist": f"{given['author']}: {why}",
-        "expected": given.get("predicted", {}).get("kld_mean"),
-        "came": seen["kld"] if seen else None,
-        "sure": given.get("confidence"),
-    }
-
-
-def counted(proposals: list[Row]) -> str:
-    """How many were made, and how many measured on which text."""
-    levels = sorted(p["level"] for p in proposals)
+def count_levels(proposals: list[ProposalLine]) -> str:
+    """Return how many proposals were made, and how many measured on which text."""
+    levels = sorted(proposal.level for proposal in proposals)
     counts = [(level, len(list(group))) for level, group in groupby(levels)]
     return ", ".join(
-        f"{n} made" if level == "build" else f"{n} on {LEVELS[level]}" for level, n in counts
+        f"{count} made" if level == "build" else f"{count} on {LEVEL_TEXTS[level]}"
+        for level, count in counts
     )
-
-
-def uses(found: Row) -> list[tuple[str, str]]:
-    """What to do with the result: words and a command."""
-    result = found["result"]
-    if result["winner"] is None:
-        return [("Run the study again, with other limits or other hardware", found["command"])]
-    folder, path = f"outputs/{result['study']}", result["winner"]["artifact"]["path"]
-    kv, context = (
-        result["winner"]["recipe"].get("kv", "f16"),
-        (found["probe"] or {}).get("context", 512),
-    )
-    cache = "" if kv == "f16" else f" -ctk {kv} -ctv {kv} -fa on"
-    made = []
-    if path == "model.gguf":
-        made = [
-            ("Run it with llama.cpp", f"llama-cli -m {folder}/{path} -c {context}{cache}"),
-            (
-                "Serve it, OpenAI-compatible, on this machine",
-                f"llama-server -m {folder}/{path} -c {context}{cache}",
-            ),
-            ("Hand it to Ollama", f"doit export_ollama --study {result['study']}"),
-            (
-                "Copy it to the device (put its address in the place of DEVICE)",
-                f"scp {folder}/{path} DEVICE:",
-            ),
-        ]
-    else:
-        made = [
-            (
-                "Load it with transformers",
-                f'python -c "from transformers import AutoModelForCausalLM as M; '
-                f"print(M.from_pretrained('{folder}/{path}'))\"",
-            )
-        ]
-    return [
-        *made,
-        ("Compare its answers with the original's", f"doit ab study={result['study']}"),
-        ("Look at every tensor beside a stock preset", f"doit surgery study={result['study']}"),
-        ("Make it again: what the cache holds is not built twice", found["command"]),
-        (
-            "Replay the same steps without a planner",
-            f"{found['bare_command']} planner=replay planner.replay={folder}/rounds.json",
-        ),
-    ]

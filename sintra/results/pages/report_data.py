@@ -1,4 +1,4 @@
-"""What a study's report says, gathered from its folder in outputs/ and, where the cache still has
+"""Collect what a study's report shows: from its folder in outputs/ and, where the cache still has
 it, from the store.
 """
 
@@ -9,68 +9,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sintra import __version__
-from sintra.config.options import unnamed
 from sintra.core.errors import UserError, nearest
 from sintra.core.types import Artifact, Hardware
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, Shape, compute_bytes, kv_bytes
-from sintra.planning.llm.budget import bare
 from sintra.results.finished import Delivered
-from sintra.results.pages import report
-from sintra.results.pages.tensor_map import anatomy
-from sintra.results.pages.words import discreet
-from sintra.store.files import write_atomic
+from sintra.results.pages.charts import HeatSample, MemoryBar
+from sintra.results.pages.command_lines import optimize_command, without_planner
+from sintra.results.pages.tensor_map import TensorMap, read_tensor_map
+from sintra.results.pages.words import ResultJson, hide_folders
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
-MINUTES = 15
-Row = dict[str, Any]
+HEAT_MINUTES = 15  # how long the full load is simulated
+HEAT_STEP_S = 15  # between two samples of the plot
+ORIGINAL, RESULT = "16-bit original", "this result"
+ManifestJson = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Told:
-    """A study's folder, read. place is None where its options can't be opened any more, and missing
-    says why.
-    """
+class ReportSource:
+    """A study's folder in outputs/, read."""
 
     folder: Path
-    result: Row
-    rounds: list[Row]
-    manifest: Row
-    workspace: Workspace | None
-    missing: str
+    result: ResultJson  # result.json
+    rounds: list[Round]  # rounds.json
+    manifest: ManifestJson  # manifest.json
+    workspace: Workspace | None  # None where the study's options can't be opened any more
+    missing: str  # why there is no workspace; "" where there is one
 
 
-def write(root: Path, study: str, workspace: Workspace | None = None) -> Path:
-    """Make outputs/<study>/report.html. Raises UserError where there is no such result."""
-    told = read(root, study, workspace)
-    path = told.folder / "report.html"
-    write_atomic(path, report.page(account(root, told)))
-    return path
+@dataclass(frozen=True)
+class HeatCurve:
+    """A quarter of an hour under full load, simulated."""
+
+    samples: list[HeatSample]
+    burst: float  # tokens/s in the first minute
+    sustained: float  # tokens/s once as much heat leaves as comes in
+    hottest: float  # highest temperature of the chip, degrees Celsius
 
 
-def read(root: Path, study: str, workspace: Workspace | None = None) -> Told:
-    """Open a folder of outputs/. Raises UserError with the nearest name."""
+@dataclass(frozen=True)
+class ReportData:
+    """All that the report shows, as plain values; None where it is not known."""
+
+    result: ResultJson
+    rounds: list[Round]
+    manifest: ManifestJson
+    missing: str  # why the study can't be opened any more, without folders; "" where it can
+    device: str  # the device's title
+    profile: list[tuple[str, str]]  # the device in a few lines: (property, value)
+    command: str  # makes the study again
+    planless_command: str  # the same without the options of the planner
+    tensor_map: TensorMap | None
+    original_bytes: int | None  # size of the 16-bit GGUF
+    memory: list[MemoryBar] | None
+    usable_bytes: int | None  # the device's memory for models
+    heat: HeatCurve | None
+    context: int | None  # of the study, tokens
+
+
+def read_source(root: Path, study: str, workspace: Workspace | None = None) -> ReportSource:
+    """Read a folder of outputs/. Raises UserError with the nearest name where there is none."""
     folder = root / "outputs" / study
     if "/" in study or not (folder / "result.json").is_file():
-        known = sorted(
+        studies = sorted(
             p.name for p in (root / "outputs").glob("*") if (p / "result.json").is_file()
         )
-        hint = f": {nearest(study, known)}" if known else ": run `doit optimize hardware=...` first"
+        hint = (
+            f": {nearest(study, studies)}"
+            if studies
+            else ": run `doit optimize hardware=...` first"
+        )
         raise UserError(f"outputs/{study} holds no result{hint}")
     result, rounds, manifest = (
         json.loads((folder / f"{n}.json").read_text()) for n in ("result", "rounds", "manifest")
     )
     missing = ""
     if workspace is None:
-        workspace, missing = reopened(root, manifest["overrides"], result["study"])
-    return Told(folder.resolve(), result, rounds, manifest, workspace, missing)
+        workspace, missing = reopen_workspace(root, manifest["overrides"], result["study"])
+    return ReportSource(folder.resolve(), result, rounds, manifest, workspace, missing)
 
 
-def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | None, str]:
-    """The study's workspace, or why it can't be had: its model, texts or options are no longer what
-    they were.
-    """
+def reopen_workspace(root: Path, overrides: list[str], study: str) -> tuple[Workspace | None, str]:
+    """Open a study's workspace, or return why its model, texts or options have changed."""
     try:
         workspace = open_workspace(root, overrides)
     except UserError as error:
@@ -80,139 +102,112 @@ def reopened(root: Path, overrides: list[str], study: str) -> tuple[Workspace | 
     return workspace, ""
 
 
-def account(root: Path, told: Told) -> Row:
-    """Everything that the page shows, as plain values."""
-    result, workspace = told.result, told.workspace
-    done = Delivered(told.folder, result, workspace) if workspace and result["winner"] else None
+def collect_report_data(root: Path, source: ReportSource) -> ReportData:
+    """Collect everything that the report shows, without building anything."""
+    result, workspace = source.result, source.workspace
+    done = Delivered(source.folder, result, workspace) if workspace and result["winner"] else None
     hardware = workspace.study.hardware if workspace else None
-    shapes = layouts(done) if done else {}
-    return {
-        "result": result,
-        "rounds": told.rounds,
-        "manifest": told.manifest,
-        "missing": discreet(told.missing),
-        "device": hardware.title if hardware else result["hardware"],
-        "profile": profile(hardware) if hardware else [],
-        "command": command(root, told.manifest["overrides"]),
-        "bare_command": command(root, unplanned(told.manifest)),
-        "version": __version__,
-        "anatomy": pictured(done),
-        "original_bytes": original_bytes(done) if done else None,
-        "memory": memory(done, shapes) if done else None,
-        "usable_bytes": hardware.usable_bytes if hardware else None,
-        "heat": heat(hardware, result) if hardware and result["winner"] else None,
-        "probe": unnamed(workspace.study.probe) if workspace else None,
-    }
+    overrides = source.manifest["overrides"]
+    return ReportData(
+        result=result,
+        rounds=source.rounds,
+        manifest=source.manifest,
+        missing=hide_folders(source.missing),
+        device=hardware.title if hardware else result["hardware"],
+        profile=describe_hardware(hardware) if hardware else [],
+        command=optimize_command(root, overrides),
+        planless_command=optimize_command(root, without_planner(overrides)),
+        tensor_map=cached_tensor_map(done) if done else None,
+        original_bytes=original_bytes(done) if done else None,
+        memory=memory_bars(done) if done else None,
+        usable_bytes=hardware.usable_bytes if hardware else None,
+        heat=heat_curve(hardware, result) if hardware and result["winner"] else None,
+        context=workspace.study.probe.context if workspace else None,
+    )
 
 
-def command(root: Path, overrides: list[str]) -> str:
-    """What makes the study again, typed in the project's folder; folders elsewhere and secrets are
-    left out.
-    """
-    return " ".join(["doit optimize", *(quoted(shown(root, o)) for o in overrides)])
-
-
-def unplanned(manifest: Row) -> list[str]:
-    """The study's options without those of its planner."""
-    return [o for o in manifest["overrides"] if not o.startswith("planner")]
-
-
-def shown(root: Path, override: str) -> str:
-    """An override as others may see it."""
-    key, _, value = override.partition("=")
-    if "://" in value:
-        return f"{key}={bare(value)}"
-    return discreet(f"{key}={value}".replace(f"{root.resolve()}/", ""))
-
-
-def quoted(text: str) -> str:
-    """For a shell."""
-    return f"'{text}'" if any(c in text for c in ' []{}()*?$&;|<>#"') else text
-
-
-def profile(device: Hardware) -> list[tuple[str, str]]:
-    """The device in a few lines."""
-    usable = f"{device.usable_bytes / 2**30:g} GiB ({device.usable_bytes / 1e9:.2f} GB) usable"
-    rows = [
-        ("processor", f"{device.cores} cores, {device.isa}"),
-        ("backend", device.backend),
-        ("memory", f"{device.ram_bytes / 2**30:g} GiB, of which {usable}"),
-        ("bandwidth", f"{device.bandwidth / 1e9:g} GB/s"),
+def describe_hardware(hardware: Hardware) -> list[tuple[str, str]]:
+    """Return the device in a few lines, as (property, value)."""
+    usable = f"{hardware.usable_bytes / 2**30:g} GiB ({hardware.usable_bytes / 1e9:.2f} GB) usable"
+    lines = [
+        ("processor", f"{hardware.cores} cores, {hardware.isa}"),
+        ("backend", hardware.backend),
+        ("memory", f"{hardware.ram_bytes / 2**30:g} GiB, of which {usable}"),
+        ("bandwidth", f"{hardware.bandwidth / 1e9:g} GB/s"),
     ]
-    return [(k, v) for k, v in rows if v.strip(", ")]
+    return [(name, value) for name, value in lines if value.strip(", ")]
 
 
-def pictured(done: Delivered | None) -> Row | None:
-    """The tensor map, where it can be had without building anything."""
-    if done is None or done.recipe.format != "gguf" or not cached(done):
+def cached_tensor_map(done: Delivered) -> TensorMap | None:
+    """Return the tensor map, where it can be had without building anything."""
+    if done.recipe.format != "gguf" or not has_models(done):
         return None
     try:
-        return anatomy(done, lambda text: None)
+        return read_tensor_map(done, lambda line: None)
     except UserError:
         return None
 
 
-def cached(done: Delivered) -> bool:
-    """Whether the store has the winner and its original."""
+def has_models(done: Delivered) -> bool:
+    """Return whether the store has the winner and its original."""
     return all(
-        isinstance(s.outcome(done.store), Artifact)
-        for s in (done.graph.convert(), done.graph.quantize(done.recipe))
+        isinstance(step.outcome(done.store), Artifact)
+        for step in (done.graph.convert(), done.graph.quantize(done.recipe))
     )
 
 
 def original_bytes(done: Delivered) -> int | None:
-    """The size of the 16-bit GGUF."""
-    made = done.graph.convert().outcome(done.store)
-    return made.model.size if isinstance(made, Artifact) else None
+    """Return the size of the 16-bit GGUF, where the store has it."""
+    outcome = done.graph.convert().outcome(done.store)
+    return outcome.model.size if isinstance(outcome, Artifact) else None
 
 
-def layouts(done: Delivered) -> dict[str, Shape]:
-    """Name -> shape of the original and of the winner, where the store has them."""
-    found = {}
-    for name, step in (
-        ("16-bit original", done.graph.convert()),
-        ("this result", done.graph.quantize(done.recipe)),
-    ):
-        made = step.outcome(done.store)
-        if isinstance(made, Artifact):
-            found[name] = Shape.of(done.store.read_json(made, "layout.json"))
-    return found
-
-
-def memory(done: Delivered, shapes: dict[str, Shape]) -> list[Row] | None:
-    """MB by part, by the same formula that the limit is judged with."""
-    context, kv = done.workspace.study.probe.context, done.recipe.kv
-    return [
-        {
-            "name": name,
-            "weights": s.weight_bytes / 1e6,
-            "compute buffer": compute_bytes(s, context) / 1e6,
-            "KV cache": kv_bytes(s, context, kv if name == "this result" else "f16") / 1e6,
-            "runtime": RUNTIME_BYTES / 1e6,
-        }
-        for name, s in shapes.items()
-    ] or None
-
-
-def heat(device: Hardware, result: Row) -> Row | None:
-    """A quarter of an hour under full load, simulated, in steps of 15 s; None where the profile
-    says too little of heat.
+def memory_bars(done: Delivered) -> list[MemoryBar] | None:
+    """Return the memory of the original and of the winner, by the same formula that the limit is
+    judged with; None where the store has neither.
     """
-    if not thermal.complete(device.thermal):
-        return None
-    numbers = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
-    full = numbers.get("device_tg_tps")
-    if full is None:
-        return None
-    p = thermal.checked(device.thermal, device.name)
-    samples = thermal.simulate(p, MINUTES * 60 + 1)
-    rows = [
-        {"minutes": s.t / 60, "chip": s.chip, "case": s.case, "tps": s.speed * full}
-        for s in samples[::15]
-    ]
+    context = done.workspace.study.probe.context
+    models = (
+        (ORIGINAL, done.graph.convert(), "f16"),
+        (RESULT, done.graph.quantize(done.recipe), done.recipe.kv),
+    )
+    bars = []
+    for name, step, kv in models:
+        outcome = step.outcome(done.store)
+        if isinstance(outcome, Artifact):
+            shape = Shape.of(done.store.read_json(outcome, "layout.json"))
+            bars.append(MemoryBar(name, memory_parts(shape, context, kv)))
+    return bars or None
+
+
+def memory_parts(shape: Shape, context: int, kv: str) -> dict[str, float]:
+    """Estimate the memory of a model by part, MB. context: tokens; kv: type of the KV cache."""
     return {
-        "rows": rows,
-        "burst": thermal.mean_speed(samples, 0, thermal.BURST_S) * full,
-        "sustained": thermal.sustained(p) * full,
-        "hottest": max(s.chip for s in samples),
+        "weights": shape.weight_bytes / 1e6,
+        "compute buffer": compute_bytes(shape, context) / 1e6,
+        "KV cache": kv_bytes(shape, context, kv) / 1e6,
+        "runtime": RUNTIME_BYTES / 1e6,
     }
+
+
+def heat_curve(hardware: Hardware, result: ResultJson) -> HeatCurve | None:
+    """Simulate a quarter of an hour under full load; None where the profile has no thermal
+    parameters or the winner no speed.
+    """
+    if not thermal.complete(hardware.thermal):
+        return None
+    values = {m["metric"]: m["value"] for m in result["winner"]["measurements"]}
+    full_tps = values.get("device_tg_tps")
+    if full_tps is None:
+        return None
+    parameters = thermal.checked(hardware.thermal, hardware.name)
+    samples = thermal.simulate(parameters, HEAT_MINUTES * 60 + 1)  # one a second
+    return HeatCurve(
+        samples=[
+            HeatSample(minutes=s.t / 60, chip=s.chip, case=s.case, tps=s.speed * full_tps)
+            for s in samples[::HEAT_STEP_S]
+        ],
+        burst=thermal.mean_speed(samples, 0, thermal.BURST_S) * full_tps,
+        sustained=thermal.sustained(parameters) * full_tps,
+        hottest=max(s.chip for s in samples),
+    )

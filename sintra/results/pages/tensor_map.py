@@ -1,174 +1,238 @@
-"""What a study knows of its winner, tensor by tensor: types, bits, sensitivities, what was left out
-and what that cost.
+"""Collect what a study knows of its winner, tensor by tensor: types, bits, sensitivities, what was
+left out and what that cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from sintra.core.recipe import Recipe
+from sintra.build.step import Step
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Artifact
-from sintra.formats.gguf.sizes import resolve_types
-from sintra.formats.gguf.tensor_names import renumber_tensor
-from sintra.planning.solver.search import opened, probes_of
+from sintra.formats.gguf.sizes import resolved
+from sintra.formats.gguf.tensor_names import moved
+from sintra.planning.solver.search import Search, open_search, propose_probes
 from sintra.planning.solver.surrogate import Surrogate
-from sintra.planning.state import History
+from sintra.planning.state import PlannerState
 from sintra.results.finished import Delivered
 from sintra.study import candidates, round_files
-from sintra.study.planner_state import history
+from sintra.study.planner_state import planner_state_of
 
-Layout = dict[str, Any]
-MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")
+Layout = dict[str, Any]  # layout.json; a tensor in it is [name, type, bytes, shape]
+Say = Callable[[str], None]
+MIXED = ("solver", "hybrid", "llm", "imatrix_mse", "optuna", "random")  # planners of mixes
 
 
-def anatomy(done: Delivered, say: Callable[[str], None]) -> dict[str, Any]:
-    """{"model", "hardware", "winner": figure, "stock": figure or None, "cost": words or None,
-    "probes": rows, "modelled": whether the study fitted a model of the damage}.
+@dataclass(frozen=True)
+class TensorCell:
+    """A matrix of a variant; None where nothing is known."""
 
-    A figure: {"name", "bytes", "kld", "kld_error", "bits", "dropped", "left_out", "norms",
-    "tensors": {original name: cell}}, a cell: {"type", "bits" a weight, "bytes", "shape", "share":
-    of the damage that the model of it foresees, "error": relative error of the layer's output},
-    share and error None where nothing is known.
+    type: str  # of ggml, such as "Q4_K"
+    bits: float  # bits per weight
+    bytes: int
+    shape: list[int]
+    share: float | None  # of the quality loss that the solver's model predicts, 0 to 1
+    error: float | None  # relative error of the layer's output
+
+
+@dataclass(frozen=True)
+class TensorFigure:
+    """One variant, by the names that its tensors have in the original."""
+
+    name: str  # the recipe's name
+    bytes: int  # of all tensors
+    kld: float | None  # mean KL divergence, nats; None where it was not measured
+    kld_error: float | None  # standard error of kld, nats
+    bits: float  # bits per weight over all matrices
+    dropped: list[int]  # blocks that were left out, from 0
+    left_out: str  # what was left out, in words
+    kv: str  # type of the KV cache
+    tensors: dict[str, TensorCell]  # name in the original -> matrix
+    norms: list[str]  # types of the vectors
+    matrices: list[str]  # names of all matrices of the original
+
+
+@dataclass(frozen=True)
+class GroupProbe:
+    """A group of tensors that was measured alone at the lowest type, all else at the highest."""
+
+    group: str
+    type: str  # the lowest type
+    kld: float  # on the search text, nats
+    error: float  # standard error of kld, nats
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """The winner, and the stock preset that is nearest to it in size."""
+
+    model: str
+    hardware: str  # the device's title
+    winner: TensorFigure
+    layers: int  # blocks of the original
+    stock: TensorFigure | None  # None where the study made no preset
+    cost: str | None  # what leaving blocks out cost, in words; None where none was left out
+    probes: list[GroupProbe]  # the most sensitive group first
+    modelled: bool  # whether the study fitted a model of the quality loss
+
+    @property
+    def figures(self) -> list[TensorFigure]:
+        """Return the winner and, where there is one, the stock preset."""
+        return [self.winner, *([self.stock] if self.stock else [])]
+
+    @property
+    def has_shares(self) -> bool:
+        """Return whether each tensor's share of the quality loss is known."""
+        return any(cell.share is not None for cell in self.winner.tensors.values())
+
+
+def read_tensor_map(done: Delivered, say: Say) -> TensorMap:
+    """Collect the map of a study's winner; models that the store has not are built, with a line
+    for each. Raises UserError where a step fails.
     """
-    base = _layout(done, done.graph.convert(), say)
-    known = candidates.candidates(done.graph, done.store, done.rounds)
-    seen = history(
-        done.graph, done.store, [round_files.proposals(r) for r in done.rounds], known, None
+    base = read_step_layout(done, done.graph.convert(), say)
+    measured = candidates.candidates(done.graph, done.store, done.rounds)
+    proposals = [round_files.proposals(r) for r in done.rounds]
+    state = planner_state_of(done.graph, done.store, proposals, measured)
+    search = fitted_search(done, state)
+    surrogate = search.surrogate if search else None
+    winner = tensor_figure(done, done.recipe, base, state, surrogate, say)
+    stock = nearest_stock(done, state)
+    return TensorMap(
+        model=done.workspace.study.model,
+        hardware=done.workspace.study.hardware.title,
+        winner=winner,
+        layers=base["shape"]["layers"],
+        stock=tensor_figure(done, stock, base, state, None, say) if stock else None,
+        cost=cost_of_cut(done, state, winner) if done.recipe.cut else None,
+        probes=group_probes(search),
+        modelled=surrogate is not None,
     )
-    model = fitted(done, seen)
-    winner = figure(done, done.recipe, base, seen, model, say)
-    stock = nearest_stock(done, seen)
-    return {
-        "model": done.workspace.study.model,
-        "hardware": done.workspace.study.hardware.title,
-        "winner": winner,
-        "layers": base["shape"]["layers"],
-        "stock": figure(done, stock, base, seen, None, say) if stock else None,
-        "cost": cost(done, seen, winner) if done.recipe.cut else None,
-        "probes": probed(done, seen, model),
-        "modelled": model is not None,
-    }
 
 
-def _layout(done: Delivered, step: Any, say: Callable[[str], None]) -> Layout:
-    found: Layout = done.store.read_json(done.made(step, say), "layout.json")
-    return found
+def read_step_layout(done: Delivered, step: Step, say: Say) -> Layout:
+    """Read the layout of a step's GGUF. Raises UserError where the step fails."""
+    layout: Layout = done.store.read_json(done.made(step, say), "layout.json")
+    return layout
 
 
-def fitted(done: Delivered, seen: History) -> Surrogate | None:
-    """The solver's model of the damage, where the study measured enough mixes for one."""
-    if done.workspace.study.planner.name not in MIXED or not seen.tried:
+def fitted_search(done: Delivered, state: PlannerState) -> Search | None:
+    """Open the solver's search with its fitted model; None where too few mixes were measured."""
+    if done.workspace.study.planner.name not in MIXED or not state.results.attempts:
         return None
-    return opened(done.workspace.study, seen)[1]
+    return open_search(done.workspace.study, state)[0]
 
 
-def figure(
+def tensor_figure(
     done: Delivered,
     recipe: Recipe,
     base: Layout,
-    seen: History,
-    model: Surrogate | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """One variant, by the names that its tensors have in the original."""
-    layout = _layout(done, done.graph.quantize(recipe), say)
-    held = {t[0]: t for t in layout["tensors"]}
-    back = {new: t[0] for t in base["tensors"] if (new := renumber_tensor(t[0], list(recipe.drop)))}
+    state: PlannerState,
+    surrogate: Surrogate | None,
+    say: Say,
+) -> TensorFigure:
+    """Collect one variant. base: the original's layout; surrogate: None leaves the shares out."""
+    layout = read_step_layout(done, done.graph.quantize(recipe), say)
+    matrices = [tensor for tensor in layout["tensors"] if len(tensor[3]) > 1]
+    original_name = {new: t[0] for t in base["tensors"] if (new := moved(t[0], list(recipe.drop)))}
+    rows = {original_name[row[0]]: row for row in matrices if row[0] in original_name}
+    types = {name: row[1] for name, row in rows.items()}
+    shares = predicted_shares(surrogate, types) if recipe.complete else {}
+    errors = output_errors(state, recipe, types)
     cells = {
-        back[name]: cell(row) for name, row in held.items() if len(row[3]) > 1 and name in back
+        name: tensor_cell(row, shares.get(name), errors.get(name)) for name, row in rows.items()
     }
-    shares = (
-        foreseen(model, {name: c["type"] for name, c in cells.items()}) if recipe.complete else {}
+    kld = state.results.kld(recipe, "report") or state.results.kld(recipe, "search")
+    weights = sum(math.prod(row[3]) for row in matrices)
+    return TensorFigure(
+        name=variant_name(recipe),
+        bytes=sum(tensor[2] for tensor in layout["tensors"]),
+        kld=kld.value if kld else None,
+        kld_error=kld.stderr if kld else None,
+        bits=8 * sum(cell.bytes for cell in cells.values()) / weights,
+        dropped=list(recipe.drop),
+        left_out=recipe.cut_words,
+        kv=recipe.kv,
+        tensors=cells,
+        norms=sorted({tensor[1] for tensor in layout["tensors"] if len(tensor[3]) == 1}),
+        matrices=[tensor[0] for tensor in base["tensors"] if len(tensor[3]) > 1],
     )
-    errors = distortions(seen, recipe, {name: c["type"] for name, c in cells.items()})
-    for name, found in cells.items():
-        found |= {"share": shares.get(name), "error": errors.get(name)}
-    kld = seen.kld(recipe, "report") or seen.kld(recipe, "search")
-    weights = sum(math.prod(held[n][3]) for n in held if len(held[n][3]) > 1)
-    return {
-        "name": recipe.name,
-        "bytes": sum(t[2] for t in layout["tensors"]),
-        "kld": kld.value if kld else None,
-        "kld_error": kld.stderr if kld else None,
-        "bits": 8 * sum(c["bytes"] for c in cells.values()) / weights,
-        "dropped": list(recipe.drop),
-        "left_out": recipe.left_out,
-        "kv": recipe.kv,
-        "tensors": cells,
-        "norms": sorted({t[1] for t in layout["tensors"] if len(t[3]) == 1}),
-        "whole": [t[0] for t in base["tensors"] if len(t[3]) > 1],
-    }
 
 
-def cell(row: list[Any]) -> dict[str, Any]:
-    """A tensor of a layout: [name, type, bytes, shape]."""
-    return {
-        "type": row[1],
-        "bits": 8 * row[2] / math.prod(row[3]),
-        "bytes": row[2],
-        "shape": row[3],
-    }
+def tensor_cell(row: list[Any], share: float | None, error: float | None) -> TensorCell:
+    """Return a tensor of a layout, [name, type, bytes, shape], as a cell."""
+    _, kind, size, shape = row
+    return TensorCell(kind, 8 * size / math.prod(shape), size, shape, share, error)
 
 
-def foreseen(model: Surrogate | None, types: dict[str, str]) -> dict[str, float]:
-    """Each tensor's share of the damage that the fitted model foresees; nothing where it doesn't
-    know one of the types.
+def predicted_shares(surrogate: Surrogate | None, types: dict[str, str]) -> dict[str, float]:
+    """Return each tensor's share of the quality loss that the fitted model predicts; nothing where
+    it doesn't know one of the types. types: tensor -> type.
     """
-    weights = model.weights() if model else {}
-    if any(t not in weights.get(n, {}) for n, t in types.items()):
+    weights = surrogate.weights() if surrogate else {}
+    if any(type_ not in weights.get(name, {}) for name, type_ in types.items()):
         return {}
-    parts = {n: weights[n][t] for n, t in types.items()}
-    total = sum(parts.values())
-    return {n: p / total for n, p in parts.items()} if total else {}
+    losses = {name: weights[name][type_] for name, type_ in types.items()}
+    total = sum(losses.values())
+    return {name: loss / total for name, loss in losses.items()} if total else {}
 
 
-def distortions(seen: History, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
-    """The relative error of each layer's output, tr(E H E') / tr(W H W'), as measured on the
-    uniform file of its type that was rounded the same way; nothing for a stock preset, which isn't
-    put together from those.
+def output_errors(state: PlannerState, recipe: Recipe, types: dict[str, str]) -> dict[str, float]:
+    """Return the relative error of each layer's output, tr(E H E') / tr(W H W').
+
+    It was measured on the uniform file of the tensor's type that was rounded the same way. Nothing
+    is returned for a stock preset, which isn't put together from those. types: tensor -> type.
     """
     if not recipe.complete or recipe.finished:
         return {}
-    same = {
-        r.tensors[0][1]: d
-        for r, d in seen.distortion.items()
-        if (r.rounding, r.importance) == (recipe.rounding, recipe.importance)
+    by_type = {
+        uniform.tensors[0][1]: distortion
+        for uniform, distortion in state.model.distortion.items()
+        if (uniform.rounding, uniform.importance) == (recipe.rounding, recipe.importance)
     }
-    return {n: same[t][n]["output"] for n, t in types.items() if n in same.get(t, {})}
+    return {
+        name: by_type[type_][name]["output"]
+        for name, type_ in types.items()
+        if name in by_type.get(type_, {})
+    }
 
 
-def nearest_stock(done: Delivered, seen: History) -> Recipe | None:
-    """The stock preset that the study made whose size is nearest to the winner's."""
-    own = done.result["winner"]["artifact"]["bytes"]
-    sizes = {r: n for r, n in seen.bytes_of.items() if not r.tensors and not r.cut}
+def nearest_stock(done: Delivered, state: PlannerState) -> Recipe | None:
+    """Return the stock preset that the study made whose size is nearest to the winner's."""
+    target = done.result["winner"]["artifact"]["bytes"]
+    sizes = {r: n for r, n in state.results.file_bytes.items() if not r.tensors and not r.cut}
     sizes |= {
         c.recipe: c.artifact.size
-        for c in seen.candidates
+        for c in state.results.candidates
         if c.artifact and not c.recipe.tensors and not c.recipe.cut
     }
     sizes.pop(done.recipe, None)
-    plain = {r: n for r, n in sizes.items() if r.rounding == "nearest"}
-    return min(plain, key=lambda r: (abs(plain[r] - own), r.importance), default=None)
+    presets = {r: n for r, n in sizes.items() if r.rounding == "nearest"}
+    return min(presets, key=lambda r: (abs(presets[r] - target), r.importance), default=None)
 
 
-def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
-    """What leaving blocks out did to the KLD, against a measured variant with the same types and
-    all blocks.
+def cost_of_cut(done: Delivered, state: PlannerState, winner: TensorFigure) -> str:
+    """Return in words what leaving blocks out did to the KLD, against a measured variant with the
+    same types and all blocks.
     """
-    types = {n: c["type"] for n, c in winner["tensors"].items()}
-    for other in seen.candidates:
+    types = {name: cell.type for name, cell in winner.tensors.items()}
+    for other in state.results.candidates:
         if other.recipe.cut or not isinstance(
             done.graph.quantize(other.recipe).outcome(done.store), Artifact
         ):
             continue
-        same = resolve_types(other.recipe.tensors, types)
-        whole, mine = seen.kld(other.recipe, "search"), seen.kld(done.recipe, "search")
-        if same == types and whole and mine:
+        other_types = resolved(other.recipe.tensors, types)
+        whole, cut = (
+            state.results.kld(other.recipe, "search"),
+            state.results.kld(done.recipe, "search"),
+        )
+        if other_types == types and whole and cut:
             return (
-                f"{mine.value:.5f} nats on the search text against {whole.value:.5f} with all "
-                f"blocks and the same types: {mine.value - whole.value:.5f} more"
+                f"{cut.value:.5f} nats on the search text against {whole.value:.5f} with all "
+                f"blocks and the same types: {cut.value - whole.value:.5f} more"
             )
     return (
         "no variant with the same types and all blocks was measured, so what the drop cost alone "
@@ -176,19 +240,16 @@ def cost(done: Delivered, seen: History, winner: dict[str, Any]) -> str:
     )
 
 
-def probed(
-    done: Delivered, seen: History, model: Surrogate | None
-) -> list[tuple[str, str, float, float]]:
-    """(tensors, type, KLD, standard error) of every group that was measured alone at the lowest
-    type over the highest.
-    """
-    if model is None or seen.sizes is None:
+def group_probes(search: Search | None) -> list[GroupProbe]:
+    """Return every group that was measured alone at the lowest type, the most sensitive first."""
+    if search is None:
         return []
-    plan = opened(done.workspace.study, seen)[0]
-    groups = plan.probes(model.space, seen.sizes)
-    found = []
-    for group, proposal in zip(groups, probes_of(plan, model.space, groups), strict=True):
-        kld = seen.kld(proposal.recipe, "search")
+    settings = search.settings
+    groups = settings.probed_groups(search.space, search.sizes)
+    proposals = propose_probes(settings, search.space, groups)
+    probes = []
+    for group, proposal in zip(groups, proposals, strict=True):
+        kld = search.state.results.kld(proposal.recipe, "search")
         if kld:
-            found.append((group, plan.types[0], kld.value, kld.stderr or 0.0))
-    return sorted(found, key=lambda row: -row[2])
+            probes.append(GroupProbe(group, settings.types[0], kld.value, kld.stderr or 0.0))
+    return sorted(probes, key=lambda probe: -probe.kld)

@@ -1,1 +1,1 @@
-"""Compensated rounding onto the grids of ggml."""
+"""Rounding onto the grids of ggml: compensated, in sequence, learned, and tuned end to end."""

@@ -1,18 +1,27 @@
-"""How much work refining is: what is usual for a model of a size."""
+"""How much work refining does by default: calibration tokens and learning steps by model size."""
 
 from __future__ import annotations
 
-# Each block of a small model learns, which takes more text: overfitting is what ends it
-# (docs/benchmarks.md).
-SMALL = 100_000_000
-TOKENS, STEPS = {True: 98304, False: 40960}, {True: 300, False: 0}
+SMALL_MODEL = 100_000_000  # parameters up to which each block also learns its rounding
 
 
-def given(asked: int | None, usual: dict[bool, int], parameters: int) -> int:
-    """What was asked for, or else what is usual for a model of so many parameters.
+def refine_tokens(requested: int | None, parameters: int) -> int:
+    """Return how many calibration tokens refining reads: those requested, or the default.
 
-    A step of learning costs about 8 FLOP for each of a block's weights and each of the 2048 tokens
-    of its windows: 300 steps over all blocks of 100 M parameters 5e14, an hour and a half at 0.1
-    TFLOP/s.
+    Learning takes more text, because overfitting is what ends it (docs/benchmarks.md).
     """
-    return usual[parameters <= SMALL] if asked is None else asked
+    if requested is not None:
+        return requested
+    return 98304 if parameters <= SMALL_MODEL else 40960
+
+
+def learning_steps(requested: int | None, parameters: int) -> int:
+    """Return for how many steps each block learns: those requested, or the default.
+
+    A step costs about 8 FLOP for each of a block's weights and each of the 2048 tokens of its
+    windows. So 300 steps over all blocks of a model of 100 M parameters cost 5e14 FLOP: an hour and
+    a half at 0.1 TFLOP/s.
+    """
+    if requested is not None:
+        return requested
+    return 300 if parameters <= SMALL_MODEL else 0

@@ -1,16 +1,15 @@
-"""The grids of ggml's tensor types: where the integers and the scales of a block lie, and what
-weight they stand for.
+"""The grids of ggml's tensor types: where codes and scales lie in a block, and what they stand for.
 
-A weight is `d * sub_scale * level[code] + m * sub_min`. d and m are halves, one for each block;
-sub_scale and sub_min are small integers, one for each group of a block (1 where the type has none).
-A code's bits lie in planes: a run of bytes, cut into units, each unit holding one field of some
-bits at each of several shifts. Layouts follow ggml's block structs (ggml-common.h) and are checked
-in the tests against the gguf package's dequantizer.
+A weight is `d * sub * level[code] + m * sub_min`. d and m are halves, one for each block; sub and
+sub_min are small integers, one for each group of a block (1 where the type has none). A code's bits
+lie in planes: a run of bytes, cut into units, each unit holding one field of some bits at each of
+several shifts. Layouts follow ggml's block structs (ggml-common.h) and are checked in the tests
+against the gguf package's dequantizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Bytes = NDArray[np.uint8]
+    Bytes = NDArray[np.uint8]  # raw blocks, (n, bytes of a block)
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float32]
 else:
@@ -28,67 +27,62 @@ else:
 
 
 class Plane(NamedTuple):
-    """Part of the codes: bytes start..stop, in units, a field of `bits` at each shift, placed at
-    bit `at` of the code.
-    """
+    """The bytes of a block that hold some bits of its codes."""
 
-    start: int
-    stop: int
-    unit: int
-    shifts: tuple[int, ...]
-    bits: int
-    at: int = 0
+    start: int  # first byte
+    stop: int  # byte behind the last
+    unit: int  # bytes of a unit
+    shifts: tuple[int, ...]  # where a byte's fields begin, bits
+    bits: int  # width of a field
+    at: int = 0  # the bit of the code at which a field is placed
 
 
 class Scales(NamedTuple):
-    """The scales of n blocks: d, m (n,) float32; sub, sub_min (n, groups) integers."""
+    """The scales of n blocks."""
 
-    d: Floats
-    m: Floats
-    sub: Ints
-    sub_min: Ints
+    d: Floats  # scale of each block, (n,)
+    m: Floats  # min of each block, (n,); 0 where the type has none
+    sub: Ints  # integer scales, (n, groups)
+    sub_min: Ints  # integer mins, (n, groups); 0 where the type has none
 
 
 Split = Callable[["Bytes"], "tuple[Ints, Ints]"]
+"""Blocks -> their integer scales and mins, (n, groups) each."""
 Join = Callable[["Bytes", "Ints", "Ints"], None]
+"""Writes integer scales and mins, (n, groups) each, into blocks."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A tensor type. block: weights; size: bytes of a block; group: weights that share a scale.
+    """A tensor type of ggml."""
 
-    levels: the values of the sorted codes; first: the code of levels[0] modulo 256; d_at, m_at:
-    byte offsets (m_at -1: no offset); sign: of m; limits, min_limits: ranges of the sub-scales
-    (None: there are none).
-    """
-
-    name: str
-    block: int
-    size: int
-    group: int
-    planes: tuple[Plane, ...]
-    levels: tuple[int, ...]
-    d_at: int
-    m_at: int = -1
-    sign: int = 1
-    first: int = 0
-    limits: tuple[int, int] | None = None
-    min_limits: tuple[int, int] | None = None
-    split: Split | None = field(default=None, repr=False)
-    join: Join | None = field(default=None, repr=False)
+    name: str  # ggml's name
+    block: int  # weights of a block
+    size: int  # bytes of a block
+    group: int  # weights that share an integer scale
+    planes: tuple[Plane, ...]  # where the codes lie
+    levels: tuple[int, ...]  # the values of the codes, ascending
+    d_at: int  # byte of d
+    m_at: int = -1  # byte of m; -1: the type has no mins
+    sign: int = 1  # the sign with which m is stored
+    first: int = 0  # the code of levels[0], modulo 256
+    limits: tuple[int, int] | None = None  # range of the integer scales; None: there are none
+    min_limits: tuple[int, int] | None = None  # range of the integer mins; None: there are none
+    split: Split | None = field(default=None, repr=False)  # reads the integer scales and mins
+    join: Join | None = field(default=None, repr=False)  # writes them
 
     @property
     def groups(self) -> int:
-        """Groups of a block."""
+        """Return the number of groups of a block."""
         return self.block // self.group
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the file for each weight."""
+        """Return the bits of the file per weight."""
         return 8 * self.size / self.block
 
     def codes(self, blocks: Bytes) -> Ints:
-        """Indices into levels, (n, block), of raw blocks (n, size)."""
+        """Return the codes of raw blocks as indices into the levels, (n, weights of a block)."""
         code = np.zeros((len(blocks), self.block), np.int64)
         for plane in self.planes:
             part = blocks[:, plane.start : plane.stop].reshape(len(blocks), -1, 1, plane.unit)
@@ -98,7 +92,7 @@ class Grid:
         return (code - self.first) & 0xFF if self.first else code
 
     def write_codes(self, blocks: Bytes, indices: Ints) -> None:
-        """Replace the codes of raw blocks in place."""
+        """Replace the codes of raw blocks in place; indices: (n, weights of a block)."""
         code = (indices + self.first) & 0xFF
         for plane in self.planes:
             part = (code >> plane.at) & ((1 << plane.bits) - 1)
@@ -108,7 +102,7 @@ class Grid:
             blocks[:, plane.start : plane.stop] = packed.reshape(len(blocks), -1)
 
     def scales(self, blocks: Bytes) -> Scales:
-        """The scales of raw blocks."""
+        """Return the scales of raw blocks."""
         ones = np.ones((len(blocks), self.groups), np.int64)
         sub, sub_min = self.split(blocks) if self.split else (ones, ones)
         d = _half(blocks, self.d_at)
@@ -124,13 +118,13 @@ class Grid:
             self.join(blocks, scales.sub, scales.sub_min)
 
     def weights(self, blocks: Bytes) -> Floats:
-        """The weights that raw blocks stand for, (n, block)."""
-        s = self.scales(blocks)
+        """Return the weights that raw blocks stand for, (n, weights of a block) float32."""
+        scales = self.scales(blocks)
         level = np.array(self.levels, np.float32)[self.codes(blocks)].reshape(
             len(blocks), self.groups, self.group
         )
-        scale = (s.d[:, None] * s.sub.astype(np.float32))[:, :, None]
-        offset = (s.m[:, None] * s.sub_min.astype(np.float32))[:, :, None]
+        scale = (scales.d[:, None] * scales.sub.astype(np.float32))[:, :, None]
+        offset = (scales.m[:, None] * scales.sub_min.astype(np.float32))[:, :, None]
         weights: Floats = (scale * level + offset).reshape(len(blocks), self.block)
         return weights
 
@@ -145,10 +139,10 @@ def _write_half(blocks: Bytes, at: int, values: Floats) -> None:
 
 
 def _fields(part: Bytes, shifts: tuple[int, ...], mask: int) -> Ints:
-    """(n, bytes) -> (n, shifts * bytes), the fields of one shift together."""
+    """Return the bit fields of bytes (n, bytes), shift after shift, (n, shifts * bytes)."""
     spread = part[:, None, :].astype(np.int64) >> np.array(shifts).reshape(1, -1, 1)
-    found: Ints = (spread & mask).reshape(len(part), -1)
-    return found
+    fields: Ints = (spread & mask).reshape(len(part), -1)
+    return fields
 
 
 def _split_q2(blocks: Bytes) -> tuple[Ints, Ints]:
@@ -156,8 +150,8 @@ def _split_q2(blocks: Bytes) -> tuple[Ints, Ints]:
     return raw & 15, raw >> 4
 
 
-def _join_q2(blocks: Bytes, sub: Ints, low: Ints) -> None:
-    blocks[:, :16] = (sub | (low << 4)).astype(np.uint8)
+def _join_q2(blocks: Bytes, sub: Ints, mins: Ints) -> None:
+    blocks[:, :16] = (sub | (mins << 4)).astype(np.uint8)
 
 
 def _split_q3(blocks: Bytes) -> tuple[Ints, Ints]:
@@ -181,10 +175,10 @@ def _split_q4(blocks: Bytes) -> tuple[Ints, Ints]:
     return sub, np.concatenate([b & 63, (c >> 4) | ((b >> 2) & 48)], 1)
 
 
-def _join_q4(blocks: Bytes, sub: Ints, low: Ints) -> None:
+def _join_q4(blocks: Bytes, sub: Ints, mins: Ints) -> None:
     a = sub[:, :4] | (sub[:, 4:] >> 4) << 6
-    b = low[:, :4] | (low[:, 4:] >> 4) << 6
-    c = (sub[:, 4:] & 15) | (low[:, 4:] & 15) << 4
+    b = mins[:, :4] | (mins[:, 4:] >> 4) << 6
+    c = (sub[:, 4:] & 15) | (mins[:, 4:] & 15) << 4
     blocks[:, 4:16] = np.concatenate([a, b, c], 1).astype(np.uint8)
 
 
@@ -216,48 +210,47 @@ def _join_iq4(blocks: Bytes, sub: Ints, _: Ints) -> None:
     blocks[:, 4:8] = low[:, :, 0] | low[:, :, 1] << 4
 
 
-NIBBLES, PAIRS, SINGLES = (0, 4), (0, 2, 4, 6), tuple(range(8))
+NIBBLES, PAIRS, SINGLES = (0, 4), (0, 2, 4, 6), tuple(range(8))  # shifts of 4, 2 and 1 bits
 # The 16 levels of the non-linear 4-bit types (ggml's kvalues_iq4nl).
 CURVED = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
+
+def _simple(
+    name: str, planes: tuple[Plane, ...], levels: Iterable[int], m_at: int = -1, first: int = 0
+) -> Grid:
+    """Return a type of 32 weights a block with d at its begin and no sub-scales."""
+    size = max(plane.stop for plane in planes)
+    return Grid(name, 32, size, 32, planes, tuple(levels), d_at=0, m_at=m_at, first=first)
+
+
 GRIDS = {
-    g.name: g
-    for g in (
-        Grid("Q4_0", 32, 18, 32, (Plane(2, 18, 16, NIBBLES, 4),), tuple(range(-8, 8)), 0),
-        Grid("Q4_1", 32, 20, 32, (Plane(4, 20, 16, NIBBLES, 4),), tuple(range(16)), 0, 2),
-        Grid(
+    grid.name: grid
+    for grid in (
+        _simple("Q4_0", (Plane(2, 18, 16, NIBBLES, 4),), range(-8, 8)),
+        _simple("Q4_1", (Plane(4, 20, 16, NIBBLES, 4),), range(16), m_at=2),
+        _simple(
             "Q5_0",
-            32,
-            22,
-            32,
-            (Plane(6, 22, 16, NIBBLES, 4), Plane(2, 6, 1, SINGLES, 1, 4)),
-            tuple(range(-16, 16)),
-            0,
+            (Plane(6, 22, 16, NIBBLES, 4), Plane(2, 6, 1, SINGLES, 1, at=4)),
+            range(-16, 16),
         ),
-        Grid(
+        _simple(
             "Q5_1",
-            32,
-            24,
-            32,
-            (Plane(8, 24, 16, NIBBLES, 4), Plane(4, 8, 1, SINGLES, 1, 4)),
-            tuple(range(32)),
-            0,
-            2,
+            (Plane(8, 24, 16, NIBBLES, 4), Plane(4, 8, 1, SINGLES, 1, at=4)),
+            range(32),
+            m_at=2,
         ),
-        Grid(
-            "Q8_0", 32, 34, 32, (Plane(2, 34, 32, (0,), 8),), tuple(range(-127, 128)), 0, first=-127
-        ),
-        Grid("IQ4_NL", 32, 18, 32, (Plane(2, 18, 16, NIBBLES, 4),), CURVED, 0),
+        _simple("Q8_0", (Plane(2, 34, 32, (0,), 8),), range(-127, 128), first=-127),
+        _simple("IQ4_NL", (Plane(2, 18, 16, NIBBLES, 4),), CURVED),
         Grid(
             "Q2_K",
-            256,
-            84,
-            16,
-            (Plane(16, 80, 32, PAIRS, 2),),
-            tuple(range(4)),
-            80,
-            82,
-            -1,
+            block=256,
+            size=84,
+            group=16,
+            planes=(Plane(16, 80, 32, PAIRS, 2),),
+            levels=tuple(range(4)),
+            d_at=80,
+            m_at=82,
+            sign=-1,
             limits=(0, 15),
             min_limits=(0, 15),
             split=_split_q2,
@@ -265,26 +258,26 @@ GRIDS = {
         ),
         Grid(
             "Q3_K",
-            256,
-            110,
-            16,
-            (Plane(32, 96, 32, PAIRS, 2), Plane(0, 32, 32, SINGLES, 1, 2)),
-            tuple(range(-4, 4)),
-            108,
+            block=256,
+            size=110,
+            group=16,
+            planes=(Plane(32, 96, 32, PAIRS, 2), Plane(0, 32, 32, SINGLES, 1, at=2)),
+            levels=tuple(range(-4, 4)),
+            d_at=108,
             limits=(-32, 31),
             split=_split_q3,
             join=_join_q3,
         ),
         Grid(
             "Q4_K",
-            256,
-            144,
-            32,
-            (Plane(16, 144, 32, NIBBLES, 4),),
-            tuple(range(16)),
-            0,
-            2,
-            -1,
+            block=256,
+            size=144,
+            group=32,
+            planes=(Plane(16, 144, 32, NIBBLES, 4),),
+            levels=tuple(range(16)),
+            d_at=0,
+            m_at=2,
+            sign=-1,
             limits=(0, 63),
             min_limits=(0, 63),
             split=_split_q4,
@@ -292,14 +285,14 @@ GRIDS = {
         ),
         Grid(
             "Q5_K",
-            256,
-            176,
-            32,
-            (Plane(48, 176, 32, NIBBLES, 4), Plane(16, 48, 32, SINGLES, 1, 4)),
-            tuple(range(32)),
-            0,
-            2,
-            -1,
+            block=256,
+            size=176,
+            group=32,
+            planes=(Plane(48, 176, 32, NIBBLES, 4), Plane(16, 48, 32, SINGLES, 1, at=4)),
+            levels=tuple(range(32)),
+            d_at=0,
+            m_at=2,
+            sign=-1,
             limits=(0, 63),
             min_limits=(0, 63),
             split=_split_q4,
@@ -307,27 +300,28 @@ GRIDS = {
         ),
         Grid(
             "Q6_K",
-            256,
-            210,
-            16,
-            (Plane(0, 128, 64, NIBBLES, 4), Plane(128, 192, 32, PAIRS, 2, 4)),
-            tuple(range(-32, 32)),
-            208,
+            block=256,
+            size=210,
+            group=16,
+            planes=(Plane(0, 128, 64, NIBBLES, 4), Plane(128, 192, 32, PAIRS, 2, at=4)),
+            levels=tuple(range(-32, 32)),
+            d_at=208,
             limits=(-128, 127),
             split=_split_q6,
             join=_join_q6,
         ),
         Grid(
             "IQ4_XS",
-            256,
-            136,
-            32,
-            (Plane(8, 136, 16, NIBBLES, 4),),
-            CURVED,
-            0,
+            block=256,
+            size=136,
+            group=32,
+            planes=(Plane(8, 136, 16, NIBBLES, 4),),
+            levels=CURVED,
+            d_at=0,
             limits=(-32, 31),
             split=_split_iq4,
             join=_join_iq4,
         ),
     )
 }
+"""The grids by tensor type."""

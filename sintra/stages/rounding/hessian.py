@@ -1,83 +1,191 @@
-"""TODO."""
+"""The Hessian X'X of each linear layer's inputs X (tokens, columns): summed, saved and read.
+
+Also which layers can be measured at all: those whose GGUF tensor holds the layer's own rows.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sintra.core import lazy
-from sintra.formats.runtime.blocks import BlockModel
+from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.runtime.blocks import Model
+from sintra.stages.rounding.tensors import STORED_DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Tensor
+    from gguf import ReaderTensor
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
+ExpertTensors = tuple[str, str, str]
+"""GGUF names of a bank of experts: gate, up, down."""
+MatrixNumbers = int | list[int]
+"""The number of a tensor's Hessian; of a bank of experts a list, one number for each expert."""
+Unmapped = list[list[str]]
+"""[GGUF tensor, why it has no Hessian]."""
 
-Bank = tuple[str, str, str]
+
+class CurvatureJson(TypedDict):
+    """The file curvature.json of a curvature artifact."""
+
+    tensors: dict[str, MatrixNumbers]  # GGUF tensor -> its Hessians, NNN.npy
+    influence: list[float]  # of each block, see sintra.formats.runtime.blocks.influence
+    tokens: int  # tokens that were run through the model
+    unmapped: Unmapped
+
+
+def hessian_path(folder: Path, number: int) -> Path:
+    """Return the file of a Hessian, (columns, columns) float32."""
+    return folder / f"{number:03}.npy"
+
+
+def diagonal_path(folder: Path, number: int) -> Path:
+    """Return the file of a Hessian's diagonal over the text alone, (columns,) float32."""
+    return folder / f"{number:03}.diagonal.npy"
+
+
+def load_hessian(curvature: Path, number: int) -> NDArray[np.float32]:
+    """Read a Hessian of a curvature artifact, the mean over tokens, (columns, columns)."""
+    hessian: NDArray[np.float32] = np.load(hessian_path(curvature, number))
+    return hessian
+
+
+def hessian_numbers(curvature: Path, dropped: list[int]) -> dict[str, list[int]]:
+    """Return GGUF tensor -> numbers of its Hessians, one or one for each expert.
+
+    dropped: blocks that the model lacks; names of tensors behind them are renumbered.
+    """
+    text: CurvatureJson = json.loads((curvature / "curvature.json").read_text())
+    return {
+        name: as_list(numbers)
+        for original, numbers in text["tensors"].items()
+        if (name := moved(original, dropped))
+    }
+
+
+def as_list(numbers: MatrixNumbers) -> list[int]:
+    """Return the numbers of a tensor's Hessians as a list."""
+    return [numbers] if isinstance(numbers, int) else numbers
 
 
 @dataclass
-class Found:
-    """What is known so far; saved after every block. of: tensor name -> number(s); hits: tokens
-    that a matrix has seen.
-    """
+class CurvatureProgress:
+    """What a curvature pass has measured so far; saved after every block."""
 
-    blocks: int = 0
-    of: dict[str, int | list[int]] = field(default_factory=dict)
-    hits: list[int] = field(default_factory=list)
-    unmapped: list[list[str]] = field(default_factory=list)
-    influence: list[float] = field(default_factory=list)
+    blocks: int = 0  # blocks that are done; the output head counts as one more
+    tensors: dict[str, MatrixNumbers] = field(default_factory=dict)  # by GGUF name
+    token_counts: list[int] = field(default_factory=list)  # tokens that each Hessian is made of
+    unmapped: Unmapped = field(default_factory=list)
+    influence: list[float] = field(default_factory=list)  # of each block
 
     @staticmethod
-    def load(keep: Path) -> Found:
-        """As a killed run left it."""
-        path = keep / "found.json"
-        return Found(**json.loads(path.read_text())) if path.exists() else Found()
+    def load(folder: Path) -> CurvatureProgress:
+        """Read what a killed pass saved; a fresh start where there is none."""
+        path = folder / "progress.json"
+        if not path.exists():
+            return CurvatureProgress()
+        return CurvatureProgress(**json.loads(path.read_text()))
 
-    def save(self, keep: Path) -> None:
-        """Whole or not at all."""
-        part = keep / "found.part"
-        part.write_text(json.dumps(self.__dict__))
-        part.replace(keep / "found.json")
+    def save(self, folder: Path) -> None:
+        """Write progress.json, whole or not at all."""
+        part = folder / "progress.part"
+        part.write_text(json.dumps(asdict(self)))
+        part.replace(folder / "progress.json")
 
 
-class Inputs:
-    """Sums of X'X for the layers of a block. seen: the inputs of this window so far: the same
-    tensor, the same matrix.
+class HessianSum:
+    """One matrix X'X and its parts, summed over windows."""
+
+    total: Tensor
+    """X'X, (columns, columns) float32."""
+    tokens: int
+    """How many tokens are in `total`."""
+    text_squares: Tensor
+    """The diagonal of X'X over the text alone, (columns,) float32."""
+    text_tokens: int
+    """How many tokens are in `text_squares`."""
+
+    def __init__(self, columns: int) -> None:
+        self.total, self.tokens = torch.zeros(columns, columns), 0
+        self.text_squares, self.text_tokens = torch.zeros(columns), 0
+
+    def add(self, x: Tensor, is_text: bool) -> None:
+        """Add inputs (..., tokens, columns)."""
+        flat = x.detach().reshape(-1, x.shape[-1]).float()
+        self.total.addmm_(flat.T, flat)
+        self.tokens += len(flat)
+        if is_text:
+            self.text_squares += flat.square().sum(0)
+            self.text_tokens += len(flat)
+
+    def mean(self) -> NDArray[np.float32]:
+        """Return X'X divided by the tokens, (columns, columns)."""
+        mean: NDArray[np.float32] = (self.total / max(self.tokens, 1)).numpy()
+        return mean
+
+    def text_diagonal(self) -> NDArray[np.float32]:
+        """Return the text's mean squares, (columns,).
+
+        Ones where no token of the text came (an expert that none chose), like llama.cpp's own:
+        zeros would say that nothing there matters.
+        """
+        if not self.text_tokens:
+            ones: NDArray[np.float32] = torch.ones(len(self.total)).numpy()
+            return ones
+        mean: NDArray[np.float32] = (self.text_squares / self.text_tokens).numpy()
+        return mean
+
+
+class HessianCollector:
+    """Sums the Hessians of a block's layers while the model is run.
+
+    Layers that get the same tensor share one Hessian; every expert has its own.
     """
 
-    def __init__(self, names: dict[str, str], banks: dict[str, Bank] | None = None) -> None:
-        self.names, self.banks = names, banks or {}
-        self.sums: list[Tensor] = []
-        self.hits: list[int] = []
-        self.of: dict[str, int | list[int]] = {}
-        self.seen: list[tuple[Tensor, int]] = []
-        self.plain = True
-        self.squares: list[Tensor] = []
-        self.texts: list[int] = []
+    layers: Mapping[str, str]
+    """Linear layer -> GGUF tensor."""
+    banks: Mapping[str, ExpertTensors]
+    """Bank of experts -> GGUF tensors."""
+    sums: list[HessianSum]
+    """The Hessians, by number."""
+    numbers: dict[str, MatrixNumbers]
+    """GGUF tensor -> its Hessians."""
+    window_inputs: list[tuple[Tensor, int]]
+    """Inputs of the present window, and the number of the Hessian that each went into."""
+    is_text: bool
+    """Whether the present window is text."""
 
-    def begin(self, plain: bool) -> None:
-        """A new window, of text or of random tokens."""
-        self.seen, self.plain = [], plain
+    def __init__(
+        self, layers: Mapping[str, str], banks: Mapping[str, ExpertTensors] | None = None
+    ) -> None:
+        self.layers, self.banks = layers, banks or {}
+        self.sums, self.numbers = [], {}
+        self.window_inputs, self.is_text = [], True
+
+    def begin_window(self, is_text: bool) -> None:
+        """Begin a window of text or of random tokens."""
+        self.window_inputs, self.is_text = [], is_text
 
     @contextlib.contextmanager
-    def watching(self, net: Any) -> Iterator[None]:
-        """A context in which the layers' inputs are added up."""
+    def hooked(self, net: nn.Module) -> Iterator[None]:
+        """Add up the layers' inputs whenever the model is run in this context."""
         hooks = [
-            net.get_submodule(n).register_forward_pre_hook(self._hook(t))
-            for n, t in self.names.items()
+            net.get_submodule(module).register_forward_pre_hook(self._layer_hook(tensor))
+            for module, tensor in self.layers.items()
         ]
         hooks += [
-            net.get_submodule(n).register_forward_pre_hook(self._bank_hook(t))
-            for n, t in self.banks.items()
+            net.get_submodule(module).register_forward_pre_hook(self._bank_hook(tensors))
+            for module, tensors in self.banks.items()
         ]
         try:
             yield
@@ -85,135 +193,135 @@ class Inputs:
             for hook in hooks:
                 hook.remove()
 
-    def _hook(self, tensor: str) -> Any:
-        return lambda _, args: self.add(tensor, args[0])
+    def _layer_hook(self, tensor: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, args: self.add_input(tensor, args[0])
 
-    def _bank_hook(self, bank: Bank) -> Any:
-        return lambda module, args: self.add_experts(bank, module, args[0], args[1])
+    def _bank_hook(self, tensors: ExpertTensors) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: self.add_expert_inputs(tensors, module, args[0], args[1])
 
-    def add_experts(self, bank: Bank, module: Any, x: Tensor, chosen: Tensor) -> None:
-        """One window's inputs of every expert: of gate and up the tokens that chose it, of down
-        what it made of them.
-        """
-        gate, up, down = bank
-        count = len(module.down_proj)
-        if gate not in self.of:
-            self.of[gate] = self.of[up] = [self.new(x.shape[-1]) for _ in range(count)]
-            self.of[down] = [self.new(module.down_proj.shape[-1]) for _ in range(count)]
-        outer, inner = self.of[gate], self.of[down]
-        assert isinstance(outer, list)
-        assert isinstance(inner, list)
-        for e in range(count):
-            own = x[(chosen == e).any(-1)]
-            if len(own):
-                a, b = torch.nn.functional.linear(own, module.gate_up_proj[e]).chunk(2, -1)
-                self.accumulate(outer[e], own)
-                self.accumulate(inner[e], module.act_fn(a) * b)
-
-    def add(self, tensor: str, x: Tensor) -> None:
-        """One window's input of a layer."""
-        number = next((n for y, n in self.seen if y is x), None)
-        if tensor not in self.of:
-            self.of[tensor] = self.new(x.shape[-1]) if number is None else number
+    def add_input(self, tensor: str, x: Tensor) -> None:
+        """Add one window's input of a layer, (1, tokens, columns)."""
+        number = next((n for y, n in self.window_inputs if y is x), None)
+        if tensor not in self.numbers:
+            self.numbers[tensor] = self._new_sum(x.shape[-1]) if number is None else number
         if number is None:
-            mine = self.of[tensor]
-            assert isinstance(mine, int)
-            self.accumulate(mine, x)
-            self.seen.append((x, mine))
+            own = self.numbers[tensor]
+            assert isinstance(own, int)
+            self.sums[own].add(x, self.is_text)
+            self.window_inputs.append((x, own))
 
-    def new(self, width: int) -> int:
-        """Room for one more matrix."""
-        self.sums.append(torch.zeros(width, width))
-        self.hits.append(0)
-        self.squares.append(torch.zeros(width))
-        self.texts.append(0)
+    def add_expert_inputs(
+        self, tensors: ExpertTensors, bank: Any, x: Tensor, chosen: Tensor
+    ) -> None:
+        """Add one window's inputs of every expert of a bank.
+
+        Those of gate and up are the tokens that chose the expert, those of down what it made of
+        them. x: (tokens, width); chosen: the experts of each token, (tokens, k).
+        """
+        gate, up, down = tensors
+        count = len(bank.down_proj)
+        if gate not in self.numbers:
+            self.numbers[gate] = self.numbers[up] = [
+                self._new_sum(x.shape[-1]) for _ in range(count)
+            ]
+            self.numbers[down] = [self._new_sum(bank.down_proj.shape[-1]) for _ in range(count)]
+        outer, inner = as_list(self.numbers[gate]), as_list(self.numbers[down])
+        for expert in range(count):
+            own = x[(chosen == expert).any(-1)]
+            if len(own):
+                gated, raised = torch.nn.functional.linear(own, bank.gate_up_proj[expert]).chunk(
+                    2, -1
+                )
+                self.sums[outer[expert]].add(own, self.is_text)
+                self.sums[inner[expert]].add(bank.act_fn(gated) * raised, self.is_text)
+
+    def _new_sum(self, columns: int) -> int:
+        """Begin one more Hessian and return its number."""
+        self.sums.append(HessianSum(columns))
         return len(self.sums) - 1
 
-    def accumulate(self, number: int, x: Tensor) -> None:
-        """Add x'x."""
-        flat = x.detach().reshape(-1, x.shape[-1]).float()
-        self.sums[number].addmm_(flat.T, flat)
-        self.hits[number] += len(flat)
-        if self.plain:
-            self.squares[number] += flat.square().sum(0)
-            self.texts[number] += len(flat)
-
-    def write(self, found: Found, keep: Path) -> None:
-        """keep/NNN.npy for every matrix, numbered after those that are found already."""
-        base = len(found.hits)
-        for number, (total, hits) in enumerate(zip(self.sums, self.hits, strict=True)):
-            np.save(keep / f"{base + number:03}.npy", (total / max(hits, 1)).numpy())
-            # An expert that no token chose gets ones, like llama.cpp's own: zeros would say that
-            # nothing there matters.
-            plain = (
-                self.squares[number] / self.texts[number]
-                if self.texts[number]
-                else torch.ones(len(total))
-            )
-            np.save(keep / f"{base + number:03}.diagonal.npy", plain.numpy())
-        found.hits += self.hits
-        for name, of in self.of.items():
-            found.of[name] = of + base if isinstance(of, int) else [n + base for n in of]
+    def write(self, progress: CurvatureProgress, folder: Path) -> None:
+        """Write all Hessians and diagonals; they are numbered on from those of `progress`."""
+        base = len(progress.token_counts)
+        for number, total in enumerate(self.sums, base):
+            np.save(hessian_path(folder, number), total.mean())
+            np.save(diagonal_path(folder, number), total.text_diagonal())
+        progress.token_counts += [total.tokens for total in self.sums]
+        for name, numbers in self.numbers.items():
+            shifted = numbers + base if isinstance(numbers, int) else [n + base for n in numbers]
+            progress.tensors[name] = shifted
 
 
-def proven(
-    model: BlockModel, held: dict[str, Any], names: dict[str, str], bad: list[list[str]]
+def matching_layers(
+    model: Model,
+    tensors: Mapping[str, ReaderTensor],
+    layers: Mapping[str, str],
+    unmapped: Unmapped,
 ) -> dict[str, str]:
-    """The layers whose GGUF tensor holds the layer's rows, in any order (the converter permutes
-    some); others go to bad.
+    """Return the layers (module -> GGUF tensor) whose tensor holds the layer's rows.
 
-    held: the GGUF's tensors by name.
+    The rows may be in any order: the converter permutes some. Other layers go to `unmapped`.
     """
-    good = {}
-    for module, name in names.items():
-        tensor = held.get(name) or (
-            held.get("token_embd.weight") if name == "output.weight" else None
-        )
+    matching = {}
+    for module, name in layers.items():
+        tensor = tensors.get(name)
+        if tensor is None and name == "output.weight":
+            tensor = tensors.get("token_embd.weight")
         if tensor is None:
-            bad.append([name, "not in the GGUF"])
+            unmapped.append([name, "not in the GGUF"])
         elif same_rows(tensor.data, tensor.tensor_type.name, model.rows(module)):
-            good[module] = name
+            matching[module] = name
         else:
-            bad.append([name, "its rows are not the layer's"])
-    return good
+            unmapped.append([name, "its rows are not the layer's"])
+    return matching
 
 
-def proven_banks(
-    model: BlockModel, held: dict[str, Any], banks: dict[str, Bank], bad: list[list[str]]
-) -> dict[str, Bank]:
-    """The same for banks of experts, whose weights are loaded."""
-    good = {}
-    for module, names in banks.items():
-        bank = model.net.get_submodule(module)
-        both, down = bank.gate_up_proj.detach(), bank.down_proj.detach()
-        weights = dict(zip(names, (*both.chunk(2, 1), down), strict=True))
-        same = all(
-            name in held
-            and len(held[name].data) == len(w)
-            and all(
-                same_rows(held[name].data[e], held[name].tensor_type.name, iter([w[e]]))
-                for e in range(len(w))
-            )
-            for name, w in weights.items()
-        )
-        if same:
-            good[module] = names
-        else:
-            bad += [[name, "not in the GGUF, or not the expert's"] for name in names]
-    return good
+def matching_banks(
+    model: Model,
+    tensors: Mapping[str, ReaderTensor],
+    banks: Mapping[str, ExpertTensors],
+    unmapped: Unmapped,
+) -> dict[str, ExpertTensors]:
+    """Return the banks of experts whose tensors hold the experts' rows, in any order.
 
-
-def same_rows(data: Any, kind: str, slices: Iterator[Tensor]) -> bool:
-    """Whether a 16-bit or 32-bit GGUF matrix and a layer's weight, in slices of rows (rows,
-    columns), hold the same rows.
+    The banks' weights must be loaded. The tensors of other banks go to `unmapped`.
     """
-    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}.get(kind)
-    if dtype is None:
-        return False
-    stored = data.view(np.uint8).reshape(data.shape[0], -1)
-    wanted = sorted(
-        hash(r.tobytes())
-        for part in slices
-        for r in part.to(dtype).contiguous().view(torch.uint8).numpy()
+    matching = {}
+    for module, names in banks.items():
+        bank: Any = model.net.get_submodule(module)
+        gate_up, down = bank.gate_up_proj.detach(), bank.down_proj.detach()
+        weights = (*gate_up.chunk(2, 1), down)
+        if all(
+            name in tensors and same_experts(tensors[name], weight)
+            for name, weight in zip(names, weights, strict=True)
+        ):
+            matching[module] = names
+        else:
+            unmapped += [[name, "not in the GGUF, or not the expert's"] for name in names]
+    return matching
+
+
+def same_experts(tensor: ReaderTensor, weight: Tensor) -> bool:
+    """Tell whether a tensor and a bank's weight (experts, rows, columns) hold the same rows."""
+    return len(tensor.data) == len(weight) and all(
+        same_rows(data, tensor.tensor_type.name, [expert])
+        for data, expert in zip(tensor.data, weight, strict=True)
     )
-    return sorted(hash(r.tobytes()) for r in stored) == wanted
+
+
+def same_rows(data: NDArray[Any], kind: str, slices: Iterable[Tensor]) -> bool:
+    """Tell whether a GGUF matrix and a layer's weight hold the same rows, in any order.
+
+    data: the matrix as it is stored; kind: its type, only 16 and 32 bits can be compared; slices:
+    the weight in slices of rows (rows, columns).
+    """
+    if kind not in STORED_DTYPES:
+        return False
+    dtype: torch.dtype = getattr(torch, STORED_DTYPES[kind])
+    stored = data.view(np.uint8).reshape(data.shape[0], -1)
+    hashes = sorted(
+        hash(row.tobytes())
+        for part in slices
+        for row in part.to(dtype).contiguous().view(torch.uint8).numpy()
+    )
+    return sorted(hash(row.tobytes()) for row in stored) == hashes

@@ -1,172 +1,233 @@
-"""Learned rounding: one block's codes, scales and norms moved by gradient descent until the block's
-output comes nearest to the 16-bit model's, given the inputs that it will really have.
+"""Learned rounding: one block's codes, scales and norms, moved by gradient descent.
 
-Rounding each weight up or down by what the layer's output says is AdaRound (arXiv 2004.10568), by a
-whole block's output BRECQ (arXiv 2102.05426), through the straight-through estimator with signed
-steps AutoRound (arXiv 2309.05516). Here Adam (arXiv 1412.6980) moves a position for each code,
-which starts in the middle of its level, where compensated rounding put it. So a code moves only
-when many steps agree, and those that compensation chose against the nearest don't all fall back at
-once. What is made small is the squared error of the block's output over that output's square, and a
-block is left as it was unless windows that were held out say that it got better.
+The aim is that the block's output comes nearest to the 16-bit model's, from the inputs that the
+block will really have. Rounding each weight up or down by what the layer's output says is AdaRound
+(arXiv 2004.10568), by a whole block's output BRECQ (arXiv 2102.05426), through the straight-through
+estimator with signed steps AutoRound (arXiv 2309.05516). Here Adam (arXiv 1412.6980) moves a
+position for each code. It starts in the middle of the code's level, where compensated rounding put
+it. So a code moves only when many steps agree, and those that compensation chose against the
+nearest don't all fall back at once.
+
+The loss is the squared error of the block's output over that output's square. A block stays as it
+was unless held-out windows say that it got better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sintra.core import lazy
 from sintra.stages.rounding.grids import Grid, Scales
-from sintra.stages.rounding.tunable import Tunable, halved
+from sintra.stages.rounding.tunable import TunableMatrix, straight_through_half
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
+
+    States = NDArray[np.float32]  # hidden states (windows, tokens, width), an array or a memory map
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
 Forward = Callable[["dict[str, Tensor]", "Tensor"], "Tensor"]
+"""(weights, hidden states) -> a block's output, both (windows, tokens, width)."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """steps a block; tokens: in the windows of a step; code: the largest step of a position, in
-    levels; scale: of scales and norms, as a share of themselves; both fall linearly to nothing;
-    decay: Adam's; held: one window in so many is held out.
-    """
+class LearningSettings:
+    """How a block learns its rounding."""
 
-    steps: int
-    tokens: int = 2048
-    code: float = 0.015
-    scale: float = 0.001
-    decay: tuple[float, float] = (0.9, 0.99)
-    held: int = 10
-    seed: int = 0
+    steps: int  # steps for each block
+    tokens: int = 2048  # tokens in the windows of a step
+    code: float = 0.015  # largest step of a position, in levels; it falls linearly to 0
+    scale: float = 0.001  # largest step of scales and norms, as a share; it falls linearly to 0
+    decay: tuple[float, float] = (0.9, 0.99)  # Adam's decay of the mean and of the square
+    held_out_every: int = 10  # one window in so many is held out
+    seed: int = 0  # of the draw of windows
 
 
-class Learned(Tunable):
-    """A matrix whose codes move too. position: (blocks, weights), how far each code has moved, in
-    levels; by_d, by_m: (blocks,), what d and m have grown by, as a share.
-    """
+class HeldOutError(NamedTuple):
+    """A block's error over the held-out windows (`held_out_error`)."""
 
-    def __init__(self, blocks: NDArray[np.uint8], grid: Grid, shape: tuple[int, ...]) -> None:
-        super().__init__(blocks, grid, shape)
+    before: float  # as compensated rounding left the block
+    after: float  # after learning
+
+
+class LearnedMatrix(TunableMatrix):
+    """A quantized matrix whose codes move as well as its scales."""
+
+    first: Tensor
+    """The codes at the start, (blocks, weights of a block) as float32."""
+    levels: Tensor
+    """The values of the codes, (levels,) float32."""
+    slopes: Tensor
+    """The gradient of the levels at each code, (levels,) float32."""
+    position: Tensor
+    """How far each code has moved, in levels, (blocks, weights of a block) float32, trained."""
+    by_d: Tensor
+    """What d has grown by, as a share, (blocks,) float32, trained."""
+    by_m: Tensor
+    """What m has grown by, as a share, (blocks,) float32, trained."""
+
+    def __init__(
+        self,
+        blocks: NDArray[np.uint8],
+        grid: Grid,
+        shape: tuple[int, ...],
+        order: Tensor | None = None,
+    ) -> None:
+        """Take over raw blocks (blocks, bytes of a block)."""
+        super().__init__(blocks, grid, shape, order)
         self.first = torch.from_numpy(grid.codes(blocks)).float()
         self.levels = torch.tensor(grid.levels, dtype=torch.float32)
         self.slopes = torch.from_numpy(np.gradient(np.array(grid.levels, np.float32)))
         self.position = torch.zeros_like(self.first, requires_grad=True)
-        self.by_d, self.by_m = (torch.zeros_like(x, requires_grad=True) for x in (self.d, self.m))
+        self.by_d = torch.zeros_like(self.d, requires_grad=True)
+        self.by_m = torch.zeros_like(self.m, requires_grad=True)
 
     def codes(self) -> Tensor:
-        """Indices into the levels, (blocks, weights)."""
+        """Return the present codes, indices into the levels, (blocks, weights of a block)."""
         return (self.first + self.position.detach()).round().clamp(0, len(self.levels) - 1).long()
 
     def weight(self) -> Tensor:
-        """The matrix as a runtime sees it, (rows, columns); a level's gradient passes to its
-        position.
+        """Return the matrix as a runtime sees it, (rows, columns).
+
+        The gradient of a level passes to the position of its code.
         """
         code = self.codes()
         level = self.levels[code] + self.slopes[code] * (self.position - self.position.detach())
-        d, m = halved(self.d.detach() * (1 + self.by_d)), halved(self.m.detach() * (1 + self.by_m))
-        spread = level.reshape(self.level.shape)
-        whole = (d[:, None] * self.sub)[..., None] * spread + (m[:, None] * self.sub_min)[..., None]
-        return whole.reshape(self.shape)
+        d = straight_through_half(self.d.detach() * (1 + self.by_d))
+        m = straight_through_half(self.m.detach() * (1 + self.by_m))
+        scale = (d[:, None] * self.sub)[..., None]
+        offset = (m[:, None] * self.sub_min)[..., None]
+        return (scale * level.reshape(self.level.shape) + offset).reshape(self.shape)
 
     def pack(self) -> NDArray[np.uint8]:
-        """Raw blocks with these codes and scales."""
-        out, grid = self.blocks.copy(), self.grid
-        old = grid.scales(out)
+        """Return raw blocks with the present codes and scales, (blocks, bytes of a block)."""
+        packed, grid = self.blocks.copy(), self.grid
+        old = grid.scales(packed)
         with torch.no_grad():
             d, m = (
-                (x * (1 + by)).half().float().numpy()
-                for x, by in ((self.d, self.by_d), (self.m, self.by_m))
+                (x * (1 + share)).half().float().numpy()
+                for x, share in ((self.d, self.by_d), (self.m, self.by_m))
             )
-        grid.write_codes(out, self.codes().numpy())
-        grid.write_scales(out, Scales(d, m, old.sub, old.sub_min))
-        return out
+        grid.write_codes(packed, self.codes().numpy())
+        grid.write_scales(packed, Scales(d, m, old.sub, old.sub_min))
+        return packed
 
 
-class Block:
-    """What moves in one block. matrices: parameter -> (matrix, order of its rows); vectors:
-    parameter -> as the file has it; rest: the other parameters.
-    """
+class LearnedBlock:
+    """The parameters of one block, those that learn among them."""
+
+    matrices: dict[str, LearnedMatrix]
+    """Parameter -> matrix that learns its codes and scales."""
+    vectors: dict[str, Tensor]
+    """Parameter -> norm or bias as the file has it, (n,) float32."""
+    fixed: dict[str, Tensor]
+    """Parameter -> what doesn't learn."""
+    growth: dict[str, Tensor]
+    """Parameter -> what a vector has grown by, as a share, (n,) float32, trained."""
 
     def __init__(
         self,
-        matrices: dict[str, tuple[Learned, Tensor | None]],
+        matrices: dict[str, LearnedMatrix],
         vectors: dict[str, Tensor],
-        rest: dict[str, Tensor],
+        fixed: dict[str, Tensor],
     ) -> None:
-        self.matrices, self.vectors, self.rest = matrices, vectors, rest
-        self.by = {name: torch.zeros_like(v, requires_grad=True) for name, v in vectors.items()}
+        self.matrices, self.vectors, self.fixed = matrices, vectors, fixed
+        self.growth = {n: torch.zeros_like(v, requires_grad=True) for n, v in vectors.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter of the block, with gradients."""
-        found = dict(self.rest)
-        for name, (matrix, order) in self.matrices.items():
-            found[name] = matrix.weight() if order is None else matrix.weight()[order]
-        return found | {name: v * (1 + self.by[name]) for name, v in self.vectors.items()}
+        """Return every parameter of the block, with gradients."""
+        matrices = {name: matrix.parameter() for name, matrix in self.matrices.items()}
+        vectors = {name: v * (1 + self.growth[name]) for name, v in self.vectors.items()}
+        return self.fixed | matrices | vectors
 
-    def moving(self, settings: Settings) -> list[dict[str, Any]]:
-        """Adam's groups."""
-        matrices = [m for m, _ in self.matrices.values()]
+    def adam_groups(self, settings: LearningSettings) -> list[dict[str, Any]]:
+        """Return the groups of torch's Adam: positions, then scales and vectors."""
+        matrices = list(self.matrices.values())
         shares = [x for m in matrices for x in ([m.by_d, m.by_m] if m.grid.m_at >= 0 else [m.by_d])]
         return [
             {"params": [m.position for m in matrices], "lr": settings.code},
-            {"params": [*shares, *self.by.values()], "lr": settings.scale},
+            {"params": [*shares, *self.growth.values()], "lr": settings.scale},
         ]
 
+    def reset(self) -> None:
+        """Undo all learning."""
+        with torch.no_grad():
+            for matrix in self.matrices.values():
+                for x in (matrix.position, matrix.by_d, matrix.by_m):
+                    x.zero_()
+            for x in self.growth.values():
+                x.zero_()
 
-def learn(
-    block: Block, forward: Forward, ours: Any, goal: Any, settings: Settings
-) -> tuple[float, float]:
-    """Move a block's parts; the held-out error before and after, at which the parts are left as
-    they were if it isn't less.
 
-    forward: (weights, hidden states) -> the block's output, (windows, tokens, width); ours: its
-    inputs; goal: the 16-bit model's outputs, both (windows, tokens, width) float32, arrays or
-    memory maps.
+def learn_block(
+    block: LearnedBlock, forward: Forward, inputs: States, goal: States, settings: LearningSettings
+) -> HeldOutError:
+    """Train a block; it is left as it was unless the held-out error got less.
+
+    inputs: what goes into the block; goal: the 16-bit model's output of it; both (windows, tokens,
+    width).
     """
-    held = list(range(0, len(ours), settings.held))
-    train = np.array([i for i in range(len(ours)) if i % settings.held] or held)
-    before = error(block, forward, ours, goal, held)
-    groups = block.moving(settings)
-    adam = torch.optim.Adam(groups, betas=settings.decay, eps=1e-12)
-    falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / settings.steps)
-    rng, batch = np.random.default_rng(settings.seed), max(1, settings.tokens // ours.shape[1])
+    held_out = list(range(0, len(inputs), settings.held_out_every))
+    train = np.array([i for i in range(len(inputs)) if i % settings.held_out_every] or held_out)
+    before = held_out_error(block, forward, inputs, goal, held_out)
+    descend(block, forward, inputs, goal, train, settings)
+    after = held_out_error(block, forward, inputs, goal, held_out)
+    if not after < before:
+        block.reset()
+    return HeldOutError(before, after)
+
+
+def descend(
+    block: LearnedBlock,
+    forward: Forward,
+    inputs: States,
+    goal: States,
+    train: NDArray[np.int64],
+    settings: LearningSettings,
+) -> None:
+    """Take Adam's steps over randomly drawn training windows, numbered by `train`."""
+    adam = torch.optim.Adam(block.adam_groups(settings), betas=settings.decay, eps=1e-12)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / settings.steps)
+    rng = np.random.default_rng(settings.seed)
+    batch = min(max(1, settings.tokens // inputs.shape[1]), len(train))
     for _ in range(settings.steps):
-        chosen = np.sort(rng.choice(train, min(batch, len(train)), replace=False))
-        loss(forward(block.weights(), window(ours, chosen)), window(goal, chosen)).mean().backward()  # type: ignore[no-untyped-call]
+        chosen = np.sort(rng.choice(train, batch, replace=False))
+        output = forward(block.weights(), windows_of(inputs, chosen))
+        loss = relative_error(output, windows_of(goal, chosen)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         adam.zero_grad()
-        falling.step()
-    after = error(block, forward, ours, goal, held)
-    if not after < before:
-        with torch.no_grad():
-            for x in (x for group in groups for x in group["params"]):
-                x.zero_()
-    return before, after
+        schedule.step()
 
 
-def error(block: Block, forward: Forward, ours: Any, goal: Any, windows: list[int]) -> float:
-    """The mean over windows of the squared error over the output's square."""
+def held_out_error(
+    block: LearnedBlock, forward: Forward, inputs: States, goal: States, windows: list[int]
+) -> float:
+    """Return the mean over windows of the squared error over the output's square."""
     with torch.no_grad():
         weights = block.weights()
-        found = [loss(forward(weights, window(ours, [i])), window(goal, [i])) for i in windows]
-    return float(torch.cat(found).double().mean())
+        errors = [
+            relative_error(forward(weights, windows_of(inputs, [i])), windows_of(goal, [i]))
+            for i in windows
+        ]
+    return float(torch.cat(errors).double().mean())
 
 
-def loss(made: Tensor, wanted: Tensor) -> Tensor:
-    """Of each window: squared error over the wanted output's square. Both (windows, tokens, width);
-    (windows,).
+def relative_error(output: Tensor, goal: Tensor) -> Tensor:
+    """Return each window's squared error over the goal's square, (windows,).
+
+    output, goal: (windows, tokens, width).
     """
-    return (made - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2)).clamp_min(1e-12)
+    return (output - goal).square().sum((1, 2)) / goal.square().sum((1, 2)).clamp_min(1e-12)
 
 
-def window(states: Any, chosen: Any) -> Tensor:
-    """Some windows as a tensor."""
+def windows_of(states: States, chosen: NDArray[np.int64] | list[int]) -> Tensor:
+    """Return a copy of some windows as a tensor, (chosen, tokens, width)."""
     return torch.from_numpy(np.array(states[chosen]))

@@ -1,10 +1,10 @@
-"""Gradient descent on KL(16-bit model || quantized model) over calibration text, the file's layout
-held fixed.
+"""Polishing: gradient descent on KL(16-bit model || quantized model) over calibration text.
 
 What moves, all at once: norm weights and biases (norm tweaking, arXiv 2309.02784) and the scales of
-the blocks (EfficientQAT's second phase, arXiv 2407.11062). What is made small is the mean of the
-logarithm of each window's KLD: every window counts by what is left of its damage, where the plain
-mean heeds those of the strangest text alone. Windows that are held out say which state is kept.
+the blocks (EfficientQAT's second phase, arXiv 2407.11062). The layout of the file stays. The loss
+is the mean of the logarithm of each window's KLD. So every window counts by the share of its KLD
+that is left, where the plain mean follows the windows of the largest KLD alone. Held-out windows
+say which state is kept.
 """
 
 from __future__ import annotations
@@ -21,76 +21,83 @@ from sintra.stages.rounding.student import Student
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-TINY = 1e-12
-# vocabularies up to this have their teacher's logits kept on disk, larger ones are computed again
-# each time
-WHOLE = 8192
+SMALLEST_KLD = 1e-12  # nats; smaller values count as this one, so that the logarithm exists
+CACHED_VOCABULARY = 8192  # up to this vocabulary the teacher's logits are kept on disk
 
 
 @dataclass(frozen=True)
-class Settings:
-    """epochs over the training windows; batch: windows a step; rate: the largest step, as a share
-    of a value's size, for a KLD of 1 nat to begin with: since the KLD grows with the square of a
-    change, smaller by its root for less; decay: Adam's; rise: steps until the rate is reached, from
-    where it falls linearly to nothing; held: one window in so many is held out; checks: how often
-    the held-out windows are looked at.
-    """
+class PolishSettings:
+    """How a quantized model is polished."""
 
-    epochs: float = 2.0
-    batch: int = 1
+    epochs: float = 2.0  # passes over the training windows
+    batch: int = 1  # windows of a step
     rate: float = 0.01
-    decay: tuple[float, float] = (0.9, 0.99)
-    rise: int = 5
-    held: int = 10
-    checks: int = 8
-    seed: int = 0
+    """Largest step, as a share of a value's size, where the KLD begins at 1 nat.
+
+    For a smaller KLD it is smaller by the KLD's root, since the KLD grows with the square of a
+    change."""
+    decay: tuple[float, float] = (0.9, 0.99)  # Adam's decay of the mean and of the square
+    rise: int = 5  # steps until the rate is reached; from there it falls linearly to 0
+    held_out_every: int = 10  # one window in so many is held out
+    checks: int = 8  # how often the held-out windows are measured
+    seed: int = 0  # of the order of the windows
 
 
 class Teacher:
     """The 16-bit model's logits over the windows, kept in a file where that is small."""
 
-    def __init__(self, net: Any, windows: Tensor, keep: Path) -> None:
-        self.net, self.windows, self.kept = net, windows, None
+    windows: Tensor
+    """Token ids, (windows, tokens) int64."""
+    cache: NDArray[np.float32] | None
+    """Logits (windows, tokens, vocabulary) on disk; None where they are computed each time."""
+
+    def __init__(self, net: Any, windows: Tensor, folder: Path) -> None:
+        """Compute the logits where the vocabulary is small; they go to teacher.npy in `folder`."""
+        self.net, self.windows, self.cache = net, windows, None
         vocabulary = net.get_output_embeddings().weight.shape[0]
-        if vocabulary <= WHOLE:
-            keep.mkdir(parents=True, exist_ok=True)
+        if vocabulary <= CACHED_VOCABULARY:
+            folder.mkdir(parents=True, exist_ok=True)
             shape = (*windows.shape, vocabulary)
-            self.kept = np.lib.format.open_memmap(keep / "teacher.npy", "w+", np.float32, shape)
+            self.cache = np.lib.format.open_memmap(folder / "teacher.npy", "w+", np.float32, shape)
             for i in range(len(windows)):
-                self.kept[i] = self._fresh(windows[i : i + 1])[0].numpy()
+                self.cache[i] = self._compute(windows[i : i + 1])[0].numpy()
 
     def logits(self, chosen: list[int]) -> Tensor:
-        """Of some windows, (windows, tokens, vocabulary)."""
-        if self.kept is not None:
-            return torch.from_numpy(self.kept[chosen])
-        return self._fresh(self.windows[chosen])
+        """Return the logits of some windows, (chosen, tokens, vocabulary) float32."""
+        if self.cache is not None:
+            return torch.from_numpy(self.cache[chosen])
+        return self._compute(self.windows[chosen])
 
-    def _fresh(self, windows: Tensor) -> Tensor:
+    def _compute(self, windows: Tensor) -> Tensor:
         with torch.no_grad():
             logits: Tensor = self.net(input_ids=windows, use_cache=False).logits
         return logits.float()
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(teacher || student) in nats at every position, from logits (windows, tokens, vocabulary)."""
+    """Return KL(teacher || student) in nats at every position, (windows, tokens).
+
+    teacher, student: logits (windows, tokens, vocabulary).
+    """
     p = teacher.log_softmax(-1)
     return (p.exp() * (p - student.log_softmax(-1))).sum(-1)
 
 
-class Descent:
+class RelativeAdam:
     """Adam (arXiv 1412.6980), with steps that are a share of each value's size."""
 
-    def __init__(self, values: list[Tensor], settings: Settings) -> None:
+    def __init__(self, values: list[Tensor], settings: PolishSettings) -> None:
         self.values, self.settings, self.count = values, settings, 0
         self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in values]
 
     def step(self, rate: float) -> None:
-        """Move everything and forget the gradients."""
+        """Move all values by at most about `rate` of their size, and clear the gradients."""
         self.count += 1
         first, second = self.settings.decay
         with torch.no_grad():
@@ -104,58 +111,65 @@ class Descent:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """KLD over the held-out windows (see `distance`) before and after; steps taken; the step whose
-    state was kept (0: the start's).
+class PolishOutcome:
+    """What polishing reached."""
+
+    before: float  # KLD over the held-out windows at the start, nats (`held_out_kld`)
+    after: float  # the same of the state that is kept, nats
+    steps: int  # steps that were taken
+    best_step: int  # the step whose state is kept; 0: that of the start
+
+
+class BestState:
+    """The student's state of the smallest held-out KLD so far."""
+
+    def __init__(self, student: Student, kld: float) -> None:
+        self.student, self.kld, self.step, self.state = student, kld, 0, student.state()
+
+    def update(self, kld: float, step: int) -> None:
+        """Take the present state if its held-out KLD is smaller."""
+        if kld < self.kld:
+            self.kld, self.step, self.state = kld, step, self.student.state()
+
+
+def polish_student(
+    student: Student, teacher: Teacher, settings: PolishSettings, say: Callable[[str], None]
+) -> PolishOutcome:
+    """Train the student and leave it in the state of the smallest held-out KLD.
+
+    That is the start where no step got better. `say` is called with a line of progress at each
+    check.
     """
-
-    before: float
-    after: float
-    steps: int
-    kept: int
-
-
-def tune(
-    student: Student, teacher: Teacher, settings: Settings, say: Callable[[str], None]
-) -> Outcome:
-    """Move the student; it is left in the best state that the held-out windows saw, at worst where
-    it began.
-    """
-    held = list(range(0, len(teacher.windows), settings.held))
-    train = [i for i in range(len(teacher.windows)) if i % settings.held]
+    held_out = list(range(0, len(teacher.windows), settings.held_out_every))
+    train = [i for i in range(len(teacher.windows)) if i % settings.held_out_every]
     total = max(1, round(settings.epochs * len(train) / settings.batch))
-    descent, batches = Descent(student.moving(), settings), shuffled(train, settings)
-    before = best = distance(student, teacher, held)
-    rate = settings.rate * before**0.5
-    kept, state, start, every = (
-        0,
-        student.state(),
-        time.monotonic(),
-        max(1, total // settings.checks),
-    )
+    adam, batches = RelativeAdam(student.trained(), settings), shuffled_batches(train, settings)
+    before = held_out_kld(student, teacher, held_out)
+    best, rate = BestState(student, before), settings.rate * before**0.5
+    start, interval = time.monotonic(), max(1, total // settings.checks)
     for number in range(1, total + 1):
-        learn(student, teacher, next(batches))
-        descent.step(rate * min(1.0, number / settings.rise) * (1 - (number - 1) / total))
-        if number % every == 0 or number == total:
-            value = distance(student, teacher, held)
-            if value < best:
-                best, kept, state = value, number, student.state()
+        add_gradients(student, teacher, next(batches))
+        adam.step(rate * min(1.0, number / settings.rise) * (1 - (number - 1) / total))
+        if number % interval == 0 or number == total:
+            kld = held_out_kld(student, teacher, held_out)
+            best.update(kld, number)
             left = (time.monotonic() - start) / number * (total - number)
-            share = f"{value:.6f} nats on held-out text, {value / before:.3f} of before"
+            share = f"{kld:.6f} nats on held-out text, {kld / before:.3f} of before"
             say(f"step {number} of {total}: {share}, {left:.0f} s left")
-    student.restore(state)
-    return Outcome(before, best, total, kept)
+    student.restore(best.state)
+    return PolishOutcome(before, best.kld, total, best.step)
 
 
-def learn(student: Student, teacher: Teacher, chosen: list[int]) -> None:
-    """The gradients of some windows."""
-    made = student.logits(teacher.windows[chosen], student.weights())
-    harm = divergence(teacher.logits(chosen), made).mean(1).clamp_min(TINY).log().mean()
-    harm.backward()  # type: ignore[no-untyped-call]
+def add_gradients(student: Student, teacher: Teacher, chosen: list[int]) -> None:
+    """Add the loss's gradients over some windows to those of the student."""
+    logits = student.logits(teacher.windows[chosen], student.weights())
+    kld = divergence(teacher.logits(chosen), logits).mean(1)
+    loss = kld.clamp_min(SMALLEST_KLD).log().mean()
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
-def shuffled(train: list[int], settings: Settings) -> Iterator[list[int]]:
-    """Batches without end, every window once an epoch."""
+def shuffled_batches(train: list[int], settings: PolishSettings) -> Iterator[list[int]]:
+    """Yield batches of training windows without end, every window once an epoch."""
     rng, left = np.random.default_rng(settings.seed), list[int]()
     while True:
         if len(left) < settings.batch:
@@ -164,16 +178,16 @@ def shuffled(train: list[int], settings: Settings) -> Iterator[list[int]]:
         yield chosen
 
 
-def distance(student: Student, teacher: Teacher, windows: list[int]) -> float:
-    """Mean KLD over the second half of a window, as the quality probe scores it; of some windows
-    the geometric mean.
+def held_out_kld(student: Student, teacher: Teacher, windows: list[int]) -> float:
+    """Return the geometric mean over windows of the mean KLD of a window's second half, nats.
+
+    The second half alone counts, as in the quality probe.
     """
-    found, half = [], teacher.windows.shape[1] // 2
+    klds, half = [], teacher.windows.shape[1] // 2
     with torch.no_grad():
         weights = student.weights()
         for i in windows:
-            made = student.logits(teacher.windows[i : i + 1], weights)
-            found.append(
-                divergence(teacher.logits([i])[:, half - 1 : -1], made[:, half - 1 : -1]).mean()
-            )
-    return float(torch.stack(found).double().clamp_min(TINY).log().mean().exp())
+            logits = student.logits(teacher.windows[i : i + 1], weights)
+            scored = teacher.logits([i])[:, half - 1 : -1], logits[:, half - 1 : -1]
+            klds.append(divergence(*scored).mean())
+    return float(torch.stack(klds).double().clamp_min(SMALLEST_KLD).log().mean().exp())

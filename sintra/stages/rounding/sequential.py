@@ -1,334 +1,326 @@
-"""Rounding block after block, each layer towards what the 16-bit model's layer gives, from the
-inputs that it will really have.
+"""Rounding in sequence: block after block, from the inputs that each layer will really have.
 
-A layer behind quantized ones sees other inputs than the 16-bit model's layer: X' instead of X. What
-is to be kept is W X, so the weights to round are not W but those that come nearest to it from X':
+The aim of each layer is what the 16-bit model's layer gives. A layer behind quantized ones has
+other inputs than the 16-bit model's layer: X' instead of X. What is to be kept is W X. So the
+weights to round are not W but those that come nearest to it from X':
 
     W (I + C inv(H)),  H = X'X'^T,  C = (X - X')X'^T,  both summed over tokens, H damped
 
-(GPTAQ's asymmetric calibration, arXiv 2504.02692, in closed form). They are rounded as ever
-(sintra.stages.rounding.compensate) onto the grid and from the scales that the file has, in the metric H.
-So errors of earlier layers are made good by later ones instead of adding up. Inside a block the
-layers go in the order in which they are run, those of one input together. A block that is rounded
-can then learn (sintra.stages.rounding.learned).
+(GPTAQ's asymmetric calibration, arXiv 2504.02692, in closed form). They are rounded by
+sintra.stages.rounding.compensate onto the grid and from the scales that the file has, in the metric
+H. So later layers make good the errors of earlier ones instead of adding to them. Inside a block
+the layers go in the order in which they are run, those of one input together. A block that is
+rounded can then learn (sintra.stages.rounding.learned).
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.runtime.blocks import BlockModel, OuterLayers
-from sintra.stages.rounding.compensate import Options, compensate
+from sintra.formats.runtime.blocks import Model, Passing
+from sintra.formats.runtime.functional_block import FunctionalBlock, one_window
+from sintra.stages.rounding.compensate import CompensationOptions, compensate
 from sintra.stages.rounding.grids import GRIDS
-from sintra.stages.rounding.learned import Block, Learned, Settings, learn
-from sintra.stages.rounding.student import row_order, values
+from sintra.stages.rounding.learned import (
+    HeldOutError,
+    LearnedBlock,
+    LearnedMatrix,
+    LearningSettings,
+    learn_block,
+)
+from sintra.stages.rounding.tensors import dequantized, row_order, stored_dtype
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from gguf import ReaderTensor
     from torch import Tensor, nn
+
+    from sintra.formats.runtime.functional_block import States, Weights
+
+    Tensors = Mapping[str, ReaderTensor]  # GGUF name -> tensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-DAMPING = 0.01
-HALVES = {"F16": "float16", "BF16": "bfloat16"}
+DAMPING = 0.01  # share of H's mean diagonal that is added to the diagonal
 
 
-class Reached(Exception):
-    """The layer's input is known; the rest of the block isn't run."""
+@dataclass(frozen=True)
+class HiddenStates:
+    """Both models' hidden states between two blocks, overwritten block by block."""
+
+    exact: States  # of the 16-bit model, (windows, tokens, width) float32, on disk
+    quantized: States  # of the quantized model, (windows, tokens, width) float32, on disk
 
 
-class Rounder:
-    """tensors: the variant's, writable, and exact: the 16-bit file's, by GGUF name; names:
-    parameter -> GGUF name; steps: for how many each block learns. rounded: the tensors; learned: of
-    each block, the held-out error before and after.
-    """
+class BlockLayers:
+    """The layers of one block that are in the GGUF, and the block's weights."""
+
+    block: FunctionalBlock
+    """The block itself."""
+    exact: Weights
+    """Parameter of the block -> 16-bit model's value."""
+    layers: dict[str, str]
+    """Layer -> GGUF tensor of its weight."""
+    vectors: dict[str, str]
+    """Parameter (norm or bias) -> GGUF tensor."""
+    orders: dict[str, Tensor | None]
+    """Layer -> the tensor's row that each of its rows is; None for the same order."""
 
     def __init__(
         self,
-        model: BlockModel,
-        names: dict[str, str],
-        tensors: dict[str, Any],
-        exact: dict[str, Any],
+        block: FunctionalBlock,
+        layers: dict[str, str],
+        vectors: dict[str, str],
+        tensors: Tensors,
+    ) -> None:
+        """Match the layers with the 16-bit file's `tensors`.
+
+        Raises Infeasible where a tensor doesn't hold the layer's rows.
+        """
+        self.block, self.layers, self.vectors = block, layers, vectors
+        self.exact = {n: p.detach() for n, p in block.module.named_parameters()}
+        self.orders = {
+            layer: layer_order(self.exact[f"{layer}.weight"], tensors[tensor])
+            for layer, tensor in layers.items()
+        }
+
+
+class SequentialRounder:
+    """Rounds a GGUF's matrices in place, block after block."""
+
+    model: Model
+    """The checkpoint, whose blocks are loaded one at a time."""
+    layers: dict[str, str]
+    """Linear layer -> GGUF tensor of its weight."""
+    vectors: dict[str, str]
+    """Parameter (norm or bias) -> GGUF tensor."""
+    tensors: Tensors
+    """The variant's tensors, writable."""
+    exact: Tensors
+    """The 16-bit file's tensors."""
+    steps: int
+    """For how many steps each block learns; 0: it doesn't."""
+    rounded: list[str]
+    """GGUF names of the tensors that were rounded."""
+    learned: list[HeldOutError]
+    """Of each block that learned, the held-out error before and after."""
+
+    def __init__(
+        self,
+        model: Model,
+        tensor_names: Mapping[str, str],
+        tensors: Tensors,
+        exact: Tensors,
         say: Callable[[str], None],
         steps: int = 0,
     ) -> None:
-        self.model, self.tensors, self.exact, self.say, self.steps = (
-            model,
-            tensors,
-            exact,
-            say,
-            steps,
-        )
-        matrices = {n for n, m in model.net.named_modules() if isinstance(m, torch.nn.Linear)}
-        own = {n.removesuffix(".weight"): t for n, t in names.items()}
-        self.names = {n: t for n, t in own.items() if n in matrices}
+        """Take both files. tensor_names: parameter -> GGUF tensor; say: gets lines of progress."""
+        self.model, self.tensors, self.exact = model, tensors, exact
+        self.say, self.steps = say, steps
+        linear = {n for n, m in model.net.named_modules() if isinstance(m, torch.nn.Linear)}
+        modules = {n.removesuffix(".weight"): t for n, t in tensor_names.items()}
+        self.layers = {n: t for n, t in modules.items() if n in linear}
         self.vectors = {
-            n: t for n, t in names.items() if t in tensors and len(tensors[t].shape) == 1
+            n: t for n, t in tensor_names.items() if t in tensors and len(tensors[t].shape) == 1
         }
-        self.parts = OuterLayers(model)
-        self.rounded: list[str] = []
-        self.learned: list[tuple[float, float]] = []
+        self.passing = Passing(model)
+        self.rounded, self.learned = [], []
 
-    def run(self, windows: Tensor, theirs: Any, ours: Any) -> list[str]:
-        """Round everything that has a grid; the names of the tensors. windows: (n, tokens) ids;
-        theirs, ours: room for the hidden states of both models, (n, tokens, width) float32,
-        overwritten block by block.
+    def run(self, windows: Tensor, states: HiddenStates) -> list[str]:
+        """Round every matrix that has a grid, and return the names of the tensors.
+
+        windows: token ids, (windows, tokens) int64; states: room for the hidden states.
+        Raises Infeasible where the checkpoint doesn't fit the file.
         """
         start, count = time.monotonic(), len(self.model.blocks)
-        self.embed(windows, theirs, ours)
+        self.embed(windows, states)
         for number in range(count):
-            self.block(number, theirs, ours)
+            self.round_block(number, states)
             left = (time.monotonic() - start) / (number + 1) * (count - number - 1)
             self.say(f"block {number + 1} of {count}, {left:.0f} s left")
-        self.head(windows, theirs, ours)
+        self.round_head(windows, states)
         return self.rounded
 
-    def embed(self, windows: Tensor, theirs: Any, ours: Any) -> None:
-        """What goes into the first block, with the exact and with the quantized embedding."""
+    def embed(self, windows: Tensor, states: HiddenStates) -> None:
+        """Write the input of the first block, with the exact and with the quantized embedding."""
         table: nn.Parameter = self.model.net.get_input_embeddings().weight
-        quantized, kept = values(self.tensors["token_embd.weight"]), table.data
-        if quantized.shape != kept.shape:
+        quantized, exact = dequantized(self.tensors["token_embd.weight"]), table.data
+        if quantized.shape != exact.shape:
             raise Infeasible(
                 "unsupported", "rounding in sequence: the embedding isn't of the checkpoint's shape"
             )
-        for room, rows in ((ours, quantized), (theirs, None)):
-            if rows is not None:
-                table.data = rows.to(kept.dtype)
+        for room, rows in ((states.quantized, quantized.to(exact.dtype)), (states.exact, exact)):
+            table.data = rows
             for i, window in enumerate(windows):
-                room[i] = self.parts.first_input(window[None])[0].float().numpy()
-            table.data = kept
+                room[i] = self.passing.first(window[None])[0].float().numpy()
+        table.data = exact
 
-    def block(self, number: int, theirs: Any, ours: Any) -> None:
+    def round_block(self, number: int, states: HiddenStates) -> None:
         """Round one block's layers, and bring both models' hidden states behind it."""
-        block = self.model.load(number)
-        own = {n: p.detach() for n, p in block.named_parameters()}
-        start = f"{self.model.prefix}.{number}."
-        layers = {
-            n.removeprefix(start): t
-            for n, t in self.names.items()
-            if n.startswith(start) and t in self.tensors
+        parts = self.layers_of(number)
+        block = parts.block
+        quantized = parts.exact | {
+            f"{layer}.weight": self.stored_weight(tensor, parts.orders[layer])
+            for layer, tensor in parts.layers.items()
         }
-        orders = {
-            layer: self.tied(own[f"{layer}.weight"], tensor) for layer, tensor in layers.items()
-        }
-        quantized = own | {f"{n}.weight": self.stored(t, orders[n]) for n, t in layers.items()}
-        arguments = self.parts.calls[number]
-        for group in groups(
-            block, layers, quantized, torch.from_numpy(np.array(ours[:1])), arguments
-        ):
-            sums = Sums()
-            for i in range(len(ours)):
-                x, y = (torch.from_numpy(np.array(room[i : i + 1])) for room in (theirs, ours))
-                sums.add(
-                    reach(block, own, group[0], x, arguments),
-                    reach(block, quantized, group[0], y, arguments),
+        for group in layers_by_input(parts, quantized, states):
+            moments = InputMoments()
+            for i in range(len(states.quantized)):
+                x, y = one_window(states.exact, i), one_window(states.quantized, i)
+                moments.add(
+                    block.layer_input(parts.exact, group[0], x),
+                    block.layer_input(quantized, group[0], y),
                 )
             for layer in group:
-                quantized[f"{layer}.weight"] = self.round(layers[layer], sums, orders[layer])
-        pass_on(block, own, theirs, arguments)
+                quantized[f"{layer}.weight"] = self.round_tensor(
+                    parts.layers[layer], moments, parts.orders[layer]
+                )
+        block.advance(parts.exact, states.exact)
         if self.steps:
-            quantized = self.learn(
-                block, start, layers, orders, own | quantized, theirs, ours, arguments
-            )
-        pass_on(block, quantized, ours, arguments)
+            quantized = self.learn(parts, parts.exact | quantized, states)
+        block.advance(quantized, states.quantized)
         self.model.drop(number)
 
-    def learn(
-        self,
-        block: nn.Module,
-        start: str,
-        layers: dict[str, str],
-        orders: dict[str, Tensor | None],
-        weights: dict[str, Tensor],
-        goal: Any,
-        ours: Any,
-        arguments: tuple[Any, Any],
-    ) -> dict[str, Tensor]:
-        """Learn a block's rounding and write it into the file; the block's weights."""
-        matrices = {}
-        for layer, name in layers.items():
-            if (grid := GRIDS.get(self.tensors[name].tensor_type.name)) is not None:
-                blocks = np.array(self.tensors[name].data).reshape(-1, grid.size)
-                matrices[f"{layer}.weight"] = (
-                    Learned(blocks, grid, tuple(weights[f"{layer}.weight"].shape)),
-                    orders[layer],
-                )
-        vectors = {n.removeprefix(start): t for n, t in self.vectors.items() if n.startswith(start)}
-        same = {
-            n: weights[n]
-            for n, t in vectors.items()
-            if torch.equal(weights[n].float(), values(self.tensors[t]))
-        }
-        parts = Block(
-            matrices,
-            same,
-            {n: w for n, w in weights.items() if n not in matrices and n not in same},
-        )
-        found = learn(
-            parts, lambda w, x: forward(block, w, x, arguments), ours, goal, Settings(self.steps)
-        )
-        self.learned.append(found)
+    def layers_of(self, number: int) -> BlockLayers:
+        """Load a block and return its layers."""
+        module = self.model.load(number)
+        start = f"{self.model.prefix}.{number}."
+        layers = {n: t for n, t in below(self.layers, start).items() if t in self.tensors}
+        block = FunctionalBlock(module, self.passing.calls[number])
+        return BlockLayers(block, layers, below(self.vectors, start), self.exact)
+
+    def learn(self, parts: BlockLayers, weights: Weights, states: HiddenStates) -> Weights:
+        """Learn a block's rounding, write it into the file, and return the block's weights.
+
+        weights: the rounded block's; states.exact: already behind the block, the goal.
+        """
+        learning = self.learned_block(parts, weights)
+        settings = LearningSettings(self.steps)
+        error = learn_block(learning, parts.block.output, states.quantized, states.exact, settings)
+        self.learned.append(error)
         self.say(
-            f"learned rounding: {found[1] / max(found[0], 1e-30):.3f} of the block's error is "
-            "left on held-out text"
+            f"learned rounding: {error.after / max(error.before, 1e-30):.3f} of the block's error "
+            "is left on held-out text"
         )
-        for name, (matrix, _) in matrices.items():
-            data = self.tensors[layers[name.removesuffix(".weight")]].data
+        for name, matrix in learning.matrices.items():
+            data = self.tensors[parts.layers[name.removesuffix(".weight")]].data
             data[:] = matrix.pack().reshape(data.shape)
         with torch.no_grad():
-            made = {n: w.detach() for n, w in parts.weights().items()}
-        for name in same:
-            data = self.tensors[vectors[name]].data
-            data[:] = made[name].numpy().reshape(data.shape)
-        return made
+            learned = {n: w.detach() for n, w in learning.weights().items()}
+        for name in learning.vectors:
+            data = self.tensors[parts.vectors[name]].data
+            data[:] = learned[name].numpy().reshape(data.shape)
+        return learned
 
-    def head(self, windows: Tensor, theirs: Any, ours: Any) -> None:
-        """The output, unless it is the embedding too."""
+    def learned_block(self, parts: BlockLayers, weights: Weights) -> LearnedBlock:
+        """Return a block's parameters; matrices with a grid and unchanged vectors learn."""
+        matrices = {}
+        for layer, name in parts.layers.items():
+            if (grid := GRIDS.get(self.tensors[name].tensor_type.name)) is not None:
+                blocks = np.array(self.tensors[name].data).reshape(-1, grid.size)
+                shape = tuple(weights[f"{layer}.weight"].shape)
+                matrices[f"{layer}.weight"] = LearnedMatrix(
+                    blocks, grid, shape, parts.orders[layer]
+                )
+        vectors = {
+            n: weights[n]
+            for n, tensor in parts.vectors.items()
+            if torch.equal(weights[n].float(), dequantized(self.tensors[tensor]))
+        }
+        fixed = {n: w for n, w in weights.items() if n not in matrices and n not in vectors}
+        return LearnedBlock(matrices, vectors, fixed)
+
+    def round_head(self, windows: Tensor, states: HiddenStates) -> None:
+        """Round the output matrix, unless it is the embedding too."""
         if "output.weight" not in self.tensors:
             return
-        sums = Sums()
+        moments = InputMoments()
         for i, window in enumerate(windows):
             x, y = (
-                self.parts.head_input(window[None], torch.from_numpy(np.array(room[i : i + 1])))
-                for room in (theirs, ours)
+                self.passing.last(window[None], one_window(room, i))
+                for room in (states.exact, states.quantized)
             )
-            sums.add(x, y)
-        self.round("output.weight", sums, None)
+            moments.add(x, y)
+        self.round_tensor("output.weight", moments, None)
 
-    def tied(self, own: Tensor, name: str) -> Tensor | None:
-        """Which row of the tensor each of the layer's rows is. Raises Infeasible where they aren't
-        the same rows.
-        """
-        exact = self.exact[name]
-        kept: torch.dtype = getattr(torch, HALVES.get(exact.tensor_type.name, "float32"))
-        return row_order(own.to(kept).float(), values(exact), name, name)
+    def stored_weight(self, name: str, order: Tensor | None) -> Tensor:
+        """Return a tensor of the variant in the layer's order of rows, (rows, columns) float32."""
+        weight = dequantized(self.tensors[name])
+        return weight if order is None else weight[order]
 
-    def stored(self, name: str, order: Tensor | None) -> Tensor:
-        """The weights that the file has."""
-        found = values(self.tensors[name])
-        return found if order is None else found[order]
-
-    def round(self, name: str, sums: Sums, order: Tensor | None) -> Tensor:
-        """Round a tensor in the file; its weights."""
+    def round_tensor(self, name: str, moments: InputMoments, order: Tensor | None) -> Tensor:
+        """Round a tensor in the file if its type has a grid; return it in the layer's order."""
         tensor = self.tensors[name]
         grid = GRIDS.get(tensor.tensor_type.name)
         if grid is not None:
-            wanted = sums.target(values(self.exact[name]))
+            target = moments.target(dequantized(self.exact[name]))
             blocks = np.array(tensor.data).reshape(-1, grid.size)
-            made, _, _ = compensate(
-                wanted.numpy(), [blocks], grid, sums.h.numpy(), Options(damping=DAMPING)
-            )
-            tensor.data[:] = made.reshape(tensor.data.shape)
+            options = CompensationOptions(damping=DAMPING)
+            rounded = compensate(target.numpy(), [blocks], grid, moments.h.numpy(), options)
+            tensor.data[:] = rounded.blocks.reshape(tensor.data.shape)
             self.rounded.append(name)
-        return self.stored(name, order)
+        return self.stored_weight(name, order)
 
 
-class Sums:
-    """H and C of one input, summed over tokens: (columns, columns) float32."""
+class InputMoments:
+    """Second moments of one layer's input, summed over tokens: H and C of the formula above."""
+
+    h: Tensor
+    """H = X'X'^T, (columns, columns) float32."""
+    c: Tensor
+    """C = (X - X')X'^T, (columns, columns) float32."""
 
     def __init__(self) -> None:
         self.h = self.c = torch.zeros(())
 
-    def add(self, theirs: Tensor, ours: Tensor) -> None:
-        """One window's inputs, (1, tokens, columns) each."""
-        x, y = theirs[0].float(), ours[0].float()
+    def add(self, exact: Tensor, quantized: Tensor) -> None:
+        """Add one window's inputs in the exact and the quantized model, (1, tokens, columns)."""
+        x, y = exact[0].float(), quantized[0].float()
         self.h = self.h + y.T @ y
         self.c = self.c + (x - y).T @ y
 
     def target(self, w: Tensor) -> Tensor:
-        """W (I + C inv(H)) for weights (rows, columns)."""
+        """Return W (I + C inv(H)) for weights (rows, columns); W itself where there is no input."""
         mean = float(self.h.diagonal().mean())
         if mean <= 0:
             return w
         damped = self.h.double() + DAMPING * mean * torch.eye(len(self.h), dtype=torch.float64)
         move = torch.linalg.solve(damped, self.c.double().T).T
-        wanted: Tensor = w + (w.double() @ move).float()
-        return wanted
+        target: Tensor = w + (w.double() @ move).float()
+        return target
 
 
-def forward(
-    block: nn.Module, weights: dict[str, Tensor], hidden: Tensor, arguments: tuple[Any, Any]
-) -> Tensor:
-    """A block's output with these weights, with gradients where they have any."""
-    out = torch.func.functional_call(block, weights, (hidden, *arguments[0]), arguments[1])
-    first: Tensor = out[0] if isinstance(out, tuple) else out
-    return first
+def layers_by_input(parts: BlockLayers, weights: Weights, states: HiddenStates) -> list[list[str]]:
+    """Return a block's layers in the order of running, those of one input together.
 
-
-def pass_on(
-    block: nn.Module, weights: dict[str, Tensor], room: Any, arguments: tuple[Any, Any]
-) -> None:
-    """Bring hidden states, (windows, tokens, width), behind a block."""
-    with torch.no_grad():
-        for i in range(len(room)):
-            out = forward(block, weights, torch.from_numpy(np.array(room[i : i + 1])), arguments)
-            room[i] = out[0].float().numpy()
-
-
-def reach(
-    block: nn.Module,
-    weights: dict[str, Tensor],
-    layer: str,
-    hidden: Tensor,
-    arguments: tuple[Any, Any],
-) -> Tensor:
-    """A layer's input, (1, tokens, columns)."""
-    with torch.no_grad(), watching(block, [layer]) as found, contextlib.suppress(Reached):
-        forward(block, weights, hidden, arguments)
-    x: Tensor = found[0][1]
-    return x
-
-
-def groups(
-    block: nn.Module,
-    layers: dict[str, str],
-    weights: dict[str, Tensor],
-    hidden: Tensor,
-    arguments: tuple[Any, Any],
-) -> list[list[str]]:
-    """The layers in the order in which they are run, those that are given the same tensor together."""
-    with torch.no_grad(), watching(block, list(layers), stop=False) as found:
-        forward(block, weights, hidden, arguments)
-    made: list[tuple[Tensor, list[str]]] = []
-    for layer, x in found:
-        if made and made[-1][0] is x:
-            made[-1][1].append(layer)
-        else:
-            made.append((x, [layer]))
-    if len({n for n, _ in found}) < len(found):
+    Raises Infeasible where a layer is run more than once.
+    """
+    first = one_window(states.quantized, 0)
+    groups = parts.block.layers_by_input(weights, list(parts.layers), first)
+    layers = [layer for group in groups for layer in group]
+    if len(set(layers)) < len(layers):
         raise Infeasible(
             "unsupported", "rounding in sequence: a layer of a block is run more than once"
         )
-    return [names for _, names in made]
+    return groups
 
 
-@contextlib.contextmanager
-def watching(
-    block: nn.Module, layers: list[str], stop: bool = True
-) -> Iterator[list[tuple[str, Tensor]]]:
-    """A list that is filled with (layer, its input) while the block is run; stop: no further than
-    to the first.
+def layer_order(weight: Tensor, tensor: ReaderTensor) -> Tensor | None:
+    """Return which row of the 16-bit tensor each of a layer's rows is; None for the same order.
+
+    Raises Infeasible where they aren't the same rows.
     """
-    found: list[tuple[str, Tensor]] = []
+    rows = weight.to(stored_dtype(tensor)).float()
+    return row_order(rows, dequantized(tensor), tensor.name, tensor.name)
 
-    def hook(layer: str) -> Any:
-        def seen(_: Any, args: tuple[Tensor, ...]) -> None:
-            found.append((layer, args[0]))
-            if stop:
-                raise Reached
 
-        return seen
-
-    hooks = [block.get_submodule(n).register_forward_pre_hook(hook(n)) for n in layers]
-    try:
-        yield found
-    finally:
-        for h in hooks:
-            h.remove()
+def below(names: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Return the entries whose key begins with a prefix, the prefix taken off."""
+    return {n.removeprefix(prefix): t for n, t in names.items() if n.startswith(prefix)}

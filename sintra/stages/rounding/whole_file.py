@@ -1,101 +1,154 @@
-"""Compensated rounding of a whole GGUF, tensor after tensor, in place: only scales and codes
-change.
+"""Compensated rounding of a whole GGUF in place, tensor after tensor.
+
+Only scales and codes change. Finished tensors are kept, so that a killed run goes on behind them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from sintra.formats.gguf.tensor_names import renumber_tensor
-from sintra.stages.rounding.compensate import Options, compensate
-from sintra.stages.rounding.grids import GRIDS
+from sintra.core import lazy
+from sintra.formats.gguf.header import reader
+from sintra.stages.rounding.compensate import Compensation, CompensationOptions, compensate
+from sintra.stages.rounding.grids import GRIDS, Grid
+from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
+from sintra.stages.rounding.tensors import read_tensors
 
-# An output that is also the embedding is looked up too, where every change counts alike: between
-# the two metrics.
-LOOKED_UP, SHARED_DAMPING = "token_embd.weight", 1.0
+if TYPE_CHECKING:
+    import numpy as np
+    from gguf import ReaderTensor
+    from numpy.typing import NDArray
+else:
+    np = lazy.module("numpy")
+
+# An output that is also the embedding is looked up too, where every change counts alike. Its
+# damping lies between the two metrics.
+EMBEDDING, SHARED_DAMPING = "token_embd.weight", 1.0
 
 
-def improve(
+class RoundingJson(TypedDict):
+    """The value "rounding" of a layout.json."""
+
+    compensated: dict[str, list[float]]  # tensor -> [tr(E H E') before, after]
+    nearest: list[list[str]]  # [tensor, why it was left as it was]
+
+
+@dataclass(frozen=True)
+class RoundingSources:
+    """What a file's tensors are rounded from."""
+
+    exact: Mapping[str, ReaderTensor]  # the 16-bit file's tensors
+    alternative: Mapping[str, ReaderTensor]  # a file's with other scales, also rounded to nearest
+    curvature: Path  # folder of the Hessians
+    numbers: Mapping[str, list[int]]  # tensor -> its Hessians, one or one for each expert
+    options: CompensationOptions  # for all tensors but an embedding that is the output too
+
+
+class RoundedTensor(NamedTuple):
+    """A tensor's new blocks and the measure of its error."""
+
+    blocks: NDArray[np.uint8]  # raw blocks, (blocks, bytes of a block)
+    measure: NDArray[np.float64]  # (2,): tr(E H E') before and after, summed over experts
+
+
+def compensate_file(
     target: Path,
     source: Path,
     curvature: Path,
     keep: Path,
     say: Callable[[str], None],
     dropped: list[int] | None = None,
-    options: Options | None = None,
-    other: Path | None = None,
-) -> dict[str, Any]:
-    """Round the tensors of `target` (quantized to nearest) anew towards `source` (16 bits).
+    options: CompensationOptions | None = None,
+    alternative: Path | None = None,
+) -> RoundingJson:
+    """Round the tensors of `target` (quantized to nearest) anew, towards `source` (16 bits).
 
-    other: the same file with other scales, from which rows may start as well; dropped: the blocks
-    that both files lack; keep: finished tensors are left there, so that a killed run goes on behind
-    them.
-
-    Returns {"compensated": {tensor: [measure before, after]}, "nearest": [[tensor, reason]]}.
+    curvature: a curvature artifact; keep: a folder for finished tensors; dropped: the blocks that
+    both files lack; alternative: the same file with other scales, from which rows may start too.
     """
-    import numpy as np
-    from gguf.quants import dequantize
-
-    from sintra.formats.gguf.header import open_gguf
-
-    known = json.loads((curvature / "curvature.json").read_text())["tensors"]
-    of = {
-        new: number for old, number in known.items() if (new := renumber_tensor(old, dropped or []))
-    }
-    second = {t.name: t for t in open_gguf(other).tensors} if other else {}
-    exact = {t.name: t for t in open_gguf(source).tensors}
+    numbers = hessian_numbers(curvature, dropped or [])
+    other = read_tensors(alternative) if alternative else {}
+    sources = RoundingSources(
+        read_tensors(source), other, curvature, numbers, options or CompensationOptions()
+    )
     keep.mkdir(parents=True, exist_ok=True)
-    done: dict[str, Any] = {}
-    left: list[list[str]] = []
-    tensors = [t for t in open_gguf(target, "r+").tensors if len(t.shape) > 1]
+    rounding: RoundingJson = {"compensated": {}, "nearest": []}
+    tensors = [t for t in reader(target, "r+").tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
-        if grid is None or name not in of:
+        if grid is None or name not in numbers:
             reason = f"{kind} has no grid here" if grid is None else "no curvature is known"
-            left.append([name, reason])
+            rounding["nearest"].append([name, reason])
             continue
-        saved = keep / f"{name}.npz"
-        if not saved.exists():
-            numbers = [of[name]] if isinstance(of[name], int) else of[name]
-            both = [
-                t.data
-                for t in (tensor, second.get(name))
-                if t is not None and t.tensor_type == tensor.tensor_type
-            ]
-            raw = [np.array(data).reshape(len(numbers), -1, grid.size) for data in both]
-            w = dequantize(exact[name].data, exact[name].tensor_type)
-            w = w.reshape(len(numbers), -1, w.shape[-1])
-            chosen = (
-                replace(options or Options(), damping=SHARED_DAMPING)
-                if name == LOOKED_UP
-                else options
-            )
-            made = [
-                compensate(
-                    w[i], [r[i] for r in raw], grid, np.load(curvature / f"{n:03}.npy"), chosen
-                )
-                for i, n in enumerate(numbers)
-            ]
-            part = keep / "part.npz"
-            np.savez(
-                part,
-                blocks=np.concatenate([m[0] for m in made]),
-                measure=np.array([m[1:] for m in made]).sum(0),
-            )
-            part.replace(saved)
-        with np.load(saved) as found:
-            tensor.data[:] = found["blocks"].reshape(tensor.data.shape)
-            done[name] = [float(x) for x in found["measure"]]
-        share = done[name][1] / max(done[name][0], 1e-30)
+        rounded = finished_tensor(tensor, grid, sources, keep)
+        tensor.data[:] = rounded.blocks.reshape(tensor.data.shape)
+        measure = [float(x) for x in rounded.measure]
+        rounding["compensated"][name] = measure
+        share = measure[1] / max(measure[0], 1e-30)
         say(f"tensor {number + 1} of {len(tensors)}: {name} {kind}, {share:.2f} of the error")
-    if tensors:
-        base = tensors[0].data
-        while not isinstance(base, np.memmap) and base.base is not None:
-            base = base.base
-        base.flush()
-    return {"compensated": done, "nearest": left}
+    flush(tensors)
+    return rounding
+
+
+def finished_tensor(
+    tensor: ReaderTensor, grid: Grid, sources: RoundingSources, keep: Path
+) -> RoundedTensor:
+    """Return a tensor's rounding, from `keep` where an earlier run has finished it."""
+    path = keep / f"{tensor.name}.npz"
+    if not path.exists():
+        rounded = round_tensor(tensor, grid, sources)
+        part = keep / "part.npz"
+        np.savez(part, blocks=rounded.blocks, measure=rounded.measure)
+        part.replace(path)
+    with np.load(path) as saved:
+        return RoundedTensor(saved["blocks"], saved["measure"])
+
+
+def round_tensor(tensor: ReaderTensor, grid: Grid, sources: RoundingSources) -> RoundedTensor:
+    """Round one tensor; of a bank of experts, each expert with its own Hessian."""
+    # The gguf package imports numpy, which a run with nothing to do must not load.
+    from gguf.quants import dequantize
+
+    name, numbers, options = tensor.name, sources.numbers[tensor.name], sources.options
+    files = (tensor, sources.alternative.get(name))
+    starts = [
+        np.array(file.data).reshape(len(numbers), -1, grid.size)
+        for file in files
+        if file is not None and file.tensor_type == tensor.tensor_type
+    ]
+    exact = sources.exact[name]
+    w = dequantize(exact.data, exact.tensor_type)
+    w = w.reshape(len(numbers), -1, w.shape[-1])
+    if name == EMBEDDING:
+        options = replace(options, damping=SHARED_DAMPING)
+    experts = [
+        compensate(
+            w[i],
+            [start[i] for start in starts],
+            grid,
+            load_hessian(sources.curvature, number),
+            options,
+        )
+        for i, number in enumerate(numbers)
+    ]
+    return joined(experts)
+
+
+def joined(experts: Sequence[Compensation]) -> RoundedTensor:
+    """Join the experts of a bank, or the single matrix, to one tensor."""
+    measure = np.array([(expert.before, expert.after) for expert in experts]).sum(0)
+    return RoundedTensor(np.concatenate([expert.blocks for expert in experts]), measure)
+
+
+def flush(tensors: Sequence[ReaderTensor]) -> None:
+    """Write what was changed in the tensors of a mapped file to the disk."""
+    if not tensors:
+        return
+    mapped: Any = tensors[0].data
+    while not isinstance(mapped, np.memmap) and mapped.base is not None:
+        mapped = mapped.base
+    mapped.flush()

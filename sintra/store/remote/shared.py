@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
-from sintra.core.errors import UserError, disk_trouble
+from sintra.core.errors import UserError, disk_error
 from sintra.core.types import Artifact, File
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
@@ -163,7 +163,7 @@ class SharedStore:
                 store.put_hashed_file(folder / digest, file.size, digest)
                 self.pulled_bytes += file.size
         except OSError as error:
-            raise disk_trouble(error, store.root) from error
+            raise disk_error(error, store.root) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,180 @@
+"""What a run does for one study, in order: resolve its sources, plan each round, conclude.
+
+Between two rounds doit builds the steps of the last one (sintra/cli/chain.py makes them tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sintra.build.console import format_seconds
+from sintra.build.graph import Graph
+from sintra.build.run_state import Run
+from sintra.cli.study_summary import print_result, remaining_work, round_summary, study_intro
+from sintra.config import study
+from sintra.config.tasks import check_tasks
+from sintra.hardware.boards import identity
+from sintra.integrations.listeners.feed import Feed
+from sintra.integrations.listeners.study_events import StudyEvents
+from sintra.results import outputs, result
+from sintra.study import candidates, pinning, round_files, rounds, sharing
+from sintra.study.adviser import AdviserSession
+from sintra.study.round_files import Round
+from sintra.study.workspace import Workspace
+
+OnEnd = Callable[[dict[str, Any]], None]
+
+
+class StudyRun:
+    """One study in this run. Among others, `on_end` takes its result, and nothing is printed."""
+
+    def __init__(
+        self, workspace: Workspace, run: Run, feed: Feed, on_end: OnEnd | None = None
+    ) -> None:
+        self.workspace, self.run, self.on_end = workspace, run, on_end
+        self.events = StudyEvents(workspace, feed)
+        self.adviser = AdviserSession(run.say, run.spending)
+        self.announced = False  # whether the user was told what is about to happen
+        self.concluded = False  # whether the result is out
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the study is to be planned from its start, whatever was recorded."""
+        return self.workspace.config.refresh
+
+    def recorded_rounds(self) -> list[Round]:
+        """Return the rounds to go on from: none where the study begins anew or isn't resolved."""
+        if self.fresh or not self.workspace.ready:
+            return []
+        return round_files.recorded(self.workspace)
+
+    def announce(self) -> None:
+        """Print what is about to happen, once, before anything takes long."""
+        if self.announced:
+            return
+        self.announced = True
+        name = self.workspace.study.id
+        text = study_intro(self.workspace) if self.on_end is None else f"study   {name}"
+        self.run.say(text, "study", study=name)
+
+    def is_resolved(self) -> bool:
+        """Return whether model and board are known and neither is to be renewed."""
+        return not self.fresh and self.workspace.ready
+
+    def resolve_sources(self) -> None:
+        """Identify the board and pin the model, where that hasn't been done yet.
+
+        Raises UserError or Transient.
+        """
+        store, config = self.workspace.store, self.workspace.config
+        model, device = config.model, config.device
+        self.announce()
+        renew_board = self.fresh and device.name != study.LOCAL
+        if not identity.ready(store, device) or renew_board:
+            self.run.say(f"board   {identity.resolve(store, device, self.run.say)}")
+        renew_pin = self.fresh and pinning.pinned_hub(store, model.source, model.revision)
+        if self.workspace.pinned() is None or renew_pin:
+            pin = pinning.resolve_hub(store, model.source, model.revision)
+            self.run.say(f"pinned  {pin.locator} at {pin.digest}")
+
+    def is_planned(self, number: int) -> bool:
+        """Return whether a round is recorded and counts."""
+        if number == 1 and self.fresh:
+            return False
+        return round_files.read(round_files.path_of(self.workspace, number)) is not None
+
+    def plan_round(self, number: int) -> None:
+        """Ask the planner for a round, record it, and print it."""
+        if number == 1:
+            self.start_planning()
+        graph = self.workspace.graph()
+        recorded = round_files.recorded(self.workspace)[: number - 1]
+        rounds.write_keys(self.workspace, graph, recorded)
+        self.events.publish_rounds(graph, recorded)
+        planned = self.next_round(graph, recorded)
+        round_files.write_round(self.workspace, planned)
+        self.report_round(number, graph, planned)
+
+    def start_planning(self) -> None:
+        """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
+        check_tasks(self.workspace.tasks.values())
+        for path in self.workspace.folder.glob("round-*.json"):
+            path.unlink()
+        self.announce()
+
+    def next_round(self, graph: Graph, recorded: list[Round]) -> Round:
+        """Return the next round: what others have planned from the same, else the planner's."""
+        shares = self.workspace.shared is not None and not self.fresh
+        if shares and (pulled := sharing.pull_round(self.workspace, graph, recorded)):
+            return pulled
+        planned = rounds.next_round(graph, self.workspace.store, recorded, self.adviser)
+        if not shares:
+            return planned
+        return sharing.share_round(self.workspace, graph, recorded, planned)
+
+    def report_round(self, number: int, graph: Graph, planned: Round) -> None:
+        """Print a round with the work that it takes."""
+        count, seconds = remaining_work(graph, self.workspace.store, planned)
+        self.run.console.expected_steps += count
+        about = f", about {format_seconds(seconds)}" if seconds >= 1 else ""
+        self.run.say(
+            f"round {number}{f' of {self.workspace.study.id}' if self.on_end else ''}: "
+            f"{round_summary(planned)}{f' [{count} steps{about}]' if count else ''}",
+            "round",
+            round=number,
+            steps=count,
+            seconds=round(seconds, 1),
+        )
+
+    def conclude_overdue(self) -> None:
+        """Where the run's time is up, judge and deliver what was measured so far.
+
+        The recorded rounds stay as they are, so that the next run goes on from them.
+        """
+        recorded, policy = round_files.recorded(self.workspace), self.workspace.policy
+        if self.concluded or not self.run.is_over(policy) or not recorded:
+            return
+        measured = candidates.candidates(self.workspace.graph(), self.workspace.store, recorded)
+        if any(candidate.artifact for candidate in measured):
+            stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
+            self.conclude_study([*recorded[:-1], recorded[-1] | {"stop": stop}])
+
+    def conclude_study(self, recorded: list[Round] | None = None) -> bool:
+        """Judge the candidates, deliver the winner, print the result and tell the listeners.
+
+        Returns whether the goal is met; among others always True, since doit never runs what waits
+        for a failed task, and the end of all says whose goal is missed.
+        """
+        self.concluded = True
+        recorded = recorded or round_files.recorded(self.workspace)
+        graph = self.workspace.graph()
+        measured = candidates.candidates(graph, self.workspace.store, recorded)
+        rounds.write_keys(self.workspace, graph, recorded)
+        outcome = result.build(
+            self.workspace,
+            recorded,
+            measured,
+            dict(self.run.counts),
+            self.run.seconds,
+            self.run.language_model_bill(),
+        )
+        problem = outputs.deliver(self.workspace, outcome, measured, recorded, graph)
+        self.write_report()
+        if problem:
+            self.run.say(
+                f"invalid {outcome['study']}: {problem}; outputs/latest doesn't point to it"
+            )
+        self.events.publish_result(graph, recorded, outcome)
+        if self.on_end is not None:
+            self.on_end(outcome | ({"status": "invalid"} if problem else {}))
+            return True
+        print_result(outcome, measured, self.workspace, self.run.console.mode)
+        return bool(outcome["status"] == "met" and not problem)
+
+    def write_report(self) -> None:
+        """Write the study's page unless it is there: delivering a changed result removes it."""
+        if not (self.workspace.outputs / "report.html").is_file():
+            from sintra.results.pages.report import write_report  # not on the no-op path
+
+            write_report(self.workspace.root, self.workspace.study.id, self.workspace)

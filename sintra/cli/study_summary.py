@@ -1,0 +1,111 @@
+"""What is printed of a study: what it is about, what each round holds, how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sintra.build.console import format_seconds
+from sintra.build.explain import typical_seconds
+from sintra.build.graph import Graph
+from sintra.core.canonical import canonical
+from sintra.core.recipe import variant_name
+from sintra.core.types import Candidate
+from sintra.planning.bounds import in_units
+from sintra.planning.other_formats import unsupported_format_lines
+from sintra.results import table
+from sintra.store import history
+from sintra.store.store import Store
+from sintra.study import round_files, rounds
+from sintra.study.workspace import Workspace
+
+NAMED_PROPOSALS = 4  # of a round, in its line
+
+
+def study_intro(workspace: Workspace) -> str:
+    """Return what is about to happen, and how to stop it, in a few lines."""
+    study = workspace.study
+    limits = ", ".join(
+        f"{c.metric} {c.op} {in_units(c.metric, c.limit)}" for c in study.goal.constraints
+    )
+    best = f"{study.goal.optimise} as {'low' if study.goal.sense > 0 else 'high'} as can be"
+    first = (
+        f"{study.model} for {study.hardware.title}: {best}, with {limits}"
+        if limits
+        else f"{study.model}: {best}"
+    )
+    last = "stop with Ctrl-C; the same command goes on where it stopped"
+    return "\n".join([first, *unsupported_format_lines(study), expected_time(workspace), last])
+
+
+def expected_time(workspace: Workspace) -> str:
+    """Return how long the study will take, as far as this cache's history tells, in a line."""
+    model = workspace.study.model
+    runs = [
+        r
+        for r in history.read_run_times(workspace.store.root / "history.db")
+        if r["model"] == model
+    ]
+    if not runs:
+        return (
+            "how long isn't known yet: nothing of this model has been timed here; each round says "
+            "what it expects"
+        )
+    longest = max(runs, key=lambda r: float(r["wall_s"]))
+    return (
+        f"the longest study of {model} here took {format_seconds(longest['wall_s'])} "
+        f"({longest['built']} steps built); what is in the cache takes none"
+    )
+
+
+def round_summary(planned: round_files.Round) -> str:
+    """Return a round in a line: its variants by name, the first of many, or why there is none."""
+    proposals = round_files.proposals(planned)
+    names = [f"{variant_name(p.recipe)} ({p.level})" for p in proposals]
+    if not names:
+        return str(planned["stop"])
+    more = f" and {len(names) - NAMED_PROPOSALS} more" if len(names) > NAMED_PROPOSALS else ""
+    why = f": {proposals[-1].why}" if more or len(names) == 1 else ""
+    return ", ".join(names[:NAMED_PROPOSALS]) + more + why
+
+
+def remaining_work(graph: Graph, store: Store, planned: round_files.Round) -> tuple[int, float]:
+    """Return how many of a round's steps are to be built, and the seconds that such steps usually
+    take, where that is known.
+    """
+    to_build = [s for s in rounds.steps_of(graph, planned) if s.outcome(store) is None]
+    usual_s = typical_seconds(store) if to_build else {}
+    return len(to_build), sum(usual_s.get(s.stage, 0.0) for s in to_build)
+
+
+def print_result(
+    result: dict[str, Any], candidates: list[Candidate], workspace: Workspace, mode: str
+) -> None:
+    """Print the end of a study, in the console's mode: a table, a line, or result.json."""
+    if mode == "json":
+        print(canonical(result))
+        return
+    if mode != "quiet":
+        print(table.table(result, candidates, workspace.study.goal))
+    print(table.advice(result))
+    if mode == "quiet":
+        return
+    print(f"the whole of it, as a page: outputs/{result['study']}/report.html")
+    if result["status"] != "met" and (line := table.adviser_at_hand(workspace.study.planner.name)):
+        print(line)
+    for line in cost_lines(result):
+        print(line)
+
+
+def cost_lines(result: dict[str, Any]) -> list[str]:
+    """Return what the run has cost: calls of a language model, steps, time."""
+    steps, llm, lines = result["steps"], result["llm"], []
+    if llm["calls"]:
+        lines.append(
+            f"language model: {llm['calls']} calls, {llm['tokens']} tokens, {llm['usd']:.4f} USD"
+        )
+    others = f"{steps['pulled']} from the shared store, " if "pulled" in steps else ""
+    return [
+        *lines,
+        f"{steps['built']} steps built, {steps['cached']} from the cache, "
+        f"{others}{steps['failed']} failed; {result['wall_s']} s",
+    ]

@@ -1,0 +1,69 @@
+"""The KLD on the search text that a study's limits on quality allow."""
+
+from __future__ import annotations
+
+import statistics
+
+from sintra.config.study import Study
+from sintra.core.metrics import QUALITY
+from sintra.core.types import Constraint
+from sintra.planning.solver.problem import is_quality
+from sintra.planning.state import StudyResults
+
+# Parts of the limit that are aimed at, with and without a variant measured on both texts.
+MARGIN, MARGIN_UNSEEN = 0.98, 0.95
+
+
+def kld_target(study: Study, results: StudyResults) -> float:
+    """Return the KLD on the search text that the limits allow, in nats; infinite without a limit.
+
+    The report text decides: its KLD is some ratio of the search text's, learned from what was
+    measured on both. Limits on other metrics of quality become one on the KLD, by the measured
+    candidates between which they lie.
+    """
+    limits = [c for c in study.goal.constraints if is_quality(c.metric)]
+    if not limits:
+        return float("inf")
+    targets = [c.limit for c in limits if c.metric == "kld_mean"]
+    for limit in (c for c in limits if c.metric != "kld_mean"):
+        points = measured_excess(limit, results)
+        # Tasks of lm-eval that keep no score of their own have no points.
+        if points or limit.metric in QUALITY:
+            targets.append(kld_at_limit(points))
+    ratios = report_ratios(results)
+    ratio, margin = (statistics.median(ratios), MARGIN) if ratios else (1.0, MARGIN_UNSEEN)
+    return min(targets, default=float("inf")) * margin / ratio
+
+
+def report_ratios(results: StudyResults) -> list[float]:
+    """Return the report text's KLD over the search text's, of each recipe measured on both."""
+    return [
+        report.value / search.value
+        for result in results.text_results
+        if result.level == "report"
+        and (search := results.kld(result.recipe, "search"))
+        and (report := results.kld(result.recipe, "report"))
+    ]
+
+
+def measured_excess(limit: Constraint, results: StudyResults) -> list[tuple[float, float]]:
+    """Return (KLD, by how much the limit is broken) of every result that has the limit's metric."""
+    return [
+        (result.metrics["kld_mean"].value, limit.excess(result.metrics[limit.metric].value))
+        for result in results.text_results
+        if limit.metric in result.metrics
+    ]
+
+
+def kld_at_limit(points: list[tuple[float, float]]) -> float:
+    """Return the KLD at which a limit is just held, from (KLD, excess) of measured mixes.
+
+    It lies between the worst that holds the limit and the best that breaks it, linear in the KLD's
+    logarithm; 0 where nothing was measured.
+    """
+    holding = max((p for p in points if p[1] <= 0 and p[0] > 0), default=None)
+    breaking = min((p for p in points if p[1] > 0), default=None)
+    if holding is None or breaking is None or breaking[0] <= holding[0]:
+        return min((p[0] for p in (holding, breaking) if p is not None), default=0.0)
+    share: float = -holding[1] / (breaking[1] - holding[1])
+    return float(holding[0] * (breaking[0] / holding[0]) ** share)

@@ -1,0 +1,89 @@
+"""Write the command lines that a report shows: the study again, and what to do with its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sintra.planning.llm.budget import bare_url
+from sintra.results.pages.words import ResultJson, hide_folders
+
+DEFAULT_CONTEXT = 512  # tokens, where the study's options can't be opened any more
+
+
+def optimize_command(root: Path, overrides: Iterable[str]) -> str:
+    """Return the command that makes a study again, typed in the project's folder; folders elsewhere
+    and secrets are left out.
+    """
+    return " ".join(["doit optimize", *(shell_quoted(public_override(root, o)) for o in overrides)])
+
+
+def without_planner(overrides: Iterable[str]) -> list[str]:
+    """Return a study's options without those of its planner."""
+    return [o for o in overrides if not o.startswith("planner")]
+
+
+def public_override(root: Path, override: str) -> str:
+    """Return an option as others may see it: no password, no folder outside the project."""
+    key, _, value = override.partition("=")
+    if "://" in value:
+        return f"{key}={bare_url(value)}"
+    return hide_folders(f"{key}={value}".replace(f"{root.resolve()}/", ""))
+
+
+def shell_quoted(text: str) -> str:
+    """Return a word of a command line, in quotes where a shell needs them."""
+    return f"'{text}'" if any(c in text for c in ' []{}()*?$&;|<>#"') else text
+
+
+def usage_commands(
+    result: ResultJson, command: str, planless_command: str, context: int | None
+) -> list[tuple[str, str]]:
+    """Return what to do with a result, as (words, command).
+
+    command: makes the study again; planless_command: the same without its planner; context: of the
+    study, in tokens.
+    """
+    study, winner = result["study"], result["winner"]
+    if winner is None:
+        return [("Run the study again, with other limits or other hardware", command)]
+    folder = f"outputs/{study}"
+    path = f"{folder}/{winner['artifact']['path']}"
+    gguf = winner["artifact"]["path"] == "model.gguf"
+    options = _llama_options(winner["recipe"].get("kv", "f16"), context or DEFAULT_CONTEXT)
+    return [
+        *(_gguf_commands(study, path, options) if gguf else [_transformers_command(path)]),
+        ("Compare its answers with the original's", f"doit ab study={study}"),
+        ("Look at every tensor beside a stock preset", f"doit surgery study={study}"),
+        ("Make it again: what the cache holds is not built twice", command),
+        (
+            "Replay the same steps without a planner",
+            f"{planless_command} planner=replay planner.replay={folder}/rounds.json",
+        ),
+    ]
+
+
+def _llama_options(kv: str, context: int) -> str:
+    """Return llama.cpp's options for a context in tokens and the type of the KV cache."""
+    cache = "" if kv == "f16" else f" -ctk {kv} -ctv {kv} -fa on"
+    return f"-c {context}{cache}"
+
+
+def _gguf_commands(study: str, path: str, options: str) -> list[tuple[str, str]]:
+    return [
+        ("Run it with llama.cpp", f"llama-cli -m {path} {options}"),
+        (
+            "Serve it, OpenAI-compatible, on this machine",
+            f"llama-server -m {path} {options}",
+        ),
+        ("Hand it to Ollama", f"doit export_ollama --study {study}"),
+        (
+            "Copy it to the device (put its address in the place of DEVICE)",
+            f"scp {path} DEVICE:",
+        ),
+    ]
+
+
+def _transformers_command(path: str) -> tuple[str, str]:
+    code = f"from transformers import AutoModelForCausalLM as M; print(M.from_pretrained('{path}'))"
+    return "Load it with transformers", f'python -c "{code}"'
