@@ -53,7 +53,7 @@ def test_a_sound_header(gguf):
     found = header_module.read_gguf_header(gguf)
     assert [t.name for t in found.tensors] == ["token_embd.weight", "blk.0.attn_q.weight"]
     assert found.tensors[1].size == 32 * 32 * 2
-    assert found.start % found.alignment == 0
+    assert found.data_start % found.alignment == 0
 
 
 def test_headers_of_real_files(tiny, tmp_path, toolchain):
@@ -163,11 +163,11 @@ def test_llama_cpp_is_not_shown_what_is_refused(gguf):
     with pytest.raises(Infeasible, match="no sound GGUF"):
         quantize(gguf, gguf.with_suffix(".out"), 1)
     for name in (
-        p for p in SOURCES if p.name not in ("gguf_header.py", "child.py")
+        p for p in SOURCES if p.name not in ("header.py", "child.py")
     ):  # child.py is sent files by digest
         text = name.read_text()
         assert "GGUFReader" not in text, name
-        assert "llama_model_load_from_file" not in text or "gguf_header.check(path)" in text, name
+        assert "llama_model_load_from_file" not in text or "header.read_gguf_header(path)" in text, name
 
 
 def test_a_users_own_gguf(gguf, tmp_path):
@@ -392,8 +392,8 @@ def fetched(model, out, code):
 LOAD = """
 import sys
 from pathlib import Path
-from sintra.stream import Model
-print(type(Model(Path(sys.argv[1])).net).__name__)
+from sintra.formats.runtime.blocks import BlockModel
+print(type(BlockModel(Path(sys.argv[1])).net).__name__)
 """
 
 

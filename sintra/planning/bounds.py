@@ -25,7 +25,7 @@ def count_weights(folder: Path) -> tuple[int, int]:
     """
     inside = outside = 0
     for path in folder.glob("*.safetensors"):
-        for name, tensor in safetensors_header(path).items():
+        for name, tensor in read_safetensors_header(path).items():
             if len(tensor["shape"]) < 2:
                 continue
             if ".layers." in name:

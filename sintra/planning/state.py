@@ -82,7 +82,7 @@ class ModelFacts:
 
     layers: int | None = None  # number of blocks
     architecture: str = ""  # as GGUF names it, such as "llama"
-    sizes: Sizes | None = None  # bytes of any mix of tensor types
+    sizes: MixSizes | None = None  # bytes of any mix of tensor types
     shape: Shape | None = None  # dimensions, for the estimates of time and memory
     distortion: Mapping[Recipe, Mapping[str, TensorDistortion]] = field(default_factory=dict)
     """Uniform recipe -> tensor -> its errors."""

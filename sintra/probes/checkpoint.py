@@ -77,7 +77,7 @@ def measure_memory(context: Context) -> None:
     import torch
 
     before, size = peak_rss(), context.params["context"]
-    model = model_of(context)
+    model = load_checkpoint(context)
     model.feed(np.zeros(size, dtype=np.int32))
     model.wait()
     how = f"context {size}, {before / 2**20:.0f} MiB before loading; {model.runtime}"

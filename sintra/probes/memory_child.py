@@ -43,7 +43,10 @@ class ReadingLog:
         with self.lock:
             t = round(time.monotonic() - self.start, 3)
             print(
-                json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak_rss()} | more),
+                json.dumps(
+                    {"t": t, "phase": self.phase, "rss": resident_bytes(), "peak": peak_rss()}
+                    | more
+                ),
                 flush=True,
             )
 

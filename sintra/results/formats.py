@@ -10,7 +10,7 @@ from sintra.core.judge import judge, ranked
 from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Failure, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 
 SAME = 0.99

@@ -55,7 +55,7 @@ def chosen_types(overrides: Iterable[tuple[str, str]], layouts: Layouts) -> dict
     """Return tensor -> its type, of all matrices whose type has a uniform file."""
     first = next(iter(layouts.values()))
     names = [name for name, _, _, shape in first["tensors"] if len(shape) > 1]
-    return {n: kind for n, kind in resolved(overrides, names).items() if kind in layouts}
+    return {n: kind for n, kind in resolve_types(overrides, names).items() if kind in layouts}
 
 
 def check_types(layout: Mapping[str, Any], chosen: Mapping[str, str], layouts: Layouts) -> None:

@@ -95,7 +95,7 @@ def download_files(context: Context, repo: str, commit: str) -> None:
 
     info = HfApi().model_info(repo, revision=commit, files_metadata=True)
     code = context.params.get("code", False)
-    files = [file for file in info.siblings or [] if wanted(file.rfilename, code)]
+    files = [file for file in info.siblings or [] if is_model_file(file.rfilename, code)]
     if not any(file.rfilename.endswith(".safetensors") for file in files):
         raise UserError(
             f"{repo} has no safetensors weights; pickled weights are refused, since they can "

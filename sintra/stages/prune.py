@@ -60,7 +60,9 @@ def without_blocks(context: Context, source: Path, drop: list[int]) -> Path:
 
 def remove_attention(context: Context, source: Path, target: Path) -> None:
     """Leave the attention out. Raises Infeasible where llama.cpp can't run such a model."""
-    blocks = tuple(place(b, context.params["drop"]) for b in context.params["no_attention"])
+    blocks = tuple(
+        renumber_block(b, context.params["drop"]) for b in context.params["no_attention"]
+    )
     try:
         without_attention(source, target, blocks)
     except ValueError as error:

@@ -107,10 +107,12 @@ def create_environment(context: Context) -> None:
             )
         write_lock(context)
         return
-    folder = create(context, context.params["requirements"])
-    call(context, interpreter(folder), "sintra.formats.runtime.environments:write_lock")
+    folder = create_virtualenv(context, context.params["requirements"])
+    call_in_python(
+        context, interpreter_path(folder), "sintra.formats.runtime.environments:write_lock"
+    )
     lock = json.loads((context.out / "lock.json").read_text())
-    settle(folder, folder_of(context, lock), lock)
+    move_into_place(folder, environment_folder(context, lock), lock)
 
 
 ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)

@@ -20,8 +20,8 @@ from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Context, tool_version
 from sintra.core.types import Artifact, Failure, Hardware
 from sintra.formats.checkpoint import packed
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import ENVIRONMENTS, python_of, wanted
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import ENVIRONMENTS, environment_params, locked_python
 from sintra.planning.other_formats import propose_other_formats, unsupported_format_lines
 from sintra.store.store import Store
 from sintra.study.workspace import open_workspace
@@ -316,8 +316,8 @@ RELOAD = """
 import sys
 from pathlib import Path
 import numpy as np
-from sintra.divergence import Baseline, score
-from sintra.torch_model import Model
+from sintra.probes.divergence import Baseline, score_model
+from sintra.formats.runtime.torch import TorchModel
 base = Baseline.read(Path(sys.argv[1]))
 _, kld = score(Model(Path(sys.argv[2]), 1), base, 0, "", lambda text: None)
 print("KLD", kld.mean())

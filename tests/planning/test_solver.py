@@ -9,7 +9,7 @@ from worlds import TYPES, World
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes, bytes_of, resolved
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, matrix_bytes, resolve_types
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
 from sintra.planning.solver.mixes import evaluations_spent, mix_of

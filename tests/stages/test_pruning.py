@@ -14,7 +14,7 @@ from stage_lab import Lab
 from transformers import LlamaForCausalLM
 
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.runtime.llama_cpp import Model
+from sintra.formats.runtime.llama_cpp import LlamaModel
 from sintra.planning.solver.pruning import (
     SHORTLIST,
     best_block_set,

@@ -32,10 +32,9 @@ class Quantization(TypedDict, total=False):
 
 
 class CompressedLayout(Layout):
-    """The content of layout.json beside a compressed checkpoint."""
+    """The content of layout.json beside a compressed checkpoint; its fallbacks are empty."""
 
     quantization: Quantization
-    fallbacks: list[str]  # always empty; quantized GGUFs name their fallbacks here
 
 
 def read_tensors(folder: Path) -> dict[str, StoredTensor]:

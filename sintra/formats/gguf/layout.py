@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -36,6 +36,12 @@ class Layout(TypedDict):
     shape: LayoutShape
     context: int  # context length that the model was trained for, tokens; 0 where unknown
     tensors: list[TensorRow]
+    # what stages add:
+    fallbacks: NotRequired[list[list[str]]]  # [tensor, requested type, written type] each
+    rounding: NotRequired[Mapping[str, object]]  # how compensated rounding went
+    refined: NotRequired[object]  # tensors that were rounded once more, block after block
+    learned: NotRequired[object]  # held-out error before and after learning, by block
+    polish: NotRequired[Mapping[str, object]]  # held-out KLD before and after end-to-end tuning
 
 
 def read_layout(path: Path) -> Layout:

@@ -9,6 +9,7 @@ effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ class Shape:
     bare: int = 0
 
     @staticmethod
-    def of(layout: dict[str, Any]) -> Shape:
+    def of(layout: Mapping[str, Any]) -> Shape:
         """From the layout.json that convert and quantize write."""
         free = set() if layout["shape"]["tied"] else {"token_embd.weight"}
         slow = sum((slowness(t[1]) - 1) * t[2] for t in layout["tensors"] if t[0] not in free)

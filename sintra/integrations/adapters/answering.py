@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.store.files import hash_file
 
 DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for

@@ -17,8 +17,8 @@ from sintra import __version__
 from sintra.core.errors import Transient
 from sintra.core.metrics import METRICS, metrics_in
 from sintra.core.recipe import variant_name
-from sintra.formats.gguf.chat_template import read_chat
-from sintra.formats.gguf.header import reader as open_reader
+from sintra.formats.gguf.chat_template import read_chat_format
+from sintra.formats.gguf.header import open_gguf
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.recipe import variant_name
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
