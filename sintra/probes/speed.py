@@ -1,4 +1,4 @@
-"""Prompt processing (pp) and token generation (tg) on this machine, as llama-bench measures them."""
+"""Measure prompt processing (pp) and token generation (tg) here, as llama-bench does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from sintra.probes.timing import measure_speeds
 
 
 def run(context: Context) -> None:
-    """See sintra.probes.timing.speeds."""
+    """Write measurements.json: pp_tps and tg_tps, tokens per second."""
     prompt, generate, repeat = (context.params[k] for k in ("prompt", "generate", "repeat"))
     kv = context.params.get("kv", "f16")
-    with open_model(
-        context.inputs["gguf"] / "model.gguf", max(prompt, generate), context.threads, kv=kv
-    ) as model:
+    gguf = context.inputs["gguf"] / "model.gguf"
+    with open_model(gguf, max(prompt, generate), context.threads, kv=kv) as model:
         write_measurements(
             context, measure_speeds(model, prompt, generate, repeat, context.threads)
         )

@@ -319,7 +319,7 @@ import numpy as np
 from sintra.probes.divergence import Baseline, score_model
 from sintra.formats.runtime.torch import TorchModel
 base = Baseline.read(Path(sys.argv[1]))
-_, kld = score(Model(Path(sys.argv[2]), 1), base, 0, "", lambda text: None)
+_, kld = score_model(TorchModel(Path(sys.argv[2]), 1), base, 0, "", lambda text: None)
 print("KLD", kld.mean())
 """
 

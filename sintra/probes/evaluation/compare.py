@@ -66,11 +66,11 @@ def task_measurements(
         )
 
     metric = NAMES.get(own.metric, own.metric)
-    found = [row(metric, own.value, standard_error(own.scores))]
+    found = [row(metric, own.value, score_error(own.scores))]
     if base is None:
         return found
     found += [
-        row(f"baseline_{metric}", base.value, standard_error(base.scores)),
+        row(f"baseline_{metric}", base.value, score_error(base.scores)),
         *retention(row, own, base, seed),
     ]
     if own.answered and base.answered:
@@ -87,7 +87,7 @@ def task_measurements(
     return found
 
 
-def standard_error(scores: NDArray[np.float64] | None) -> float | None:
+def score_error(scores: NDArray[np.float64] | None) -> float | None:
     """The standard error of the mean."""
     return (
         None
