@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
@@ -120,6 +119,8 @@ def token_agreement(ours: NDArray[np.int32], theirs: NDArray[np.int64]) -> Measu
     ours: token ids, (windows, context); theirs: those of the whole text, (n,). The windows' first
     tokens, where begin of text stands, count as equal.
     """
+    from difflib import SequenceMatcher  # not on the no-op path
+
     one, two = ours.reshape(-1), theirs[: ours.size]
     first = np.arange(two.size) % ours.shape[1] == 0
     one = np.where(first, two, one[: two.size]) if two.size else one

@@ -1,7 +1,8 @@
 """Load a model in a process of its own, read a prompt and generate, and report the memory.
 
 `python -m sintra.probes.memory_child ORDER` takes an Order as JSON and writes Readings as JSON
-lines all the while. It waits for a line on stdin before it loads, so that it can be put under a limit first.
+lines all the while. It waits for a line on stdin before it loads, so that it can be put under a
+limit first.
 """
 
 from __future__ import annotations

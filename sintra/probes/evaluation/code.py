@@ -1,6 +1,4 @@
-"""Does a program that a model wrote pass its tests? It runs in a child (jail.py), never in this
-process.
-"""
+"""Test whether a program that a model wrote passes its tests, in a child process (jail.py)."""
 
 from __future__ import annotations
 
@@ -16,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 JAIL = Path(__file__).with_name("jail.py")
-SECONDS, MEGABYTES = 10, 512
+SECONDS = 10  # of a program with its tests
+MEGABYTES = 512  # address space of a program, MiB
 
 
 @dataclass(frozen=True)
 class ProgramOutcome:
-    """passed: the program and its tests ran to their end; else why not, in a few words."""
+    """How a program with its tests ended."""
 
-    passed: bool
-    why: str
+    passed: bool  # whether both ran to their end
+    reason: str  # why not, in a few words; "" where passed
 
 
 def run_tests(
@@ -32,7 +31,7 @@ def run_tests(
 ) -> ProgramOutcome:
     """Run a program and then its tests, with an empty environment in an empty folder.
 
-    A word that nobody can guess is printed after the last test, so that a program which ends the
+    A word that cannot be guessed is printed after the last test, so that a program which ends the
     process early fails.
     """
     word = secrets.token_hex(16)
@@ -57,22 +56,19 @@ def run_tests(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
-    lines = out.decode(errors="replace").split()
-    if child.returncode == 0 and lines[-1:] == [word]:
+    text = out.decode(errors="replace")
+    if child.returncode == 0 and text.split()[-1:] == [word]:
         return ProgramOutcome(True, "")
-    return ProgramOutcome(
-        False,
-        " ".join(out.decode(errors="replace").strip().splitlines()[-1:])[:200]
-        or f"exit {child.returncode}",
-    )
+    last_line = " ".join(text.strip().splitlines()[-1:])[:200]
+    return ProgramOutcome(False, last_line or f"exit {child.returncode}")
 
 
 def network_is_cut() -> bool:
-    """Whether a program in the jail is kept from this machine's own loopback, tried with a real
-    socket.
+    """Return whether a program in the jail cannot reach this machine's loopback.
+
+    It is tried with a real socket.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        return not run_tests(
-            f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)", ""
-        ).passed
+        connect = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"
+        return not run_tests(connect, "").passed
