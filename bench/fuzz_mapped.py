@@ -79,10 +79,10 @@ def loaded(path: Path) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(LIMIT_S)
-        from sintra.formats.runtime.llama_cpp import opened
+        from sintra.formats.runtime.llama_cpp import open_model
 
         try:
-            with opened(path, 16, 1):
+            with open_model(path, 16, 1):
                 os._exit(0)
         except Infeasible:
             os._exit(1)
@@ -105,12 +105,12 @@ def main() -> int:
         seed, path = real_seed(Path(folder)), Path(folder) / "model.gguf"
         path.write_bytes(seed)
         assert loaded(path) == 0, "the seed itself loads"
-        head = header.check(path).start
+        head = header.read_gguf_header(path).data_start
         for number in range(given.inputs):
             data = mutated(seed[:head], drawn(rng), GGUF)
             path.write_bytes(data + bytes(-len(data) % 32) + seed[head:])
             try:
-                header.check(path)
+                header.read_gguf_header(path)
             except header.Malformed:
                 continue
             count["passed"] += 1

@@ -36,14 +36,14 @@ NEAR = 1.05
 
 def windows(cache: Path, model: Path, texts: Path) -> "np.ndarray":  # noqa: F821, UP037
     """The calibration text in windows of 256 tokens, by the converted model's own vocabulary."""
-    from sintra.formats.runtime.llama_cpp import Model
+    from sintra.formats.runtime.llama_cpp import LlamaModel
 
     workspace = studies.opened(cache, f"model={model}", "hardware=laptop", *studies.texts(texts))
     step = workspace.graph().convert()
     studies.build(list(step.all()), workspace.store)
     made = step.outcome(workspace.store)
     blob = workspace.store.blob_path(next(f.sha256 for f in made.files if f.path == "model.gguf"))
-    vocabulary = Model(blob, 256, 1, vocab_only=True)
+    vocabulary = LlamaModel(blob, 256, 1, vocab_only=True)
     found = vocabulary.windows((texts / "calibration.txt").read_text(), 256 * 400)
     vocabulary.close()
     return found

@@ -26,7 +26,7 @@ from pathlib import Path
 from sintra.core.stage import Context, cores
 from sintra.formats.runtime import quantizer
 from sintra.probes import baseline, quality
-from sintra.probes.measurements import parse
+from sintra.probes.measurements import parse_measurements
 from sintra.stages import convert, curvature
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.whole_file import compensate_file
@@ -75,7 +75,7 @@ class Bench:
 
     def nearest(self, label: str, kind: str, matrix: bool) -> Path:
         """The stock quantizer's file."""
-        from sintra.formats.gguf.imatrix import load
+        from sintra.formats.gguf.imatrix import load_importance
 
         folder = self.work / label
         folder.mkdir()
@@ -86,7 +86,7 @@ class Bench:
             cores(),
             kind="Q8_0",
             tensors=tensors,
-            matrix=load(self.curvature, []) if matrix else None,
+            matrix=load_importance(self.curvature, []) if matrix else None,
         )
         return folder
 
@@ -97,7 +97,7 @@ class Bench:
             self.stage(out.name, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
         return next(
             m.value
-            for m in parse(json.loads((out / "measurements.json").read_text()))
+            for m in parse_measurements(json.loads((out / "measurements.json").read_text()))
             if m.metric == "kld_mean"
         )
 

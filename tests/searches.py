@@ -5,7 +5,7 @@ from worlds import TYPES
 from sintra.config.options import PlannerConf, ProbeConf
 from sintra.config.study import Study
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape, memory_beside_weights
 from sintra.planning.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning.solver.mixes import mix_of
@@ -60,7 +60,7 @@ class Run:
             report,
             lessons,
         )
-        self.sizes = Sizes(world.matrices, 60_000, 20_000)
+        self.sizes = MixSizes(world.matrices, 60_000, 20_000)
         count = sum(m.count for m in world.matrices)
         self.shape = Shape(0, 0, False, count, 8, 256, 4, 2, 64, 2048)
         self.rounds, self.numbers, self.tried = [], {}, []

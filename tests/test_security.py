@@ -19,7 +19,11 @@ from sintra.core.canonical import sealed, unsealed
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context
 from sintra.formats.checkpoint import remote_code
-from sintra.formats.checkpoint.safetensors import check_folder, safetensors_header, wanted
+from sintra.formats.checkpoint.safetensors import (
+    check_folder,
+    is_model_file,
+    read_safetensors_header,
+)
 from sintra.formats.gguf import header as header_module
 from sintra.stages.fetch import STAGE as FETCH
 from sintra.store import entries
@@ -46,10 +50,10 @@ def patched(path, old, new, count=1):
 
 
 def test_a_sound_header(gguf):
-    found = header_module.check(gguf)
+    found = header_module.read_gguf_header(gguf)
     assert [t.name for t in found.tensors] == ["token_embd.weight", "blk.0.attn_q.weight"]
     assert found.tensors[1].size == 32 * 32 * 2
-    assert found.start % found.alignment == 0
+    assert found.data_start % found.alignment == 0
 
 
 def test_headers_of_real_files(tiny, tmp_path, toolchain):
@@ -74,7 +78,7 @@ def test_headers_of_real_files(tiny, tmp_path, toolchain):
     subprocess.run(command, check=True, capture_output=True, env=env)
     quantize(whole, tmp_path / "q.gguf", 1, kind="Q4_K_M")
     for path in (whole, tmp_path / "q.gguf"):
-        assert len(header_module.check(path).tensors) > 10
+        assert len(header_module.read_gguf_header(path).tensors) > 10
 
 
 U32, U64, ARCH = struct.Struct("<I").pack, struct.Struct("<Q").pack, b"llama.block_count"
@@ -133,7 +137,7 @@ LIES = {
 def test_a_header_that_lies_is_refused(gguf, lie):
     old, new, said = LIES[lie]
     with pytest.raises(header_module.Malformed, match=re.escape(said)) as caught:
-        header_module.check(patched(gguf, old, new))
+        header_module.read_gguf_header(patched(gguf, old, new))
     assert "\n" not in str(caught.value)
 
 
@@ -150,20 +154,22 @@ def test_a_model_without_heads(gguf):
 
 def test_llama_cpp_is_not_shown_what_is_refused(gguf):
     """Every way to llama.cpp and to gguf's reader goes through the check."""
-    from sintra.formats.runtime.llama_cpp import Model
+    from sintra.formats.runtime.llama_cpp import LlamaModel
     from sintra.formats.runtime.quantizer import quantize
 
     patched(gguf, U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(1 << 62))
     with pytest.raises(Infeasible, match="no sound GGUF"):
-        Model(gguf, 16, 1, vocab_only=True)
+        LlamaModel(gguf, 16, 1, vocab_only=True)
     with pytest.raises(Infeasible, match="no sound GGUF"):
         quantize(gguf, gguf.with_suffix(".out"), 1)
     for name in (
-        p for p in SOURCES if p.name not in ("gguf_header.py", "child.py")
+        p for p in SOURCES if p.name not in ("header.py", "child.py")
     ):  # child.py is sent files by digest
         text = name.read_text()
         assert "GGUFReader" not in text, name
-        assert "llama_model_load_from_file" not in text or "gguf_header.check(path)" in text, name
+        assert (
+            "llama_model_load_from_file" not in text or "header.read_gguf_header(path)" in text
+        ), name
 
 
 def test_a_users_own_gguf(gguf, tmp_path):
@@ -267,7 +273,7 @@ def test_a_tensor_without_a_name(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(UserError, match="nothing sensible of"):
-        safetensors_header(path)
+        read_safetensors_header(path)
 
 
 @pytest.mark.parametrize(
@@ -388,8 +394,8 @@ def fetched(model, out, code):
 LOAD = """
 import sys
 from pathlib import Path
-from sintra.stream import Model
-print(type(Model(Path(sys.argv[1])).net).__name__)
+from sintra.formats.runtime.blocks import BlockModel
+print(type(BlockModel(Path(sys.argv[1])).net).__name__)
 """
 
 
@@ -399,7 +405,7 @@ def test_a_models_own_code_runs_only_when_the_user_says_so(own, tmp_path):
     trusted, two = fetched(model, tmp_path / "trusted", True)
     assert one != two, "part of the key"
     assert not (plain / "code.py").exists()
-    assert (remote_code.trusted(plain), remote_code.trusted(trusted)) == (False, True)
+    assert (remote_code.has_permission(plain), remote_code.has_permission(trusted)) == (False, True)
     env = os.environ | {"HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(plain)], capture_output=True, text=True, env=env
@@ -417,11 +423,11 @@ def test_a_models_own_code_runs_only_when_the_user_says_so(own, tmp_path):
 
 def test_the_word_cannot_come_with_a_model(own, tmp_path):
     model, _ = own
-    remote_code.mark(model)
+    remote_code.write_permission(model)
     plain, _ = fetched(model, tmp_path / "plain", False)
-    assert not remote_code.trusted(plain)
-    assert not wanted(remote_code.NAME)
-    assert not wanted(remote_code.NAME, code=True)
+    assert not remote_code.has_permission(plain)
+    assert not is_model_file(remote_code.PERMISSION_NAME)
+    assert not is_model_file(remote_code.PERMISSION_NAME, code=True)
 
 
 def test_code_of_another_repository_is_never_taken(own, tmp_path):

@@ -11,7 +11,7 @@ from sintra.core import plugins
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import SCREEN, Source
-from sintra.formats.runtime.environments import wanted
+from sintra.formats.runtime.environments import environment_params
 from sintra.stages.tools import toolchain_params
 
 MARK = "~"
@@ -129,7 +129,9 @@ class Graph:
 
     def environment(self, name: str) -> Step:
         """Return the step that installs the libraries of a format; its artifact is their lock."""
-        return self.step("environment", name, wanted(name, self.study.compress.python))
+        return self.step(
+            "environment", name, dict(environment_params(name, self.study.compress.python))
+        )
 
     def agreement(self, environment: str) -> Step:
         """Return the step that compares a runtime's 16-bit model and tokens with llama.cpp's."""

@@ -11,7 +11,7 @@ from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.core.types import Source
-from sintra.formats.checkpoint.safetensors import safetensors_header
+from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
@@ -25,7 +25,7 @@ def count_weights(folder: Path) -> tuple[int, int]:
     """
     inside = outside = 0
     for path in folder.glob("*.safetensors"):
-        for name, tensor in safetensors_header(path).items():
+        for name, tensor in read_safetensors_header(path).items():
             if len(tensor["shape"]) < 2:
                 continue
             if ".layers." in name:

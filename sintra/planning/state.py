@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Measurement, Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 
 ADVISER = "language model"  # author of the proposals made on its advice
@@ -82,7 +82,7 @@ class ModelFacts:
 
     layers: int | None = None  # number of blocks
     architecture: str = ""  # as GGUF names it, such as "llama"
-    sizes: Sizes | None = None  # bytes of any mix of tensor types
+    sizes: MixSizes | None = None  # bytes of any mix of tensor types
     shape: Shape | None = None  # dimensions, for the estimates of time and memory
     distortion: Mapping[Recipe, Mapping[str, TensorDistortion]] = field(default_factory=dict)
     """Uniform recipe -> tensor -> its errors."""

@@ -1,21 +1,22 @@
-"""Measurements as a file."""
+"""Write and read measurements.json."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sintra.core.stage import Context
 from sintra.core.types import Measurement
 
-NAME = "measurements.json"
+MEASUREMENTS_FILE = "measurements.json"
 
 
-def write(context: Context, found: list[Measurement]) -> None:
-    """The artifact's measurements.json."""
-    context.write_json(NAME, [asdict(m) for m in found])
+def write_measurements(context: Context, measurements: Iterable[Measurement]) -> None:
+    """Write the artifact's measurements.json."""
+    context.write_json(MEASUREMENTS_FILE, [asdict(m) for m in measurements])
 
 
-def parse(data: list[dict[str, Any]]) -> tuple[Measurement, ...]:
-    """The measurements of such a file."""
+def parse_measurements(data: Iterable[Mapping[str, Any]]) -> tuple[Measurement, ...]:
+    """Return the measurements in the JSON of a measurements.json."""
     return tuple(Measurement(**m) for m in data)

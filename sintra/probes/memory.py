@@ -1,9 +1,8 @@
-"""Memory over load, prefill and decode of the study's context, with mmap off and on, each in a
-process of its own.
+"""Measure memory over load, prefill and decode of the study's context, with mmap off and on.
 
-With a limit (goal.enforce_memory: the device's usable RAM) the run without mmap is put under it,
-and its end proves whether the artifact fits. The process's own size before the model is loaded
-doesn't count against the limit.
+Each of the two runs is a process of its own. With a limit (goal.enforce_memory: the device's usable
+RAM) the run without mmap is put under it, and its end proves whether the artifact fits. The
+process's own size before the model is loaded doesn't count against the limit.
 """
 
 from __future__ import annotations
@@ -14,89 +13,108 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import Context, Stage, machine
 from sintra.core.types import Measurement
 from sintra.hardware.memory_limit import MemoryLimit, memory_limit
-from sintra.probes.measurements import write
+from sintra.probes.measurements import write_measurements
+
+if TYPE_CHECKING:
+    from sintra.probes.memory_child import Order, Reading
 
 MIB = 2**20
 PHASES = ("load", "prefill", "decode")
-Line = dict[str, Any]
 
 
 def run(context: Context) -> None:
-    """Measure twice; the readings stand in timeline.json."""
+    """Measure twice; write measurements.json, and the readings to timeline.json.
+
+    Raises Infeasible where the model does not fit the limit.
+    """
     limit = context.params.get("limit")
     if limit is None:
-        plain = trial(context, False, None)
-        how = "no mmap"
+        plain = measure_child(context, False, None)
+        mode = "no mmap"
     else:
         with memory_limit(limit) as around:
-            plain = trial(context, False, around)
-            how = f"no mmap, under a {around.kind} of {limit / MIB:.0f} MiB"
-    mapped = trial(context, True, None)
+            plain = measure_child(context, False, around)
+            mode = f"no mmap, under a {around.kind} of {limit / MIB:.0f} MiB"
+    mapped = measure_child(context, True, None)
     context.write_json("timeline.json", {"no_mmap": plain, "mmap": mapped, "limit": limit})
-    write(context, list(measurements(context.params, plain, mapped, how)))
+    write_measurements(context, peak_measurements(context.params, plain, mapped, mode))
 
 
-def measurements(
-    params: dict[str, Any], plain: list[Line], mapped: list[Line], how: str
+def peak_measurements(
+    params: dict[str, Any], plain: list[Reading], mapped: list[Reading], mode: str
 ) -> Iterator[Measurement]:
-    """The peaks: whole, by phase, and with mmap."""
-    size, kv = params["context"], params.get("kv", "f16")
-    protocol = f"context {size}, {kv} cache, {how}, {plain[0]['rss'] / MIB:.0f} MiB before loading"
-    yield Measurement(
-        "ram_peak_bytes", most(plain), "bytes", "measured", where=machine(), protocol=protocol
-    )
-    for phase in PHASES:
-        held = max(line["rss"] for line in plain if line["phase"] == phase)
-        yield Measurement(
-            f"ram_{phase}_bytes", held, "bytes", "measured", where=machine(), protocol=protocol
-        )
-    protocol = f"context {size}, {kv} cache, mmap, {mapped[0]['rss'] / MIB:.0f} MiB before loading"
-    yield Measurement(
-        "ram_peak_mmap_bytes", most(mapped), "bytes", "measured", where=machine(), protocol=protocol
-    )
+    """Yield the peaks in bytes: of the whole run, of each phase, and with mmap.
 
-
-def most(lines: list[Line]) -> float:
-    """The peak: the kernel's own, which counts in batches a thread, or a reading above it."""
-    return max(float(max(line["rss"], line["peak"])) for line in lines)
-
-
-def trial(context: Context, mmap: bool, around: MemoryLimit | None) -> list[Line]:
-    """The readings of one run. Raises Infeasible with the last reading where the limit was too
-    tight for it.
+    plain, mapped: readings without and with mmap; mode: how `plain` was run, for the protocol.
     """
-    rlimit = around.limit if around and around.kind == "rlimit" else None
-    order = {
+    context = f"context {params['context']}, {params.get('kv', 'f16')} cache"
+    protocol = f"{context}, {mode}, {plain[0]['rss'] / MIB:.0f} MiB before loading"
+    yield bytes_measurement("ram_peak_bytes", peak_bytes(plain), protocol)
+    for phase in PHASES:
+        most = max(reading["rss"] for reading in plain if reading["phase"] == phase)
+        yield bytes_measurement(f"ram_{phase}_bytes", most, protocol)
+    protocol = f"{context}, mmap, {mapped[0]['rss'] / MIB:.0f} MiB before loading"
+    yield bytes_measurement("ram_peak_mmap_bytes", peak_bytes(mapped), protocol)
+
+
+def bytes_measurement(metric: str, size: float, protocol: str) -> Measurement:
+    """Return a measurement of bytes on this machine."""
+    return Measurement(metric, size, "bytes", "measured", where=machine(), protocol=protocol)
+
+
+def peak_bytes(readings: list[Reading]) -> float:
+    """Return the peak: the kernel's own, or a reading above it.
+
+    The kernel counts in batches for each thread.
+    """
+    return max(float(max(reading["rss"], reading["peak"])) for reading in readings)
+
+
+def measure_child(context: Context, mmap: bool, limit: MemoryLimit | None) -> list[Reading]:
+    """Run the child and return its readings.
+
+    Raises Infeasible with the last reading where the limit was too tight for it or the model cannot
+    be loaded, and Transient where the child ended for another reason.
+    """
+    order: Order = {
         "gguf": str(context.inputs["gguf"] / "model.gguf"),
         "context": context.params["context"],
         "mmap": mmap,
         "kv": context.params.get("kv", "f16"),
         "threads": context.threads,
-        "rlimit": rlimit,
+        "rlimit": limit.limit if limit and limit.kind == "rlimit" else None,
     }
-    code, lines, log = started(order, around)
-    last: Line = lines[-1] if lines else {"phase": "start", "rss": 0, "peak": 0}
-    if code == 0 and last.get("done"):
-        return lines
+    code, readings, log = run_child(order, limit)
+    if code == 0 and readings and readings[-1].get("done"):
+        return readings
+    start: Reading = {"t": 0.0, "phase": "start", "rss": 0, "peak": 0}
+    raise_failure(code, readings[-1] if readings else start, log, limit)
+
+
+def raise_failure(code: int, last: Reading, log: str, limit: MemoryLimit | None) -> NoReturn:
+    """Raise what a failed run means.
+
+    code: the child's exit code, negative for a signal; last: its last reading; log: its stderr.
+    """
     words = f"in {last['phase']}, the last reading was {last['rss'] / MIB:.0f} MiB"
-    if around and (
-        around.was_reached()
+    if limit and (
+        limit.was_reached()
         or code == -signal.SIGABRT
         or "alloc" in f"{last.get('error')} {last.get('log')} {log}".lower()
     ):
         raise Infeasible(
             "out_of_memory",
-            f"more than {around.limit / MIB:.0f} MiB are needed ({around.kind}): {words}",
+            f"more than {limit.limit / MIB:.0f} MiB are needed ({limit.kind}): {words}",
         )
-    kind, _, said = last.get("error", "").partition(": ")
+    kind, _, message = last.get("error", "").partition(": ")
     if kind in ("Infeasible", "Malformed"):
-        raise Infeasible("unsupported", f"{said} ({words})")
+        raise Infeasible("unsupported", f"{message} ({words})")
     if code == -signal.SIGKILL:
         raise Transient(f"the measured process was killed, most likely for want of memory: {words}")
     raise Transient(
@@ -105,8 +123,8 @@ def trial(context: Context, mmap: bool, around: MemoryLimit | None) -> list[Line
     )
 
 
-def started(order: Line, around: MemoryLimit | None) -> tuple[int, list[Line], str]:
-    """Run the child to its end: exit code, its lines, and what it wrote to stderr."""
+def run_child(order: Order, limit: MemoryLimit | None) -> tuple[int, list[Reading], str]:
+    """Run the child to its end; return its exit code, its readings, and what it wrote to stderr."""
     environment = {**os.environ, "SINTRA_PARENT": str(os.getpid())}
     child = subprocess.Popen(
         [sys.executable, "-m", "sintra.probes.memory_child", json.dumps(order)],
@@ -118,18 +136,11 @@ def started(order: Line, around: MemoryLimit | None) -> tuple[int, list[Line], s
     )
     assert child.stdout
     first = child.stdout.readline()
-    if around:
-        around.add_process(child.pid)
-    out, err = child.communicate("go\n")
-    return (
-        child.returncode,
-        [
-            json.loads(x)
-            for x in (first + out).splitlines()
-            if x.startswith("{") and x.endswith("}")
-        ],
-        err,
-    )
+    if limit:
+        limit.add_process(child.pid)
+    rest, log = child.communicate("go\n")
+    lines = [x for x in (first + rest).splitlines() if x.startswith("{") and x.endswith("}")]
+    return child.returncode, [json.loads(line) for line in lines], log
 
 
 STAGE = Stage(

@@ -1,10 +1,8 @@
-"""A process of its own that loads a model, reads a prompt and generates, and says all the while
-what memory it holds.
+"""Load a model in a process of its own, read a prompt and generate, and report the memory.
 
-`python -m sintra.probes.memory_child '{"gguf", "context", "threads", "kv", "mmap", "rlimit"}'` writes JSON
-lines: {"t": seconds, "phase", "rss": bytes, "peak": bytes}, then {"done": true} or {"error"}. It
-waits for a line on stdin before it loads, so that it can be put under a limit first; rlimit: bytes
-of data that it may have beyond what it has then, or null.
+`python -m sintra.probes.memory_child ORDER` takes an Order as JSON and writes Readings as JSON
+lines all the while. It waits for a line on stdin before it loads, so that it can be put under a
+limit first.
 """
 
 from __future__ import annotations
@@ -15,54 +13,87 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from sintra.core.process import peak_rss
+import numpy as np
+import psutil
+
+from sintra.core.process import die_with_parent, peak_rss
+from sintra.formats.runtime.llama_cpp import last_messages, load_library, open_model
 from sintra.hardware.estimate.estimate import UBATCH
 
-PERIOD_S = 0.01
-TOKENS = 16
+PERIOD_S = 0.01  # seconds between two looks at the size
+CHANGE = 2**20  # bytes; smaller changes are not reported
+TOKENS = 16  # most tokens that are generated
 
 
-def rss() -> int:
-    """Resident bytes of this process now."""
-    import psutil
+class Order(TypedDict):
+    """What the process is asked to measure."""
 
+    gguf: str  # path
+    context: int  # tokens
+    threads: int
+    kv: str  # type of the KV cache
+    mmap: bool
+    rlimit: int | None  # bytes of data that it may have beyond those before loading
+
+
+class Reading(TypedDict):
+    """A line of output; the last one has `done` or `error`."""
+
+    t: float  # seconds since the start
+    phase: str  # "start", "load", "prefill", "decode" or "end"
+    rss: int  # resident bytes now
+    peak: int  # most resident bytes so far, by the kernel
+    done: NotRequired[bool]
+    error: NotRequired[str]  # class and text of the exception
+    log: NotRequired[str]  # the last messages of llama.cpp
+
+
+def resident_bytes() -> int:
+    """Return the resident bytes of this process now."""
     return int(psutil.Process().memory_info().rss)
 
 
-class Diary:
-    """Writes a reading every few milliseconds; `phase` is what the process is at."""
+class ReadingLog:
+    """Writes readings to stdout."""
+
+    phase: str  # what the process does now
+    start: float  # monotonic time of the start, seconds
+    last: int  # resident bytes of the last reading of `watch`
+    ended: threading.Event  # ends `watch`
 
     def __init__(self) -> None:
         self.phase, self.start, self.last = "start", time.monotonic(), -1
         self.lock, self.ended = threading.Lock(), threading.Event()
 
-    def note(self, **more: Any) -> None:
-        """A line."""
+    def write(self, **end: bool | str) -> None:
+        """Write a reading; end: done, or error and log."""
         with self.lock:
-            t = round(time.monotonic() - self.start, 3)
-            print(
-                json.dumps({"t": t, "phase": self.phase, "rss": rss(), "peak": peak_rss()} | more),
-                flush=True,
-            )
+            reading = {
+                "t": round(time.monotonic() - self.start, 3),
+                "phase": self.phase,
+                "rss": resident_bytes(),
+                "peak": peak_rss(),
+            }
+            print(json.dumps(reading | end), flush=True)
 
     def watch(self) -> None:
-        """Until the end: a line whenever the size has changed by a MiB."""
+        """Write a reading whenever the size has changed by a MiB, until `ended` is set."""
         while not self.ended.wait(PERIOD_S):
-            now = rss()
-            if abs(now - self.last) >= 2**20:
+            now = resident_bytes()
+            if abs(now - self.last) >= CHANGE:
                 self.last = now
-                self.note()
+                self.write()
 
     def enter(self, phase: str) -> None:
-        """The end of a phase and the begin of the next."""
-        self.note()
+        """Write the last reading of a phase, and go on to the next phase."""
+        self.write()
         self.phase = phase
 
 
 def limit_data(more: int) -> None:
-    """Let this process have so many bytes of data beyond what it has."""
+    """Let this process have `more` bytes of data beyond those that it has now."""
     text = Path("/proc/self/status").read_text()
     now = (
         int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmData"))) * 1024
@@ -70,53 +101,46 @@ def limit_data(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (now + more, now + more))
 
 
-def work(order: dict[str, Any], diary: Diary) -> None:
-    """Load, prefill the context but a few tokens, decode those."""
-    import numpy as np
-
-    from sintra.formats.runtime.llama_cpp import opened
-
-    diary.enter("load")
+def run_model(order: Order, log: ReadingLog) -> None:
+    """Load a model, prefill the context except a few tokens, and decode those."""
+    log.enter("load")
     context = order["context"]
     tokens = min(TOKENS, context // 2)
-    micro = min(UBATCH, context)  # what llama.cpp's programs take unless told otherwise
-    with opened(
+    micro = min(UBATCH, context)  # the default of llama.cpp's programs
+    with open_model(
         Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro
     ) as model:
-        diary.enter("prefill")
+        log.enter("prefill")
         model.feed(np.zeros(context - tokens, dtype=np.int32))
         model.wait()
-        diary.enter("decode")
-        for place in range(context - tokens, context):
-            model.feed(np.zeros(1, dtype=np.int32), start=place)
+        log.enter("decode")
+        for position in range(context - tokens, context):
+            model.feed(np.zeros(1, dtype=np.int32), start=position)
             model.wait()
-        diary.enter("end")
+        log.enter("end")
 
 
-def main(argv: list[str]) -> int:
-    """The process's entry."""
-    from sintra.core.process import die_with_parent
-    from sintra.formats.runtime.llama_cpp import api, complaints
-
+def report_memory(argv: list[str]) -> int:
+    """Run the order in argv[0] and return the exit code, 3 after an error."""
     die_with_parent()
-    order, diary = json.loads(argv[0]), Diary()
-    api()  # the library itself isn't the model's
-    diary.note()
+    order, log = json.loads(argv[0]), ReadingLog()
+    load_library()  # the library itself isn't the model's
+    log.write()
     sys.stdin.readline()
     if order["rlimit"] is not None:
         limit_data(order["rlimit"])
-    watcher = threading.Thread(target=diary.watch, daemon=True)
+    watcher = threading.Thread(target=log.watch, daemon=True)
     watcher.start()
     try:
-        work(order, diary)
-    except Exception as error:  # whatever it is, the parent wants the last reading with it
-        diary.note(error=f"{type(error).__name__}: {error}", log=complaints())
+        run_model(order, log)
+    except Exception as error:  # whatever it is, the parent needs the last reading with it
+        log.write(error=f"{type(error).__name__}: {error}", log=last_messages())
         return 3
     finally:
-        diary.ended.set()
-    diary.note(done=True)
+        log.ended.set()
+    log.write(done=True)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(report_memory(sys.argv[1:]))

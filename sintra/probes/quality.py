@@ -1,40 +1,29 @@
-"""How far a variant's predictions are from the 16-bit model's, on the same tokens.
+"""Measure how far a variant's predictions are from the 16-bit model's, on the same tokens.
 
 Mean KL divergence in nats (the primary number), its 99.9th percentile, the share of positions with
 the same top token, perplexity and its ratio to the baseline's, and bits per byte of text, by which
 models with different tokenizers can be compared. Standard errors are bootstrapped over windows,
-since tokens within one are correlated. kld.npy keeps every position's divergence, so that two
+since tokens within one are correlated. kld.npy has every position's divergence, so that two
 variants can be compared pair by pair.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from sintra.core import lazy
 from sintra.core.stage import Context, Stage
-from sintra.formats.runtime.llama_cpp import opened
-from sintra.probes.divergence import Baseline, score
-from sintra.probes.measurements import write
-
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = lazy.module("numpy")
+from sintra.formats.runtime.llama_cpp import open_model
+from sintra.probes.divergence import Baseline, score_model, write_scores
 
 
 def run(context: Context) -> None:
-    """Write measurements.json (metrics named with params["prefix"] in front) and kld.npy (windows,
-    scored positions).
+    """Write measurements.json and kld.npy, (windows, scored positions), nats.
+
+    The metrics' names begin with params["prefix"].
     """
     base = Baseline.read(context.inputs["baseline"])
     size, kv = base.windows.shape[1], context.params.get("kv", "f16")
-    with opened(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=kv) as model:
-        found, kld = score(model, base, context.params["seed"], "", context.say)
-    np.save(context.out / "kld.npy", kld.astype(np.float32))
-    prefix = context.params.get("prefix", "")
-    write(context, [replace(m, metric=prefix + m.metric) for m in found])
+    with open_model(context.inputs["gguf"] / "model.gguf", size, context.threads, kv=kv) as model:
+        measurements, kld = score_model(model, base, context.params["seed"], "", context.say)
+    write_scores(context, measurements, kld)
 
 
 STAGE = Stage(

@@ -1,21 +1,22 @@
-"""Prompt processing (pp) and token generation (tg) on this machine, as llama-bench measures them."""
+"""Measure prompt processing (pp) and token generation (tg) here, as llama-bench does."""
 
 from __future__ import annotations
 
 from sintra.core.stage import Context, Stage
-from sintra.formats.runtime.llama_cpp import opened
-from sintra.probes.measurements import write
-from sintra.probes.timing import speeds
+from sintra.formats.runtime.llama_cpp import open_model
+from sintra.probes.measurements import write_measurements
+from sintra.probes.timing import measure_speeds
 
 
 def run(context: Context) -> None:
-    """See sintra.probes.timing.speeds."""
+    """Write measurements.json: pp_tps and tg_tps, tokens per second."""
     prompt, generate, repeat = (context.params[k] for k in ("prompt", "generate", "repeat"))
     kv = context.params.get("kv", "f16")
-    with opened(
-        context.inputs["gguf"] / "model.gguf", max(prompt, generate), context.threads, kv=kv
-    ) as model:
-        write(context, speeds(model, prompt, generate, repeat, context.threads))
+    gguf = context.inputs["gguf"] / "model.gguf"
+    with open_model(gguf, max(prompt, generate), context.threads, kv=kv) as model:
+        write_measurements(
+            context, measure_speeds(model, prompt, generate, repeat, context.threads)
+        )
 
 
 STAGE = Stage(

@@ -1,5 +1,5 @@
-"""A task's questions to a model, through lm-eval: how many are right, and how many answers are no
-longer the baseline's.
+"""Ask a model a task's questions through lm-eval: how many answers are right, and how many differ
+from the baseline's.
 
 A study's goal can limit the share of the baseline's score that is kept (goal.min_task_retention).
 While variants are ranked every other item is asked; all of them decide. Accuracy hides much: many
@@ -17,60 +17,65 @@ from typing import Any
 
 from sintra.config.tasks import FILE, read_task
 from sintra.core.errors import Transient, UserError
-from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.chat_template import read_template
+from sintra.core.stage import Context, Stage, tool_version
+from sintra.formats.gguf.chat_template import ChatTemplate, read_chat_template
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import Model, opened
-from sintra.probes.evaluation.compare import Scored, measurements
-from sintra.probes.measurements import write
+from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
+from sintra.probes.evaluation.build import build_task
+from sintra.probes.evaluation.code import network_is_cut
+from sintra.probes.evaluation.compare import Answer, Item, TaskResult, task_measurements
+from sintra.probes.measurements import write_measurements
 
 SEED = 1234  # lm-eval's own, for tasks that draw examples
+PREFERRED_METRICS = ("acc", "exact_match")
 
 
 def run(context: Context) -> None:
-    """Write measurements.json and items.json (every item's score and answer)."""
+    """Write measurements.json and items.json (every item's score and answer).
+
+    Raises UserError and Transient as `load_task` does.
+    """
     if "task" in context.inputs:
         os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     params, path = context.params, context.inputs["gguf"] / "model.gguf"
-    with opened(
-        path, window(path, params["context"]), context.threads, kv=params.get("kv", "f16")
+    with open_model(
+        path, context_window(path, params["context"]), context.threads, kv=params.get("kv", "f16")
     ) as model:
-        own = scored(context, model)
-    data = {"metric": own.metric, "value": own.value, "larger": own.larger, "items": own.items}
-    context.write_json("items.json", data)
+        result = score_task(context, model)
+    context.write_json("items.json", result.as_json())
     base = None
     if "baseline" in context.inputs:
-        base = Scored.of(json.loads((context.inputs["baseline"] / "items.json").read_text()))
-    write(context, measurements(params["name"], own, base, params["seed"], protocol(context)))
+        base = TaskResult.of(json.loads((context.inputs["baseline"] / "items.json").read_text()))
+    write_measurements(
+        context,
+        task_measurements(params["name"], result, base, params["seed"], describe_protocol(context)),
+    )
 
 
-def window(path: Path, most: int) -> int:
-    """The model's own context length, or `most`."""
+def context_window(path: Path, most: int) -> int:
+    """Return the model's own context length in tokens, or `most` if that is less."""
     return min(read_layout(path)["context"] or most, most)
 
 
-def protocol(context: Context) -> str:
-    """How the numbers came about, in a few words."""
-    from sintra.core.stage import tool_version
-
-    which = "every other item" if context.params["part"] == "half" else "all items"
-    how = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {which}"
-    how += ", in the chat template" if context.params.get("chat") else ""
+def describe_protocol(context: Context) -> str:
+    """Describe how the numbers came about, in a few words."""
+    items = "every other item" if context.params["part"] == "half" else "all items"
+    protocol = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {items}"
+    protocol += ", in the chat template" if context.params.get("chat") else ""
     if "task" in context.inputs and read_task(context.inputs["task"] / FILE).get("kind") == "code":
-        from sintra.probes.evaluation.code import network_is_cut
-
-        how += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"
-    return how
+        protocol += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"
+    return protocol
 
 
-def scored(context: Context, model: Model) -> Scored:
-    """Ask everything."""
+def score_task(context: Context, model: LlamaModel) -> TaskResult:
+    """Ask the model everything. Raises UserError where it needs a chat template and has none."""
+    # numpy is not on the no-op path; lm_eval is an optional package
     import numpy as np
     from lm_eval.evaluator import evaluate
 
     from sintra.probes.evaluation.lm import LlamaLM
 
-    loaded = load(context)
+    loaded = load_task(context)
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
@@ -82,33 +87,38 @@ def scored(context: Context, model: Model) -> Scored:
         samples = {
             name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()
         }
-    chat = bool(context.params.get("chat"))
-    template = read_template(context.inputs["gguf"] / "model.gguf") if chat else None
-    if chat and template is None:
-        raise UserError("the model has no chat template: leave probe.task_chat=true out")
-    asked = LlamaLM(model, context.say, template)
-    found = evaluate(
-        asked,
+    template = needed_template(context)
+    results = evaluate(
+        LlamaLM(model, context.say, template),
         loaded,
         samples=samples,
         bootstrap_iters=0,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
+        apply_chat_template=template is not None,
+        fewshot_as_multiturn=template is not None,
     )
-    return gathered(found, loaded["tasks"])
+    return collect_items(results, loaded["tasks"])
 
 
-def load(context: Context) -> Any:
-    """The task, or the tasks of a group. Raises UserError for an unknown name, Transient where its
-    data can't be had.
+def needed_template(context: Context) -> ChatTemplate | None:
+    """Return the model's chat template if the step needs it. Raises UserError if it is missing."""
+    if not context.params.get("chat"):
+        return None
+    template = read_chat_template(context.inputs["gguf"] / "model.gguf")
+    if template is None:
+        raise UserError("the model has no chat template: leave probe.task_chat=true out")
+    return template
+
+
+def load_task(context: Context) -> Any:
+    """Load the task, or the tasks of a group, as lm-eval's dictionary.
+
+    Raises UserError for an unknown name, Transient where its data cannot be downloaded.
     """
-    from lm_eval.tasks import TaskManager
-
-    from sintra.probes.evaluation.build import task_of
+    from lm_eval.tasks import TaskManager  # an optional package
 
     name = context.params["name"]
     if "task" in context.inputs:
-        task = task_of(context.inputs["task"], name, context.hints["run_code"])
+        task = build_task(context.inputs["task"], name, context.hints["run_code"])
         return TaskManager(include_defaults=False).load([task])
     manager = TaskManager()
     if name not in manager.all_tasks:
@@ -124,41 +134,41 @@ def load(context: Context) -> Any:
         ) from None
 
 
-def gathered(found: dict[str, Any], tasks: dict[str, Any]) -> Scored:
-    """lm-eval's results as items: of each task its first metric (acc before others), through its
-    first filter.
+def collect_items(results: dict[str, Any], tasks: dict[str, Any]) -> TaskResult:
+    """Return lm-eval's results as items.
+
+    Of each task its first metric counts (acc before others), through its first filter. The value is
+    the mean over all items.
     """
-    items: list[tuple[str, float | None, Any]] = []
+    items: list[Item] = []
     values, metric, larger = [], "", True
     for name in sorted(tasks):
-        rows = found["samples"][name]
-        rows = sorted(
-            (r for r in rows if r["filter"] == rows[0]["filter"]), key=lambda r: r["doc_id"]
-        )
-        metric = next((m for m in ("acc", "exact_match") if m in rows[0]), rows[0]["metrics"][0])
+        rows = results["samples"][name]
+        first_filter = rows[0]["filter"]
+        rows = sorted((r for r in rows if r["filter"] == first_filter), key=lambda r: r["doc_id"])
+        metric = next((m for m in PREFERRED_METRICS if m in rows[0]), rows[0]["metrics"][0])
         larger = bool(tasks[name].higher_is_better().get(metric, True))
-        for row in rows:
-            whole = not isinstance(row[metric], int | float)
-            items.append(
-                (
-                    f"{name}/{row['doc_id']}",
-                    None if whole else float(row[metric]),
-                    answer(tasks[name], row),
-                )
-            )
-        values.append((len(rows), float(found["results"][name][f"{metric},{rows[0]['filter']}"])))
+        items += [task_item(name, tasks[name], row, metric) for row in rows]
+        values.append((len(rows), float(results["results"][name][f"{metric},{first_filter}"])))
     total = sum(n for n, _ in values)
-    return Scored(metric, sum(n * v for n, v in values) / total, larger, tuple(items))
+    return TaskResult(metric, sum(n * v for n, v in values) / total, larger, tuple(items))
 
 
-def answer(task: Any, row: dict[str, Any]) -> Any:
-    """What the model chose or said; None where it wasn't asked anything."""
-    said = row["filtered_resps"]
+def task_item(name: str, task: Any, row: dict[str, Any], metric: str) -> Item:
+    """Return an item of lm-eval's samples; the score is None where the metric is not a number."""
+    value = row[metric]
+    score = float(value) if isinstance(value, int | float) else None
+    return f"{name}/{row['doc_id']}", score, item_answer(task, row)
+
+
+def item_answer(task: Any, row: dict[str, Any]) -> Answer:
+    """Return what the model chose or wrote; None where it was not asked anything."""
+    responses = row["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
-        return max(range(len(said)), key=lambda i: said[i][0])
+        return max(range(len(responses)), key=lambda i: responses[i][0])
     if task.OUTPUT_TYPE == "generate_until":
-        return str(said[0]).strip()
-    return bool(said[0][1]) if task.OUTPUT_TYPE == "loglikelihood" else None
+        return str(responses[0]).strip()
+    return bool(responses[0][1]) if task.OUTPUT_TYPE == "loglikelihood" else None
 
 
 STAGE = Stage("tasks", 1, run, tools=("llama-cpp-python", "lm_eval"))

@@ -1,4 +1,4 @@
-"""How speed and memory are measured, whatever runs the variant."""
+"""Measure the speed of any runtime's model by one protocol."""
 
 from __future__ import annotations
 
@@ -13,75 +13,89 @@ from sintra.core.types import Measurement
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 else:
     np = lazy.module("numpy")
 
 
-class Feeds(Protocol):
+class TimedModel(Protocol):
     """A model with a context (KV cache) that tokens are fed into."""
 
-    vocabulary: int
+    vocabulary: int  # tokens
 
     def clear(self) -> None:
-        """Forget the context."""
+        """Empty the KV cache."""
 
-    def feed(self, ids: np.ndarray, start: int = 0) -> None:
-        """Tokens at positions from `start`."""
+    def feed(self, ids: NDArray[np.int32], start: int = 0) -> None:
+        """Compute tokens (n,) at positions from `start`."""
 
     def wait(self) -> None:
-        """Until everything that was fed is computed."""
+        """Wait until everything that was fed is computed."""
 
 
-def speeds(
-    model: Feeds, prompt: int, generate: int, repeat: int, threads: int
+def measure_speeds(
+    model: TimedModel, prompt: int, generate: int, repeat: int, threads: int
 ) -> list[Measurement]:
-    """Random tokens, an empty context each time, one warm-up, then the median of the repetitions."""
+    """Measure pp_tps and tg_tps in tokens per second.
+
+    Random tokens, an empty context each time, one warm-up, then the median of `repeat` runs.
+    prompt, generate: tokens of a run; threads: for the protocol's text only.
+    """
     ids = (
         np.random.default_rng(0)
         .integers(0, model.vocabulary, max(prompt, generate))
         .astype(np.int32)
     )
     return [
-        rate("pp_tps", prompt, repeat, lambda: whole(model, ids[:prompt]), threads),
-        rate("tg_tps", generate, repeat, lambda: single(model, ids[:generate]), threads),
+        measure_rate("pp_tps", prompt, repeat, lambda: feed_batch(model, ids[:prompt]), threads),
+        measure_rate(
+            "tg_tps", generate, repeat, lambda: feed_one_by_one(model, ids[:generate]), threads
+        ),
     ]
 
 
-def whole(model: Feeds, ids: np.ndarray) -> None:
-    """All tokens in one batch."""
+def feed_batch(model: TimedModel, ids: NDArray[np.int32]) -> None:
+    """Feed all tokens (n,) in one batch into an empty context."""
     model.clear()
     model.feed(ids)
     model.wait()
 
 
-def single(model: Feeds, ids: np.ndarray) -> None:
-    """One token after the other."""
+def feed_one_by_one(model: TimedModel, ids: NDArray[np.int32]) -> None:
+    """Feed tokens (n,) one after the other into an empty context."""
     model.clear()
     for position in range(len(ids)):
         model.feed(ids[position : position + 1], start=position)
         model.wait()
 
 
-def rate(
+def measure_rate(
     metric: str, tokens: int, repeat: int, work: Callable[[], None], threads: int
 ) -> Measurement:
-    """Tokens a second: the median, with the standard error of the mean beside it."""
+    """Measure tokens per second of `work`, which computes `tokens` tokens.
+
+    The value is the median, and the error the standard error of the mean.
+    """
     work()
     rates = []
     for _ in range(repeat):
         start = time.perf_counter()
         work()
         rates.append(tokens / (time.perf_counter() - start))
-    error = statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else None
     return Measurement(
         metric,
         statistics.median(rates),
         "tokens/s",
         "measured",
-        error,
+        standard_error(rates),
         repeat,
         min(rates),
         max(rates),
         machine(),
         f"{tokens} tokens, {threads} threads, median of {repeat} after a warm-up",
     )
+
+
+def standard_error(rates: list[float]) -> float | None:
+    """Return the standard error of the mean; None for a single rate."""
+    return statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else None

@@ -10,7 +10,7 @@ from sintra.core.judge import judge, ranked
 from sintra.core.recipe import variant_name
 from sintra.core.types import Artifact, Candidate, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 from sintra.study.json_types import FormatJson
 
@@ -72,7 +72,9 @@ def runtime_agreement(graph: Graph, store: Store, name: str) -> dict[str, float]
     outcome = graph.agreement(format_of(name).environment).outcome(store)
     if not isinstance(outcome, Artifact):
         return {}
-    return {m.metric: m.value for m in parse(store.read_json(outcome, NAME))}
+    return {
+        m.metric: m.value for m in parse_measurements(store.read_json(outcome, MEASUREMENTS_FILE))
+    }
 
 
 def format_table(

@@ -50,21 +50,21 @@ def llama_reply(path: Path, kv: str, threads: int) -> Reply:
     """Return the greedy continuation by llama.cpp, with the variant's type of KV cache."""
     import numpy as np  # slow: not where only the types are needed
 
-    from sintra.formats.runtime.llama_cpp import log_softmax, opened  # slow as well
+    from sintra.formats.runtime.llama_cpp import log_softmax, open_model  # slow as well
 
-    with opened(path, CONTEXT, threads, kv=kv) as model:
+    with open_model(path, CONTEXT, threads, kv=kv) as model:
         tokens: list[int] = []
         ids, position = model.tokenize(PROMPT), 0
         while len(tokens) < TOKENS:
             row = log_softmax(model.logits(ids, position, len(ids) - 1))[-1]
             position += len(ids)
             tokens.append(int(row.argmax()))
-            if model.ends(tokens[-1]):
+            if model.is_end(tokens[-1]):
                 break
             ids = np.array(tokens[-1:], dtype=np.int32)
         return {
             "tokens": tokens,
-            "text": model.text(tokens),
+            "text": model.detokenize(tokens),
             "runtime": f"llama-cpp-python {tool_version('llama-cpp-python')}",
         }
 
@@ -73,9 +73,9 @@ def transformers_reply(folder: Path, threads: int) -> Reply:
     """Return the likeliest token after each of TOKENS + 1 fixed tokens by transformers."""
     import numpy as np  # slow: not where only the types are needed
 
-    from sintra.formats.runtime.torch import Model  # slow as well
+    from sintra.formats.runtime.torch import TorchModel  # slow as well
 
-    model = Model(folder, threads)
+    model = TorchModel(folder, threads)
     window = np.arange(1, TOKENS + 2, dtype=np.int32) % model.vocabulary
     likeliest = model.log_probs(window, 0).argmax(axis=-1)
     return {"tokens": [int(t) for t in likeliest], "text": "", "runtime": model.runtime}

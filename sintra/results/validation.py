@@ -20,8 +20,8 @@ from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
 from sintra.core.types import Artifact, File
-from sintra.formats.runtime.call import PACKAGE
-from sintra.formats.runtime.environments import python_of
+from sintra.formats.runtime.call import PACKAGE_ROOT
+from sintra.formats.runtime.environments import locked_python
 from sintra.results.load_check import LoadOrder
 from sintra.results.result import model_file
 from sintra.store.files import hash_file, unique_name, write_atomic
@@ -29,7 +29,7 @@ from sintra.store.store import Store
 from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson
 
 START = (
-    f"import sys; sys.path.append({PACKAGE!r}); "
+    f"import sys; sys.path.append({PACKAGE_ROOT!r}); "
     "from sintra.results.load_check import print_reply; sys.exit(print_reply(sys.argv[1:]))"
 )
 TIMEOUT_S = 1800
@@ -215,4 +215,4 @@ def interpreter(recipe: Recipe, manifest: ManifestJson, store: Store) -> str:
     if not name:
         return sys.executable
     folder = store.folder("tmp") / unique_name()
-    return python_of(Context({}, {}, folder, {}, folder, 1), name, manifest["locks"][name])
+    return locked_python(Context({}, {}, folder, {}, folder, 1), name, manifest["locks"][name])

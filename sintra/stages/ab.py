@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 from sintra.core import lazy
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import Model, log_softmax, opened
+from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax, open_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,11 +59,11 @@ def run(context: Context) -> None:
     tokens, prompts = context.params["tokens"], context.params["prompts"]
     turns = [as_chat_turn(paths[0], p) for p in prompts] if context.params["chat"] else prompts
     size = context_size(paths[0], turns, tokens)
-    with opened(paths[0], size, context.threads) as model:
+    with open_model(paths[0], size, context.threads) as model:
         originals = [original_answer(model, model.encode(turn), tokens) for turn in turns]
         vocabulary = model.vocabulary
     answers: list[AnswerJson] = []
-    with opened(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
+    with open_model(paths[1], size, context.threads, kv=context.params.get("kv", "f16")) as model:
         if model.vocabulary != vocabulary:
             raise UserError(
                 "the two models have different vocabularies: their answers can't be compared "
@@ -80,7 +80,7 @@ def as_chat_turn(path: Path, prompt: str) -> str:
 
     Raises UserError where the template is more than text around it.
     """
-    chat = read_chat(path)
+    chat = read_chat_format(path)
     if chat.turns is None:
         raise UserError("the model has no chat template of plain turns: leave chat=true out")
     before, after = chat.turns["user"]
@@ -92,7 +92,7 @@ def context_size(path: Path, prompts: list[str], tokens: int) -> int:
 
     Raises Infeasible where the model has less.
     """
-    model = Model(path, 0, 1, vocab_only=True)
+    model = LlamaModel(path, 0, 1, vocab_only=True)
     try:
         need = max(len(model.encode(p)) for p in prompts) + tokens + 1
     finally:
@@ -106,14 +106,16 @@ def context_size(path: Path, prompts: list[str], tokens: int) -> int:
     return max(need, 32)
 
 
-def original_answer(model: Model, prompt: list[int], tokens: int) -> OriginalAnswer:
+def original_answer(model: LlamaModel, prompt: list[int], tokens: int) -> OriginalAnswer:
     """Return the original's answer to a prompt (token ids), at most `tokens` tokens."""
     answer = greedy_answer(model, prompt, tokens)
     pieces = answer_pieces(model, prompt, answer)
     return OriginalAnswer(prompt, answer, pieces, answer_log_probs(model, prompt, answer))
 
 
-def compare_answers(model: Model, text: str, original: OriginalAnswer, tokens: int) -> AnswerJson:
+def compare_answers(
+    model: LlamaModel, text: str, original: OriginalAnswer, tokens: int
+) -> AnswerJson:
     """Return the variant's answer beside the original's. text: the prompt as the user wrote it."""
     answer = greedy_answer(model, original.prompt, tokens)
     p, q = original.log_probs, answer_log_probs(model, original.prompt, original.answer)
@@ -127,37 +129,39 @@ def compare_answers(model: Model, text: str, original: OriginalAnswer, tokens: i
     }
 
 
-def greedy_answer(model: Model, prompt: list[int], most: int) -> list[int]:
+def greedy_answer(model: LlamaModel, prompt: list[int], most: int) -> list[int]:
     """Return the greedy continuation: at most `most` token ids, the one that ends it included."""
     answer: list[int] = []
     model.clear()
     logits = model.logits(np.array(prompt, np.int32), 0, len(prompt) - 1)
     while len(answer) < most:
         answer.append(int(logits[-1].argmax()))
-        if model.ends(answer[-1]):
+        if model.is_end(answer[-1]):
             break
         last = np.array(answer[-1:], np.int32)
         logits = model.logits(last, len(prompt) + len(answer) - 1, 0)
     return answer
 
 
-def answer_log_probs(model: Model, prompt: list[int], answer: list[int]) -> NDArray[np.float32]:
+def answer_log_probs(
+    model: LlamaModel, prompt: list[int], answer: list[int]
+) -> NDArray[np.float32]:
     """Return log-probabilities in nats before each token of an answer, (answer, vocabulary)."""
     model.clear()
     ids = np.array(prompt + answer[:-1], np.int32)
     return log_softmax(model.logits(ids, 0, len(prompt) - 1))
 
 
-def answer_pieces(model: Model, prompt: list[int], answer: list[int]) -> list[str]:
+def answer_pieces(model: LlamaModel, prompt: list[int], answer: list[int]) -> list[str]:
     """Return the text that each token adds.
 
     A character of several tokens stands at the last one.
     """
-    pieces, before = [], model.text(prompt)
+    pieces, before = [], model.detokenize(prompt)
     for count, token in enumerate(answer, 1):
-        after = model.text(prompt + answer[:count])
+        after = model.detokenize(prompt + answer[:count])
         whole = not after.endswith(CUT_CHARACTER) or count == len(answer)
-        pieces.append(END if model.ends(token) else after[len(before) :] if whole else "")
+        pieces.append(END if model.is_end(token) else after[len(before) :] if whole else "")
         before = after if whole else before
     return pieces
 

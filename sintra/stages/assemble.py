@@ -13,7 +13,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.assemble import assemble
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.sizes import resolved
+from sintra.formats.gguf.sizes import resolve_types
 from sintra.formats.runtime.quantizer import file_types
 from sintra.stages.rounding.whole_file import RoundingJson
 
@@ -55,7 +55,7 @@ def chosen_types(overrides: Iterable[tuple[str, str]], layouts: Layouts) -> dict
     """Return tensor -> its type, of all matrices whose type has a uniform file."""
     first = next(iter(layouts.values()))
     names = [name for name, _, _, shape in first["tensors"] if len(shape) > 1]
-    return {n: kind for n, kind in resolved(overrides, names).items() if kind in layouts}
+    return {n: kind for n, kind in resolve_types(overrides, names).items() if kind in layouts}
 
 
 def check_types(layout: Mapping[str, Any], chosen: Mapping[str, str], layouts: Layouts) -> None:

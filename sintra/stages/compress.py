@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.packed import indivisible, layout, prove, quantization
-from sintra.formats.checkpoint.safetensors import wanted
+from sintra.formats.checkpoint.packed import (
+    check_packed,
+    compressed_layout,
+    first_indivisible,
+    read_quantization,
+)
+from sintra.formats.checkpoint.safetensors import is_model_file
 from sintra.formats.runtime.calibration_text import calibration_windows
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import python_of
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import locked_python
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,30 +48,32 @@ def compress(context: Context, environment: str, function: str) -> None:
     """
     source, gguf = context.inputs["model"], context.inputs["gguf"]
     bits, group = context.params["bits"], context.params["group"]
-    if module := indivisible(source, group):
+    if module := first_indivisible(source, group):
         raise Infeasible(
             "unsupported",
             f"the rows of {module} are no multiple of {group}: compress.group_size=64 or 32",
         )
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
-    python = python_of(context, environment, lock)
+    python = locked_python(context, environment, lock)
     original = json.loads((gguf / "layout.json").read_text())
     windows = calibration_windows(context, gguf / "model.gguf", original)
     context.keep.mkdir(parents=True, exist_ok=True)
     np.save(context.keep / "tokens.npy", windows.tokens)
     max_ram_gb = context.params.get("max_ram_gb")
-    call(context, python, f"{__name__}:{function}", max_ram_gb * 2**30 if max_ram_gb else None)
+    call_in_python(
+        context, python, f"{__name__}:{function}", max_ram_gb * 2**30 if max_ram_gb else None
+    )
     target = context.out / "model"
     copy_missing_files(source, target)
-    prove(source, target, bits, group)
-    context.write_json("layout.json", layout(target, original))
+    check_packed(source, target, bits, group)
+    context.write_json("layout.json", compressed_layout(target, original))
 
 
 def copy_missing_files(source: Path, target: Path) -> None:
     """Copy what belongs to a model and the library didn't write (tokenizer), without weights."""
     for path in source.iterdir():
         is_weights = path.name.endswith((".safetensors", ".index.json"))
-        if wanted(path.name) and not is_weights and not (target / path.name).exists():
+        if is_model_file(path.name) and not is_weights and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
 
 
@@ -79,7 +86,7 @@ def adopt(context: Context) -> None:
     target.mkdir()
     for path in existing.iterdir():
         shutil.copyfile(path, target / path.name)
-    config = quantization(target)
+    config = read_quantization(target)
     if config.get("method") != "gptq":
         raise Infeasible(
             "refused",
@@ -88,9 +95,9 @@ def adopt(context: Context) -> None:
                 f"{config.get('method') or 'nothing'}"
             ),
         )
-    prove(context.inputs["model"], target, config["bits"], config["group"])
+    check_packed(context.inputs["model"], target, config["bits"], config["group"])
     original = json.loads((context.inputs["gguf"] / "layout.json").read_text())
-    context.write_json("layout.json", layout(target, original))
+    context.write_json("layout.json", compressed_layout(target, original))
 
 
 def compress_native(context: Context) -> None:

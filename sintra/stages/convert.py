@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.remote_code import home
+from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
@@ -46,7 +46,7 @@ def run(context: Context) -> None:
         **os.environ,
         "PYTHONPATH": str(converter),
         "PYTHONDONTWRITEBYTECODE": "1",
-        **home(context.out.parent / "home"),
+        **isolated_environment(context.out.parent / "home"),
     }
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env

@@ -21,7 +21,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.tensor_names import expert_names, gguf_names
-from sintra.formats.runtime.blocks import Model, Passing, call, influence
+from sintra.formats.runtime.blocks import BlockModel, OuterLayers, block_influence, run_block
 from sintra.formats.runtime.calibration_text import CalibrationWindows, calibration_windows
 from sintra.formats.runtime.functional_block import one_window
 from sintra.stages.rounding.hessian import (
@@ -62,7 +62,7 @@ def run(context: Context) -> None:
     path = context.inputs["gguf"] / "model.gguf"
     layout = read_layout(path)
     windows = calibration_windows(context, path, layout)
-    model = Model(context.inputs["model"])
+    model = BlockModel(context.inputs["model"])
     layers = gguf_names(model.net, layout)
     if not layers:
         raise Infeasible(
@@ -91,7 +91,7 @@ class MeasuredTensors:
 class CurvaturePass:
     """One pass over the model, block by block; a new pass goes on where a killed one stopped."""
 
-    model: Model
+    model: BlockModel
     """The checkpoint, whose blocks are loaded one at a time."""
     names: MeasuredTensors
     """What is measured."""
@@ -101,19 +101,19 @@ class CurvaturePass:
     """Where matrices, hidden states and the progress are kept."""
     progress: CurvatureProgress
     """What has been measured so far."""
-    passing: Passing
+    passing: OuterLayers
     """Runs the parts of the model around the blocks."""
     width: int
     """Width of the hidden states."""
 
     def __init__(
-        self, model: Model, names: MeasuredTensors, windows: CalibrationWindows, folder: Path
+        self, model: BlockModel, names: MeasuredTensors, windows: CalibrationWindows, folder: Path
     ) -> None:
         self.model, self.names, self.windows, self.folder = model, names, windows, folder
         self.progress = CurvatureProgress.load(folder)
-        self.passing = Passing(model)
+        self.passing = OuterLayers(model)
         # This also records what else the blocks are called with.
-        self.width = self.passing.first(as_batch(windows.tokens[0])).shape[-1]
+        self.width = self.passing.first_input(as_batch(windows.tokens[0])).shape[-1]
 
     def run(self, say: Callable[[str], None]) -> CurvatureProgress:
         """Measure all blocks, then the output head. say: gets a line of progress a block."""
@@ -132,7 +132,7 @@ class CurvaturePass:
         """Write the input of the first block."""
         states = self.new_states(0)
         for i, window in enumerate(self.windows.tokens):
-            states[i] = self.passing.first(as_batch(window))[0].float().numpy()
+            states[i] = self.passing.first_input(as_batch(window))[0].float().numpy()
         states.flush()
 
     def measure_block(self, number: int) -> None:
@@ -143,11 +143,11 @@ class CurvaturePass:
         with collector.hooked(self.model.net):
             for i in range(len(self.windows)):
                 collector.begin_window(i < self.windows.text_count)
-                output = call(block, one_window(before, i), self.passing.calls[number])
+                output = run_block(block, one_window(before, i), self.passing.calls[number])
                 after[i] = output[0].numpy()
         after.flush()
         text = slice(self.windows.text_count)
-        self.progress.influence.append(influence(before[text], after[text]))
+        self.progress.influence.append(block_influence(before[text], after[text]))
         self.model.drop(number)
         self.save(collector)
         self.states_path(number).unlink()
@@ -162,7 +162,7 @@ class CurvaturePass:
         for name in matching.values():
             for i, window in enumerate(self.windows.tokens):
                 collector.begin_window(i < self.windows.text_count)
-                x = self.passing.last(as_batch(window), one_window(hidden, i))
+                x = self.passing.head_input(as_batch(window), one_window(hidden, i))
                 collector.add_input(name, x)
         self.save(collector)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.header import reader
+from sintra.formats.gguf.header import open_gguf
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import dequantized_rows, read_tensors
 
@@ -53,7 +53,7 @@ def run(context: Context) -> None:
     numbers = hessian_numbers(curvature, context.params["dropped"])
     exact = read_tensors(context.inputs["source"] / "model.gguf")
     rows: dict[str, DistortionJson] = {}
-    variant = reader(context.inputs["gguf"] / "model.gguf")
+    variant = open_gguf(context.inputs["gguf"] / "model.gguf")
     tensors = [t for t in variant.tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         if tensor.tensor_type.name in UNQUANTIZED:

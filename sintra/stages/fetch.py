@@ -10,8 +10,12 @@ from sintra.config.tasks import task_files
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.core.types import Artifact, File
-from sintra.formats.checkpoint.remote_code import mark
-from sintra.formats.checkpoint.safetensors import check_folder, safetensors_header, wanted
+from sintra.formats.checkpoint.remote_code import write_permission
+from sintra.formats.checkpoint.safetensors import (
+    check_folder,
+    is_model_file,
+    read_safetensors_header,
+)
 from sintra.store.files import hash_file
 
 if TYPE_CHECKING:
@@ -31,13 +35,13 @@ def run(context: Context) -> None:
         download_model(context, context.hints["from"], digest)
         check_folder(context.out, code)
         if code:
-            mark(context.out)
+            write_permission(context.out)
         return
     source = Path(context.hints["from"])
     for name, path in source_files(kind, source, code).items():
         shutil.copyfile(path, context.out / name)
     if code:
-        mark(context.out)
+        write_permission(context.out)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
         raise Transient(f"{source} changed while it was copied")
@@ -91,7 +95,7 @@ def download_files(context: Context, repo: str, commit: str) -> None:
 
     info = HfApi().model_info(repo, revision=commit, files_metadata=True)
     code = context.params.get("code", False)
-    files = [file for file in info.siblings or [] if wanted(file.rfilename, code)]
+    files = [file for file in info.siblings or [] if is_model_file(file.rfilename, code)]
     if not any(file.rfilename.endswith(".safetensors") for file in files):
         raise UserError(
             f"{repo} has no safetensors weights; pickled weights are refused, since they can "
@@ -147,7 +151,7 @@ def verify_download(repo: str, file: RepoSibling, path: Path) -> None:
             "to fetch it anew"
         )
     if path.suffix == ".safetensors":
-        safetensors_header(path)
+        read_safetensors_header(path)
 
 
 STAGE = Stage("fetch", 1, run, resource="light")

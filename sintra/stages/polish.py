@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.remote_code import allowed
+from sintra.formats.checkpoint.remote_code import allow_in_process
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.calibration_text import calibration_windows, window_size
 from sintra.stages.rounding.polish import PolishSettings, Teacher, polish_student
@@ -69,7 +69,9 @@ def polish_target(
 
     windows: token ids, (windows, tokens).
     """
-    trust = allowed(context.inputs["model"])  # sets variables that transformers reads on import
+    trust = allow_in_process(
+        context.inputs["model"]
+    )  # sets variables that transformers reads on import
     import transformers  # loads torch, which a run with nothing to do must not
 
     source, variant = (context.inputs[role] / "model.gguf" for role in ("source", "gguf"))

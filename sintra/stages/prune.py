@@ -8,7 +8,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.attention import without_attention
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.tensor_names import place
+from sintra.formats.gguf.tensor_names import renumber_block
 from sintra.formats.runtime.quantizer import quantize
 
 
@@ -60,7 +60,9 @@ def without_blocks(context: Context, source: Path, drop: list[int]) -> Path:
 
 def remove_attention(context: Context, source: Path, target: Path) -> None:
     """Leave the attention out. Raises Infeasible where llama.cpp can't run such a model."""
-    blocks = tuple(place(b, context.params["drop"]) for b in context.params["no_attention"])
+    blocks = tuple(
+        renumber_block(b, context.params["drop"]) for b in context.params["no_attention"]
+    )
     try:
         without_attention(source, target, blocks)
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.imatrix import load
+from sintra.formats.gguf.imatrix import load_importance
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime import quantizer
 from sintra.stages.rounding.whole_file import RoundingJson, compensate_file
@@ -43,7 +43,7 @@ def run(context: Context) -> None:
     overrides = tensor_overrides(context)
     importance = None
     if "importance" in context.inputs:
-        importance = load(context.inputs["importance"], context.params["dropped"])
+        importance = load_importance(context.inputs["importance"], context.params["dropped"])
     target = context.out / "model.gguf"
     quantize_to(target, context, overrides, importance)
     layout = read_layout(target)

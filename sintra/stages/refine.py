@@ -20,7 +20,7 @@ from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.tensor_names import expert_names
-from sintra.formats.runtime.blocks import Model
+from sintra.formats.runtime.blocks import BlockModel
 from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.stages.rounding.effort import learning_steps, refine_tokens
 from sintra.stages.rounding.sequential import HiddenStates, SequentialRounder
@@ -50,7 +50,7 @@ def run(context: Context) -> None:
     windows = calibration_windows(context, source, layout, token_count).tokens
     # Shuffled, so that every kind of text is among the held-out windows.
     windows = windows[np.random.default_rng(0).permutation(len(windows))]
-    model = Model(context.inputs["model"])
+    model = BlockModel(context.inputs["model"])
     if expert_names(model.net):
         raise Infeasible("unsupported", "rounding in sequence: banks of experts aren't taken apart")
     shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)

@@ -13,8 +13,14 @@ from pathlib import Path
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import create, folder_of, interpreter, settle, write_lock
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import (
+    create_virtualenv,
+    environment_folder,
+    interpreter_path,
+    move_into_place,
+    write_lock,
+)
 from sintra.store.files import hash_file
 
 PINS = {  # version of llama-cpp-python -> SHA-256 of its source release
@@ -101,10 +107,12 @@ def create_environment(context: Context) -> None:
             )
         write_lock(context)
         return
-    folder = create(context, context.params["requirements"])
-    call(context, interpreter(folder), "sintra.formats.runtime.environments:write_lock")
+    folder = create_virtualenv(context, context.params["requirements"])
+    call_in_python(
+        context, interpreter_path(folder), "sintra.formats.runtime.environments:write_lock"
+    )
     lock = json.loads((context.out / "lock.json").read_text())
-    settle(folder, folder_of(context, lock), lock)
+    move_into_place(folder, environment_folder(context, lock), lock)
 
 
 ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)

@@ -13,7 +13,7 @@ from sintra.core.types import Artifact, Candidate, Failure, Level, Measurement, 
 from sintra.hardware.boards.corrections import add_board_measurements, correct_candidates
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimate_for_runtime
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Outcome, Store
 from sintra.study.round_files import Round
 
@@ -96,9 +96,9 @@ def outcomes(
 
 def measured_rows(store: Store, artifact: Artifact) -> tuple[Measurement, ...]:
     """Return an artifact's measurements; a plugin's stage need not have any."""
-    if not any(f.path == NAME for f in artifact.files):
+    if not any(f.path == MEASUREMENTS_FILE for f in artifact.files):
         return ()
-    return parse(store.read_json(artifact, NAME))
+    return parse_measurements(store.read_json(artifact, MEASUREMENTS_FILE))
 
 
 def decides(level: Level, rows: Sequence[Measurement]) -> bool:

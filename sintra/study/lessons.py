@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from sintra.build.graph import Graph
 from sintra.config.study import Study
 from sintra.core.types import Candidate, Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.planning.solver.mixes import MixSettings, observe_mixes
 from sintra.planning.solver.search import prior_of_study
 from sintra.planning.solver.surrogate import Observation, Surrogate, fit_surrogate
@@ -78,7 +78,7 @@ def with_mix_options(study: Study, model: ModelFacts) -> Study:
 
 
 def fit_mixes(
-    study: Study, state: PlannerState, sizes: Sizes
+    study: Study, state: PlannerState, sizes: MixSizes
 ) -> tuple[Surrogate, list[Observation]] | None:
     """Fit the KLD model to a study's mixes; None for no more observations than types."""
     settings = MixSettings.of(study).with_built_types(state.model)

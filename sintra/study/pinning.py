@@ -10,7 +10,7 @@ from typing import Any
 from sintra.core.canonical import canonical, sealed, unsealed
 from sintra.core.errors import Transient, UserError
 from sintra.core.types import Artifact, File, Source
-from sintra.formats.checkpoint.remote_code import MARK
+from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
@@ -22,7 +22,7 @@ def pin_folder(folder: Path, digests: Digests, code: bool = False) -> Source:
     code: whether its own Python may be run, which is a part of the digest.
     """
     files = tuple(File(path.name, *digests.file(path)) for path in check_folder(folder, code))
-    tree = Artifact(files + ((MARK,) if code else ()))
+    tree = Artifact(files + ((PERMISSION,) if code else ()))
     return Source("folder", tree.digest, str(folder.resolve()))
 
 

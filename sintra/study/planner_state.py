@@ -10,7 +10,7 @@ from sintra.build.step import Step
 from sintra.core import lazy
 from sintra.core.recipe import Recipe
 from sintra.core.types import Artifact, Candidate, Failure, Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.architectures import pockets
 from sintra.planning.state import (
@@ -21,7 +21,7 @@ from sintra.planning.state import (
     TensorDistortion,
     TextResult,
 )
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 
@@ -84,12 +84,14 @@ def model_facts(graph: Graph, store: Store, outcomes: Outcomes) -> ModelFacts:
     )
 
 
-def sizes_and_shape(store: Store, files: Iterable[Artifact]) -> tuple[Sizes | None, Shape | None]:
+def sizes_and_shape(
+    store: Store, files: Iterable[Artifact]
+) -> tuple[MixSizes | None, Shape | None]:
     """Return how large any mix is, and the architecture, from the first uniform file."""
     for artifact in files:
         layout = store.read_json(artifact, "layout.json")
         file = next(f for f in artifact.files if f.path == "model.gguf")
-        return Sizes.of(layout, file.size), Shape.of(layout)
+        return MixSizes.of(layout, file.size), Shape.of(layout)
     return None, None
 
 
@@ -130,7 +132,7 @@ def text_results(graph: Graph, store: Store, proposals: Iterable[Proposal]) -> I
             measurement.metric: measurement
             for artifact in (quality, *tasks)
             if artifact
-            for measurement in parse(store.read_json(artifact, NAME))
+            for measurement in parse_measurements(store.read_json(artifact, MEASUREMENTS_FILE))
         }
         yield TextResult(proposal.recipe, proposal.level, metrics)
 

@@ -20,8 +20,8 @@ from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Context, tool_version
 from sintra.core.types import Artifact, Failure, Hardware
 from sintra.formats.checkpoint import packed
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import ENVIRONMENTS, python_of, wanted
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import ENVIRONMENTS, environment_params, locked_python
 from sintra.planning.other_formats import propose_other_formats, unsupported_format_lines
 from sintra.store.store import Store
 from sintra.study.workspace import open_workspace
@@ -45,7 +45,7 @@ def environments(tmp_path_factory):
 
     def made(name: str) -> Path:
         store = Store(cache)
-        step = Step("environment", name, wanted(name, "auto"))
+        step = Step("environment", name, environment_params(name, "auto"))
         with store.lock(f"environment-{name}"):
             try:
                 run_step(step, store)
@@ -133,7 +133,7 @@ def write_packed(folder: Path, source: Path, bits: int = 4, leave: str = "") -> 
 
     folder.mkdir()
     found = {"model.embed_tokens.weight": torch.zeros(2048, 256, dtype=torch.float16)}
-    for module, (rows, columns) in packed.linear(source).items():
+    for module, (rows, columns) in packed.linear_shapes(source).items():
         if module.endswith(leave or "nothing"):
             found[f"{module}.weight"] = torch.zeros(rows, columns, dtype=torch.float16)
         else:
@@ -153,26 +153,26 @@ def write_packed(folder: Path, source: Path, bits: int = 4, leave: str = "") -> 
 
 def test_what_was_packed_is_read_back(tmp_path, tiny):
     write_packed(tmp_path / "good", tiny)
-    packed.prove(tiny, tmp_path / "good", 4, 64)
+    packed.check_packed(tiny, tmp_path / "good", 4, 64)
     with pytest.raises(Infeasible, match="asked for 4 bits in groups of 128"):
-        packed.prove(tiny, tmp_path / "good", 4, 128)
+        packed.check_packed(tiny, tmp_path / "good", 4, 128)
     write_packed(tmp_path / "partly", tiny, leave="1.mlp.down_proj")
     with pytest.raises(Infeasible, match=r"1\.mlp\.down_proj was not packed"):
-        packed.prove(tiny, tmp_path / "partly", 4, 64)
+        packed.check_packed(tiny, tmp_path / "partly", 4, 64)
     write_packed(tmp_path / "wide", tiny, bits=8)
     with pytest.raises(Infeasible, match="x 4 bits"):
-        packed.prove(tiny, tmp_path / "wide", 4, 64)
-    assert packed.indivisible(tiny, 64) is None
-    assert packed.indivisible(tiny, 96)
+        packed.check_packed(tiny, tmp_path / "wide", 4, 64)
+    assert packed.first_indivisible(tiny, 64) is None
+    assert packed.first_indivisible(tiny, 96)
 
 
 def test_an_old_checkpoint_says_what_it_is(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert packed.quantization(tmp_path) == {}
+    assert packed.read_quantization(tmp_path) == {}
     (tmp_path / "quantize_config.json").write_text(
         '{"bits": 4, "group_size": 128, "desc_act": false}'
     )
-    assert packed.quantization(tmp_path) == {"method": "gptq", "bits": 4, "group": 128}
+    assert packed.read_quantization(tmp_path) == {"method": "gptq", "bits": 4, "group": 128}
 
 
 def too_much(given: Context) -> None:
@@ -189,11 +189,13 @@ def refusing(given: Context) -> None:
 def test_another_python_raises_here_and_keeps_to_its_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(Infeasible, match="not with this") as caught:
-        call(context(tmp_path, word="this"), sys.executable, "test_formats:refusing")
+        call_in_python(context(tmp_path, word="this"), sys.executable, "test_formats:refusing")
     assert caught.value.kind == "refused"
-    call(context(tmp_path, bytes=2**20), sys.executable, "test_formats:too_much", 2**31)
+    call_in_python(context(tmp_path, bytes=2**20), sys.executable, "test_formats:too_much", 2**31)
     with pytest.raises(Infeasible, match="2 GiB that it may have") as caught:
-        call(context(tmp_path, bytes=2**32), sys.executable, "test_formats:too_much", 2**31)
+        call_in_python(
+            context(tmp_path, bytes=2**32), sys.executable, "test_formats:too_much", 2**31
+        )
     assert caught.value.kind == "out_of_memory"
 
 
@@ -201,7 +203,7 @@ def test_another_python_raises_here_and_keeps_to_its_memory(tmp_path, monkeypatc
 def test_a_missing_extra_is_a_result_that_says_what_to_install(tmp_path, name):
     if tool_version(ENVIRONMENTS[name].root) != "none":
         pytest.skip(f"the extra sintra[{name}] is installed here")
-    step, store = Step("environment", name, wanted(name, "here")), Store(tmp_path)
+    step, store = Step("environment", name, environment_params(name, "here")), Store(tmp_path)
     run_step(step, store)
     outcome = step.outcome(store)
     assert isinstance(outcome, Failure)
@@ -314,10 +316,10 @@ RELOAD = """
 import sys
 from pathlib import Path
 import numpy as np
-from sintra.divergence import Baseline, score
-from sintra.torch_model import Model
+from sintra.probes.divergence import Baseline, score_model
+from sintra.formats.runtime.torch import TorchModel
 base = Baseline.read(Path(sys.argv[1]))
-_, kld = score(Model(Path(sys.argv[2]), 1), base, 0, "", lambda text: None)
+_, kld = score_model(TorchModel(Path(sys.argv[2]), 1), base, 0, "", lambda text: None)
 print("KLD", kld.mean())
 """
 
@@ -364,12 +366,13 @@ def test_the_lock_names_everything_that_ran(three):
 def test_an_environment_that_is_gone_is_built_again_from_its_lock(environments, tmp_path):
     store = Store(environments("compressor"))
     lock = store.read_json(
-        Step("environment", "compressor", wanted("compressor", "auto")).outcome(store), "lock.json"
+        Step("environment", "compressor", environment_params("compressor", "auto")).outcome(store),
+        "lock.json",
     )
     given = context(tmp_path, root="llmcompressor")
-    python = python_of(given, "compressor", lock)
+    python = locked_python(given, "compressor", lock)
     assert python.startswith(str(tmp_path))
-    call(given, python, "sintra.formats.runtime.environments:write_lock")
+    call_in_python(given, python, "sintra.formats.runtime.environments:write_lock")
     assert json.loads((given.out / "lock.json").read_text()) == lock
 
 

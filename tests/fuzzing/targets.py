@@ -193,10 +193,10 @@ def tasks(data: bytes, folder: Path) -> None:
 
 def safetensors(data: bytes, folder: Path) -> None:
     """The header of a checkpoint's file."""
-    from sintra.formats.checkpoint.packed import tensors
+    from sintra.formats.checkpoint.packed import read_tensors
 
     _file(data, folder, "model.safetensors")
-    tensors(folder)
+    read_tensors(folder)
 
 
 def folders(data: bytes, folder: Path) -> None:

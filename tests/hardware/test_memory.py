@@ -11,7 +11,7 @@ from sintra.hardware.estimate.architecture import architecture_of, shape_of_pres
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, compute_bytes, kv_bytes
 from sintra.hardware.memory_limit import MemoryLimit, memory_limit
 from sintra.probes import memory
-from sintra.probes.measurements import parse
+from sintra.probes.measurements import parse_measurements
 
 MIB = 2**20
 BIG = LLAMA | {
@@ -34,7 +34,9 @@ def probe(tmp_path, model, **params):
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     memory.run(Context({"context": 256} | params, {"gguf": model}, out, {}, tmp_path / "keep", 1))
-    found = {m.metric: m for m in parse(json.loads((out / "measurements.json").read_text()))}
+    found = {
+        m.metric: m for m in parse_measurements(json.loads((out / "measurements.json").read_text()))
+    }
     return found, json.loads((out / "timeline.json").read_text())
 
 

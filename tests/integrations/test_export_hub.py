@@ -134,7 +134,7 @@ def out(finished):
 def test_metadata_are_filled_in_and_the_model_is_the_same(out):
     from gguf import GGUFReader
 
-    from sintra.formats.runtime.llama_cpp import opened as load
+    from sintra.formats.runtime.llama_cpp import open_model
 
     result = json.loads((out.parent / "result.json").read_text())
     made = next(out.glob("*.gguf"))
@@ -152,7 +152,7 @@ def test_metadata_are_filled_in_and_the_model_is_the_same(out):
     before = GGUFReader(out.parent / "model.gguf")
     assert {k for k in before.fields if not k.startswith("GGUF.")} <= set(reader.fields)
     ids = np.array([1, 300, 301, 302], dtype=np.int32)
-    with load(made, 64, 1) as one, load(out.parent / "model.gguf", 64, 1) as two:
+    with open_model(made, 64, 1) as one, open_model(out.parent / "model.gguf", 64, 1) as two:
         assert (one.logits(ids, 0, 0) == two.logits(ids, 0, 0)).all()
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import QUICK
 
 from sintra.core.errors import UserError
-from sintra.formats.gguf.chat_template import Chat, take_apart
+from sintra.formats.gguf.chat_template import ChatFormat, split_template
 from sintra.integrations.exports.ollama import model_name, modelfile_string, modelfile_text
 
 CHATML = (
@@ -129,16 +129,19 @@ def test_a_refusal_is_said_in_the_servers_words(project, tiny, server):
 
 
 def test_templates_are_taken_apart_and_proved():
-    turns, opening = take_apart(CHATML, "<s>", "</s>")
+    turns, opening = split_template(CHATML, "<s>", "</s>")
     assert turns["user"] == ("<|im_start|>user\n", "<|im_end|>\n")
     assert turns["system"] == ("<|im_start|>system\n", "<|im_end|>\n")
     assert opening == "<|im_start|>assistant\n"
-    assert take_apart("{{ bos_token }}" + CHATML, "<s>", "</s>")[0] == turns, (
+    assert split_template("{{ bos_token }}" + CHATML, "<s>", "</s>")[0] == turns, (
         "the runtime adds begin of text itself"
     )
-    assert take_apart("{{ messages | length }} {{ messages[-1].content }}", "", "") == (None, "")
-    assert take_apart("{{ raise_exception('no') }}", "", "") == (None, "")
-    assert take_apart(None, "", "") == (None, "")
+    assert split_template("{{ messages | length }} {{ messages[-1].content }}", "", "") == (
+        None,
+        "",
+    )
+    assert split_template("{{ raise_exception('no') }}", "", "") == (None, "")
+    assert split_template(None, "", "") == (None, "")
 
 
 def test_modelfile_quoting():
@@ -146,6 +149,6 @@ def test_modelfile_quoting():
     assert modelfile_string("a\nb") == '"""a\nb"""'
     with pytest.raises(UserError, match="can't express"):
         modelfile_string('say """')
-    assert "TEMPLATE" not in modelfile_text(Chat(None, "", ("</s>",), 8192))
-    assert "num_ctx 4096" in modelfile_text(Chat(None, "", (), 131072))
+    assert "TEMPLATE" not in modelfile_text(ChatFormat(None, "", ("</s>",), 8192))
+    assert "num_ctx 4096" in modelfile_text(ChatFormat(None, "", (), 131072))
     assert model_name("My Model/7B--Jetson Nano!") == "my-model-7b--jetson-nano"

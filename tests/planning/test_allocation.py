@@ -13,7 +13,14 @@ from worlds import INNER, TYPES, World, matrices
 
 from sintra.core.recipe import Recipe
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.sizes import Matrix, Sizes, bytes_of, patterns, resolved, written
+from sintra.formats.gguf.sizes import (
+    Matrix,
+    MixSizes,
+    matrix_bytes,
+    mix_patterns,
+    resolve_types,
+    written_type,
+)
 from sintra.formats.runtime import quantizer
 from sintra.planning.solver.allocate import (
     ChoiceTable,
@@ -57,14 +64,14 @@ def test_sizes_are_foreseen_to_the_byte(tmp_path, toolchain, hidden):
         quantizer.quantize(source, path, 1, kind="Q8_0", tensors=list(pairs))
         return read_layout(path), path.stat().st_size
 
-    sizes = Sizes.of(*file("uniform", [(".*", "Q8_0")]))
+    sizes = MixSizes.of(*file("uniform", [(".*", "Q8_0")]))
     for seed in range(4):
         mix = random_mix(sizes.by_name, [*TYPES, "Q4_0", "Q5_1", "IQ4_NL"], seed)
-        layout, size = file(str(seed), patterns(mix))
+        layout, size = file(str(seed), mix_patterns(mix))
         assert size == sizes.total(mix)
         types = {t[0]: t[1] for t in layout["tensors"]}
         assert {m.name: types[m.name] for m in sizes.matrices} == {
-            m.name: written(mix[m.name], m.columns) for m in sizes.matrices
+            m.name: written_type(mix[m.name], m.columns) for m in sizes.matrices
         }
 
 
@@ -75,17 +82,17 @@ def test_patterns_name_every_tensor_once():
     ]
     for seed in range(3):
         mix = random_mix(names, TYPES, seed)
-        pairs = patterns(mix)
-        assert resolved(pairs, names) == mix
+        pairs = mix_patterns(mix)
+        assert resolve_types(pairs, names) == mix
         assert pairs[-1][0] == ".*"
-    assert patterns(dict.fromkeys(names, "Q4_K")) == ((".*", "Q4_K"),)
+    assert mix_patterns(dict.fromkeys(names, "Q4_K")) == ((".*", "Q4_K"),)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "compensated"])
 def test_a_mix_from_cached_tensors_is_the_direct_file(lab, measured, tmp_path, rounding):
     types = ("Q2_K", "Q4_K", "Q8_0")
     mix = random_mix(names_of(read_layout(lab.gguf / "model.gguf")), types, 5)
-    recipe = Recipe("Q4_K_M", True, (), patterns(mix), rounding)
+    recipe = Recipe("Q4_K_M", True, (), mix_patterns(mix), rounding)
     extra = {"importance": measured} | (
         {"curvature": measured} if rounding == "compensated" else {}
     )
@@ -244,10 +251,10 @@ def test_loss_at_is_the_way_back():
 
 
 def test_a_byte_count_by_hand():
-    assert bytes_of(Matrix("x", 256, 3, "x", 0), "Q4_K") == 448, (
+    assert matrix_bytes(Matrix("x", 256, 3, "x", 0), "Q4_K") == 448, (
         "3 blocks of 144 bytes, up to a multiple of 32"
     )
-    assert written("Q4_K", 96) == "Q5_0"
-    assert written("Q2_K", 96) == "Q4_0"
-    assert written("IQ3_S", 96) == "IQ4_NL"
-    assert written("Q6_K", 40) == "F16"
+    assert written_type("Q4_K", 96) == "Q5_0"
+    assert written_type("Q2_K", 96) == "Q4_0"
+    assert written_type("IQ3_S", 96) == "IQ4_NL"
+    assert written_type("Q6_K", 40) == "F16"

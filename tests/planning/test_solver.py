@@ -9,7 +9,7 @@ from worlds import TYPES, World
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes, bytes_of, resolved
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, matrix_bytes, resolve_types
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
 from sintra.planning.solver.mixes import evaluations_spent, mix_of
@@ -100,7 +100,7 @@ def test_a_floor_on_speed_is_a_limit_on_bytes():
     last = mixes[-1]
     embedding = next(m for m in world.matrices if m.kind == "token_embd")
     kind = mix_of(last, world.space)[embedding.name]
-    assert run.size(last) - bytes_of(embedding, kind) <= bits(world, 4) * 1.05
+    assert run.size(last) - matrix_bytes(embedding, kind) <= bits(world, 4) * 1.05
     assert free.best() < run.best()
 
 
@@ -120,12 +120,12 @@ def test_where_memory_binds_a_smaller_cache_is_measured():
 
 def test_a_block_is_dropped_only_where_quantization_alone_cannot_hold():
     world = World(3)
-    least = Sizes(world.matrices, 60_000, 20_000).total(world.uniform("Q2_K"))
+    least = MixSizes(world.matrices, 60_000, 20_000).total(world.uniform("Q2_K"))
     run = Run(study(size=least * 0.95), world).to_its_end()
     dropped = [r for r, _ in run.tried if r.drop]
     assert [r.drop for r in dropped] == [(2,), (6,)]
     names = [n for n in world.own if not n.startswith("blk.7.")]
-    assert len(resolved(dropped[0].tensors, names)) == len(names)
+    assert len(resolve_types(dropped[0].tensors, names)) == len(names)
     assert not [r for r, _ in Run(study(size=least * 1.05), world).to_its_end().tried if r.drop]
 
 

@@ -130,7 +130,7 @@ def test_a_conversation_is_what_transformers_makes_of_it(ask, tmp_path, opening)
     from gguf import GGUFWriter
     from transformers import AutoTokenizer
 
-    from sintra.formats.gguf.chat_template import read_template
+    from sintra.formats.gguf.chat_template import read_chat_template
 
     theirs = AutoTokenizer.from_pretrained(ROOT / "models" / "fable")
     writer = GGUFWriter(tmp_path / "model.gguf", "llama")
@@ -144,7 +144,7 @@ def test_a_conversation_is_what_transformers_makes_of_it(ask, tmp_path, opening)
     writer.close()
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
     talk += [] if opening else [{"role": "assistant", "content": "The answer is"}]
-    found = read_template(tmp_path / "model.gguf").render(talk, opening)
+    found = read_chat_template(tmp_path / "model.gguf").render(talk, opening)
     kinds = {"add_generation_prompt": opening, "continue_final_message": not opening}
     assert found == theirs.apply_chat_template(talk, tokenize=False, **kinds)
     assert found.endswith("<|assistant|>" if opening else "The answer is")
@@ -195,7 +195,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from sintra.formats.runtime.llama_cpp import opened
+    from sintra.formats.runtime.llama_cpp import open_model
     from sintra.probes.evaluation.lm import LlamaLM
 
     def asked(kind, *args):
@@ -219,7 +219,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
             max_length=size,
             batch_size=1,
         )
-        with opened(workspace.store.blob_path(sha), size, 1) as model:
+        with open_model(workspace.store.blob_path(sha), size, 1) as model:
             ours = LlamaLM(model)
             for kind, args in (
                 ("loglikelihood_rolling", [(text,), ("Nora",)]),
@@ -327,7 +327,7 @@ def scored(scores, answers=None):
         (str(i), float(s), a)
         for i, (s, a) in enumerate(zip(scores, answers or scores, strict=True))
     )
-    return compare.Scored("acc", sum(scores) / len(scores), True, items)
+    return compare.TaskResult("acc", sum(scores) / len(scores), True, items)
 
 
 def test_numbers_against_the_baseline():
@@ -335,7 +335,7 @@ def test_numbers_against_the_baseline():
     own = scored(
         [0] * 10 + [1] * 2 + [1] * 2 + [1] * 60 + [0] * 26, [9] * 3 + [0] * 7 + [1] * 64 + [0] * 26
     )
-    found = {m.metric: m for m in compare.measurements("t", own, base, 0, "")}
+    found = {m.metric: m for m in compare.task_measurements("t", own, base, 0, "")}
     assert found["task:t:acc"].value == 0.64
     assert found["task:t:acc"].stderr == pytest.approx((0.64 * 0.36 / 99) ** 0.5)
     assert found["task:t:baseline_acc"].value == 0.72
@@ -351,9 +351,9 @@ def test_numbers_against_the_baseline():
 
 def test_less_may_be_better():
     base, own = (
-        compare.Scored("word_perplexity", v, False, (("0", None, None),)) for v in (10.0, 12.5)
+        compare.TaskResult("word_perplexity", v, False, (("0", None, None),)) for v in (10.0, 12.5)
     )
-    found = {m.metric: m.value for m in compare.measurements("t", own, base, 0, "")}
+    found = {m.metric: m.value for m in compare.task_measurements("t", own, base, 0, "")}
     assert found == {
         "task:t:word_perplexity": 12.5,
         "task:t:baseline_word_perplexity": 10.0,
@@ -379,30 +379,30 @@ def test_less_may_be_better():
     ],
 )
 def test_programs_run_in_a_jail(program, tests, passes):
-    assert code.passes(program, tests, seconds=3).passed is passes
+    assert code.run_tests(program, tests, seconds=3).passed is passes
 
 
 def test_a_program_writes_nothing(tmp_path):
     path = tmp_path / "written"
-    assert not code.passes(f"with open({str(path)!r}, 'w') as f:\n    f.write('x')", "").passed
+    assert not code.run_tests(f"with open({str(path)!r}, 'w') as f:\n    f.write('x')", "").passed
     assert not path.exists() or path.read_text() == ""
 
 
 def test_a_program_has_no_network():
     if not code.network_is_cut():
         pytest.skip("this kernel lets no process of this user leave the network")
-    assert code.passes("import socket", "").passed, "what fails is the connection"
+    assert code.run_tests("import socket", "").passed, "what fails is the connection"
 
 
 def test_a_scorer_runs_what_the_model_wrote():
-    score = build.runs({"prompt": "{{head}}", "tests": "tests"})
+    score = build.code_scorer({"prompt": "{{head}}", "tests": "tests"})
     row = {"head": "def f(x):\n", "tests": "assert f(2) == 4"}
     assert score(row, ["    return x * x\n"]) == {"acc": 1.0}
     assert score(row, ["    return x\n"]) == {"acc": 0.0}
 
 
 def test_an_answer_may_have_several_forms():
-    score = build.exact({"answer": "right"})
+    score = build.exact_scorer({"answer": "right"})
     assert [
         score({"right": ["the mill", "Mill"]}, [said])["acc"]
         for said in (" mill.", "The mill", "a mill")

@@ -17,7 +17,7 @@ from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible
 from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import opened
+from sintra.formats.runtime.llama_cpp import open_model
 from sintra.planning.solver.finishing import LEARNED, POLISHED, REFINED
 from sintra.stages import curvature, polish, quantize, refine
 from sintra.stages.rounding.grids import GRIDS
@@ -114,8 +114,8 @@ def made(lab, rounded):
 def kld(lab, folder):
     """Mean KLD to the 16-bit file over text that polishing has not seen."""
     with (
-        opened(lab.gguf / "model.gguf", 128, 1) as exact,
-        opened(folder / "model.gguf", 128, 1) as variant,
+        open_model(lab.gguf / "model.gguf", 128, 1) as exact,
+        open_model(folder / "model.gguf", 128, 1) as variant,
     ):
         found = []
         for window in exact.windows(UNSEEN, 2048):
@@ -153,8 +153,8 @@ def test_the_student_computes_what_llama_cpp_computes(lab, made):
     """
     claimed = json.loads((made / "layout.json").read_text())["polish"]["held_out"][1]
     with (
-        opened(lab.gguf / "model.gguf", 128, 1) as exact,
-        opened(made / "model.gguf", 128, 1) as variant,
+        open_model(lab.gguf / "model.gguf", 128, 1) as exact,
+        open_model(made / "model.gguf", 128, 1) as variant,
     ):
         found = []
         for window in exact.windows(LONGER, PARAMS["tokens"])[::10]:

@@ -14,7 +14,7 @@ from stage_lab import Lab
 from transformers import LlamaForCausalLM
 
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.runtime.llama_cpp import Model
+from sintra.formats.runtime.llama_cpp import LlamaModel
 from sintra.planning.solver.pruning import (
     SHORTLIST,
     best_block_set,
@@ -33,7 +33,7 @@ def test_influence_is_what_transformers_hidden_states_say(tmp_path, toolchain):
     given = {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
     out = lab.run(curvature, {"tokens": 256, "context": 64, "random": 0.2}, **given)
     found = json.loads((out / "curvature.json").read_text())["influence"]
-    vocabulary = Model(lab.gguf / "model.gguf", 64, 1, vocab_only=True)
+    vocabulary = LlamaModel(lab.gguf / "model.gguf", 64, 1, vocab_only=True)
     windows = vocabulary.windows((lab.root / "text" / "text.txt").read_text(), 256)
     vocabulary.close()
     net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)

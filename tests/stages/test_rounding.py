@@ -18,7 +18,7 @@ from stage_lab import TEXT, Lab
 
 from sintra.core.stage import Context
 from sintra.formats.runtime import blocks as blocks_module
-from sintra.formats.runtime.llama_cpp import Model, noise
+from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
 from sintra.stages import convert, curvature
 from sintra.stages.rounding.compensate import CompensationOptions, compensate, damped_hessian
 from sintra.stages.rounding.grids import GRIDS
@@ -109,9 +109,9 @@ def test_block_by_block_is_what_the_whole_model_sees(lab, measured):
     assert of["unmapped"] == []
     assert of["tokens"] == 1280, "ten windows, of which eight are text"
     net = transformers.AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
-    tokens = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
+    tokens = LlamaModel(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
     text = tokens.windows(TEXT, 1024)
-    both = np.concatenate([text, noise(8, 128, 0.2, tokens.normal_tokens())])
+    both = np.concatenate([text, noise_windows(8, 128, 0.2, tokens.normal_tokens())])
     tokens.close()
     seen = {}
     for name, module in net.named_modules():
@@ -182,12 +182,14 @@ def test_every_expert_has_its_own_curvature(lab, mixture):
     gate, up, down = (of["tensors"][f"blk.1.ffn_{p}_exps.weight"] for p in ("gate", "up", "down"))
     assert gate == up
     assert len({*gate, *down}) == 8
-    assert not blocks_module.Model(folder).whole, (
+    assert not blocks_module.BlockModel(folder).whole, (
         "single experts are merged while a block is loaded"
     )
     net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokens = Model(base / "model.gguf", 128, 1, vocab_only=True)
-    both = np.concatenate([tokens.windows(TEXT, 1024), noise(8, 128, 0.2, tokens.normal_tokens())])
+    tokens = LlamaModel(base / "model.gguf", 128, 1, vocab_only=True)
+    both = np.concatenate(
+        [tokens.windows(TEXT, 1024), noise_windows(8, 128, 0.2, tokens.normal_tokens())]
+    )
     tokens.close()
     seen = {}
     bank = net.model.layers[1].mlp.experts
@@ -227,9 +229,9 @@ def test_a_killed_curvature_goes_on_at_its_block(lab, measured, tmp_path, monkey
     assert json.loads((tmp_path / "keep" / "progress.json").read_text())["blocks"] == 1
     loaded = []
     monkeypatch.setattr(
-        blocks_module.Model,
+        blocks_module.BlockModel,
         "load",
-        lambda self, n, old=blocks_module.Model.load: loaded.append(n) or old(self, n),
+        lambda self, n, old=blocks_module.BlockModel.load: loaded.append(n) or old(self, n),
     )
     curvature.run(Context(params, given(lab), tmp_path / "out", {}, tmp_path / "keep", 1))
     assert loaded == [1]

@@ -10,14 +10,14 @@ from stage_lab import TEXT, Lab
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sintra.core.errors import Infeasible, UserError
-from sintra.formats.gguf.attention import refusal
-from sintra.formats.gguf.imatrix import load
+from sintra.formats.gguf.attention import refusal_reason
+from sintra.formats.gguf.imatrix import load_importance
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.runtime.llama_cpp import Model, opened
+from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.formats.runtime.quantizer import file_types
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 from sintra.probes import baseline, divergence, memory, quality, speed
-from sintra.probes.measurements import parse
+from sintra.probes.measurements import parse_measurements
 from sintra.stages import convert, curvature, prune, quantize
 
 
@@ -28,7 +28,7 @@ def lab(tmp_path_factory, tiny, toolchain):
 
 def test_converted_model_predicts_what_the_original_does(lab):
     hf = AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
-    with opened(lab.gguf / "model.gguf", 128, 1) as model:
+    with open_model(lab.gguf / "model.gguf", 128, 1) as model:
         window = model.windows(TEXT, 256)[0]
         ours = model.log_probs(window, 0)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_tokens_are_sentencepieces(lab):
     import sentencepiece
 
     sp = sentencepiece.SentencePieceProcessor(model_file=str(lab.tiny / "tokenizer.model"))
-    model = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
+    model = LlamaModel(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
     assert model.tokenize(TEXT[:500]).tolist() == sp.encode(TEXT[:500])
     model.close()
 
@@ -114,14 +114,14 @@ def test_importance_is_the_mean_square_of_the_inputs(lab):
         gguf=lab.gguf,
         text=lab.root / "text",
     )
-    found = load(out, [])
+    found = load_importance(out, [])
     assert set(found) == {
         n
         for n in lab.types(lab.gguf)
         if n.endswith("weight") and "norm" not in n and "token" not in n
     }
     hf = AutoModelForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
-    tokens = Model(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
+    tokens = LlamaModel(lab.gguf / "model.gguf", 128, 1, vocab_only=True)
     windows = torch.from_numpy(tokens.windows(TEXT, 512)).long()
     tokens.close()
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_importance_is_the_mean_square_of_the_inputs(lab):
     expected = normed.square().mean((0, 1)).numpy()
     assert np.allclose(found["blk.0.attn_q.weight"], expected, rtol=1e-3)
     assert np.array_equal(found["blk.0.attn_q.weight"], found["blk.0.attn_k.weight"])
-    shifted = load(out, [0])
+    shifted = load_importance(out, [0])
     assert np.array_equal(shifted["blk.0.attn_q.weight"], found["blk.1.attn_q.weight"])
     assert not any(n.startswith("blk.1.") for n in shifted)
 
@@ -146,7 +146,7 @@ def test_pruned_model_has_the_other_block(lab):
     assert np.array_equal(
         tensor(out, "blk.0.ffn_up.weight"), tensor(lab.gguf, "blk.1.ffn_up.weight")
     )
-    with opened(out / "model.gguf", 128, 1) as model:
+    with open_model(out / "model.gguf", 128, 1) as model:
         assert model.log_probs(model.windows(TEXT, 256)[0], 64).shape == (63, 2048)
 
 
@@ -175,8 +175,8 @@ def test_a_block_without_attention_is_its_feed_forward_part_alone(lab):
     net = LlamaForCausalLM.from_pretrained(lab.tiny, dtype=torch.float32)
     net.model.layers[1].self_attn.o_proj.weight.data.zero_()
     with (
-        opened(out / "model.gguf", 128, 1) as cut,
-        opened(lab.gguf / "model.gguf", 128, 1) as whole,
+        open_model(out / "model.gguf", 128, 1) as cut,
+        open_model(lab.gguf / "model.gguf", 128, 1) as whole,
     ):
         window = cut.windows(TEXT, 256)[0]
         found, before = cut.log_probs(window, 64), whole.log_probs(window, 64)
@@ -205,7 +205,7 @@ def test_variants_without_attention_are_quantized_and_compensated(lab):
     rounding = json.loads((out / "layout.json").read_text())["rounding"]
     assert "blk.0.attn_q.weight" in rounding["compensated"]
     assert not [n for n in rounding["compensated"] if n.startswith("blk.1.attn")]
-    with opened(out / "model.gguf", 128, 1) as model:
+    with open_model(out / "model.gguf", 128, 1) as model:
         assert np.isfinite(model.log_probs(model.windows(TEXT, 256)[0], 64)).all()
 
 
@@ -228,9 +228,9 @@ def test_attention_that_cannot_be_left_out(lab, drop, silent, why):
 
 
 def test_other_architectures_are_refused_with_the_reason():
-    assert refusal("llama", ["blk.0.ffn_up.weight"]) is None
-    assert "not of qwen2" in refusal("qwen2", [])
-    assert "mixture of experts" in refusal("llama", ["blk.0.ffn_up_exps.weight"])
+    assert refusal_reason("llama", ["blk.0.ffn_up.weight"]) is None
+    assert "not of qwen2" in refusal_reason("qwen2", [])
+    assert "mixture of experts" in refusal_reason("llama", ["blk.0.ffn_up_exps.weight"])
 
 
 def numbers(folder):
@@ -254,10 +254,10 @@ def test_divergence_is_the_textbook_one(lab):
     small, whole = lab.quantize("Q4_0"), base(lab)
     found = numbers(lab.run(quality, {"seed": 0}, gguf=small, baseline=whole))
     total, same = [], []
-    with opened(lab.gguf / "model.gguf", 128, 1) as p:
+    with open_model(lab.gguf / "model.gguf", 128, 1) as p:
         windows = p.windows(TEXT, 1024)
         reference = [p.log_probs(w, 64).astype(np.float64) for w in windows]
-    with opened(small / "model.gguf", 128, 1) as q:
+    with open_model(small / "model.gguf", 128, 1) as q:
         for w, lp in zip(windows, reference, strict=True):
             lq = q.log_probs(w, 64).astype(np.float64)
             total.append((np.exp(lp) * (lp - lq)).sum(1))
@@ -287,7 +287,7 @@ def test_top_k_is_close_to_exact(lab, monkeypatch):
 def test_bootstrap_error_is_that_of_windows():
     rng = np.random.default_rng(0)
     kld = rng.exponential(1.0, (400, 1)).repeat(50, axis=1)  # fully correlated within a window
-    rows = divergence.measurements(kld, kld > 1, kld, kld * 0, 0, "")
+    rows = divergence.divergence_measurements(kld, kld > 1, kld, kld * 0, 0, "")
     found = {m.metric: m for m in rows}["kld_mean"]
     assert found.stderr == pytest.approx(1 / np.sqrt(400), rel=0.2), "not 1/sqrt(400*50)"
 
@@ -362,7 +362,8 @@ def test_a_smaller_kv_cache_is_measured_as_such(lab):
     def kld(**cache):
         out = lab.run(quality, {"seed": 0} | cache, gguf=lab.gguf, baseline=base)
         return {
-            m.metric: m.value for m in parse(json.loads((out / "measurements.json").read_text()))
+            m.metric: m.value
+            for m in parse_measurements(json.loads((out / "measurements.json").read_text()))
         }["kld_mean"]
 
     plain, eight, four = kld(), kld(kv="q8_0"), kld(kv="q4_0")

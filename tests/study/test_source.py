@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sintra.core.errors import UserError
-from sintra.formats.checkpoint.safetensors import check_folder, wanted
+from sintra.formats.checkpoint.safetensors import check_folder, is_model_file
 from sintra.study.pinning import Digests, pin_folder
 
 
@@ -74,4 +74,4 @@ def test_pin_is_the_content(copy, tmp_path):
     "name", ["pytorch_model.bin", "model.pt", "modeling_evil.py", "README.md", "../config.json"]
 )
 def test_not_wanted(name):
-    assert not wanted(name)
+    assert not is_model_file(name)

@@ -28,7 +28,7 @@ from sintra.hardware.estimate.estimate import (
     offload_layers,
     weights_read,
 )
-from sintra.probes.measurements import NAME
+from sintra.probes.measurements import MEASUREMENTS_FILE
 from sintra.store.entries import Entry
 from sintra.store.store import Store
 from sintra.study.workspace import cache_root, composed, model_folder
@@ -307,7 +307,7 @@ def measured_value(store: Store, entry: Entry, metric: str) -> float | None:
     """Return a number of a probe's artifact, where it was measured on a machine like this one."""
     artifact = store.lookup(entry["key"])
     rows: list[Mapping[str, Any]] = (
-        store.read_json(artifact, NAME) if isinstance(artifact, Artifact) else []
+        store.read_json(artifact, MEASUREMENTS_FILE) if isinstance(artifact, Artifact) else []
     )
     return next(
         (m["value"] for m in rows if m["metric"] == metric and m.get("where") == machine()), None

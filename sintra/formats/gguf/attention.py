@@ -1,5 +1,5 @@
-"""Blocks without their attention: a Llama's GGUF under the one architecture for which llama.cpp
-runs such blocks.
+"""Leave out the attention of single blocks: a Llama's GGUF is rewritten as an architecture of
+llama.cpp that allows this.
 
 llama.cpp's `deci` (NVIDIA's Llama-Nemotron, made by Puzzle, arXiv 2411.19146) is a Llama whose head
 counts are a list with a number for each block; where it is 0 the block is its feed-forward part
@@ -16,19 +16,20 @@ from typing import Any
 
 from sintra.formats.gguf import header
 
-SOURCES = ("llama",)  # GGUF architectures that deci can express
-TARGET = "deci"
-LISTED = ("attention.head_count", "attention.head_count_kv")
+SOURCE_ARCHITECTURES = ("llama",)  # GGUF architectures that deci can express
+TARGET_ARCHITECTURE = "deci"
+PER_BLOCK_KEYS = ("attention.head_count", "attention.head_count_kv")  # lists in the target
 
 
-def refusal(architecture: str, names: list[str]) -> str | None:
-    """Why blocks of a model can't do without their attention; None where they can. names: of its
-    tensors.
+def refusal_reason(architecture: str, names: list[str]) -> str | None:
+    """Return why no block of a model can go without its attention, or None where blocks can.
+
+    names: those of the model's tensors.
     """
-    if architecture not in SOURCES:
+    if architecture not in SOURCE_ARCHITECTURES:
         return (
-            f"llama.cpp runs blocks without attention of {' and '.join(SOURCES)} models only, not "
-            f"of {architecture}"
+            f"llama.cpp runs blocks without attention of {' and '.join(SOURCE_ARCHITECTURES)} "
+            f"models only, not of {architecture}"
         )
     if any("_exps" in n for n in names):
         return "llama.cpp runs no mixture of experts with blocks without attention"
@@ -36,21 +37,21 @@ def refusal(architecture: str, names: list[str]) -> str | None:
 
 
 def is_attention(name: str, blocks: tuple[int, ...]) -> bool:
-    """Whether a tensor belongs to the attention, its norm included, of one of the blocks."""
+    """Return whether a tensor belongs to the attention of one of the blocks, its norm included."""
     parts = name.split(".")
     return parts[0] == "blk" and int(parts[1]) in blocks and parts[2].startswith("attn")
 
 
 def without_attention(source: Path, target: Path, blocks: tuple[int, ...]) -> None:
-    """Write `target`: the same tensors and metadata but for the attention of `blocks`.
+    """Write `target`: the same tensors and metadata except the attention of `blocks`.
 
-    Raises ValueError with a reason where that can't be expressed.
+    Raises ValueError with a reason where that cannot be expressed.
     """
-    import gguf
+    import gguf  # loads numpy
 
-    reader = header.reader(source)
+    reader = header.open_gguf(source)
     architecture = reader.get_field("general.architecture").contents()
-    if reason := refusal(architecture, [t.name for t in reader.tensors]):
+    if reason := refusal_reason(architecture, [t.name for t in reader.tensors]):
         raise ValueError(reason)
     layers = reader.get_field(f"{architecture}.block_count").contents()
     if any(not 0 < b < layers for b in blocks):
@@ -58,9 +59,10 @@ def without_attention(source: Path, target: Path, blocks: tuple[int, ...]) -> No
             f"the attention of blocks {list(blocks)} can't be left out: llama.cpp takes a head's "
             f"width from the first block, so what may go is 1 to {layers - 1}"
         )
-    writer = gguf.GGUFWriter(target, TARGET)
+    writer = gguf.GGUFWriter(target, TARGET_ARCHITECTURE)
+    has_attention = [b not in blocks for b in range(layers)]
     for name, field in reader.fields.items():
-        copy(writer, name, field, architecture, [b not in blocks for b in range(layers)])
+        _copy_field(writer, name, field, architecture, has_attention)
     for tensor in reader.tensors:
         if not is_attention(tensor.name, blocks):
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -70,22 +72,30 @@ def without_attention(source: Path, target: Path, blocks: tuple[int, ...]) -> No
     writer.close()
 
 
-def copy(writer: Any, name: str, field: Any, architecture: str, kept: list[bool]) -> None:
-    """One value of the metadata, by the new architecture's name; the head counts as a list."""
-    import gguf
+def _copy_field(
+    writer: Any, name: str, field: Any, architecture: str, has_attention: list[bool]
+) -> None:
+    """Write one metadata value under the target architecture's name.
+
+    Head counts become a list with 0 for each block whose has_attention is False.
+    """
+    import gguf  # loads numpy
 
     if name.startswith("GGUF.") or name == "general.architecture":
         return
-    own = name.removeprefix(f"{architecture}.")
-    if own in LISTED:
+    key = name.removeprefix(f"{architecture}.")
+    if key in PER_BLOCK_KEYS:
         value = field.contents()
-        counts = value if isinstance(value, list) else [value] * len(kept)
+        counts = value if isinstance(value, list) else [value] * len(has_attention)
         writer.add_array(
-            f"{TARGET}.{own}", [n if k else 0 for n, k in zip(counts, kept, strict=True)]
+            f"{TARGET_ARCHITECTURE}.{key}",
+            [n if attends else 0 for n, attends in zip(counts, has_attention, strict=True)],
         )
         return
-    listed = field.types[0] == gguf.GGUFValueType.ARRAY
-    renamed = name if own == name else f"{TARGET}.{own}"
+    is_array = field.types[0] == gguf.GGUFValueType.ARRAY
     writer.add_key_value(
-        renamed, field.contents(), field.types[0], sub_type=field.types[-1] if listed else None
+        name if key == name else f"{TARGET_ARCHITECTURE}.{key}",
+        field.contents(),
+        field.types[0],
+        sub_type=field.types[-1] if is_array else None,
     )

@@ -1,24 +1,27 @@
-"""A GGUF's header, checked before anything of C maps the file: what it says of itself must fit the
-file that it is in.
+"""Check a GGUF's header before C code maps the file: what it says must fit the file that it is in.
 
-llama.cpp and gguf's reader trust counts, lengths and offsets to different degrees, and a file may
-come from anywhere. Here every one is held against the file's size before it is used. Layout:
+llama.cpp and gguf's reader check counts, lengths and offsets to different degrees, and a file may
+come from anywhere. Here each is compared with the file's size before it is used. Layout:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sintra.core.errors import Infeasible
 
-MAGIC, VERSIONS = b"GGUF", (2, 3)
-STRING, ARRAY, BOOL = 8, 9, 7
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+# Numbers of GGUF's value types.
+UINT32, BOOL, STRING, ARRAY, UINT64 = 4, 7, 8, 9, 10
+# Value type -> bytes of a scalar, and its code for struct.
 WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 CODES = {
     0: "<B",
@@ -33,15 +36,16 @@ CODES = {
     11: "<q",
     12: "<d",
 }
-WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)
-MOST_TENSORS, MOST_KEYS = 1 << 20, 1 << 16
-LONGEST_NAME, LONGEST_KEY, LONGEST_TEXT = (
-    63,
-    (1 << 16) - 1,
-    16 << 20,
-)  # ggml's names have 64 bytes with their end
-LARGEST_ALIGNMENT, MOST_DIMS, LARGEST_SIDE = 1 << 16, 4, 1 << 40
-TENSOR_LEAST, KEY_LEAST = 25, 13  # bytes that an entry has at the least
+MOST_TENSORS = 1 << 20
+MOST_KEYS = 1 << 16
+LONGEST_NAME = 63  # bytes; ggml's names have 64 with their end
+LONGEST_KEY = (1 << 16) - 1  # bytes
+LONGEST_TEXT = 16 << 20  # bytes
+LARGEST_ALIGNMENT = 1 << 16  # bytes
+MOST_DIMS = 4
+LARGEST_SIDE = 1 << 40  # elements
+TENSOR_LEAST = 25  # bytes that a tensor's entry has at the least
+KEY_LEAST = 13  # bytes that a metadata entry has at the least
 # What hyperparameters can be at all; llama.cpp sizes arrays and loops by them.
 BOUNDS = {
     "block_count": (1, 1024),
@@ -54,257 +58,303 @@ BOUNDS = {
     "attention.value_length": (1, 1 << 16),
     "rope.dimension_count": (0, 1 << 16),
 }
-BESIDE = {"scores": (6,), "token_type": (4, 5)}  # read at every token's number
+# Arrays that are read at every token's number -> value types that they may have.
+PER_TOKEN_TYPES = {"scores": (6,), "token_type": (4, 5)}
 
 
 class Malformed(Infeasible, ValueError):
-    """The file isn't what its header says, in one line. In a step it is a result: the same file is
-    never sound later.
+    """A file that is not what its header says, in one line.
+
+    In a step it is a result, since the same file stays malformed.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__("refused", message)
 
 
+class ArrayInfo(NamedTuple):
+    """An array in the metadata, whose elements are skipped."""
+
+    element_type: int  # GGUF's number of the value type
+    length: int  # elements
+
+
+Value = int | float | bool | bytes | ArrayInfo  # bytes: a text
+
+
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor: its sides (the row's length first), its type's number, offset into the data and
-    size in bytes.
-    """
+class TensorInfo:
+    """One tensor's entry in the header."""
 
     name: str
-    sides: tuple[int, ...]
-    kind: int
-    offset: int
-    size: int
+    shape: tuple[int, ...]  # the row's length first
+    type: int  # ggml's number of the tensor type
+    offset: int  # bytes from the start of the data
+    size: int  # bytes
 
 
 @dataclass(frozen=True)
 class Header:
-    """values: key -> a number, a bool, bytes (a text), or (element type, count) of an array; start:
-    where the data begin.
-    """
+    """A checked header."""
 
-    version: int
-    start: int
-    alignment: int
-    values: dict[str, Any] = field(default_factory=dict)
-    tensors: tuple[Tensor, ...] = ()
+    version: int  # of the GGUF format
+    data_start: int  # where the tensors' data begin, bytes from the start of the file
+    alignment: int  # of the tensors' offsets, bytes
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
 
 
 class Cursor:
-    """Reads on through the mapped file, and never beyond its end."""
+    """A position in the mapped file that moves on with each value read, never beyond the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at, self.end = data, 0, len(data)
+        self.data = data
+        self.position = 0  # bytes
+        self.end = len(data)  # bytes
 
     @property
-    def left(self) -> int:
-        """Bytes that are still there."""
-        return self.end - self.at
+    def remaining(self) -> int:
+        """Return how many bytes are left."""
+        return self.end - self.position
 
-    def number(self, kind: int) -> Any:
-        """A scalar of a GGUF value type."""
-        width = WIDTH[kind]
-        if self.left < width:
+    def number(self, value_type: int) -> Any:
+        """Read a scalar of a GGUF value type. Raises Malformed."""
+        width = WIDTH[value_type]
+        if self.remaining < width:
             raise Malformed("it ends within its header")
-        if kind == BOOL and self.data[self.at] > 1:
+        if value_type == BOOL and self.data[self.position] > 1:
             raise Malformed("a bool that is neither 0 nor 1")
-        value = struct.unpack_from(CODES[kind], self.data, self.at)[0]
-        self.at += width
+        value = struct.unpack_from(CODES[value_type], self.data, self.position)[0]
+        self.position += width
         return value
 
     def text(self, most: int) -> bytes:
-        """A string: its length in 8 bytes, then as many bytes."""
-        length = self.number(10)
-        if length > min(most, self.left):
-            raise Malformed(f"a text of {length} bytes where {min(most, self.left)} are possible")
-        self.at += length
-        return self.data[self.at - length : self.at]
+        """Read a string: its length in 8 bytes, then as many bytes, at most `most`.
+
+        Raises Malformed.
+        """
+        length = self.number(UINT64)
+        if length > min(most, self.remaining):
+            raise Malformed(
+                f"a text of {length} bytes where {min(most, self.remaining)} are possible"
+            )
+        self.position += length
+        return self.data[self.position - length : self.position]
 
     def skip_texts(self, count: int) -> None:
-        """Strings that nobody reads; a vocabulary has some hundred thousand."""
-        data, at, end = self.data, self.at, self.end
+        """Skip strings; a vocabulary has some hundred thousand. Raises Malformed."""
+        data, position, end = self.data, self.position, self.end
         for _ in range(count):
-            if end - at < 8:
+            if end - position < 8:
                 raise Malformed("it ends within a list of texts")
-            length = int.from_bytes(data[at : at + 8], "little")
-            at += 8
-            if length > min(LONGEST_TEXT, end - at):
+            length = int.from_bytes(data[position : position + 8], "little")
+            position += 8
+            if length > min(LONGEST_TEXT, end - position):
                 raise Malformed(
-                    f"a text of {length} bytes where {min(LONGEST_TEXT, end - at)} are possible"
+                    f"a text of {length} bytes where {min(LONGEST_TEXT, end - position)} are "
+                    "possible"
                 )
-            at += length
-        self.at = at
+            position += length
+        self.position = position
 
 
-def check(path: Path) -> Header:
-    """Read and check a header. Raises Malformed in one line; OSError where there is no such file."""
+def read_gguf_header(path: Path) -> Header:
+    """Read and check a header.
+
+    Raises Malformed in one line; OSError where there is no such file.
+    """
     if path.stat().st_size < 24:
         raise Malformed(f"{path.name} is no GGUF: it has {path.stat().st_size} bytes")
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _header(Cursor(data))
+            return _read_header(Cursor(data))
         except Malformed as error:
             raise Malformed(f"{path.name} is no sound GGUF: {error}") from None
 
 
-def reader(path: Path, mode: str = "r") -> Any:
-    """gguf's reader of a checked file. Raises Malformed."""
-    from gguf import GGUFReader
+def open_gguf(path: Path, mode: str = "r") -> Any:
+    """Check a file and open it with gguf's reader. Raises Malformed."""
+    from gguf import GGUFReader  # loads numpy
 
-    check(path)
+    read_gguf_header(path)
     return GGUFReader(path, mode)  # type: ignore[arg-type]
 
 
-def _header(at: Cursor) -> Header:
-    if at.data[:4] != MAGIC:
+def _read_header(cursor: Cursor) -> Header:
+    if cursor.data[:4] != MAGIC:
         raise Malformed("it doesn't begin with GGUF")
-    at.at = 4
-    version = at.number(4)
+    cursor.position = 4
+    version = cursor.number(UINT32)
     if version not in VERSIONS:
         raise Malformed(f"version {version}, known are 2 and 3, little-endian")
-    tensors, keys = at.number(10), at.number(10)
-    _possible("tensors", tensors, MOST_TENSORS, at.left // TENSOR_LEAST)
-    _possible("metadata keys", keys, MOST_KEYS, at.left // KEY_LEAST)
-    values: dict[str, Any] = {}
-    for _ in range(keys):
-        key = _name(at.text(LONGEST_KEY), "a key")
-        if key in values:
-            raise Malformed(f"{key} stands there twice")
-        values[key] = _value(at, key)
-    alignment = _alignment(values)
-    plausible(values)
-    found = _tensors(at, tensors)
-    start = -(-at.at // alignment) * alignment
-    _laid_out(found, alignment, at.end - start)
-    return Header(version, start, alignment, values, tuple(found))
+    tensor_count, key_count = cursor.number(UINT64), cursor.number(UINT64)
+    _check_count("tensors", tensor_count, MOST_TENSORS, cursor.remaining // TENSOR_LEAST)
+    _check_count("metadata keys", key_count, MOST_KEYS, cursor.remaining // KEY_LEAST)
+    metadata = _read_metadata(cursor, key_count)
+    alignment = _read_alignment(metadata)
+    check_metadata(metadata)
+    tensors = _read_tensors(cursor, tensor_count)
+    start = -(-cursor.position // alignment) * alignment
+    _check_offsets(tensors, alignment, cursor.end - start)
+    return Header(version, start, alignment, metadata, tuple(tensors))
 
 
-def _possible(what: str, count: int, most: int, room: int) -> None:
+def _check_count(unit: str, count: int, most: int, room: int) -> None:
+    """Compare a count with the most that is allowed and with the most that the file has room for.
+
+    Raises Malformed.
+    """
     if count > min(most, room):
-        raise Malformed(f"{count} {what} where {max(0, min(most, room))} are possible")
+        raise Malformed(f"{count} {unit} where {max(0, min(most, room))} are possible")
 
 
-def _name(raw: bytes, what: str) -> str:
+def _decode_name(raw: bytes, subject: str) -> str:
+    """Decode a printable UTF-8 name. Raises Malformed."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise Malformed(f"{what} isn't UTF-8") from None
+        raise Malformed(f"{subject} isn't UTF-8") from None
     if not text or not text.isprintable():
-        raise Malformed(f"{what} is empty or not printable")
+        raise Malformed(f"{subject} is empty or not printable")
     return text
 
 
-def _value(at: Cursor, key: str) -> Any:
-    kind = at.number(4)
-    if kind == STRING:
-        return at.text(LONGEST_TEXT)
-    if kind == ARRAY:
-        inner, count = at.number(4), at.number(10)
-        if inner == STRING:
-            _possible(f"texts in {key}", count, at.left, at.left // 8)
-            at.skip_texts(count)
-        elif inner in WIDTH:
-            _possible(f"numbers in {key}", count, at.left, at.left // WIDTH[inner])
-            at.at += count * WIDTH[inner]
-        else:
-            raise Malformed(f"{key} is a list of type {inner}, which nobody reads")
-        return inner, count
-    if kind not in WIDTH:
-        raise Malformed(f"{key} has the unknown type {kind}")
-    return at.number(kind)
+def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key = _decode_name(cursor.text(LONGEST_KEY), "a key")
+        if key in metadata:
+            raise Malformed(f"{key} stands there twice")
+        metadata[key] = _read_value(cursor, key)
+    return metadata
 
 
-def _alignment(values: dict[str, Any]) -> int:
-    found = values.get("general.alignment", 32)
-    if type(found) is not int or not 8 <= found <= LARGEST_ALIGNMENT or found & (found - 1):
+def _read_value(cursor: Cursor, key: str) -> Value:
+    value_type = cursor.number(UINT32)
+    if value_type == STRING:
+        return cursor.text(LONGEST_TEXT)
+    if value_type == ARRAY:
+        return _skip_array(cursor, key)
+    if value_type not in WIDTH:
+        raise Malformed(f"{key} has the unknown type {value_type}")
+    value: int | float | bool = cursor.number(value_type)
+    return value
+
+
+def _skip_array(cursor: Cursor, key: str) -> ArrayInfo:
+    element_type, count = cursor.number(UINT32), cursor.number(UINT64)
+    if element_type == STRING:
+        _check_count(f"texts in {key}", count, cursor.remaining, cursor.remaining // 8)
+        cursor.skip_texts(count)
+    elif element_type in WIDTH:
+        room = cursor.remaining // WIDTH[element_type]
+        _check_count(f"numbers in {key}", count, cursor.remaining, room)
+        cursor.position += count * WIDTH[element_type]
+    else:
+        raise Malformed(f"{key} is a list of type {element_type}, which nobody reads")
+    return ArrayInfo(element_type, count)
+
+
+def _read_alignment(metadata: dict[str, Value]) -> int:
+    """Return the alignment of the tensors' offsets in bytes. Raises Malformed."""
+    value = metadata.get("general.alignment", 32)
+    if type(value) is not int or not 8 <= value <= LARGEST_ALIGNMENT or value & (value - 1):
         raise Malformed(
-            f"general.alignment is {found!r}, a power of two from 8 to {LARGEST_ALIGNMENT} is "
+            f"general.alignment is {value!r}, a power of two from 8 to {LARGEST_ALIGNMENT} is "
             "wanted"
         )
-    return found
+    return value
 
 
-def plausible(values: dict[str, Any]) -> None:
-    """Hold the metadata that sizes memory against what a model can be. Raises Malformed."""
-    architecture = values.get("general.architecture")
-    if not isinstance(architecture, bytes) or not re.fullmatch(rb"[\w.-]{1,64}", architecture):
+def check_metadata(metadata: dict[str, Value]) -> None:
+    """Compare the metadata that sizes memory with what a model can be. Raises Malformed."""
+    raw = metadata.get("general.architecture")
+    if not isinstance(raw, bytes) or not re.fullmatch(rb"[\w.-]{1,64}", raw):
         raise Malformed("general.architecture is no name")
+    architecture = raw.decode()
     for name, (least, most) in BOUNDS.items():
-        value = values.get(f"{architecture.decode()}.{name}")
+        value = metadata.get(f"{architecture}.{name}")
         if isinstance(value, int) and not least <= value <= most:
-            raise Malformed(
-                f"{architecture.decode()}.{name} is {value}, from {least} to {most} is possible"
-            )
+            raise Malformed(f"{architecture}.{name} is {value}, from {least} to {most} is possible")
         if isinstance(value, bytes | float | bool):
-            raise Malformed(f"{architecture.decode()}.{name} is no whole number")
-    if isinstance(values.get("split.count"), int) and values["split.count"] > 1:
-        raise Malformed(
-            f"it is one of {values['split.count']} parts: merge them first (llama-gguf-split "
-            "--merge)"
-        )
-    tokens = values.get("tokenizer.ggml.tokens")
-    if tokens is not None and (not isinstance(tokens, tuple) or tokens[0] != STRING):
+            raise Malformed(f"{architecture}.{name} is no whole number")
+    parts = metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise Malformed(f"it is one of {parts} parts: merge them first (llama-gguf-split --merge)")
+    _check_vocabulary(metadata)
+
+
+def _check_vocabulary(metadata: dict[str, Value]) -> None:
+    """Check that the lists of tokens, scores and token types fit each other. Raises Malformed."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and (not isinstance(tokens, ArrayInfo) or tokens.element_type != STRING):
         raise Malformed("tokenizer.ggml.tokens is no list of texts")
-    for name, kinds in BESIDE.items():
-        found = values.get(f"tokenizer.ggml.{name}")
-        if found is None:
+    for name, element_types in PER_TOKEN_TYPES.items():
+        array = metadata.get(f"tokenizer.ggml.{name}")
+        if array is None:
             continue
         if (
-            not isinstance(found, tuple)
-            or found[0] not in kinds
+            not isinstance(array, ArrayInfo)
+            or array.element_type not in element_types
             or tokens is None
-            or found[1] != tokens[1]
+            or array.length != tokens.length
         ):
             raise Malformed(f"tokenizer.ggml.{name} hasn't one number for each token")
 
 
-def _tensors(at: Cursor, count: int) -> list[Tensor]:
-    from gguf.constants import GGML_QUANT_SIZES
+def _read_tensors(cursor: Cursor, count: int) -> list[TensorInfo]:
+    from gguf.constants import GGML_QUANT_SIZES  # loads numpy
 
-    sizes = {int(kind): pair for kind, pair in GGML_QUANT_SIZES.items()}
-    found: dict[str, Tensor] = {}
+    block_sizes = {int(number): pair for number, pair in GGML_QUANT_SIZES.items()}
+    tensors: dict[str, TensorInfo] = {}
     for _ in range(count):
-        name = _name(at.text(LONGEST_NAME), "a tensor's name")
-        if name in found:
+        name = _decode_name(cursor.text(LONGEST_NAME), "a tensor's name")
+        if name in tensors:
             raise Malformed(f"tensor {name} stands there twice")
-        dims = at.number(4)
-        if not 1 <= dims <= MOST_DIMS:
-            raise Malformed(f"tensor {name} has {dims} sides, from 1 to {MOST_DIMS} are possible")
-        sides = tuple(at.number(10) for _ in range(dims))
-        kind, offset = at.number(4), at.number(10)
-        if kind not in sizes:
-            raise Malformed(f"tensor {name} has the unknown type {kind}")
-        found[name] = Tensor(name, sides, kind, offset, _bytes(name, sides, *sizes[kind]))
-    return list(found.values())
+        tensors[name] = _read_tensor(cursor, name, block_sizes)
+    return list(tensors.values())
 
 
-def _bytes(name: str, sides: tuple[int, ...], block: int, width: int) -> int:
-    count = 1
-    for side in sides:
+def _read_tensor(cursor: Cursor, name: str, block_sizes: dict[int, tuple[int, int]]) -> TensorInfo:
+    """Read a tensor's entry after its name. block_sizes: type -> elements and bytes of a block."""
+    dims = cursor.number(UINT32)
+    if not 1 <= dims <= MOST_DIMS:
+        raise Malformed(f"tensor {name} has {dims} sides, from 1 to {MOST_DIMS} are possible")
+    shape = tuple(cursor.number(UINT64) for _ in range(dims))
+    tensor_type, offset = cursor.number(UINT32), cursor.number(UINT64)
+    if tensor_type not in block_sizes:
+        raise Malformed(f"tensor {name} has the unknown type {tensor_type}")
+    size = _tensor_bytes(name, shape, *block_sizes[tensor_type])
+    return TensorInfo(name, shape, tensor_type, offset, size)
+
+
+def _tensor_bytes(name: str, shape: tuple[int, ...], block: int, block_bytes: int) -> int:
+    """Return a tensor's size in bytes. block: elements. Raises Malformed for impossible shapes."""
+    for side in shape:
         if not 1 <= side <= LARGEST_SIDE:
             raise Malformed(f"tensor {name} has a side of {side}")
-        count *= side
-    if sides[0] % block:
-        raise Malformed(f"tensor {name}: rows of {sides[0]} aren't whole blocks of {block}")
-    return count // block * width
+    if shape[0] % block:
+        raise Malformed(f"tensor {name}: rows of {shape[0]} aren't whole blocks of {block}")
+    return math.prod(shape) // block * block_bytes
 
 
-def _laid_out(tensors: list[Tensor], alignment: int, room: int) -> None:
-    """Aligned, inside the file, none over another."""
-    at = 0
+def _check_offsets(tensors: list[TensorInfo], alignment: int, data_bytes: int) -> None:
+    """Check that tensors are aligned, inside the data and apart from each other.
+
+    Raises Malformed.
+    """
+    end = 0
     for tensor in sorted(tensors, key=lambda t: t.offset):
         if tensor.offset % alignment:
             raise Malformed(
                 f"tensor {tensor.name} begins at {tensor.offset}, which isn't aligned to "
                 f"{alignment}"
             )
-        if tensor.offset < at:
+        if tensor.offset < end:
             raise Malformed(f"tensor {tensor.name} lies over another one")
-        at = tensor.offset + tensor.size
-        if at > room:
+        end = tensor.offset + tensor.size
+        if end > data_bytes:
             raise Malformed(
-                f"tensor {tensor.name} ends at byte {at} of the data, which have {max(0, room)}: "
-                "truncated?"
+                f"tensor {tensor.name} ends at byte {end} of the data, which have "
+                f"{max(0, data_bytes)}: truncated?"
             )

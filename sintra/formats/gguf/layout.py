@@ -1,73 +1,114 @@
-"""What a GGUF really holds: tensor types and sizes, and the architecture's shape, read back from
-its header.
-"""
+"""Read back from a GGUF's header what the file holds: tensor types, sizes and the model's shape."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from sintra.formats.gguf import header
 
+TensorRow = list[Any]
+"""[name, tensor type, bytes, shape] of a tensor; a GGUF's shape has the row length first."""
 
-def read_layout(path: Path) -> dict[str, Any]:
-    """{"architecture", "shape": fields of hardware.estimate.Shape, "context", "tensors": [[name,
-    type, bytes, shape]]}.
 
-    Tensor shapes are GGUF's: the row length first. Bytes are those of the data, without the header.
+class LayoutShape(TypedDict):
+    """The sizes of a model that estimates need: fields of hardware.estimate.Shape."""
+
+    weight_bytes: int  # of all tensors' data, without the header
+    embedding_bytes: int  # of the token embedding's data
+    tied: bool  # whether the token embedding is the output matrix too
+    parameters: int  # elements of all tensors
+    layers: int  # blocks
+    width: int  # elements of a hidden state
+    heads: int  # attention heads; the most of any block
+    kv_heads: int  # key and value heads; the most of any block
+    head_dim: int  # elements of a key
+    vocabulary: int  # tokens
+    bare: NotRequired[int]  # blocks without attention, where there are any
+
+
+class Layout(TypedDict):
+    """The content of layout.json, which stages write beside a model file."""
+
+    architecture: str  # GGUF's name
+    shape: LayoutShape
+    context: int  # context length that the model was trained for, tokens; 0 where unknown
+    tensors: list[TensorRow]
+    # what stages add:
+    fallbacks: NotRequired[list[list[str]]]  # [tensor, requested type, written type] each
+    rounding: NotRequired[Mapping[str, object]]  # how compensated rounding went
+    refined: NotRequired[object]  # tensors that were rounded once more, block after block
+    learned: NotRequired[object]  # held-out error before and after learning, by block
+    polish: NotRequired[Mapping[str, object]]  # held-out KLD before and after end-to-end tuning
+
+
+def read_layout(path: Path) -> Layout:
+    """Read the layout of a GGUF.
+
+    Raises ValueError where the metadata lacks a size, Malformed for a damaged file.
     """
-    reader = header.reader(path)
-    arch = _value(reader, "general.architecture")
-
-    def number(name: str, default: int | None = None) -> int:
-        value = _value(reader, f"{arch}.{name}")
-        if value is None and default is None:
-            raise ValueError(f"{path.name} lacks {arch}.{name}")
-        if value is None:
-            return int(default or 0)
-        return int(max(value) if isinstance(value, list) else value)
-
-    tensors: list[list[Any]] = [
+    reader = header.open_gguf(path)
+    architecture = _metadata(reader, "general.architecture")
+    size_of = _size_reader(reader, path.name, architecture)
+    tensors: list[TensorRow] = [
         [t.name, t.tensor_type.name, int(t.n_bytes), [int(n) for n in t.shape]]
         for t in reader.tensors
     ]
-    by_name = {t[0]: t for t in tensors}
-    heads, width = number("attention.head_count"), number("embedding_length")
-    embedding = by_name["token_embd.weight"]
-    if len(embedding[3]) != 2:
-        raise ValueError(
-            f"{path.name}: token_embd.weight has {len(embedding[3])} sides, a matrix is wanted"
-        )
-    shape = {
-        "weight_bytes": sum(t[2] for t in tensors),
-        "embedding_bytes": embedding[2],
-        "tied": "output.weight" not in by_name,
-        "parameters": sum(_elements(t[3]) for t in tensors),
-        "layers": number("block_count"),
-        "width": width,
-        "heads": heads,
-        "kv_heads": number("attention.head_count_kv", heads),
-        "head_dim": number("attention.key_length", width // max(1, heads)),
-        "vocabulary": embedding[3][1],
-    }
-    kept = _value(reader, f"{arch}.attention.head_count_kv")
-    if isinstance(kept, list) and 0 in kept:
-        shape["bare"] = kept.count(0)
+    shape = _read_shape(size_of, tensors, path.name)
+    kv_heads = _metadata(reader, f"{architecture}.attention.head_count_kv")
+    if isinstance(kv_heads, list) and 0 in kv_heads:
+        shape["bare"] = kv_heads.count(0)
     return {
-        "architecture": arch,
+        "architecture": architecture,
         "shape": shape,
-        "context": number("context_length", 0),
+        "context": size_of("context_length", 0),
         "tensors": tensors,
     }
 
 
-def _elements(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
+def _size_reader(reader: Any, file: str, architecture: str) -> Callable[..., int]:
+    """Return a function (name, default=None) that reads a whole number of the architecture.
+
+    Of a list with a number for each block it gives the largest. Without a default it raises
+    ValueError for a missing number.
+    """
+
+    def size_of(name: str, default: int | None = None) -> int:
+        value = _metadata(reader, f"{architecture}.{name}")
+        if value is None and default is None:
+            raise ValueError(f"{file} lacks {architecture}.{name}")
+        if value is None:
+            return int(default or 0)
+        return int(max(value) if isinstance(value, list) else value)
+
+    return size_of
 
 
-def _value(reader: Any, name: str) -> Any:
+def _read_shape(size_of: Callable[..., int], tensors: list[TensorRow], file: str) -> LayoutShape:
+    """Return the model's sizes. Raises ValueError where the token embedding is not a matrix."""
+    by_name = {t[0]: t for t in tensors}
+    heads, width = size_of("attention.head_count"), size_of("embedding_length")
+    _, _, embedding_bytes, embedding_shape = by_name["token_embd.weight"]
+    if len(embedding_shape) != 2:
+        raise ValueError(
+            f"{file}: token_embd.weight has {len(embedding_shape)} sides, a matrix is wanted"
+        )
+    return {
+        "weight_bytes": sum(t[2] for t in tensors),
+        "embedding_bytes": embedding_bytes,
+        "tied": "output.weight" not in by_name,
+        "parameters": sum(math.prod(t[3]) for t in tensors),
+        "layers": size_of("block_count"),
+        "width": width,
+        "heads": heads,
+        "kv_heads": size_of("attention.head_count_kv", heads),
+        "head_dim": size_of("attention.key_length", width // max(1, heads)),
+        "vocabulary": embedding_shape[1],
+    }
+
+
+def _metadata(reader: Any, name: str) -> Any:
     field = reader.get_field(name)
     return None if field is None else field.contents()

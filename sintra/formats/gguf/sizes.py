@@ -1,9 +1,11 @@
-"""The matrices of a model: what each is, how deep it lies, what it costs at every tensor type;
-mixes as patterns.
+"""Compute the size of a model's matrices at every tensor type, and write mixes as patterns.
+
+A mix gives a tensor type to each matrix.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-ALIGNMENT = 32
+ALIGNMENT = 32  # bytes; GGUF's default
 # What llama.cpp writes instead where a row isn't a multiple of a type's block (llama-quant.cpp,
 # tensor_type_fallback).
 FALLBACK = {
@@ -23,111 +25,118 @@ FALLBACK = {
     "TQ1_0": "Q4_0",
     "TQ2_0": "Q4_0",
 }
-OTHERS = "IQ4_NL"
+OTHER_FALLBACK = "IQ4_NL"  # for all other types
+UNQUANTIZED = ("F32", "F16", "BF16")
+
+
+BLOCK_NAME = re.compile(r"blk\.(\d+)\.(.*)$")  # a block's number, and the name inside the block
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A tensor that is quantized. kind: its name without the block, as "ffn_down"; block: None
-    outside the blocks.
-    """
+    """A tensor that is quantized."""
 
-    name: str
-    columns: int
-    rows: int
-    kind: str
-    block: int | None
+    name: str  # in the GGUF
+    columns: int  # elements of a row
+    rows: int  # over all experts
+    kind: str  # the name without its block, as "ffn_down"
+    block: int | None  # None outside the blocks
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Return the number of elements."""
         return self.columns * self.rows
 
 
 def block_size(kind: str) -> tuple[int, int]:
-    """Weights and bytes of a block of a tensor type. Raises KeyError for an unknown one."""
-    import gguf
+    """Return weights and bytes of a block of a tensor type. Raises KeyError for unknown types."""
+    import gguf  # loads numpy
 
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return int(weights), int(size)
 
 
-def written(kind: str, columns: int) -> str:
-    """The type that llama.cpp writes when it is asked for one: it falls back where rows aren't
-    whole blocks.
+def written_type(kind: str, columns: int) -> str:
+    """Return the type that llama.cpp writes when it is asked for `kind`.
+
+    It falls back to another one where rows of so many columns are not whole blocks.
     """
     if columns % block_size(kind)[0] == 0:
         return kind
-    other = FALLBACK.get(kind, OTHERS)
+    other = FALLBACK.get(kind, OTHER_FALLBACK)
     return other if columns % block_size(other)[0] == 0 else "F16"
 
 
-def bytes_of(matrix: Matrix, kind: str) -> int:
-    """Bytes of a matrix in the file, its padding included."""
-    weights, size = block_size(written(kind, matrix.columns))
-    return padded(matrix.count // weights * size)
+def matrix_bytes(matrix: Matrix, kind: str) -> int:
+    """Return the bytes of a matrix in the file, its padding included."""
+    weights, size = block_size(written_type(kind, matrix.columns))
+    return padded_size(matrix.count // weights * size)
 
 
-def padded(size: int) -> int:
-    """Up to the next multiple of GGUF's default alignment."""
+def padded_size(size: int) -> int:
+    """Round bytes up to the next multiple of GGUF's default alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def bits_per_weight(kind: str) -> float:
-    """Of a type without fallback."""
+    """Return the bits per weight of a tensor type, without regard to fallbacks."""
     weights, size = block_size(kind)
     return 8 * size / weights
 
 
-def of_layout(layout: Mapping[str, Any]) -> tuple[Matrix, ...]:
-    """The matrices of a quantized file: everything there that isn't in 16 or 32 bits (a 16-bit file
-    has none).
+def matrices_of_layout(layout: Mapping[str, Any]) -> tuple[Matrix, ...]:
+    """Return the matrices of a quantized file: all that are not in 16 or 32 bits.
+
+    A 16-bit file has none. layout: a formats.gguf.layout.Layout.
     """
-    found = []
+    matrices = []
     for name, kind, _, shape in layout["tensors"]:
-        if kind not in ("F32", "F16", "BF16") and len(shape) > 1:
-            rows = 1
-            for side in shape[1:]:
-                rows *= side
-            place = re.match(r"blk\.(\d+)\.(.*)\.weight$", name)
-            own = place[2] if place else name.removesuffix(".weight")
-            found.append(Matrix(name, shape[0], rows, own, int(place[1]) if place else None))
-    return tuple(found)
+        if kind not in UNQUANTIZED and len(shape) > 1:
+            stem = name.removesuffix(".weight")
+            inside = BLOCK_NAME.match(stem) if stem != name else None
+            matrices.append(
+                Matrix(
+                    name,
+                    shape[0],
+                    math.prod(shape[1:]),
+                    inside[2] if inside else stem,
+                    int(inside[1]) if inside else None,
+                )
+            )
+    return tuple(matrices)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """The size of any mix, to the byte: the matrices, and what a quantized file has beside them
-    (rest), of which tensors (norms) are `beside`.
-    """
+class MixSizes:
+    """The file size of any mix, exact to the byte."""
 
     matrices: tuple[Matrix, ...]
-    rest: int
-    beside: int
+    rest: int  # bytes of the file that are not matrices: header, norms and their padding
+    beside: int  # bytes of the other tensors' data (norms); part of `rest`
 
     @staticmethod
-    def of(layout: Mapping[str, Any], file_bytes: int) -> Sizes:
-        """From one quantized file's layout and size."""
-        found = of_layout(layout)
-        held = {m.name for m in found}
-        beside = sum(t[2] for t in layout["tensors"] if t[0] not in held)
-        return Sizes(
-            found, file_bytes - sum(padded(t[2]) for t in layout["tensors"] if t[0] in held), beside
-        )
+    def of(layout: Mapping[str, Any], file_bytes: int) -> MixSizes:
+        """Return the sizes of a model from one quantized file's layout and size."""
+        matrices = matrices_of_layout(layout)
+        names = {m.name for m in matrices}
+        beside = sum(t[2] for t in layout["tensors"] if t[0] not in names)
+        quantized = sum(padded_size(t[2]) for t in layout["tensors"] if t[0] in names)
+        return MixSizes(matrices, file_bytes - quantized, beside)
 
     @cached_property
     def by_name(self) -> dict[str, Matrix]:
-        """The matrices by their names."""
+        """Return the matrices by their names."""
         return {m.name: m for m in self.matrices}
 
     def total(self, mix: Mapping[str, str]) -> int:
-        """Bytes of the file with these types by tensor name."""
-        return self.rest + sum(bytes_of(m, mix[m.name]) for m in self.matrices)
+        """Return the bytes of the file with the tensor types of a mix."""
+        return self.rest + sum(matrix_bytes(m, mix[m.name]) for m in self.matrices)
 
 
-def patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """A mix as (regular expression, type) pairs: one for each type and kind of tensor; the last,
-    ".*", is the most common.
+def mix_patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Write a mix as (regular expression, type) pairs: one for each type and kind of tensor.
+
+    The last, ".*", stands for the most common type.
     """
     common = Counter(mix.values()).most_common(1)[0][0]
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -135,34 +144,37 @@ def patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     for name, kind in sorted(mix.items()):
         if kind == common:
             continue
-        if place := re.match(r"blk\.(\d+)\.(.*)$", name):
-            groups[place[2], kind].append(int(place[1]))
+        if inside := BLOCK_NAME.match(name):
+            groups[inside[2], kind].append(int(inside[1]))
         else:
-            single.append((f"^{_escaped(name)}$", kind))
+            single.append((f"^{_escape_dots(name)}$", kind))
     inner = [
-        (rf"^blk\.({'|'.join(map(str, sorted(blocks)))})\.{_escaped(rest)}$", kind)
+        (rf"^blk\.({'|'.join(map(str, sorted(blocks)))})\.{_escape_dots(rest)}$", kind)
         for (rest, kind), blocks in sorted(groups.items())
     ]
     return (*single, *inner, (".*", common))
 
 
-def _escaped(name: str) -> str:
+def _escape_dots(name: str) -> str:
     return name.replace(".", r"\.")
 
 
-def resolved(tensors: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
-    """Tensor name -> type by the first pattern that matches; names that none matches are left out."""
-    pairs = [(re.compile(p), t) for p, t in tensors]
-    found = {}
+def resolve_types(patterns: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
+    """Return tensor name -> type by the first pattern that matches.
+
+    Names that no pattern matches are left out.
+    """
+    compiled = [(re.compile(pattern), kind) for pattern, kind in patterns]
+    types = {}
     for name in names:
-        kind = next((t for pattern, t in pairs if pattern.search(name)), None)
+        kind = next((kind for pattern, kind in compiled if pattern.search(name)), None)
         if kind is not None:
-            found[name] = kind
-    return found
+            types[name] = kind
+    return types
 
 
-# Bits a weight of llama.cpp's presets on Llama-3.1-8B, as its quantize tool's README lists them:
-# what to expect, roughly.
+# Bits per weight of llama.cpp's presets on Llama-3.1-8B, as its quantize tool's README lists them:
+# a rough expectation for other models.
 PRESET_BITS = {
     "Q8_0": 8.50,
     "Q6_K": 6.56,
@@ -180,8 +192,8 @@ PRESET_BITS = {
 }
 
 
-# The fewest bits that any matrix of such a file has: the base type's block. Other presets are
-# bounded by IQ1_S.
+# The fewest bits per weight that any matrix of such a file has: the base type's block. Other
+# presets are bounded by IQ1_S.
 BLOCK_BITS = {
     "Q2_K": 2.625,
     "Q3_K_S": 3.4375,

@@ -1,5 +1,4 @@
-"""A transformers model, block after block: weights are read when a block's turn comes and dropped
-when it is over.
+"""Run a transformers model block by block: a block's weights are in memory only while it runs.
 
 Needs a checkpoint in safetensors whose tensor names are the modules' own, or those of single
 experts. Other checkpoints (renamed tensors) are loaded whole.
@@ -9,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.checkpoint.remote_code import allowed
+from sintra.formats.checkpoint.remote_code import allow_in_process
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike
     from torch import Tensor, nn
 else:
     torch = lazy.module("torch")
 
-ROWS = 4096
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and by name
+ROWS = 4096  # rows of a matrix that are read at once
 # What a merged parameter of a bank of experts consists of in checkpoints, expert by expert.
 MERGED = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -31,11 +32,13 @@ MERGED = {
 }
 
 
-class Checkpoint:
-    """The tensors of a folder's safetensors files, by name."""
+class CheckpointTensors:
+    """The tensors of a folder's safetensors files."""
+
+    file_of: dict[str, Any]  # tensor name -> open safetensors file that holds it
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
+        from safetensors import safe_open  # not on the no-op path
 
         index = folder / "model.safetensors.index.json"
         names = (
@@ -43,52 +46,73 @@ class Checkpoint:
             if index.exists()
             else ["model.safetensors"]
         )
-        self.files: list[Any] = [
+        files: list[Any] = [
             safe_open(folder / n, framework="pt") for n in names if (folder / n).exists()
         ]
-        self.of: dict[str, Any] = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118
+        self.file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def parts(self, name: str) -> list[list[str]] | None:
-        """The checkpoint's tensors that a module's parameter is made of, expert by expert; None
-        where it has them not.
+        """Return the names of the tensors that a module's parameter is made of, expert by expert.
+
+        None where the checkpoint does not have them.
         """
-        for own in (name, name.replace(".mlp.", ".block_sparse_moe.")):
-            if own in self.of:
-                return [[own]]
-            bank, _, last = own.rpartition(".")
-            for kinds in MERGED.get(last, ()):
-                found: list[list[str]] = []
-                while all(f"{bank}.{len(found)}.{k}.weight" in self.of for k in kinds):
-                    found.append([f"{bank}.{len(found)}.{k}.weight" for k in kinds])
-                if found:
-                    return found
+        for stored in (name, name.replace(".mlp.", ".block_sparse_moe.")):
+            if stored in self.file_of:
+                return [[stored]]
+            bank, _, merged = stored.rpartition(".")
+            for projections in MERGED.get(merged, ()):
+                if experts := self._experts(bank, projections):
+                    return experts
         return None
 
+    def _experts(self, bank: str, projections: tuple[str, ...]) -> list[list[str]]:
+        """Return the names of the projections' weights of each expert of a bank."""
+        experts: list[list[str]] = []
+        while True:
+            names = [f"{bank}.{len(experts)}.{p}.weight" for p in projections]
+            if not all(n in self.file_of for n in names):
+                return experts
+            experts.append(names)
+
     def get(self, name: str) -> Tensor:
-        """A parameter in float32, assembled where the checkpoint has it in parts."""
+        """Return a parameter in float32, assembled where the checkpoint has it in parts."""
         parts = self.parts(name)
         assert parts is not None, name
         if len(parts) == 1 and len(parts[0]) == 1:
-            tensor: Tensor = self.of[parts[0][0]].get_tensor(parts[0][0])
-            return tensor.float()
-        return torch.stack(
-            [torch.cat([self.of[n].get_tensor(n).float() for n in row]) for row in parts]
-        )
+            return self._read(parts[0][0])
+        return torch.stack([torch.cat([self._read(n) for n in row]) for row in parts])
+
+    def _read(self, name: str) -> Tensor:
+        """Return a tensor of the checkpoint in float32."""
+        tensor: Tensor = self.file_of[name].get_tensor(name)
+        return tensor.float()
 
     def rows(self, name: str) -> Iterator[Tensor]:
-        """A matrix in slices of rows, in float32."""
-        part = self.of[name].get_slice(name)
-        for start in range(0, part.get_shape()[0], ROWS):
-            yield part[start : start + ROWS].float()
+        """Yield a matrix in slices of ROWS rows, in float32."""
+        matrix = self.file_of[name].get_slice(name)
+        for start in range(0, matrix.get_shape()[0], ROWS):
+            yield matrix[start : start + ROWS].float()
 
 
-class Model:
-    """A causal language model whose blocks are loaded one at a time; `whole` where it had to be
-    loaded at once.
-    """
+class BlockModel:
+    """A causal language model in float32 whose blocks are loaded one at a time."""
+
+    net: Any  # the network of transformers
+    checkpoint: CheckpointTensors
+    tied: dict[str, str]  # parameter -> the parameter whose weights it shares
+    whole: bool  # whether the model had to be loaded at once
+    prefix: str  # name of the list of blocks
+    blocks: nn.ModuleList
+    head: nn.Module  # the output head
+    head_name: str
 
     def __init__(self, folder: Path) -> None:
-        trust = allowed(folder)
+        """Load everything outside the blocks.
+
+        Raises Infeasible("refused") for a model with Python code that the user did not allow.
+        """
+        trust = allow_in_process(folder)
+        # transformers must see the environment that allow_in_process sets; slow to import
         import transformers
         from accelerate import init_empty_weights
 
@@ -100,41 +124,41 @@ class Model:
             raise Infeasible(
                 "refused", "it needs Python code of its own: model.trust_remote_code=true runs it"
             ) from None
-        kind: Any = transformers.AutoModelForCausalLM
+        loader: Any = transformers.AutoModelForCausalLM
         with init_empty_weights():
-            self.net: Any = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust)
-        self.checkpoint = Checkpoint(folder)
-        tied = self.tied = dict(getattr(self.net, "all_tied_weights_keys", None) or {})
+            self.net = loader.from_config(config, dtype=torch.float32, trust_remote_code=trust)
+        self.checkpoint = CheckpointTensors(folder)
+        self.tied = dict(getattr(self.net, "all_tied_weights_keys", None) or {})
         self.whole = any(
             self.checkpoint.parts(n) is None
             for n, _ in self.net.named_parameters()
-            if n not in tied
+            if n not in self.tied
         )
         if self.whole:
-            self.net = kind.from_pretrained(
+            self.net = loader.from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=trust, use_safetensors=True
             )
         self.net.train(False)
         self.prefix, self.blocks = find_blocks(self.net, config.get_text_config().num_hidden_layers)
-        self.head: nn.Module = self.net.get_output_embeddings()
+        self.head = self.net.get_output_embeddings()
         self.head_name = next(n for n, m in self.net.named_modules() if m is self.head)
         if not self.whole:
             self._load_rest()
 
     def _load_rest(self) -> None:
-        """Everything outside the blocks but the output head, whose product nobody needs."""
-        own = self.head_name + "."
+        """Load everything outside the blocks except the output head, whose product is not used."""
         names = [
             n
             for n in self.net.state_dict()
-            if not n.startswith((self.prefix + ".", own)) and self.checkpoint.parts(n)
+            if not n.startswith((self.prefix + ".", self.head_name + "."))
+            and self.checkpoint.parts(n)
         ]
         self.net.load_state_dict(
             {n: self.checkpoint.get(n) for n in names}, strict=False, assign=True
         )
 
     def load(self, number: int) -> nn.Module:
-        """A block with its weights."""
+        """Return a block with its weights."""
         block = self.blocks[number]
         if not self.whole:
             start = f"{self.prefix}.{number}."
@@ -152,13 +176,14 @@ class Model:
             )
 
     def rows(self, module: str) -> Iterator[Tensor]:
-        """A linear layer's weight in slices of rows, read from the checkpoint where there is one to
-        read.
+        """Yield a linear layer's weight in slices of ROWS rows, in float32.
+
+        They are read from the checkpoint where it has the tensor.
         """
         name = f"{module}.weight"
-        if name not in self.checkpoint.of:
+        if name not in self.checkpoint.file_of:
             name = self.tied.get(name, name)
-        if not self.whole and name in self.checkpoint.of:
+        if not self.whole and name in self.checkpoint.file_of:
             yield from self.checkpoint.rows(name)
         else:
             weight = self.net.get_submodule(module).weight
@@ -168,90 +193,96 @@ class Model:
 
 
 def find_blocks(net: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
-    """The list of the model's blocks and its name."""
+    """Return the name of the model's list of blocks, and the list.
+
+    Raises ValueError where no list has `count` modules.
+    """
     for name, module in net.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return name, module
     raise ValueError(f"no list of {count} blocks")
 
 
-class Stop(Exception):
-    """Enough of the model has been run."""
+class StopForward(Exception):
+    """Ends the forward pass of a model: enough of it has been run."""
 
 
-class Passing:
-    """Runs the parts around the blocks: what goes into the first, what each block is called with,
-    what follows the last.
-    """
+class OuterLayers:
+    """The parts of a model around its blocks: before the first and behind the last."""
 
-    def __init__(self, model: Model) -> None:
+    calls: list[Arguments]  # what each block is called with beside the hidden states
+    tuples: bool  # whether this model's blocks return tuples
+
+    def __init__(self, model: BlockModel) -> None:
         self.model = model
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.calls = []
         self.tuples = False
 
-    def first(self, window: Tensor) -> Tensor:
-        """The input of block 0, (1, tokens, width); `calls` has every block's other arguments
-        afterwards.
+    def first_input(self, window: Tensor) -> Tensor:
+        """Return the input of block 0, (1, tokens, width), for token ids (1, tokens).
+
+        `calls` holds every block's other arguments afterwards.
         """
-        found: list[Tensor] = []
+        inputs: list[Tensor] = []
         self.calls = []
 
-        def idle(x: Tensor, *args: Any, **named: Any) -> Any:
-            found.append(x)
+        def record(x: Tensor, *args: Any, **named: Any) -> Any:
+            inputs.append(x)
             self.calls.append((args, named))
-            if x.dim() < found[0].dim() or len(found) == len(self.model.blocks):
-                raise Stop
+            if x.dim() < inputs[0].dim() or len(inputs) == len(self.model.blocks):
+                raise StopForward
             return (x,) if self.tuples else x
 
-        self._run(window, idle)
-        if (
-            found[-1].dim() < found[0].dim()
-        ):  # the model took the first of what it thought was a tuple
+        self._run(window, record)
+        # the model took the first element of what it expected to be a tuple
+        if inputs[-1].dim() < inputs[0].dim():
             self.tuples = True
-            return self.first(window)
-        return found[0]
+            return self.first_input(window)
+        return inputs[0]
 
-    def last(self, window: Tensor, hidden: Tensor) -> Tensor:
-        """The output head's input, given the last block's output."""
-        found: list[Tensor] = []
+    def head_input(self, window: Tensor, hidden: Tensor) -> Tensor:
+        """Return the output head's input, (1, tokens, width).
+
+        window: token ids, (1, tokens); hidden: the last block's output, (1, tokens, width).
+        """
+        inputs: list[Tensor] = []
 
         def catch(_: Any, args: tuple[Any, ...]) -> None:
-            found.append(args[0])
-            raise Stop
+            inputs.append(args[0])
+            raise StopForward
 
         hook = self.model.head.register_forward_pre_hook(catch)
         try:
             self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
         finally:
             hook.remove()
-        return found[0]
+        return inputs[0]
 
-    def _run(self, window: Tensor, idle: Callable[..., Any]) -> None:
-        """The model with `idle` in the place of every block."""
+    def _run(self, window: Tensor, stand_in: Callable[..., Any]) -> None:
+        """Run the model with `stand_in` in the place of every block."""
         for block in self.model.blocks:
-            block.forward = idle
+            block.forward = stand_in
         try:
-            with torch.no_grad(), contextlib.suppress(Stop):
+            with torch.no_grad(), contextlib.suppress(StopForward):
                 self.model.net(input_ids=window, use_cache=False)
         finally:
             for block in self.model.blocks:
                 del block.forward
 
 
-def call(
-    block: nn.Module, hidden: Tensor, arguments: tuple[tuple[Any, ...], dict[str, Any]]
-) -> Tensor:
-    """A block's output."""
+def run_block(block: nn.Module, hidden: Tensor, arguments: Arguments) -> Tensor:
+    """Return a block's output for hidden states and its other arguments, without gradients."""
     with torch.no_grad():
         out = block(hidden, *arguments[0], **arguments[1])
     first: Tensor = out[0] if isinstance(out, tuple) else out
     return first
 
 
-def influence(before: Any, after: Any) -> float:
-    """How much a block turns its hidden states: 1 - mean cosine of its input and its output over
-    all tokens (ShortGPT's block influence, arXiv 2403.03853). before, after: (windows, tokens,
-    width), read window by window.
+def block_influence(before: Iterable[ArrayLike], after: Iterable[ArrayLike]) -> float:
+    """Return how much a block turns its hidden states: 1 - mean cosine of its input and output.
+
+    That is ShortGPT's block influence (arXiv 2403.03853). before, after: (windows, tokens, width),
+    read window by window.
     """
     means = []
     for x, y in zip(before, after, strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.stage import Context
-from sintra.formats.runtime.llama_cpp import Model, noise
+from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +51,9 @@ def calibration_windows(
     text = (context.inputs["text"] / "text.txt").read_text()
     share = context.params.get("random", 0.0)
     most = context.params["tokens"] if token_count is None else token_count
-    with closing(Model(gguf, size, context.threads, vocab_only=True)) as tokenizer:
+    with closing(LlamaModel(gguf, size, context.threads, vocab_only=True)) as tokenizer:
         windows = tokenizer.windows(text, most)
         if not share:
             return CalibrationWindows(windows, len(windows))
-        random = noise(len(windows), size, share, tokenizer.normal_tokens())
+        random = noise_windows(len(windows), size, share, tokenizer.normal_tokens())
     return CalibrationWindows(np.concatenate([windows, random]), len(windows))

@@ -1,7 +1,7 @@
-"""A function of ours in another Python: `python -m sintra.formats.runtime.call module:function job.json`.
+"""Run a function of Sintra in another Python.
 
-It is given the same context as a stage, dies with its parent, and its errors are raised again on
-this side.
+The function gets the same context as a stage, dies with its parent, and its errors are raised again
+on this side. The other Python is started with START, MODULE:FUNCTION, job.json and end.json.
 """
 
 from __future__ import annotations
@@ -12,50 +12,60 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.process import die_with_parent
 from sintra.core.stage import Context
 
-KINDS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
-PACKAGE = str(Path(__file__).resolve().parents[3])
+ERRORS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # the folder that holds sintra/
 # Appended, not PYTHONPATH: what the other Python has itself must come first.
 START = (
-    f"import sys; sys.path.append({PACKAGE!r}); from sintra.formats.runtime.call import main; "
-    "sys.exit(main(sys.argv[1:]))"
+    f"import sys; sys.path.append({PACKAGE_ROOT!r}); "
+    "from sintra.formats.runtime.call import run_job; sys.exit(run_job(sys.argv[1:]))"
 )
 
 
-def call(context: Context, python: str, function: str, memory: float | None = None) -> None:
-    """Run "module:function" on the context in another Python. memory: how many bytes it may ask for
-    (Linux).
+class Job(TypedDict):
+    """The content of job.json: a stage's context, and the limit."""
 
-    Raises what the function raises of Infeasible, Transient and UserError;
-    Infeasible("out_of_memory") for want of memory.
+    params: dict[str, Any]
+    inputs: dict[str, str]  # role -> folder
+    out: str  # folder
+    hints: dict[str, Any]
+    keep: str  # folder
+    threads: int
+    memory: float | None  # most private bytes; None: no limit
+
+
+def call_in_python(
+    context: Context, python: str, function: str, memory: float | None = None
+) -> None:
+    """Run "module:function" on the context in another Python.
+
+    memory: how many private bytes it may ask for (Linux). Raises what the function raises of
+    Infeasible, Transient and UserError; Infeasible("out_of_memory") where it lacks memory.
     """
     context.keep.mkdir(parents=True, exist_ok=True)
-    job, end = context.keep / "job.json", context.keep / "end.json"
-    end.unlink(missing_ok=True)
-    job.write_text(
-        json.dumps(
-            {
-                "params": context.params,
-                "inputs": {k: str(v) for k, v in context.inputs.items()},
-                "out": str(context.out),
-                "hints": context.hints,
-                "keep": str(context.keep),
-                "threads": context.threads,
-                "memory": memory,
-            }
-        )
-    )
+    job_file, end_file = context.keep / "job.json", context.keep / "end.json"
+    end_file.unlink(missing_ok=True)
+    job: Job = {
+        "params": context.params,
+        "inputs": {k: str(v) for k, v in context.inputs.items()},
+        "out": str(context.out),
+        "hints": context.hints,
+        "keep": str(context.keep),
+        "threads": context.threads,
+        "memory": memory,
+    }
+    job_file.write_text(json.dumps(job))
     code = subprocess.run(
-        [python, "-c", START, function, str(job), str(end)], check=False
+        [python, "-c", START, function, str(job_file), str(end_file)], check=False
     ).returncode
-    if end.exists():
-        name, args = json.loads(end.read_text())
-        raise KINDS[name](*args)
+    if end_file.exists():
+        name, args = json.loads(end_file.read_text())
+        raise ERRORS[name](*args)
     if code:
         raise Transient(
             f"{function.partition(':')[0].rpartition('.')[2]} ended with exit code {code} in "
@@ -63,62 +73,57 @@ def call(context: Context, python: str, function: str, memory: float | None = No
         )
 
 
-def main(argv: list[str]) -> int:
-    """The entry on the other side."""
+def run_job(argv: list[str]) -> int:
+    """Run a job on the other side; argv: MODULE:FUNCTION, job.json and end.json.
+
+    Writes the function's error to end.json. Returns the exit code.
+    """
     die_with_parent()
-    function, job, end = argv
-    data: dict[str, Any] = json.loads(Path(job).read_text())
-    inputs = {k: Path(v) for k, v in data["inputs"].items()}
+    function, job_file, end_file = argv
+    job: Job = json.loads(Path(job_file).read_text())
+    inputs = {k: Path(v) for k, v in job["inputs"].items()}
     context = Context(
-        data["params"],
-        inputs,
-        Path(data["out"]),
-        data["hints"],
-        Path(data["keep"]),
-        data["threads"],
+        job["params"], inputs, Path(job["out"]), job["hints"], Path(job["keep"]), job["threads"]
     )
-    if data["memory"]:
-        limit_memory(int(data["memory"]))
+    memory = job["memory"]
+    if memory:
+        limit_memory(int(memory))
     module, _, name = function.partition(":")
     try:
         getattr(importlib.import_module(module), name)(context)
-    except Infeasible as error:
-        return _ended(end, "Infeasible", error.kind, str(error))
-    except (Transient, UserError) as error:
-        return _ended(end, type(error).__name__, str(error))
     except Exception as error:
-        if not out_of_memory(error):
-            traceback.print_exc()
-            first = next(iter(str(error).splitlines()), "")
-            return _ended(
-                end, "Transient", f"{name} broke off: {type(error).__name__}: {first}"[:300]
-            )
-        room = (
-            f" than the {data['memory'] / 2**30:.3g} GiB that it may have"
-            if data["memory"]
-            else " than there is"
-        )
-        return _ended(end, "Infeasible", "out_of_memory", f"{name} asked for more memory{room}")
+        Path(end_file).write_text(json.dumps(_describe_error(error, name, memory)))
+        return 1
     return 0
 
 
-def _ended(end: str, *words: str) -> int:
-    Path(end).write_text(json.dumps([words[0], words[1:]]))
-    return 1
+def _describe_error(error: Exception, function: str, memory: float | None) -> tuple[str, list[str]]:
+    """Return the name of one of ERRORS and its arguments. memory: the limit in bytes."""
+    if isinstance(error, Infeasible):
+        return "Infeasible", [error.kind, str(error)]
+    if isinstance(error, Transient | UserError):
+        return type(error).__name__, [str(error)]
+    if not is_out_of_memory(error):
+        traceback.print_exc()
+        first = next(iter(str(error).splitlines()), "")
+        return "Transient", [f"{function} broke off: {type(error).__name__}: {first}"[:300]]
+    room = f" than the {memory / 2**30:.3g} GiB that it may have" if memory else " than there is"
+    return "Infeasible", ["out_of_memory", f"{function} asked for more memory{room}"]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is Python's, torch's or CUDA's word for it."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of Python, torch or CUDA means that memory is missing."""
     return isinstance(error, MemoryError) or any(
         w in str(error) for w in ("t allocate memory", "out of memory", "not enough memory")
     )
 
 
 def limit_memory(size: int) -> None:
-    """Private memory beyond which an allocation fails instead of the machine swapping; without
-    effect outside Linux.
+    """Let allocations of private memory beyond `size` bytes fail instead of causing swapping.
+
+    Without effect outside Linux.
     """
     if sys.platform == "linux":
-        import resource
+        import resource  # not on Windows
 
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))

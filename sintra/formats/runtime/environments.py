@@ -1,9 +1,9 @@
-"""Environments of their own for libraries that clash with the main one.
+"""Make virtual environments for libraries that clash with the main one.
 
 llmcompressor caps transformers below ours, GPTQModel pins another numpy: each gets a virtual
-environment in the cache, laid over the main one, so that only what clashes is installed again. What
-a library and everything it needs come to, as versions, is its lock; the lock, not the folder, is
-what keys depend on.
+environment in the cache, laid over the main one, so that only what clashes is installed again. The
+versions of a library and of everything that it needs are its lock; keys depend on the lock, not on
+the folder.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import Transient
@@ -30,10 +31,21 @@ PIP = (sys.executable, "-m", "pip")
 
 @dataclass(frozen=True)
 class Environment:
-    """root: the distribution it is there for; requirements: what pip is asked for, pinned."""
+    """A library that may need a virtual environment."""
 
-    root: str
-    requirements: tuple[str, ...]
+    root: str  # the distribution that it is for
+    requirements: tuple[str, ...]  # what pip is asked for, pinned
+
+
+class EnvironmentParams(TypedDict):
+    """The parameters of an environment step."""
+
+    name: str  # a key of ENVIRONMENTS
+    root: str  # the distribution that it is for
+    shared: dict[str, str]  # versions of what it takes from the main environment
+    python: str  # version of Python, as "3.11"
+    here: NotRequired[dict[str, str]]  # versions in the main environment, where that one is used
+    requirements: NotRequired[list[str]]  # what pip is asked for, where one is made
 
 
 ENVIRONMENTS = {
@@ -46,105 +58,117 @@ ENVIRONMENTS = {
 }
 
 
-def wanted(name: str, python: str) -> dict[str, Any]:
-    """An environment step's parameters. python: "auto" (the main environment where it has the
-    library, else one of its own) or "here" (only the main one).
+def environment_params(name: str, python: str) -> EnvironmentParams:
+    """Return an environment step's parameters.
+
+    python: "auto" (the main environment where it has the library, else one of its own) or "here"
+    (only the main one).
     """
     environment = ENVIRONMENTS[name]
-    shared = {n: tool_version(n) for n in SHARED}
-    known: dict[str, Any] = {
+    params: EnvironmentParams = {
         "name": name,
         "root": environment.root,
-        "shared": shared,
+        "shared": {n: tool_version(n) for n in SHARED},
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
     }
-    here = tool_version(environment.root)
-    if python == "here" or here != "none":
-        return known | {
-            "here": {
-                n: tool_version(n)
-                for n in (environment.root, "transformers", "compressed-tensors", "optimum")
-            }
-        }
-    return known | {"requirements": list(environment.requirements)}
+    if python == "here" or tool_version(environment.root) != "none":
+        libraries = (environment.root, "transformers", "compressed-tensors", "optimum")
+        params["here"] = {n: tool_version(n) for n in libraries}
+    else:
+        params["requirements"] = list(environment.requirements)
+    return params
 
 
-def closure(root: str) -> dict[str, str]:
-    """Name -> version of a distribution and of everything that it needs, as this Python sees them."""
+def installed_closure(root: str) -> dict[str, str]:
+    """Return name -> version of a distribution and of everything that it needs, in this Python."""
+    # not on the no-op path
     from importlib.metadata import PackageNotFoundError, distribution
 
     from packaging.requirements import Requirement
 
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     left = [root]
     while left:
         name = re.sub(r"[-_.]+", "-", left.pop()).lower()
-        if name in found:
+        if name in versions:
             continue
         try:
-            own = distribution(name)
+            installed = distribution(name)
         except PackageNotFoundError:
             continue  # an optional part
-        found[name] = own.version
-        needs = [Requirement(r) for r in own.requires or []]
+        versions[name] = installed.version
+        needs = [Requirement(r) for r in installed.requires or []]
         left += [r.name for r in needs if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return found
+    return versions
 
 
 def write_lock(context: Context) -> None:
-    """Write lock.json: the versions, as the Python that runs this sees them."""
-    context.write_json("lock.json", closure(context.params["root"]))
+    """Write lock.json: the versions as the Python that runs this has them."""
+    context.write_json("lock.json", installed_closure(context.params["root"]))
 
 
-def folder_of(context: Context, lock: dict[str, str]) -> Path:
-    """Where an environment with this lock lies; another main environment has others."""
-    return context.keep.parents[1] / "envs" / sha256(canonical([lock, sys.prefix]))[:16]
+def environment_folder(context: Context, lock: dict[str, str]) -> Path:
+    """Return where an environment with this lock lies; another main environment has others."""
+    return _environments_folder(context) / sha256(canonical([lock, sys.prefix]))[:16]
 
 
-def python_of(context: Context, name: str, lock: dict[str, str]) -> str:
-    """The Python whose versions are the lock's: this one, or that of the environment, built again
-    where it is gone.
+def _environments_folder(context: Context) -> Path:
+    return context.keep.parents[1] / "envs"
+
+
+def locked_python(context: Context, name: str, lock: dict[str, str]) -> str:
+    """Return the path of the Python whose versions are the lock's.
+
+    That is this one, or that of the environment, which is built again where it is missing. Raises
+    Transient where pip cannot install it.
     """
     root = ENVIRONMENTS[name].root
     if tool_version(root) == lock.get(root):
         return sys.executable
-    folder = folder_of(context, lock)
+    folder = environment_folder(context, lock)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "lock.json").exists():
             context.say(f"the environment {name} is built again")
-            made = create(context, [f"{n}=={v.partition('+')[0]}" for n, v in sorted(lock.items())])
-            settle(made, folder, lock)
-    return interpreter(folder)
+            move_into_place(create_virtualenv(context, _pins(sorted(lock.items()))), folder, lock)
+    return interpreter_path(folder)
 
 
-def at_hand(context: Context, name: str) -> str:
-    """The Python of an environment that no lock asks for: this one where it has the library, else
-    one made for its requirements, once. Raises Transient where pip can't.
+def unlocked_python(context: Context, name: str) -> str:
+    """Return the path of a Python that has a library, for uses that no lock is kept of.
+
+    That is this one where it has the library, else one made for the requirements, once. Raises
+    Transient where pip cannot install it.
     """
     environment = ENVIRONMENTS[name]
     if tool_version(environment.root) != "none":
         return sys.executable
-    kept = {n: tool_version(n) for n in (*SHARED, "transformers")}
-    wanted = [*environment.requirements, *(f"{n}=={v.partition('+')[0]}" for n, v in kept.items())]
-    folder = context.keep.parents[1] / "envs" / sha256(canonical([wanted, sys.prefix]))[:16]
+    shared = {n: tool_version(n) for n in (*SHARED, "transformers")}
+    requirements = [*environment.requirements, *_pins(shared.items())]
+    folder = _environments_folder(context) / sha256(canonical([requirements, sys.prefix]))[:16]
     if not (folder / "lock.json").exists():
         context.say(
             f"{environment.root} gets an environment of its own in {folder.parent.name}/: a few "
             "minutes"
         )
-        settle(create(context, wanted), folder, {})
-    return interpreter(folder)
+        move_into_place(create_virtualenv(context, requirements), folder, {})
+    return interpreter_path(folder)
 
 
-def create(context: Context, requirements: list[str]) -> Path:
-    """A new virtual environment over the main one with these requirements. Raises Transient where
-    pip can't.
+def _pins(versions: Iterable[tuple[str, str]]) -> list[str]:
+    """Return requirements for pip from (name, version), without local labels such as "+cpu"."""
+    return [f"{name}=={version.partition('+')[0]}" for name, version in versions]
+
+
+def create_virtualenv(context: Context, requirements: list[str]) -> Path:
+    """Make a virtual environment over the main one, and return its folder.
+
+    Raises Transient where pip cannot install the requirements.
     """
-    import sysconfig
+    import sysconfig  # not on the no-op path
 
-    folder = context.keep.parents[1] / "envs" / f"new-{unique_name()}"
+    folder = _environments_folder(context) / f"new-{unique_name()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run(
@@ -152,52 +176,50 @@ def create(context: Context, requirements: list[str]) -> Path:
             check=True,
             capture_output=True,
         )
-        own = site(folder)
-        (own / "main.pth").write_text(
+        (site_packages(folder) / "main.pth").write_text(
             f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
         )
-        command = [
-            *PIP,
-            "--python",
-            interpreter(folder),
-            "install",
-            "--quiet",
-            "--no-warn-conflicts",
-            *requirements,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        context.say(done.stdout + done.stderr)
-        if done.returncode:
-            reason = next(
-                (x for x in done.stderr.splitlines() if x.startswith("ERROR")),
-                "is there a network?",
-            )
-            raise Transient(
-                f"pip can't install {requirements[0]}: {reason.removeprefix('ERROR: ')[:120]}"
-            )
+        _install(context, folder, requirements)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def settle(made: Path, folder: Path, lock: dict[str, str]) -> None:
-    """Give a new environment its place, unless somebody else was faster. Python runs from a moved
-    one.
+def _install(context: Context, folder: Path, requirements: list[str]) -> None:
+    """Install requirements into a virtual environment. Raises Transient where pip fails."""
+    options = ["--quiet", "--no-warn-conflicts", *requirements]
+    done = subprocess.run(
+        [*PIP, "--python", interpreter_path(folder), "install", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    context.say(done.stdout + done.stderr)
+    if done.returncode:
+        errors = (x for x in done.stderr.splitlines() if x.startswith("ERROR"))
+        reason = next(errors, "is there a network?").removeprefix("ERROR: ")[:120]
+        raise Transient(f"pip can't install {requirements[0]}: {reason}")
+
+
+def move_into_place(created: Path, folder: Path, lock: dict[str, str]) -> None:
+    """Rename a new environment to its folder, unless another process did so first.
+
+    Python runs from a moved environment.
     """
-    (made / "lock.json").write_text(json.dumps(lock))
+    (created / "lock.json").write_text(json.dumps(lock))
     if not (folder / "lock.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        made.rename(folder)
-    shutil.rmtree(made, ignore_errors=True)
+        created.rename(folder)
+    shutil.rmtree(created, ignore_errors=True)
 
 
-def interpreter(folder: Path) -> str:
-    """The Python of a virtual environment."""
+def interpreter_path(folder: Path) -> str:
+    """Return the path of a virtual environment's Python."""
     return str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
 
 
-def site(folder: Path) -> Path:
-    """Its folder of packages."""
+def site_packages(folder: Path) -> Path:
+    """Return a virtual environment's folder of packages."""
     return next(folder.glob("lib/python*/site-packages"), folder / "Lib" / "site-packages")

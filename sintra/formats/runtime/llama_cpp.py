@@ -1,4 +1,7 @@
-"""llama.cpp through llama-cpp-python's low-level API: one model, one context, plain numpy."""
+"""Run a GGUF with llama.cpp through llama-cpp-python's low-level API.
+
+One model, one context, plain numpy arrays.
+"""
 
 from __future__ import annotations
 
@@ -18,40 +21,47 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-WARN = 3
-_lines: list[str] = []
+WARN = 3  # the level of warnings in llama.cpp's log; errors are above
+KEPT_LINES = 20
+_log: list[str] = []  # the last warnings and errors of llama.cpp
 
 
-def api() -> Any:
-    """The library, its log caught: warnings and errors are kept for messages, the rest is dropped."""
-    import llama_cpp
+def load_library() -> Any:
+    """Return llama_cpp, with its log caught.
 
-    if not hasattr(api, "sink"):
+    Warnings and errors are stored for messages, the rest is dropped.
+    """
+    import llama_cpp  # slow to import: not on the no-op path
+
+    if not hasattr(load_library, "sink"):
 
         @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
         def sink(level: int, text: bytes, _: object) -> None:
             if level >= WARN and text.strip():
-                _lines.append(text.decode(errors="replace").strip())
-                del _lines[:-20]
+                _log.append(text.decode(errors="replace").strip())
+                del _log[:-KEPT_LINES]
 
-        api.sink = sink  # type: ignore[attr-defined]
+        load_library.sink = sink  # type: ignore[attr-defined]
         llama_cpp.llama_log_set(sink, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
     return llama_cpp
 
 
-def complaint() -> str:
-    """The last thing that llama.cpp complained about."""
-    return _lines[-1] if _lines else "no reason given"
+def last_message() -> str:
+    """Return the last warning or error of llama.cpp."""
+    return _log[-1] if _log else "no reason given"
 
 
-def complaints() -> str:
-    """The last few things, a line each."""
-    return "\n".join(_lines)
+def last_messages() -> str:
+    """Return the last few warnings and errors of llama.cpp, a line each."""
+    return "\n".join(_log)
 
 
-class Model:
-    """A loaded GGUF. Use `opened`, which frees it."""
+class LlamaModel:
+    """A loaded GGUF. `open_model` frees it at the end; else call `close`."""
+
+    vocabulary: int  # tokens
+    context: int  # tokens
 
     def __init__(
         self,
@@ -63,16 +73,21 @@ class Model:
         kv: str = "f16",
         ubatch: int | None = None,
     ) -> None:
-        header.check(path)
-        self.lib = api()
+        """Load a model.
+
+        kv: the cache's type; ubatch: how many tokens are computed at once (default: context).
+        Raises Malformed for a damaged file, Infeasible where llama.cpp refuses.
+        """
+        header.read_gguf_header(path)
+        self.lib = load_library()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = 0, vocab_only
         params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mmap else self.lib.LLAMA_LOAD_MODE_NONE
         self.model = self.lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
-            raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {complaint()}")
+            raise Infeasible("unsupported", f"llama.cpp can't load {path.name}: {last_message()}")
         self.vocab = self.lib.llama_model_get_vocab(self.model)
-        self.vocabulary: int = self.lib.llama_vocab_n_tokens(self.vocab)
+        self.vocabulary = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context, self.ctx, self.batch = context, None, None
         if not vocab_only:
             self._open_context(threads, kv, ubatch or context)
@@ -83,21 +98,21 @@ class Model:
         params.n_ubatch = ubatch
         params.n_threads = params.n_threads_batch = threads
         if kv != "f16":
-            import gguf
+            import gguf  # loads numpy
 
             params.type_k = params.type_v = int(gguf.GGMLQuantizationType[kv.upper()])
-            params.flash_attn_type = (
-                self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            )  # values can't be quantized without
+            # values can't be quantized without flash attention
+            params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise Infeasible(
-                "out_of_memory", f"llama.cpp can't make a context of {self.context}: {complaint()}"
+                "out_of_memory",
+                f"llama.cpp can't make a context of {self.context}: {last_message()}",
             )
         self.batch = self.lib.llama_batch_init(self.context, 0, 1)
 
     def close(self) -> None:
-        """Free everything."""
+        """Free the model, its context and its batch."""
         if self.batch is not None:
             self.lib.llama_batch_free(self.batch)
         if self.ctx is not None:
@@ -106,31 +121,33 @@ class Model:
 
     @property
     def trained_context(self) -> int:
-        """The context length that the model was trained for."""
+        """Return the context length in tokens that the model was trained for."""
         return int(self.lib.llama_model_n_ctx_train(self.model))
 
     @property
     def bos(self) -> int:
-        """Begin of text, or -1."""
+        """Return the token for begin of text, or -1."""
         return int(self.lib.llama_vocab_bos(self.vocab))
 
     @property
     def eos(self) -> int:
-        """End of text, or -1."""
+        """Return the token for end of text, or -1."""
         return int(self.lib.llama_vocab_eos(self.vocab))
 
     @property
     def adds_bos(self) -> bool:
-        """Whether every text starts with begin of text."""
+        """Return whether every text starts with begin of text."""
         return bool(self.lib.llama_vocab_get_add_bos(self.vocab))
 
-    def ends(self, token: int) -> bool:
-        """Whether a token ends what is generated."""
+    def is_end(self, token: int) -> bool:
+        """Return whether a token ends what is generated."""
         return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
 
     def tokenize(self, text: str, special: bool = False) -> NDArray[np.int32]:
-        """Token ids of a text, without begin or end of text; special: control tokens in the text
-        are read as such.
+        """Return the token ids of a text, (n,), without begin or end of text.
+
+        special: whether control tokens in the text are read as such. Raises Infeasible where the
+        vocabulary does not cover the text.
         """
         raw = text.encode()
         room = (self.lib.llama_token * (len(raw) + 16))()
@@ -144,23 +161,27 @@ class Model:
         return np.ctypeslib.as_array(room)[:count].astype(np.int32)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids as the model is to be given them: control tokens are read as such, begin of
-        text stands first where the vocabulary says so.
+        """Return the token ids that the model should get for a text.
+
+        Control tokens are read as such; begin of text comes first where the vocabulary says so.
         """
         ids: list[int] = self.tokenize(text, special=True).tolist()
         return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
 
-    def bytes_of(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """How many bytes of text each token stands for; control tokens stand for none."""
+    def token_bytes(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return how many bytes of text each token stands for, in the shape of `ids`.
+
+        Control tokens stand for none.
+        """
         room = ctypes.create_string_buffer(1024)
-        known = {
+        sizes = {
             int(i): self.lib.llama_token_to_piece(self.vocab, int(i), room, 1024, 0, False)
             for i in np.unique(ids)
         }
-        return np.array([max(0, known[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
+        return np.array([max(0, sizes[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
 
-    def text(self, ids: list[int]) -> str:
-        """The text of tokens; control tokens have none."""
+    def detokenize(self, ids: list[int]) -> str:
+        """Return the text of tokens; control tokens have none."""
         tokens = (self.lib.llama_token * len(ids))(*ids)
         size = 16 * len(ids) + 64
         while True:
@@ -173,18 +194,20 @@ class Model:
             size = -count
 
     def normal_tokens(self) -> NDArray[np.int32]:
-        """The ids of the ordinary tokens: no control, unknown, unused or byte token."""
+        """Return the ids of ordinary tokens, (n,): no control, unknown, unused or byte token."""
         normal = self.lib.LLAMA_TOKEN_ATTR_NORMAL
-        found = [
+        ids = [
             i
             for i in range(self.vocabulary)
             if self.lib.llama_vocab_get_attr(self.vocab, i) & normal
         ]
-        return np.array(found, np.int32)
+        return np.array(ids, np.int32)
 
     def windows(self, text: str, tokens: int) -> NDArray[np.int32]:
-        """A text cut into windows of the context, (n, context), with begin of text first where the
-        model wants it.
+        """Cut the first `tokens` tokens of a text into windows, (n, context).
+
+        Each starts with begin of text where the model needs it. Raises Infeasible for a text of
+        fewer than two windows.
         """
         ids = self.tokenize(text)
         count = min(tokens, len(ids)) // self.context
@@ -194,17 +217,19 @@ class Model:
                 f"the text has {len(ids)} tokens: fewer than two windows of {self.context}",
             )
         cut = ids[: count * self.context].reshape(count, self.context).copy()
-        if self.lib.llama_vocab_get_add_bos(self.vocab):
-            cut[:, 0] = self.lib.llama_vocab_bos(self.vocab)
+        if self.adds_bos:
+            cut[:, 0] = self.bos
         return cut
 
     def clear(self) -> None:
-        """Forget the context."""
+        """Empty the KV cache."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.ctx), True)
 
     def feed(self, ids: NDArray[np.int32], start: int = 0, logits_from: int | None = None) -> None:
-        """Decode tokens at positions from `start`; logits are kept from index `logits_from`
-        (default: the last).
+        """Decode tokens (n,) at positions from `start`.
+
+        Logits are kept from index `logits_from` on (default: the last). Raises
+        Infeasible("unsupported") where llama.cpp cannot decode.
         """
         first = len(ids) - 1 if logits_from is None else logits_from
         batch = self.batch
@@ -216,11 +241,15 @@ class Model:
             batch.logits[i] = i >= first
         code = self.lib.llama_decode(self.ctx, batch)
         if code:
-            raise Infeasible("unsupported", f"llama.cpp can't decode (code {code}): {complaint()}")
+            raise Infeasible(
+                "unsupported", f"llama.cpp can't decode (code {code}): {last_message()}"
+            )
 
     def log_probs(self, window: NDArray[np.int32], first: int) -> NDArray[np.float32]:
-        """Log-probabilities in nats of the next token after positions first..end-2, (context - 1 -
-        first, vocabulary).
+        """Return log-probabilities in nats of the next token after positions first..end-2.
+
+        window: (context,) token ids. Returns (context - 1 - first, vocabulary). Raises Infeasible
+        where they are not finite.
         """
         self.clear()
         self.feed(window, logits_from=first)
@@ -230,30 +259,34 @@ class Model:
         )
         return log_softmax(raw[:-1])
 
-    def keep(self, count: int) -> bool:
-        """Forget everything after the first `count` positions; whether the model's memory can do
-        that.
+    def truncate(self, count: int) -> bool:
+        """Remove everything after the first `count` positions from the KV cache.
+
+        Returns whether the model's memory can do that.
         """
         return bool(self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.ctx), 0, count, -1))
 
     def logits(self, ids: NDArray[np.int32], start: int, first: int) -> NDArray[np.float32]:
-        """Feed tokens at positions from `start`; a copy of the logits from index `first` on,
-        (len(ids) - first, vocabulary).
+        """Feed tokens (n,) at positions from `start`, and return the logits from index `first` on.
+
+        Returns a copy, (n - first, vocabulary).
         """
         self.feed(ids, start, first)
         rows = (len(ids) - first, self.vocabulary)
         return np.ctypeslib.as_array(self.lib.llama_get_logits(self.ctx), shape=rows).copy()
 
     def wait(self) -> None:
-        """Until everything that was fed is computed."""
+        """Wait until everything that was fed is computed."""
         self.lib.llama_synchronize(self.ctx)
 
 
-def noise(count: int, size: int, share: float, tokens: Any) -> Any:
-    """Windows of random tokens (n, size), so many that they are `share` of all with `count` windows
-    of text.
+def noise_windows(
+    count: int, size: int, share: float, tokens: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return windows of random tokens, (n, size), drawn from `tokens`.
 
-    They excite directions that the calibration text doesn't: without them rounding moves its errors
+    There are so many that they are `share` of all windows, together with `count` of text. They
+    excite directions that the calibration text does not: without them rounding moves its errors
     there, where another text meets them (docs/benchmarks.md).
     """
     number = round(count * share / (1 - share))
@@ -261,7 +294,10 @@ def noise(count: int, size: int, share: float, tokens: Any) -> Any:
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Row-wise log-softmax, stable. Raises Infeasible for logits that are no numbers."""
+    """Return the row-wise log-softmax, (rows, vocabulary), computed stably.
+
+    Raises Infeasible("not_a_number") for logits that are not finite.
+    """
     if not np.isfinite(logits).all():
         raise Infeasible("not_a_number", "the model's logits are not finite")
     shifted = logits - logits.max(axis=-1, keepdims=True)
@@ -270,18 +306,20 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def opened(
+def open_model(
     path: Path,
     context: int,
     threads: int,
     mmap: bool = True,
     kv: str = "f16",
     ubatch: int | None = None,
-) -> Iterator[Model]:
-    """A model with a context, freed at the end. kv: the cache's type (f16, q8_0, q4_0); ubatch: how
-    many tokens are computed at once (default: the whole context).
+) -> Iterator[LlamaModel]:
+    """Open a model with a context, and free it at the end.
+
+    context: tokens; kv: the cache's type (f16, q8_0, q4_0); ubatch: how many tokens are computed at
+    once (default: the whole context). Raises Infeasible where llama.cpp refuses.
     """
-    model = Model(path, context, threads, mmap, kv=kv, ubatch=ubatch)
+    model = LlamaModel(path, context, threads, mmap, kv=kv, ubatch=ubatch)
     try:
         yield model
     finally:

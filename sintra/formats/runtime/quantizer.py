@@ -1,24 +1,27 @@
-"""`llama_model_quantize` with plain arguments."""
+"""Call llama.cpp's `llama_model_quantize` with plain arguments."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.core.errors import Infeasible, Transient, nearest
 from sintra.formats.gguf import header
-from sintra.formats.runtime.llama_cpp import api, complaint
+from sintra.formats.runtime.llama_cpp import last_message, load_library
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PREFIX = "LLAMA_FTYPE_MOSTLY_"
 
 
 def file_types() -> dict[str, int]:
-    """llama.cpp's file types by their usual name."""
-    lib = api()
-    return {n.removeprefix(PREFIX): getattr(lib, n) for n in dir(lib) if n.startswith(PREFIX)} | {
-        "F32": 0
-    }
+    """Return the number of each of llama.cpp's file types by its usual name, as "Q4_K_M"."""
+    library = load_library()
+    names = [n for n in dir(library) if n.startswith(PREFIX)]
+    return {n.removeprefix(PREFIX): getattr(library, n) for n in names} | {"F32": 0}
 
 
 def quantize(
@@ -28,46 +31,54 @@ def quantize(
     *,
     kind: str = "F16",
     tensors: list[tuple[str, str]] | None = None,
-    matrix: dict[str, Any] | None = None,
+    matrix: dict[str, NDArray[np.float32]] | None = None,
     drop: list[int] | None = None,
     copy: bool = False,
 ) -> None:
-    """Write `target`. tensors: (regex, ggml type), the first match wins; matrix: tensor name ->
-    importance vector.
+    """Write `target`, the model in `source` quantized to a file type.
 
-    Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is full.
+    kind: the file type; tensors: (regex, ggml type), of which the first match wins; matrix: tensor
+    name -> importance of each input column; drop: blocks to leave out; copy: keep every tensor's
+    type. Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is
+    full.
     """
-    header.check(source)
-    lib, types = api(), file_types()
+    header.read_gguf_header(source)
+    library, types = load_library(), file_types()
     if kind not in types:
         raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")
-    params = lib.llama_model_quantize_default_params()
+    params = library.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.only_copy = threads, types[kind], copy
-    alive: list[Any] = [_overrides(lib, tensors or []), _importance(lib, matrix or {})]
+    # ctypes does not keep the arrays alive that params points to
+    overrides = _type_overrides(library, tensors or [])
+    importance = _importance_rows(library, matrix or {})
+    dropped = (ctypes.c_int32 * (len(drop or []) + 1))(*sorted(drop or []), -1)
     if tensors:
-        params.tt_overrides = alive[0]
+        params.tt_overrides = overrides
     if matrix:
-        params.imatrix = alive[1]
+        params.imatrix = importance
     if drop:
-        alive.append((ctypes.c_int32 * (len(drop) + 1))(*sorted(drop), -1))
-        params.prune_layers = alive[-1]
-    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        if "space" in complaint().lower() or "write" in complaint().lower():
-            raise Transient(f"llama.cpp can't write {target.name}: {complaint()}")
-        raise Infeasible("refused", f"llama.cpp can't make {kind}: {complaint()}")
+        params.prune_layers = dropped
+    if library.llama_model_quantize(
+        str(source).encode(), str(target).encode(), ctypes.byref(params)
+    ):
+        if "space" in last_message().lower() or "write" in last_message().lower():
+            raise Transient(f"llama.cpp can't write {target.name}: {last_message()}")
+        raise Infeasible("refused", f"llama.cpp can't make {kind}: {last_message()}")
 
 
-def _overrides(lib: Any, tensors: list[tuple[str, str]]) -> Any:
-    import gguf
+def _type_overrides(library: Any, tensors: list[tuple[str, str]]) -> Any:
+    """Return (regex, ggml type) pairs as llama.cpp's array, which ends with an empty entry."""
+    import gguf  # loads numpy
 
-    rows = (lib.llama_cpp.llama_model_tensor_override * (len(tensors) + 1))()
+    rows = (library.llama_cpp.llama_model_tensor_override * (len(tensors) + 1))()
     for row, (pattern, name) in zip(rows, tensors, strict=False):
         row.pattern, row.type = pattern.encode(), int(gguf.GGMLQuantizationType[name])
     return rows
 
 
-def _importance(lib: Any, matrix: dict[str, Any]) -> Any:
-    rows = (lib.llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
+def _importance_rows(library: Any, matrix: dict[str, NDArray[np.float32]]) -> Any:
+    """Return an importance matrix as llama.cpp's array, which ends with an empty entry."""
+    rows = (library.llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
     for row, (name, vector) in zip(rows, matrix.items(), strict=False):
         row.name, row.size = name.encode(), vector.size
         row.data = vector.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

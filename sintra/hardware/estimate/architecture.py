@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
-from sintra.formats.gguf.sizes import block_size, written
+from sintra.formats.gguf.sizes import block_size, written_type
 from sintra.hardware.estimate.estimate import Shape, is_k_quant, type_cost
 
 MODEL_TYPES = (
@@ -270,10 +270,10 @@ def tensor_type(preset: str, tensor: ConfigTensor, architecture: Architecture) -
     if preset == "F16":
         return "F16"
     if tensor.kind == "output" or (architecture.tied and tensor.kind == "token_embd"):
-        return "Q8_0" if base == "Q8_0" else written("Q6_K", tensor.columns)
+        return "Q8_0" if base == "Q8_0" else written_type("Q6_K", tensor.columns)
     if tensor.block is None:
-        return written(base, tensor.columns)
-    return written(_type_in_block(preset, base, tensor, architecture), tensor.columns)
+        return written_type(base, tensor.columns)
+    return written_type(_type_in_block(preset, base, tensor, architecture), tensor.columns)
 
 
 def _type_in_block(preset: str, base: str, tensor: ConfigTensor, architecture: Architecture) -> str:

@@ -9,7 +9,7 @@ Load: bytes / the storage's speed. Sources: docs/guide.md and conf/hardware.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class Shape:
     bare: int = 0  # layers without attention
 
     @staticmethod
-    def of(layout: dict[str, Any]) -> Shape:
+    def of(layout: Mapping[str, Any]) -> Shape:
         """Return the shape of a layout.json, which convert and quantize write."""
         tied = layout["shape"]["tied"]
         read = [t for t in layout["tensors"] if tied or t[0] != "token_embd.weight"]

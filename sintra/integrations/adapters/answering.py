@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.store.files import hash_file
 
 DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for
@@ -112,7 +112,9 @@ class AnsweringModel:
     @cached_property
     def context_size(self) -> int:
         """Return the context, tokens: room for the prompt and the answer."""
-        return self.context or min(read_chat(self.folder / "model.gguf").context, DEFAULT_CONTEXT)
+        return self.context or min(
+            read_chat_format(self.folder / "model.gguf").context, DEFAULT_CONTEXT
+        )
 
     @cached_property
     def template(self) -> Any:

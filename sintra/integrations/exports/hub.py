@@ -17,8 +17,8 @@ from sintra import __version__
 from sintra.core.errors import Transient
 from sintra.core.metrics import METRICS, metrics_in
 from sintra.core.recipe import variant_name
-from sintra.formats.gguf.chat_template import read_chat
-from sintra.formats.gguf.header import reader as open_reader
+from sintra.formats.gguf.chat_template import read_chat_format
+from sintra.formats.gguf.header import open_gguf
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
@@ -117,7 +117,7 @@ def copy_with_metadata(source: Path, target: Path, metadata: Metadata) -> None:
 
     kinds = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT64}
     details = {k: MetadataDetails(kinds[type(v)], v) for k, v in metadata.items()}
-    reader = open_reader(source)
+    reader = open_gguf(source)
     architecture = reader.get_field("general.architecture")
     assert architecture is not None
     logging.getLogger("gguf-new-metadata").setLevel(logging.WARNING)
@@ -126,7 +126,7 @@ def copy_with_metadata(source: Path, target: Path, metadata: Metadata) -> None:
         writer.data_alignment = int(alignment.contents())
     copy_with_new_metadata(reader, writer, details, [])
     print(file=sys.stderr)  # ends the progress bar's line
-    if not same_tensors(reader, open_reader(target)):
+    if not same_tensors(reader, open_gguf(target)):
         raise Transient(f"{target.name} came out with other tensors than {source.name}")
 
 
@@ -169,7 +169,7 @@ def model_card(winner: DeliveredModel, target: Path, license: str) -> ModelCard:
             winner.measurements[name] for name in metrics_in("card") if name in winner.measurements
         ],
         base=base,
-        chat=read_chat(winner.gguf),
+        chat=read_chat_format(winner.gguf),
         recipe=json.dumps(winner.recipe.as_json()),
         tool=f"Sintra {__version__}",
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.core.errors import Transient, UserError
-from sintra.formats.gguf.chat_template import ROLES, Chat, read_chat
+from sintra.formats.gguf.chat_template import ROLES, ChatFormat, read_chat_format
 from sintra.integrations.exports.handover import open_delivered, relative_path
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
@@ -46,7 +46,7 @@ class CreateRequest(TypedDict):
 def export(folder: Path, store: Store) -> None:
     """Write <folder>/ollama and create the model where an Ollama is at hand."""
     winner = open_delivered(folder, store, "Ollama")
-    chat, name = read_chat(winner.gguf), model_name(winner.title)
+    chat, name = read_chat_format(winner.gguf), model_name(winner.title)
     out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat)
     winner.print_goal_note()
     if host := os.environ.get("OLLAMA_HOST"):
@@ -68,7 +68,7 @@ def model_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", text.lower()).strip("-.")[:80] or "sintra"
 
 
-def write_folder(out: Path, model: Path, digest: str, chat: Chat) -> Path:
+def write_folder(out: Path, model: Path, digest: str, chat: ChatFormat) -> Path:
     """Write Modelfile, model.gguf and blobs/sha256-<hex>, the last two being one file."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "blobs").mkdir(parents=True)
@@ -78,7 +78,7 @@ def write_folder(out: Path, model: Path, digest: str, chat: Chat) -> Path:
     return out
 
 
-def modelfile_text(chat: Chat) -> str:
+def modelfile_text(chat: ChatFormat) -> str:
     """Return the text of a Modelfile."""
     lines = ["FROM ./model.gguf", f"PARAMETER num_ctx {min(chat.context, DEFAULT_CONTEXT)}"]
     lines += [f"PARAMETER stop {modelfile_string(text)}" for text in chat.stop]
@@ -97,7 +97,7 @@ def modelfile_string(text: str) -> str:
     return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
 
 
-def go_template(chat: Chat) -> str:
+def go_template(chat: ChatFormat) -> str:
     """Write the chat template in Go's language.
 
     It is a range over the messages, then the opening of the answer.
@@ -127,7 +127,7 @@ def create_by_binary(name: str, out: Path) -> None:
         )
 
 
-def create_by_api(host: str, name: str, out: Path, digest: str, chat: Chat) -> None:
+def create_by_api(host: str, name: str, out: Path, digest: str, chat: ChatFormat) -> None:
     """Upload the blob unless the server has it, then create the model.
 
     host: as in OLLAMA_HOST, with or without http://. Raises Transient with the server's own words.
@@ -146,7 +146,7 @@ def create_by_api(host: str, name: str, out: Path, digest: str, chat: Chat) -> N
         ) from None
 
 
-def create_request(name: str, digest: str, chat: Chat) -> CreateRequest:
+def create_request(name: str, digest: str, chat: ChatFormat) -> CreateRequest:
     """Return the body of POST /api/create."""
     context = min(chat.context, DEFAULT_CONTEXT)
     body: CreateRequest = {

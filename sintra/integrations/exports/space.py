@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.recipe import variant_name
-from sintra.formats.gguf.chat_template import read_chat
+from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
@@ -53,7 +53,7 @@ def export(
 
 def app_source(winner: DeliveredModel, title: str) -> str:
     """Return app.py: a chat where the model has a chat template, else a text that goes on."""
-    chat = read_chat(winner.gguf)
+    chat = read_chat_format(winner.gguf)
     kld = winner.measurements.get("kld_mean")
     description = f"{variant_name(winner.recipe)}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
     description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core.errors import Infeasible, UserError, nearest
 from sintra.core.stage import Context, cores, tool_version
-from sintra.formats.runtime.call import call
-from sintra.formats.runtime.environments import at_hand
+from sintra.formats.runtime.call import call_in_python
+from sintra.formats.runtime.environments import unlocked_python
 from sintra.integrations.exports.agreement import (
     ARCHITECTURES,
     REPORT_WINDOWS,
@@ -82,7 +82,7 @@ def convert_elsewhere(source: Path, out: Path, store: Store, params: dict[str, A
     threads = min(cores(), int(os.environ.get("OMP_NUM_THREADS") or 2**10))
     context = Context(params, {"model": source}, out, {}, keep, threads)
     try:
-        call(context, at_hand(context, "tflite"), f"{__name__}:convert")
+        call_in_python(context, unlocked_python(context, "tflite"), f"{__name__}:convert")
     except Infeasible as error:
         raise UserError(str(error)) from None
     finally:

@@ -17,7 +17,7 @@ from sintra.config.study import Study
 from sintra.core.judge import judge
 from sintra.core.metrics import QUALITY
 from sintra.core.types import Proposal
-from sintra.formats.gguf.sizes import Sizes
+from sintra.formats.gguf.sizes import MixSizes
 from sintra.planning.solver.allocate import solve_greedily
 from sintra.planning.solver.groups import class_weight
 from sintra.planning.solver.mixes import Mix, MixSettings, evaluations_spent
@@ -52,7 +52,7 @@ def propose(study: Study, state: PlannerState) -> list[Proposal]:
 
 
 def boosted_errors(
-    plain: MixSettings, model: ModelFacts, sizes: Sizes
+    plain: MixSettings, model: ModelFacts, sizes: MixSizes
 ) -> Mapping[str, Mapping[str, float]]:
     """Return tensor -> type -> importance-weighted error, boosted by class (class_weight)."""
     tied = "output.weight" not in sizes.by_name
@@ -65,7 +65,9 @@ def boosted_errors(
     }
 
 
-def mix_for_limits(study: Study, state: PlannerState, sizes: Sizes, problem: Problem) -> Mix | None:
+def mix_for_limits(
+    study: Study, state: PlannerState, sizes: MixSizes, problem: Problem
+) -> Mix | None:
     """Return the mix of the limits' size, or None where there is no further one.
 
     Under a limit on quality the size lies halfway (geometrically) between the smallest measured mix

@@ -12,7 +12,7 @@ from sintra.core.judge import ranked
 from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
@@ -126,7 +126,7 @@ def preset_bytes(study: Study, best: Candidate) -> float:
     return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
 
 
-def expected_preset_sizes(sizes: Sizes) -> dict[str, float]:
+def expected_preset_sizes(sizes: MixSizes) -> dict[str, float]:
     """Return the presets' sizes in bytes by the published bits per weight.
 
     Embeddings of small models change them by a tenth or two.

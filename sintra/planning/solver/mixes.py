@@ -12,8 +12,8 @@ from sintra.core.errors import UserError
 from sintra.core.recipe import FILE_TYPES, Recipe, Rounding
 from sintra.core.types import SCREEN, Proposal
 from sintra.formats.gguf.attention import is_attention
-from sintra.formats.gguf.sizes import Sizes, bits_per_weight, patterns, resolved
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.sizes import MixSizes, bits_per_weight, mix_patterns, resolve_types
+from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.solver.groups import class_weight, depth_bins, group_tensors
 from sintra.planning.solver.problem import Problem, build_problem
@@ -68,7 +68,7 @@ class MixSettings:
 
     def mix_recipe(self, mix: Mapping[str, str]) -> Recipe:
         """Return a mix as a recipe, with the file type that its commonest tensor type goes with."""
-        pairs = patterns(mix)
+        pairs = mix_patterns(mix)
         return replace(self.uniform_recipe(pairs[-1][1]), tensors=pairs)
 
     def propose_files(self) -> list[Proposal]:
@@ -99,7 +99,7 @@ class MixSettings:
         """Return how many groups the evaluations allow to probe; negative where none are left."""
         return self.evaluations - CURVE_EVALUATIONS - CLOSING_EVALUATIONS
 
-    def space(self, model: ModelFacts, sizes: Sizes) -> Space:
+    def space(self, model: ModelFacts, sizes: MixSizes) -> Space:
         """Return as many groups as the evaluations allow, and each type's distortion.
 
         The distortion is weighted by the class of the tensor (class_weight).
@@ -116,7 +116,7 @@ class MixSettings:
             },
         )
 
-    def probed_groups(self, space: Space, sizes: Sizes) -> list[str]:
+    def probed_groups(self, space: Space, sizes: MixSizes) -> list[str]:
         """Return the groups that are probed: the largest, as many as the evaluations allow."""
         weights = dict.fromkeys(space.group_names, 0)
         for m in sizes.matrices:
@@ -127,7 +127,7 @@ class MixSettings:
     def problem(
         self,
         study: Study,
-        sizes: Sizes,
+        sizes: MixSizes,
         shape: Shape,
         weights: Mapping[str, Mapping[str, float]],
         kv: str = "f16",
@@ -147,12 +147,14 @@ def cut_mix(mix: Mix, dropped: tuple[int, ...], no_attention: tuple[int, ...] = 
     The tensors have the names that they have in the cut file.
     """
     rest = {name: kind for name, kind in mix.items() if not is_attention(name, no_attention)}
-    return {new: kind for name, kind in rest.items() if (new := moved(name, list(dropped)))}
+    return {
+        new: kind for name, kind in rest.items() if (new := renumber_tensor(name, list(dropped)))
+    }
 
 
 def mix_of(recipe: Recipe, space: Space) -> Mix | None:
     """Return a recipe's types by tensor, or None where some type isn't in the space."""
-    mix = resolved(recipe.tensors, space.groups)
+    mix = resolve_types(recipe.tensors, space.groups)
     return mix if len(mix) == len(space.groups) and set(mix.values()) <= set(space.types) else None
 
 

@@ -10,7 +10,7 @@ from sintra.config.study import Study
 from sintra.core import lazy
 from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware
-from sintra.formats.gguf.sizes import Sizes, bytes_of, written
+from sintra.formats.gguf.sizes import MixSizes, matrix_bytes, written_type
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import (
     Shape,
@@ -67,7 +67,7 @@ class Problem:
         return None if choice is None else table.mix(choice)
 
 
-def read_costs(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
+def read_costs(sizes: MixSizes, shape: Shape, types: Sequence[str], device: Hardware) -> Array:
     """Return what a token reads of each matrix at each type, (matrices, types).
 
     In bytes of ordinary types: slower types count more. An untied embedding costs nothing.
@@ -78,7 +78,7 @@ def read_costs(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardwar
             [
                 0.0
                 if m.name in free
-                else bytes_of(m, t) * device_type_cost(written(t, m.columns), device)
+                else matrix_bytes(m, t) * device_type_cost(written_type(t, m.columns), device)
                 for t in types
             ]
             for m in sizes.matrices
@@ -86,7 +86,7 @@ def read_costs(sizes: Sizes, shape: Shape, types: Sequence[str], device: Hardwar
     )
 
 
-def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
     """Return the bytes of matrices, of ordinary types, that a token may read.
 
     They follow from the study's limits on tokens/s; infinite without such a limit.
@@ -107,7 +107,7 @@ def time_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
     return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
 
 
-def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> float:
+def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
     """Return the bytes that matrices may have for the study's limits on file and memory.
 
     Infinite without such a limit.
@@ -123,7 +123,7 @@ def size_limit(study: Study, shape: Shape, sizes: Sizes, kv: str = "f16") -> flo
 
 def build_problem(
     study: Study,
-    sizes: Sizes,
+    sizes: MixSizes,
     shape: Shape,
     types: Sequence[str],
     weights: Mapping[str, Mapping[str, float]],
@@ -139,7 +139,7 @@ def build_problem(
         names=tuple(m.name for m in sizes.matrices),
         types=tuple(types),
         loss=np.array([[weights[m.name][t] for t in types] for m in sizes.matrices]),
-        size=np.array([[float(bytes_of(m, t)) for t in types] for m in sizes.matrices]),
+        size=np.array([[float(matrix_bytes(m, t)) for t in types] for m in sizes.matrices]),
         time=read_costs(sizes, shape, types, study.hardware),
         allowed=np.array(
             [[m.block is not None or t not in block_only for t in types] for m in sizes.matrices]
@@ -153,7 +153,7 @@ def build_problem(
     )
 
 
-def without_far_types(problem: Problem, sizes: Sizes, mix: Mapping[str, str]) -> Problem:
+def without_far_types(problem: Problem, sizes: MixSizes, mix: Mapping[str, str]) -> Problem:
     """Bar the types that lie far below their class in a mix."""
     table = problem.table
     barred = far_types(sizes.matrices, mix, table.types)

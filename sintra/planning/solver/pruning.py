@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate
-from sintra.formats.gguf.attention import SOURCES
+from sintra.formats.gguf.attention import SOURCE_ARCHITECTURES
 from sintra.planning.state import ModelFacts, PlannerState
 
 SHORTLIST = 3  # blocks of least influence that are tried
@@ -59,7 +59,9 @@ def cuts_to_try(study: Study, state: PlannerState) -> list[Cut]:
 
 def can_skip_attention(model: ModelFacts) -> bool:
     """Say whether the runtime can leave out the attention of single blocks of a model."""
-    return model.architecture in SOURCES and (model.shape is None or model.shape.active == 1)
+    return model.architecture in SOURCE_ARCHITECTURES and (
+        model.shape is None or model.shape.active == 1
+    )
 
 
 def best_block_set(order: Iterable[Candidate]) -> BlockSet:

@@ -10,7 +10,7 @@ from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
 from sintra.core.types import Level, Proposal
-from sintra.formats.gguf.sizes import PRESET_BITS, Sizes
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.solver.kld_target import kld_target
 from sintra.planning.solver.mixes import Mix, MixSettings, observe_mixes
@@ -37,7 +37,7 @@ class Search:
     study: Study
     settings: MixSettings
     state: PlannerState
-    sizes: Sizes
+    sizes: MixSizes
     shape: Shape
     surrogate: Surrogate
 
@@ -134,7 +134,7 @@ def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[
 
 
 def prior_of_study(
-    settings: MixSettings, state: PlannerState, space: Space, sizes: Sizes
+    settings: MixSettings, state: PlannerState, space: Space, sizes: MixSizes
 ) -> Prior | None:
     """Return what similar models' studies say of this one, or None.
 
@@ -155,7 +155,7 @@ def prior_of_study(
 
 
 def unfinished_probes(
-    settings: MixSettings, state: PlannerState, space: Space, sizes: Sizes
+    settings: MixSettings, state: PlannerState, space: Space, sizes: MixSizes
 ) -> list[Proposal]:
     """Return all probes while one of them was not tried yet, else none."""
     probes = propose_probes(settings, space, settings.probed_groups(space, sizes))

@@ -1,3 +1,1 @@
-"""Tasks: what they are, the language model that lm-eval drives, the scorers, the comparison with
-the baseline.
-"""
+"""Run tasks with lm-eval: build a task, score answers, and compare them with the baseline's."""

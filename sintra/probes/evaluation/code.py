@@ -1,6 +1,4 @@
-"""Does a program that a model wrote pass its tests? It runs in a child (jail.py), never in this
-process.
-"""
+"""Test whether a program that a model wrote passes its tests, in a child process (jail.py)."""
 
 from __future__ import annotations
 
@@ -16,21 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 JAIL = Path(__file__).with_name("jail.py")
-SECONDS, MEGABYTES = 10, 512
+SECONDS = 10  # of a program with its tests
+MEGABYTES = 512  # address space of a program, MiB
 
 
 @dataclass(frozen=True)
-class Ran:
-    """passed: the program and its tests ran to their end; else why not, in a few words."""
+class ProgramOutcome:
+    """How a program with its tests ended."""
 
-    passed: bool
-    why: str
+    passed: bool  # whether both ran to their end
+    reason: str  # why not, in a few words; "" where passed
 
 
-def passes(program: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> Ran:
+def run_tests(
+    program: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES
+) -> ProgramOutcome:
     """Run a program and then its tests, with an empty environment in an empty folder.
 
-    A word that nobody can guess is printed after the last test, so that a program which ends the
+    A word that cannot be guessed is printed after the last test, so that a program which ends the
     process early fails.
     """
     word = secrets.token_hex(16)
@@ -50,27 +51,24 @@ def passes(program: str, tests: str, seconds: int = SECONDS, megabytes: int = ME
         try:
             out, _ = child.communicate(timeout=seconds + 1)
         except subprocess.TimeoutExpired:
-            return Ran(False, f"stopped after {seconds} s")
+            return ProgramOutcome(False, f"stopped after {seconds} s")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
-    lines = out.decode(errors="replace").split()
-    if child.returncode == 0 and lines[-1:] == [word]:
-        return Ran(True, "")
-    return Ran(
-        False,
-        " ".join(out.decode(errors="replace").strip().splitlines()[-1:])[:200]
-        or f"exit {child.returncode}",
-    )
+    text = out.decode(errors="replace")
+    if child.returncode == 0 and text.split()[-1:] == [word]:
+        return ProgramOutcome(True, "")
+    last_line = " ".join(text.strip().splitlines()[-1:])[:200]
+    return ProgramOutcome(False, last_line or f"exit {child.returncode}")
 
 
 def network_is_cut() -> bool:
-    """Whether a program in the jail is kept from this machine's own loopback, tried with a real
-    socket.
+    """Return whether a program in the jail cannot reach this machine's loopback.
+
+    It is tried with a real socket.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        return not passes(
-            f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)", ""
-        ).passed
+        connect = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"
+        return not run_tests(connect, "").passed

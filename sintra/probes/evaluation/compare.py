@@ -1,9 +1,10 @@
-"""Item by item: how far a variant's answers are from the baseline's."""
+"""Compare a variant's answers to a task with the baseline's, item by item."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from sintra.core import lazy
 from sintra.core.types import Measurement
@@ -14,110 +15,154 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-RESAMPLES = 1000
-NAMES = {"exact_match": "acc"}  # a share of right answers, whatever lm-eval calls it
+RESAMPLES = 1000  # of the bootstrap
+METRIC_NAMES = {"exact_match": "acc"}  # a share of right answers, whatever lm-eval calls it
+
+Answer = int | str | bool | None
+Item = tuple[str, float | None, Answer]
+"""(key, score, answer): score is None where only all items together have one; answer is None where
+the model gave none that can be compared."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A task's outcome. metric: lm-eval's name; value: over all items; larger: whether more is
-    better; items: (key, score or None where only all of them have one, answer or None), in a fixed
-    order.
-    """
+class TaskJson(TypedDict):
+    """The content of items.json."""
 
     metric: str
     value: float
     larger: bool
-    items: tuple[tuple[str, float | None, Any], ...]
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A model's outcome in a task."""
+
+    metric: str  # lm-eval's name
+    value: float  # over all items
+    larger_is_better: bool
+    items: tuple[Item, ...]  # in a fixed order
 
     @staticmethod
-    def of(data: dict[str, Any]) -> Scored:
-        """From its JSON form."""
-        return Scored(
-            data["metric"],
-            data["value"],
-            data["larger"],
-            tuple((k, s, a) for k, s, a in data["items"]),
-        )
+    def of(data: TaskJson) -> TaskResult:
+        """Return the result in its JSON form."""
+        items = tuple((key, score, answer) for key, score, answer in data["items"])
+        return TaskResult(data["metric"], data["value"], data["larger"], items)
+
+    def as_json(self) -> TaskJson:
+        """Return the JSON form."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "larger": self.larger_is_better,
+            "items": self.items,
+        }
 
     @property
     def scores(self) -> NDArray[np.float64] | None:
-        """Score by item, where each has one."""
-        found = [s for _, s, _ in self.items]
-        return None if any(s is None for s in found) else np.array(found, np.float64)
+        """Return the score of each item, (items,), where each has one."""
+        scores = [score for _, score, _ in self.items]
+        return None if any(s is None for s in scores) else np.array(scores, np.float64)
 
     @property
-    def answered(self) -> bool:
-        """Whether the items have answers that can be compared."""
-        return any(a is not None for _, _, a in self.items)
+    def has_answers(self) -> bool:
+        """Return whether the items have answers that can be compared."""
+        return any(answer is not None for _, _, answer in self.items)
 
 
-def measurements(
-    name: str, own: Scored, base: Scored | None, seed: int, protocol: str
+MakeRow = Callable[..., Measurement]
+"""(name of the number, value, standard error or None) -> a measurement of the task."""
+
+
+def task_measurements(
+    name: str, result: TaskResult, base: TaskResult | None, seed: int, protocol: str
 ) -> list[Measurement]:
-    """task:<name>:<metric> with its standard error (the sample's, over items) and, beside a
-    baseline, retention, agreement, flips and McNemar's p.
-    """
-    n = len(own.items)
+    """Return task:<name>:<metric> with its standard error (the sample's, over items).
 
-    def row(what: str, value: float, stderr: float | None = None) -> Measurement:
+    Beside a baseline also retention, agreement, flips and McNemar's p. seed: of the bootstrap.
+    """
+    count = len(result.items)
+
+    def make_row(number: str, value: float, stderr: float | None = None) -> Measurement:
         return Measurement(
-            f"task:{name}:{what}", value, "1", "measured", stderr, n, protocol=protocol
+            f"task:{name}:{number}", value, "1", "measured", stderr, count, protocol=protocol
         )
 
-    metric = NAMES.get(own.metric, own.metric)
-    found = [row(metric, own.value, error(own.scores))]
-    if base is None:
-        return found
-    found += [
-        row(f"baseline_{metric}", base.value, error(base.scores)),
-        *retained(row, own, base, seed),
-    ]
-    if own.answered and base.answered:
-        share = float(np.mean([a[2] == b[2] for a, b in zip(own.items, base.items, strict=True)]))
-        found.append(row("agreement", share, float(np.sqrt(share * (1 - share) / n))))
-    a, b = own.scores, base.scores
-    if a is not None and b is not None and set(np.unique([a, b])) <= {0.0, 1.0}:
-        lost, won = int(((b == 1) & (a == 0)).sum()), int(((b == 0) & (a == 1)).sum())
-        share = (lost + won) / n
-        found += [
-            row("flips", share, float(np.sqrt(share * (1 - share) / n))),
-            row("mcnemar_p", mcnemar(lost, won)),
-        ]
-    return found
+    metric = METRIC_NAMES.get(result.metric, result.metric)
+    rows = [make_row(metric, result.value, score_error(result.scores))]
+    if base is not None:
+        rows.append(make_row(f"baseline_{metric}", base.value, score_error(base.scores)))
+        rows += retention(make_row, result, base, seed)
+        rows += agreement(make_row, result, base)
+        rows += flips(make_row, result, base)
+    return rows
 
 
-def error(scores: NDArray[np.float64] | None) -> float | None:
-    """The standard error of the mean."""
-    return (
-        None
-        if scores is None or len(scores) < 2
-        else float(scores.std(ddof=1) / np.sqrt(len(scores)))
-    )
+def score_error(scores: NDArray[np.float64] | None) -> float | None:
+    """Return the standard error of the mean of scores, (items,)."""
+    if scores is None or len(scores) < 2:
+        return None
+    return float(scores.std(ddof=1) / np.sqrt(len(scores)))
 
 
-def retained(row: Any, own: Scored, base: Scored, seed: int) -> list[Measurement]:
-    """The variant's score over the baseline's (the other way round where less is better),
-    bootstrapped over paired items.
+def share_error(share: float, count: int) -> float:
+    """Return the standard error of a share among `count` items, that of a binomial."""
+    return float(np.sqrt(share * (1 - share) / count))
+
+
+def retention(
+    make_row: MakeRow, result: TaskResult, base: TaskResult, seed: int
+) -> list[Measurement]:
+    """Return the variant's score over the baseline's, bootstrapped over paired items.
+
+    The other way round where less is better; nothing where the divisor is 0.
     """
-    over, under = (own, base) if own.larger else (base, own)
+    over, under = (result, base) if result.larger_is_better else (base, result)
     if not under.value:
         return []
-    a, b, spread = over.scores, under.scores, None
-    if a is not None and b is not None:
-        draws = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
-        below = b[draws].mean(1)
-        spread = float(np.std(a[draws].mean(1)[below > 0] / below[below > 0], ddof=1))
-    return [row("retention", over.value / under.value, spread)]
+    above, below, stderr = over.scores, under.scores, None
+    if above is not None and below is not None:
+        draws = np.random.default_rng(seed).integers(0, len(above), (RESAMPLES, len(above)))
+        divisors = below[draws].mean(1)
+        ratios = above[draws].mean(1)[divisors > 0] / divisors[divisors > 0]
+        stderr = float(np.std(ratios, ddof=1))
+    return [make_row("retention", over.value / under.value, stderr)]
+
+
+def agreement(make_row: MakeRow, result: TaskResult, base: TaskResult) -> list[Measurement]:
+    """Return the share of items with the same answer, where both models have answers."""
+    if not (result.has_answers and base.has_answers):
+        return []
+    same = [a[2] == b[2] for a, b in zip(result.items, base.items, strict=True)]
+    share = float(np.mean(same))
+    return [make_row("agreement", share, share_error(share, len(same)))]
+
+
+def flips(make_row: MakeRow, result: TaskResult, base: TaskResult) -> list[Measurement]:
+    """Return the share of items that became right or wrong, and McNemar's p.
+
+    Nothing where items are not simply right (1) or wrong (0).
+    """
+    scores, base_scores = result.scores, base.scores
+    if scores is None or base_scores is None:
+        return []
+    if not set(np.unique([scores, base_scores])) <= {0.0, 1.0}:
+        return []
+    lost = int(((base_scores == 1) & (scores == 0)).sum())
+    won = int(((base_scores == 0) & (scores == 1)).sum())
+    share = (lost + won) / len(scores)
+    return [
+        make_row("flips", share, share_error(share, len(scores))),
+        make_row("mcnemar_p", mcnemar(lost, won)),
+    ]
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """The two-sided p of McNemar's exact test: whether so uneven a split of the items that changed
-    could be chance.
+    """Return the two-sided p of McNemar's exact test.
 
-    The binomial test of the discordant pairs with probability 1/2 (McNemar 1947,
-    https://doi.org/10.1007/BF02295996; exact form: https://en.wikipedia.org/wiki/McNemar%27s_test).
+    It says whether so uneven a split of the items that changed could be chance: the binomial test
+    of the discordant pairs with probability 1/2 (McNemar 1947, https://doi.org/10.1007/BF02295996;
+    exact form: https://en.wikipedia.org/wiki/McNemar%27s_test).
     """
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest  # slow to import: not on the no-op path
 
     return 1.0 if lost + won == 0 else float(binomtest(lost, lost + won, 0.5).pvalue)

@@ -1,5 +1,4 @@
-"""A GGUF as lm-eval's language model: llama.cpp in this process, batch after batch, without a
-server.
+"""Give lm-eval a GGUF as its language model: llama.cpp in this process, without a server.
 
 Tokens, truncation and the token before an empty context are those of lm-eval's transformers model
 (HFLM), so that the same task gives the same number of right answers through both: special tokens in
@@ -24,8 +23,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.gguf.chat_template import Template
-from sintra.formats.runtime.llama_cpp import Model, log_softmax
+from sintra.formats.gguf.chat_template import ChatTemplate, Message
+from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,47 +32,55 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-Pair = tuple[Any, list[int], list[int]]
+Pair = tuple[Any, list[int], list[int]]  # the request, tokens of its context and continuation
 
 
 class LlamaLM(TemplateLM):  # type: ignore[misc]
-    """What lm-eval asks for, over an opened model. Positions that two requests share are computed
-    once.
+    """What lm-eval asks for, over an open model.
+
+    Positions that two requests share are computed once.
     """
+
+    model: LlamaModel
+    say: Callable[[str], None]  # takes lines of progress
+    template: ChatTemplate | None
+    max_length: int  # context, tokens
+    cached: list[int]  # tokens in the model's KV cache
 
     def __init__(
         self,
-        model: Model,
+        model: LlamaModel,
         say: Callable[[str], None] = lambda text: None,
-        template: Template | None = None,
+        template: ChatTemplate | None = None,
     ) -> None:
         super().__init__()
         self.model, self.say, self.template = model, say, template
         self.max_length = model.context
-        self.held: list[int] = []
+        self.cached = []
 
     @property
     def eot_token_id(self) -> int:
-        """End of text."""
+        """Return the token for end of text."""
         return self.model.eos
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """Return the token before a text without context."""
         return self.model.bos if self.model.adds_bos else self.model.eos
 
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval would tell prompts apart by if it kept them; ours are not kept."""
+        """Return the name by which lm-eval would tell stored prompts apart; ours are not stored."""
         return "gguf"
 
     def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        self, chat_history: list[Message], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text; without its system message where the template takes none, as HFLM
-        does.
+        """Return a conversation as text.
+
+        Its system message is left out where the template takes none, as HFLM does.
         """
-        from jinja2.exceptions import TemplateError
+        from jinja2.exceptions import TemplateError  # not on the no-op path
 
         assert self.template
         try:
@@ -85,8 +92,10 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids; begin of text first where the vocabulary says so, unless it is there or not
-        wanted.
+        """Return token ids.
+
+        Begin of text comes first where the vocabulary says so, unless it is there already or
+        add_special_tokens is False.
         """
         if add_special_tokens is False:
             ids: list[int] = self.model.tokenize(string, special=True).tolist()
@@ -94,69 +103,68 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
         return self.model.encode(string)
 
     def _loglikelihood_tokens(self, requests: list[Pair], **_: Any) -> list[tuple[float, bool]]:
-        found = []
+        likelihoods = []
         for number, (_request, context, continuation) in enumerate(requests, 1):
-            found.append(self.likelihood(context, continuation))
+            likelihoods.append(self.likelihood(context, continuation))
             if number % 100 == 0 or number == len(requests):
                 self.say(f"request {number} of {len(requests)}")
-        return found
+        return likelihoods
 
     def likelihood(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-        """Log-probability in nats of a continuation, and whether greedy decoding would say it."""
-        read = (context + continuation)[-(self.max_length + 1) :][:-1]
-        said = np.array(continuation[-len(read) :])
-        logp = log_softmax(self.logits(read, len(read) - len(said)))
-        return float(logp[np.arange(len(said)), said].sum()), bool((logp.argmax(1) == said).all())
+        """Return a continuation's log-probability in nats, and whether greedy decoding gives it."""
+        ids = (context + continuation)[-(self.max_length + 1) :][:-1]
+        targets = np.array(continuation[-len(ids) :])
+        logp = log_softmax(self.logits(ids, len(ids) - len(targets)))
+        likelihood = float(logp[np.arange(len(targets)), targets].sum())
+        return likelihood, bool((logp.argmax(1) == targets).all())
 
     def logits(self, ids: list[int], first: int) -> NDArray[np.float32]:
-        """Logits after positions first..end, (positions, vocabulary); what the last call left of
-        the same beginning is kept.
+        """Return the logits after positions first..end, (positions, vocabulary).
+
+        The KV cache keeps what the last call computed of the same beginning.
         """
         same = next(
-            (i for i, (a, b) in enumerate(zip(self.held, ids, strict=False)) if a != b),
-            min(len(self.held), len(ids)),
+            (i for i, (a, b) in enumerate(zip(self.cached, ids, strict=False)) if a != b),
+            min(len(self.cached), len(ids)),
         )
-        keep = min(same, first)
-        if not (keep and self.model.keep(keep)):
+        start = min(same, first)
+        if not (start and self.model.truncate(start)):
             self.model.clear()
-            keep = 0
-        self.held = list(ids)
-        return self.model.logits(np.array(ids[keep:], np.int32), keep, first - keep)
+            start = 0
+        self.cached = list(ids)
+        return self.model.logits(np.array(ids[start:], np.int32), start, first - start)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability in nats of whole texts, window after window."""
-        found = []
+        """Return the log-probability in nats of whole texts, window after window."""
+        likelihoods = []
         for text in (r.args[0] for r in requests):
             ids = self.tok_encode(text)
             windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
-            found.append(sum(self.likelihood(*make_disjoint_window(w))[0] for w in windows))
-            self.say(f"text {len(found)} of {len(requests)}")
-        return found
+            likelihoods.append(sum(self.likelihood(*make_disjoint_window(w))[0] for w in windows))
+            self.say(f"text {len(likelihoods)} of {len(requests)}")
+        return likelihoods
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers. Raises Infeasible for a task that wants them drawn at random."""
-        found = []
+        """Return greedy answers. Raises Infeasible for a task that needs them drawn at random."""
+        answers = []
         for context, options in (r.args for r in requests):
-            asked = normalize_gen_kwargs(options, 256)
-            if asked["do_sample"]:
+            settings = normalize_gen_kwargs(options, 256)
+            if settings["do_sample"]:
                 raise Infeasible(
                     "refused",
-                    (
-                        "the task asks for sampled answers, which differ from run to run: "
-                        "do_sample: false"
-                    ),
+                    "the task asks for sampled answers, which differ from run to run: "
+                    "do_sample: false",
                 )
-            found.append(
-                self.answer(
-                    context, handle_stop_sequences(asked.get("until"), None), asked["max_gen_toks"]
-                )
-            )
-            self.say(f"answer {len(found)} of {len(requests)}")
-        return found
+            stops = handle_stop_sequences(settings.get("until"), None)
+            answers.append(self.answer(context, stops, settings["max_gen_toks"]))
+            self.say(f"answer {len(answers)} of {len(requests)}")
+        return answers
 
     def answer(self, context: str, until: list[str], most: int) -> str:
-        """The text that greedy decoding says after a context, up to a stop, end of text or `most`
-        tokens.
+        """Return the text that greedy decoding gives after a context.
+
+        It ends at one of `until`, end of text or `most` tokens. Raises Infeasible where so many
+        tokens do not fit.
         """
         if most >= self.max_length:
             raise Infeasible(
@@ -164,11 +172,12 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
                 f"{most} tokens to generate don't fit into a context of {self.max_length}",
             )
         ids, text = self.tok_encode(context)[-(self.max_length - most) :], ""
-        said: list[int] = []
-        while len(said) < most and not any(stop and stop in text for stop in until):
-            token = int(self.logits(ids + said, len(ids) + len(said) - 1)[-1].argmax())
-            if self.model.ends(token):
+        generated: list[int] = []
+        while len(generated) < most and not any(stop and stop in text for stop in until):
+            sequence = ids + generated
+            token = int(self.logits(sequence, len(sequence) - 1)[-1].argmax())
+            if self.model.is_end(token):
                 break
-            said.append(token)
-            text = self.model.text(said)
+            generated.append(token)
+            text = self.model.detokenize(generated)
         return str(postprocess_generated_text(text, until, None))

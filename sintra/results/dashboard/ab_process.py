@@ -96,7 +96,7 @@ def compare_answers(order: AbOrder, emit: Emit) -> None:
     """
     import numpy as np  # not needed to read what this module declares
 
-    from sintra.formats.runtime.llama_cpp import opened  # loads llama.cpp
+    from sintra.formats.runtime.llama_cpp import open_model  # loads llama.cpp
     from sintra.stages import ab  # loads llama.cpp
 
     paths = [Path(p) for p in order["paths"]]
@@ -104,7 +104,7 @@ def compare_answers(order: AbOrder, emit: Emit) -> None:
     size = ab.context_size(paths[0], [prompt], order["tokens"])
     with ExitStack() as stack:
         models = [
-            stack.enter_context(opened(p, size, order["threads"], kv=kv))
+            stack.enter_context(open_model(p, size, order["threads"], kv=kv))
             for p, kv in zip(paths, ("f16", order["kv"]), strict=True)
         ]
         if models[0].vocabulary != models[1].vocabulary:
@@ -160,7 +160,7 @@ def greedy_steps(model: Any, ids: list[int], most: int, answer: list[int]) -> It
     logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
     while True:
         answer.append(int(logits[-1].argmax()))
-        ended = model.ends(answer[-1]) or len(answer) >= most
+        ended = model.is_end(answer[-1]) or len(answer) >= most
         yield ended
         if ended:
             return

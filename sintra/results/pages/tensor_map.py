@@ -12,8 +12,8 @@ from typing import Any
 from sintra.build.step import Step
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Artifact
-from sintra.formats.gguf.sizes import resolved
-from sintra.formats.gguf.tensor_names import moved
+from sintra.formats.gguf.sizes import resolve_types
+from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.planning.solver.search import Search, open_search, propose_probes
 from sintra.planning.solver.surrogate import Surrogate
 from sintra.planning.state import PlannerState
@@ -138,7 +138,9 @@ def tensor_figure(
     """Collect one variant. base: the original's layout; surrogate: None leaves the shares out."""
     layout = read_step_layout(done, done.graph.quantize(recipe), say)
     matrices = [tensor for tensor in layout["tensors"] if len(tensor[3]) > 1]
-    original_name = {new: t[0] for t in base["tensors"] if (new := moved(t[0], list(recipe.drop)))}
+    original_name = {
+        new: t[0] for t in base["tensors"] if (new := renumber_tensor(t[0], list(recipe.drop)))
+    }
     rows = {original_name[row[0]]: row for row in matrices if row[0] in original_name}
     types = {name: row[1] for name, row in rows.items()}
     shares = predicted_shares(surrogate, types) if recipe.complete else {}
@@ -225,7 +227,7 @@ def cost_of_cut(done: FinishedStudy, state: PlannerState, winner: TensorFigure) 
             done.graph.quantize(other.recipe).outcome(done.store), Artifact
         ):
             continue
-        other_types = resolved(other.recipe.tensors, types)
+        other_types = resolve_types(other.recipe.tensors, types)
         whole, cut = (
             state.results.kld(other.recipe, "search"),
             state.results.kld(done.recipe, "search"),

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sintra.core import lazy
-from sintra.formats.gguf.tensor_names import moved
-from sintra.formats.runtime.blocks import Model
+from sintra.formats.gguf.tensor_names import renumber_tensor
+from sintra.formats.runtime.blocks import BlockModel
 from sintra.stages.rounding.tensors import STORED_DTYPES
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def hessian_numbers(curvature: Path, dropped: list[int]) -> dict[str, list[int]]
     return {
         name: as_list(numbers)
         for original, numbers in text["tensors"].items()
-        if (name := moved(original, dropped))
+        if (name := renumber_tensor(original, dropped))
     }
 
 
@@ -253,7 +253,7 @@ class HessianCollector:
 
 
 def matching_layers(
-    model: Model,
+    model: BlockModel,
     tensors: Mapping[str, ReaderTensor],
     layers: Mapping[str, str],
     unmapped: Unmapped,
@@ -277,7 +277,7 @@ def matching_layers(
 
 
 def matching_banks(
-    model: Model,
+    model: BlockModel,
     tensors: Mapping[str, ReaderTensor],
     banks: Mapping[str, ExpertTensors],
     unmapped: Unmapped,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.runtime.blocks import Model, Passing
+from sintra.formats.runtime.blocks import BlockModel, OuterLayers
 from sintra.formats.runtime.functional_block import FunctionalBlock, one_window
 from sintra.stages.rounding.compensate import CompensationOptions, compensate
 from sintra.stages.rounding.grids import GRIDS
@@ -95,7 +95,7 @@ class BlockLayers:
 class SequentialRounder:
     """Rounds a GGUF's matrices in place, block after block."""
 
-    model: Model
+    model: BlockModel
     """The checkpoint, whose blocks are loaded one at a time."""
     layers: dict[str, str]
     """Linear layer -> GGUF tensor of its weight."""
@@ -114,7 +114,7 @@ class SequentialRounder:
 
     def __init__(
         self,
-        model: Model,
+        model: BlockModel,
         tensor_names: Mapping[str, str],
         tensors: Tensors,
         exact: Tensors,
@@ -130,7 +130,7 @@ class SequentialRounder:
         self.vectors = {
             n: t for n, t in tensor_names.items() if t in tensors and len(tensors[t].shape) == 1
         }
-        self.passing = Passing(model)
+        self.passing = OuterLayers(model)
         self.rounded, self.learned = [], []
 
     def run(self, windows: Tensor, states: HiddenStates) -> list[str]:
@@ -159,7 +159,7 @@ class SequentialRounder:
         for room, rows in ((states.quantized, quantized.to(exact.dtype)), (states.exact, exact)):
             table.data = rows
             for i, window in enumerate(windows):
-                room[i] = self.passing.first(window[None])[0].float().numpy()
+                room[i] = self.passing.first_input(window[None])[0].float().numpy()
         table.data = exact
 
     def round_block(self, number: int, states: HiddenStates) -> None:
@@ -244,7 +244,7 @@ class SequentialRounder:
         moments = InputMoments()
         for i, window in enumerate(windows):
             x, y = (
-                self.passing.last(window[None], one_window(room, i))
+                self.passing.head_input(window[None], one_window(room, i))
                 for room in (states.exact, states.quantized)
             )
             moments.add(x, y)

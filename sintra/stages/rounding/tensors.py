@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.gguf.header import reader
+from sintra.formats.gguf.header import open_gguf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,13 +30,13 @@ STORED_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}  # ggml
 
 def read_tensors(path: Path) -> dict[str, ReaderTensor]:
     """Return a GGUF's tensors by name, their data mapped read-only."""
-    return {tensor.name: tensor for tensor in reader(path).tensors}
+    return {tensor.name: tensor for tensor in open_gguf(path).tensors}
 
 
 @contextlib.contextmanager
 def writable_tensors(path: Path) -> Iterator[dict[str, ReaderTensor]]:
     """Map a GGUF's tensors for writing, by name; their data are flushed at the end."""
-    file = reader(path, "r+")
+    file = open_gguf(path, "r+")
     yield {tensor.name: tensor for tensor in file.tensors}
     file.data.flush()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from sintra.core import lazy
-from sintra.formats.gguf.header import reader
+from sintra.formats.gguf.header import open_gguf
 from sintra.stages.rounding.compensate import Compensation, CompensationOptions, compensate
 from sintra.stages.rounding.grids import GRIDS, Grid
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
@@ -76,7 +76,7 @@ def compensate_file(
     )
     keep.mkdir(parents=True, exist_ok=True)
     rounding: RoundingJson = {"compensated": {}, "nearest": []}
-    tensors = [t for t in reader(target, "r+").tensors if len(t.shape) > 1]
+    tensors = [t for t in open_gguf(target, "r+").tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
