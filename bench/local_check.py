@@ -35,7 +35,7 @@ from sintra.core.stage import machine
 from sintra.core.types import Measurement
 from sintra.hardware.estimate.calibrate import MeasuredSpeed, refine_memory, refine_profile
 from sintra.hardware.estimate.estimate import Shape, compute_bytes, estimate_metrics, kv_bytes
-from sintra.probes.measurements import NAME, parse
+from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store
 from sintra.study.workspace import composed, open_workspace
 
@@ -76,7 +76,10 @@ def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[R
 
 def numbers(step: Step, store: Store) -> dict[str, Measurement]:
     """A probe's measurements by metric."""
-    return {m.metric: m for m in parse(store.read_json(step.outcome(store), NAME))}
+    return {
+        m.metric: m
+        for m in parse_measurements(store.read_json(step.outcome(store), MEASUREMENTS_FILE))
+    }
 
 
 def calm(step: Step, store: Store) -> Measurement:

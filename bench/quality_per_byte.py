@@ -110,7 +110,7 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
         row = {
             "size": name,
             "bytes": limit,
-            "stock": stock[0].name,
+            "stock": variant_name(stock[0]),
             "stock_kld": float(stock[1][1].mean()),
         }
         for planner in planners:
@@ -129,7 +129,7 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
                 "evaluations": bench.evaluations[-1],
             }
             print(
-                f"  {name:7} {limit / MB:7.3f} MB  {stock[0].name:15} {stock[1][1].mean():.6f}   "
+                f"  {name:7} {limit / MB:7.3f} MB  {variant_name(stock[0]):15} {stock[1][1].mean():.6f}   "
                 f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} "
                 f"to {high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} "
                 "s",

@@ -53,12 +53,12 @@ def overrides(data: bytes, folder: Path) -> None:
     profiles, sweeps.
     """
     from sintra.config.compose import checked, overrides_of
-    from sintra.study.sweep import several, values
+    from sintra.study.sweep import has_several_values, single_overrides
 
     raw = overrides_of(_lines(data))
-    checked(ROOT, [o for o in raw if not several(o)])
-    for override in [o for o in raw if several(o)][:2]:
-        values(ROOT, override)
+    checked(ROOT, [o for o in raw if not has_several_values(o)])
+    for override in [o for o in raw if has_several_values(o)][:2]:
+        single_overrides(ROOT, override)
 
 
 def composed(data: bytes, folder: Path) -> None:
@@ -100,7 +100,7 @@ def replies(data: bytes, folder: Path) -> None:
 def entries(data: bytes, folder: Path) -> None:
     """An AC entry: looked up, laid out, delivered, verified, collected."""
     from sintra.core.types import Artifact
-    from sintra.results.outputs import put
+    from sintra.results.outputs import link_models
     from sintra.store.maintenance import delete_unneeded, verify_blobs
     from sintra.store.store import Store
 
@@ -113,7 +113,7 @@ def entries(data: bytes, folder: Path) -> None:
         view, out = folder / "view", folder / "out"
         out.mkdir(exist_ok=True)
         store.lay_out(found, view)
-        put(store, out, {"": found, "gptq": found})
+        link_models(store, out, {"": found, "gptq": found})
         shutil.rmtree(view)
         shutil.rmtree(out)
     list(verify_blobs(store))
@@ -211,11 +211,9 @@ def folders(data: bytes, folder: Path) -> None:
 
 def rounds(data: bytes, folder: Path) -> None:
     """A recorded round."""
-    from sintra.study.round_files import proposals, read
+    from sintra.study.round_files import read_round
 
-    found = read(_file(data, folder, "round-01.json"))
-    if found is not None:
-        proposals(found)
+    read_round(_file(data, folder, "round-01.json"))
 
 
 @cache

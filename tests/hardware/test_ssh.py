@@ -21,7 +21,7 @@ from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.hardware.boards import runner, transfer
 from sintra.hardware.boards.transfer import CHUNK, resume_offset
 from sintra.hardware.estimate.architecture import read_architecture, shape_of_preset
-from sintra.probes.board import check
+from sintra.probes.board import check_run
 from sintra.store.files import hash_file
 
 pytestmark = pytest.mark.skipif(
@@ -133,7 +133,7 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
         transfer.PROGRESS_S = original
     assert cuts, said
     with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are no model
-        check(found, "board", 60)
+        check_run(found, "board", 60)
     assert any("was lost" in line for line in said)
     going_on = [line for line in said if "going on at" in line]
     assert len(going_on) == 1
@@ -312,7 +312,7 @@ def test_a_time_limit_ends_a_measurement(sshd, small):
     with pytest.raises(
         Transient, match=r"stopped after 1 s, its time limit \(device.timeout_s\), in \w+ on here"
     ):
-        check(found, "here", 1.0)
+        check_run(found, "here", 1.0)
     assert ours(sshd) == {}
 
 
@@ -349,7 +349,7 @@ def test_the_users_llama_bench(sshd, small, tmp_path):
         "pp_tps": [4007.02, 2450.84],
         "tg_tps": [2953.51, 1961.02],
     }
-    check(found, "here", 60)
+    check_run(found, "here", 60)
     there.measure(JOB | {"job": "memory", "context": 128}, small, hash_file(small), identity)
     asked = [
         line.partition(" -p ")[2]
@@ -380,7 +380,7 @@ def test_how_a_run_ended():
         ({"late": True}, Transient, "its time limit"),
     ):
         with pytest.raises(error, match=said):
-            check(run | more, "here", 60)
+            check_run(run | more, "here", 60)
 
 
 @pytest.fixture(scope="module")

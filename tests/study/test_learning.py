@@ -243,7 +243,7 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
 
 def test_calibration_by_hand():
     results = [row("a")]
-    assert calibration.outcomes(results[0]) == [(0.8, True), (0.6, False)]
+    assert calibration.advice_outcomes(results[0]) == [(0.8, True), (0.6, False)]
     said = calibration.calibration_report(results)
     assert "2 of 3 measured inside (67%)" in said
     assert "70% sure on average, 1 of 2 better than before, Brier 0.20" in said
