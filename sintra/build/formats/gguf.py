@@ -133,8 +133,8 @@ def board_steps(graph: Graph, recipe: Recipe, speed: Params, memory: Params) -> 
         return ()
     label, hints = graph.label(recipe), {"device": asdict(graph.study.device)}
     fits = graph.step("device_memory", label, memory | board.params, inputs, hints)
-    inputs |= {"memory": fits}
-    return fits, graph.step("device_speed", label, speed | board.params, inputs, hints)
+    after = inputs | {"memory": fits}  # a new dictionary: the first step keeps its own
+    return fits, graph.step("device_speed", label, speed | board.params, after, hints)
 
 
 FORMAT = Format("gguf", "llama.cpp", make, measure)
