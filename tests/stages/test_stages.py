@@ -274,7 +274,7 @@ def test_divergence_is_the_textbook_one(lab):
 def test_top_k_is_close_to_exact(lab, monkeypatch):
     small = lab.quantize("Q4_0")
     exact = numbers(lab.run(quality, {"seed": 0}, gguf=small, baseline=base(lab)))
-    monkeypatch.setattr(baseline, "WHOLE", 1)
+    monkeypatch.setattr(baseline, "WHOLE_VOCABULARY", 1)
     coarse = base(lab)
     assert (coarse / "ids.npy").exists()
     close = numbers(lab.run(quality, {"seed": 0}, gguf=small, baseline=coarse))
