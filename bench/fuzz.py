@@ -95,7 +95,8 @@ def main() -> int:
     given, guard, total = parser.parse_args(), Guard(), Count()
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     print(
-        f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}{'seconds':>9}",
+        f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}"
+        f"{'seconds':>9}",
         flush=True,
     )
     for name, target in TARGETS.items():
@@ -112,7 +113,8 @@ def main() -> int:
             found = random_inputs(target, guard, Path(folder), count, given.seed)
             tempfile.tempdir = None
         print(
-            f"{name:<22}{found.inputs:>9}{found.refused:>9}{found.tracebacks:>12}{found.hangs:>7}{found.outside:>9}"
+            f"{name:<22}{found.inputs:>9}{found.refused:>9}{found.tracebacks:>12}{found.hangs:>7}"
+            f"{found.outside:>9}"
             f"{time.monotonic() - start:>9.0f}",
             flush=True,
         )

@@ -49,7 +49,13 @@ def windows(cache: Path, model: Path, texts: Path) -> "np.ndarray":  # noqa: F82
     return found
 
 
-def variant(model: Path, ids: "np.ndarray", seed: int, steps: int, out: Path) -> Path:  # noqa: F821, UP037
+def variant(
+    model: Path,
+    ids: "np.ndarray",  # noqa: F821, UP037
+    seed: int,
+    steps: int,
+    out: Path,
+) -> Path:
     """The model after some more training steps (AdamW, 1e-4, 4 windows of 256 tokens each)."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -78,7 +78,8 @@ def main() -> None:
                 ratios.append(ours / min(others.values()))
                 row = " ".join(f"{n} {v:.4f}" for n, v in others.items())
                 print(
-                    f"  k={k}: ours {dropped} {ours:.4f}, {row}, {ratios[-1]:.3f} x the best of them",
+                    f"  k={k}: ours {dropped} {ours:.4f}, {row}, "
+                    f"{ratios[-1]:.3f} x the best of them",
                     flush=True,
                 )
     print(f"worst={max(ratios):.3f}")

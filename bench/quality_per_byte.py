@@ -129,7 +129,8 @@ def compare(bench: Bench, names: list[str], planners: list[str]) -> list[dict]:
                 "evaluations": bench.evaluations[-1],
             }
             print(
-                f"  {name:7} {limit / MB:7.3f} MB  {variant_name(stock[0]):15} {stock[1][1].mean():.6f}   "
+                f"  {name:7} {limit / MB:7.3f} MB  "
+                f"{variant_name(stock[0]):15} {stock[1][1].mean():.6f}   "
                 f"{planner:12} {size / MB:7.3f} MB {found.mean():.6f}  {value:.3f} x ({low:.3f} "
                 f"to {high:.3f})  {bench.evaluations[-1]} evaluations, {row[planner]['seconds']} "
                 "s",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from sintra.build.graph import Graph
 from sintra.build.run import run_step
@@ -63,7 +64,7 @@ def run(workspace: Workspace, graph: Graph, say: bool = True, decide: bool = Tru
     return known
 
 
-def kld(graph: Graph, store: Store, recipe: Recipe, level: str) -> "np.ndarray":  # noqa: F821, UP037
+def kld(graph: Graph, store: Store, recipe: Recipe, level: str) -> Any:
     """Every position's divergence on a text, (windows, positions)."""
     import numpy as np
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sintra.build.step import Step, Variant
 from sintra.config.study import Study
 from sintra.core import plugins
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe, variant_name
+from sintra.core.stage import Hints, Params
 from sintra.core.types import SCREEN, Source
 from sintra.formats.runtime.environments import environment_params
 from sintra.stages.tools import toolchain_params
@@ -44,9 +44,9 @@ class Graph:
         self,
         stage: str,
         label: str,
-        params: dict[str, Any],
+        params: Params,
         inputs: dict[str, Step] | None = None,
-        hints: dict[str, Any] | None = None,
+        hints: Hints | None = None,
     ) -> Step:
         """Return the step of this name, made when it is new.
 
@@ -191,7 +191,7 @@ class Graph:
         params |= {} if recipe.kv == "f16" else {"kv": recipe.kv}
         return self.step("tasks", f"{self.label(recipe)}-{name}-{part}", params, inputs, hints)
 
-    def speed_sizes(self) -> dict[str, Any]:
+    def speed_sizes(self) -> Params:
         """Return the sizes of the speed probes, tokens and repetitions."""
         probe = self.study.probe
         return {

@@ -18,6 +18,7 @@ from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
+from sintra.core.stage import Hints
 from sintra.core.types import Artifact, Failure
 from sintra.store.store import Store
 
@@ -30,7 +31,7 @@ class Order(TypedDict):
     step: str  # the step's name
     store: str  # the cache's folder, absolute
     action: dict[str, Any]  # what the key is made of
-    hints: dict[str, Any]  # what helps and isn't part of the key
+    hints: Hints  # what helps and isn't part of the key
     locks: str  # how the cache is locked (option store.lock_kind)
     cwd: str  # the working folder
     background: bool  # whether the worker has the lowest priority

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
-from sintra.core.stage import Stage
+from sintra.core.stage import Hints, Params, Stage
 from sintra.core.types import Artifact, Failure
 from sintra.store.store import Outcome, Store
 
@@ -22,9 +22,9 @@ class Step:
 
     stage: str  # the stage or probe that it runs
     label: str  # what it is about, in its name
-    params: dict[str, Any]  # of the stage; part of the key
+    params: Params  # of the stage; part of the key
     inputs: dict[str, Step] = field(default_factory=dict)  # role -> step
-    hints: dict[str, Any] = field(default_factory=dict)  # where things are; never part of a key
+    hints: Hints = field(default_factory=dict)  # where things are; never part of a key
     # The outcome once the store has it: a graph asks once for each path that leads through here.
     cached: dict[str, Outcome] = field(default_factory=dict)
 

@@ -24,7 +24,7 @@ from typing import Any
 from sintra.core import plugins
 from sintra.core.errors import Infeasible, Transient, UserError, disk_error
 from sintra.core.process import die_with_parent, peak_rss
-from sintra.core.stage import Context, Stage, cores, tool_version
+from sintra.core.stage import Context, Hints, Stage, cores, tool_version
 from sintra.core.types import Artifact, Failure, File
 from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
@@ -45,7 +45,7 @@ class Order:
     store: str  # path of the cache
     action: dict[str, Any]  # all that the key is made of
     inputs: dict[str, list[dict[str, Any]]]  # role -> files
-    hints: dict[str, Any]  # what helps but isn't part of the key
+    hints: Hints  # what helps but isn't part of the key
     threads: int  # 0: all cores
     timeout_s: float = 4 * 3600.0  # for whoever waits, seconds
     cwd: str = ""  # what relative paths in hints start from

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from doit.task import DelayedLoader, Task
 
@@ -159,12 +158,12 @@ class StudyGroup:
         """Return whether every study that has ended met its goal."""
         return self.met == self.ended
 
-    def note_end(self, result: dict[str, Any]) -> None:
+    def note_end(self, study: str, status: str) -> None:
         """Note that a study has ended, and print it."""
-        self.ended.add(result["study"])
-        if result["status"] == "met":
-            self.met.add(result["study"])
-        self.run.say(f"ended   {result['study']}: {result['status']}")
+        self.ended.add(study)
+        if status == "met":
+            self.met.add(study)
+        self.run.say(f"ended   {study}: {status}")
 
     def conclude(self) -> None:
         """Print the table, also where some studies failed."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from sintra.build.console import format_seconds
 from sintra.build.graph import Graph
@@ -24,7 +23,7 @@ from sintra.study.adviser import AdviserSession
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
-OnEnd = Callable[[dict[str, Any]], None]
+OnEnd = Callable[[str, str], None]  # of a study's name and status
 
 
 class StudyRun:
@@ -170,7 +169,7 @@ class StudyRun:
             )
         self.events.publish_result(graph, recorded, outcome)
         if self.on_end is not None:
-            self.on_end(outcome | ({"status": "invalid"} if problem else {}))
+            self.on_end(outcome["study"], "invalid" if problem else outcome["status"])
             return True
         print_result(outcome, measured, self.workspace, self.run.console.mode)
         return bool(outcome["status"] == "met" and not problem)

@@ -14,9 +14,10 @@ PARTS = ("dodo.py", "conf", "models/fable", "models/fable_mini", "models/texts",
 IGNORED = "cache/\noutputs/\n.doit.db*\n"
 NEXT = """next:
   doit plan hardware=laptop                    the dry run: what would be done
-  doit optimize hardware=laptop                the bundled model, some minutes; then doit export_ollama
-  doit optimize hardware=auto model=./FOLDER   a model of yours (config.json, *.safetensors) for this machine
-names to choose from: conf/hardware, conf/model, conf/goal; `sintra ...` is the same as `doit ...`"""
+  doit optimize hardware=laptop                the bundled model, some minutes
+  doit optimize hardware=auto model=./FOLDER   your model, for this machine
+  doit export_ollama                           hand the winner over
+names to choose from: conf/hardware, conf/model, conf/goal; `sintra ...` is `doit ...`"""
 
 
 def source_folder() -> Path:

@@ -28,6 +28,8 @@ NEEDED = {
 }
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TEMPLATES = ("prompt", "choices", "answer", "tests")
+TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
+TaskRow = dict[str, Any]  # a row of a task's data: column -> value
 FILE = "task.yaml"
 
 
@@ -102,12 +104,12 @@ def task_files(path: Path) -> dict[str, Path]:
     return dict(zip(names, [path, *(data_file(path, name) for name in data)], strict=True))
 
 
-def data_names(task: dict[str, Any]) -> list[str]:
+def data_names(task: TaskFile) -> list[str]:
     """Return the data files that a task names, in order."""
     return [file for part in splits(task).values() for file in part]
 
 
-def splits(task: dict[str, Any]) -> dict[str, list[str]]:
+def splits(task: TaskFile) -> dict[str, list[str]]:
     """Return split -> data files; nothing for lm-eval's format with data of its own."""
     if "kind" in task:
         return {"test": [task["data"]]}
@@ -129,7 +131,7 @@ def data_file(path: Path, name: str) -> Path:
     raise UserError(f"{path}: there is no data file {name!r} beside it")
 
 
-def read_task(path: Path) -> dict[str, Any]:
+def read_task(path: Path) -> TaskFile:
     """Return a task's YAML, checked. Raises UserError in one line."""
     import yaml  # not on the no-op path
 
@@ -146,7 +148,7 @@ def read_task(path: Path) -> dict[str, Any]:
     return _check_own(path, task) if "kind" in task else _check_native(path, task)
 
 
-def _check_own(path: Path, task: dict[str, Any]) -> dict[str, Any]:
+def _check_own(path: Path, task: TaskFile) -> TaskFile:
     if not isinstance(task["kind"], str) or task["kind"] not in NEEDED:
         raise UserError(
             f"{path}: no kind is called {task['kind']!r}: {nearest(str(task['kind']), NEEDED)}"
@@ -163,7 +165,7 @@ def _check_own(path: Path, task: dict[str, Any]) -> dict[str, Any]:
     return task
 
 
-def _check_native(path: Path, task: dict[str, Any]) -> dict[str, Any]:
+def _check_native(path: Path, task: TaskFile) -> TaskFile:
     if "include" in task:
         raise UserError(f"{path}: `include` isn't taken: write the task in one file")
     if not all(isinstance(f, str) for part in splits(task).values() for f in part):
@@ -173,7 +175,7 @@ def _check_native(path: Path, task: dict[str, Any]) -> dict[str, Any]:
     return task
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[TaskRow]:
     """Return the rows of a JSONL file. Raises UserError with the line."""
     rows = []
     try:
@@ -213,7 +215,7 @@ def check_data(path: Path) -> None:
             check_rows(task, rows, Path(name).name)
 
 
-def check_rows(task: dict[str, Any], rows: list[dict[str, Any]], name: str) -> None:
+def check_rows(task: TaskFile, rows: list[TaskRow], name: str) -> None:
     """Raise UserError with the row that lacks a column which a user's task names."""
     needed = {c for key in TEMPLATES if isinstance(task.get(key), str) for c in columns(task[key])}
     for number, row in enumerate(rows, 1):

@@ -21,13 +21,17 @@ PROGRESS_MARK = "> "
 """How a line of a worker's log begins that is shown as it comes, also without a terminal."""
 
 
+Params = dict[str, Any]  # JSON, part of a step's key; its keys depend on the stage
+Hints = dict[str, Any]  # JSON that helps but isn't in the key: a path, a host
+
+
 class Context(NamedTuple):
     """What a running step has: its parameters, its inputs, and where to write."""
 
-    params: dict[str, Any]  # what the step's key has; JSON, its keys depend on the stage
+    params: Params  # what the step's key has
     inputs: dict[str, Path]  # role -> folder of read-only files
     out: Path  # an empty folder whose files become the artifact
-    hints: dict[str, Any]  # what helps but isn't in the key (a path, a host)
+    hints: Hints  # what helps but isn't in the key
     keep: Path  # a folder that outlives a killed run, for downloads that resume
     threads: int  # how many cores it may use
 

@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sintra.core.errors import Infeasible, Transient
-from sintra.core.stage import Context, Stage, machine
+from sintra.core.stage import Context, Params, Stage, machine
 from sintra.core.types import Measurement
 from sintra.hardware.memory_limit import MemoryLimit, memory_limit
 from sintra.probes.measurements import write_measurements
@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 
 def peak_measurements(
-    params: dict[str, Any], plain: list[Reading], mapped: list[Reading], mode: str
+    params: Params, plain: list[Reading], mapped: list[Reading], mode: str
 ) -> Iterator[Measurement]:
     """Yield the peaks in bytes: of the whole run, of each phase, and with mmap.
 

@@ -108,7 +108,8 @@ def format_line(row: FormatJson, best: Candidate, wins: bool) -> str:
     memory = format_metric(best, "ram_peak_bytes", 1e6, 0)
     mark = " (winner)" if wins else ""
     return (
-        f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{format_kld(best):>20}{top + ' %':>10}"
+        f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{format_kld(best):>20}"
+        f"{top + ' %':>10}"
         f"{speed:>9}{memory:>8}  {row['runtime']}{mark}"
     )
 

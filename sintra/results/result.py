@@ -38,7 +38,7 @@ def build_result(
 ) -> ResultJson:
     """Build result.json (DESIGN.md), the best candidate first.
 
-    `steps` (built, cached, failed and pulled) and `wall_s` (seconds) are of the run at hand, as is `llm`.
+    `steps` (built, cached, failed and pulled), `wall_s` (seconds) and `llm` are of this run.
     """
     study, goal = workspace.study, workspace.study.goal
     order = ranked(candidates, goal)

@@ -61,9 +61,10 @@ def candidate_line(candidate: Candidate, verdict: Verdict) -> str:
 def failure_lines(candidates: Sequence[Candidate]) -> list[str]:
     """Return a line for each candidate that failed."""
     return [
-        f"{short_name(variant_name(c.recipe)):<{NAME_WIDTH}}  failed: {c.failure.kind}: {c.failure.message}"
-        for c in candidates
-        if c.failure
+        f"{short_name(variant_name(candidate.recipe)):<{NAME_WIDTH}}  failed: "
+        f"{failure.kind}: {failure.message}"
+        for candidate in candidates
+        if (failure := candidate.failure)
     ]
 
 

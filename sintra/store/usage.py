@@ -129,7 +129,8 @@ def folder_bytes(folder: Path) -> int:
     for directory, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118 (environments hold many files)
+                # environments hold many files, and pathlib is slower
+                total += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118
             except OSError:
                 continue
     return total

@@ -92,7 +92,7 @@ def _ask_hub(repo: str, revision: str) -> str | None:
 
 
 class Digests:
-    """The SHA-256 of the user's files, kept by their stat, so that a no-op reads no byte of them."""
+    """The SHA-256 of the user's files, kept by their stat, so that a no-op reads none of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path  # the JSON file where they are kept

@@ -77,10 +77,10 @@ class Guard:
             path = args[1] if event in ("os.rename", "os.link", "os.symlink") else args[0]
             if event in ("os.remove", "os.rmdir") and args[1] != -1:
                 path = None  # relative to a folder that shutil.rmtree has open
-        if isinstance(path, str | bytes | os.PathLike) and not os.path.abspath(
-            os.fsdecode(path)
-        ).startswith(self.folder):
-            self.strayed.append(f"{event} {os.fsdecode(path)}")
+        if isinstance(path, str | bytes | os.PathLike):
+            absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (resolve follows links)
+            if not absolute.startswith(self.folder):
+                self.strayed.append(f"{event} {os.fsdecode(path)}")
 
     @contextlib.contextmanager
     def within(self, folder: Path) -> Iterator[None]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step, Variant
 from sintra.core.format import Format
 from sintra.core.recipe import Recipe
-
-Params = dict[str, Any]  # of a step, as they stand in its key
+from sintra.core.stage import Params
 
 
 def make(graph: Graph, recipe: Recipe) -> Step:

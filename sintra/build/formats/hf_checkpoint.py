@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sintra.build.graph import Graph
 from sintra.build.step import Step, Variant
 from sintra.config.study import Study
 from sintra.core.format import Format, format_of
 from sintra.core.recipe import Recipe
+from sintra.core.stage import Params
 
 EXISTING = "given_"  # before the digest of a checkpoint that exists already
 
@@ -22,7 +21,7 @@ def make(graph: Graph, recipe: Recipe) -> Step:
         return graph.step(recipe.format, label, {"method": "given"}, inputs)
     probe, compress = graph.study.probe, graph.study.compress
     bits, _, group = recipe.type.removeprefix("w").partition("g")
-    params: dict[str, Any] = {
+    params: Params = {
         "method": recipe.format,
         "bits": int(bits),
         "group": int(group),

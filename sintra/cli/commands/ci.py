@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
+from sintra.study.json_types import CandidateJson, MeasurementJson, ResultJson
 from sintra.study.workspace import open_workspace
 
 CACHED_PATHS = ("ac", "cas", "studies", "pins", "meta", "history.db")
@@ -93,7 +93,7 @@ def run_study() -> int:
     return 0
 
 
-def missed_goal(result: dict[str, Any]) -> str:
+def missed_goal(result: ResultJson) -> str:
     """Return why a goal isn't met, in a line."""
     winner = result["winner"]
     if not winner or not winner["verdict"]["violated"]:
@@ -102,12 +102,12 @@ def missed_goal(result: dict[str, Any]) -> str:
     return f"{result['study']}: {metric} is {value:.6g} where the limit is {limit:.6g}"
 
 
-def quality_loss(result: dict[str, Any], against: str) -> str:
+def quality_loss(result: ResultJson, against: str) -> str:
     """Return in a line how far quality has fallen against an earlier result; "" where it hasn't.
 
     Two standard errors of the difference are allowed. Raises UserError for a file that is none.
     """
-    if not against:
+    if not against or result["winner"] is None:
         return ""
     try:
         before = kld_row(json.loads(Path(against).read_text())["winner"])
@@ -123,22 +123,22 @@ def quality_loss(result: dict[str, Any], against: str) -> str:
     )
 
 
-def kld_row(winner: dict[str, Any]) -> dict[str, Any]:
+def kld_row(winner: CandidateJson) -> MeasurementJson:
     """Return the measurement of the winner's KLD. Raises StopIteration where there is none."""
-    return next(dict(m) for m in winner["measurements"] if m["metric"] == "kld_mean")
+    return next(m for m in winner["measurements"] if m["metric"] == "kld_mean")
 
 
-def metric_values(row: dict[str, Any]) -> dict[str, float]:
+def metric_values(row: CandidateJson) -> dict[str, float]:
     """Return a candidate's values by metric."""
     return {m["metric"]: m["value"] for m in row["measurements"]}
 
 
-def recipe_name(row: dict[str, Any]) -> str:
+def recipe_name(row: CandidateJson) -> str:
     """Return the name of a candidate's recipe."""
     return variant_name(Recipe.of(row["recipe"]))
 
 
-def append_summary(result: dict[str, Any], verdict: str) -> None:
+def append_summary(result: ResultJson, verdict: str) -> None:
     """Append the result's table to the job's summary, as Markdown."""
     lines = [f"### {result['study']}: {result['status']}", ""]
     if verdict:
@@ -160,7 +160,7 @@ def append_summary(result: dict[str, Any], verdict: str) -> None:
         handle.write("\n".join(lines))
 
 
-def table_row(row: dict[str, Any]) -> str:
+def table_row(row: CandidateJson) -> str:
     """Return a candidate as a row of the table."""
     numbers = metric_values(row)
 

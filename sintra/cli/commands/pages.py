@@ -6,12 +6,12 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
+from sintra.core.stage import Params
 from sintra.core.types import Source
 from sintra.results.finished import FinishedStudy, open_finished
 from sintra.results.pages import ab_page, surgery
@@ -130,7 +130,7 @@ def ab_step(study: FinishedStudy, options: AbOptions) -> Step:
     """Return the comparison as a step, so that asking the same again costs nothing."""
     graph, recipe, file = study.graph, study.recipe, options.file
     prompts = options.prompts or text_openings(study)
-    params: dict[str, Any] = {"prompts": prompts, "tokens": options.tokens, "chat": options.chat}
+    params: Params = {"prompts": prompts, "tokens": options.tokens, "chat": options.chat}
     if file is None:
         params |= {} if recipe.kv == "f16" else {"kv": recipe.kv}
         variant = graph.quantize(recipe)

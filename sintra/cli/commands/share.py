@@ -77,7 +77,7 @@ def pull_everything(workspace: Workspace, shared: SharedStore) -> bool:
 
 
 def pull_study(workspace: Workspace, shared: SharedStore) -> bool:
-    """Pull the results of the study at hand, and say what is missing. Raises UserError, Transient."""
+    """Pull the study's results, and say what is missing. Raises UserError, Transient."""
     list_keys(shared, limit=1)  # says at once where it can't be reached
     pulled, missing = pull_rounds(workspace, shared)
     check_still_usable(shared)

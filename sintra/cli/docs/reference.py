@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from sintra.cli.commands.registry import COMMANDS
-from sintra.cli.docs import messages
+from sintra.cli.docs import messages, modules
 from sintra.config import compose
 from sintra.config.options import Config
 from sintra.core import metrics as metric_table
@@ -55,6 +55,7 @@ def reference_pages(root: Path) -> dict[str, str]:
         "stages": stage_page(),
         "devices": device_page(root),
         "messages": message_page(root),
+        "modules": modules.page(root),
     }
     return {f"{name}.md": GENERATED + text for name, text in pages.items()}
 

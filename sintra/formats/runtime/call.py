@@ -12,11 +12,11 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.process import die_with_parent
-from sintra.core.stage import Context
+from sintra.core.stage import Context, Hints, Params
 
 ERRORS = {"Infeasible": Infeasible, "Transient": Transient, "UserError": UserError}
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # the folder that holds sintra/
@@ -30,10 +30,10 @@ START = (
 class Job(TypedDict):
     """The content of job.json: a stage's context, and the limit."""
 
-    params: dict[str, Any]
+    params: Params
     inputs: dict[str, str]  # role -> folder
     out: str  # folder
-    hints: dict[str, Any]
+    hints: Hints
     keep: str  # folder
     threads: int
     memory: float | None  # most private bytes; None: no limit

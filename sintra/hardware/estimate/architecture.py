@@ -60,6 +60,9 @@ PRESETS = (
 )
 
 
+ModelConfig = dict[str, Any]  # config.json; its keys depend on the architecture
+
+
 @dataclass(frozen=True)
 class ConfigTensor:
     """Hold a tensor as config.json implies it."""
@@ -118,7 +121,7 @@ def read_architecture(path: Path) -> Architecture:
     return architecture_of(config.get("text_config") or config)
 
 
-def architecture_of(config: dict[str, Any]) -> Architecture:
+def architecture_of(config: ModelConfig) -> Architecture:
     """Return the architecture of a config.json's content.
 
     Raises UserError for an unknown architecture, and where a size is missing.
@@ -143,7 +146,7 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     )
 
 
-def _sizes(config: dict[str, Any]) -> ModelSizes:
+def _sizes(config: ModelConfig) -> ModelSizes:
     """Read the sizes of a config. Raises UserError where one is missing."""
     try:
         width, layers, heads = (
@@ -166,7 +169,7 @@ def _sizes(config: dict[str, Any]) -> ModelSizes:
 
 
 def _active_share(
-    config: dict[str, Any], sizes: ModelSizes, tensors: tuple[ConfigTensor, ...], tied: bool
+    config: ModelConfig, sizes: ModelSizes, tensors: tuple[ConfigTensor, ...], tied: bool
 ) -> float:
     """Return the share of the weights that a token uses: all but those of idle experts."""
     used = int(config.get("num_experts_per_tok") or 0)
@@ -179,7 +182,7 @@ def _active_share(
     return 1 - idle / read
 
 
-def _tensors(config: dict[str, Any], sizes: ModelSizes, tied: bool) -> tuple[ConfigTensor, ...]:
+def _tensors(config: ModelConfig, sizes: ModelSizes, tied: bool) -> tuple[ConfigTensor, ...]:
     """Return the tensors of the whole model."""
     width, vocabulary = sizes.width, sizes.vocabulary
     tensors = [
@@ -195,7 +198,7 @@ def _tensors(config: dict[str, Any], sizes: ModelSizes, tied: bool) -> tuple[Con
     return tuple(tensors)
 
 
-def _attention(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
+def _attention(config: ModelConfig, block: int, sizes: ModelSizes) -> list[ConfigTensor]:
     """Return the attention matrices of a block."""
     width, q, kv = sizes.width, sizes.query, sizes.key
     output = ConfigTensor("attn_output", q, q * width, block)
@@ -205,7 +208,7 @@ def _attention(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[Co
     return [*(ConfigTensor(kind, width, width * rows, block) for kind, rows in inputs), output]
 
 
-def _feed_forward(config: dict[str, Any], block: int, sizes: ModelSizes) -> Iterator[ConfigTensor]:
+def _feed_forward(config: ModelConfig, block: int, sizes: ModelSizes) -> Iterator[ConfigTensor]:
     """Yield the feed-forward matrices of a block, shared experts included."""
     width, inner, experts = sizes.width, sizes.inner, sizes.experts
     if experts:
@@ -229,7 +232,7 @@ def _gated(width: int, inner: int) -> tuple[tuple[str, int, int], ...]:
     return (("ffn_gate", width, inner), ("ffn_up", width, inner), ("ffn_down", inner, width))
 
 
-def _vectors(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[ConfigTensor]:
+def _vectors(config: ModelConfig, block: int, sizes: ModelSizes) -> list[ConfigTensor]:
     """Return the norms and biases of a block."""
     model_type, q, kv, head = config["model_type"], sizes.query, sizes.key, sizes.head_dim
     lengths = [("norm", sizes.width)] * (4 if model_type in ("gemma2", "gemma3_text") else 2)
@@ -242,7 +245,7 @@ def _vectors(config: dict[str, Any], block: int, sizes: ModelSizes) -> list[Conf
     return [ConfigTensor(kind, n, n, block, matrix=False) for kind, n in lengths]
 
 
-def _windows(config: dict[str, Any], layers: int) -> tuple[int, int]:
+def _windows(config: ModelConfig, layers: int) -> tuple[int, int]:
     """Return the sliding window in tokens, and how many layers have it."""
     window = int(config.get("sliding_window") or 0)
     if not window or config.get("use_sliding_window") is False:

@@ -83,7 +83,7 @@ def gguf_metadata(winner: DeliveredModel, license: str) -> Metadata:
         "general.name": winner.model_name,
         "general.basename": winner.model_name,
         "general.quantized_by": f"Sintra {__version__}",
-        "general.description": f"{variant_name(winner.recipe)}, made for {winner.hardware['title']}",
+        "general.description": f"{winner.variant}, made for {winner.hardware['title']}",
         "sintra.study": winner.study,
         "sintra.recipe": json.dumps(winner.recipe.as_json(), sort_keys=True),
         "sintra.source.kind": winner.source["kind"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sintra.core.recipe import variant_name
 from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
@@ -55,7 +54,9 @@ def app_source(winner: DeliveredModel, title: str) -> str:
     """Return app.py: a chat where the model has a chat template, else a text that goes on."""
     chat = read_chat_format(winner.gguf)
     kld = winner.measurements.get("kld_mean")
-    description = f"{variant_name(winner.recipe)}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
+    description = (
+        f"{winner.variant}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
+    )
     description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
     values = {
         "title": title,
@@ -72,7 +73,12 @@ def space_readme(winner: DeliveredModel, title: str, license: str) -> str:
     """Return README.md, whose front matter is the Space's configuration."""
     from huggingface_hub import SpaceCard, SpaceCardData  # not needed to list the exports
 
-    look: dict[str, Any] = {"emoji": "📦", "colorFrom": "gray", "colorTo": "blue", "pinned": False}
+    look: dict[str, Any] = {
+        "emoji": "📦",
+        "colorFrom": "gray",
+        "colorTo": "blue",
+        "pinned": False,
+    }
     data = SpaceCardData(
         title=title,
         sdk="gradio",

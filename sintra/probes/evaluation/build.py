@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import FILE, check_rows, read_rows, read_task, splits
+from sintra.config.tasks import FILE, TaskFile, TaskRow, check_rows, read_rows, read_task, splits
 from sintra.core.errors import UserError
 from sintra.probes.evaluation.code import run_tests
 
@@ -24,9 +24,7 @@ METRICS = {
     "summary": ("rougeL", "rouge1", "rouge2"),
     "code": ("acc",),
 }
-TaskFile = dict[str, Any]  # a task.yaml: ours, or lm-eval's own format
-Row = dict[str, Any]  # a row of a task's data: column -> value
-Scorer = Callable[[Row, list[str]], dict[str, float]]
+Scorer = Callable[[TaskRow, list[str]], dict[str, float]]
 """(row, [answer]) -> metric -> value."""
 
 
@@ -62,7 +60,7 @@ def build_task(folder: Path, name: str, run_code: bool) -> Any:
     return ConfigurableTask(config=config)
 
 
-def _dataset_builder(data: dict[str, list[Row]]) -> Callable[..., Any]:
+def _dataset_builder(data: dict[str, list[TaskRow]]) -> Callable[..., Any]:
     """Return the function that lm-eval calls for its data.
 
     Nothing is downloaded, and nothing is written to datasets' own cache.
@@ -104,7 +102,7 @@ def task_config(task: TaskFile, name: str) -> dict[str, Any]:
     }
 
 
-def column_value(template: str, row: Row) -> Any:
+def column_value(template: str, row: TaskRow) -> Any:
     """Return a column of a row, or a template filled with the row."""
     from lm_eval.utils import apply_template  # an optional package
 
@@ -117,7 +115,7 @@ def exact_scorer(task: TaskFile) -> Scorer:
     Case, punctuation and outer spaces don't count.
     """
 
-    def score(row: Row, answers: list[str]) -> dict[str, float]:
+    def score(row: TaskRow, answers: list[str]) -> dict[str, float]:
         from lm_eval.api.metrics import exact_match_hf_evaluate  # an optional package
 
         value = column_value(task["answer"], row)
@@ -138,7 +136,7 @@ def rouge_scorer(task: TaskFile) -> Scorer:
     (https://pypi.org/project/rouge-score).
     """
 
-    def score(row: Row, answers: list[str]) -> dict[str, float]:
+    def score(row: TaskRow, answers: list[str]) -> dict[str, float]:
         from rouge_score.rouge_scorer import RougeScorer  # an optional package
 
         scorer = RougeScorer(list(METRICS["summary"]), use_stemmer=True)
@@ -153,7 +151,7 @@ def code_scorer(task: TaskFile) -> Scorer:
     process (sintra.probes.evaluation.code).
     """
 
-    def score(row: Row, answers: list[str]) -> dict[str, float]:
+    def score(row: TaskRow, answers: list[str]) -> dict[str, float]:
         program = f"{column_value(task['prompt'], row)}{answers[0]}"
         outcome = run_tests(program, str(column_value(task["tests"], row)))
         return {"acc": float(outcome.passed)}

@@ -59,7 +59,8 @@ def open_obstore(address: Address, patient: bool) -> Any:
         "max_retries": 5 if patient else 1,
         "retry_timeout": timedelta(seconds=40 if patient else 5),
     }
-    return from_url(address.url, client_options=http, retry_config=retry)  # type: ignore[call-overload]
+    options: Any = {"client_options": http, "retry_config": retry}
+    return from_url(address.url, **options)
 
 
 def allows_plain_http() -> bool:
