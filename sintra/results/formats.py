@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sintra.build.graph import Graph
-from sintra.core.format import PLANNED, format_of
+from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import variant_name
 from sintra.core.types import Artifact, Candidate, Goal
@@ -50,7 +50,7 @@ def best_variant_row(graph: Graph, store: Store, best: Candidate, goal: Goal) ->
         "recipe": variant_name(best.recipe),
         "status": judge(best, goal).status,
     }
-    if name != PLANNED:
+    if format_of(name).environment:
         row["agreement"] = runtime_agreement(graph, store, name)
     return row
 

@@ -10,9 +10,10 @@ from typing import Any
 from sintra.core import plugins
 from sintra.core.errors import UserError
 from sintra.core.events import Listener
+from sintra.core.format import Format
 from sintra.core.stage import Stage
 
-GROUPS = ("stages", "probes", "planners", "exports", "listeners", "devices")
+GROUPS = ("stages", "probes", "formats", "planners", "exports", "listeners", "devices")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def load_plugin(group: str, entry: EntryPoint) -> Plugin:
 
 def kind_trouble(group: str, name: str, loaded: Any) -> str:
     """Return why an object can't be what its group asks for; "" where it can."""
-    kind: Any = {"stages": Stage, "probes": Stage, "listeners": Listener}.get(group)
+    kind: Any = {"stages": Stage, "probes": Stage, "listeners": Listener, "formats": Format}.get(
+        group
+    )
     if kind is None:
         return "" if callable(loaded) or group == "devices" else f"{loaded!r} can't be called"
     if not isinstance(loaded, kind):
