@@ -26,7 +26,8 @@ LAYERS = (
 def page(root: Path) -> str:
     """Return the page as Markdown: the first docstring line of each module, folder by folder."""
     parts = [
-        "# Modules\n\nFolder by folder, as data flows through them; a folder imports only from those before it.\n"
+        "# Modules\n\nFolder by folder, as data flows through them; "
+        "a folder imports only from those before it.\n"
     ]
     for path in sorted((root / "sintra").rglob("__init__.py"), key=lambda p: place_of(root, p)):
         folder = path.parent
