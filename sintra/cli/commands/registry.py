@@ -153,7 +153,7 @@ COMMANDS = (
         "Whether a result is sound: its files have their SHA-256, its model loads and answers: "
         "doit validate STUDY",
         "result",
-        "sintra.results.validation:show",
+        "sintra.results.validation:print_findings",
         ("root", "store"),
         words="studies",
     ),
