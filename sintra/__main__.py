@@ -20,12 +20,11 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
-from sintra.config.compose import conf_dirs
-from sintra.config.options import Config
+from sintra.config.compose import conf_dirs, writable_schema
 from sintra.core.errors import UserError
 from sintra.study.workspace import open_workspace
 
-ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="schema", node=writable_schema())
 
 
 def study(overrides: list[str], root: Path) -> float:

@@ -231,7 +231,7 @@ def test_no_pickle_is_read():
 
 def test_servers_stay_on_loopback():
     for path in (
-        p for p in SOURCES if p.name != "serving.py"
+        p for p in SOURCES if p.name != "server.py"
     ):  # in a container, whose ports others publish
         text = path.read_text().replace('rpartition("::")', "")  # of a cgroup's line
         assert not re.search(r"0\.0\.0\.0|\"::\"|INADDR_ANY", text), path

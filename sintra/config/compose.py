@@ -248,9 +248,7 @@ def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, A
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    schema = OmegaConf.structured(Config)
-    _make_writable(schema)
-    ConfigStore.instance().store(name="schema", node=schema)
+    ConfigStore.instance().store(name="schema", node=writable_schema())
     main, *more = (*(str(d.resolve()) for d in conf_dirs(root)), *beside)
     paths = [f"hydra.searchpath=[{','.join('file://' + p for p in more)}]"] if more else []
     try:
@@ -263,6 +261,15 @@ def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, A
         raise UserError(f"{first} ({' '.join(overrides)})") from None
     assert isinstance(result, dict)
     return {str(key): value for key, value in result.items()}
+
+
+def writable_schema() -> Any:
+    """Return the schema of the options as a node that Hydra can compose over."""
+    from omegaconf import OmegaConf  # not on the no-op path
+
+    schema = OmegaConf.structured(Config)
+    _make_writable(schema)
+    return schema
 
 
 def _make_writable(node: Any) -> None:

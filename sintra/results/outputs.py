@@ -321,7 +321,7 @@ def environment_locks(graph: Graph, store: Store) -> dict[str, Any]:
     locks = {}
     for name in buildable_formats(graph.study):
         if environment := format_of(name).environment:
-            outcome = graph.environment(name).outcome(store)
+            outcome = graph.environment(environment).outcome(store)
             if isinstance(outcome, Artifact):
                 locks[environment] = store.read_json(outcome, "lock.json")
     return locks

@@ -219,7 +219,7 @@ def test_good_advice_reaches_the_target_sooner():
 
     goal = study(size=bits(world, 3.75))
     alone = until(Run(goal, World(5)))
-    advised = until(Asked(dataclasses.replace(goal, planner="llm"), World(5), expert))
+    advised = until(Asked(study("llm", size=bits(world, 3.75)), World(5), expert))
     assert advised < alone
 
 

@@ -14,6 +14,7 @@ from sintra.store.remote.shared_entries import (
     parse_shared_entry,
     shared_outcome,
 )
+from sintra.study.round_files import Round
 from sintra.study.sharing import check_round
 
 INPUTS = 20_000
@@ -134,7 +135,7 @@ def test_rounds():
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         believed += 1
-        for proposal in given.proposals:
+        for proposal in Round.of_json(given).proposals:
             assert "/" not in variant_name(proposal.recipe)
             assert all(isinstance(n, int) for n in proposal.recipe.drop)
     assert 0 < believed < INPUTS
