@@ -187,9 +187,8 @@ def refusing(given: Context) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory limits are Linux's")
 def test_another_python_raises_here_and_keeps_to_its_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(Path(__file__).parent)])
-    )
+    folders = (str(ROOT / "tests"), str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     with pytest.raises(Infeasible, match="not with this") as caught:
         call_in_python(context(tmp_path, word="this"), sys.executable, "test_formats:refusing")
     assert caught.value.kind == "refused"

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict, final
+from typing import TYPE_CHECKING, TypedDict, final
 
 from sintra.core.errors import Infeasible, UserError
+
+if TYPE_CHECKING:
+    from sintra.formats.runtime.llama_cpp import LlamaModel
 
 
 class AbOrder(TypedDict):
@@ -126,7 +129,9 @@ def compare_answers(order: AbOrder, emit: Emit) -> None:
         )
 
 
-def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -> list[list[int]]:
+def generate_in_turn(
+    models: list[LlamaModel], ids: list[int], most: int, emit: Emit
+) -> list[list[int]]:
     """Return the two greedy answers of at most `most` tokens, made a token each in turn.
 
     Each piece of text is emitted as it comes; a character of several tokens comes with its last.
@@ -142,7 +147,7 @@ def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -
             ended = next(steps[side], True)
             seconds[side] += time.perf_counter() - start
             count = len(answers[side])
-            text = models[side].text(ids + answers[side])[len(models[side].text(ids)) :]
+            text = models[side].detokenize(ids + answers[side])[len(models[side].detokenize(ids)) :]
             if not text.endswith("\ufffd") or ended:
                 new, tps = text[len(emitted[side]) :], count / seconds[side]
                 emit({"side": side, "n": count, "text": new, "tps": tps})
@@ -152,7 +157,7 @@ def generate_in_turn(models: list[Any], ids: list[int], most: int, emit: Emit) -
     return answers
 
 
-def greedy_steps(model: Any, ids: list[int], most: int, answer: list[int]) -> Iterator[bool]:
+def greedy_steps(model: LlamaModel, ids: list[int], most: int, answer: list[int]) -> Iterator[bool]:
     """Append one model's greedy answer to `answer`, a token a step; yield whether it has ended."""
     import numpy as np  # not needed to read what this module declares
 
