@@ -4,6 +4,7 @@ Figures that are no rules (sizes of folders and functions) are printed by `pytho
 """
 
 import ast
+import fnmatch
 import importlib
 import importlib.metadata
 import importlib.util
@@ -123,3 +124,11 @@ def test_benches_name_what_there_is(path):
             for name in (alias.name for alias in node.names):
                 full = f"{node.module}.{name}"
                 assert hasattr(module, name) or importlib.util.find_spec(full), full
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig):
+    """pytest's own norecursedirs has "build", a package of ours."""
+    patterns = pytestconfig.getini("norecursedirs")
+    folders = {p.parent for p in (ROOT / "tests").rglob("test_*.py")}
+    passed_over = [f for f in folders if any(fnmatch.fnmatch(f.name, p) for p in patterns)]
+    assert not passed_over
