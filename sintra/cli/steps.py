@@ -17,7 +17,6 @@ from sintra.config.policy import RunPolicy
 from sintra.core.errors import Transient
 from sintra.core.types import Failure
 from sintra.store.store import Store
-from sintra.study.sharing import make_step
 
 if TYPE_CHECKING:  # the extra `remote` may be missing
     from sintra.store.remote.shared import SharedStore
@@ -78,6 +77,7 @@ def build_step(
 ) -> None:
     """Build a step, or take it from the shared store, and print what came of it."""
     from sintra.build.run import run_step  # not on the no-op path
+    from sintra.study.sharing import make_step  # likewise
 
     gc.enable()  # see `sintra.cli.tasks.pause_garbage_collection`
     start, how = time.monotonic(), "built"
