@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from sintra.build.console import Console
-from sintra.config.policy import RunPolicy
 
-if TYPE_CHECKING:  # a run without a language model imports nothing of it
+if TYPE_CHECKING:  # not on the no-op path
+    from sintra.config.policy import RunPolicy
     from sintra.planning.llm.budget import Spending
 
 
