@@ -5,6 +5,7 @@ The divergence is measured along the original's answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -119,28 +120,47 @@ def compare_answers(
     """Return the variant's answer beside the original's. text: the prompt as the user wrote it."""
     answer = greedy_answer(model, original.prompt, tokens)
     p, q = original.log_probs, answer_log_probs(model, original.prompt, original.answer)
-    kld = (np.exp(p.astype(np.float64)) * (p.astype(np.float64) - q)).sum(1)
     return {
         "prompt": text,
         "original": original.pieces,
         "variant": answer_pieces(model, original.prompt, answer),
         "parted": first_difference(original.answer, answer),
-        "kld": [float(k) for k in kld],
+        "kld": [float(k) for k in divergence_by_token(p, q)],
     }
 
 
 def greedy_answer(model: LlamaModel, prompt: list[int], most: int) -> list[int]:
     """Return the greedy continuation: at most `most` token ids, the one that ends it included."""
     answer: list[int] = []
+    for _ in greedy_steps(model, prompt, most, answer):
+        pass
+    return answer
+
+
+def greedy_steps(
+    model: LlamaModel, prompt: list[int], most: int, answer: list[int]
+) -> Iterator[bool]:
+    """Append the greedy continuation to `answer`, a token a step; yield whether it has ended.
+
+    most: how many tokens it may have, 1 or more. The token that ends it is included.
+    """
     model.clear()
     logits = model.logits(np.array(prompt, np.int32), 0, len(prompt) - 1)
-    while len(answer) < most:
+    while True:
         answer.append(int(logits[-1].argmax()))
-        if model.is_end(answer[-1]):
-            break
+        ended = model.is_end(answer[-1]) or len(answer) >= most
+        yield ended
+        if ended:
+            return
         last = np.array(answer[-1:], np.int32)
         logits = model.logits(last, len(prompt) + len(answer) - 1, 0)
-    return answer
+
+
+def divergence_by_token(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return KL(p || q) in nats of each token, from log-probabilities (tokens, vocabulary)."""
+    exact = p.astype(np.float64)
+    divergence: NDArray[np.float64] = (np.exp(exact) * (exact - q)).sum(1)
+    return divergence
 
 
 def answer_log_probs(

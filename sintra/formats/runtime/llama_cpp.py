@@ -120,11 +120,6 @@ class LlamaModel:
         self.lib.llama_model_free(self.model)
 
     @property
-    def trained_context(self) -> int:
-        """Return the context length in tokens that the model was trained for."""
-        return int(self.lib.llama_model_n_ctx_train(self.model))
-
-    @property
     def bos(self) -> int:
         """Return the token for begin of text, or -1."""
         return int(self.lib.llama_vocab_bos(self.vocab))

@@ -10,7 +10,7 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, final
@@ -97,8 +97,6 @@ def compare_answers(order: AbOrder, emit: Emit) -> None:
 
     Raises UserError where the models have different vocabularies.
     """
-    import numpy as np  # not needed to read what this module declares
-
     from sintra.formats.runtime.llama_cpp import open_model  # loads llama.cpp
     from sintra.stages import ab  # loads llama.cpp
 
@@ -117,8 +115,8 @@ def compare_answers(order: AbOrder, emit: Emit) -> None:
             )
         ids = models[0].encode(prompt)
         answers = generate_in_turn(models, ids, order["tokens"], emit)
-        p, q = (ab.answer_log_probs(m, ids, answers[0]).astype(np.float64) for m in models)
-        kld = (np.exp(p) * (p - q)).sum(1)
+        p, q = (ab.answer_log_probs(m, ids, answers[0]) for m in models)
+        kld = ab.divergence_by_token(p, q)
         emit(
             {
                 "parted": ab.first_difference(*answers),
@@ -137,8 +135,10 @@ def generate_in_turn(
     Each piece of text is emitted as it comes; a character of several tokens comes with its last.
     ids: the prompt's tokens.
     """
+    from sintra.stages import ab  # loads llama.cpp
+
     answers: list[list[int]] = [[], []]
-    steps = [greedy_steps(m, ids, most, own) for m, own in zip(models, answers, strict=True)]
+    steps = [ab.greedy_steps(m, ids, most, own) for m, own in zip(models, answers, strict=True)]
     seconds, emitted = [0.0, 0.0], ["", ""]
     unfinished = {0, 1}
     while unfinished:
@@ -148,28 +148,13 @@ def generate_in_turn(
             seconds[side] += time.perf_counter() - start
             count = len(answers[side])
             text = models[side].detokenize(ids + answers[side])[len(models[side].detokenize(ids)) :]
-            if not text.endswith("\ufffd") or ended:
+            if not text.endswith(ab.CUT_CHARACTER) or ended:
                 new, tps = text[len(emitted[side]) :], count / seconds[side]
                 emit({"side": side, "n": count, "text": new, "tps": tps})
                 emitted[side] = text
             if ended:
                 unfinished.discard(side)
     return answers
-
-
-def greedy_steps(model: LlamaModel, ids: list[int], most: int, answer: list[int]) -> Iterator[bool]:
-    """Append one model's greedy answer to `answer`, a token a step; yield whether it has ended."""
-    import numpy as np  # not needed to read what this module declares
-
-    model.clear()
-    logits = model.logits(np.array(ids, np.int32), 0, len(ids) - 1)
-    while True:
-        answer.append(int(logits[-1].argmax()))
-        ended = model.is_end(answer[-1]) or len(answer) >= most
-        yield ended
-        if ended:
-            return
-        logits = model.logits(np.array(answer[-1:], np.int32), len(ids) + len(answer) - 1, 0)
 
 
 if __name__ == "__main__":
