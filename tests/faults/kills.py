@@ -103,7 +103,7 @@ def moments(
 
 def alone(lab: Lab) -> list[str]:
     """Violations: workers that outlive their doit."""
-    for _ in range(200):
+    for _ in range(40):
         found = subprocess.run(
             ["pgrep", "-f", f"sintra.build.worker {lab.root}"], capture_output=True, text=True
         ).stdout.split()
