@@ -94,7 +94,7 @@ def main() -> None:
         ]
         from sintra.build.run import run_step
         from sintra.build.step import Step
-        from sintra.core.types import Artifact
+        from sintra.core.artifact import Artifact
         from sintra.stages.tools import toolchain_params
         from sintra.store.store import Store
 

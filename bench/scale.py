@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from sintra.build.step import Step
 from sintra.build.worker_process import environment
-from sintra.core.types import Artifact
+from sintra.core.artifact import Artifact
 from sintra.store.store import Store
 from sintra.study.pinning import Digests, pin_file
 

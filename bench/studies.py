@@ -11,8 +11,9 @@ from typing import Any
 from sintra.build.graph import Graph
 from sintra.build.run import run_step
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact, Candidate, Failure
+from sintra.core.types import Candidate
 from sintra.store.store import Store
 from sintra.study import rounds
 from sintra.study.candidates import collect_candidates

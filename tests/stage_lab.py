@@ -2,8 +2,8 @@
 
 from conftest import ROOT
 
+from sintra.core.artifact import Artifact
 from sintra.core.stage import Context
-from sintra.core.types import Artifact
 from sintra.formats.gguf.layout import read_layout
 from sintra.stages import convert, quantize
 from sintra.store.store import Store

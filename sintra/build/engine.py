@@ -15,9 +15,9 @@ from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import Executor, ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core import plugins
+from sintra.core.artifact import Artifact
 from sintra.core.process import LIVE_JOBS, STOP_REQUESTED
 from sintra.core.stage import cores
-from sintra.core.types import Artifact
 from sintra.hardware.detect.cgroups import cgroup_limits
 from sintra.store.store import Store
 

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from sintra.build.step import Step
-from sintra.core.types import Failure
+from sintra.core.artifact import Failure
 from sintra.store.store import Store
 
 

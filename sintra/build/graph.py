@@ -7,10 +7,11 @@ from pathlib import Path
 from sintra.build.step import Step, Variant
 from sintra.config.study import Study
 from sintra.core import plugins
+from sintra.core.artifact import Source
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Hints, Params
-from sintra.core.types import SCREEN, Source
+from sintra.core.types import SCREEN
 from sintra.formats.runtime.environments import environment_params
 from sintra.stages.tools import toolchain_params
 

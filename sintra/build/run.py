@@ -16,10 +16,10 @@ from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Hints
-from sintra.core.types import Artifact, Failure
 from sintra.store.store import Store
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from sintra.core import plugins
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.canonical import canonical, sha256
 from sintra.core.stage import Hints, Params, Stage
-from sintra.core.types import Artifact, Failure
 from sintra.store.store import Outcome, Store
 
 SCHEMA = 1

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core import plugins
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.errors import Infeasible, Transient, UserError, disk_error
 from sintra.core.process import die_with_parent, peak_rss
 from sintra.core.stage import Context, Hints, Stage, cores, tool_version
-from sintra.core.types import Artifact, Failure, File
 from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
 from sintra.store.locks import machine_lock_path

@@ -13,8 +13,8 @@ from sintra.build.explain import explain, failure_line, typical_seconds
 from sintra.build.run_state import Run
 from sintra.build.step import Step
 from sintra.cli.actions import FunctionAction
+from sintra.core.artifact import Failure
 from sintra.core.errors import Transient
-from sintra.core.types import Failure
 from sintra.store.store import Store
 
 if TYPE_CHECKING:  # not on the no-op path; the extra `remote` may be missing

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
-from sintra.core.types import Artifact, File, Source
 
 NEEDED = {
     "choice": ("choices", "answer"),

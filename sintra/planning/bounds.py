@@ -7,10 +7,10 @@ from math import prod
 from pathlib import Path
 
 from sintra.config.study import Study
+from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
-from sintra.core.types import Source
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes

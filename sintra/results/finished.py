@@ -11,9 +11,9 @@ from pathlib import Path
 from sintra.build.graph import Graph
 from sintra.build.run import run_step
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact, Failure
 from sintra.results.validation import result_folder
 from sintra.store.store import Store
 from sintra.study import round_files

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sintra.build.graph import Graph
+from sintra.core.artifact import Artifact
 from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import variant_name
-from sintra.core.types import Artifact, Candidate, Goal
+from sintra.core.types import Candidate, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Store

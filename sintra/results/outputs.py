@@ -18,12 +18,13 @@ from typing import Any
 from sintra import __version__
 from sintra.build.graph import Graph
 from sintra.core import plugins
+from sintra.core.artifact import Artifact, File
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.format import format_of
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
-from sintra.core.types import Artifact, Candidate, File
+from sintra.core.types import Candidate
 from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest
 from sintra.store import history

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import cast
 
 from sintra.build.run_state import LanguageModelBill
+from sintra.core.artifact import File
 from sintra.core.judge import judge, ranked
-from sintra.core.types import Candidate, Constraint, File, Goal, Hardware, Status
+from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.results import formats
 from sintra.study.json_types import (
     CandidateJson,

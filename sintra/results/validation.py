@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import Transient, UserError, nearest
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
-from sintra.core.types import Artifact, File
 from sintra.formats.runtime.call import PACKAGE_ROOT
 from sintra.formats.runtime.environments import locked_python
 from sintra.results.load_check import LoadOrder

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sintra.config.tasks import task_files
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
-from sintra.core.types import Artifact, File
 from sintra.formats.checkpoint.remote_code import write_permission
 from sintra.formats.checkpoint.safetensors import (
     check_folder,

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Required, TypedDict, cast
 
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.canonical import sealed, unsealed
-from sintra.core.types import Artifact, Failure, File
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LONGEST_PATH, LONGEST_NAME = 1024, 200  # filesystems take 4096 and 255, of which ours are a part
@@ -69,15 +69,16 @@ def format_entry(entry: Entry) -> str:
     return sealed(json.dumps(entry, sort_keys=True))
 
 
-def parse_entry(raw: bytes, key: str) -> Entry | None:
-    """Read an entry from its bytes.
+def parse_entry(raw: bytes, key: str) -> tuple[Entry, Artifact | Failure] | None:
+    """Read an entry and its outcome from its bytes.
 
     Return None where they aren't what was written, are another key's, or name no usable outcome.
     """
     data = unsealed(raw)
-    if data is None or data.get("key") != key or read_outcome(data) is None:
+    if data is None or data.get("key") != key:
         return None
-    return cast(Entry, data)
+    outcome = read_outcome(data)
+    return None if outcome is None else (cast(Entry, data), outcome)
 
 
 def read_outcome(entry: Mapping[str, Any]) -> Artifact | Failure | None:
@@ -109,7 +110,8 @@ def parse_files(rows: object) -> tuple[File, ...]:
     paths = {file.path for file in files}
     if len(paths) < len(files):
         raise MalformedEntry("it names a path twice")
-    if paths & {str(folder) for path in paths for folder in PurePosixPath(path).parents}:
+    nested = (PurePosixPath(path).parents for path in paths if "/" in path)
+    if paths & {str(folder) for folders in nested for folder in folders}:
         raise MalformedEntry("one of its files is the folder of another")
     return files
 

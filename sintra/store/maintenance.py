@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sintra.core.artifact import File
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.core.types import File
 from sintra.store.files import change_mark, hash_file, write_if_possible
 from sintra.store.store import Store
 

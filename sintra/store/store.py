@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.errors import disk_error
-from sintra.core.types import Artifact, Failure, File
 from sintra.store import locks
 from sintra.store.entries import (
     Entry,
@@ -27,7 +27,6 @@ from sintra.store.entries import (
     file_row,
     format_entry,
     parse_entry,
-    read_outcome,
 )
 from sintra.store.files import fsync_folder, hash_file, move_to_quarantine, unique_name
 
@@ -62,6 +61,11 @@ class Store:
 
     def read_entry(self, key: str) -> Entry | None:
         """Read the AC entry of a key without a look at its blobs; None where there is none."""
+        parsed = self._parse_entry(key)
+        return None if parsed is None else parsed[0]
+
+    def _parse_entry(self, key: str) -> tuple[Entry, Outcome] | None:
+        """Read the AC entry of a key, and the outcome that it names; None where there is none."""
         try:
             # pathlib takes three times as long, and a no-op does this for every step
             with open(f"{self.root}/ac/{key[:2]}/{key}.json", "rb") as handle:  # noqa: PTH123
@@ -83,14 +87,13 @@ class Store:
         """
         if key in self._outcomes:
             return self._outcomes[key]
-        entry = self.read_entry(key)
-        if entry is None:
+        parsed = self._parse_entry(key)
+        if parsed is None:
             return None
-        outcome = read_outcome(entry)
+        _, outcome = parsed
         if isinstance(outcome, Artifact) and not all(self.has_blob(f) for f in outcome.files):
             return None
-        if outcome is not None:
-            self._outcomes[key] = outcome
+        self._outcomes[key] = outcome
         return outcome
 
     def has_blob(self, file: File) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError
-from sintra.core.types import Artifact, File
 from sintra.store.entries import Entry
 from sintra.store.store import Store
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact, Candidate, Failure, Level, Measurement, Proposal
+from sintra.core.types import Candidate, Level, Measurement, Proposal
 from sintra.hardware.boards.corrections import add_board_measurements, correct_candidates
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimate_for_runtime

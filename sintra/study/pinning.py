@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sintra.core.artifact import Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, unsealed
 from sintra.core.errors import Transient, UserError
-from sintra.core.types import Artifact, File, Source
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible

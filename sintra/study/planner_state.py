@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core import lazy
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.recipe import Recipe
-from sintra.core.types import Artifact, Candidate, Failure, Proposal
+from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.architectures import pockets

@@ -19,8 +19,9 @@ from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.config.study import identity_of
 from sintra.core import plugins
+from sintra.core.artifact import Artifact
 from sintra.core.canonical import canonical, sha256
-from sintra.core.types import Artifact, Proposal
+from sintra.core.types import Proposal
 from sintra.store.files import unique_name
 from sintra.store.store import Outcome, Store
 from sintra.study import round_files, rounds

@@ -13,9 +13,9 @@ from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.study import Study, study_id, study_of
 from sintra.config.tasks import pinned_tasks
+from sintra.core.artifact import Source
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
-from sintra.core.types import Source
 from sintra.hardware.boards import identity
 from sintra.store import locks
 from sintra.store.store import Store

@@ -25,8 +25,8 @@ from sintra.build.step import Step
 from sintra.build.worker_process import ResourceRequest
 from sintra.config.options import ExecutorConf
 from sintra.config.policy import RunPolicy
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError
-from sintra.core.types import Artifact, File
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 

@@ -12,8 +12,8 @@ from conftest import QUICK
 
 from sintra.build.run import run_step
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.errors import Transient, disk_error
-from sintra.core.types import Artifact, Failure, File
 from sintra.store.maintenance import verify_blobs
 from sintra.store.store import Store
 

@@ -17,9 +17,9 @@ from sintra.build.worker_process import ResourceRequest, WorkerExit, oom_kills
 from sintra.config import compose
 from sintra.config.options import Config, ExecutorConf, LimitsConf
 from sintra.config.policy import RunPolicy, measured_on, side_by_side
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import Transient, UserError
 from sintra.core.plugins import own_entry_points
-from sintra.core.types import Artifact, File
 from sintra.hardware.memory_limit import memory_limit
 from sintra.store.files import hash_file
 from sintra.store.store import Store

@@ -2,9 +2,10 @@
 
 import pytest
 
+from sintra.core.artifact import Failure
 from sintra.core.judge import impossible_limit, judge, ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Constraint, Failure, Goal, Measurement
+from sintra.core.types import Candidate, Constraint, Goal, Measurement
 from sintra.results.result import confidence
 
 GOAL = Goal(

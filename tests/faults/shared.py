@@ -21,7 +21,7 @@ import random, sys
 from pathlib import Path
 from sintra.build.run import run_step
 from sintra.build.step import Step
-from sintra.core.types import Artifact, File
+from sintra.core.artifact import Artifact, File
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 store, texts = Store(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())

@@ -14,11 +14,12 @@ from conftest import ROOT
 
 from sintra.build.run import run_step
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, Failure
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.stage import Context, tool_version
-from sintra.core.types import Artifact, Failure, Hardware
+from sintra.core.types import Hardware
 from sintra.formats.checkpoint import packed
 from sintra.formats.runtime.call import call_in_python
 from sintra.formats.runtime.environments import ENVIRONMENTS, environment_params, locked_python

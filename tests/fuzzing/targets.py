@@ -99,7 +99,7 @@ def replies(data: bytes, folder: Path) -> None:
 
 def entries(data: bytes, folder: Path) -> None:
     """An AC entry: looked up, laid out, delivered, verified, collected."""
-    from sintra.core.types import Artifact
+    from sintra.core.artifact import Artifact
     from sintra.results.outputs import link_models
     from sintra.store.maintenance import delete_unneeded, verify_blobs
     from sintra.store.store import Store
@@ -124,8 +124,8 @@ def pulled(data: bytes, folder: Path) -> None:
     """An entry of a shared store: believed only as far as it is checked, and laid out nowhere but
     in its folder.
     """
+    from sintra.core.artifact import Artifact
     from sintra.core.canonical import sha256
-    from sintra.core.types import Artifact
     from sintra.store.remote.shared_entries import parse_shared_entry, shared_outcome
 
     found = shared_outcome(parse_shared_entry(data, sha256(canonical(seeds.ACTION)), None))

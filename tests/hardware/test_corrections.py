@@ -9,9 +9,10 @@ from conftest import ROOT
 
 from sintra.config import compose
 from sintra.config.study import goal_of, hardware_of, study_of
+from sintra.core.artifact import Failure, File
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import Board, Candidate, Failure, File, Measurement
+from sintra.core.types import Board, Candidate, Measurement
 from sintra.hardware.boards import corrections
 
 MIB = 2**20

@@ -15,8 +15,8 @@ import pytest
 
 from sintra.build.run import run_step
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError
-from sintra.core.types import Artifact, File
 from sintra.store import history, locks
 from sintra.store.files import hash_file
 from sintra.store.store import Store

@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
+from sintra.core.artifact import Failure
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
-from sintra.core.types import Failure
 from sintra.store.maintenance import verify_blobs
 from sintra.store.remote.address import Address, parse_address
 from sintra.store.remote.shared import SharedStore

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
+from sintra.core.artifact import Artifact
 from sintra.core.canonical import canonical, sha256
 from sintra.core.recipe import variant_name
-from sintra.core.types import Artifact
 from sintra.store.remote.objects import ENTRY_NAME
 from sintra.store.remote.shared_entries import (
     RemoteDataError,

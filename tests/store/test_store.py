@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from sintra.core.types import Artifact, Failure, File
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.store import maintenance
 from sintra.store.files import link_or_copy
 from sintra.store.maintenance import delete_unneeded, verify_blobs

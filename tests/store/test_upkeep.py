@@ -9,9 +9,9 @@ import pytest
 
 from sintra.build.run_state import Run
 from sintra.cli.commands.registry import command_tasks
+from sintra.core.artifact import Artifact
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
-from sintra.core.types import Artifact
 from sintra.store import maintenance
 from sintra.store.store import Store
 from sintra.store.usage import measure_usage, print_usage

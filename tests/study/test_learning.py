@@ -247,7 +247,7 @@ def test_calibration_by_hand():
     said = calibration.calibration_report(results)
     assert "2 of 3 measured inside (67%)" in said
     assert "70% sure on average, 1 of 2 better than before, Brier 0.20" in said
-    assert "nothing foreseen" in calibration.calibration_report([])
+    assert "no prediction has been measured" in calibration.calibration_report([])
 
 
 def test_an_older_database_is_brought_up_to_date(tmp_path):

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import uuid
-from dataclasses import asdict
 
 import pytest
 from conftest import make_project
@@ -13,6 +12,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
 from sintra.store.store import Store
 from sintra.study import round_files, sharing
+from sintra.study.round_files import Round
 from sintra.study.workspace import open_workspace
 
 pytest.importorskip("obstore")
@@ -155,8 +155,8 @@ def test_out_of_reach(project, args, s3):
 
 def given(kind):
     """A round that the ladder of these tests would never propose."""
-    proposal = asdict(Proposal(Recipe(kind), "somebody has thought of it", "llm", "build"))
-    return json.loads(json.dumps({"round": 1, "proposals": [proposal], "stop": None}))
+    proposal = Proposal(Recipe(kind), "somebody has thought of it", "llm", "build")
+    return Round(number=1, proposals=(proposal,))
 
 
 @pytest.mark.parametrize(("kind", "believed"), [("Q5_K_M", True), ("../Q5", False)])

@@ -10,9 +10,10 @@ from typing import Any, TypedDict, cast
 
 from sintra.config.options import Config
 from sintra.config.study import GIB, hardware_of
+from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.stage import machine
-from sintra.core.types import Artifact, Hardware, Measurement
+from sintra.core.types import Hardware, Measurement
 from sintra.formats.gguf.layout import read_layout
 from sintra.hardware import profiles
 from sintra.hardware.detect import auto

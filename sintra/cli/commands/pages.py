@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sintra.build.run_state import say
 from sintra.build.step import Step
+from sintra.core.artifact import Source
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
 from sintra.core.stage import Params
-from sintra.core.types import Source
 from sintra.results.finished import FinishedStudy, open_finished
 from sintra.results.pages import ab_page, surgery
 from sintra.results.pages.report import write_report as write_report_page

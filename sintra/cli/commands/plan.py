@@ -12,9 +12,9 @@ from sintra.build.explain import explain, typical_seconds
 from sintra.build.graph import Graph
 from sintra.build.step import Step
 from sintra.core import plugins
+from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError, nearest
 from sintra.core.format import PLANNED, format_of
-from sintra.core.types import Artifact
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.planning.bounds import expected_shape

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from sintra.build.graph import Graph
 from sintra.build.run_state import say
+from sintra.core.artifact import Artifact
 from sintra.core.errors import Transient
-from sintra.core.types import Artifact
 from sintra.store.remote.objects import Unreachable
 from sintra.store.remote.shared import SharedStore, is_shareable, require_shared_store
 from sintra.store.store import Outcome

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from sintra.core.types import File
+from sintra.core.artifact import File
 
 PERMISSION_NAME = "sintra.trust_remote_code"
 PERMISSION_TEXT = (

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sintra.config.study import Study
+from sintra.core.artifact import Failure
 from sintra.core.recipe import variant_name
-from sintra.core.types import Candidate, Failure, Measurement
+from sintra.core.types import Candidate, Measurement
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
 # End of the name under which an estimate is kept beside what was measured.

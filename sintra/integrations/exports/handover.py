@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.core.types import Artifact, Measurement
+from sintra.core.types import Measurement
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 

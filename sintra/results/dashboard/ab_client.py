@@ -9,10 +9,10 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.core.stage import cores
-from sintra.core.types import Artifact
 from sintra.results.dashboard.ab_process import AbEvent, AbOrder
 from sintra.results.dashboard.studies import Studies
 from sintra.results.pages.words import hide_folders

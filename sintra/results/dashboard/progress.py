@@ -11,7 +11,7 @@ from typing import Literal
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
-from sintra.core.types import Failure
+from sintra.core.artifact import Failure
 from sintra.results.pages.flow import StageProgress
 from sintra.study import round_files, rounds
 from sintra.study.round_files import Round

@@ -8,8 +8,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError, nearest
-from sintra.core.types import Artifact, Hardware
+from sintra.core.types import Hardware
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.estimate import RUNTIME_BYTES, Shape, compute_bytes, kv_bytes
 from sintra.results.finished import FinishedStudy

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sintra.build.step import Step
+from sintra.core.artifact import Artifact
 from sintra.core.recipe import Recipe, variant_name
-from sintra.core.types import Artifact
 from sintra.formats.gguf.sizes import resolve_types
 from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.planning.solver.search import Search, open_search, propose_probes

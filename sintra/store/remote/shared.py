@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
+from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError, disk_error
-from sintra.core.types import Artifact, File
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
 from sintra.store.remote.address import Address, parse_address, read_hmac_key

@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.canonical import canonical, sha256
-from sintra.core.types import Artifact, Failure, File
 from sintra.store.entries import Entry, FailureRow, MalformedEntry, file_row, parse_files
 
 MAX_ENTRY_BYTES = 8 << 20
