@@ -26,6 +26,7 @@ import studies
 from sintra.build.graph import Graph
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe, variant_name
+from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 SIZES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M")
@@ -86,17 +87,15 @@ class Bench:
             studies.kld(graph, workspace.store, winner.recipe, "report"),
         )
 
-    def covered(self, workspace: Workspace, graph: Graph, known: list) -> None:
+    def covered(self, workspace: Workspace, graph: Graph, known: list[Round]) -> None:
         """Whether predicted intervals held the measured values."""
-        for proposal in (p for r in known for p in r["proposals"]):
-            if "kld_mean_low" in proposal["predicted"] and proposal["level"] == "search":
-                value = studies.kld(
-                    graph, workspace.store, Recipe.of(proposal["recipe"]), "search"
-                ).mean()
+        for proposal in (p for r in known for p in r.proposals):
+            if "kld_mean_low" in proposal.predicted and proposal.level == "search":
+                value = studies.kld(graph, workspace.store, proposal.recipe, "search").mean()
                 self.coverage.append(
-                    proposal["predicted"]["kld_mean_low"]
+                    proposal.predicted["kld_mean_low"]
                     <= value
-                    <= proposal["predicted"]["kld_mean_high"]
+                    <= proposal.predicted["kld_mean_high"]
                 )
 
 

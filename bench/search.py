@@ -37,7 +37,7 @@ def pick(cache: Path, raw: list[str], planner: str, limit: int, budget: int, see
     graph = workspace.graph()
     known = studies.run(workspace, graph, say=False, decide=False)
     tried = [
-        Recipe.of(p["recipe"]) for r in known for p in r["proposals"] if p["level"] == "search"
+        p.recipe for r in known for p in r.proposals if p.level == "search"
     ]
     own = {r for r in tried if r.complete and studies.size(graph, workspace.store, r) <= limit}
     best = min(
