@@ -85,9 +85,7 @@ def study(cache: Path, raw: list[str], learn: bool) -> list[tuple[int, float]]:
     known = studies.run(workspace, graph, say=False)
     limit = next(c.limit for c in workspace.study.goal.constraints if c.metric == "size_bytes")
     points = []
-    measured = [
-        p.recipe for r in known for p in r.proposals if p.level == "search"
-    ]
+    measured = [p.recipe for r in known for p in r.proposals if p.level == "search"]
     for count, recipe in enumerate(measured, 1):
         if recipe.complete and studies.size(graph, workspace.store, recipe) <= limit:
             points.append(

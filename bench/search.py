@@ -36,9 +36,7 @@ def pick(cache: Path, raw: list[str], planner: str, limit: int, budget: int, see
     workspace = studies.opened(cache, *raw, *more, f"goal.max_size_mb={limit / MB:.6f}")
     graph = workspace.graph()
     known = studies.run(workspace, graph, say=False, decide=False)
-    tried = [
-        p.recipe for r in known for p in r.proposals if p.level == "search"
-    ]
+    tried = [p.recipe for r in known for p in r.proposals if p.level == "search"]
     own = {r for r in tried if r.complete and studies.size(graph, workspace.store, r) <= limit}
     best = min(
         sorted(own, key=str), key=lambda r: studies.kld(graph, workspace.store, r, "search").mean()

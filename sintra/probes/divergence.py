@@ -46,6 +46,8 @@ class Baseline:
     ids: NDArray[np.int32] | None  # the tokens of logp, (rows, top k); None: the whole vocabulary
     rest: NDArray[np.float32] | None  # log of the other tokens' probability, (rows,)
     bytes: NDArray[np.int32] | None  # bytes of text of each scored token, as nll
+    drawn_ids: NDArray[np.int32] | None = None  # tokens drawn from the others, (rows, drawn)
+    drawn_logp: NDArray[np.float32] | None = None  # their log-probabilities, (rows, drawn)
 
     @staticmethod
     def read(folder: Path) -> Baseline:
@@ -55,25 +57,29 @@ class Baseline:
             path = folder / f"{name}.npy"
             return np.load(path, mmap_mode="r") if path.exists() else None
 
-        names = ("tokens", "logp", "nll", "ids", "rest", "bytes")
+        names = ("tokens", "logp", "nll", "ids", "rest", "bytes", "drawn_ids", "drawn_logp")
         return Baseline(*(load_array(name) for name in names))
 
     def divergence(self, rows: slice, logq: NDArray[np.float32]) -> tuple[Array, NDArray[np.bool_]]:
         """Return KL(baseline || variant) in nats and whether the first tokens agree, both (rows,).
 
         logq: the variant's log-probabilities in nats, (rows, vocabulary). Where only the top k of
-        the baseline are stored, the others count as one token.
+        the baseline are stored, what the others add is estimated without bias: their probability
+        times the mean of log p - log q over tokens that were drawn from them by p.
         """
         logp = np.asarray(self.logp[rows], dtype=np.float64)
         top = logp.argmax(1)
         if self.ids is None:
             return (np.exp(logp) * (logp - logq)).sum(1), top == logq.argmax(1)
-        assert self.rest is not None  # written with ids
+        assert self.rest is not None  # these three are written with ids
+        assert self.drawn_ids is not None
+        assert self.drawn_logp is not None
         ids = np.asarray(self.ids[rows])
         stored = np.take_along_axis(logq, ids, axis=1).astype(np.float64)
-        rest_q = np.log(np.maximum(1 - np.exp(stored).sum(1), 1e-12))
-        rest_p = np.asarray(self.rest[rows], dtype=np.float64)
-        kld = (np.exp(logp) * (logp - stored)).sum(1) + np.exp(rest_p) * (rest_p - rest_q)
+        drawn = np.asarray(self.drawn_logp[rows], dtype=np.float64)
+        drawn -= np.take_along_axis(logq, np.asarray(self.drawn_ids[rows]), axis=1)
+        rest = np.exp(np.asarray(self.rest[rows], dtype=np.float64))
+        kld = (np.exp(logp) * (logp - stored)).sum(1) + rest * drawn.mean(1)
         return kld, ids[np.arange(len(top)), top] == logq.argmax(1)
 
 

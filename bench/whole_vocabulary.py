@@ -1,0 +1,99 @@
+"""KL divergence from a part of a large vocabulary beside that of the whole.
+
+    python bench/whole_vocabulary.py [--model models/fable,models/fable_mini] \
+        [--texts models/texts] [--type Q4_0] [--tokens 10240] [--top-k 512]
+
+A stock quantization is compared with its 16-bit model over the report text: exactly; from the top
+k and tokens drawn from the others, as the stage `baseline` stores them; and with the others as one
+token. Last line: `worst=...`, the largest |drawn / exact - 1|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rounding import toolchain
+
+from sintra.core.stage import Context, cores
+from sintra.formats.runtime import quantizer
+from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
+from sintra.probes import baseline
+from sintra.probes.divergence import Baseline
+from sintra.stages import convert
+
+
+def lumped(base: Baseline, rows: slice, logq: np.ndarray) -> np.ndarray:
+    """The divergence with all tokens beside the top k as one."""
+    logp = base.logp[rows].astype(np.float64)
+    stored = np.take_along_axis(logq, base.ids[rows], axis=1).astype(np.float64)
+    rest = base.rest[rows].astype(np.float64)
+    rest_q = np.log(np.maximum(1 - np.exp(stored).sum(1), 1e-12))
+    return (np.exp(logp) * (logp - stored)).sum(1) + np.exp(rest) * (rest - rest_q)
+
+
+def compare(source: LlamaModel, small: LlamaModel, windows: np.ndarray, base: Baseline) -> float:
+    """Print the three and return |drawn / exact - 1|."""
+    found: dict[str, list[np.ndarray]] = {"exact": [], "drawn": [], "one": []}
+    first = source.context // 2
+    for i, window in enumerate(windows):
+        logp, logq = (m.log_probs(window, first).astype(np.float64) for m in (source, small))
+        rows = slice(i * len(logp), (i + 1) * len(logp))
+        found["exact"].append((np.exp(logp) * (logp - logq)).sum(1))
+        found["drawn"].append(base.divergence(rows, logq)[0])
+        found["one"].append(lumped(base, rows, logq))
+    values = {name: np.stack(parts) for name, parts in found.items()}
+    exact = values["exact"]
+    for name, value in values.items():
+        gap = (value - exact).mean(1)
+        print(
+            f"  {name:5} mean {value.mean():.6f} ({(value.mean() / exact.mean() - 1):+.2%}; "
+            f"difference {gap.mean():+.6f} +- {gap.std(ddof=1) / np.sqrt(len(gap)):.6f})  "
+            f"99.9 % {np.quantile(value, 0.999):.4f}",
+            flush=True,
+        )
+    return abs(float(values["drawn"].mean() / exact.mean() - 1))
+
+
+def main() -> None:
+    """Every model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="models/fable,models/fable_mini")
+    parser.add_argument("--texts", type=Path, default=Path("models/texts"))
+    parser.add_argument("--type", default="Q4_0")
+    parser.add_argument("--tokens", type=int, default=10_240)
+    parser.add_argument("--top-k", type=int, default=512)
+    options = parser.parse_args()
+    baseline.WHOLE_VOCABULARY = 0  # also of small ones only a part
+    text = (options.texts / "report.txt").read_text()
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        tools = toolchain(Path(name))
+        for model in map(Path, options.model.split(",")):
+            work = Path(name) / model.name
+            work.mkdir()
+            inputs = {"model": model.resolve(), "toolchain": tools}
+            convert.run(Context({"type": "f16"}, inputs, work, {}, work / "keep", cores()))
+            params = {"context": 512, "tokens": options.tokens, "top_k": options.top_k}
+            out = work / "baseline"
+            out.mkdir()
+            (work / "text.txt").write_text(text)
+            given = {"gguf": work, "text": work}
+            baseline.run(Context(params, given, out, {}, work / "keep", cores()))
+            quantizer.quantize(work / "model.gguf", work / "small.gguf", cores(), kind=options.type)
+            base = Baseline.read(out)
+            with (
+                open_model(work / "model.gguf", 512, cores()) as source,
+                open_model(work / "small.gguf", 512, cores()) as small,
+            ):
+                print(f"{model.name}, {options.type}, {source.vocabulary} tokens", flush=True)
+                worst = max(worst, compare(source, small, base.windows, base))
+    print(f"worst={worst:.5f}")
+
+
+if __name__ == "__main__":
+    main()
