@@ -72,7 +72,11 @@ class Graph:
         return self.step("fetch", label, params, hints={"from": source.locator})
 
     def text(self, role: str) -> Step:
-        """Return the step that brings a text into the store."""
+        """Return the step that brings a text into the store, or that lets the model write it."""
+        study = self.study
+        if self.texts[role].kind == "own":
+            params = study.texts.own_params(role, study.probe, study.seed)
+            return self.step("trace", f"{study.model}-{role}", params, {"gguf": self.convert()})
         mark = self.study.model.partition(MARK)[2]  # in a sweep over texts they'd share a name
         return self.import_step(self.texts[role], f"text-{role}{MARK if mark else ''}{mark}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sintra.build.console import format_seconds
 from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
+from sintra.config.texts import OWN, judged_on_stories
 from sintra.core.canonical import canonical
 from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate
@@ -33,7 +34,27 @@ def study_intro(workspace: Workspace) -> str:
         else f"{study.model}: {best}"
     )
     last = "stop with Ctrl-C; the same command goes on where it stopped"
-    return "\n".join([first, *unsupported_format_lines(study), expected_time(workspace), last])
+    lines = [first, *text_lines(workspace), *unsupported_format_lines(study)]
+    return "\n".join([*lines, expected_time(workspace), last])
+
+
+def text_lines(workspace: Workspace) -> list[str]:
+    """Return what there is to say of the texts: that the model writes them, or that they aren't of
+    its kind.
+    """
+    texts, model = workspace.study.texts, workspace.study.model
+    if judged_on_stories(workspace.config, texts):
+        return [
+            f"judged on the bundled models' stories, which say little about {model}: leave texts= "
+            "out for text of its own, or give texts=FOLDER"
+        ]
+    own = [role for role, path in texts.paths.items() if path == OWN]
+    if not own:
+        return []
+    return [
+        f"{' and '.join([', '.join(own[:-1]), own[-1]] if own[1:] else own)} text: what {model} "
+        "writes itself (texts=FOLDER: yours)"
+    ]
 
 
 def expected_time(workspace: Workspace) -> str:

@@ -21,7 +21,7 @@ from sintra.core.errors import UserError, nearest
 from sintra.store.files import write_if_possible
 
 TIMEOUT = "limits.timeout"  # stage -> seconds
-GROUPS = ("hardware", "model", "goal", "planner", "probe", "store", "executor", "device")
+GROUPS = ("hardware", "model", "goal", "planner", "probe", "texts", "store", "executor", "device")
 
 
 def overrides_of(argv: list[str]) -> list[str]:
@@ -89,6 +89,8 @@ def checked(root: Path, raw: list[str]) -> list[str]:
         seen.add(key)
         if key == "model":
             result += _model(root, value)
+        elif key == "texts":
+            result += _texts(root, value, raw)
         elif key == "hardware" and (path := profile_path(root, override)):
             result.append(f"hardware={_own_name(path)}")
         elif key in GROUPS:
@@ -184,6 +186,7 @@ def _model(root: Path, value: str) -> list[str]:
             "model=custom",
             f"model.name={slug(folder.resolve().name)}",
             f"model.source='{folder}'",
+            *(["model.texts=stories"] if _is_bundled(root, folder) else []),
         ]
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
     if not hub or value.startswith((".", "/", "~")):
@@ -194,6 +197,36 @@ def _model(root: Path, value: str) -> list[str]:
         )
     revision = [f"model.revision={hub[2]}"] if hub[2] else []
     return ["model=custom", f"model.name={slug(hub[1])}", f"model.source={hub[1]}", *revision]
+
+
+def _is_bundled(root: Path, folder: Path) -> bool:
+    """Return whether a folder is that of a bundled model."""
+    path = (root / folder).resolve()
+    return path.parent == (root / "models").resolve() and path.name in names(root, "model")
+
+
+def _texts(root: Path, value: str, raw: list[str]) -> list[str]:
+    """Return `texts=` as Hydra takes it: a name in conf/texts, or a folder of text files."""
+    if value in names(root, "texts"):
+        return [f"texts={value}"]
+    folder = root / user_path(value)
+    if not is_folder(folder):
+        known = nearest(value, names(root, "texts"))
+        raise UserError(f"no texts are called {value!r}, and there is no such folder: {known}")
+    single = {override.partition("=")[0] for override in raw}
+    found = ["texts=custom"]
+    for role in ("calibration", "search", "report", "second"):
+        path = folder / f"{role}.txt"
+        if f"texts.{role}" in single:
+            continue
+        if is_file(path):
+            found.append(f"texts.{role}='{path}'")
+        elif role != "second":
+            raise UserError(
+                f"texts={value}: the folder has no {role}.txt (calibration.txt, search.txt and "
+                "report.txt, of different content; second.txt of another domain may be there)"
+            )
+    return found
 
 
 def slug(text: str) -> str:

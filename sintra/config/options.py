@@ -52,6 +52,7 @@ class ModelConf:
     revision: str = "main"  # branch, tag or commit of a hub model
     convert: str = "f16"  # 16-bit type of its GGUF: f16, bf16 (or f32)
     trust_remote_code: bool = False  # whether Python code that comes with it may be run
+    texts: str = "own"  # what it is judged on by default: own, or stories (the bundled models)
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,15 @@ class DeviceConf:
 
 @dataclass(frozen=True)
 class TextsConf:
-    """Text files, disjoint in content."""
+    """Texts, disjoint in content: files, or "own" for what the model writes itself."""
 
-    calibration: str = "models/texts/calibration.txt"
-    search: str = "models/texts/search.txt"
-    report: str = "models/texts/report.txt"
-    second: str | None = "models/texts/far.txt"  # of another domain; None: not measured
+    name: str = "auto"  # auto: the bundled models' text for them, own text for every other model
+    calibration: str = ""  # what files are shaped by
+    search: str = ""  # what ranks
+    report: str = ""  # what decides
+    second: str | None = ""  # of another domain; None: not measured
+    temperature: float = 1.0  # of text that the model writes
+    chat: float = 0.5  # share of conversations in text that the model writes
 
 
 @dataclass(frozen=True)

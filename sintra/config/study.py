@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from sintra.config import compose
@@ -18,6 +17,7 @@ from sintra.config.options import (
 )
 from sintra.config.policy import measured_on
 from sintra.config.tasks import task_name
+from sintra.config.texts import Texts, texts_of
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
@@ -41,7 +41,7 @@ class Study:
     goal: Goal  # limits, and what is optimized under them
     planner: PlannerConf
     probe: ProbeConf
-    texts: Mapping[str, str]  # role -> path of a text
+    texts: Texts  # what it is calibrated and judged on
     seed: int  # of bootstraps
     max_rounds: int  # rounds that planners may propose
     overrides: tuple[str, ...]  # the command line, raw
@@ -134,7 +134,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         goal=goal_of(config.goal, config.hardware, probe.tasks),
         planner=config.planner,
         probe=probe,
-        texts={role: path for role, path in asdict(config.texts).items() if path},
+        texts=texts_of(config),
         seed=config.seed,
         max_rounds=config.max_rounds,
         overrides=tuple(raw),

@@ -18,10 +18,11 @@ class Source:
 
     kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub":
     `digest` is the 40-hex commit and `locator` the repository id; kind "task": a task's YAML
-    (`locator`) with its data, by the digest of all.
+    (`locator`) with its data, by the digest of all; "own": a text that the model writes, by the
+    digest of what it depends on beside the model.
     """
 
-    kind: Literal["folder", "file", "hub", "task"]
+    kind: Literal["folder", "file", "hub", "task", "own"]
     digest: str
     locator: str
 

@@ -34,9 +34,8 @@ def run(context: Context) -> None:
     token stands for, both (windows, scored positions).
     """
     gguf = context.inputs["gguf"] / "model.gguf"
-    text = (context.inputs["text"] / "text.txt").read_text()
     with open_model(gguf, context.params["context"], context.threads) as model:
-        windows = model.windows(text, context.params["tokens"])
+        windows = model.text_windows(context.inputs["text"], context.params["tokens"])
         nll = _write_log_probs(context, model, windows)
         sizes = model.token_bytes(windows[:, model.context // 2 + 1 :])
         size = model.context

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sintra.core.artifact import Artifact, File, Source
-from sintra.core.canonical import canonical, sealed, unsealed
+from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
@@ -35,6 +36,11 @@ def pin_file(path: Path, digests: Digests) -> Source:
         )
     tree = Artifact((File("text.txt", *digests.file(path)),))
     return Source("file", tree.digest, str(path.resolve()))
+
+
+def pin_own_text(params: Mapping[str, object]) -> Source:
+    """Pin a text that the model writes, by what it depends on beside the model."""
+    return Source("own", sha256(canonical(params)), "")
 
 
 def pin_path(store: Store, repo: str, revision: str) -> Path:

@@ -13,6 +13,7 @@ from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.study import Study, study_id, study_of
 from sintra.config.tasks import pinned_tasks
+from sintra.config.texts import OWN
 from sintra.core.artifact import Source
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
@@ -111,7 +112,12 @@ def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> 
 
 def pinned_texts(root: Path, study: Study, digests: Digests) -> dict[str, Source]:
     """Return the pins of the study's texts, by role. Raises UserError."""
-    return {role: pinning.pin_file(root / path, digests) for role, path in study.texts.items()}
+    return {
+        role: pinning.pin_own_text(study.texts.own_params(role, study.probe, study.seed))
+        if path == OWN
+        else pinning.pin_file(root / Path(path).expanduser(), digests)
+        for role, path in study.texts.paths.items()
+    }
 
 
 def pinned_checkpoint(root: Path, config: Config, digests: Digests) -> Source | None:

@@ -9,6 +9,7 @@ from conftest import ROOT
 from sintra.config import compose
 from sintra.config.options import ModelConf
 from sintra.config.study import study_of
+from sintra.config.texts import judged_on_stories, texts_of
 from sintra.core.errors import UserError
 from sintra.study.workspace import open_workspace
 
@@ -27,6 +28,8 @@ from sintra.study.workspace import open_workspace
         ("+x=1", "every key exists"),
         ("~seed=1", "every key exists"),
         ("planner=zzz", "known are"),
+        ("texts=onw", "did you mean 'own'"),
+        ("texts=models", "the folder has no calibration.txt"),
     ],
 )
 def test_mistakes(override, says):
@@ -68,7 +71,7 @@ def test_every_profile_is_whole(hardware):
     assert first.startswith("#"), "the source of the facts"
 
 
-@pytest.mark.parametrize("group", ["goal", "planner", "probe", "store", "model"])
+@pytest.mark.parametrize("group", ["goal", "planner", "probe", "store", "model", "texts"])
 def test_every_option_composes(group):
     for name in compose.names(ROOT, group):
         assert getattr(compose.compose(ROOT, [f"{group}={name}"]), group).name in (name, "")
@@ -109,3 +112,61 @@ def test_a_known_command_line_needs_no_hydra(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["3", "[]"]
+
+
+def texts(*raw):
+    return texts_of(compose.compose(ROOT, list(raw))).paths
+
+
+def test_a_model_is_judged_on_its_own_kind_of_text(tiny, tmp_path):
+    stories = texts("model=fable")
+    assert stories["report"] == "models/texts/report.txt"
+    assert texts(f"model={ROOT / 'models' / 'fable'}") == stories
+    own = {"calibration": "own", "search": "own", "report": "own"}
+    assert texts(f"model={tiny}") == own | {"second": "models/texts/second.txt"}
+    assert texts("model=owner/name", "texts.second=null") == own
+    assert texts(f"model={tiny}", "texts=stories") == stories
+    assert texts(f"model={tiny}", "texts.report=x.txt")["report"] == "x.txt"
+    for name in ("calibration", "search", "report"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    folder = texts(f"texts={tmp_path}", "texts.search=own")
+    assert folder == {n: str(tmp_path / f"{n}.txt") for n in ("calibration", "report")} | {
+        "search": "own"
+    }
+
+
+def test_own_texts_differ_by_role_and_seed(tiny, tmp_path):
+    raw = [f"model={tiny}", f"store.path={tmp_path}"]
+    graph = open_workspace(ROOT, raw).graph()
+    steps = [graph.text(role) for role in ("calibration", "search", "report")]
+    assert [s.stage for s in steps] == ["trace"] * 3
+    assert len({s.params["seed"] for s in steps}) == 3
+    assert steps[0].params["tokens"] == 40_960
+    assert graph.text("second").stage == "fetch"
+    other = open_workspace(ROOT, [*raw, "seed=1"]).graph()
+    assert not {s.params["seed"] for s in steps} & {
+        other.text(role).params["seed"] for role in ("calibration", "search", "report")
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("texts.temperature=0", "above 0"),
+        ("texts.chat=1.5", "no share from 0 to 1"),
+        ("texts=custom", "texts.calibration isn't named"),
+    ],
+)
+def test_texts_that_cannot_be(override, says):
+    with pytest.raises(UserError, match=says):
+        texts(override)
+
+
+def test_who_is_judged_on_stories_is_told(tiny):
+    for raw, told in (
+        ([], False),
+        ([f"model={tiny}"], False),
+        ([f"model={tiny}", "texts=stories"], True),
+    ):
+        config = compose.compose(ROOT, raw)
+        assert judged_on_stories(config, texts_of(config)) is told

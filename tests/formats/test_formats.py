@@ -235,13 +235,12 @@ def test_a_fault_of_a_branch_is_tried_again(project, tiny):
 @pytest.fixture(scope="session")
 def three(tmp_path_factory, toolchain, environments, tiny):
     """A project in which a study of three formats has ended."""
-    from conftest import Project
+    from conftest import Project, lay_down
 
     cache = environments("compressor")
     root = tmp_path_factory.mktemp("formats") / "project"
     root.mkdir()
-    for name in ("dodo.py", "conf", "models"):
-        (root / name).symlink_to(ROOT / name)
+    lay_down(root)
     shutil.copytree(toolchain, root / "cache")
     shutil.copytree(
         cache,

@@ -119,9 +119,16 @@ def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
 def text_openings(study: FinishedStudy) -> list[str]:
     """Return the first halves of the first documents of the study's report text.
 
-    No calibration text is among them.
+    Where the model wrote that text itself, the second text stands in for it: its documents are of
+    people. No calibration text is among them. Raises UserError where there is neither.
     """
-    text = Path(study.graph.texts["report"].locator).read_text()
+    texts = study.graph.texts
+    role = next((r for r in ("report", "second") if r in texts and texts[r].kind == "file"), None)
+    if role is None:
+        raise UserError(
+            "the study has texts of the model's own only: give prompt=... or prompts=FILE"
+        )
+    text = Path(texts[role].locator).read_text()
     documents = [d.strip() for d in text.split("\n\n") if d.strip()][:DEFAULT_PROMPTS]
     return [d[: len(d) // 2].rsplit(" ", 1)[0][:PROMPT_CHARACTERS] for d in documents]
 

@@ -48,11 +48,10 @@ def calibration_windows(
     Raises Infeasible where the text is shorter than two windows.
     """
     size = window_size(context, layout)
-    text = (context.inputs["text"] / "text.txt").read_text()
     share = context.params.get("random", 0.0)
     most = context.params["tokens"] if token_count is None else token_count
     with closing(LlamaModel(gguf, size, context.threads, vocab_only=True)) as tokenizer:
-        windows = tokenizer.windows(text, most)
+        windows = tokenizer.text_windows(context.inputs["text"], most)
         if not share:
             return CalibrationWindows(windows, len(windows))
         random = noise_windows(len(windows), size, share, tokenizer.normal_tokens())

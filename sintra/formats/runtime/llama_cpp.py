@@ -23,6 +23,7 @@ else:
 
 WARN = 3  # the level of warnings in llama.cpp's log; errors are above
 KEPT_LINES = 20
+TOKENS_FILE = "tokens.npy"  # a text that is tokens already, (n,) int32; text.txt is for people
 _log: list[str] = []  # the last warnings and errors of llama.cpp
 
 
@@ -175,14 +176,14 @@ class LlamaModel:
         }
         return np.array([max(0, sizes[int(i)]) for i in ids.ravel()], np.int32).reshape(ids.shape)
 
-    def detokenize(self, ids: list[int]) -> str:
-        """Return the text of tokens; control tokens have none."""
+    def detokenize(self, ids: list[int], special: bool = False) -> str:
+        """Return the text of tokens; control tokens have none, unless `special` asks for it."""
         tokens = (self.lib.llama_token * len(ids))(*ids)
         size = 16 * len(ids) + 64
         while True:
             room = ctypes.create_string_buffer(size)
             count = int(
-                self.lib.llama_detokenize(self.vocab, tokens, len(ids), room, size, False, False)
+                self.lib.llama_detokenize(self.vocab, tokens, len(ids), room, size, False, special)
             )
             if count >= 0:
                 return room.raw[:count].decode(errors="replace")
@@ -204,7 +205,20 @@ class LlamaModel:
         Each starts with begin of text where the model needs it. Raises Infeasible for a text of
         fewer than two windows.
         """
-        ids = self.tokenize(text)
+        return self.cut_windows(self.tokenize(text), tokens)
+
+    def text_windows(self, folder: Path, tokens: int) -> NDArray[np.int32]:
+        """Cut a text's first tokens into windows, as `windows` does.
+
+        folder: as the steps of texts make it: tokens.npy, or text.txt alone.
+        """
+        path = folder / TOKENS_FILE
+        if path.exists():
+            return self.cut_windows(np.load(path), tokens)
+        return self.windows((folder / "text.txt").read_text(), tokens)
+
+    def cut_windows(self, ids: NDArray[np.int32], tokens: int) -> NDArray[np.int32]:
+        """Cut the first `tokens` of token ids (n,) into windows, as `windows` does."""
         count = min(tokens, len(ids)) // self.context
         if count < 2:
             raise Infeasible(

@@ -1,0 +1,72 @@
+"""Which texts a study is calibrated and judged on: files, or what the model writes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sintra.config.options import Config, ProbeConf, TextsConf
+from sintra.core.errors import UserError
+
+OWN = "own"  # in the place of a path: the model writes this text
+STORIES = TextsConf(
+    "stories",
+    "models/texts/calibration.txt",
+    "models/texts/search.txt",
+    "models/texts/report.txt",
+    "models/texts/far.txt",
+)
+OWN_TEXTS = TextsConf(OWN, OWN, OWN, OWN, "models/texts/second.txt")
+ROLES = ("calibration", "search", "report", "second")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a study."""
+
+    paths: Mapping[str, str]  # role -> a file, or OWN
+    temperature: float = 1.0  # of text that the model writes
+    chat: float = 0.5  # share of conversations in it
+
+    def own_params(self, role: str, probe: ProbeConf, seed: int) -> dict[str, object]:
+        """Return what a text that the model writes depends on, beside the model."""
+        return {
+            "tokens": own_tokens(role, probe),
+            "seed": seed * len(ROLES) + ROLES.index(role) + 1,
+            "temperature": self.temperature,
+            "chat": self.chat,
+        }
+
+
+def own_tokens(role: str, probe: ProbeConf) -> int:
+    """Return how many tokens a text needs that the model writes."""
+    if role != "calibration":
+        return int(getattr(probe, f"{role}_tokens"))
+    return max(probe.calibration_tokens, probe.refine_tokens or 0)
+
+
+def texts_of(config: Config) -> Texts:
+    """Return the texts that the options name. Raises UserError for a share or temperature that
+    can't be, and for a text that isn't named.
+    """
+    conf = config.texts
+    if not conf.temperature > 0:
+        raise UserError(f"texts.temperature={conf.temperature:g}: use a number above 0, such as 1")
+    if not 0 <= conf.chat <= 1:
+        raise UserError(f"texts.chat={conf.chat:g} is no share from 0 to 1")
+    default = STORIES if config.model.texts == STORIES.name else OWN_TEXTS
+    paths = {}
+    for role in ROLES:
+        path = getattr(conf, role) or (getattr(default, role) if conf.name == "auto" else None)
+        if path:
+            paths[role] = path
+        elif role != "second":
+            raise UserError(f"texts.{role} isn't named: give a file, or texts.{role}=own")
+    if conf.second is None:
+        paths.pop("second", None)
+    return Texts(paths, conf.temperature, conf.chat)
+
+
+def judged_on_stories(config: Config, texts: Texts) -> bool:
+    """Return whether a model is judged on the bundled models' text, and isn't one of these."""
+    return texts.paths.get("report") == STORIES.report and config.model.texts != STORIES.name
