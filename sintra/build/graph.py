@@ -63,7 +63,9 @@ class Graph:
         return f"{self.study.model}-{variant_name(recipe)}"
 
     def fetch(self) -> Step:
-        """Return the step that brings the pinned model's files into the store."""
+        """Return the step whose artifact is the pinned model as transformers reads it."""
+        if self.source.kind == "gguf":
+            return self.step("unpack", self.study.model, {}, {"gguf": self.convert()})
         return self.import_step(self.source, self.study.model, self.study.trust_remote_code)
 
     def import_step(self, source: Source, label: str, code: bool = False) -> Step:
@@ -85,7 +87,10 @@ class Graph:
         return self.step("toolchain", "llama.cpp", toolchain_params())
 
     def convert(self) -> Step:
-        """Return the step that converts the model to a 16-bit GGUF."""
+        """Return the step that makes the model's 16-bit GGUF, or takes the one that it is."""
+        if self.source.kind == "gguf":
+            file = self.import_step(self.source, f"{self.study.model}-gguf")
+            return self.step("adopt", self.study.model, {}, {"file": file})
         inputs = {"model": self.fetch(), "toolchain": self.toolchain()}
         return self.step("convert", self.study.model, {"type": self.study.convert}, inputs)
 

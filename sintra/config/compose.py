@@ -192,8 +192,8 @@ def _model(root: Path, value: str) -> list[str]:
     if not hub or value.startswith((".", "/", "~")):
         known = nearest(value, names(root, "model"))
         raise UserError(
-            f"no model is called {value!r}, and there is no such folder: {known}; a hub model is "
-            "owner/name"
+            f"no model is called {value!r}, and there is no such folder or file: {known}; a hub "
+            "model is owner/name"
         )
     revision = [f"model.revision={hub[2]}"] if hub[2] else []
     return ["model=custom", f"model.name={slug(hub[1])}", f"model.source={hub[1]}", *revision]

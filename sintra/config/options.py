@@ -48,10 +48,11 @@ class ModelConf:
     """A model: a folder or a hub id."""
 
     name: str = ""  # what it is called in steps and outputs
-    source: str = ""  # a folder or owner/name
+    source: str = ""  # a folder, a GGUF file or owner/name
     revision: str = "main"  # branch, tag or commit of a hub model
     convert: str = "f16"  # 16-bit type of its GGUF: f16, bf16 (or f32)
     trust_remote_code: bool = False  # whether Python code that comes with it may be run
+    requantize: bool = False  # whether a GGUF may be quantized already: damage counts from there
     texts: str = "own"  # what it is judged on by default: own, or stories (the bundled models)
 
 

@@ -122,7 +122,10 @@ def study_of(config: Config, raw: list[str]) -> Study:
     """Return the study of checked options, without its id. Raises UserError."""
     model, probe = config.model, config.probe
     if not model.source:
-        raise UserError("model.source is empty: give model=NAME, model=owner/name or model=FOLDER")
+        raise UserError(
+            "model.source is empty: give model=NAME, model=owner/name, model=FOLDER or "
+            "model=FILE.gguf"
+        )
     if not 0 <= probe.calibration_random <= 0.9:
         raise UserError(
             f"probe.calibration_random={probe.calibration_random:g} is no share from 0 to 0.9"
@@ -192,6 +195,11 @@ def formats_of(config: Config) -> tuple[str, ...]:
         raise UserError(
             f"{config.hardware.name} runs none of formats={list(names)}: it has "
             f"{', '.join(runtimes)} (hardware.runtimes)"
+        )
+    if config.model.source.endswith(".gguf") and names != (PLANNED,):
+        raise UserError(
+            f"formats={list(names)} needs the model's folder: a GGUF is the source of "
+            "formats=[gguf] only"
         )
     if config.model.trust_remote_code and names != (PLANNED,):
         raise UserError(

@@ -11,6 +11,8 @@ from typing import Literal
 
 from sintra.core.canonical import canonical, sha256
 
+GGUF_FILE = "model.gguf"  # what a model's file is called in every artifact
+
 
 @dataclass(frozen=True)
 class Source:
@@ -18,11 +20,11 @@ class Source:
 
     kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub":
     `digest` is the 40-hex commit and `locator` the repository id; kind "task": a task's YAML
-    (`locator`) with its data, by the digest of all; "own": a text that the model writes, by the
-    digest of what it depends on beside the model.
+    (`locator`) with its data, by the digest of all; "gguf": one file, as "file"; "own": a text that
+    the model writes, by the digest of what it depends on beside the model.
     """
 
-    kind: Literal["folder", "file", "hub", "task", "own"]
+    kind: Literal["folder", "gguf", "file", "hub", "task", "own"]
     digest: str
     locator: str
 
@@ -56,7 +58,7 @@ class Artifact:
         """What is delivered of a variant: its model.gguf, or its folder model/ as one, with all
         bytes and the tree's digest.
         """
-        whole = next((f for f in self.files if f.path == "model.gguf"), None)
+        whole = next((f for f in self.files if f.path == GGUF_FILE), None)
         if whole:
             return whole
         tree = Artifact(tuple(f for f in self.files if f.path.startswith("model/")))

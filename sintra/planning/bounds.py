@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
+from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
@@ -40,13 +42,44 @@ def expected_shape(recipe: Recipe, pin: Source) -> Shape | None:
 
     None for a hub model, for a mix, and for a preset whose bits per weight are not published.
     """
-    if pin.kind != "folder" or recipe.type not in PRESET_BITS or recipe.tensors:
+    if not is_local(pin) or recipe.type not in PRESET_BITS or recipe.tensors:
         return None
-    return quantized_shape(Path(pin.locator), PRESET_BITS[recipe.type], len(recipe.drop))
+    return quantized_shape(pin, PRESET_BITS[recipe.type], len(recipe.drop))
 
 
-def quantized_shape(folder: Path, bits: float, dropped: int) -> Shape:
-    """Return a model folder's shape with every matrix at the same number of bits per weight."""
+def is_local(pin: Source) -> bool:
+    """Return whether a model's headers can be read before anything is built."""
+    return pin.kind in ("folder", "gguf")
+
+
+def quantized_shape(pin: Source, bits: float, dropped: int) -> Shape:
+    """Return a local model's shape with every matrix at the same number of bits per weight."""
+    path = Path(pin.locator)
+    return (gguf_shape if pin.kind == "gguf" else folder_shape)(path, bits, dropped)
+
+
+def gguf_shape(path: Path, bits: float, dropped: int) -> Shape:
+    """Return the shape of the model in a GGUF, as `quantized_shape` does."""
+    layout = read_layout(path)
+    shape = Shape.of(layout)
+    sizes = [(name, prod(sides)) for name, _, _, sides in layout["tensors"] if len(sides) > 1]
+    inside = sum(size for name, size in sizes if name.startswith("blk."))
+    outside = sum(size for name, size in sizes if not name.startswith("blk."))
+    count = inside * max(0, shape.layers - dropped) / shape.layers + outside
+    return replace(
+        shape,
+        weight_bytes=int(count * bits / 8),
+        embedding_bytes=int(shape.vocabulary * shape.width * bits / 8),
+        parameters=int(count),
+        layers=max(0, shape.layers - dropped),
+        slow_bytes=0.0,
+        k_bytes=0.0,
+        types=(),
+    )
+
+
+def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
+    """Return the shape of the model in a folder, as `quantized_shape` does."""
     config = json.loads((folder / "config.json").read_text())
     inside, outside = count_weights(folder)
     layers, width, heads = (
@@ -70,9 +103,9 @@ def quantized_shape(folder: Path, bits: float, dropped: int) -> Shape:
 
 def infeasible_reason(study: Study, pin: Source) -> str | None:
     """Say why no variant can hold the limits, where a local model's headers show it."""
-    if pin.kind != "folder":
+    if not is_local(pin):
         return None
-    bounds = lower_bounds(study, Path(pin.locator))
+    bounds = lower_bounds(study, pin)
     broken = impossible_limit(study.goal, bounds)
     if broken is None:
         return None
@@ -93,7 +126,7 @@ def in_units(metric: str, value: float) -> str:
     return f"{value / row.option_scale:.4g} {unit}".rstrip()
 
 
-def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
+def lower_bounds(study: Study, pin: Source) -> dict[str, float]:
     """Return the best size, memory and decode speed that any of the planner's recipes could reach.
 
     They follow from the tensors' shapes: bytes, bytes, tokens/s. Where a board is measured, only
@@ -105,7 +138,7 @@ def lower_bounds(study: Study, folder: Path) -> dict[str, float]:
     )
     if study.formats != ("gguf",):
         bits = min(bits, study.compress.bits)
-    shape = quantized_shape(folder, bits, study.planner.max_dropped)
+    shape = quantized_shape(pin, bits, study.planner.max_dropped)
     if study.on_board:
         return {"size_bytes": shape.weight_bytes}
     device = study.hardware

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
 
+from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
-from sintra.core.artifact import File
+from sintra.core.artifact import Artifact, File
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.results import formats
+from sintra.store.store import Store
 from sintra.study.json_types import (
     CandidateJson,
     ConstraintJson,
@@ -78,8 +80,21 @@ def add_special_cases(
         result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
     if study.trust_remote_code:
         result["trust_remote_code"] = True
+    if decoded := decoded_type(graph, workspace.store):
+        result["decoded"] = decoded
     if graph.study.board:
         result["board"] = graph.study.board.identity
+
+
+def decoded_type(graph: Graph, store: Store) -> str | None:
+    """Return the type that the source's weights had, where it was quantized already."""
+    if graph.source.kind != "gguf":
+        return None
+    outcome = graph.convert().outcome(store)
+    if not isinstance(outcome, Artifact):
+        return None
+    kind: str | None = store.read_json(outcome, "layout.json").get("decoded")
+    return kind
 
 
 def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:

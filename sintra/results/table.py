@@ -97,13 +97,20 @@ def footnotes(result: ResultJson) -> list[str]:
     lines = [
         f"* estimated for {result['hardware']}{unless}; KLD (+- standard error) and the share "
         "of equal top",
-        "tokens are measured against the 16-bit model",
+        f"tokens are measured against {original_words(result)}",
     ]
     if result.get("trust_remote_code"):
         lines.append(
             f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)"
         )
     return lines
+
+
+def original_words(result: ResultJson) -> str:
+    """Return what a study's variants are compared with, in words."""
+    if kind := result.get("decoded"):
+        return f"the source, which was {kind} already: its own damage isn't counted"
+    return "the 16-bit model"
 
 
 def short_name(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sintra.config.tasks import task_files
-from sintra.core.artifact import Artifact, File
+from sintra.core.artifact import GGUF_FILE, Artifact, File
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.remote_code import write_permission
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Copy or download, and check that the content is what was pinned.
 
-    params: kind (folder, file, task or hub), digest (of the tree, or the hub's commit), code
+    params: kind (folder, gguf, file, task or hub), digest (of the tree, or the hub's commit), code
     (whether Python files belong to the model); hints: from (path or repository).
     Raises Transient where it isn't.
     """
@@ -51,6 +51,8 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
     """Return name in the artifact -> file of a local source. Raises UserError for no model."""
     if kind == "file":
         return {"text.txt": source}
+    if kind == "gguf":
+        return {GGUF_FILE: source}
     return task_files(source) if kind == "task" else {p.name: p for p in check_folder(source, code)}
 
 

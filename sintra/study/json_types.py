@@ -174,6 +174,7 @@ class ResultJson(TypedDict):
     llm: LanguageModelBill
     wall_s: float
     formats: NotRequired[list[FormatJson]]  # where more than GGUF was asked for
+    decoded: NotRequired[str]  # type of the source, where it was a quantized GGUF
     trust_remote_code: NotRequired[bool]  # true where Python code of the model was allowed to run
     board: NotRequired[dict[str, Any]]  # what the measured board says it is
 

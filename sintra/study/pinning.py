@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sintra.core.artifact import Artifact, File, Source
+from sintra.core.artifact import GGUF_FILE, Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
+from sintra.formats.gguf.original import read_quantized_type
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
 
@@ -25,6 +26,23 @@ def pin_folder(folder: Path, digests: Digests, code: bool = False) -> Source:
     files = tuple(File(path.name, *digests.file(path)) for path in check_folder(folder, code))
     tree = Artifact(files + ((PERMISSION,) if code else ()))
     return Source("folder", tree.digest, str(folder.resolve()))
+
+
+def pin_gguf(path: Path, digests: Digests, requantize: bool) -> Source:
+    """Pin a GGUF that is a study's model.
+
+    requantize: whether it may be quantized. Raises UserError.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {str(path)!r}")
+    kind = digests.remember(path, "quantized", lambda: read_quantized_type(path))
+    if kind is not None and not requantize:
+        raise UserError(
+            f"{path.name} is quantized already (mostly {kind}): give the 16-bit model, or "
+            "model.requantize=true, which counts damage from this file on"
+        )
+    tree = Artifact((File(GGUF_FILE, *digests.file(path)),))
+    return Source("gguf", tree.digest, str(path.resolve()))
 
 
 def pin_file(path: Path, digests: Digests) -> Source:
@@ -106,17 +124,25 @@ class Digests:
             kept = unsealed(path.read_bytes())
         except OSError:
             kept = None
-        # by the file's absolute path: its change mark and its SHA-256
+        # by the file's absolute path, with #name for what isn't its SHA-256: change mark and value
         self._kept: dict[str, list[Any]] = kept or {}
 
     def file(self, path: Path) -> tuple[int, str]:
         """Return the size (bytes) and the SHA-256 of a file."""
-        stat, location = path.stat(), str(path.resolve())
-        mark = change_mark(stat)
+        return path.stat().st_size, str(self.remember(path, "", lambda: hash_file(path)))
+
+    def remember(self, path: Path, name: str, compute: Callable[[], str | None]) -> str | None:
+        """Return what was computed of a file while its stat was the same, else compute it.
+
+        name: of what is computed; "" for the digest.
+        """
+        mark = change_mark(path.stat())
+        location = f"{path.resolve()}{f'#{name}' if name else ''}"
         kept = self._kept.get(location)
         if kept and kept[0] == mark:
-            return stat.st_size, str(kept[1])
-        digest = hash_file(path)
-        self._kept[location] = [mark, digest]
+            value: str | None = kept[1]
+            return value
+        value = compute()
+        self._kept[location] = [mark, value]
         write_if_possible(self.path, sealed(canonical(self._kept)))
-        return stat.st_size, digest
+        return value

@@ -104,6 +104,9 @@ def tasks_of(root: Path, study: Study, digests: Digests) -> dict[str, Source | N
 def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> Source | None:
     """Return the model's pin; None for a hub model that isn't resolved yet. Raises UserError."""
     model = config.model
+    if model.source.endswith(".gguf"):
+        path = root / Path(model.source).expanduser()
+        return pinning.pin_gguf(path, digests, model.requantize)
     folder = model_folder(root, model.source)
     if folder is not None:
         return pinning.pin_folder(folder, digests, model.trust_remote_code)
@@ -162,7 +165,7 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     tasks = sorted(tasks_of(root, study, digests).items())
     texts += [task.digest for _, task in tasks if task]
     pin, model = pinned_model(root, config, store, digests), config.model
-    if pin is not None and pin.kind == "folder":
+    if pin is not None and pin.kind in ("folder", "gguf"):
         return study_id(study, "", pin.digest, texts)
     return study_id(study, model.source, model.revision, texts)
 

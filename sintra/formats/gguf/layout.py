@@ -37,6 +37,7 @@ class Layout(TypedDict):
     context: int  # context length that the model was trained for, tokens; 0 where unknown
     tensors: list[TensorRow]
     # what stages add:
+    decoded: NotRequired[str]  # type that the source had, where it was quantized already
     fallbacks: NotRequired[list[list[str]]]  # [tensor, requested type, written type] each
     rounding: NotRequired[Mapping[str, object]]  # how compensated rounding went
     refined: NotRequired[object]  # tensors that were rounded once more, block after block

@@ -34,13 +34,14 @@ def quantize(
     matrix: dict[str, NDArray[np.float32]] | None = None,
     drop: list[int] | None = None,
     copy: bool = False,
+    requantize: bool = False,
 ) -> None:
     """Write `target`, the model in `source` quantized to a file type.
 
     kind: the file type; tensors: (regex, ggml type), of which the first match wins; matrix: tensor
     name -> importance of each input column; drop: blocks to leave out; copy: keep every tensor's
-    type. Raises Infeasible with llama.cpp's own words when it refuses, Transient when the disk is
-    full.
+    type; requantize: take quantized tensors too. Raises Infeasible with llama.cpp's own words when
+    it refuses, Transient when the disk is full.
     """
     header.read_gguf_header(source)
     library, types = load_library(), file_types()
@@ -48,6 +49,7 @@ def quantize(
         raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")
     params = library.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.only_copy = threads, types[kind], copy
+    params.allow_requantize = requantize
     # ctypes does not keep the arrays alive that params points to
     overrides = _type_overrides(library, tensors or [])
     importance = _importance_rows(library, matrix or {})

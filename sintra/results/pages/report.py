@@ -28,6 +28,7 @@ from sintra.results.pages.words import (
     format_number,
     hide_folders,
 )
+from sintra.results.table import original_words
 from sintra.store.files import write_atomic
 from sintra.study.json_types import ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
@@ -91,6 +92,7 @@ def render_report(data: ReportData) -> str:
         "report.html",
         data=data,
         result=result,
+        original=original_words(result),
         status=STATUS_TEXTS[result["status"]],
         verdict=verdict_sentence(result),
         facts=key_figures(result, data.original_bytes),
