@@ -41,10 +41,8 @@ class Bench:
 
     def __init__(self, model: Path, texts: Path, work: Path, kind: str, judged: int) -> None:
         self.hf, self.texts, self.work, self.kind = model.resolve(), texts, work, kind
-        self.tools = toolchain(work)
-        self.gguf = self.stage(
-            "gguf", convert, {"type": "f16"}, model=self.hf, toolchain=self.tools
-        )
+        tools = work if (work / "gguf").exists() else toolchain(work)
+        self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=self.hf, toolchain=tools)
         domains = {
             "prose": self.folder("prose", texts / "report.txt"),
             "code": self.folder("code", texts / "far.txt"),

@@ -32,7 +32,7 @@ def run(context: Context) -> None:
         raise UserError(f"{source.name} is no model that can be read: {error}") from None
     kind = quantized_type(layout)
     if kind is None:
-        link_or_copy(source, out)
+        link_or_copy(source.resolve(), out)
         context.write_json("layout.json", layout)
         return
     context.say(f"decoding {kind} and other types into F16")
