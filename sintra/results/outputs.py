@@ -97,6 +97,7 @@ def plan_delivery(
         winner = Recipe.of(result["winner"]["recipe"])
         models = chosen_models(workspace, graph, winner, candidates)
         plugin_files = plugin_artifacts(graph, workspace.store, winner)
+        plugin_files |= own_texts(graph, workspace.store)
     return Delivery(workspace, graph, result, rounds, models, plugin_files)
 
 
@@ -191,6 +192,13 @@ def plugin_artifacts(graph: Graph, store: Store, winner: Recipe) -> dict[str, Ar
     if winner.format != "gguf":
         return {}
     outcomes = {f"extra/{s.stage}": s.outcome(store) for s in graph.extra(winner)}
+    return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
+
+
+def own_texts(graph: Graph, store: Store) -> dict[str, Artifact]:
+    """Return folder below outputs/<study> -> a text that the model wrote."""
+    roles = [role for role, source in graph.texts.items() if source.kind == "own"]
+    outcomes = {f"texts/{role}": graph.text(role).outcome(store) for role in roles}
     return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
 
 
