@@ -79,6 +79,10 @@ class Graph:
         if self.texts[role].kind == "own":
             params = study.texts.own_params(role, study.probe, study.seed)
             return self.step("trace", f"{study.model}-{role}", params, {"gguf": self.convert()})
+        if self.texts[role].kind == "wikitext":
+            part = self.texts[role].locator
+            archive = {"archive": self.step("wikitext", "2-raw", {})}
+            return self.step("extract", f"wikitext-{part}", {"part": part}, archive)
         mark = self.study.model.partition(MARK)[2]  # in a sweep over texts they'd share a name
         return self.import_step(self.texts[role], f"text-{role}{MARK if mark else ''}{mark}")
 

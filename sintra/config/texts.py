@@ -9,6 +9,7 @@ from sintra.config.options import Config, ProbeConf, TextsConf
 from sintra.core.errors import UserError
 
 OWN = "own"  # in the place of a path: the model writes this text
+WIKITEXT = "wikitext:"  # and a part of wikitext-2-raw, in the place of a path
 STORIES = TextsConf(
     "stories",
     "models/texts/calibration.txt",

@@ -21,10 +21,11 @@ class Source:
     kind "folder" or "file": `digest` is the tree digest and `locator` the path; kind "hub":
     `digest` is the 40-hex commit and `locator` the repository id; kind "task": a task's YAML
     (`locator`) with its data, by the digest of all; "gguf": one file, as "file"; "own": a text that
-    the model writes, by the digest of what it depends on beside the model.
+    the model writes, by the digest of what it depends on beside the model; "wikitext": the part
+    `locator` of wikitext-2-raw, by the archive's digest and that part.
     """
 
-    kind: Literal["folder", "gguf", "file", "hub", "task", "own"]
+    kind: Literal["folder", "gguf", "file", "hub", "task", "own", "wikitext"]
     digest: str
     locator: str
 

@@ -85,7 +85,7 @@ def as_chat_turn(path: Path, prompt: str) -> str:
     if chat.turns is None:
         raise UserError("the model has no chat template of plain turns: leave chat=true out")
     before, after = chat.turns["user"]
-    return f"{before}{prompt}{after}{chat.opening}"
+    return f"{chat.preamble}{before}{prompt}{after}{chat.opening}"
 
 
 def context_size(path: Path, prompts: list[str], tokens: int) -> int:

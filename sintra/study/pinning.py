@@ -10,10 +10,11 @@ from typing import Any
 
 from sintra.core.artifact import GGUF_FILE, Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
-from sintra.core.errors import Transient, UserError
+from sintra.core.errors import Transient, UserError, nearest
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
 from sintra.formats.gguf.original import read_quantized_type
+from sintra.stages import wikitext
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
 
@@ -54,6 +55,15 @@ def pin_file(path: Path, digests: Digests) -> Source:
         )
     tree = Artifact((File("text.txt", *digests.file(path)),))
     return Source("file", tree.digest, str(path.resolve()))
+
+
+def pin_wikitext(part: str) -> Source:
+    """Pin a part of wikitext-2-raw. Raises UserError where there is no such part."""
+    if part not in wikitext.PARTS:
+        raise UserError(
+            f"wikitext:{part} isn't a part of wikitext-2-raw: {nearest(part, wikitext.PARTS)}"
+        )
+    return Source("wikitext", sha256(canonical([wikitext.SHA256, part])), part)
 
 
 def pin_own_text(params: Mapping[str, object]) -> Source:

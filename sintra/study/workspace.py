@@ -13,7 +13,7 @@ from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.study import Study, study_id, study_of
 from sintra.config.tasks import pinned_tasks
-from sintra.config.texts import OWN
+from sintra.config.texts import OWN, WIKITEXT
 from sintra.core.artifact import Source
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
@@ -115,12 +115,17 @@ def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> 
 
 def pinned_texts(root: Path, study: Study, digests: Digests) -> dict[str, Source]:
     """Return the pins of the study's texts, by role. Raises UserError."""
-    return {
-        role: pinning.pin_own_text(study.texts.own_params(role, study.probe, study.seed))
-        if path == OWN
-        else pinning.pin_file(root / Path(path).expanduser(), digests)
-        for role, path in study.texts.paths.items()
-    }
+    return {role: pinned_text(root, study, digests, role) for role in study.texts.paths}
+
+
+def pinned_text(root: Path, study: Study, digests: Digests, role: str) -> Source:
+    """Return the pin of one text of a study. Raises UserError."""
+    path = study.texts.paths[role]
+    if path == OWN:
+        return pinning.pin_own_text(study.texts.own_params(role, study.probe, study.seed))
+    if path.startswith(WIKITEXT):
+        return pinning.pin_wikitext(path.removeprefix(WIKITEXT))
+    return pinning.pin_file(root / Path(path).expanduser(), digests)
 
 
 def pinned_checkpoint(root: Path, config: Config, digests: Digests) -> Source | None:

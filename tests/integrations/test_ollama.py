@@ -12,7 +12,7 @@ import pytest
 from conftest import QUICK
 
 from sintra.core.errors import UserError
-from sintra.formats.gguf.chat_template import ChatFormat, split_template
+from sintra.formats.gguf.chat_template import NO_TURNS, ChatFormat, split_template
 from sintra.integrations.exports.ollama import model_name, modelfile_string, modelfile_text
 
 CHATML = (
@@ -129,19 +129,37 @@ def test_a_refusal_is_said_in_the_servers_words(project, tiny, server):
 
 
 def test_templates_are_taken_apart_and_proved():
-    turns, opening = split_template(CHATML, "<s>", "</s>")
+    turns, opening, preamble = split_template(CHATML, "<s>", "</s>")
+    assert preamble == ""
     assert turns["user"] == ("<|im_start|>user\n", "<|im_end|>\n")
     assert turns["system"] == ("<|im_start|>system\n", "<|im_end|>\n")
     assert opening == "<|im_start|>assistant\n"
     assert split_template("{{ bos_token }}" + CHATML, "<s>", "</s>")[0] == turns, (
         "the runtime adds begin of text itself"
     )
-    assert split_template("{{ messages | length }} {{ messages[-1].content }}", "", "") == (
-        None,
-        "",
+    counted = "{{ messages | length }} {{ messages[-1].content }}"
+    assert split_template(counted, "", "") == NO_TURNS
+    assert split_template("{{ raise_exception('no') }}", "", "") == NO_TURNS
+    assert split_template(None, "", "") == NO_TURNS
+
+
+def test_a_system_prompt_of_the_templates_own_is_kept():
+    """As SmolLM2's: where a conversation has none, and whose turns begin with begin of text, which
+    its runtime doesn't add.
+    """
+    own = (
+        "{% if loop.first and m.role != 'system' %}"
+        "<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"
     )
-    assert split_template("{{ raise_exception('no') }}", "", "") == (None, "")
-    assert split_template(None, "", "") == (None, "")
+    template = CHATML.replace(
+        "%}{{ '<|im_start|>' + m.role", f"%}}{own}{{{{ '<|im_start|>' + m.role"
+    )
+    split = split_template(template, "<|im_start|>", "<|im_end|>", adds_bos=False)
+    assert split.turns["user"] == ("<|im_start|>user\n", "<|im_end|>\n")
+    assert split.turns["system"] == ("<|im_start|>system\n", "<|im_end|>\n")
+    assert split.preamble == "<|im_start|>system\nBe kind<|im_end|>\n"
+    text = modelfile_text(ChatFormat(*split, ("<|im_end|>",), 8192))
+    assert '{{ if ne (index .Messages 0).Role "system" }}<|im_start|>system\nBe kind' in text
 
 
 def test_modelfile_quoting():
@@ -149,6 +167,6 @@ def test_modelfile_quoting():
     assert modelfile_string("a\nb") == '"""a\nb"""'
     with pytest.raises(UserError, match="can't express"):
         modelfile_string('say """')
-    assert "TEMPLATE" not in modelfile_text(ChatFormat(None, "", ("</s>",), 8192))
-    assert "num_ctx 4096" in modelfile_text(ChatFormat(None, "", (), 131072))
+    assert "TEMPLATE" not in modelfile_text(ChatFormat(None, "", "", ("</s>",), 8192))
+    assert "num_ctx 4096" in modelfile_text(ChatFormat(None, "", "", (), 131072))
     assert model_name("My Model/7B--Jetson Nano!") == "my-model-7b--jetson-nano"

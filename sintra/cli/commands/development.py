@@ -11,7 +11,7 @@ from sintra.core.errors import Transient
 
 # Each worker keeps to one core (tests/conftest.py): llama.cpp's threads spin, and two on a core
 # take ten times as long.
-TESTS = ["pytest", "-n", "auto", "--dist", "loadfile"]
+TESTS = ["pytest", "-n", "auto", "--dist", "loadfile", "--durations", "20"]
 
 
 def check_tree(root: Path) -> None:

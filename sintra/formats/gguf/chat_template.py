@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sintra.formats.gguf import header
 
@@ -22,6 +22,7 @@ class ChatFormat:
     turns: Turns | None
     """None where there is no template, or it is more than a sequence of turns."""
     opening: str  # the text after which the assistant's answer starts
+    preamble: str  # the text before a conversation whose first message is of no system
     stop: tuple[str, ...]  # texts of the tokens that end an answer
     context: int  # context length that the model was trained for, tokens
 
@@ -73,10 +74,10 @@ def read_chat_format(path: Path) -> ChatFormat:
     architecture = _metadata(reader, "general.architecture")
     context = int(_metadata(reader, f"{architecture}.context_length", 2048))
     template = _template_of(reader)
-    turns, opening = (
-        split_template(template.text, template.bos, template.eos) if template else (None, "")
-    )
-    return ChatFormat(turns, opening, tuple(dict.fromkeys(t for t in ends if t)), context)
+    added = _metadata(reader, "tokenizer.ggml.add_bos_token", True)
+    split = split_template(template.text, template.bos, template.eos, added) if template else None
+    split = split or NO_TURNS
+    return ChatFormat(*split, tuple(dict.fromkeys(t for t in ends if t)), context)
 
 
 def _metadata(reader: Any, name: str, default: Any = None) -> Any:
@@ -91,40 +92,78 @@ def _token_text(reader: Any, name: str) -> str:
     return "" if number is None or tokens is None else str(tokens.contents(int(number)))
 
 
-def split_template(template: str | None, bos: str, eos: str) -> tuple[Turns | None, str]:
-    """Return a Jinja chat template as plain text around each role's content, and the opening of
-    the answer.
+class Split(NamedTuple):
+    """A template as plain text: the first fields of ChatFormat."""
 
-    The parts come from rendering messages with placeholders, then a whole conversation is rendered
-    both ways and compared. A template that does more than put text around messages gives
-    (None, "").
+    turns: Turns | None
+    opening: str
+    preamble: str
+
+
+NO_TURNS = Split(None, "", "")
+
+
+def split_template(template: str | None, bos: str, eos: str, adds_bos: bool = True) -> Split:
+    """Return a Jinja chat template as plain text around each role's content, the opening of the
+    answer, and what comes first where no system message does.
+
+    The parts come from rendering messages with placeholders, then whole conversations are rendered
+    both ways and compared. adds_bos: whether the runtime puts begin of text first, which is then
+    left out here. A template that does more than put text around messages gives NO_TURNS.
     """
     if not template:
-        return None, ""
+        return NO_TURNS
     from jinja2.exceptions import TemplateError  # not on the no-op path
 
-    render = _renderer(template, bos, eos)
     try:
-        turns = {"user": _split_around(render(_conversation("user"), False), 0)}
-        both = render(_conversation("user", "assistant"), False)
-        alone = render(_conversation("user"), False)
-        turns["assistant"] = _split_around(both.removeprefix(alone), 1)
-        before, after = _split_around(render(_conversation("system", "user"), False), 0)
-        user_before, user_after = turns["user"]
-        turns["system"] = (before, after.removesuffix(f"{user_before}{PLACEHOLDER}1{user_after}"))
-        opening = render(_conversation("user"), True).removeprefix(alone)
-        whole = _conversation("system", "user", "assistant", "user")
-        joined = "".join(turns[m["role"]][0] + m["content"] + turns[m["role"]][1] for m in whole)
-        return (turns, opening) if joined + opening == render(whole, True) else (None, "")
+        render = _renderer(template, bos, eos, adds_bos)
+        split = _read_parts(render)
+        whole = (["system", "user", "assistant", "user"], ["user", "assistant", "user"])
+        same = all(_joined(split, roles) == render(_conversation(*roles), True) for roles in whole)
+        return split if same else NO_TURNS
     except (TemplateError, ValueError):
-        return None, ""
+        return NO_TURNS
 
 
-def _renderer(template: str, bos: str, eos: str) -> Callable[[list[Message], bool], str]:
+def _read_parts(render: Callable[[list[Message], bool], str]) -> Split:
+    """Return the parts of a template. Raises ValueError and TemplateError where it drops one.
+
+    A later user's turn is without what stands before the first.
+    """
+    alone = render(_conversation("user"), False)
+    pair = render(_conversation("user", "assistant"), False)
+    three = render(_conversation("user", "assistant", "user"), False)
+    turns = {
+        "user": _split_around(three.removeprefix(pair), 2),
+        "assistant": _split_around(pair.removeprefix(alone), 1),
+    }
+    user_before, user_after = turns["user"]
+    first, _ = _split_around(alone, 0)
+    if not first.endswith(user_before):
+        raise ValueError("the first turn is another one")
+    before, after = _split_around(render(_conversation("system", "user"), False), 0)
+    turns["system"] = (before, after.removesuffix(f"{user_before}{PLACEHOLDER}1{user_after}"))
+    opening = render(_conversation("user"), True).removeprefix(alone)
+    return Split(turns, opening, first.removesuffix(user_before))
+
+
+def _joined(split: Split, roles: list[str]) -> str:
+    """Return a conversation of placeholders put together from the parts, with an opening."""
+    assert split.turns is not None
+    texts = [
+        split.turns[m["role"]][0] + m["content"] + split.turns[m["role"]][1]
+        for m in _conversation(*roles)
+    ]
+    return ("" if roles[0] == "system" else split.preamble) + "".join(texts) + split.opening
+
+
+def _renderer(
+    template: str, bos: str, eos: str, adds_bos: bool
+) -> Callable[[list[Message], bool], str]:
     """Return a function that renders messages with or without the opening of an answer.
 
-    A begin-of-text token at the front is cut off. Raises jinja2's TemplateError, as does the
-    function, for a template that cannot be compiled or rendered.
+    A begin-of-text token at the front is cut off where the runtime adds it. Raises jinja2's
+    TemplateError, as does the function, for a template that cannot be compiled or rendered.
     """
     # not on the no-op path
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -140,7 +179,7 @@ def _renderer(template: str, bos: str, eos: str) -> Callable[[list[Message], boo
             eos_token=eos,
             tools=None,
         )
-        return str(text).removeprefix(bos) if bos else str(text)
+        return str(text).removeprefix(bos) if bos and adds_bos else str(text)
 
     return render
 

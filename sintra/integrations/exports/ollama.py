@@ -100,7 +100,8 @@ def modelfile_string(text: str) -> str:
 def go_template(chat: ChatFormat) -> str:
     """Write the chat template in Go's language.
 
-    It is a range over the messages, then the opening of the answer.
+    It is what comes first where no system message does, a range over the messages, then the
+    opening of the answer.
     """
     assert chat.turns is not None
     cases = []
@@ -109,7 +110,11 @@ def go_template(chat: ChatFormat) -> str:
         test = "if" if number == 0 else "else if"
         cases.append(f'{{{{ {test} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}')
     opening = go_literal(chat.opening)
-    return "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + opening
+    head = ""
+    if chat.preamble:
+        first = '{{ if ne (index .Messages 0).Role "system" }}'
+        head = f"{first}{go_literal(chat.preamble)}{{{{ end }}}}"
+    return head + "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + opening
 
 
 def go_literal(text: str) -> str:
