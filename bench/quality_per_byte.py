@@ -44,12 +44,14 @@ def ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
 class Bench:
     """One model's studies in one cache."""
 
-    def __init__(self, model: Path, texts: Path, cache: Path, extra: list[str]) -> None:
+    def __init__(
+        self, model: Path, texts: Path, cache: Path, extra: list[str], own: bool = False
+    ) -> None:
         self.raw = [
             f"model={model.resolve()}",
             "hardware=laptop",
             "goal=quality",
-            *studies.texts(texts),
+            *studies.texts(texts, own),
             *extra,
         ]
         self.cache = cache
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--planners", default="solver,imatrix_mse", help="the first is ours")
     parser.add_argument("--cache", type=Path, help="kept between runs; default: a temporary folder")
+    parser.add_argument("--own", action="store_true", help="calibrate and rank on own text")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("overrides", nargs="*", help="key=value, as on the command line")
@@ -191,7 +194,7 @@ def main() -> None:
             print(model.name, flush=True)
             cache = (options.cache or Path(scratch)) / model.name
             cache.mkdir(parents=True, exist_ok=True)
-            bench = Bench(model, options.texts, cache.resolve(), options.overrides)
+            bench = Bench(model, options.texts, cache.resolve(), options.overrides, options.own)
             results[model.name] = compare(bench, options.sizes.split(","), [ours, *others])
             covered += bench.coverage
             most = max(most, *bench.evaluations)

@@ -28,12 +28,14 @@ def opened(cache: Path, *raw: str) -> Workspace:
     return open_workspace(ROOT, [f"store.path={cache}", *raw])
 
 
-def texts(folder: Path) -> list[str]:
-    """Overrides for a folder of texts; the second text is left out."""
-    return [
-        f"texts.{role}={(folder / role).resolve()}.txt"
-        for role in ("calibration", "search", "report")
-    ] + ["texts.second=null"]
+def texts(folder: Path, own: bool = False) -> list[str]:
+    """Overrides for a folder of texts; the second text is left out. own: the model writes what it
+    is calibrated on and what ranks; only the report text is of the folder.
+    """
+    paths = {r: f"{(folder / r).resolve()}.txt" for r in ("calibration", "search", "report")}
+    if own:
+        paths |= {"calibration": "own", "search": "own"}
+    return [f"texts.{role}={path}" for role, path in paths.items()] + ["texts.second=null"]
 
 
 def build(steps: list[Step], store: Store) -> None:

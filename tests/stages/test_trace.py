@@ -112,3 +112,30 @@ def test_tokens_are_drawn_by_their_probability():
 @pytest.mark.parametrize(("share", "count"), [(0, 0), (0.5, 50), (0.25, 25), (1, 100)])
 def test_conversations_are_spread(share, count):
     assert sum(trace.is_conversation(n, share) for n in range(100)) == count
+
+
+def test_a_study_on_the_models_own_text(project, tiny):
+    args = (
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "texts=own",
+        "probe=quick",
+        "probe.report_tokens=1024",
+        "planner=ladder",
+        "planner.types=[Q8_0]",
+        "max_rounds=1",
+    )
+    done = project.doit(*args)
+    assert done.returncode == 0, done.stderr
+    assert "text: what tiny writes itself" in done.stderr
+    built = project.built(done)
+    assert {"trace:tiny-search", "trace:tiny-report"} <= set(built)
+    folder = project.root / "outputs" / "latest" / "texts"
+    search, report = ((folder / role / "text.txt").read_text() for role in ("search", "report"))
+    assert search != report
+    manifest = json.loads((folder.parent / "manifest.json").read_text())
+    assert "texts/report/tokens.npy" in manifest["files"]
+    metrics = {m["metric"] for m in project.result()["winner"]["measurements"]}
+    assert {"kld_mean", "second_kld_mean"} <= metrics
+    assert project.built(project.doit(*args)) == []

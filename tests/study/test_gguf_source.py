@@ -9,7 +9,7 @@ from conftest import ROOT
 from safetensors.numpy import load_file
 from stage_lab import Lab
 
-from sintra.core.errors import Infeasible, UserError
+from sintra.core.errors import UserError
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.original import read_quantized_type
 from sintra.formats.runtime import quantizer
@@ -141,27 +141,34 @@ def test_files_that_are_no_model(tmp_path, content, says):
     assert "\n" not in str(caught.value)
 
 
-def test_an_architecture_that_transformers_cannot_read_is_a_result(lab, whole, tmp_path):
-    """llama.cpp knows more architectures than transformers reads from a GGUF."""
-    from gguf import GGUFReader
+def renamed(source, target, name):
+    """The same file as another architecture of the same tensors."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
-    odd = tmp_path / "odd"
-    odd.mkdir()
-    data = bytearray(whole.read_bytes())
-    field = GGUFReader(whole).get_field("general.architecture")
-    start = field.offset + sum(p.nbytes for p in field.parts[: field.data[0]])
-    assert data[start : start + 5] == b"llama"
-    for at in find_all(data, b"llama."):
-        data[at : at + 5] = b"plamo"
-    data[start : start + 5] = b"plamo"
-    (odd / "model.gguf").write_bytes(data)
-    assert read_layout(odd / "model.gguf")["architecture"] == "plamo"
-    with pytest.raises(Infeasible, match="transformers can't read a plamo from a GGUF"):
-        lab.run(Unpack, {}, gguf=odd)
+    reader, writer = GGUFReader(source), GGUFWriter(target, name)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        new = f"{name}.{key.removeprefix('llama.')}" if key.startswith("llama.") else key
+        writer.add_key_value(new, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
 
 
-def find_all(data, piece):
-    at = data.find(piece)
-    while at >= 0:
-        yield at
-        at = data.find(piece, at + 1)
+def test_an_architecture_that_transformers_cannot_read_has_stock_presets(project, whole, tmp_path):
+    """llama.cpp knows more architectures than transformers reads from a GGUF: XVERSE has Llama's
+    tensors.
+    """
+    odd = renamed(whole, tmp_path / "odd.gguf", "xverse")
+    assert read_layout(odd)["architecture"] == "xverse"
+    done = project.doit("optimize", f"model={odd}", *QUICK, "max_rounds=3", "goal.max_kld=1e-9")
+    assert "transformers can't read a xverse from a GGUF" in done.stdout + done.stderr
+    rows = project.result()["candidates"]
+    assert any(row["recipe"]["rounding"] == "nearest" and row["measurements"] for row in rows)
+    assert any("xverse" in str(row.get("failure")) for row in rows)
