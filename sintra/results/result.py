@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
@@ -12,6 +14,7 @@ from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
+from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
 from sintra.results import formats
 from sintra.store.store import Store
 from sintra.study.json_types import (
@@ -19,6 +22,7 @@ from sintra.study.json_types import (
     ConstraintJson,
     DeviceJson,
     FailureJson,
+    FallbackJson,
     GoalJson,
     MeasurementJson,
     ModelFileJson,
@@ -82,8 +86,42 @@ def add_special_cases(
         result["trust_remote_code"] = True
     if decoded := decoded_type(graph, workspace.store):
         result["decoded"] = decoded
+    if fallbacks := fallbacks_of(graph, workspace.store):
+        result["fallbacks"] = fallbacks
     if graph.study.board:
         result["board"] = graph.study.board.identity
+
+
+def fallbacks_of(graph: Graph, store: Store) -> list[FallbackJson]:
+    """Return for each row length that holds no whole blocks of some planned type what is written
+    there instead.
+    """
+    outcome = graph.convert().outcome(store)
+    if not isinstance(outcome, Artifact):
+        return []
+    rows = [t for t in store.read_json(outcome, "layout.json")["tensors"] if len(t[3]) > 1]
+    weights = Counter[int]()
+    for _, _, _, sides in rows:
+        weights[sides[0]] += math.prod(sides)
+    found: list[FallbackJson] = []
+    for columns, count in sorted(weights.items()):
+        if columns % LARGEST_BLOCK == 0:
+            continue
+        written = written_types(graph.study.planner.types, columns)
+        share = count / weights.total()
+        if written:
+            found.append({"columns": columns, "share": share, "written": written})
+    return found
+
+
+def written_types(types: Sequence[str], columns: int) -> dict[str, str]:
+    """Return those types that rows of so many elements can't have -> what is written instead."""
+    written = {}
+    for kind in types:
+        with contextlib.suppress(KeyError):  # a preset, which is a mix of types
+            if (other := written_type(kind, columns)) != kind:
+                written[kind] = other
+    return written
 
 
 def decoded_type(graph: Graph, store: Store) -> str | None:

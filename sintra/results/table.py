@@ -12,7 +12,7 @@ from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
 from sintra.results.formats import format_kld, format_metric, format_table
 from sintra.results.result import model_file
-from sintra.study.json_types import CandidateJson, ResultJson
+from sintra.study.json_types import CandidateJson, FallbackJson, ResultJson
 
 SHOWN = 12  # of the variants that are only measured on the search text
 WIDTH, NAME_WIDTH = 80, 18  # columns of the table, and of a variant's name
@@ -99,11 +99,24 @@ def footnotes(result: ResultJson) -> list[str]:
         "of equal top",
         f"tokens are measured against {original_words(result)}",
     ]
+    lines += [fallback_words(row) for row in result.get("fallbacks", [])]
     if result.get("trust_remote_code"):
         lines.append(
             f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)"
         )
     return lines
+
+
+def fallback_words(row: FallbackJson) -> str:
+    """Return what stands in the place of which type, and why, in a line."""
+    asked: dict[str, list[str]] = {}
+    for kind, other in row["written"].items():
+        asked.setdefault(other, []).append(kind)
+    pairs = ", ".join(f"{' and '.join(kinds)} as {other}" for other, kinds in asked.items())
+    return (
+        f"rows of {row['columns']} ({row['share']:.0%} of the weights) hold no whole blocks of 256:"
+        f" there {pairs}"
+    )
 
 
 def original_words(result: ResultJson) -> str:

@@ -153,6 +153,14 @@ class FormatJson(TypedDict):
     reason: NotRequired[str]  # why there is no variant
 
 
+class FallbackJson(TypedDict):
+    """What llama.cpp writes in matrices whose rows aren't whole blocks of some types."""
+
+    columns: int  # elements of a row
+    share: float  # of the model's weights that such matrices have
+    written: dict[str, str]  # planned type -> the type that is in the file
+
+
 class ResultJson(TypedDict):
     """result.json."""
 
@@ -174,6 +182,7 @@ class ResultJson(TypedDict):
     llm: LanguageModelBill
     wall_s: float
     formats: NotRequired[list[FormatJson]]  # where more than GGUF was asked for
+    fallbacks: NotRequired[list[FallbackJson]]  # where planned types aren't what is written
     decoded: NotRequired[str]  # type of the source, where it was a quantized GGUF
     trust_remote_code: NotRequired[bool]  # true where Python code of the model was allowed to run
     board: NotRequired[dict[str, Any]]  # what the measured board says it is

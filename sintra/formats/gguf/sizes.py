@@ -26,6 +26,7 @@ FALLBACK = {
     "TQ2_0": "Q4_0",
 }
 OTHER_FALLBACK = "IQ4_NL"  # for all other types
+LARGEST_BLOCK = 256  # weights of a block of K- and IQ-quants: rows of multiples take every type
 UNQUANTIZED = ("F32", "F16", "BF16")
 
 
