@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sintra.core import lazy
+from sintra.core.artifact import GGUF_FILE
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import Layout, read_layout
@@ -52,8 +53,16 @@ def unpack(context: Context) -> None:
     dtype = torch_type(layout)
     loader: Any = transformers.AutoModelForCausalLM
     try:
-        model = loader.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32)
-        config = transformers.AutoConfig.from_pretrained(folder, gguf_file="model.gguf")
+        model = loader.from_pretrained(
+            folder,
+            gguf_file=GGUF_FILE,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        config = transformers.AutoConfig.from_pretrained(
+            folder, gguf_file=GGUF_FILE, trust_remote_code=False
+        )
     except (ValueError, KeyError, NotImplementedError) as error:
         first = (str(error).splitlines() or ["no reason given"])[0]
         raise Infeasible(
@@ -63,7 +72,9 @@ def unpack(context: Context) -> None:
         ) from None
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = loader.from_config(config)  # the loaded one refuses another type
+    plain = loader.from_config(
+        config, trust_remote_code=False
+    )  # the loaded one refuses another type
     plain.load_state_dict(model.state_dict())
     plain.to(dtype).save_pretrained(context.out)
 

@@ -1,6 +1,5 @@
 """A model that people use: SmolLM2-135M-Instruct, as its package on the Python registry has it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ BUDGET = (
     "probe=quick",
     "probe.search_tokens=512",
     "probe.report_tokens=1024",
-    "probe.second_tokens=512",
+    "texts.second=null",
     "planner=ladder",
     "planner.types=[Q4_0]",
     "planner.rounding=nearest",
@@ -54,8 +53,6 @@ def test_a_study_its_exports_and_an_answer(tmp_path, toolchain, smollm2):
     modelfile = (folder / "Modelfile").read_text()
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
     assert "You are a helpful AI assistant named SmolLM" in modelfile
-    asked = project.doit(
-        "ab", "prompt=What is the capital of France?", "chat=true", "tokens=24", "format=json"
-    )
+    asked = project.doit("ab", "prompt=What is the capital of France?", "chat=true", "tokens=24")
     assert asked.returncode == 0, asked.stderr
-    assert "Paris" in json.dumps(json.loads(asked.stdout))
+    assert "Paris" in asked.stdout
