@@ -17,6 +17,7 @@ from sintra.core import metrics
 # Commands that are not run here, and why. Each must be found in the docs.
 NOT_RUN = {
     "model=owner/name": "needs the hub",
+    "model=./SmolLM2": "downloads 98 MB; tests/cli/test_real_model.py runs such a study",
     "model=./my-model": "stands for a folder of the reader's",
     "planner.model=NAME": "needs an LLM's endpoint; tests/planning/test_llm_studies.py runs one",
     "formats=[gguf,gptq,awq]": "installs llmcompressor; tests/formats/test_formats.py runs it",
