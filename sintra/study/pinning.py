@@ -13,8 +13,6 @@ from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError, nearest
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.formats.checkpoint.safetensors import check_folder
-from sintra.formats.gguf.original import read_quantized_type
-from sintra.stages import wikitext
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
 
@@ -34,6 +32,8 @@ def pin_gguf(path: Path, digests: Digests, requantize: bool) -> Source:
 
     requantize: whether it may be quantized. Raises UserError.
     """
+    from sintra.formats.gguf.original import read_quantized_type  # not on most no-op paths
+
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}")
     kind = digests.remember(path, "quantized", lambda: read_quantized_type(path))
@@ -59,6 +59,8 @@ def pin_file(path: Path, digests: Digests) -> Source:
 
 def pin_wikitext(part: str) -> Source:
     """Pin a part of wikitext-2-raw. Raises UserError where there is no such part."""
+    from sintra.stages import wikitext  # not on most no-op paths
+
     if part not in wikitext.PARTS:
         raise UserError(
             f"wikitext:{part} isn't a part of wikitext-2-raw: {nearest(part, wikitext.PARTS)}"
