@@ -14,63 +14,31 @@ Last line: the row with the least geometric mean over the three.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from rounding import ROOT, mean, toolchain
+from rounding import ROOT, TOKENS, Stages, mean, toolchain
 
-from sintra.core.stage import Context, cores
-from sintra.formats.gguf.imatrix import load_importance
-from sintra.formats.runtime import quantizer
 from sintra.formats.runtime.llama_cpp import TOKENS_FILE, LlamaModel
-from sintra.probes import baseline, quality
-from sintra.probes.measurements import parse_measurements
-from sintra.stages import convert, curvature, trace
-from sintra.stages.rounding.whole_file import compensate_file
+from sintra.stages import trace
 
-TOKENS = 40_960
 STORIES = ROOT / "models" / "texts" / "calibration.txt"
 
 
-class Bench:
+class Bench(Stages):
     """One model in a scratch folder."""
 
     def __init__(self, model: Path, texts: Path, work: Path, kind: str, judged: int) -> None:
-        self.hf, self.texts, self.work, self.kind = model.resolve(), texts, work, kind
-        tools = work if (work / "gguf").exists() else toolchain(work)
-        self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=self.hf, toolchain=tools)
+        super().__init__(model, work if (work / "gguf").exists() else toolchain(work), work)
+        self.texts, self.kind = texts, kind
         domains = {
-            "prose": self.folder("prose", texts / "report.txt"),
+            "prose": self.folder("prose-judged", texts / "report.txt"),
             "code": self.folder("code", texts / "far.txt"),
             "own": self.own("own-judged", 3, judged, 1.0, 0.5),
         }
-        params = {"context": 512, "tokens": judged, "top_k": 512}
-        self.base = {
-            d: self.stage(f"base-{d}", baseline, params, gguf=self.gguf, text=folder)
-            for d, folder in domains.items()
-        }
-
-    def stage(self, label: str, module: object, params: dict, **inputs: Path) -> Path:
-        """Run a stage into a folder of its own; what is there already stays."""
-        out = self.work / label
-        if not out.exists():
-            part = self.work / f"{label}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            module.run(Context(params, inputs, part, {}, self.work / f"keep-{label}", cores()))
-            part.rename(out)
-        return out
-
-    def folder(self, label: str, text: Path) -> Path:
-        """A text as the fetch stage makes it."""
-        folder = self.work / f"text-{label}"
-        folder.mkdir(exist_ok=True)
-        shutil.copy(text, folder / "text.txt")
-        return folder
+        self.base = {d: self.baseline(d, folder, judged) for d, folder in domains.items()}
 
     def own(self, label: str, seed: int, tokens: int, temperature: float, chat: float) -> Path:
         """A text that the model writes."""
@@ -100,11 +68,10 @@ class Bench:
 
     def judge(self, row: str) -> dict[str, float]:
         """Domain -> mean KL divergence after calibration on a row's text."""
-        params = {"tokens": TOKENS, "context": 512, "random": 0.2}
         label, start = row.replace(":", "-"), time.perf_counter()
-        given = {"model": self.hf, "gguf": self.gguf, "text": self.calibration(row)}
-        matrices = self.stage(f"curvature-{label}", curvature, params, **given)
-        ours = self.rounded(label, matrices)
+        matrices = self.measured_curvature(f"curvature-{label}", self.calibration(row))
+        plain = [self.nearest(f"{label}-{bool(m)}", self.kind, m) for m in (None, matrices)]
+        ours = self.compensated(f"ours-{label}", plain, matrices)
         found = {d: self.kld(ours, d) for d in self.base}
         words = "  ".join(f"{d} {v:.4f}" for d, v in found.items())
         seconds = time.perf_counter() - start
@@ -113,33 +80,6 @@ class Bench:
             flush=True,
         )
         return found
-
-    def rounded(self, label: str, matrices: Path) -> Path:
-        """The compensated file."""
-        out = self.work / f"ours-{label}"
-        if out.exists():
-            return out
-        tensors = [("token_embd", "Q8_0"), (".*", self.kind)]
-        source, files = self.gguf / "model.gguf", []
-        part = self.work / f"ours-{label}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for name, matrix in (("model.gguf", load_importance(matrices, [])), ("plain.gguf", None)):
-            files.append(part / name)
-            quantizer.quantize(
-                source, files[-1], cores(), kind="Q8_0", tensors=tensors, matrix=matrix
-            )
-        keep = self.work / f"keep-{label}"
-        compensate_file(files[0], source, matrices, keep, lambda _: None, alternative=files[1])
-        part.rename(out)
-        return out
-
-    def kld(self, folder: Path, domain: str) -> float:
-        """Mean KL divergence over a domain's text."""
-        label = f"q-{folder.name}-{domain}"
-        out = self.stage(label, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
-        rows = parse_measurements(json.loads((out / "measurements.json").read_text()))
-        return next(m.value for m in rows if m.metric == "kld_mean")
 
 
 def main() -> None:

@@ -32,52 +32,53 @@ from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.whole_file import compensate_file
 
 LIMIT = 5.6
+TOKENS = 40_960  # of calibration
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Bench:
-    """One model's files in a scratch folder."""
+class Stages:
+    """One model's files, made by the product's stages in a scratch folder."""
 
-    def __init__(self, model: Path, texts: Path, tools: Path, work: Path) -> None:
-        self.work, self.texts = work, texts
-        hf = model.resolve()
-        self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=hf, toolchain=tools)
-        limits = {"tokens": 40_960, "context": 512, "random": 0.2}
-        given = {"model": hf, "gguf": self.gguf, "text": self.text("calibration")}
-        start = time.perf_counter()
-        self.curvature = self.stage("curvature", curvature, limits, **given)
-        print(f"{model.name}: curvature {time.perf_counter() - start:.1f} s", flush=True)
-        self.domains = [d for d in ("report", "far") if (texts / f"{d}.txt").exists()]
-        self.base = {
-            d: self.stage(
-                f"base-{d}",
-                baseline,
-                {"context": 512, "tokens": 20_480, "top_k": 512},
-                gguf=self.gguf,
-                text=self.text(d),
-            )
-            for d in self.domains
-        }
+    base: dict[str, Path]  # domain -> the 16-bit model's log-probabilities on its text
+
+    def __init__(self, model: Path, tools: Path, work: Path) -> None:
+        self.work, self.hf = work, model.resolve()
+        self.gguf = self.stage("gguf", convert, {"type": "f16"}, model=self.hf, toolchain=tools)
 
     def stage(self, label: str, module: object, params: dict, **inputs: Path) -> Path:
-        """Run a stage into a folder of its own."""
+        """Run a stage into a folder of its own; what is there already stays."""
         out = self.work / label
-        out.mkdir()
-        module.run(Context(params, inputs, out, {}, self.work / f"keep-{label}", cores()))
+        if not out.exists():
+            part = self.work / f"{label}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            module.run(Context(params, inputs, part, {}, self.work / f"keep-{label}", cores()))
+            part.rename(out)
         return out
 
-    def text(self, domain: str) -> Path:
-        """A folder as the fetch stage makes it."""
-        folder = self.work / f"text-{domain}"
+    def folder(self, label: str, text: Path) -> Path:
+        """A text as the fetch stage makes it."""
+        folder = self.work / f"text-{label}"
         folder.mkdir(exist_ok=True)
-        shutil.copy(self.texts / f"{domain}.txt", folder / "text.txt")
+        shutil.copy(text, folder / "text.txt")
         return folder
 
-    def nearest(self, label: str, kind: str, matrix: bool) -> Path:
-        """The stock quantizer's file."""
+    def measured_curvature(self, label: str, text: Path) -> Path:
+        """The curvature over a folder's text, from as much of it as a study takes."""
+        params = {"tokens": TOKENS, "context": 512, "random": 0.2}
+        return self.stage(label, curvature, params, model=self.hf, gguf=self.gguf, text=text)
+
+    def baseline(self, domain: str, text: Path, tokens: int, top_k: int = 512) -> Path:
+        """The 16-bit model's log-probabilities on a folder's text."""
+        params = {"context": 512, "tokens": tokens, "top_k": top_k}
+        return self.stage(f"base-{domain}", baseline, params, gguf=self.gguf, text=text)
+
+    def nearest(self, label: str, kind: str, matrices: Path | None) -> Path:
+        """The stock quantizer's file, with the importance matrix of a curvature or without."""
         from sintra.formats.gguf.imatrix import load_importance
 
         folder = self.work / label
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         tensors = [("token_embd", "Q8_0"), (".*", kind)]
         quantizer.quantize(
@@ -86,35 +87,54 @@ class Bench:
             cores(),
             kind="Q8_0",
             tensors=tensors,
-            matrix=load_importance(self.curvature, []) if matrix else None,
+            matrix=load_importance(matrices, []) if matrices else None,
         )
         return folder
 
-    def kld(self, folder: Path, domain: str) -> float:
-        """Mean KL divergence over a domain's text."""
-        out = self.work / f"q-{folder.name}-{domain}"
-        if not out.exists():
-            self.stage(out.name, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
-        return next(
-            m.value
-            for m in parse_measurements(json.loads((out / "measurements.json").read_text()))
-            if m.metric == "kld_mean"
-        )
-
-    def compare(self, kind: str) -> dict[str, float]:
-        """Domain -> compensated / nearest."""
-        plain = [self.nearest(f"{kind}-{m}", kind, m) for m in (False, True)]
-        ours = self.work / f"{kind}-ours"
+    def compensated(self, label: str, plain: list[Path], matrices: Path) -> Path:
+        """The compensated file, from those without and with importance matrix."""
+        ours = self.work / label
+        shutil.rmtree(ours, ignore_errors=True)
         shutil.copytree(plain[1], ours)
-        start = time.perf_counter()
         compensate_file(
             ours / "model.gguf",
             self.gguf / "model.gguf",
-            self.curvature,
-            self.work / f"keep-{kind}",
+            matrices,
+            self.work / f"keep-{label}",
             lambda _: None,
             alternative=plain[0] / "model.gguf",
         )
+        return ours
+
+    def kld(self, folder: Path, domain: str) -> float:
+        """Mean KL divergence over a domain's text."""
+        label = f"q-{folder.name}-{domain}"
+        out = self.stage(label, quality, {"seed": 0}, gguf=folder, baseline=self.base[domain])
+        rows = parse_measurements(json.loads((out / "measurements.json").read_text()))
+        return next(m.value for m in rows if m.metric == "kld_mean")
+
+
+class Bench(Stages):
+    """One model's files, calibrated and judged on a folder of texts."""
+
+    def __init__(self, model: Path, texts: Path, tools: Path, work: Path) -> None:
+        super().__init__(model, tools, work)
+        self.texts = texts
+        start = time.perf_counter()
+        self.curvature = self.measured_curvature("curvature", self.text("calibration"))
+        print(f"{model.name}: curvature {time.perf_counter() - start:.1f} s", flush=True)
+        self.domains = [d for d in ("report", "far") if (texts / f"{d}.txt").exists()]
+        self.base = {d: self.baseline(d, self.text(d), 20_480) for d in self.domains}
+
+    def text(self, domain: str) -> Path:
+        """A text of the folder as the fetch stage makes it."""
+        return self.folder(domain, self.texts / f"{domain}.txt")
+
+    def compare(self, kind: str) -> dict[str, float]:
+        """Domain -> compensated / nearest."""
+        plain = [self.nearest(f"{kind}-{bool(m)}", kind, m) for m in (None, self.curvature)]
+        start = time.perf_counter()
+        ours = self.compensated(f"{kind}-ours", plain, self.curvature)
         seconds = time.perf_counter() - start
         ratios = {}
         for domain in self.domains:

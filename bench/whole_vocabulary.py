@@ -15,14 +15,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from rounding import toolchain
+from rounding import Stages, toolchain
 
-from sintra.core.stage import Context, cores
+from sintra.core.stage import cores
 from sintra.formats.runtime import quantizer
 from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.probes import baseline
 from sintra.probes.divergence import Baseline
-from sintra.stages import convert
 
 
 def lumped(base: Baseline, rows: slice, logq: np.ndarray) -> np.ndarray:
@@ -34,11 +33,11 @@ def lumped(base: Baseline, rows: slice, logq: np.ndarray) -> np.ndarray:
     return (np.exp(logp) * (logp - stored)).sum(1) + np.exp(rest) * (rest - rest_q)
 
 
-def compare(source: LlamaModel, small: LlamaModel, windows: np.ndarray, base: Baseline) -> float:
+def compare(source: LlamaModel, small: LlamaModel, base: Baseline) -> float:
     """Print the three and return |drawn / exact - 1|."""
     found: dict[str, list[np.ndarray]] = {"exact": [], "drawn": [], "one": []}
     first = source.context // 2
-    for i, window in enumerate(windows):
+    for i, window in enumerate(base.windows):
         logp, logq = (m.log_probs(window, first).astype(np.float64) for m in (source, small))
         rows = slice(i * len(logp), (i + 1) * len(logp))
         found["exact"].append((np.exp(logp) * (logp - logq)).sum(1))
@@ -69,29 +68,24 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=512)
     options = parser.parse_args()
     baseline.WHOLE_VOCABULARY = 0  # also of small ones only a part
-    text = (options.texts / "report.txt").read_text()
     worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         tools = toolchain(Path(name))
         for model in map(Path, options.model.split(",")):
             work = Path(name) / model.name
             work.mkdir()
-            inputs = {"model": model.resolve(), "toolchain": tools}
-            convert.run(Context({"type": "f16"}, inputs, work, {}, work / "keep", cores()))
-            params = {"context": 512, "tokens": options.tokens, "top_k": options.top_k}
-            out = work / "baseline"
-            out.mkdir()
-            (work / "text.txt").write_text(text)
-            given = {"gguf": work, "text": work}
-            baseline.run(Context(params, given, out, {}, work / "keep", cores()))
-            quantizer.quantize(work / "model.gguf", work / "small.gguf", cores(), kind=options.type)
+            stages = Stages(model, tools, work)
+            text = stages.folder("report", options.texts / "report.txt")
+            out = stages.baseline("report", text, options.tokens, options.top_k)
+            source, small = stages.gguf / "model.gguf", work / "small.gguf"
+            quantizer.quantize(source, small, cores(), kind=options.type)
             base = Baseline.read(out)
             with (
-                open_model(work / "model.gguf", 512, cores()) as source,
-                open_model(work / "small.gguf", 512, cores()) as small,
+                open_model(source, 512, cores()) as whole,
+                open_model(small, 512, cores()) as part,
             ):
-                print(f"{model.name}, {options.type}, {source.vocabulary} tokens", flush=True)
-                worst = max(worst, compare(source, small, base.windows, base))
+                print(f"{model.name}, {options.type}, {whole.vocabulary} tokens", flush=True)
+                worst = max(worst, compare(whole, part, base))
     print(f"worst={worst:.5f}")
 
 

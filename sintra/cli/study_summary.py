@@ -51,10 +51,8 @@ def text_lines(workspace: Workspace) -> list[str]:
     own = [role for role, path in texts.paths.items() if path == OWN]
     if not own:
         return []
-    return [
-        f"{' and '.join([', '.join(own[:-1]), own[-1]] if own[1:] else own)} text: what {model} "
-        "writes itself (texts=FOLDER: yours)"
-    ]
+    words = " and ".join(filter(None, [", ".join(own[:-1]), own[-1]]))
+    return [f"{words} text: what {model} writes itself (texts=FOLDER: yours)"]
 
 
 def expected_time(workspace: Workspace) -> str:

@@ -55,6 +55,11 @@ class ModelConf:
     requantize: bool = False  # whether a GGUF may be quantized already: damage counts from there
     texts: str = "own"  # what it is judged on by default: own, or stories (the bundled models)
 
+    @property
+    def is_gguf(self) -> bool:
+        """Return whether the source is a GGUF file."""
+        return self.source.endswith(".gguf")
+
 
 @dataclass(frozen=True)
 class GoalConf:

@@ -196,7 +196,7 @@ def formats_of(config: Config) -> tuple[str, ...]:
             f"{config.hardware.name} runs none of formats={list(names)}: it has "
             f"{', '.join(runtimes)} (hardware.runtimes)"
         )
-    if config.model.source.endswith(".gguf") and names != (PLANNED,):
+    if config.model.is_gguf and names != (PLANNED,):
         raise UserError(
             f"formats={list(names)} needs the model's folder: a GGUF is the source of "
             "formats=[gguf] only"

@@ -17,7 +17,10 @@ STORIES = TextsConf(
     "models/texts/report.txt",
     "models/texts/far.txt",
 )
-OWN_TEXTS = TextsConf(OWN, OWN, OWN, OWN, "models/texts/second.txt")
+SECOND = "models/texts/second.txt"  # prose and code by people
+OWN_TEXTS = TextsConf(OWN, OWN, OWN, OWN, SECOND)
+PUBLISHED = TextsConf("wikitext", f"{WIKITEXT}train", f"{WIKITEXT}valid", f"{WIKITEXT}test", SECOND)
+BY_NAME = {texts.name: texts for texts in (STORIES, OWN_TEXTS, PUBLISHED)}
 ROLES = ("calibration", "search", "report", "second")
 
 
@@ -25,7 +28,7 @@ ROLES = ("calibration", "search", "report", "second")
 class Texts:
     """The texts of a study."""
 
-    paths: Mapping[str, str]  # role -> a file, or OWN
+    paths: Mapping[str, str]  # role -> a file, OWN, or WIKITEXT and a part
     temperature: float = 1.0  # of text that the model writes
     chat: float = 0.5  # share of conversations in it
 
@@ -55,17 +58,16 @@ def texts_of(config: Config) -> Texts:
         raise UserError(f"texts.temperature={conf.temperature:g}: use a number above 0, such as 1")
     if not 0 <= conf.chat <= 1:
         raise UserError(f"texts.chat={conf.chat:g} is no share from 0 to 1")
-    default = STORIES if config.model.texts == STORIES.name else OWN_TEXTS
-    paths = {}
-    for role in ROLES:
-        path = getattr(conf, role) or (getattr(default, role) if conf.name == "auto" else None)
-        if path:
-            paths[role] = path
-        elif role != "second":
-            raise UserError(f"texts.{role} isn't named: give a file, or texts.{role}=own")
+    name = config.model.texts if conf.name == "auto" else conf.name
+    named = BY_NAME.get(name, OWN_TEXTS if conf.name == "auto" else TextsConf())
+    paths = {role: getattr(conf, role) or getattr(named, role) for role in ROLES}
     if conf.second is None:
-        paths.pop("second", None)
-    return Texts(paths, conf.temperature, conf.chat)
+        del paths["second"]
+    for role in ROLES[:-1]:
+        if not paths[role]:
+            raise UserError(f"texts.{role} isn't named: give a file, or texts.{role}=own")
+    given = {role: path for role, path in paths.items() if path}
+    return Texts(given, conf.temperature, conf.chat)
 
 
 def judged_on_stories(config: Config, texts: Texts) -> bool:

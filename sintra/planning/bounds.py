@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from math import prod
@@ -13,7 +14,7 @@ from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
-from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
@@ -60,21 +61,33 @@ def quantized_shape(pin: Source, bits: float, dropped: int) -> Shape:
 
 def gguf_shape(path: Path, bits: float, dropped: int) -> Shape:
     """Return the shape of the model in a GGUF, as `quantized_shape` does."""
-    layout = read_layout(path)
-    shape = Shape.of(layout)
+    layout = _read_layout(path)
     sizes = [(name, prod(sides)) for name, _, _, sides in layout["tensors"] if len(sides) > 1]
     inside = sum(size for name, size in sizes if name.startswith("blk."))
     outside = sum(size for name, size in sizes if not name.startswith("blk."))
-    count = inside * max(0, shape.layers - dropped) / shape.layers + outside
+    shape = replace(Shape.of(layout), slow_bytes=0.0, k_bytes=0.0, types=())
+    return at_bits(shape, inside, outside, bits, dropped)
+
+
+@functools.cache
+def _read_layout(path: Path) -> Layout:
+    """Read a GGUF's layout once: a large vocabulary takes a second, and a plan asks per variant."""
+    return read_layout(path)
+
+
+def at_bits(shape: Shape, inside: int, outside: int, bits: float, dropped: int) -> Shape:
+    """Return a shape with every matrix at so many bits per weight, without the dropped blocks.
+
+    inside, outside: weights of matrices inside and outside the blocks.
+    """
+    layers = max(0, shape.layers - dropped)
+    count = inside * layers / shape.layers + outside
     return replace(
         shape,
         weight_bytes=int(count * bits / 8),
         embedding_bytes=int(shape.vocabulary * shape.width * bits / 8),
         parameters=int(count),
-        layers=max(0, shape.layers - dropped),
-        slow_bytes=0.0,
-        k_bytes=0.0,
-        types=(),
+        layers=layers,
     )
 
 
@@ -85,20 +98,19 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     layers, width, heads = (
         config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
-    count = inside * max(0, layers - dropped) / layers + outside
-    vocabulary = config.get("vocab_size", 0)
-    return Shape(
-        weight_bytes=int(count * bits / 8),
-        embedding_bytes=int(vocabulary * width * bits / 8),
+    shape = Shape(
+        weight_bytes=0,
+        embedding_bytes=0,
         tied=bool(config.get("tie_word_embeddings")),
-        parameters=int(count),
-        layers=max(0, layers - dropped),
+        parameters=0,
+        layers=layers,
         width=width,
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or width // heads,
-        vocabulary=vocabulary,
+        vocabulary=config.get("vocab_size", 0),
     )
+    return at_bits(shape, inside, outside, bits, dropped)
 
 
 def infeasible_reason(study: Study, pin: Source) -> str | None:

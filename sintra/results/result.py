@@ -14,6 +14,7 @@ from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
 from sintra.core.judge import judge, ranked
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
+from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
 from sintra.results import formats
 from sintra.store.store import Store
@@ -84,30 +85,37 @@ def add_special_cases(
         result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
     if study.trust_remote_code:
         result["trust_remote_code"] = True
-    if decoded := decoded_type(graph, workspace.store):
-        result["decoded"] = decoded
-    if fallbacks := fallbacks_of(graph, workspace.store):
-        result["fallbacks"] = fallbacks
+    if layout := original_layout(graph, workspace.store):
+        if decoded := layout.get("decoded"):
+            result["decoded"] = decoded
+        if fallbacks := fallbacks_of(layout, study.planner.types):
+            result["fallbacks"] = fallbacks
     if graph.study.board:
         result["board"] = graph.study.board.identity
 
 
-def fallbacks_of(graph: Graph, store: Store) -> list[FallbackJson]:
+def original_layout(graph: Graph, store: Store) -> Layout | None:
+    """Return the layout of the 16-bit GGUF; None while there is none."""
+    outcome = graph.convert().outcome(store)
+    if not isinstance(outcome, Artifact):
+        return None
+    layout: Layout = store.read_json(outcome, "layout.json")
+    return layout
+
+
+def fallbacks_of(layout: Layout, types: Sequence[str]) -> list[FallbackJson]:
     """Return for each row length that holds no whole blocks of some planned type what is written
     there instead.
     """
-    outcome = graph.convert().outcome(store)
-    if not isinstance(outcome, Artifact):
-        return []
-    rows = [t for t in store.read_json(outcome, "layout.json")["tensors"] if len(t[3]) > 1]
     weights = Counter[int]()
-    for _, _, _, sides in rows:
-        weights[sides[0]] += math.prod(sides)
+    for _, _, _, sides in layout["tensors"]:
+        if len(sides) > 1:
+            weights[sides[0]] += math.prod(sides)
     found: list[FallbackJson] = []
     for columns, count in sorted(weights.items()):
         if columns % LARGEST_BLOCK == 0:
             continue
-        written = written_types(graph.study.planner.types, columns)
+        written = written_types(types, columns)
         share = count / weights.total()
         if written:
             found.append({"columns": columns, "share": share, "written": written})
@@ -122,17 +130,6 @@ def written_types(types: Sequence[str], columns: int) -> dict[str, str]:
             if (other := written_type(kind, columns)) != kind:
                 written[kind] = other
     return written
-
-
-def decoded_type(graph: Graph, store: Store) -> str | None:
-    """Return the type that the source's weights had, where it was quantized already."""
-    if graph.source.kind != "gguf":
-        return None
-    outcome = graph.convert().outcome(store)
-    if not isinstance(outcome, Artifact):
-        return None
-    kind: str | None = store.read_json(outcome, "layout.json").get("decoded")
-    return kind
 
 
 def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:

@@ -13,7 +13,8 @@ from sintra.core.artifact import GGUF_FILE
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import Layout, read_layout
-from sintra.formats.gguf.original import WHOLE_TYPES, quantized_type
+from sintra.formats.gguf.original import quantized_type
+from sintra.formats.gguf.sizes import UNQUANTIZED
 from sintra.formats.runtime import quantizer
 from sintra.store.files import link_or_copy
 
@@ -26,7 +27,7 @@ def run(context: Context) -> None:
     inputs: file (the user's GGUF, as model.gguf). Raises Infeasible where llama.cpp can't decode
     it, UserError where it lacks what a model needs.
     """
-    source, out = context.inputs["file"] / "model.gguf", context.out / "model.gguf"
+    source, out = context.inputs["file"] / GGUF_FILE, context.out / GGUF_FILE
     try:
         layout = read_layout(source)
     except (ValueError, KeyError) as error:
@@ -49,7 +50,7 @@ def unpack(context: Context) -> None:
     import transformers  # slow to import
 
     folder = context.inputs["gguf"]
-    layout = read_layout(folder / "model.gguf")
+    layout = read_layout(folder / GGUF_FILE)
     dtype = torch_type(layout)
     loader: Any = transformers.AutoModelForCausalLM
     try:
@@ -72,16 +73,15 @@ def unpack(context: Context) -> None:
         ) from None
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = loader.from_config(
-        config, trust_remote_code=False
-    )  # the loaded one refuses another type
+    # the loaded model refuses another type
+    plain = loader.from_config(config, trust_remote_code=False)
     plain.load_state_dict(model.state_dict())
     plain.to(dtype).save_pretrained(context.out)
 
 
 def torch_type(layout: Layout) -> Any:
     """Return torch's type for what most bytes of a file have."""
-    sizes = dict.fromkeys(WHOLE_TYPES, 0)
+    sizes = dict.fromkeys(UNQUANTIZED, 0)
     for _, kind, size, shape in layout["tensors"]:
         if len(shape) > 1:
             sizes[kind] += size

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.header import open_gguf
+from sintra.formats.gguf.sizes import UNQUANTIZED
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import dequantized_rows, read_tensors
 
@@ -31,7 +32,6 @@ else:
     torch = lazy.module("torch")
 
 SLICE_WEIGHTS = 2**24  # weights that are compared at once
-UNQUANTIZED = ("F32", "F16", "BF16")
 
 
 class DistortionJson(TypedDict):

@@ -116,27 +116,34 @@ def download_file(keep: Path, repo: str, commit: str, file: RepoSibling) -> Path
     hf_hub_download resumes within one process only (huggingface_hub 2.4 gives every process a
     temporary name of its own), so its own http_get is given a file that stays.
     """
-    # Slow to import, and needed for models of the hub only.
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import hf_hub_url  # slow to import, and for models of the hub only
+
+    name = str(file.rfilename)
+    path = keep / name
+    resume_download(hf_hub_url(repo, name, revision=commit), path, file.size)
+    return path
+
+
+def resume_download(url: str, path: Path, size: int | None) -> None:
+    """Download a file of the hub unless it is there, going on where an earlier process stopped.
+
+    size: bytes that are expected. Raises the hub's own errors.
+    """
+    # slow to import, and for what comes from the hub only
+    from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils._headers import build_hf_headers
 
+    if path.exists():
+        return
     constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
-    keep.mkdir(parents=True, exist_ok=True)
-    name = str(file.rfilename)
-    path, part = keep / name, keep / f"{name}.part"
-    if not path.exists():
-        with part.open("ab") as handle:
-            url = hf_hub_url(repo, name, revision=commit)
-            http_get(
-                url,
-                handle,
-                resume_size=handle.tell(),
-                headers=build_hf_headers(),
-                expected_size=file.size,
-            )
-        part.rename(path)
-    return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("ab") as handle:
+        http_get(
+            url, handle, resume_size=handle.tell(), headers=build_hf_headers(), expected_size=size
+        )
+    part.rename(path)
 
 
 def verify_download(repo: str, file: RepoSibling, path: Path) -> None:

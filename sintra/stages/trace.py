@@ -11,17 +11,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from sintra.core import lazy
+from sintra.core.artifact import GGUF_FILE
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.chat_template import read_chat_template
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import TOKENS_FILE
-from sintra.formats.runtime.sequences import Piece, SequencePool, open_pool
+from sintra.formats.runtime.sequences import Piece, SequencePool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +34,6 @@ else:
 SEQUENCES = 16  # documents that are written at once
 LONGEST = 512  # tokens of a document, at most
 SAID_EVERY = 5  # seconds between two lines of progress
-QUESTION = "\ue000question\ue000"  # stands for the user's words in a rendered template
 
 
 class TraceJson(TypedDict):
@@ -51,7 +52,7 @@ class Heads:
 
     plain: tuple[int, ...]  # begin of text
     question: tuple[int, ...] = ()  # up to a user's words; empty without a chat template
-    answer: tuple[int, ...] = ()  # from the end of the words to the opening of the answer
+    answer: tuple[int, ...] = ()  # from the end of the words to the opened answer
 
 
 @dataclass
@@ -72,19 +73,18 @@ def run(context: Context) -> None:
     inputs: gguf (the 16-bit model). params: tokens (how many are wanted), seed, chat (share of
     conversations), temperature. Raises Infeasible where the model writes nothing.
     """
-    path = context.inputs["gguf"] / "model.gguf"
+    path = context.inputs["gguf"] / GGUF_FILE
     length = min(LONGEST, read_layout(path)["context"] or LONGEST)
-    with open_pool(path, length, context.threads, SEQUENCES) as pool:
-        heads = read_heads(pool, path)
-        documents = Writer(context, pool, heads, length).write()
+    with closing(SequencePool(path, length, context.threads, SEQUENCES)) as pool:
+        writer = Writer(context, pool, read_heads(pool, path), length)
+        documents = writer.write()
         written = [pool.detokenize(tokens, special=True) for tokens in documents]
     tokens = np.concatenate([np.array(d, np.int32) for d in documents])
     np.save(context.out / TOKENS_FILE, tokens)
     (context.out / "text.txt").write_text("\n\n".join(written) + "\n")
-    share = context.params["chat"] if heads.question else 0.0
     about: TraceJson = {
         "documents": len(documents),
-        "conversations": sum(is_conversation(n, share) for n in range(len(documents))),
+        "conversations": sum(is_conversation(n, writer.share) for n in range(len(documents))),
         "tokens": len(tokens),
         "seed": context.params["seed"],
         "temperature": context.params["temperature"],
@@ -94,25 +94,13 @@ def run(context: Context) -> None:
 
 def read_heads(pool: SequencePool, path: Path) -> Heads:
     """Return what a model's documents begin with, from its vocabulary and chat template."""
-    from jinja2.exceptions import TemplateError  # not on the no-op path
-
-    start = next((t for t in (pool.bos, pool.eos) if t >= 0), None)
-    plain = () if start is None else (start,)
+    start = next((t for t in (pool.bos, pool.eos) if t >= 0), 0)
     template = read_chat_template(path)
-    if template is None:
-        return Heads(plain or (0,))
-    try:
-        rendered = template.render([{"role": "user", "content": QUESTION}], opening=True)
-    except TemplateError:
-        return Heads(plain or (0,))
-    before, mark, after = rendered.partition(QUESTION)
-    if not mark or not before:
-        return Heads(plain or (0,))
-    question = pool.tokenize(before, special=True).tolist()
-    if pool.adds_bos and question[:1] != [pool.bos]:
-        question = [pool.bos, *question]
-    answer = pool.tokenize(after, special=True).tolist()
-    return Heads(plain or (0,), tuple(question), tuple(answer))
+    around = template.around_question() if template else None
+    if around is None or not around[0]:
+        return Heads((start,))
+    answer = pool.tokenize(around[1], special=True).tolist()
+    return Heads((start,), tuple(pool.encode(around[0])), tuple(answer))
 
 
 def is_conversation(number: int, share: float) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
+from sintra.stages.fetch import resume_download
 from sintra.store.files import hash_file
 
 REPO = "ggml-org/ci"  # a dataset of the hub
@@ -25,22 +26,12 @@ PARTS = ("train", "valid", "test")
 def run(context: Context) -> None:
     """Write the archive. Raises Transient where the download breaks off or is another file."""
     from huggingface_hub import hf_hub_url  # slow to import
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils._headers import build_hf_headers
 
-    context.keep.mkdir(parents=True, exist_ok=True)
-    part = context.keep / f"{ARCHIVE}.part"
+    path = context.keep / ARCHIVE
     url = hf_hub_url(REPO, ARCHIVE, repo_type="dataset", revision=COMMIT)
     context.say(f"{REPO}/{ARCHIVE}: {SIZE} bytes")
     try:
-        with part.open("ab") as handle:
-            http_get(
-                url,
-                handle,
-                resume_size=handle.tell(),
-                headers=build_hf_headers(),
-                expected_size=SIZE,
-            )
+        resume_download(url, path, SIZE)
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -48,8 +39,8 @@ def run(context: Context) -> None:
             f"the download of wikitext broke off ({type(error).__name__}); run the same again to "
             "go on, or give texts=FOLDER"
         ) from None
-    check_digest(part)
-    shutil.copyfile(part, context.out / ARCHIVE)
+    check_digest(path)
+    shutil.copyfile(path, context.out / ARCHIVE)
 
 
 def check_digest(path: Path) -> None:

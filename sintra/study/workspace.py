@@ -104,7 +104,7 @@ def tasks_of(root: Path, study: Study, digests: Digests) -> dict[str, Source | N
 def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> Source | None:
     """Return the model's pin; None for a hub model that isn't resolved yet. Raises UserError."""
     model = config.model
-    if model.source.endswith(".gguf"):
+    if model.is_gguf:
         path = root / Path(model.source).expanduser()
         return pinning.pin_gguf(path, digests, model.requantize)
     folder = model_folder(root, model.source)

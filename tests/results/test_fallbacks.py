@@ -5,7 +5,7 @@ import shutil
 from conftest import ROOT, make_llama
 
 from sintra.build.run import run_step
-from sintra.results.result import fallbacks_of, written_types
+from sintra.results.result import fallbacks_of, original_layout, written_types
 from sintra.results.table import fallback_words
 from sintra.study.workspace import open_workspace
 
@@ -29,11 +29,11 @@ def test_the_result_says_what_is_really_in_the_files(tmp_path, toolchain):
     raw = [f"model={model}", f"store.path={tmp_path / 'cache'}", "planner.types=[Q2_K,Q4_K,Q8_0]"]
     workspace = open_workspace(ROOT, raw)
     graph, store = workspace.graph(), workspace.store
-    assert fallbacks_of(graph, store) == [], "nothing is known before the conversion"
+    assert original_layout(graph, store) is None, "nothing is known before the conversion"
     for step in graph.convert().all():
         if step.outcome(store) is None:
             run_step(step, store)
-    rows = fallbacks_of(graph, store)
+    rows = fallbacks_of(original_layout(graph, store), workspace.study.planner.types)
     narrow = next(row for row in rows if row["columns"] == 320)
     assert narrow["written"] == {"Q2_K": "Q4_0", "Q4_K": "Q5_0"}
     assert 0 < narrow["share"] <= 1

@@ -1,6 +1,7 @@
 """Texts that the model writes: their heads, their tokens, and going on after a kill."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stage_lab import Lab
 from sintra.core.errors import Infeasible
 from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.formats.runtime.llama_cpp import LlamaModel
-from sintra.formats.runtime.sequences import Piece, open_pool
+from sintra.formats.runtime.sequences import Piece, SequencePool
 from sintra.stages import trace
 
 PARAMS = {"tokens": 300, "seed": 1, "temperature": 1.0, "chat": 0.5}
@@ -34,7 +35,7 @@ def test_documents_begin_as_the_model_is_used(lab, written):
     about = json.loads((written / "trace.json").read_text())
     ids = tokens_of(written)
     assert about["tokens"] == len(ids) >= PARAMS["tokens"]
-    with open_pool(path, 64, 1, 2) as pool:
+    with closing(SequencePool(path, 64, 1, 2)) as pool:
         heads = trace.read_heads(pool, path)
         assert heads.plain == (pool.bos,)
         assert ids[: len(heads.plain)] == list(heads.plain)
@@ -89,7 +90,7 @@ def test_windows_are_of_the_tokens_themselves(lab, written):
 
 def test_sequences_do_not_see_each_other(lab):
     path = lab.gguf / "model.gguf"
-    with open_pool(path, 64, 1, 3) as pool:
+    with closing(SequencePool(path, 64, 1, 3)) as pool:
         alone = pool.extend([Piece(0, 0, [5, 6, 7, 8])])[0]
         pool.drop(0)
         pool.extend([Piece(0, 0, [5, 6]), Piece(1, 0, [30, 31, 32]), Piece(2, 0, [9])])

@@ -126,7 +126,7 @@ def text_openings(study: FinishedStudy) -> list[str]:
     role = next((r for r in ("report", "second") if r in texts and texts[r].kind == "file"), None)
     if role is None:
         raise UserError(
-            "the study has texts of the model's own only: give prompt=... or prompts=FILE"
+            "none of the study's texts is a file of prose: give prompt=... or prompts=FILE"
         )
     text = Path(texts[role].locator).read_text()
     documents = [d.strip() for d in text.split("\n\n") if d.strip()][:DEFAULT_PROMPTS]

@@ -54,6 +54,18 @@ class ChatTemplate:
         )[0]
         return str(rendered[0])
 
+    def around_question(self) -> tuple[str, str] | None:
+        """Return the text before a first user's words, and from their end to the opened answer.
+
+        None where the template fails, or drops the words.
+        """
+        from jinja2.exceptions import TemplateError  # not on the no-op path
+
+        try:
+            return _split_around(self.render(_conversation("user"), opening=True), 0)
+        except (TemplateError, ValueError):
+            return None
+
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
     """Read a GGUF's chat template; None where it has none."""
@@ -75,8 +87,9 @@ def read_chat_format(path: Path) -> ChatFormat:
     context = int(_metadata(reader, f"{architecture}.context_length", 2048))
     template = _template_of(reader)
     added = _metadata(reader, "tokenizer.ggml.add_bos_token", True)
-    split = split_template(template.text, template.bos, template.eos, added) if template else None
-    split = split or NO_TURNS
+    split = NO_TURNS
+    if template:
+        split = split_template(template.text, template.bos, template.eos, added)
     return ChatFormat(*split, tuple(dict.fromkeys(t for t in ends if t)), context)
 
 

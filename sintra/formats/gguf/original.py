@@ -8,8 +8,7 @@ from pathlib import Path
 from sintra.core.errors import UserError
 from sintra.formats.gguf import header
 from sintra.formats.gguf.layout import Layout
-
-WHOLE_TYPES = ("F16", "BF16", "F32")  # tensor types in which nothing was lost
+from sintra.formats.gguf.sizes import UNQUANTIZED
 
 
 def quantized_type(layout: Layout) -> str | None:
@@ -21,7 +20,7 @@ def most_bytes(sizes: Iterable[tuple[str, int]]) -> str | None:
     """Return the quantized type that most bytes have, of (type, bytes) pairs; None for none."""
     total: dict[str, int] = {}
     for kind, size in sizes:
-        if kind not in WHOLE_TYPES:
+        if kind not in UNQUANTIZED:
             total[kind] = total.get(kind, 0) + size
     return max(total, key=lambda kind: total[kind], default=None)
 

@@ -104,13 +104,14 @@ class LlamaModel:
             params.type_k = params.type_v = int(gguf.GGMLQuantizationType[kv.upper()])
             # values can't be quantized without flash attention
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        self._init_context(params, f"a context of {self.context}")
+
+    def _init_context(self, params: Any, what: str) -> None:
+        """Make the context and its batch. Raises Infeasible("out_of_memory")."""
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:
-            raise Infeasible(
-                "out_of_memory",
-                f"llama.cpp can't make a context of {self.context}: {last_message()}",
-            )
-        self.batch = self.lib.llama_batch_init(self.context, 0, 1)
+            raise Infeasible("out_of_memory", f"llama.cpp can't make {what}: {last_message()}")
+        self.batch = self.lib.llama_batch_init(params.n_batch, 0, 1)
 
     def close(self) -> None:
         """Free the model, its context and its batch."""
@@ -248,7 +249,11 @@ class LlamaModel:
             batch.token[i], batch.pos[i] = token, start + i
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
             batch.logits[i] = i >= first
-        code = self.lib.llama_decode(self.ctx, batch)
+        self._decode_batch()
+
+    def _decode_batch(self) -> None:
+        """Decode what is in the batch. Raises Infeasible("unsupported")."""
+        code = self.lib.llama_decode(self.ctx, self.batch)
         if code:
             raise Infeasible(
                 "unsupported", f"llama.cpp can't decode (code {code}): {last_message()}"

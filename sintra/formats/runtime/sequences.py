@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.runtime.llama_cpp import LlamaModel, last_message
+from sintra.formats.runtime.llama_cpp import LlamaModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class SequencePool(LlamaModel):
-    """A loaded GGUF with room for several sequences. `open_pool` frees it at the end."""
+    """A loaded GGUF with room for several sequences. Call `close` at the end."""
 
     def __init__(self, path: Path, context: int, threads: int, count: int) -> None:
         """context: tokens of a sequence, at most; count: how many sequences.
@@ -44,13 +43,7 @@ class SequencePool(LlamaModel):
         params.n_ctx, params.n_seq_max = self.context * self.count, self.count
         params.n_batch, params.n_ubatch = BATCH, min(BATCH, 512)
         params.n_threads = params.n_threads_batch = threads
-        self.ctx = self.lib.llama_init_from_model(self.model, params)
-        if not self.ctx:
-            raise Infeasible(
-                "out_of_memory",
-                f"llama.cpp can't make {self.count} contexts of {self.context}: {last_message()}",
-            )
-        self.batch = self.lib.llama_batch_init(BATCH, 0, 1)
+        self._init_context(params, f"{self.count} contexts of {self.context}")
 
     def extend(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
         """Decode a piece of each sequence and return the logits of the next token, (pieces, v).
@@ -79,11 +72,7 @@ class SequencePool(LlamaModel):
                 batch.logits[count] = offset == len(piece.tokens) - 1
                 count += 1
         batch.n_tokens = count
-        code = self.lib.llama_decode(self.ctx, batch)
-        if code:
-            raise Infeasible(
-                "unsupported", f"llama.cpp can't decode (code {code}): {last_message()}"
-            )
+        self._decode_batch()
         raw = self.lib.llama_get_logits(self.ctx)
         return np.ctypeslib.as_array(raw, shape=(len(pieces), self.vocabulary)).copy()
 
@@ -91,16 +80,3 @@ class SequencePool(LlamaModel):
         """Empty a sequence, so that another can begin in its place."""
         memory = self.lib.llama_get_memory(self.ctx)
         self.lib.llama_memory_seq_rm(memory, sequence, -1, -1)
-
-
-@contextlib.contextmanager
-def open_pool(path: Path, context: int, threads: int, count: int) -> Iterator[SequencePool]:
-    """Open a model with room for `count` sequences of `context` tokens, and free it at the end.
-
-    Raises Infeasible where llama.cpp refuses.
-    """
-    pool = SequencePool(path, context, threads, count)
-    try:
-        yield pool
-    finally:
-        pool.close()
