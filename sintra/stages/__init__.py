@@ -1,4 +1,5 @@
 """Steps that make files.
 
-Fifteen modules: a kind of step is a module, and a new one is a file more.
+Sixteen modules: a kind of step is a module (hub is what two of them share), and a new one is a file
+more.
 """

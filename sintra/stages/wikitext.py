@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
-from sintra.stages.fetch import resume_download
+from sintra.stages.hub import resume_download
 from sintra.store.files import hash_file
 
 REPO = "ggml-org/ci"  # a dataset of the hub
