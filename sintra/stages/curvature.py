@@ -41,9 +41,10 @@ from sintra.store.files import link_or_copy
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from sintra.formats.gguf.mapped import MappedTensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
@@ -85,7 +86,7 @@ class MeasuredTensors:
 
     layers: Mapping[str, str]  # linear layer -> GGUF tensor
     banks: Mapping[str, ExpertTensors]  # bank of experts -> GGUF tensors
-    tensors: Mapping[str, ReaderTensor]  # GGUF tensor name -> tensor
+    tensors: Mapping[str, MappedTensor]  # GGUF tensor name -> tensor
 
 
 class CurvaturePass:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.header import open_gguf
+from sintra.formats.gguf.mapped import MappedTensor, open_tensors
 from sintra.formats.gguf.sizes import UNQUANTIZED
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import dequantized_rows, read_tensors
@@ -25,7 +25,6 @@ from sintra.stages.rounding.tensors import dequantized_rows, read_tensors
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from torch import Tensor
 else:
     np = lazy.module("numpy")
@@ -53,7 +52,7 @@ def run(context: Context) -> None:
     numbers = hessian_numbers(curvature, context.params["dropped"])
     exact = read_tensors(context.inputs["source"] / "model.gguf")
     rows: dict[str, DistortionJson] = {}
-    variant = open_gguf(context.inputs["gguf"] / "model.gguf")
+    variant = open_tensors(context.inputs["gguf"] / "model.gguf")
     tensors = [t for t in variant.tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         if tensor.tensor_type.name in UNQUANTIZED:
@@ -67,7 +66,7 @@ def run(context: Context) -> None:
 
 
 def tensor_distortion(
-    exact: ReaderTensor, variant: ReaderTensor, hessians: Sequence[Tensor | None]
+    exact: MappedTensor, variant: MappedTensor, hessians: Sequence[Tensor | None]
 ) -> DistortionJson:
     """Return the shares of one tensor; of a bank of experts those of the experts' sums.
 

@@ -8,13 +8,16 @@ from the start would write.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from sintra.formats.gguf import header
+from sintra.formats.gguf.header import Header, TensorInfo, read_gguf_header
 from sintra.formats.gguf.sizes import padded_size
+
+PIECE = 1 << 22  # bytes that are copied at once
 
 
 def assemble(
@@ -25,31 +28,46 @@ def assemble(
     Tensors without an entry in part_of (norms) come from the first part. file_type is llama.cpp's
     number. Raises ValueError where the files do not hold the same tensors or metadata.
     """
-    readers = {role: header.open_gguf(path) for role, path in parts.items()}
-    tensors = {role: {t.name: t for t in reader.tensors} for role, reader in readers.items()}
+    headers = {role: read_gguf_header(path) for role, path in parts.items()}
+    tensors = {role: {t.name: t for t in found.tensors} for role, found in headers.items()}
     first = next(iter(parts))
-    _check_same_model(readers, tensors, first)
-    head = bytearray(_read_head(parts[first], readers[first].data_offset))
-    _patch_file_type(head, readers[first], file_type)
+    _check_same_model(headers, tensors, first)
+    head = bytearray(_read_head(parts[first], headers[first].data_start))
+    _patch_file_type(head, headers[first], file_type)
     offset = 0  # of the next tensor, from the start of the data
-    sources = []
-    for name, tensor in tensors[first].items():
-        source = tensors[part_of.get(name, first)][name]
-        _patch_tensor(head, tensor, int(source.tensor_type), offset)
-        sources.append(source)
-        offset += padded_size(int(source.n_bytes))
-    with target.open("wb") as file:
+    chosen = [(part_of.get(name, first), name) for name in tensors[first]]
+    for role, name in chosen:
+        source = tensors[role][name]
+        struct.pack_into("<IQ", head, tensors[first][name].entry, source.type, offset)
+        offset += padded_size(source.size)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(target.open("wb"))
+        files = {role: stack.enter_context(path.open("rb")) for role, path in parts.items()}
         file.write(head)
-        for source in sources:
-            file.write(source.data.tobytes())
-            file.write(b"\0" * (padded_size(int(source.n_bytes)) - int(source.n_bytes)))
+        for role, name in chosen:
+            source = tensors[role][name]
+            _copy_bytes(files[role], headers[role].data_start + source.offset, source.size, file)
+            file.write(b"\0" * (padded_size(source.size) - source.size))
 
 
-def _check_same_model(readers: dict[str, Any], tensors: dict[str, Any], first: str) -> None:
+def _copy_bytes(source: BinaryIO, start: int, size: int, target: BinaryIO) -> None:
+    """Copy some bytes from one open file to the end of another."""
+    source.seek(start)
+    while size > 0:
+        piece = source.read(min(size, PIECE))
+        if not piece:
+            raise ValueError("a part ends before its last tensor")
+        target.write(piece)
+        size -= len(piece)
+
+
+def _check_same_model(
+    headers: Mapping[str, Header], tensors: Mapping[str, Mapping[str, TensorInfo]], first: str
+) -> None:
     """Compare tensor names and header sizes of all parts. Raises ValueError where they differ."""
     for role, by_name in tensors.items():
         same_names = list(by_name) == list(tensors[first])
-        if not same_names or readers[role].data_offset != readers[first].data_offset:
+        if not same_names or headers[role].data_start != headers[first].data_start:
             raise ValueError("the parts aren't of the same model")
 
 
@@ -59,16 +77,9 @@ def _read_head(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _patch_tensor(head: bytearray, tensor: Any, tensor_type: int, offset: int) -> None:
-    """Overwrite a tensor's type (32 bits) and data offset (64 bits) in a header."""
-    start = tensor.field.offset + sum(part.nbytes for part in tensor.field.parts[:-2])
-    struct.pack_into("<IQ", head, start, tensor_type, offset)
-
-
-def _patch_file_type(head: bytearray, reader: Any, file_type: int) -> None:
+def _patch_file_type(head: bytearray, header: Header, file_type: int) -> None:
     """Overwrite general.file_type in a header. Raises ValueError where the file has none."""
-    field = reader.get_field("general.file_type")
-    if field is None:
+    start = header.starts.get("general.file_type")
+    if start is None:
         raise ValueError("the file has no general.file_type")
-    start = field.offset + sum(part.nbytes for part in field.parts[: field.data[0]])
     struct.pack_into("<I", head, start, file_type)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sintra.formats.gguf import header
+from sintra.formats.gguf.header import ArrayInfo, Header, read_gguf_header, read_texts
 
 ROLES = ("system", "user", "assistant")
 PLACEHOLDER = "\ue000content\ue000"  # stands for a message's content; private-use characters
@@ -69,40 +69,39 @@ class ChatTemplate:
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
     """Read a GGUF's chat template; None where it has none."""
-    return _template_of(header.open_gguf(path))
+    header = read_gguf_header(path)
+    return _template_of(header, _special_tokens(path, header))
 
 
-def _template_of(reader: Any) -> ChatTemplate | None:
-    text = _metadata(reader, "tokenizer.chat_template")
-    if not text:
-        return None
-    return ChatTemplate(str(text), _token_text(reader, "bos"), _token_text(reader, "eos"))
+def _template_of(header: Header, tokens: Mapping[str, str]) -> ChatTemplate | None:
+    """Return the template; tokens: what `_special_tokens` returns."""
+    text = header.text("tokenizer.chat_template")
+    return ChatTemplate(text, tokens["bos"], tokens["eos"]) if text else None
 
 
 def read_chat_format(path: Path) -> ChatFormat:
     """Read how conversations are written from a GGUF's own metadata."""
-    reader = header.open_gguf(path)
-    ends = (_token_text(reader, "eos"), _token_text(reader, "eot"))
-    architecture = _metadata(reader, "general.architecture")
-    context = int(_metadata(reader, f"{architecture}.context_length", 2048))
-    template = _template_of(reader)
-    added = _metadata(reader, "tokenizer.ggml.add_bos_token", True)
+    header = read_gguf_header(path)
+    tokens = _special_tokens(path, header)
+    ends = (tokens["eos"], tokens["eot"])
+    length = header.metadata.get(f"{header.text('general.architecture')}.context_length")
+    context = length if isinstance(length, int) else 2048
+    template = _template_of(header, tokens)
+    added = bool(header.metadata.get("tokenizer.ggml.add_bos_token", True))
     split = NO_TURNS
     if template:
         split = split_template(template.text, template.bos, template.eos, added)
     return ChatFormat(*split, tuple(dict.fromkeys(t for t in ends if t)), context)
 
 
-def _metadata(reader: Any, name: str, default: Any = None) -> Any:
-    field = reader.get_field(name)
-    return default if field is None else field.contents()
-
-
-def _token_text(reader: Any, name: str) -> str:
-    """Return the text of a special token ("bos", "eos", "eot"); "" where there is none."""
-    number = _metadata(reader, f"tokenizer.ggml.{name}_token_id")
-    tokens = reader.get_field("tokenizer.ggml.tokens")
-    return "" if number is None or tokens is None else str(tokens.contents(int(number)))
+def _special_tokens(path: Path, header: Header) -> dict[str, str]:
+    """Return the texts of the special tokens "bos", "eos" and "eot"; "" where there is none."""
+    ids = {n: header.metadata.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos", "eot")}
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    texts: dict[int, str] = {}
+    if isinstance(tokens, ArrayInfo):
+        texts = read_texts(path, tokens, {n for n in ids.values() if isinstance(n, int)})
+    return {name: texts.get(n, "") if isinstance(n, int) else "" for name, n in ids.items()}
 
 
 class Split(NamedTuple):

@@ -11,6 +11,7 @@ import math
 import mmap
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +78,7 @@ class ArrayInfo(NamedTuple):
 
     element_type: int  # GGUF's number of the value type
     length: int  # elements
+    start: int = 0  # where the first one lies, bytes from the start of the file
 
 
 Value = int | float | bool | bytes | ArrayInfo  # bytes: a text
@@ -91,6 +93,7 @@ class TensorInfo:
     type: int  # ggml's number of the tensor type
     offset: int  # bytes from the start of the data
     size: int  # bytes
+    entry: int = 0  # where the header has its type and then its offset, bytes from the file's start
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,12 @@ class Header:
     alignment: int  # of the tensors' offsets, bytes
     metadata: dict[str, Value]
     tensors: tuple[TensorInfo, ...]
+    starts: dict[str, int]  # where each key's value lies, bytes from the start of the file
+
+    def text(self, key: str) -> str:
+        """Return a text of the metadata; "" where there is none."""
+        value = self.metadata.get(key)
+        return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 class Cursor:
@@ -172,8 +181,35 @@ def read_gguf_header(path: Path) -> Header:
             raise Malformed(f"{path.name} is no sound GGUF: {error}") from None
 
 
+def read_array(path: Path, array: ArrayInfo) -> list[int | float | bool]:
+    """Return the numbers of an array in the metadata; none of an array of texts."""
+    width = WIDTH.get(array.element_type, 0)
+    with path.open("rb") as file:
+        file.seek(array.start)
+        data = file.read(array.length * width)
+    code = CODES.get(array.element_type, "<B")
+    return [value for (value,) in struct.iter_unpack(code, data)]
+
+
+def read_texts(path: Path, array: ArrayInfo, numbers: Collection[int]) -> dict[int, str]:
+    """Return some elements of an array of texts by their numbers; none that it hasn't."""
+    texts: dict[int, str] = {}
+    last = min(max(numbers, default=-1), array.length - 1)
+    if array.element_type != STRING:
+        return texts
+    with path.open("rb") as file:
+        file.seek(array.start)
+        for number in range(last + 1):
+            raw = file.read(int.from_bytes(file.read(WIDTH[UINT64]), "little"))
+            if number in numbers:
+                texts[number] = raw.decode(errors="replace")
+    return texts
+
+
 def open_gguf(path: Path, mode: str = "r") -> Any:
-    """Check a file and open it with gguf's reader. Raises Malformed."""
+    """Check a file and open it with gguf's reader, which reads every token: seconds for a large
+    vocabulary. Raises Malformed.
+    """
     from gguf import GGUFReader  # loads numpy
 
     read_gguf_header(path)
@@ -190,13 +226,13 @@ def _read_header(cursor: Cursor) -> Header:
     tensor_count, key_count = cursor.number(UINT64), cursor.number(UINT64)
     _check_count("tensors", tensor_count, MOST_TENSORS, cursor.remaining // TENSOR_LEAST)
     _check_count("metadata keys", key_count, MOST_KEYS, cursor.remaining // KEY_LEAST)
-    metadata = _read_metadata(cursor, key_count)
+    metadata, starts = _read_metadata(cursor, key_count)
     alignment = _read_alignment(metadata)
     check_metadata(metadata)
     tensors = _read_tensors(cursor, tensor_count)
     start = -(-cursor.position // alignment) * alignment
     _check_offsets(tensors, alignment, cursor.end - start)
-    return Header(version, start, alignment, metadata, tuple(tensors))
+    return Header(version, start, alignment, metadata, tuple(tensors), starts)
 
 
 def _check_count(unit: str, count: int, most: int, room: int) -> None:
@@ -219,14 +255,17 @@ def _decode_name(raw: bytes, subject: str) -> str:
     return text
 
 
-def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
+def _read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[str, int]]:
+    """Read values by key, and where each begins (behind its type, bytes). Raises Malformed."""
     metadata: dict[str, Value] = {}
+    starts: dict[str, int] = {}
     for _ in range(count):
         key = _decode_name(cursor.text(LONGEST_KEY), "a key")
         if key in metadata:
             raise Malformed(f"{key} stands there twice")
+        starts[key] = cursor.position + WIDTH[UINT32]
         metadata[key] = _read_value(cursor, key)
-    return metadata
+    return metadata, starts
 
 
 def _read_value(cursor: Cursor, key: str) -> Value:
@@ -243,6 +282,7 @@ def _read_value(cursor: Cursor, key: str) -> Value:
 
 def _skip_array(cursor: Cursor, key: str) -> ArrayInfo:
     element_type, count = cursor.number(UINT32), cursor.number(UINT64)
+    start = cursor.position
     if element_type == STRING:
         _check_count(f"texts in {key}", count, cursor.remaining, cursor.remaining // 8)
         cursor.skip_texts(count)
@@ -252,7 +292,7 @@ def _skip_array(cursor: Cursor, key: str) -> ArrayInfo:
         cursor.position += count * WIDTH[element_type]
     else:
         raise Malformed(f"{key} is a list of type {element_type}, which nobody reads")
-    return ArrayInfo(element_type, count)
+    return ArrayInfo(element_type, count, start)
 
 
 def _read_alignment(metadata: dict[str, Value]) -> int:
@@ -321,11 +361,12 @@ def _read_tensor(cursor: Cursor, name: str, block_sizes: dict[int, tuple[int, in
     if not 1 <= dims <= MOST_DIMS:
         raise Malformed(f"tensor {name} has {dims} sides, from 1 to {MOST_DIMS} are possible")
     shape = tuple(cursor.number(UINT64) for _ in range(dims))
+    entry = cursor.position
     tensor_type, offset = cursor.number(UINT32), cursor.number(UINT64)
     if tensor_type not in block_sizes:
         raise Malformed(f"tensor {name} has the unknown type {tensor_type}")
     size = _tensor_bytes(name, shape, *block_sizes[tensor_type])
-    return TensorInfo(name, shape, tensor_type, offset, size)
+    return TensorInfo(name, shape, tensor_type, offset, size, entry)
 
 
 def _tensor_bytes(name: str, shape: tuple[int, ...], block: int, block_bytes: int) -> int:

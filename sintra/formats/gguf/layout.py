@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from sintra.formats.gguf import header
+from sintra.formats.gguf.header import ArrayInfo, Header, read_array, read_gguf_header
 
 TensorRow = list[Any]
 """[name, tensor type, bytes, shape] of a tensor; a GGUF's shape has the row length first."""
@@ -50,15 +50,17 @@ def read_layout(path: Path) -> Layout:
 
     Raises ValueError where the metadata lacks a size, Malformed for a damaged file.
     """
-    reader = header.open_gguf(path)
-    architecture = _metadata(reader, "general.architecture")
-    size_of = _size_reader(reader, path.name, architecture)
+    import gguf  # loads numpy
+
+    header = read_gguf_header(path)
+    architecture = header.text("general.architecture")
+    size_of = _size_reader(path, header, architecture)
     tensors: list[TensorRow] = [
-        [t.name, t.tensor_type.name, int(t.n_bytes), [int(n) for n in t.shape]]
-        for t in reader.tensors
+        [t.name, gguf.GGMLQuantizationType(t.type).name, t.size, list(t.shape)]
+        for t in header.tensors
     ]
     shape = _read_shape(size_of, tensors, path.name)
-    kv_heads = _metadata(reader, f"{architecture}.attention.head_count_kv")
+    kv_heads = _number(path, header, f"{architecture}.attention.head_count_kv")
     if isinstance(kv_heads, list) and 0 in kv_heads:
         shape["bare"] = kv_heads.count(0)
     return {
@@ -69,7 +71,7 @@ def read_layout(path: Path) -> Layout:
     }
 
 
-def _size_reader(reader: Any, file: str, architecture: str) -> Callable[..., int]:
+def _size_reader(path: Path, header: Header, architecture: str) -> Callable[..., int]:
     """Return a function (name, default=None) that reads a whole number of the architecture.
 
     Of a list with a number for each block it gives the largest. Without a default it raises
@@ -77,9 +79,9 @@ def _size_reader(reader: Any, file: str, architecture: str) -> Callable[..., int
     """
 
     def size_of(name: str, default: int | None = None) -> int:
-        value = _metadata(reader, f"{architecture}.{name}")
+        value = _number(path, header, f"{architecture}.{name}")
         if value is None and default is None:
-            raise ValueError(f"{file} lacks {architecture}.{name}")
+            raise ValueError(f"{path.name} lacks {architecture}.{name}")
         if value is None:
             return int(default or 0)
         return int(max(value) if isinstance(value, list) else value)
@@ -110,6 +112,9 @@ def _read_shape(size_of: Callable[..., int], tensors: list[TensorRow], file: str
     }
 
 
-def _metadata(reader: Any, name: str) -> Any:
-    field = reader.get_field(name)
-    return None if field is None else field.contents()
+def _number(path: Path, header: Header, key: str) -> Any:
+    """Return a number of the metadata, or a list of them; None where there is neither."""
+    value = header.metadata.get(key)
+    if isinstance(value, ArrayInfo):
+        return read_array(path, value) or None
+    return None if isinstance(value, bytes) else value

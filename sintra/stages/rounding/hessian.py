@@ -20,9 +20,10 @@ from sintra.stages.rounding.tensors import STORED_DTYPES
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from sintra.formats.gguf.mapped import MappedTensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
@@ -254,7 +255,7 @@ class HessianCollector:
 
 def matching_layers(
     model: BlockModel,
-    tensors: Mapping[str, ReaderTensor],
+    tensors: Mapping[str, MappedTensor],
     layers: Mapping[str, str],
     unmapped: Unmapped,
 ) -> dict[str, str]:
@@ -278,7 +279,7 @@ def matching_layers(
 
 def matching_banks(
     model: BlockModel,
-    tensors: Mapping[str, ReaderTensor],
+    tensors: Mapping[str, MappedTensor],
     banks: Mapping[str, ExpertTensors],
     unmapped: Unmapped,
 ) -> dict[str, ExpertTensors]:
@@ -301,7 +302,7 @@ def matching_banks(
     return matching
 
 
-def same_experts(tensor: ReaderTensor, weight: Tensor) -> bool:
+def same_experts(tensor: MappedTensor, weight: Tensor) -> bool:
     """Tell whether a tensor and a bank's weight (experts, rows, columns) hold the same rows."""
     return len(tensor.data) == len(weight) and all(
         same_rows(data, tensor.tensor_type.name, [expert])

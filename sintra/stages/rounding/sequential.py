@@ -24,7 +24,7 @@ from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.formats.runtime.blocks import BlockModel, OuterLayers
 from sintra.formats.runtime.functional_block import FunctionalBlock, one_window
-from sintra.stages.rounding.compensate import CompensationOptions, compensate
+from sintra.stages.rounding.compensate import CompensationOptions, DampedHessian, compensate
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.learned import (
     HeldOutError,
@@ -38,17 +38,18 @@ from sintra.stages.rounding.tensors import dequantized, row_order, stored_dtype
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from torch import Tensor, nn
 
+    from sintra.formats.gguf.mapped import MappedTensor
     from sintra.formats.runtime.functional_block import States, Weights
 
-    Tensors = Mapping[str, ReaderTensor]  # GGUF name -> tensor
+    Tensors = Mapping[str, MappedTensor]  # GGUF name -> tensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
 DAMPING = 0.01  # share of H's mean diagonal that is added to the diagonal
+OPTIONS = CompensationOptions(damping=DAMPING)
 
 
 @dataclass(frozen=True)
@@ -262,8 +263,7 @@ class SequentialRounder:
         if grid is not None:
             target = moments.target(dequantized(self.exact[name]))
             blocks = np.array(tensor.data).reshape(-1, grid.size)
-            options = CompensationOptions(damping=DAMPING)
-            rounded = compensate(target.numpy(), [blocks], grid, moments.h.numpy(), options)
+            rounded = compensate(target.numpy(), [blocks], grid, moments.damped(), OPTIONS)
             tensor.data[:] = rounded.blocks.reshape(tensor.data.shape)
             self.rounded.append(name)
         return self.stored_weight(name, order)
@@ -279,12 +279,19 @@ class InputMoments:
 
     def __init__(self) -> None:
         self.h = self.c = torch.zeros(())
+        self.made: DampedHessian | None = None
 
     def add(self, exact: Tensor, quantized: Tensor) -> None:
         """Add one window's inputs in the exact and the quantized model, (1, tokens, columns)."""
         x, y = exact[0].float(), quantized[0].float()
         self.h = self.h + y.T @ y
         self.c = self.c + (x - y).T @ y
+
+    def damped(self) -> DampedHessian:
+        """Return H, damped and factored; made once, when all windows have been added."""
+        if self.made is None:
+            self.made = DampedHessian(self.h.numpy(), OPTIONS)
+        return self.made
 
     def target(self, w: Tensor) -> Tensor:
         """Return W (I + C inv(H)) for weights (rows, columns); W itself where there is no input."""
@@ -312,7 +319,7 @@ def layers_by_input(parts: BlockLayers, weights: Weights, states: HiddenStates) 
     return groups
 
 
-def layer_order(weight: Tensor, tensor: ReaderTensor) -> Tensor | None:
+def layer_order(weight: Tensor, tensor: MappedTensor) -> Tensor | None:
     """Return which row of the 16-bit tensor each of a layer's rows is; None for the same order.
 
     Raises Infeasible where they aren't the same rows.

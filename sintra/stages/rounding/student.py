@@ -27,8 +27,9 @@ from sintra.stages.rounding.tunable import TunableMatrix
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from torch import Tensor
+
+    from sintra.formats.gguf.mapped import MappedTensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
@@ -78,7 +79,7 @@ class Student:
                 self._replace(name, parameter, exact[tensor], variant[tensor])
 
     def _replace(
-        self, name: str, parameter: Tensor, exact: ReaderTensor, variant: ReaderTensor
+        self, name: str, parameter: Tensor, exact: MappedTensor, variant: MappedTensor
     ) -> None:
         """Put a tensor of the file in its parameter's place."""
         original, stored = dequantized(exact), dequantized(variant)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
-from sintra.formats.gguf.header import open_gguf
+from sintra.formats.gguf.mapped import MappedTensor, open_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import ReaderTensor
     from torch import Tensor, nn
 else:
     np = lazy.module("numpy")
@@ -28,20 +27,20 @@ else:
 STORED_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}  # ggml type -> torch dtype
 
 
-def read_tensors(path: Path) -> dict[str, ReaderTensor]:
+def read_tensors(path: Path) -> dict[str, MappedTensor]:
     """Return a GGUF's tensors by name, their data mapped read-only."""
-    return {tensor.name: tensor for tensor in open_gguf(path).tensors}
+    return {tensor.name: tensor for tensor in open_tensors(path).tensors}
 
 
 @contextlib.contextmanager
-def writable_tensors(path: Path) -> Iterator[dict[str, ReaderTensor]]:
+def writable_tensors(path: Path) -> Iterator[dict[str, MappedTensor]]:
     """Map a GGUF's tensors for writing, by name; their data are flushed at the end."""
-    file = open_gguf(path, "r+")
+    file = open_tensors(path, "r+")
     yield {tensor.name: tensor for tensor in file.tensors}
     file.data.flush()
 
 
-def dequantized(tensor: ReaderTensor) -> Tensor:
+def dequantized(tensor: MappedTensor) -> Tensor:
     """Return a GGUF tensor in float32, (rows, columns) or (n,)."""
     # The gguf package imports numpy, which a run with nothing to do must not load.
     from gguf.quants import dequantize
@@ -49,7 +48,7 @@ def dequantized(tensor: ReaderTensor) -> Tensor:
     return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
 
 
-def dequantized_rows(tensor: ReaderTensor, rows: int, part: slice) -> Tensor:
+def dequantized_rows(tensor: MappedTensor, rows: int, part: slice) -> Tensor:
     """Return some rows of a tensor in float32, (part, columns).
 
     rows: how many it has; those of a bank of experts are numbered through.
@@ -61,7 +60,7 @@ def dequantized_rows(tensor: ReaderTensor, rows: int, part: slice) -> Tensor:
     return torch.from_numpy(np.array(dequantize(stored, tensor.tensor_type), np.float32))
 
 
-def stored_dtype(tensor: ReaderTensor) -> torch.dtype:
+def stored_dtype(tensor: MappedTensor) -> torch.dtype:
     """Return the torch type of an unquantized tensor; float32 for every other one."""
     dtype: torch.dtype = getattr(torch, STORED_DTYPES.get(tensor.tensor_type.name, "float32"))
     return dtype

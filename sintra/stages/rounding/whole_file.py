@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from sintra.core import lazy
-from sintra.formats.gguf.header import open_gguf
-from sintra.stages.rounding.compensate import Compensation, CompensationOptions, compensate
+from sintra.formats.gguf.mapped import MappedTensor, open_tensors
+from sintra.stages.rounding.compensate import (
+    Compensation,
+    CompensationOptions,
+    DampedHessian,
+    compensate,
+)
 from sintra.stages.rounding.grids import GRIDS, Grid
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import read_tensors
 
 if TYPE_CHECKING:
     import numpy as np
-    from gguf import ReaderTensor
     from numpy.typing import NDArray
 else:
     np = lazy.module("numpy")
@@ -40,8 +45,8 @@ class RoundingJson(TypedDict):
 class RoundingSources:
     """What a file's tensors are rounded from."""
 
-    exact: Mapping[str, ReaderTensor]  # the 16-bit file's tensors
-    alternative: Mapping[str, ReaderTensor]  # a file's with other scales, also rounded to nearest
+    exact: Mapping[str, MappedTensor]  # the 16-bit file's tensors
+    alternative: Mapping[str, MappedTensor]  # a file's with other scales, also rounded to nearest
     curvature: Path  # folder of the Hessians
     numbers: Mapping[str, list[int]]  # tensor -> its Hessians, one or one for each expert
     options: CompensationOptions  # for all tensors but an embedding that is the output too
@@ -76,7 +81,8 @@ def compensate_file(
     )
     keep.mkdir(parents=True, exist_ok=True)
     rounding: RoundingJson = {"compensated": {}, "nearest": []}
-    tensors = [t for t in open_gguf(target, "r+").tensors if len(t.shape) > 1]
+    file = open_tensors(target, "r+")
+    tensors = [t for t in file.tensors if len(t.shape) > 1]
     for number, tensor in enumerate(tensors):
         kind, name = tensor.tensor_type.name, tensor.name
         grid = GRIDS.get(kind)
@@ -90,12 +96,12 @@ def compensate_file(
         rounding["compensated"][name] = measure
         share = measure[1] / max(measure[0], 1e-30)
         say(f"tensor {number + 1} of {len(tensors)}: {name} {kind}, {share:.2f} of the error")
-    flush(tensors)
+    file.data.flush()
     return rounding
 
 
 def finished_tensor(
-    tensor: ReaderTensor, grid: Grid, sources: RoundingSources, keep: Path
+    tensor: MappedTensor, grid: Grid, sources: RoundingSources, keep: Path
 ) -> RoundedTensor:
     """Return a tensor's rounding, from `keep` where an earlier run has finished it."""
     path = keep / f"{tensor.name}.npz"
@@ -108,7 +114,7 @@ def finished_tensor(
         return RoundedTensor(saved["blocks"], saved["measure"])
 
 
-def round_tensor(tensor: ReaderTensor, grid: Grid, sources: RoundingSources) -> RoundedTensor:
+def round_tensor(tensor: MappedTensor, grid: Grid, sources: RoundingSources) -> RoundedTensor:
     """Round one tensor; of a bank of experts, each expert with its own Hessian."""
     # The gguf package imports numpy, which a run with nothing to do must not load.
     from gguf.quants import dequantize
@@ -130,7 +136,7 @@ def round_tensor(tensor: ReaderTensor, grid: Grid, sources: RoundingSources) -> 
             w[i],
             [start[i] for start in starts],
             grid,
-            load_hessian(sources.curvature, number),
+            read_hessian(sources.curvature, number, options),
             options,
         )
         for i, number in enumerate(numbers)
@@ -138,17 +144,13 @@ def round_tensor(tensor: ReaderTensor, grid: Grid, sources: RoundingSources) -> 
     return joined(experts)
 
 
+@lru_cache(maxsize=2)  # of layers that read the same, such as query, key and value
+def read_hessian(curvature: Path, number: int, options: CompensationOptions) -> DampedHessian:
+    """Return a Hessian of a curvature artifact, damped and factored."""
+    return DampedHessian(load_hessian(curvature, number), options)
+
+
 def joined(experts: Sequence[Compensation]) -> RoundedTensor:
     """Join the experts of a bank, or the single matrix, to one tensor."""
     measure = np.array([(expert.before, expert.after) for expert in experts]).sum(0)
     return RoundedTensor(np.concatenate([expert.blocks for expert in experts]), measure)
-
-
-def flush(tensors: Sequence[ReaderTensor]) -> None:
-    """Write what was changed in the tensors of a mapped file to the disk."""
-    if not tensors:
-        return
-    mapped: Any = tensors[0].data
-    while not isinstance(mapped, np.memmap) and mapped.base is not None:
-        mapped = mapped.base
-    mapped.flush()

@@ -1,0 +1,367 @@
+"""The inner loops of compensated rounding on a CPU, compiled by numba.
+
+A matrix's rows stand in the last dimension of every array, and are taken in tiles of TILE rows that
+stay in the nearest cache; the last tile is filled up with zeros. All floats are float32. Machine
+code is compiled once for a processor and kept by numba (in NUMBA_CACHE_DIR, or in __pycache__
+beside this file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+    Codes = NDArray[np.uint8]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TILE = 64  # rows of a tile
+ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+SMALL, STEPS = np.float32(2**-14), np.float32(2**24)  # of halves: least normal; 1 / step below it
+LARGEST = np.float32(65504)  # of halves
+
+
+def compiled(function: F) -> F:
+    """Compile a function that lets other threads run; a product and a sum may be fused."""
+    jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+    made: Any = jit(function)
+    return cast(F, made)
+
+
+@compiled
+def nearest(
+    x: Floats, scale: Floats, offset: Floats, levels: Floats, codes: Codes, values: Floats
+) -> None:
+    """Write the nearest codes to weights, and what the codes stand for; all (TILE,).
+
+    levels: the values of the codes, ascending; 1 apart, or else few.
+    """
+    first, last = levels[0], np.float32(len(levels) - 1)
+    if levels[1] - first == ONE:
+        for r in range(TILE):
+            at = ZERO if scale[r] == ZERO else (x[r] - offset[r]) / scale[r]
+            code = min(max(np.ceil(at - first - HALF), ZERO), last)
+            codes[r] = np.uint8(np.int32(code))
+            values[r] = scale[r] * (first + code) + offset[r]
+    else:
+        for r in range(TILE):
+            at = ZERO if scale[r] == ZERO else (x[r] - offset[r]) / scale[r]
+            index, level = np.uint8(0), first
+            for k in range(len(levels) - 1):
+                above = at > (levels[k] + levels[k + 1]) * HALF
+                index = np.uint8(k + 1) if above else index
+                level = levels[k + 1] if above else level
+            codes[r] = index
+            values[r] = scale[r] * level + offset[r]
+
+
+@compiled
+def load(source: Floats, start: int, target: Floats) -> None:
+    """Copy rows from `start` on into a tile, (n, TILE), zeros behind the last row."""
+    size = min(TILE, source.shape[1] - start)
+    for i in range(len(source)):
+        for r in range(size):
+            target[i, r] = source[i, start + r]
+        for r in range(size, TILE):
+            target[i, r] = ZERO
+
+
+@compiled
+def save(source: NDArray[Any], start: int, target: NDArray[Any]) -> None:
+    """Copy a tile, (n, TILE), back to the rows from `start` on."""
+    size = min(TILE, target.shape[1] - start)
+    for i in range(len(source)):
+        for r in range(size):
+            target[i, start + r] = source[i, r]
+
+
+@compiled
+def gptq_columns(
+    left: Floats,
+    upper: Floats,
+    scale: Floats,
+    offset: Floats,
+    groups: Ints,
+    levels: Floats,
+    codes: Codes,
+    errors: Floats,
+) -> None:
+    """Round some columns one after another; each later one absorbs the errors before it.
+
+    left: weights, (n, rows), not changed; upper: of the inverse of H, (n, n); scale, offset:
+    (groups of a row, rows); groups: the columns' groups, (n,). Writes codes, (n, rows), and errors
+    divided by the diagonal, (n, rows).
+    """
+    count, rows = left.shape
+    block = np.empty((count, TILE), np.float32)
+    error = np.empty((count, TILE), np.float32)
+    chosen, values = np.empty((count, TILE), np.uint8), np.empty(TILE, np.float32)
+    scales = np.empty((len(scale), TILE), np.float32)
+    offsets = np.empty((len(scale), TILE), np.float32)
+    for start in range(0, rows, TILE):
+        load(left, start, block)
+        load(scale, start, scales)
+        load(offset, start, offsets)
+        for i in range(count):
+            g, x, e = groups[i], block[i], error[i]
+            nearest(x, scales[g], offsets[g], levels, chosen[i], values)
+            inverse = ONE / upper[i, i]
+            for r in range(TILE):
+                e[r] = (x[r] - values[r]) * inverse
+            for j in range(i + 1, count):
+                factor, later = upper[i, j], block[j]
+                for r in range(TILE):
+                    later[r] -= factor * e[r]
+        save(error, start, errors)
+        save(chosen, start, codes)
+
+
+@compiled
+def residual(
+    w: Floats, codes: Codes, scale: Floats, offset: Floats, levels: Floats, out: Floats
+) -> None:
+    """Write w less the rounded weights; w, codes, out: (columns, rows)."""
+    columns, rows = w.shape
+    group = columns // len(scale)
+    for i in range(columns):
+        a, b, at, x, y = scale[i // group], offset[i // group], codes[i], w[i], out[i]
+        for r in range(rows):
+            y[r] = x[r] - (a[r] * levels[at[r]] + b[r])
+
+
+@compiled
+def round_to_half(values: Floats, bits: NDArray[np.int32]) -> None:
+    """Round to half precision, to even; NaN beyond its range.
+
+    values: (TILE,), changed in place; bits: the same memory.
+    """
+    for r in range(TILE):
+        x = values[r]
+        if abs(x) < SMALL:
+            values[r] = np.float32(np.rint(x * STEPS)) / STEPS
+        else:
+            odd = (bits[r] >> np.int32(13)) & np.int32(1)
+            bits[r] = (bits[r] + np.int32(0xFFF) + odd) & np.int32(~0x1FFF)
+            if not abs(values[r]) <= LARGEST:
+                values[r] = np.float32(np.nan)
+
+
+@compiled
+def add_product(factors: Floats, first: int, along: Floats, out: Floats) -> None:
+    """Add to out (TILE,) the sum over i of factors[first + i] along[i]; along: (n, TILE).
+
+    n is a multiple of 4.
+    """
+    for i in range(0, len(along), 4):
+        k = first + i
+        a, b, c, d = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+        p, q, s, t = along[i], along[i + 1], along[i + 2], along[i + 3]
+        for r in range(TILE):
+            out[r] += a * p[r] + b * q[r] + c * s[r] + d * t[r]
+
+
+@compiled
+def move_scale(
+    values: Floats, along: Floats, first: int, h: Floats, slope: Floats, limits: Floats
+) -> None:
+    """Move a scale of each row to its best allowed value, unless that raises the measure.
+
+    values: (TILE,), changed in place; along: the weights' change for each unit of the scale, (n,
+    TILE), overwritten; first: the first of these n columns in the chunk; h: (chunk, chunk); slope:
+    (w - rounded weights) h, (chunk, TILE), kept up to date; limits: of integers, empty for halves.
+    """
+    curve, gain = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
+    row, wish = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for i in range(len(along)):
+        row[:] = ZERO
+        add_product(h[first + i], first, along, row)
+        for r in range(TILE):
+            curve[r] += row[r] * along[i, r]
+            gain[r] += slope[first + i, r] * along[i, r]
+    for r in range(TILE):
+        wish[r] = values[r] + (gain[r] / curve[r] if curve[r] > ZERO else ZERO)
+    if len(limits) == 0:
+        round_to_half(wish, wish.view(np.int32))
+    else:
+        for r in range(TILE):
+            wish[r] = min(max(np.float32(np.rint(wish[r])), limits[0]), limits[1])
+    moved = False
+    for r in range(TILE):
+        move = wish[r] - values[r]
+        if not move * (TWO * gain[r] - move * curve[r]) > ZERO:
+            move = ZERO
+        values[r] += move
+        wish[r] = -move
+        moved = moved or move != ZERO
+    if moved:
+        for i in range(len(along)):
+            for r in range(TILE):
+                along[i, r] *= wish[r]
+        for j in range(len(h)):
+            add_product(h[j], first, along, slope[j])
+
+
+@compiled
+def fit_scales(
+    d: Floats,
+    m: Floats,
+    sub: Floats,
+    sub_min: Floats,
+    level: Floats,
+    h: Floats,
+    slope: Floats,
+    limits: Floats,
+    min_limits: Floats,
+    has_min: bool,
+    along: Floats,
+) -> None:
+    """Move a tile's scales and mins, each to its best value given all others.
+
+    Block by block: first the groups' integers, then d and m. d, m: (blocks, TILE); sub, sub_min:
+    (groups, TILE); level: the levels of the codes, (chunk, TILE); slope is kept up to date; along:
+    room of (chunk, TILE).
+    """
+    block, group = len(level) // len(d), len(level) // len(sub)
+    halves = np.empty(0, np.float32)
+    for b in range(len(d)):
+        first = b * block
+        for start in range(first, first + block, group):
+            g = start // group
+            if len(limits) > 0:
+                for i in range(group):
+                    for r in range(TILE):
+                        along[i, r] = d[b, r] * level[start + i, r]
+                move_scale(sub[g], along[:group], start, h, slope, limits)
+            if len(min_limits) > 0:
+                for i in range(group):
+                    for r in range(TILE):
+                        along[i, r] = m[b, r]
+                move_scale(sub_min[g], along[:group], start, h, slope, min_limits)
+        for i in range(block):
+            for r in range(TILE):
+                along[i, r] = sub[(first + i) // group, r] * level[first + i, r]
+        move_scale(d[b], along[:block], first, h, slope, halves)
+        if has_min:
+            for i in range(block):
+                for r in range(TILE):
+                    along[i, r] = sub_min[(first + i) // group, r]
+            move_scale(m[b], along[:block], first, h, slope, halves)
+
+
+@compiled
+def stored_weights(
+    level: Floats, d: Floats, m: Floats, sub: Floats, sub_min: Floats, out: Floats
+) -> None:
+    """Write what a tile's levels and scales stand for; level, out: (chunk, TILE)."""
+    block, group = len(level) // len(d), len(level) // len(sub)
+    for i in range(len(level)):
+        b, g = i // block, i // group
+        for r in range(TILE):
+            out[i, r] = d[b, r] * sub[g, r] * level[i, r] + m[b, r] * sub_min[g, r]
+
+
+@compiled
+def fit_codes(
+    codes: Codes,
+    weights: Floats,
+    d: Floats,
+    m: Floats,
+    sub: Floats,
+    sub_min: Floats,
+    levels: Floats,
+    h: Floats,
+    slope: Floats,
+) -> None:
+    """Move each column of a tile to its best grid point given all others.
+
+    codes: (chunk, TILE), written; weights: the rounded ones, (chunk, TILE), replaced by the new
+    ones; d, m: (blocks, TILE); sub, sub_min: (groups, TILE); slope: (chunk, TILE).
+    """
+    block, group = len(codes) // len(d), len(codes) // len(sub)
+    scale = np.empty(TILE, np.float32)
+    offset = np.empty(TILE, np.float32)
+    wish = np.empty(TILE, np.float32)
+    values = np.empty(TILE, np.float32)
+    for i in range(len(codes)):
+        b, g = i // block, i // group
+        old, inverse = weights[i], ONE / h[i, i]
+        for r in range(TILE):
+            scale[r] = d[b, r] * sub[g, r]
+            offset[r] = m[b, r] * sub_min[g, r]
+            wish[r] = old[r] + slope[i, r] * inverse
+        nearest(wish, scale, offset, levels, codes[i], values)
+        for r in range(TILE):
+            wish[r] = values[r] - old[r]
+            old[r] = values[r]
+        for j in range(i + 1, len(codes)):
+            factor, later = h[i, j], slope[j]
+            for r in range(TILE):
+                later[r] -= factor * wish[r]
+
+
+@compiled
+def fit_chunk(
+    codes: Codes,
+    d: Floats,
+    m: Floats,
+    sub: Floats,
+    sub_min: Floats,
+    slope: Floats,
+    h: Floats,
+    levels: Floats,
+    limits: Floats,
+    min_limits: Floats,
+    has_min: bool,
+    change: Floats,
+) -> None:
+    """Fit scales and mins, then every code, of a chunk of columns: whole blocks.
+
+    codes: (chunk, rows); d, m: (blocks, rows); sub, sub_min: (groups, rows); all changed in place;
+    slope: (w - rounded weights) H, (chunk, rows), not changed; h: (chunk, chunk); levels: the
+    values of the codes; limits, min_limits: of the integers, empty where the type has none. Writes
+    the change of the rounded weights, (chunk, rows).
+    """
+    count, rows = codes.shape
+    level = np.empty((count, TILE), np.float32)
+    old = np.empty((count, TILE), np.float32)
+    new = np.empty((count, TILE), np.float32)
+    local = np.empty((count, TILE), np.float32)
+    along = np.empty((count, TILE), np.float32)
+    chosen = np.empty((count, TILE), np.uint8)
+    blocks = np.empty((len(d), TILE), np.float32)
+    mins = np.empty((len(d), TILE), np.float32)
+    subs = np.empty((len(sub), TILE), np.float32)
+    sub_mins = np.empty((len(sub), TILE), np.float32)
+    for start in range(0, rows, TILE):
+        load(d, start, blocks)
+        load(m, start, mins)
+        load(sub, start, subs)
+        load(sub_min, start, sub_mins)
+        load(slope, start, local)
+        size = min(TILE, rows - start)
+        for i in range(count):
+            for r in range(TILE):
+                level[i, r] = levels[codes[i, start + r]] if r < size else ZERO
+        stored_weights(level, blocks, mins, subs, sub_mins, old)
+        fit_scales(
+            blocks, mins, subs, sub_mins, level, h, local, limits, min_limits, has_min, along
+        )
+        stored_weights(level, blocks, mins, subs, sub_mins, new)
+        fit_codes(chosen, new, blocks, mins, subs, sub_mins, levels, h, local)
+        for i in range(count):
+            for r in range(TILE):
+                new[i, r] -= old[i, r]
+        save(new, start, change)
+        save(chosen, start, codes)
+        save(blocks, start, d)
+        save(mins, start, m)
+        save(subs, start, sub)
+        save(sub_mins, start, sub_min)
