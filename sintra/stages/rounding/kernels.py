@@ -156,36 +156,63 @@ def round_to_half(values: Floats, bits: NDArray[np.int32]) -> None:
 
 @compiled
 def add_product(factors: Floats, first: int, along: Floats, out: Floats) -> None:
-    """Add to out (TILE,) the sum over i of factors[first + i] along[i]; along: (n, TILE).
-
-    n is a multiple of 4.
-    """
-    for i in range(0, len(along), 4):
+    """Add to out (TILE,) the sum over i of factors[first + i] along[i]; along: (n, TILE)."""
+    whole = len(along) // 4 * 4
+    for i in range(0, whole, 4):
         k = first + i
         a, b, c, d = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
         p, q, s, t = along[i], along[i + 1], along[i + 2], along[i + 3]
         for r in range(TILE):
             out[r] += a * p[r] + b * q[r] + c * s[r] + d * t[r]
+    for i in range(whole, len(along)):
+        factor, row = factors[first + i], along[i]
+        for r in range(TILE):
+            out[r] += factor * row[r]
+
+
+@compiled
+def add_curve(along: Floats, first: int, gram: Floats, curve: Floats) -> None:
+    """Add to curve (TILE,) each row's along' gram along; along: (n, TILE).
+
+    gram: symmetric; its rows and columns from `first` on count.
+    """
+    before, within = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for i in range(len(along)):
+        start = i // 4 * 4
+        before[:] = ZERO
+        within[:] = ZERO
+        add_product(gram[first + i], first, along[:start], before)
+        add_product(gram[first + i], first + start, along[start : start + 4], within)
+        for r in range(TILE):
+            curve[r] += along[i, r] * (TWO * before[r] + within[r])
 
 
 @compiled
 def move_scale(
-    values: Floats, along: Floats, first: int, h: Floats, slope: Floats, limits: Floats
+    values: Floats,
+    along: Floats,
+    first: int,
+    gram: Floats,
+    gains: Floats,
+    cross: Floats,
+    slope: Floats,
+    limits: Floats,
 ) -> None:
     """Move a scale of each row to its best allowed value, unless that raises the measure.
 
-    values: (TILE,), changed in place; along: the weights' change for each unit of the scale, (n,
-    TILE), overwritten; first: the first of these n columns in the chunk; h: (chunk, chunk); slope:
-    (w - rounded weights) h, (chunk, TILE), kept up to date; limits: of integers, empty for halves.
+    The scale changes n quantities that the weights are linear in: weights, or groups' offsets.
+    values: (TILE,), changed in place; along: the quantities' change for each unit of the scale, (n,
+    TILE), overwritten; first: the first of them in gram, gains and cross; gram: their curvature,
+    (all, all); gains: the measure's slope along each, (all, TILE); cross: what each does to the
+    slope, (chunk, all); slope: (w - rounded weights) h, (chunk, TILE), kept up to date; limits: of
+    integers, empty for halves.
     """
     curve, gain = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
-    row, wish = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    wish = np.empty(TILE, np.float32)
+    add_curve(along, first, gram, curve)
     for i in range(len(along)):
-        row[:] = ZERO
-        add_product(h[first + i], first, along, row)
         for r in range(TILE):
-            curve[r] += row[r] * along[i, r]
-            gain[r] += slope[first + i, r] * along[i, r]
+            gain[r] += gains[first + i, r] * along[i, r]
     for r in range(TILE):
         wish[r] = values[r] + (gain[r] / curve[r] if curve[r] > ZERO else ZERO)
     if len(limits) == 0:
@@ -205,55 +232,93 @@ def move_scale(
         for i in range(len(along)):
             for r in range(TILE):
                 along[i, r] *= wish[r]
-        for j in range(len(h)):
-            add_product(h[j], first, along, slope[j])
+        for j in range(len(slope)):
+            add_product(cross[j], first, along, slope[j])
 
 
 @compiled
-def fit_scales(
-    d: Floats,
-    m: Floats,
-    sub: Floats,
-    sub_min: Floats,
+def sum_groups(h: Floats, groups: int) -> tuple[Floats, Floats]:
+    """Return h summed over the columns of each group, (chunk, groups), and then over rows, too."""
+    count = len(h)
+    group = count // groups
+    cross, gram = np.zeros((count, groups), np.float32), np.zeros((groups, groups), np.float32)
+    for j in range(count):
+        for i in range(count):
+            cross[j, i // group] += h[j, i]
+        for g in range(groups):
+            gram[j // group, g] += cross[j, g]
+    return cross, gram
+
+
+@compiled
+def move_group(
+    state: tuple[Floats, Floats, Floats, Floats],
+    g: int,
     level: Floats,
-    h: Floats,
     slope: Floats,
-    limits: Floats,
-    min_limits: Floats,
+    curvature: tuple[Floats, Floats, Floats],
+    limits: tuple[Floats, Floats],
+    along: Floats,
+    gains: Floats,
+) -> None:
+    """Move the integers of group g: its scale, then its min. Arguments as of `fit_block`."""
+    (d, m, sub, sub_min), (h, cross, gram) = state, curvature
+    group = len(level) // len(sub)
+    first, b = g * group, g * len(d) // len(sub)
+    if len(limits[0]) > 0:
+        for i in range(group):
+            for r in range(TILE):
+                along[i, r] = d[b, r] * level[first + i, r]
+        move_scale(sub[g], along[:group], first, h, slope, h, slope, limits[0])
+    if len(limits[1]) > 0:
+        sum_rows(slope[first : first + group], gains[g])
+        along[0] = m[b]
+        move_scale(sub_min[g], along[:1], g, gram, gains, cross, slope, limits[1])
+
+
+@compiled
+def sum_rows(rows: Floats, out: Floats) -> None:
+    """Write the sum of rows (n, TILE)."""
+    out[:] = ZERO
+    for i in range(len(rows)):
+        for r in range(TILE):
+            out[r] += rows[i, r]
+
+
+@compiled
+def fit_block(
+    state: tuple[Floats, Floats, Floats, Floats],
+    b: int,
+    level: Floats,
+    slope: Floats,
+    curvature: tuple[Floats, Floats, Floats],
+    limits: tuple[Floats, Floats],
     has_min: bool,
     along: Floats,
+    gains: Floats,
 ) -> None:
-    """Move a tile's scales and mins, each to its best value given all others.
+    """Move the scales and mins of block b: group by group the integers, then d and m.
 
-    Block by block: first the groups' integers, then d and m. d, m: (blocks, TILE); sub, sub_min:
-    (groups, TILE); level: the levels of the codes, (chunk, TILE); slope is kept up to date; along:
-    room of (chunk, TILE).
+    state: scales and mins of the tile's blocks, (blocks, TILE), and integers of its groups,
+    (groups, TILE); level: the levels of the codes, (chunk, TILE); slope: (chunk, TILE); curvature:
+    h, and it summed over groups (`sum_groups`); limits: of the integers; along: room of (chunk,
+    TILE); gains: room of (groups, TILE).
     """
-    block, group = len(level) // len(d), len(level) // len(sub)
-    halves = np.empty(0, np.float32)
-    for b in range(len(d)):
-        first = b * block
-        for start in range(first, first + block, group):
-            g = start // group
-            if len(limits) > 0:
-                for i in range(group):
-                    for r in range(TILE):
-                        along[i, r] = d[b, r] * level[start + i, r]
-                move_scale(sub[g], along[:group], start, h, slope, limits)
-            if len(min_limits) > 0:
-                for i in range(group):
-                    for r in range(TILE):
-                        along[i, r] = m[b, r]
-                move_scale(sub_min[g], along[:group], start, h, slope, min_limits)
-        for i in range(block):
-            for r in range(TILE):
-                along[i, r] = sub[(first + i) // group, r] * level[first + i, r]
-        move_scale(d[b], along[:block], first, h, slope, halves)
-        if has_min:
-            for i in range(block):
-                for r in range(TILE):
-                    along[i, r] = sub_min[(first + i) // group, r]
-            move_scale(m[b], along[:block], first, h, slope, halves)
+    (d, m, sub, sub_min), (h, cross, gram) = state, curvature
+    groups, block = len(sub) // len(d), len(level) // len(d)
+    group, first = block // groups, b * block
+    for g in range(b * groups, (b + 1) * groups):
+        move_group(state, g, level, slope, curvature, limits, along, gains)
+    for i in range(block):
+        for r in range(TILE):
+            along[i, r] = sub[(first + i) // group, r] * level[first + i, r]
+    halves = limits[0][:0]
+    move_scale(d[b], along[:block], first, h, slope, h, slope, halves)
+    if has_min:
+        for g in range(b * groups, (b + 1) * groups):
+            sum_rows(slope[g * group : (g + 1) * group], gains[g])
+        along[:groups] = sub_min[b * groups : (b + 1) * groups]
+        move_scale(m[b], along[:groups], b * groups, gram, gains, cross, slope, halves)
 
 
 @compiled
@@ -340,6 +405,8 @@ def fit_chunk(
     mins = np.empty((len(d), TILE), np.float32)
     subs = np.empty((len(sub), TILE), np.float32)
     sub_mins = np.empty((len(sub), TILE), np.float32)
+    gains = np.empty((len(sub), TILE), np.float32)
+    cross, gram = sum_groups(h, len(sub))
     for start in range(0, rows, TILE):
         load(d, start, blocks)
         load(m, start, mins)
@@ -351,9 +418,18 @@ def fit_chunk(
             for r in range(TILE):
                 level[i, r] = levels[codes[i, start + r]] if r < size else ZERO
         stored_weights(level, blocks, mins, subs, sub_mins, old)
-        fit_scales(
-            blocks, mins, subs, sub_mins, level, h, local, limits, min_limits, has_min, along
-        )
+        for b in range(len(d)):
+            fit_block(
+                (blocks, mins, subs, sub_mins),
+                b,
+                level,
+                local,
+                (h, cross, gram),
+                (limits, min_limits),
+                has_min,
+                along,
+                gains,
+            )
         stored_weights(level, blocks, mins, subs, sub_mins, new)
         fit_codes(chosen, new, blocks, mins, subs, sub_mins, levels, h, local)
         for i in range(count):
