@@ -5,7 +5,7 @@ from worlds import TYPES
 from sintra.config.options import PlannerConf, ProbeConf
 from sintra.config.study import Study
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Measurement
-from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
+from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, bits_per_weight
 from sintra.hardware.estimate.estimate import Shape, memory_beside_weights
 from sintra.planning.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning.solver.mixes import mix_of
@@ -70,18 +70,20 @@ class Run:
             return int(0.88 * self.sizes.total(self.world.uniform("Q2_K")))
         if recipe.tensors:
             return self.sizes.total(mix_of(recipe, self.world.space))
-        return int(self.sizes.rest + PRESET_BITS[recipe.type] * self.shape.parameters / 8)
+        return self.sizes.total(self.preset(recipe.type))
+
+    def preset(self, name):
+        """A preset is the uniform mix whose bits are nearest to those that are published."""
+        near = min(TYPES, key=lambda t: abs(bits_per_weight(t) - PRESET_BITS[name]))
+        return self.world.uniform(near)
 
     def kld(self, recipe):
-        """A preset does what the cheapest uniform mix of its bits would, times `presets`."""
+        """A preset does three times what its uniform mix would, times `presets`."""
         if recipe.drop:
             return 1.0
         if recipe.tensors:
             return self.world.seen(mix_of(recipe, self.world.space)).value
-        near = min(
-            TYPES, key=lambda t: abs(self.size(recipe) - self.sizes.total(self.world.uniform(t)))
-        )
-        return self.world.kld(self.world.uniform(near)) * 3 * self.presets
+        return self.world.kld(self.preset(recipe.type)) * 3 * self.presets
 
     def measure(self, proposal):
         recipe, level = proposal.recipe, proposal.level
@@ -151,6 +153,7 @@ class Run:
         model = ModelFacts(
             layers=8,
             sizes=self.sizes if uniform else None,
+            presets={name: self.preset(name) for name in PRESET_BITS},
             shape=self.shape,
             distortion=share,
         )

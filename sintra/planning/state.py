@@ -83,6 +83,8 @@ class ModelFacts:
     layers: int | None = None  # number of blocks
     architecture: str = ""  # as GGUF names it, such as "llama"
     sizes: MixSizes | None = None  # bytes of any mix of tensor types
+    presets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Stock preset -> matrix -> the type that llama.cpp writes."""
     shape: Shape | None = None  # dimensions, for the estimates of time and memory
     distortion: Mapping[Recipe, Mapping[str, TensorDistortion]] = field(default_factory=dict)
     """Uniform recipe -> tensor -> its errors."""

@@ -14,7 +14,7 @@ from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.original import quantized_type
-from sintra.formats.gguf.sizes import UNQUANTIZED
+from sintra.formats.gguf.sizes import PRESET_BITS, UNQUANTIZED
 from sintra.formats.runtime import quantizer
 from sintra.store.files import link_or_copy
 
@@ -24,8 +24,9 @@ torch = lazy.module("torch")
 def run(context: Context) -> None:
     """Write model.gguf, of which every matrix has 16 or 32 bits, and layout.json.
 
-    inputs: file (the user's GGUF, as model.gguf). Raises Infeasible where llama.cpp can't decode
-    it, UserError where it lacks what a model needs.
+    layout["presets"]: what stock presets would write. inputs: file (the user's GGUF, as
+    model.gguf). Raises Infeasible where llama.cpp can't decode it, UserError where it lacks what a
+    model needs.
     """
     source, out = context.inputs["file"] / GGUF_FILE, context.out / GGUF_FILE
     try:
@@ -35,11 +36,13 @@ def run(context: Context) -> None:
     kind = quantized_type(layout)
     if kind is None:
         link_or_copy(source.resolve(), out)
-        context.write_json("layout.json", layout)
-        return
-    context.say(f"decoding {kind} and other types into F16")
-    quantizer.quantize(source, out, context.threads, kind="F16", requantize=True)
-    context.write_json("layout.json", read_layout(out) | {"decoded": kind})
+    else:
+        context.say(f"decoding {kind} and other types into F16")
+        quantizer.quantize(source, out, context.threads, kind="F16", requantize=True)
+        layout = read_layout(out)
+        layout["decoded"] = kind
+    layout["presets"] = quantizer.preset_types(out, PRESET_BITS)
+    context.write_json("layout.json", layout)
 
 
 def unpack(context: Context) -> None:
@@ -89,5 +92,5 @@ def torch_type(layout: Layout) -> Any:
     return getattr(torch, names[max(sizes, key=lambda kind: sizes[kind])])
 
 
-STAGE = Stage("adopt", 1, run, tools=("llama-cpp-python",))
+STAGE = Stage("adopt", 2, run, tools=("llama-cpp-python",))
 UNPACK = Stage("unpack", 1, unpack, tools=("transformers", "torch"))

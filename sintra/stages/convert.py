@@ -14,12 +14,14 @@ from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.sizes import PRESET_BITS
+from sintra.formats.runtime.quantizer import preset_types
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
 
 
 def run(context: Context) -> None:
-    """Write model.gguf and layout.json.
+    """Write model.gguf and layout.json; layout["presets"]: what stock presets would write.
 
     inputs: model (the checkpoint), toolchain (the converter). Raises UserError where the converter
     can't take the model, Transient where the disk is full.
@@ -57,6 +59,7 @@ def run(context: Context) -> None:
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
+    layout["presets"] = preset_types(out, PRESET_BITS)
     context.write_json("layout.json", layout)
 
 
@@ -83,4 +86,4 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
     raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
 
 
-STAGE = Stage("convert", 1, run, tools=("transformers", "sentencepiece"))
+STAGE = Stage("convert", 2, run, tools=("transformers", "sentencepiece"))

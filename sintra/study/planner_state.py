@@ -78,6 +78,7 @@ def model_facts(graph: Graph, store: Store, outcomes: Outcomes) -> ModelFacts:
         layers=layout["shape"]["layers"] if layout else None,
         architecture=architecture,
         sizes=sizes,
+        presets=layout.get("presets", {}) if layout else {},
         shape=shape,
         distortion={r: errors for r in uniform if (errors := distortion(graph, store, r))},
         influence=influence(graph, store),

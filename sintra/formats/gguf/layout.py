@@ -37,6 +37,7 @@ class Layout(TypedDict):
     context: int  # context length that the model was trained for, tokens; 0 where unknown
     tensors: list[TensorRow]
     # what stages add:
+    presets: NotRequired[dict[str, dict[str, str]]]  # stock preset -> matrix -> type, by a dry run
     decoded: NotRequired[str]  # type that the source had, where it was quantized already
     fallbacks: NotRequired[list[list[str]]]  # [tensor, requested type, written type] each
     rounding: NotRequired[Mapping[str, object]]  # how compensated rounding went

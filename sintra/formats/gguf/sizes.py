@@ -193,6 +193,25 @@ PRESET_BITS = {
 }
 
 
+# What rounding to nearest does to normally distributed weights: the error's share of their square,
+# measured with ggml's own quantizers (rows of 2048, no importance matrix but for IQ types).
+NEAREST_ERROR = {
+    "Q2_K": 8.83e-2,
+    "Q3_K": 2.28e-2,
+    "Q4_K": 5.10e-3,
+    "Q5_K": 1.31e-3,
+    "Q6_K": 3.15e-4,
+    "Q4_0": 7.39e-3,
+    "Q4_1": 6.12e-3,
+    "Q5_0": 1.83e-3,
+    "Q5_1": 1.44e-3,
+    "Q8_0": 2.88e-5,
+    "IQ4_NL": 5.62e-3,
+    "IQ4_XS": 5.72e-3,
+    "F16": 0.0,
+}
+
+
 # The fewest bits per weight that any matrix of such a file has: the base type's block. Other
 # presets are bounded by IQ1_S.
 BLOCK_BITS = {

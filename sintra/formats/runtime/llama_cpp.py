@@ -25,6 +25,7 @@ WARN = 3  # the level of warnings in llama.cpp's log; errors are above
 KEPT_LINES = 20
 TOKENS_FILE = "tokens.npy"  # a text that is tokens already, (n,) int32; text.txt is for people
 _log: list[str] = []  # the last warnings and errors of llama.cpp
+_listeners: list[list[str]] = []  # lists that every line goes to
 
 
 def load_library() -> Any:
@@ -38,9 +39,12 @@ def load_library() -> Any:
 
         @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
         def sink(level: int, text: bytes, _: object) -> None:
-            if level >= WARN and text.strip():
-                _log.append(text.decode(errors="replace").strip())
+            line = text.decode(errors="replace").strip()
+            if level >= WARN and line:
+                _log.append(line)
                 del _log[:-KEPT_LINES]
+            for listener in _listeners:
+                listener.append(line)
 
         load_library.sink = sink  # type: ignore[attr-defined]
         llama_cpp.llama_log_set(sink, ctypes.c_void_p(0))
@@ -56,6 +60,17 @@ def last_message() -> str:
 def last_messages() -> str:
     """Return the last few warnings and errors of llama.cpp, a line each."""
     return "\n".join(_log)
+
+
+@contextlib.contextmanager
+def recorded_log() -> Iterator[list[str]]:
+    """Yield a list that gets all that llama.cpp logs meanwhile, piece by piece."""
+    pieces: list[str] = []
+    _listeners.append(pieces)
+    try:
+        yield pieces
+    finally:
+        _listeners.remove(pieces)
 
 
 class LlamaModel:

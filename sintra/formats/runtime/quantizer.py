@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core.errors import Infeasible, Transient, nearest
 from sintra.formats.gguf import header
-from sintra.formats.runtime.llama_cpp import last_message, load_library
+from sintra.formats.runtime.llama_cpp import last_message, load_library, recorded_log
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 PREFIX = "LLAMA_FTYPE_MOSTLY_"
+# A matrix in a dry run's log: "[ 2/272] NAME - [ 576, 49152, 1, 1], type = f16, size = 54.00 MiB ->
+# 28.69 MiB (q8_0)".
+WRITTEN = re.compile(r"\] (\S+)\s+- \[[\d, ]+\], type = [^\[]*?-> +[\d.]+ MiB \((\w+)\)")
 
 
 def file_types() -> dict[str, int]:
@@ -66,6 +71,36 @@ def quantize(
         if "space" in last_message().lower() or "write" in last_message().lower():
             raise Transient(f"llama.cpp can't write {target.name}: {last_message()}")
         raise Infeasible("refused", f"llama.cpp can't make {kind}: {last_message()}")
+
+
+def preset_types(source: Path, presets: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return preset -> matrix -> the type that llama.cpp would write, by a dry run.
+
+    Presets that it refuses are left out.
+    """
+    library, types = load_library(), file_types()
+    header.read_gguf_header(source)
+    found = {}
+    for preset in presets:
+        params = library.llama_model_quantize_default_params()
+        params.nthread, params.ftype, params.dry_run = 1, types[preset], True
+        target = source.with_name("never-written.gguf")
+        with recorded_log() as lines:
+            failed = library.llama_model_quantize(
+                str(source).encode(), str(target).encode(), ctypes.byref(params)
+            )
+        if not failed:
+            found[preset] = _written_types(lines)
+    return found
+
+
+def _written_types(lines: Iterable[str]) -> dict[str, str]:
+    """Return matrix -> type from a dry run's log, in ggml's spelling of its enumeration."""
+    import gguf  # loads numpy
+
+    by_name = {name.lower(): name for name in gguf.GGMLQuantizationType.__members__}
+    rows = WRITTEN.findall(" ".join(lines))
+    return {name: by_name[kind.lower()] for name, kind in rows if kind.lower() in by_name}
 
 
 def _type_overrides(library: Any, tensors: list[tuple[str, str]]) -> Any:

@@ -1,10 +1,11 @@
 """The end of a search: the winner refined block after block (sintra.stages.refine) and tuned end to
-end (sintra.stages.polish), or a smaller mix that so comes under the limit; then the stock presets
-of its size, so that nothing is delivered that measured worse.
+end (sintra.stages.polish), or a smaller mix that so comes under the limit; then the stock preset of
+its size, so that nothing is delivered that measured worse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sintra.config.study import Study
@@ -12,7 +13,7 @@ from sintra.core.judge import ranked
 from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
-from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
+from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
@@ -23,7 +24,6 @@ from sintra.stages.rounding.effort import learning_steps
 # 0.7 to 0.8 after polishing).
 REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
 FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
-NEAR_SIZE = 0.2  # relative difference in bytes up to which a stock preset is built
 
 
 def propose_end(search: Search) -> list[Proposal]:
@@ -92,28 +92,36 @@ def file_bytes_of(search: Search, recipe: Recipe) -> float | None:
 
 
 def propose_stock_presets(search: Search) -> list[Proposal]:
-    """Propose the stock presets near the best's size: built first, then the largest measured.
+    """Propose the stock preset that should do least damage in at most the best's bytes.
 
-    The largest of at most its size is measured with and without importance matrix.
+    It is measured with and without importance matrix, and stays in the table as a reference.
     """
     results, author = search.state.results, search.settings.author
     best = next(iter(ranked(results.candidates, search.study.goal)), None)
     if best is None or not best.recipe.complete:
         return []
-    max_bytes = preset_bytes(search.study, best)
-    near = [
-        Recipe(preset)
-        for preset, size in expected_preset_sizes(search.sizes).items()
-        if abs(size / max_bytes - 1) < NEAR_SIZE
-    ]
-    if any(r not in results.file_bytes and r not in results.failed for r in near):
-        return [Proposal(r, "how large is this stock preset?", author, "build") for r in near]
-    fitting = [r for r in near if results.file_bytes.get(r, max_bytes + 1) <= max_bytes]
+    sizes = {name: search.sizes.total(mix) for name, mix in whole_presets(search).items()}
+    fitting = [name for name, size in sizes.items() if size <= preset_bytes(search.study, best)]
     if not fitting:
         return []
-    largest = max(fitting, key=lambda r: results.file_bytes[r])
-    why = "the largest stock preset that fits: nothing that measures worse is delivered"
-    return [Proposal(replace(largest, importance=matrix), why, author) for matrix in (False, True)]
+    damage = {name: expected_damage(search.sizes, whole_presets(search)[name]) for name in fitting}
+    chosen = min(fitting, key=lambda name: damage[name])
+    why = f"the best stock preset that fits ({sizes[chosen] / 1e6:.2f} MB), to compare with"
+    return [Proposal(Recipe(chosen, importance=matrix), why, author) for matrix in (False, True)]
+
+
+def whole_presets(search: Search) -> dict[str, Mapping[str, str]]:
+    """Return the stock presets whose matrices all have a type of known size, by name."""
+    return {
+        name: mix
+        for name, mix in search.state.model.presets.items()
+        if all(mix.get(m.name) in NEAREST_ERROR for m in search.sizes.matrices)
+    }
+
+
+def expected_damage(sizes: MixSizes, mix: Mapping[str, str]) -> float:
+    """Return what rounding to nearest does to all weights, were they alike in all matrices."""
+    return sum(m.count * NEAREST_ERROR[mix[m.name]] for m in sizes.matrices)
 
 
 def preset_bytes(study: Study, best: Candidate) -> float:
@@ -124,12 +132,3 @@ def preset_bytes(study: Study, best: Candidate) -> float:
     limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
     size = best.value("size_bytes") or 0.0
     return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
-
-
-def expected_preset_sizes(sizes: MixSizes) -> dict[str, float]:
-    """Return the presets' sizes in bytes by the published bits per weight.
-
-    Embeddings of small models change them by a tenth or two.
-    """
-    count = sum(m.count for m in sizes.matrices)
-    return {preset: sizes.rest + count * bits / 8 for preset, bits in PRESET_BITS.items()}
