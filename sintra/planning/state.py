@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Measurement, Proposal
+from sintra.core.types import Candidate, Goal, Measurement, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 
@@ -74,6 +74,28 @@ class StudyResults:
             ),
             None,
         )
+
+    def report_ratios(self) -> list[float]:
+        """Return the report text's KLD over the search text's, of each recipe measured on both."""
+        return [
+            report.value / search.value
+            for result in self.text_results
+            if result.level == "report"
+            and (search := self.kld(result.recipe, "search"))
+            and (report := self.kld(result.recipe, "report"))
+        ]
+
+    def refuted(self, goal: Goal) -> list[Recipe]:
+        """Return what held the limit on the KLD on the search text but not on the report text."""
+        limits = [c.limit for c in goal.constraints if c.metric == "kld_mean"]
+        return [
+            result.recipe
+            for result in self.text_results
+            if result.level == "report"
+            and (search := self.kld(result.recipe, "search"))
+            and (report := self.kld(result.recipe, "report"))
+            and any(search.value <= limit < report.value for limit in limits)
+        ]
 
 
 @dataclass(frozen=True)

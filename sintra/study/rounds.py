@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
@@ -19,11 +20,12 @@ from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
+from sintra.planning.state import StudyResults
 from sintra.store.files import write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
-from sintra.study.candidates import collect_candidates
-from sintra.study.planner_state import planner_state_of
+from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
+from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 else:
     lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
 
-FINALISTS = 2
+STUDY = "study"  # author of what must be measured before a study can end
+FINALISTS = 2  # candidates that are measured on the report text at once
+REPAIRS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -67,7 +71,9 @@ def next_round(
         return Round(number, stop=stop)
     candidates = collect_candidates(graph, store, rounds)
     proposals = new_variants(graph, store, rounds, candidates, session)
-    proposals = proposals or finalists_by_format(graph.study, candidates)
+    if not proposals:
+        ratios = measured_on_both(graph, store, rounds).report_ratios()
+        proposals = finalists_by_format(graph.study, candidates, median(ratios or [1.0]))
     if proposals:
         return Round(number, tuple(proposals))
     return last_round(graph, store, rounds, candidates)
@@ -80,9 +86,9 @@ def new_variants(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return what no round has proposed yet; nothing once `max_rounds` are recorded."""
+    """Return what no round has proposed yet; nothing once planners' rounds are used up."""
     study = graph.study
-    if len(rounds) >= study.max_rounds:
+    if len(rounds) >= study.max_rounds and not may_repair(graph, store, rounds, candidates):
         return []
     planned = []
     if PLANNED in buildable_formats(study):
@@ -91,6 +97,22 @@ def new_variants(
     return [
         p for p in [*propose_other_formats(study), *planned] if (p.recipe, p.level) not in earlier
     ]
+
+
+def may_repair(
+    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+) -> bool:
+    """Return whether planners may propose though their rounds are used up.
+
+    They may while nothing holds the limits, where the report text has refuted a finalist: the end
+    must not be worse than what is known. REPAIRS such rounds are allowed.
+    """
+    goal = graph.study.goal
+    later = [r for r in rounds[graph.study.max_rounds :] if r.proposals]
+    repairs = sum(any(p.author != STUDY for p in r.proposals) for r in later)
+    if repairs >= REPAIRS or any(judge(c, goal).status == "met" for c in candidates):
+        return False
+    return bool(measured_on_both(graph, store, rounds).refuted(goal))
 
 
 def ask_planner(
@@ -117,21 +139,30 @@ def ask_planner(
     return proposals
 
 
-def finalists_by_format(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+def measured_on_both(graph: Graph, store: Store, rounds: Sequence[Round]) -> StudyResults:
+    """Return the measurements on the search and on the report text."""
+    proposals = [p for r in rounds for p in r.proposals if p.level in MEASURED_LEVELS]
+    return StudyResults(text_results=tuple(text_results(graph, store, proposals)))
+
+
+def finalists_by_format(
+    study: Study, candidates: list[Candidate], ratio: float = 1.0
+) -> list[Proposal]:
     """Return the finalists of each format, so that the formats' best can be compared."""
     formats = dict.fromkeys(c.recipe.format for c in candidates)
     return [
         proposal
         for name in formats
-        for proposal in finalists(study, [c for c in candidates if c.recipe.format == name])
+        for proposal in finalists(study, [c for c in candidates if c.recipe.format == name], ratio)
     ]
 
 
-def finalists(study: Study, candidates: list[Candidate]) -> list[Proposal]:
+def finalists(study: Study, candidates: list[Candidate], ratio: float = 1.0) -> list[Proposal]:
     """Return who must be measured on the report text before the study can end.
 
     The best that aren't refuted, until one of them holds the limits; where none can, the one that
-    misses them least.
+    misses them least. Those that would break the limit on the KLD if theirs on the report text were
+    `ratio` times the search text's come last.
     """
     order = ranked(candidates, study.goal)
     undecided = []
@@ -141,8 +172,16 @@ def finalists(study: Study, candidates: list[Candidate]) -> list[Proposal]:
             break
         if not candidate.decided and (status == "undecided" or candidate is order[0]):
             undecided.append(candidate)
+    undecided.sort(key=lambda c: expected_excess(study, c, ratio))
     why = "among the best on the search text: measured on the report text"
-    return [Proposal(c.recipe, why, "study", "report") for c in undecided[:FINALISTS]]
+    return [Proposal(c.recipe, why, STUDY, "report") for c in undecided[:FINALISTS]]
+
+
+def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
+    """Return by how many nats the KLD is expected to break its limit; 0 where it holds it."""
+    kld = candidate.value("kld_mean")
+    limits = [c.limit for c in study.goal.constraints if c.metric == "kld_mean"]
+    return 0.0 if kld is None else max(0.0, *(kld * ratio - limit for limit in limits), 0.0)
 
 
 def last_round(

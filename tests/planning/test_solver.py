@@ -1,6 +1,7 @@
 """The planners of mixes on a world whose damage is known, and on a real tiny model through doit."""
 
 import dataclasses
+import statistics
 
 import numpy as np
 import pytest
@@ -8,12 +9,16 @@ from searches import Run, bits, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
+from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe, variant_name
+from sintra.core.types import Candidate, Measurement
 from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, matrix_bytes, resolve_types
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
 from sintra.planning.solver.mixes import evaluations_spent, mix_of
+from sintra.planning.solver.problem import build_problem
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
+from sintra.study.rounds import finalists
 
 BASELINES = ("imatrix_mse", "random", "optuna")
 MB = 10**6
@@ -23,8 +28,6 @@ MB = 10**6
 def test_the_solver_comes_near_the_optimum_that_only_the_world_knows(seed):
     world = World(seed)
     run = Run(study(size=bits(world, 3.6)), world).to_its_end()
-    from sintra.planning.solver.problem import build_problem
-
     weights = {
         n: {t: world.own[n] * world.space.distortion[t][n] for t in TYPES} for n in world.own
     }
@@ -77,6 +80,71 @@ def test_the_smallest_mix_under_a_limit_on_quality():
     assert len(run.tried) > again, (
         "the report text was harder: the target moves and another mix is solved for"
     )
+
+
+def smallest_that_holds(run, limit):
+    """The bytes of the best mix whose true KLD holds a limit."""
+    world = run.world
+    weights = {
+        n: {t: world.own[n] * world.space.distortion[t][n] for t in TYPES} for n in world.own
+    }
+    problem = build_problem(run.given, run.sizes, run.shape, sorted(TYPES), weights, set())
+    least, most, best = 0.0, sum(max(w.values()) for w in weights.values()), None
+    for _ in range(30):
+        middle = (least + most) / 2
+        mix = problem.solve(max_loss=middle)
+        if mix and world.kld(mix) <= limit:
+            least, best = middle, run.sizes.total(mix)
+        elif mix:
+            most = middle
+        else:
+            least = middle
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_harder_report_text_costs_few_bytes(seed):
+    """Finalists are refuted when all evaluations are spent; no probe may win for that."""
+    world = World(seed)
+    limit = world.kld(world.uniform("Q3_K"))
+    run = Run(study(optimise="size_bytes", kld=limit), world, report=1.25)
+    while True:
+        run.to_its_end()
+        state = run.state()
+        ratio = statistics.median(state.results.report_ratios() or [1.0])
+        found = finalists(run.given, list(state.results.candidates), ratio)
+        if not found:
+            break
+        run.rounds.append(found)
+        for proposal in found:
+            run.measure(proposal)
+    best = ranked(run.candidates(), run.given.goal)[0]
+    assert best.decided
+    assert best.value("kld_mean") <= limit
+    assert best.value("size_bytes") <= 1.02 * smallest_that_holds(run, limit / 1.25)
+    reported = [r for r, level in run.tried if level == "report"]
+    assert len(reported) <= 8
+
+
+def test_finalists_that_must_miss_come_last():
+    world = World(0)
+    run = Run(study(optimise="size_bytes", kld=0.1), world)
+    rows = [("Q2_K", 0.09), ("Q3_K", 0.07), ("Q4_K", 0.03)]
+    candidates = [
+        Candidate(
+            Recipe(kind),
+            "",
+            "solver",
+            (
+                Measurement("kld_mean", kld, "nats", "measured", 0.001),
+                Measurement("size_bytes", run.size(Recipe("Q2_K")) * (i + 1), "bytes", "exact"),
+            ),
+        )
+        for i, (kind, kld) in enumerate(rows)
+    ]
+    assert [p.recipe.type for p in finalists(run.given, candidates)] == ["Q2_K", "Q3_K"]
+    assert [p.recipe.type for p in finalists(run.given, candidates, 1.3)] == ["Q3_K", "Q4_K"]
+    assert [p.recipe.type for p in finalists(run.given, candidates, 9.0)] == ["Q4_K", "Q3_K"]
 
 
 def test_limits_on_other_qualities_become_one_on_kld():

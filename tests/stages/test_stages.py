@@ -11,8 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sintra.core.errors import Infeasible, UserError
 from sintra.formats.gguf.attention import refusal_reason
+from sintra.formats.gguf.header import read_array, read_texts
 from sintra.formats.gguf.imatrix import load_importance
 from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.mapped import open_tensors
+from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.formats.runtime.quantizer import file_types
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
@@ -63,6 +66,40 @@ def test_layout_is_read_back(lab, kind):
     )
     assert layout["shape"]["layers"] == 2
     assert layout["fallbacks"] == []
+
+
+def test_a_dry_run_says_what_presets_write(lab, tmp_path):
+    """Also where rows hold no whole blocks of 256."""
+    narrow = make_llama(tmp_path / "narrow", hidden=192)
+    for base in (lab.gguf, lab.run(convert, {"type": "f16"}, model=narrow, toolchain=lab.tools)):
+        told = json.loads((base / "layout.json").read_text())["presets"]
+        assert told.keys() == PRESET_BITS.keys()
+        for preset in ("Q2_K", "Q4_K_M", "IQ4_XS"):
+            written = lab.types(lab.quantize(preset, base=base))
+            assert told[preset] == {n: written[n] for n in told[preset]}
+            assert {n for n, kind in written.items() if kind != "F32"} == told[preset].keys()
+    assert not list(lab.root.rglob("never-written.gguf"))
+
+
+def test_tensors_are_mapped_as_gguf_reads_them(lab):
+    from gguf import GGUFReader
+
+    for folder in (lab.gguf, lab.quantize("Q4_K_M")):
+        theirs, ours = GGUFReader(folder / "model.gguf"), open_tensors(folder / "model.gguf")
+        assert len(theirs.tensors) == len(ours.tensors)
+        for a, b in zip(theirs.tensors, ours.tensors, strict=True):
+            assert (a.name, a.tensor_type, a.n_bytes) == (b.name, b.tensor_type, b.n_bytes)
+            assert tuple(a.shape) == b.shape
+            assert a.data.dtype == b.data.dtype
+            assert (a.data == b.data).all()
+        tokens = ours.header.metadata["tokenizer.ggml.tokens"]
+        field = theirs.get_field("tokenizer.ggml.tokens")
+        last = tokens.length - 1
+        wanted = {n: field.contents(n) for n in (0, 1, 300, last)}
+        assert read_texts(folder / "model.gguf", tokens, {*wanted, last + 1}) == wanted
+        scores = theirs.get_field("tokenizer.ggml.scores").contents()
+        found = read_array(folder / "model.gguf", ours.header.metadata["tokenizer.ggml.scores"])
+        assert found == scores
 
 
 def test_first_override_wins(lab):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import ranked
 from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Proposal
@@ -17,6 +17,7 @@ from sintra.planning.solver.search import Search
 
 NOTABLE_SAVING = 0.003  # part of the bytes that is worth a measurement
 SCREENED_MIXES = 3  # mixes that are compared on a part of the text
+MOST_REPAIRS = 4  # evaluations beyond the budget after finalists were refuted
 PRESET_EVALUATIONS = 2  # kept free for the stock presets at the end
 
 
@@ -25,7 +26,7 @@ def propose_improvement(search: Search) -> list[Proposal]:
     state, settings = search.state, search.settings
     evaluations_left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
     if evaluations_left < 1:
-        return []
+        return propose_repair(search)
     if any(p.level == "screen" for p in state.results.last_round):
         return propose_screened(search)
     best = search.solve()
@@ -42,14 +43,34 @@ def propose_improvement(search: Search) -> list[Proposal]:
     )
 
 
+def propose_repair(search: Search) -> list[Proposal]:
+    """Propose one more mix though the evaluations are spent, where finalists were refuted.
+
+    The report text has then moved the target, and the best that is left may be a probe. Each
+    refuted finalist pays for one evaluation beyond the budget.
+    """
+    beyond = evaluations_spent(search.state) - search.settings.evaluations
+    refuted = search.state.results.refuted(search.study.goal)
+    if beyond >= min(len(refuted), MOST_REPAIRS):
+        return []
+    best = search.solve()
+    recipe = search.settings.mix_recipe(best) if best else None
+    if (
+        best is None
+        or (recipe, "search") in search.state.results.attempts
+        or not promises_improvement(search, best)
+    ):
+        return []
+    return [search.propose(best, "the best mix by what the report text has shown")]
+
+
 def promises_improvement(search: Search, mix: Mix) -> bool:
     """Say whether a mix promises more than noise over the best candidate.
 
     That is, twice the paired standard error, or NOTABLE_SAVING of the bytes.
     """
     goal, results = search.study.goal, search.state.results
-    order = (c for c in ranked(results.candidates, goal) if not judge(c, goal).violated)
-    best = next(order, None)
+    best = next(iter(search.holding()), None)
     if best is None:
         return True
     if goal.optimise not in QUALITY:

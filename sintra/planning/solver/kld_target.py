@@ -30,20 +30,9 @@ def kld_target(study: Study, results: StudyResults) -> float:
         # Tasks of lm-eval that keep no score of their own have no points.
         if points or limit.metric in QUALITY:
             targets.append(kld_at_limit(points))
-    ratios = report_ratios(results)
+    ratios = results.report_ratios()
     ratio, margin = (statistics.median(ratios), MARGIN) if ratios else (1.0, MARGIN_UNSEEN)
     return min(targets, default=float("inf")) * margin / ratio
-
-
-def report_ratios(results: StudyResults) -> list[float]:
-    """Return the report text's KLD over the search text's, of each recipe measured on both."""
-    return [
-        report.value / search.value
-        for result in results.text_results
-        if result.level == "report"
-        and (search := results.kld(result.recipe, "search"))
-        and (report := results.kld(result.recipe, "report"))
-    ]
 
 
 def measured_excess(limit: Constraint, results: StudyResults) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
-from sintra.core.types import Level, Proposal
+from sintra.core.types import Candidate, Level, Proposal
 from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.solver.kld_target import kld_target
@@ -96,13 +97,25 @@ class Search:
             recipe, f"{why}: {words}", self.settings.author, level, predicted, CONFIDENCE
         )
 
+    def holding(self) -> list[Candidate]:
+        """Return the candidates that hold the limits, or are expected to, the best first.
+
+        One that was not measured on the report text is expected to have there the search text's KLD
+        times the ratio of the two texts so far.
+        """
+        goal, ratios = self.study.goal, self.state.results.report_ratios()
+        ratio = statistics.median(ratios) if ratios else 1.0
+        limit = min((c.limit for c in goal.constraints if c.metric == "kld_mean"), default=None)
+        return [
+            c
+            for c in ranked(self.state.results.candidates, goal)
+            if not judge(c, goal).violated
+            and (c.decided or limit is None or (c.value("kld_mean") or 0.0) * ratio <= limit)
+        ]
+
     def incumbent(self) -> Recipe | None:
         """Return the best mix so far that holds the limits."""
-        goal = self.study.goal
-        order = ranked(self.state.results.candidates, goal)
-        return next(
-            (c.recipe for c in order if c.recipe.complete and not judge(c, goal).violated), None
-        )
+        return next((c.recipe for c in self.holding() if c.recipe.complete), None)
 
 
 def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[Proposal]]:
