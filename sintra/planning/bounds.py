@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -36,6 +37,21 @@ def count_weights(folder: Path) -> tuple[int, int]:
             else:
                 outside += prod(tensor["shape"])
     return inside, outside
+
+
+def weights_by_columns(pin: Source) -> dict[int, int]:
+    """Return row length -> weights of the matrices that have it; empty for a hub model."""
+    counts: Counter[int] = Counter()
+    if pin.kind == "gguf":
+        for _, _, _, sides in _read_layout(Path(pin.locator))["tensors"]:
+            if len(sides) > 1:
+                counts[sides[0]] += prod(sides)
+    elif pin.kind == "folder":
+        for path in Path(pin.locator).glob("*.safetensors"):
+            for tensor in read_safetensors_header(path).values():
+                if len(tensor["shape"]) > 1:
+                    counts[tensor["shape"][-1]] += prod(tensor["shape"])
+    return dict(counts)
 
 
 def expected_shape(recipe: Recipe, pin: Source) -> Shape | None:

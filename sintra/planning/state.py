@@ -105,6 +105,8 @@ class ModelFacts:
     layers: int | None = None  # number of blocks
     architecture: str = ""  # as GGUF names it, such as "llama"
     sizes: MixSizes | None = None  # bytes of any mix of tensor types
+    columns: Mapping[int, int] = field(default_factory=dict)
+    """Row length -> weights of the matrices that have it; empty where that isn't known before."""
     presets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Stock preset -> matrix -> the type that llama.cpp writes."""
     shape: Shape | None = None  # dimensions, for the estimates of time and memory

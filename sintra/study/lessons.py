@@ -81,7 +81,7 @@ def fit_mixes(
     study: Study, state: PlannerState, sizes: MixSizes
 ) -> tuple[Surrogate, list[Observation]] | None:
     """Fit the KLD model to a study's mixes; None for no more observations than types."""
-    settings = MixSettings.of(study).with_built_types(state.model)
+    settings = MixSettings.of(study, state.model.columns).with_built_types(state.model)
     space = settings.space(state.model, sizes)
     observations = observe_mixes(settings, state.results, space)
     if len(observations) <= len(settings.types):

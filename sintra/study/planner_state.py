@@ -14,6 +14,7 @@ from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.architectures import pockets
+from sintra.planning.bounds import weights_by_columns
 from sintra.planning.state import (
     KldDifference,
     ModelFacts,
@@ -78,6 +79,7 @@ def model_facts(graph: Graph, store: Store, outcomes: Outcomes) -> ModelFacts:
         layers=layout["shape"]["layers"] if layout else None,
         architecture=architecture,
         sizes=sizes,
+        columns=weights_by_columns(graph.source),
         presets=layout.get("presets", {}) if layout else {},
         shape=shape,
         distortion={r: errors for r in uniform if (errors := distortion(graph, store, r))},

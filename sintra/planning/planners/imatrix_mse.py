@@ -29,7 +29,7 @@ CLOSE_SIZES = 1.01  # ratio of sizes at which the bisection ends
 
 def propose(study: Study, state: PlannerState) -> list[Proposal]:
     """Propose the next round: at most one mix."""
-    settings = MixSettings.of(study)
+    settings = MixSettings.of(study, state.model.columns)
     plain = replace(settings, rounding="nearest")
     if not state.results.attempts:
         files = settings.propose_files() + plain.propose_files()

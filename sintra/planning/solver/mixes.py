@@ -4,7 +4,7 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sintra.config.study import Study
@@ -12,7 +12,13 @@ from sintra.core.errors import UserError
 from sintra.core.recipe import FILE_TYPES, Recipe, Rounding
 from sintra.core.types import SCREEN, Proposal
 from sintra.formats.gguf.attention import is_attention
-from sintra.formats.gguf.sizes import MixSizes, bits_per_weight, mix_patterns, resolve_types
+from sintra.formats.gguf.sizes import (
+    MixSizes,
+    bits_per_weight,
+    mix_patterns,
+    resolve_types,
+    written_type,
+)
 from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.hardware.estimate.estimate import Shape
 from sintra.planning.solver.groups import class_weight, depth_bins, group_tensors
@@ -22,6 +28,7 @@ from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
 CURVE_EVALUATIONS = 3  # uniform mixes that are measured first
 CLOSING_EVALUATIONS = 6  # kept free for the search after the probes
+SAME_FILE = 0.75  # share of the weights in the same type from which two types are one candidate
 CRUSHED_BITS = 4.0  # bits per weight below which embedding and output are not put unmeasured
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "compensated")
 
@@ -39,8 +46,12 @@ class MixSettings:
     rounding: Rounding  # how integers are chosen
 
     @staticmethod
-    def of(study: Study) -> MixSettings:
-        """Read and check the planner's options. Raises UserError."""
+    def of(study: Study, columns: Mapping[int, int] | None = None) -> MixSettings:
+        """Read and check the planner's options. Raises UserError.
+
+        columns: row length -> weights of the model's matrices, where it is known: types that come
+        out nearly alike are left out.
+        """
         import gguf  # not on the no-op path
 
         options = study.planner
@@ -49,7 +60,7 @@ class MixSettings:
                 raise UserError(
                     f"planner.types: {name!r} is no tensor type of ggml, such as Q4_K or IQ4_XS"
                 )
-        types = tuple(sorted(set(options.types), key=bits_per_weight))
+        types = distinct_types(sorted(set(options.types), key=bits_per_weight), columns or {})
         if len(types) < 2:
             raise UserError(
                 f"planner={options.name} needs two planner.types at least to choose from"
@@ -139,6 +150,25 @@ class MixSettings:
         """
         crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED_BITS}
         return build_problem(study, sizes, shape, self.types, weights, crushed, kv)
+
+
+def distinct_types(types: Sequence[str], columns: Mapping[int, int]) -> tuple[str, ...]:
+    """Return the types without those that llama.cpp writes mostly as it writes the next one.
+
+    Rows that aren't whole blocks fall back: of 576 columns Q2_K and Q3_K are both Q4_0. types: by
+    bits per weight; columns: row length -> weights.
+    """
+    kept: list[str] = []
+    for kind in reversed(types):
+        above = kept[-1] if kept else kind
+        same = sum(
+            count
+            for length, count in columns.items()
+            if written_type(kind, length) == written_type(above, length)
+        )
+        if not kept or same < SAME_FILE * max(1, sum(columns.values())):
+            kept.append(kind)
+    return tuple(reversed(kept))
 
 
 def cut_mix(mix: Mix, dropped: tuple[int, ...], no_attention: tuple[int, ...] = ()) -> Mix:

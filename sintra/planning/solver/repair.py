@@ -23,7 +23,7 @@ def propose_choices(
     study: Study, state: PlannerState, batch: int, choose: ChooseTypes, why: str
 ) -> list[Proposal]:
     """Propose the next round of a search that chooses without looking at the limits."""
-    settings = MixSettings.of(study)
+    settings = MixSettings.of(study, state.model.columns)
     if not state.results.attempts:
         return settings.propose_files() + settings.propose_type_curve()
     settings = settings.with_built_types(state.model)

@@ -125,7 +125,7 @@ def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[
     search is None while nothing is measured, and where mixes can't be made of the model. Raises
     UserError.
     """
-    settings = MixSettings.of(study)
+    settings = MixSettings.of(study, state.model.columns)
     if not state.results.attempts:
         return None, settings.propose_files() + settings.propose_type_curve()
     settings, sizes, shape = (
