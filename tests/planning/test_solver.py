@@ -12,10 +12,16 @@ from sintra.core.errors import UserError
 from sintra.core.judge import ranked
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Measurement
-from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, matrix_bytes, resolve_types
+from sintra.formats.gguf.sizes import (
+    PRESET_BITS,
+    MixSizes,
+    bits_per_weight,
+    matrix_bytes,
+    resolve_types,
+)
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
-from sintra.planning.solver.mixes import evaluations_spent, mix_of
+from sintra.planning.solver.mixes import distinct_types, evaluations_spent, mix_of
 from sintra.planning.solver.problem import build_problem
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 from sintra.study.rounds import finalists
@@ -218,6 +224,33 @@ def test_an_unbeaten_preset_is_left_standing():
     best = ranked(run.candidates(), run.given.goal)[0]
     assert not best.recipe.tensors
     assert not judge(best, run.given.goal).violated
+
+
+@pytest.mark.parametrize(
+    ("columns", "left_out"),
+    [
+        ({}, set()),
+        ({2048: 1}, set()),
+        ({576: 108, 1536: 26}, {"Q2_K", "Q6_K"}),
+        ({576: 60, 1536: 40}, set()),
+    ],
+)
+def test_types_that_come_out_alike_are_one_candidate(columns, left_out):
+    """Of 576 columns Q2_K and Q3_K are written as Q4_0, Q6_K as Q8_0."""
+    kept = distinct_types(sorted(TYPES, key=bits_per_weight), columns)
+    assert set(TYPES) - set(kept) == left_out
+    assert list(kept) == sorted(kept, key=bits_per_weight)
+
+
+def test_the_guard_does_least_damage_not_most_bytes():
+    """IQ4_XS is smaller than Q4_0 here and loses less."""
+    world = World(0)
+    run = Run(study(size=bits(world, 4.6)), world)
+    run.preset = lambda name: world.uniform(
+        {"Q4_0": "Q4_0", "IQ4_XS": "IQ4_XS", "Q8_0": "Q8_0"}.get(name, "Q8_0")
+    )
+    run.to_its_end()
+    assert {r.type for r, level in run.tried if not r.tensors} == {"IQ4_XS"}
 
 
 @pytest.mark.parametrize("wrong", [("Q4_K_M", "Q8_0"), ("Q4_K",)])
