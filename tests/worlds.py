@@ -28,7 +28,7 @@ def matrices(blocks=8, width=256):
 class World:
     """A model whose damage is known: log-normal sensitivities, a bent link, noise."""
 
-    def __init__(self, seed, bend=0.6, noise=0.03):
+    def __init__(self, seed, bend=0.6, noise=0.03, floor=2e-5):
         rng = np.random.default_rng(seed)
         self.matrices = matrices()
         groups = group_tensors(self.matrices, 2)
@@ -50,11 +50,11 @@ class World:
         self.own = {
             m.name: self.true[groups[m.name]] * float(rng.lognormal(0, 0.15)) for m in self.matrices
         }
-        self.bend, self.noise, self.rng = bend, noise, rng
+        self.bend, self.noise, self.floor, self.rng = bend, noise, floor, rng
 
     def kld(self, mix):
         u = sum(self.own[n] * self.space.distortion[t][n] for n, t in mix.items())
-        return 2e-5 + u * math.exp(self.bend * u / 0.2)
+        return self.floor + u * math.exp(self.bend * u / 0.2)
 
     def seen(self, mix):
         value = self.kld(mix) * float(self.rng.lognormal(0, self.noise))

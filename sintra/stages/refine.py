@@ -5,7 +5,8 @@ Where there is time for it each block's rounding is then learned (sintra.stages.
 Scales and codes change, the types stay.
 
 The model is run block by block, its weights read when a block's turn comes. So it takes two blocks'
-weights, one layer's matrices and, on disk, two models' hidden states. A killed run starts again and
+weights, one layer's matrices, at most 1 GiB of layers' inputs and, on disk, two models' hidden
+states. A killed run starts again and
 makes the same file (on as many threads).
 """
 

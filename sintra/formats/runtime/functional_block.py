@@ -51,6 +51,17 @@ class FunctionalBlock:
             for i in range(len(states)):
                 states[i] = self.output(weights, one_window(states, i))[0].float().numpy()
 
+    def run_recorded(
+        self, weights: Weights, layers: Sequence[str], hidden: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of layers for one window, (1, tokens, columns), and the block's output.
+
+        hidden: (1, tokens, width).
+        """
+        with torch.no_grad(), self._recorded_inputs(layers, stop=False) as inputs:
+            output = self.output(weights, hidden)
+        return dict(inputs), output
+
     def layer_input(self, weights: Weights, layer: str, hidden: Tensor) -> Tensor:
         """Return a layer's input for one window, (1, tokens, columns)."""
         with (

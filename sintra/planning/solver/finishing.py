@@ -15,14 +15,16 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
 from sintra.planning.solver.improvement import NOTABLE_SAVING
+from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
 from sintra.stages.rounding.effort import learning_steps
 
 # What is left of a mix's KLD after finishing, until it has been measured here: rather too much than
-# too little (docs/benchmarks.md: 0.50 to 0.65 after refining, 0.29 to 0.38 where blocks learn too,
-# 0.7 to 0.8 after polishing).
-REFINED, LEARNED, POLISHED = 0.7, 0.5, 0.8
+# too little (docs/benchmarks.md: after refining 0.50 to 0.65 on the bundled models and 0.91 on
+# SmolLM2, 0.29 to 0.38 where blocks learn too, 0.7 to 0.8 after polishing).
+REFINED, LEARNED, POLISHED = 0.9, 0.5, 0.8
+MOST_FINISHED = 0.98  # of the KLD; more is left where finishing isn't worth a smaller mix
 FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
 
 
@@ -48,12 +50,28 @@ def propose_finishing(search: Search) -> list[Proposal]:
         return []
     factor = refining_factor(search) if refine else 1.0
     factor *= POLISHED if polish else 1.0
-    if not done and (smaller := propose_smaller_mix(search, incumbent, factor)):
-        return [replace(smaller, recipe=replace(smaller.recipe, refine=refine, polish=polish))]
+    factor = finished_share(search, done) or factor
+    if factor <= MOST_FINISHED and (smaller := propose_smaller_mix(search, incumbent, factor)):
+        recipe = replace(smaller.recipe, refine=refine, polish=polish)
+        if (recipe, "search") not in search.state.results.attempts:
+            return [replace(smaller, recipe=recipe)]
     chosen = zip(FINISHING_WORDS, (refine, polish), strict=True)
     words = " and ".join(word for word, on in chosen if on)
     why = f"the best so far, {words}: the same types and bytes"
     return [Proposal(replace(incumbent, refine=refine, polish=polish), why, search.settings.author)]
+
+
+def finished_share(search: Search, done: list[Recipe]) -> float | None:
+    """Return what finishing left of a mix's KLD here, or None where it wasn't tried.
+
+    What the mix would have without it is foreseen by the model of the damage.
+    """
+    for recipe in done:
+        kld = search.state.results.kld(recipe, "search")
+        mix = mix_of(recipe, search.space)
+        if kld is not None and mix is not None:
+            return kld.value / search.surrogate.predict(mix)[0]
+    return None
 
 
 def refining_factor(search: Search) -> float:

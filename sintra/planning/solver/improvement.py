@@ -51,7 +51,7 @@ def propose_repair(search: Search) -> list[Proposal]:
     """
     beyond = evaluations_spent(search.state) - search.settings.evaluations
     refuted = search.state.results.refuted(search.study.goal)
-    if beyond >= min(len(refuted), MOST_REPAIRS):
+    if not refuted or beyond >= min(len(refuted), MOST_REPAIRS):
         return []
     best = search.solve()
     recipe = search.settings.mix_recipe(best) if best else None

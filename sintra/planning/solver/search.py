@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from sintra.planning.solver.surrogate import Array
 
 CONFIDENCE = 0.9  # of the predicted interval
+LATEST = 2  # mixes that the optimism is learned from
+MOST_OPTIMISM = 0.2  # of the logarithm of the KLD
 
 
 def unchanged(problem: Problem) -> Problem:
@@ -50,7 +53,23 @@ class Search:
     @property
     def kld_target(self) -> float:
         """Return the KLD on the search text that the limits allow, in nats."""
-        return kld_target(self.study, self.state.results)
+        return kld_target(self.study, self.state.results) / self.optimism
+
+    @property
+    def optimism(self) -> float:
+        """Return by what factor the latest best mixes' KLDs were foreseen too low; at least 1.
+
+        The best mix by a model is one that the model flatters. Half of it (of the logarithm) is
+        expected again, since the model has learned from it.
+        """
+        misses = [
+            math.log(kld.value / candidate.predicted["kld_mean"])
+            for candidate in self.state.results.candidates
+            if candidate.author == self.settings.author
+            and candidate.predicted.get("kld_mean")
+            and (kld := self.state.results.kld(candidate.recipe, "search"))
+        ][-LATEST:]
+        return math.exp(min(max(sum(misses) / (2 * LATEST), 0.0), MOST_OPTIMISM))
 
     def solve(
         self,

@@ -36,6 +36,9 @@ GROUP_SPREAD, TYPE_SPREAD, BEND_SPREAD, FLOOR_SPREAD = 1.0, 0.25, 0.5, 1.0
 FLOOR_SHARE = 0.5  # of the least measured KLD: where the floor is expected
 # How much of the groups' common shift the prior leaves free; below 1, so that it can be inverted.
 FREE_SHIFT = 0.99
+# Share of a measurement's standard error that is its own: all mixes are measured on the same text,
+# whose draw is common to them and part of the ratio of the texts.
+OWN_ERROR = 0.25
 MISFIT = 0.06  # least standard deviation of the model's own error, of the logarithm of the KLD
 # Student with five degrees of freedom: what is left of some 25 measurements for the misfit
 T90 = 2.02
@@ -199,7 +202,9 @@ def fit_surrogate(
     _shift_groups(start, len(space.group_names), sums, observations)
     theta: Array = start.copy()
     normal = precision
-    errors = np.array([math.hypot(o.stderr / max(o.value, TINY), MISFIT) for o in observations])
+    errors = np.array(
+        [math.hypot(OWN_ERROR * o.stderr / max(o.value, TINY), MISFIT) for o in observations]
+    )
     for _ in range(MAX_STEPS):
         misses, slopes = _misses(observations, sums, theta, scale)
         weighted = slopes / errors[:, None] ** 2

@@ -16,7 +16,7 @@ rounded can then learn (sintra.stages.rounding.learned).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
+KEPT_BYTES = 2**30  # of layers' inputs that are kept in memory
 DAMPING = 0.01  # share of H's mean diagonal that is added to the diagonal
 OPTIONS = CompensationOptions(damping=DAMPING)
 
@@ -171,19 +172,18 @@ class SequentialRounder:
             f"{layer}.weight": self.stored_weight(tensor, parts.orders[layer])
             for layer, tensor in parts.layers.items()
         }
-        for group in layers_by_input(parts, quantized, states):
+        groups = layers_by_input(parts, quantized, states)
+        exact = ExactInputs(parts, [group[0] for group in groups], states)
+        for group in groups:
             moments = InputMoments()
             for i in range(len(states.quantized)):
-                x, y = one_window(states.exact, i), one_window(states.quantized, i)
-                moments.add(
-                    block.layer_input(parts.exact, group[0], x),
-                    block.layer_input(quantized, group[0], y),
-                )
+                y = one_window(states.quantized, i)
+                moments.add(exact.input(group[0], i), block.layer_input(quantized, group[0], y))
             for layer in group:
                 quantized[f"{layer}.weight"] = self.round_tensor(
                     parts.layers[layer], moments, parts.orders[layer]
                 )
-        block.advance(parts.exact, states.exact)
+        exact.advance()
         if self.steps:
             quantized = self.learn(parts, parts.exact | quantized, states)
         block.advance(quantized, states.quantized)
@@ -267,6 +267,39 @@ class SequentialRounder:
             tensor.data[:] = rounded.blocks.reshape(tensor.data.shape)
             self.rounded.append(name)
         return self.stored_weight(name, order)
+
+
+class ExactInputs:
+    """The inputs of some layers of the exact block.
+
+    They are kept where memory allows, so that the block is run once for all of them.
+    """
+
+    def __init__(self, parts: BlockLayers, layers: Sequence[str], states: HiddenStates) -> None:
+        """Take a block and the layers, one for each input; `states` are before the block."""
+        self.parts, self.states = parts, states
+        windows, tokens, _ = states.exact.shape
+        columns = sum(parts.exact[f"{layer}.weight"].shape[1] for layer in layers)
+        self.kept: list[dict[str, Tensor]] = []
+        if windows * tokens * columns * 4 <= KEPT_BYTES:
+            for i in range(windows):
+                hidden = one_window(states.exact, i)
+                inputs, output = parts.block.run_recorded(parts.exact, layers, hidden)
+                self.kept.append(inputs)
+                states.exact[i] = output[0].float().numpy()
+
+    def input(self, layer: str, number: int) -> Tensor:
+        """Return a layer's input for one window, (1, tokens, columns)."""
+        if self.kept:
+            return self.kept[number][layer]
+        hidden = one_window(self.states.exact, number)
+        return self.parts.block.layer_input(self.parts.exact, layer, hidden)
+
+    def advance(self) -> None:
+        """Bring the states behind the block, unless they are there already."""
+        if not self.kept:
+            self.parts.block.advance(self.parts.exact, self.states.exact)
+        self.kept.clear()
 
 
 class InputMoments:
