@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rounding import ROOT, toolchain
 
 from sintra.core.stage import Context, cores
-from sintra.stages.rounding.compensate import CompensationOptions
+from sintra.stages.rounding.damped import CompensationOptions
 
 # (blocks, width, inner width, width of key and value, vocabulary)
 LARGER = {

@@ -21,12 +21,8 @@ from sintra.formats.runtime import blocks as blocks_module
 from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
 from sintra.stages import convert, curvature
 from sintra.stages.rounding import on_cpu, on_gpu
-from sintra.stages.rounding.compensate import (
-    CompensationOptions,
-    DampedHessian,
-    compensate,
-    damped_hessian,
-)
+from sintra.stages.rounding.compensate import compensate
+from sintra.stages.rounding.damped import CompensationOptions, DampedHessian, damped_hessian
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.whole_file import compensate_file
 

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sintra.core import lazy
 from sintra.stages.rounding import on_cpu, on_gpu
+from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 from sintra.stages.rounding.grids import Grid
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from torch import Tensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
@@ -32,67 +31,12 @@ CPU_WEIGHTS, GPU_WEIGHTS = 2**20, 2**24  # weights that are rounded at once, at 
 FEWEST_SLICES = 8  # of a matrix with enough rows, on a CPU: one thread takes one at a time
 
 
-@dataclass(frozen=True)
-class CompensationOptions:
-    """How a matrix is rounded."""
-
-    damping: float = 0.01  # share of H's mean diagonal that is added to the diagonal
-    sweeps: int = 4  # passes of fitting after GPTQ's
-    lazy: int = 128  # columns between full updates: a divisor or multiple of the grid's block
-    ordered: bool = True  # whether GPTQ takes the largest diagonal first
-
-
 class Compensation(NamedTuple):
     """A rounded matrix, and tr(E H E') of the damped H divided by its mean diagonal."""
 
     blocks: NDArray[np.uint8]  # raw blocks, (rows * columns / block, bytes of a block)
     before: float  # the measure of each row's better start, summed over rows
     after: float  # the measure of the blocks, summed over rows
-
-
-class DampedHessian:
-    """H, damped and divided by its mean diagonal, and what GPTQ needs of it.
-
-    It is computed once for all rows of a tensor.
-    """
-
-    h: Tensor
-    """(columns, columns) float32."""
-    order: Tensor
-    """The order in which GPTQ takes the columns, (columns,) int64."""
-    upper: Tensor
-    """Upper Cholesky factor of the inverse of H in that order, (columns, columns) float32."""
-
-    def __init__(self, h: NDArray[np.float32], options: CompensationOptions) -> None:
-        """Damp and factor H (columns, columns)."""
-        self.h = damped_hessian(h, options.damping).to(compute_device())
-        diagonal = self.h.diagonal()
-        natural = torch.arange(len(diagonal), device=self.h.device)
-        self.order = diagonal.argsort(descending=True, stable=True) if options.ordered else natural
-        # H = R R' with R upper, so R's inverse is the upper Cholesky factor of H's inverse.
-        flipped = self.h[self.order][:, self.order].double().flip(0, 1)
-        r = torch.linalg.cholesky(flipped).flip(0, 1)
-        eye = torch.eye(len(r), dtype=torch.float64, device=r.device)
-        self.upper = torch.linalg.solve_triangular(r, eye, upper=True).float()
-
-
-def compute_device() -> str:
-    """Return the device of the arithmetic: "cuda" where there is one, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def damped_hessian(h: NDArray[np.float32], share: float) -> Tensor:
-    """Return H divided by its mean diagonal, with a share of that mean added to the diagonal.
-
-    The identity where there is no input at all. (columns, columns) float32.
-    """
-    damped = torch.tensor(h, dtype=torch.float32)
-    mean = float(damped.diagonal().double().mean())
-    if mean <= 0:
-        return torch.eye(len(damped))
-    damped /= mean
-    damped.diagonal().add_(share)
-    return damped
 
 
 def compensate(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sintra.stages.rounding import kernels
-    from sintra.stages.rounding.compensate import CompensationOptions, DampedHessian
+    from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 
     Array = NDArray[Any]
 else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sintra.stages.rounding.compensate import CompensationOptions, DampedHessian
+    from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 else:
     torch = lazy.module("torch")
 

@@ -24,7 +24,8 @@ from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.formats.runtime.blocks import BlockModel, OuterLayers
 from sintra.formats.runtime.functional_block import FunctionalBlock, one_window
-from sintra.stages.rounding.compensate import CompensationOptions, DampedHessian, compensate
+from sintra.stages.rounding.compensate import compensate
+from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.learned import (
     HeldOutError,

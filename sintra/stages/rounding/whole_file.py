@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from sintra.core import lazy
 from sintra.formats.gguf.mapped import MappedTensor, open_tensors
-from sintra.stages.rounding.compensate import (
-    Compensation,
-    CompensationOptions,
-    DampedHessian,
-    compensate,
-)
+from sintra.stages.rounding.compensate import Compensation, compensate
+from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 from sintra.stages.rounding.grids import GRIDS, Grid
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import read_tensors
