@@ -73,9 +73,9 @@ class Run:
         return self.sizes.total(self.preset(recipe.type))
 
     def preset(self, name):
-        """A preset is the uniform mix whose bits are nearest to those that are published."""
-        near = min(TYPES, key=lambda t: abs(bits_per_weight(t) - PRESET_BITS[name]))
-        return self.world.uniform(near)
+        """A preset is the largest uniform mix of at most the bits that are published."""
+        fitting = (t for t in TYPES if bits_per_weight(t) <= PRESET_BITS[name])
+        return self.world.uniform(max(fitting, key=bits_per_weight))
 
     def kld(self, recipe):
         """A preset does three times what its uniform mix would, times `presets`."""

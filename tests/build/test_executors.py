@@ -33,7 +33,6 @@ from sintra.store.store import Store
 QUICKER = (
     *(q for q in QUICK if not q.startswith("planner.types")),
     "planner.types=[Q8_0,Q4_K_M]",
-    "planner.rounding=nearest",
 )
 SUBMITIT = ("executor=slurm", "executor.cluster=local", "executor.poll_s=0.2")
 

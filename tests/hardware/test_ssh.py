@@ -64,7 +64,6 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
         "hardware=laptop",
         f"model={tiny}",
         *QUICK,
-        "planner.rounding=nearest",
         "goal.max_kld=5",
     ]
     first = project.doit(*wanted, *sshd.overrides())

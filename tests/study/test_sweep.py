@@ -158,7 +158,6 @@ def test_tasks_count_before_text_and_each_device_by_itself():
 QUICKER = (
     *(q for q in QUICK if not q.startswith("planner.types")),
     "planner.types=[Q8_0,Q4_K_M]",
-    "planner.rounding=nearest",
 )
 
 

@@ -53,12 +53,15 @@ def propose_finishing(search: Search) -> list[Proposal]:
     factor = finished_share(search, done) or factor
     if factor <= MOST_FINISHED and (smaller := propose_smaller_mix(search, incumbent, factor)):
         recipe = replace(smaller.recipe, refine=refine, polish=polish)
-        if (recipe, "search") not in search.state.results.attempts:
+        if recipe not in done:
             return [replace(smaller, recipe=recipe)]
+    recipe = replace(incumbent, refine=refine, polish=polish)
+    if recipe in done:
+        return []
     chosen = zip(FINISHING_WORDS, (refine, polish), strict=True)
     words = " and ".join(word for word, on in chosen if on)
     why = f"the best so far, {words}: the same types and bytes"
-    return [Proposal(replace(incumbent, refine=refine, polish=polish), why, search.settings.author)]
+    return [Proposal(recipe, why, search.settings.author)]
 
 
 def finished_share(search: Search, done: list[Recipe]) -> float | None:
