@@ -169,7 +169,9 @@ FAULTS = {
     "out of the space": (good({"edits": [PIN | {"value": "os.system"}], "stop": ""}),),
     "a path": (good({"edits": [PIN | {"tensors": "../../etc/passwd"}], "stop": ""}),),
     "no answer's form": (body({"choices": []}),),
-    "itself again": (good({"edits": [PIN], "stop": ""}),),
+    "itself again": (
+        good({"edits": [PIN | {"tensors": "all", "value": "Q2_K"}], "stop": ""}),  # always one mix
+    ),
     "401": (status(401, message=f"bad key {KEY}"),),
 }
 
