@@ -47,11 +47,18 @@ def propose_repair(search: Search) -> list[Proposal]:
     """Propose one more mix though the evaluations are spent, where finalists were refuted.
 
     The report text has then moved the target, and the best that is left may be a probe. Each
-    refuted finalist pays for one evaluation beyond the budget.
+    refuted finalist pays for two evaluations beyond the budget; what finishing and stock presets
+    took doesn't count.
     """
-    beyond = evaluations_spent(search.state) - search.settings.evaluations
-    refuted = search.state.results.refuted(search.study.goal)
-    if not refuted or beyond >= min(len(refuted), MOST_REPAIRS):
+    results = search.state.results
+    beside = sum(
+        level == "search" and (recipe.finished or not recipe.tensors)
+        for recipe, level in results.attempts
+    )
+    beyond = evaluations_spent(search.state) - beside
+    beyond -= search.settings.evaluations - PRESET_EVALUATIONS
+    refuted = results.refuted(search.study.goal)
+    if not refuted or beyond >= min(2 * len(refuted), MOST_REPAIRS):
         return []
     best = search.solve()
     recipe = search.settings.mix_recipe(best) if best else None
