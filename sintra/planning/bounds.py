@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -28,15 +29,20 @@ def count_weights(folder: Path) -> tuple[int, int]:
     The shapes come from the headers of the folder's safetensors files.
     """
     inside = outside = 0
+    for name, shape in folder_matrices(folder):
+        if ".layers." in name:
+            inside += prod(shape)
+        else:
+            outside += prod(shape)
+    return inside, outside
+
+
+def folder_matrices(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yield name and shape of a folder's matrices, the row's length last."""
     for path in folder.glob("*.safetensors"):
         for name, tensor in read_safetensors_header(path).items():
-            if len(tensor["shape"]) < 2:
-                continue
-            if ".layers." in name:
-                inside += prod(tensor["shape"])
-            else:
-                outside += prod(tensor["shape"])
-    return inside, outside
+            if len(tensor["shape"]) > 1:
+                yield name, tensor["shape"]
 
 
 def weights_by_columns(pin: Source) -> dict[int, int]:
@@ -47,10 +53,8 @@ def weights_by_columns(pin: Source) -> dict[int, int]:
             if len(sides) > 1:
                 counts[sides[0]] += prod(sides)
     elif pin.kind == "folder":
-        for path in Path(pin.locator).glob("*.safetensors"):
-            for tensor in read_safetensors_header(path).values():
-                if len(tensor["shape"]) > 1:
-                    counts[tensor["shape"][-1]] += prod(tensor["shape"])
+        for _, shape in folder_matrices(Path(pin.locator)):
+            counts[shape[-1]] += prod(shape)
     return dict(counts)
 
 
@@ -87,7 +91,7 @@ def gguf_shape(path: Path, bits: float, dropped: int) -> Shape:
 
 @functools.cache
 def _read_layout(path: Path) -> Layout:
-    """Read a GGUF's layout once: a large vocabulary takes a second, and a plan asks per variant."""
+    """Read a GGUF's layout once: a plan asks for it per variant."""
     return read_layout(path)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -77,24 +78,26 @@ class StudyResults:
 
     def report_ratios(self) -> list[float]:
         """Return the report text's KLD over the search text's, of each recipe measured on both."""
-        return [
-            report.value / search.value
-            for result in self.text_results
-            if result.level == "report"
-            and (search := self.kld(result.recipe, "search"))
-            and (report := self.kld(result.recipe, "report"))
-        ]
+        return [report / search for _, search, report in self._on_both_texts()]
+
+    def report_ratio(self) -> float:
+        """Return the median of `report_ratios`; 1 where nothing was measured on both texts."""
+        return statistics.median(self.report_ratios() or [1.0])
+
+    def _on_both_texts(self) -> Iterator[tuple[Recipe, float, float]]:
+        """Yield the recipes measured on both texts, with the KLD on the search and the report's."""
+        for result in self.text_results:
+            search = self.kld(result.recipe, "search") if result.level == "report" else None
+            if search:
+                yield result.recipe, search.value, result.metrics["kld_mean"].value
 
     def refuted(self, goal: Goal) -> list[Recipe]:
         """Return what held the limit on the KLD on the search text but not on the report text."""
         limits = [c.limit for c in goal.constraints if c.metric == "kld_mean"]
         return [
-            result.recipe
-            for result in self.text_results
-            if result.level == "report"
-            and (search := self.kld(result.recipe, "search"))
-            and (report := self.kld(result.recipe, "report"))
-            and any(search.value <= limit < report.value for limit in limits)
+            recipe
+            for recipe, search, report in self._on_both_texts()
+            if any(search <= limit < report for limit in limits)
         ]
 
 

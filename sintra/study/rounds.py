@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
@@ -36,7 +35,7 @@ else:
 
 STUDY = "study"  # author of what must be measured before a study can end
 FINALISTS = 2  # candidates that are measured on the report text at once
-REPAIRS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
+EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -72,8 +71,8 @@ def next_round(
     candidates = collect_candidates(graph, store, rounds)
     proposals = new_variants(graph, store, rounds, candidates, session)
     if not proposals:
-        ratios = measured_on_both(graph, store, rounds).report_ratios()
-        proposals = finalists_by_format(graph.study, candidates, median(ratios or [1.0]))
+        ratio = measured_on_both(graph, store, rounds).report_ratio()
+        proposals = finalists_by_format(graph.study, candidates, ratio)
     if proposals:
         return Round(number, tuple(proposals))
     return last_round(graph, store, rounds, candidates)
@@ -88,7 +87,7 @@ def new_variants(
 ) -> list[Proposal]:
     """Return what no round has proposed yet; nothing once planners' rounds are used up."""
     study = graph.study
-    if len(rounds) >= study.max_rounds and not may_repair(graph, store, rounds, candidates):
+    if len(rounds) >= study.max_rounds and not may_go_on(graph, store, rounds, candidates):
         return []
     planned = []
     if PLANNED in buildable_formats(study):
@@ -99,18 +98,18 @@ def new_variants(
     ]
 
 
-def may_repair(
+def may_go_on(
     graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
 ) -> bool:
     """Return whether planners may propose though their rounds are used up.
 
     They may while nothing holds the limits, where the report text has refuted a finalist: the end
-    must not be worse than what is known. REPAIRS such rounds are allowed.
+    must not be worse than what is known. EXTRA_ROUNDS such rounds are allowed.
     """
     goal = graph.study.goal
     later = [r for r in rounds[graph.study.max_rounds :] if r.proposals]
-    repairs = sum(any(p.author != STUDY for p in r.proposals) for r in later)
-    if repairs >= REPAIRS or any(judge(c, goal).status == "met" for c in candidates):
+    extra = sum(any(p.author != STUDY for p in r.proposals) for r in later)
+    if extra >= EXTRA_ROUNDS or any(judge(c, goal).status == "met" for c in candidates):
         return False
     return bool(measured_on_both(graph, store, rounds).refuted(goal))
 
@@ -181,7 +180,7 @@ def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
     """Return by how many nats the KLD is expected to break its limit; 0 where it holds it."""
     kld = candidate.value("kld_mean")
     limits = [c.limit for c in study.goal.constraints if c.metric == "kld_mean"]
-    return 0.0 if kld is None else max(0.0, *(kld * ratio - limit for limit in limits), 0.0)
+    return 0.0 if kld is None else max([0.0, *(kld * ratio - limit for limit in limits)])
 
 
 def last_round(

@@ -21,8 +21,8 @@ from sintra.planning.solver.search import Search
 from sintra.stages.rounding.effort import learning_steps
 
 # What is left of a mix's KLD after finishing, until it has been measured here: rather too much than
-# too little (docs/benchmarks.md: after refining 0.50 to 0.65 on the bundled models and 0.91 on
-# SmolLM2, 0.29 to 0.38 where blocks learn too, 0.7 to 0.8 after polishing).
+# too little on the bundled models (docs/benchmarks.md: after refining 0.50 to 0.65, 0.29 to 0.38
+# where blocks learn too, 0.7 to 0.8 after polishing); on SmolLM2 refining left 0.97 to 0.99.
 REFINED, LEARNED, POLISHED = 0.9, 0.5, 0.8
 MOST_FINISHED = 0.98  # of the KLD; more is left where finishing isn't worth a smaller mix
 FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
@@ -121,13 +121,13 @@ def propose_stock_presets(search: Search) -> list[Proposal]:
     best = next(iter(ranked(results.candidates, search.study.goal)), None)
     if best is None or not best.recipe.complete:
         return []
-    sizes = {name: search.sizes.total(mix) for name, mix in whole_presets(search).items()}
-    fitting = [name for name, size in sizes.items() if size <= preset_bytes(search.study, best)]
+    max_bytes, presets = preset_bytes(search.study, best), whole_presets(search)
+    fitting = [name for name, mix in presets.items() if search.sizes.total(mix) <= max_bytes]
     if not fitting:
         return []
-    damage = {name: expected_damage(search.sizes, whole_presets(search)[name]) for name in fitting}
-    chosen = min(fitting, key=lambda name: damage[name])
-    why = f"the best stock preset that fits ({sizes[chosen] / 1e6:.2f} MB), to compare with"
+    chosen = min(fitting, key=lambda name: expected_damage(search.sizes, presets[name]))
+    size = search.sizes.total(presets[chosen]) / 1e6
+    why = f"the best stock preset that fits ({size:.2f} MB), to compare with"
     return [Proposal(Recipe(chosen, importance=matrix), why, author) for matrix in (False, True)]
 
 

@@ -17,7 +17,7 @@ from sintra.planning.solver.search import Search
 
 NOTABLE_SAVING = 0.003  # part of the bytes that is worth a measurement
 SCREENED_MIXES = 3  # mixes that are compared on a part of the text
-MOST_REPAIRS = 4  # evaluations beyond the budget after finalists were refuted
+MOST_EXTRA = 4  # evaluations beyond the budget after finalists were refuted
 PRESET_EVALUATIONS = 2  # kept free for the stock presets at the end
 
 
@@ -26,7 +26,7 @@ def propose_improvement(search: Search) -> list[Proposal]:
     state, settings = search.state, search.settings
     evaluations_left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
     if evaluations_left < 1:
-        return propose_repair(search)
+        return propose_after_refutation(search)
     if any(p.level == "screen" for p in state.results.last_round):
         return propose_screened(search)
     best = search.solve()
@@ -43,7 +43,7 @@ def propose_improvement(search: Search) -> list[Proposal]:
     )
 
 
-def propose_repair(search: Search) -> list[Proposal]:
+def propose_after_refutation(search: Search) -> list[Proposal]:
     """Propose one more mix though the evaluations are spent, where finalists were refuted.
 
     The report text has then moved the target, and the best that is left may be a probe. Each
@@ -58,7 +58,7 @@ def propose_repair(search: Search) -> list[Proposal]:
     beyond = evaluations_spent(search.state) - beside
     beyond -= search.settings.evaluations - PRESET_EVALUATIONS
     refuted = results.refuted(search.study.goal)
-    if not refuted or beyond >= min(2 * len(refuted), MOST_REPAIRS):
+    if not refuted or beyond >= min(2 * len(refuted), MOST_EXTRA):
         return []
     best = search.solve()
     recipe = search.settings.mix_recipe(best) if best else None

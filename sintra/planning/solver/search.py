@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -122,8 +121,7 @@ class Search:
         One that was not measured on the report text is expected to have there the search text's KLD
         times the ratio of the two texts so far.
         """
-        goal, ratios = self.study.goal, self.state.results.report_ratios()
-        ratio = statistics.median(ratios) if ratios else 1.0
+        goal, ratio = self.study.goal, self.state.results.report_ratio()
         limit = min((c.limit for c in goal.constraints if c.metric == "kld_mean"), default=None)
         return [
             c
