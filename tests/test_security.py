@@ -19,11 +19,8 @@ from sintra.core.canonical import sealed, unsealed
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context
 from sintra.formats.checkpoint import remote_code
-from sintra.formats.checkpoint.safetensors import (
-    check_folder,
-    is_model_file,
-    read_safetensors_header,
-)
+from sintra.formats.checkpoint.folder import check_folder, is_model_file
+from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf import header as header_module
 from sintra.stages.fetch import STAGE as FETCH
 from sintra.store import entries
@@ -246,7 +243,7 @@ def test_a_link_out_of_a_models_folder(tiny, tmp_path):
         check_folder(model)
     (model / "tokenizer.json").unlink()
     (model / "chat_template.jinja").symlink_to(model / "config.json")
-    assert "chat_template.jinja" in {p.name for p in check_folder(model)}
+    assert "chat_template.jinja" in {p.name for p in check_folder(model).files}
 
 
 def test_the_hubs_own_cache_links_to_its_blobs(tiny, tmp_path):
@@ -256,7 +253,9 @@ def test_the_hubs_own_cache_links_to_its_blobs(tiny, tmp_path):
     shutil.copytree(tiny, repo / "blobs")
     for path in (repo / "blobs").iterdir():
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    assert [p.name for p in check_folder(snapshot)] == [p.name for p in check_folder(tiny)]
+    assert [p.name for p in check_folder(snapshot).files] == [
+        p.name for p in check_folder(tiny).files
+    ]
 
 
 @pytest.mark.parametrize("shard", ["../../etc/passwd", "/etc/passwd", "missing.safetensors"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
@@ -113,7 +113,7 @@ def at_bits(shape: Shape, inside: int, outside: int, bits: float, dropped: int) 
 
 def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     """Return the shape of the model in a folder, as `quantized_shape` does."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     inside, outside = count_weights(folder)
     layers, width, heads = (
         config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.folder import is_model_file
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.packed import (
     check_packed,
     compressed_layout,
     first_indivisible,
     read_quantization,
 )
-from sintra.formats.checkpoint.safetensors import is_model_file
 from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.formats.runtime.call import call_in_python
 from sintra.formats.runtime.environments import locked_python
@@ -110,7 +111,7 @@ def compress_native(context: Context) -> None:
 
 def half_dtype(folder: Path) -> torch.dtype:
     """Return the 16-bit type of a checkpoint's unquantized tensors: its own, or float16."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     name = config.get("dtype") or config.get("torch_dtype")
     return torch.bfloat16 if name == "bfloat16" else torch.float16
 

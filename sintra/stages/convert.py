@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.sizes import PRESET_BITS
@@ -55,7 +55,7 @@ def run(context: Context) -> None:
     )
     context.say(done.stdout)
     if done.returncode or not out.exists():
-        raise_converter_error(done.stdout, json.loads((model / "config.json").read_text()))
+        raise_converter_error(done.stdout, read_object(model / "config.json"))
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")

@@ -9,8 +9,15 @@ from sintra.config.tasks import task_files
 from sintra.core.artifact import GGUF_FILE, Artifact, File
 from sintra.core.errors import Transient
 from sintra.core.stage import Context, Stage
+from sintra.formats.checkpoint.folder import check_folder
+from sintra.formats.checkpoint.json_files import copy_without_mark, has_mark
 from sintra.formats.checkpoint.remote_code import write_permission
-from sintra.formats.checkpoint.safetensors import check_folder
+from sintra.formats.checkpoint.vocabulary import (
+    embedding_rows,
+    highest_token,
+    refuse_tokens_beyond,
+)
+from sintra.formats.checkpoint.weights import read_extreme, refuse_extreme
 from sintra.stages.hub import download_model
 from sintra.store.files import hash_file
 
@@ -26,18 +33,28 @@ def run(context: Context) -> None:
     code = context.params.get("code", False)
     if kind == "hub":
         download_model(context, context.hints["from"], digest)
-        check_folder(context.out, code)
+        check_downloaded(context.out, code)
         if code:
             write_permission(context.out)
         return
     source = Path(context.hints["from"])
     for name, path in source_files(kind, source, code).items():
-        shutil.copyfile(path, context.out / name)
+        (copy_without_mark if has_mark(path) else shutil.copyfile)(path, context.out / name)
     if code:
         write_permission(context.out)
     files = [File(p.name, p.stat().st_size, hash_file(p)) for p in sorted(context.out.iterdir())]
     if Artifact(tuple(files)).digest != digest:
         raise Transient(f"{source} changed while it was copied")
+
+
+def check_downloaded(folder: Path, code: bool) -> None:
+    """Check what came from the hub as a local folder is checked. Raises UserError."""
+    for path in (p for p in folder.iterdir() if has_mark(p)):
+        copy_without_mark(path, path)
+    found = check_folder(folder, code)
+    for path in found.weights:
+        refuse_extreme(folder, read_extreme(path), None)
+    refuse_tokens_beyond(folder, embedding_rows(found.tensors), highest_token(folder))
 
 
 def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]:
@@ -46,7 +63,11 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
         return {"text.txt": source}
     if kind == "gguf":
         return {GGUF_FILE: source}
-    return task_files(source) if kind == "task" else {p.name: p for p in check_folder(source, code)}
+    return (
+        task_files(source)
+        if kind == "task"
+        else {p.name: p for p in check_folder(source, code).files}
+    )
 
 
 STAGE = Stage("fetch", 1, run, resource="light")

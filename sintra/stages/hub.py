@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context
-from sintra.formats.checkpoint.safetensors import is_model_file, read_safetensors_header
+from sintra.formats.checkpoint.folder import is_model_file
+from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.store.files import hash_file
 
 if TYPE_CHECKING:

@@ -2,29 +2,87 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sintra.core.artifact import GGUF_FILE, Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError, nearest
+from sintra.formats.checkpoint.folder import ModelFolder, check_folder
+from sintra.formats.checkpoint.json_files import content, has_mark
 from sintra.formats.checkpoint.remote_code import PERMISSION
-from sintra.formats.checkpoint.safetensors import check_folder
+from sintra.formats.checkpoint.vocabulary import (
+    Token,
+    embedding_rows,
+    highest_token,
+    refuse_tokens_beyond,
+)
+from sintra.formats.checkpoint.weights import Extreme, read_extreme, refuse_extreme
 from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
 from sintra.store.store import Store
 
+# Files whose tokens have their numbers in them.
+BY_ID = ("tokenizer.json", "vocab.json")
 
-def pin_folder(folder: Path, digests: Digests, code: bool = False) -> Source:
+
+def pin_folder(
+    folder: Path, digests: Digests, code: bool = False, convert: str | None = None
+) -> Source:
     """Pin a local model by the digest of its tree. Raises UserError.
 
-    code: whether its own Python may be run, which is a part of the digest.
+    code: whether its own Python may be run, which is a part of the digest; convert: the type of its
+    GGUF, where that is known.
     """
-    files = tuple(File(path.name, *digests.file(path)) for path in check_folder(folder, code))
+    found = check_folder(folder, code)
+    check_content(folder, found, digests, convert)
+    files = tuple(pinned_file(path, digests) for path in found.files)
     tree = Artifact(files + ((PERMISSION,) if code else ()))
     return Source("folder", tree.digest, str(folder.resolve()))
+
+
+def pin_checkpoint(folder: Path, digests: Digests) -> Source:
+    """Pin a GPTQ checkpoint that exists already. Raises UserError."""
+    found = check_folder(folder, quantized=True)
+    files = tuple(pinned_file(path, digests) for path in found.files)
+    return Source("folder", Artifact(files).digest, str(folder.resolve()))
+
+
+def pinned_file(path: Path, digests: Digests) -> File:
+    """Return a model's file as the store will have it: JSON without a byte order mark."""
+    if has_mark(path):
+        data = content(path)
+        return File(path.name, len(data), hashlib.sha256(data).hexdigest())
+    return File(path.name, *digests.file(path))
+
+
+def check_content(folder: Path, found: ModelFolder, digests: Digests, convert: str | None) -> None:
+    """Check every weight and the tokenizer's ids of a folder, once for each content.
+
+    convert: as pin_folder has it. Raises UserError.
+    """
+    for path in found.weights:
+        extreme = digests.remember(path, "extreme", partial(_extreme_text, path))
+        refuse_extreme(folder, Extreme.parse(str(extreme)), convert)
+    vocabulary = next((p for p in found.files if p.name in BY_ID), None)
+    if vocabulary is None:
+        return
+    last = digests.remember(vocabulary, "last", partial(_last_text, folder))
+    token = Token.parse(last) if last else None
+    refuse_tokens_beyond(folder, embedding_rows(found.tensors), token)
+
+
+def _extreme_text(path: Path) -> str:
+    return read_extreme(path).as_text()
+
+
+def _last_text(folder: Path) -> str | None:
+    token = highest_token(folder)
+    return token.as_text() if token else None
 
 
 def pin_gguf(path: Path, digests: Digests, requantize: bool) -> Source:

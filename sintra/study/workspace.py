@@ -109,7 +109,7 @@ def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> 
         return pinning.pin_gguf(path, digests, model.requantize)
     folder = model_folder(root, model.source)
     if folder is not None:
-        return pinning.pin_folder(folder, digests, model.trust_remote_code)
+        return pinning.pin_folder(folder, digests, model.trust_remote_code, model.convert)
     return pinning.pinned_hub(store, model.source, model.revision)
 
 
@@ -131,7 +131,7 @@ def pinned_text(root: Path, study: Study, digests: Digests, role: str) -> Source
 def pinned_checkpoint(root: Path, config: Config, digests: Digests) -> Source | None:
     """Return the pin of a GPTQ checkpoint that exists already, where one is named."""
     folder = config.compress.checkpoint
-    return pinning.pin_folder(root / Path(folder).expanduser(), digests) if folder else None
+    return pinning.pin_checkpoint(root / Path(folder).expanduser(), digests) if folder else None
 
 
 def model_folder(root: Path, text: str) -> Path | None:

@@ -201,7 +201,7 @@ def safetensors(data: bytes, folder: Path) -> None:
 
 def folders(data: bytes, folder: Path) -> None:
     """A model's configuration and index."""
-    from sintra.formats.checkpoint.safetensors import check_folder
+    from sintra.formats.checkpoint.folder import check_folder
 
     _file(seeds.safetensors()[0], folder, "model.safetensors")
     for name in ("config.json", "tokenizer_config.json", "model.safetensors.index.json"):

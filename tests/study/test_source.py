@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sintra.core.errors import UserError
-from sintra.formats.checkpoint.safetensors import check_folder, is_model_file
+from sintra.formats.checkpoint.folder import check_folder, is_model_file
 from sintra.study.pinning import Digests, pin_folder
 
 
@@ -16,7 +16,7 @@ def copy(tiny, tmp_path):
 
 
 def test_good(copy):
-    names = {p.name for p in check_folder(copy)}
+    names = {p.name for p in check_folder(copy).files}
     assert names == {
         "config.json",
         "generation_config.json",

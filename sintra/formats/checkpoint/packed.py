@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from sintra.core.errors import Infeasible
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.layout import Layout, LayoutShape
 
@@ -70,10 +70,10 @@ def read_quantization(folder: Path) -> Quantization:
 
     It stands in config.json, or in quantize_config.json where auto-gptq wrote the checkpoint.
     """
-    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    config = read_object(folder / "config.json").get("quantization_config")
     gptq_config = folder / "quantize_config.json"
     if config is None and gptq_config.exists():
-        config = json.loads(gptq_config.read_text()) | {"quant_method": "gptq"}
+        config = read_object(gptq_config) | {"quant_method": "gptq"}
     if not config:
         return {}
     if config.get("quant_method") == "compressed-tensors":

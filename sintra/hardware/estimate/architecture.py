@@ -7,13 +7,13 @@ importance matrix).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.gguf.sizes import block_size, written_type
 from sintra.hardware.estimate.estimate import Shape, is_k_quant, type_cost
 
@@ -115,9 +115,9 @@ def read_architecture(path: Path) -> Architecture:
     Raises UserError for an unknown architecture, and for a file that can't be read.
     """
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        config = read_object(path)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
     return architecture_of(config.get("text_config") or config)
 
 
