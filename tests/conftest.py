@@ -20,7 +20,12 @@ if worker := os.environ.get(
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(worker.removeprefix("gw")) % len(CORES)]})
 os.environ["DO_NOT_TRACK"] = "1"
-COMPENSATED = ("probe=quick", "planner=ladder", "planner.types=[Q8_0,Q4_K_M,Q2_K]")
+COMPENSATED = (
+    "probe=quick",
+    "planner=ladder",
+    "planner.types=[Q8_0,Q4_K_M,Q2_K]",
+    "model.check=false",  # tests/stages/test_conversion.py
+)
 QUICK = (
     *COMPENSATED,
     "planner.rounding=nearest",

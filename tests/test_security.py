@@ -452,6 +452,7 @@ def test_the_result_says_that_code_was_trusted(project, own):
         "hardware=jetson_nano",
         f"model={model}",
         "probe=quick",
+        "model.check=false",
         "planner=ladder",
         "planner.types=[Q8_0]",
         "planner.rounding=nearest",
@@ -480,6 +481,7 @@ def test_secrets_are_written_nowhere(project, tiny):
         "hardware=jetson_nano",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "planner=ladder",
         "planner.types=[Q8_0]",
     )

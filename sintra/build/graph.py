@@ -98,6 +98,17 @@ class Graph:
         inputs = {"model": self.fetch(), "toolchain": self.toolchain()}
         return self.step("convert", self.study.model, {"type": self.study.convert}, inputs)
 
+    def conversion(self) -> Step | None:
+        """Return the step that compares the converted GGUF with the original.
+
+        None where the GGUF is the original, or the user doesn't want it compared.
+        """
+        if self.source.kind == "gguf" or not self.study.check:
+            return None
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("search")}
+        params = {"context": self.study.probe.context}
+        return self.step("conversion", self.study.model, params, inputs)
+
     def curvature(self) -> Step:
         """Return the step that sums X'X of every linear layer over the calibration text.
 

@@ -53,6 +53,7 @@ class ModelConf:
     convert: str = "f16"  # 16-bit type of its GGUF: f16, bf16 (or f32)
     trust_remote_code: bool = False  # whether Python code that comes with it may be run
     requantize: bool = False  # whether a GGUF may be quantized already: damage counts from there
+    check: bool = True  # whether its GGUF's predictions are compared with the original's first
     texts: str = "own"  # what it is judged on by default: own, or stories (the bundled models)
 
     @property

@@ -47,6 +47,7 @@ class Study:
     overrides: tuple[str, ...]  # the command line, raw
     convert: str = "f16"  # 16-bit type of the converted GGUF
     trust_remote_code: bool = False  # whether the model's own Python may be run
+    check: bool = True  # whether the converted GGUF is compared with the original
     formats: tuple[str, ...] = ("gguf",)  # file formats to make and compare
     compress: CompressConf = field(
         default_factory=CompressConf
@@ -143,6 +144,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         overrides=tuple(raw),
         convert=model.convert,
         trust_remote_code=model.trust_remote_code,
+        check=model.check,
         formats=formats_of(config),
         compress=config.compress,
         measured_on=measured_on(config.executor),

@@ -14,7 +14,9 @@ from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
+from sintra.formats.checkpoint.folder import weight_files
 from sintra.formats.checkpoint.json_files import read_object
+from sintra.formats.checkpoint.model_kind import SENSES, is_tied
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
@@ -38,10 +40,15 @@ def count_weights(folder: Path) -> tuple[int, int]:
 
 
 def folder_matrices(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Yield name and shape of a folder's matrices, the row's length last."""
-    for path in folder.glob("*.safetensors"):
+    """Yield name and shape of the language model's matrices in a folder, the row's length last.
+
+    A second copy of a tied embedding isn't among them.
+    """
+    tied = is_tied(read_object(folder / "config.json"))
+    for path in weight_files(folder):
         for name, tensor in read_safetensors_header(path).items():
-            if len(tensor["shape"]) > 1:
+            copy = tied and name.endswith("lm_head.weight")
+            if len(tensor["shape"]) > 1 and not copy and not SENSES.search(name):
                 yield name, tensor["shape"]
 
 
@@ -113,7 +120,8 @@ def at_bits(shape: Shape, inside: int, outside: int, bits: float, dropped: int) 
 
 def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     """Return the shape of the model in a folder, as `quantized_shape` does."""
-    config = read_object(folder / "config.json")
+    whole = read_object(folder / "config.json")
+    config = whole.get("text_config") or whole
     inside, outside = count_weights(folder)
     layers, width, heads = (
         config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
@@ -121,7 +129,7 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     shape = Shape(
         weight_bytes=0,
         embedding_bytes=0,
-        tied=bool(config.get("tie_word_embeddings")),
+        tied=is_tied(whole),
         parameters=0,
         layers=layers,
         width=width,

@@ -17,6 +17,7 @@ from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
 from sintra.results import formats
+from sintra.results.conversion import conversion_json
 from sintra.store.store import Store
 from sintra.study.json_types import (
     CandidateJson,
@@ -88,8 +89,12 @@ def add_special_cases(
     if layout := original_layout(graph, workspace.store):
         if decoded := layout.get("decoded"):
             result["decoded"] = decoded
+        if warnings := layout.get("warnings"):
+            result["warnings"] = warnings
         if fallbacks := fallbacks_of(layout, study.planner.types):
             result["fallbacks"] = fallbacks
+    if compared := conversion_json(graph, workspace.store):
+        result["conversion"] = compared
     if graph.study.board:
         result["board"] = graph.study.board.identity
 

@@ -10,6 +10,7 @@ from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
+from sintra.results.conversion import conversion_words, warning_words
 from sintra.results.formats import format_kld, format_metric, format_table
 from sintra.results.result import model_file
 from sintra.study.json_types import CandidateJson, FallbackJson, ResultJson
@@ -99,11 +100,21 @@ def footnotes(result: ResultJson) -> list[str]:
         "of equal top",
         f"tokens are measured against {original_words(result)}",
     ]
-    lines += [fallback_words(row) for row in result.get("fallbacks", [])]
+    lines += source_notes(result)
     if result.get("trust_remote_code"):
         lines.append(
             f"{result['model']} was read with Python code of its own (model.trust_remote_code=true)"
         )
+    return lines
+
+
+def source_notes(result: ResultJson) -> list[str]:
+    """Return what there is to know of the 16-bit GGUF that everything is compared with."""
+    lines = [fallback_words(row) for row in result.get("fallbacks", [])]
+    if compared := result.get("conversion"):
+        lines.append(conversion_words(compared))
+    if warnings := result.get("warnings"):
+        lines.append(warning_words(warnings))
     return lines
 
 

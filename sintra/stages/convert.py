@@ -7,16 +7,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.json_files import read_object
+from sintra.formats.checkpoint.model_kind import is_tied
 from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.leave_out import without_equal_output
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
 
+MOST_WARNINGS, LONGEST_WARNING = 5, 200  # lines of the converter's that are shown, characters
+# Warnings about what every model has: rope without scaling, a name that isn't a repository's.
+HARMLESS = re.compile(r"Unknown RoPE type: default$|.*(model card|metadata)", re.IGNORECASE)
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
 
 
@@ -56,11 +62,31 @@ def run(context: Context) -> None:
     context.say(done.stdout)
     if done.returncode or not out.exists():
         raise_converter_error(done.stdout, read_object(model / "config.json"))
+    if is_tied(read_object(model / "config.json")):
+        leave_out_copy(context, out)
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
     layout["presets"] = preset_types(out, PRESET_BITS)
+    if warnings := converter_warnings(done.stdout):
+        layout["warnings"] = warnings
     context.write_json("layout.json", layout)
+
+
+def leave_out_copy(context: Context, path: Path) -> None:
+    """Leave the output matrix out where it is the tied embedding, saved twice."""
+    smaller = context.out / "smaller.gguf"
+    if without_equal_output(path, smaller):
+        smaller.replace(path)
+        context.say("the output matrix is the embedding once more: left out")
+
+
+def converter_warnings(log: str) -> list[str]:
+    """Return what the converter warned of: printable lines, the first few, without the harmless."""
+    found = re.findall(r"^WARNING:[\w.-]+:(.+)$", log, re.MULTILINE)
+    printable = (line.strip() for line in found if line.isprintable())
+    lines = (line[:LONGEST_WARNING] for line in printable if not HARMLESS.match(line))
+    return list(dict.fromkeys(lines))[:MOST_WARNINGS]
 
 
 def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:

@@ -161,6 +161,16 @@ class FallbackJson(TypedDict):
     written: dict[str, str]  # planned type -> the type that is in the file
 
 
+class ConversionJson(TypedDict, total=False):
+    """How far the 16-bit GGUF is from the original checkpoint."""
+
+    kld_mean: float  # mean KL(transformers || GGUF), nats
+    tokens: int  # over which it is the mean
+    kld_long: float  # the same in one window that reaches beyond `long`, nats
+    long: str  # a sliding window or a kind of rope scaling, in words
+    reason: str  # why it wasn't compared, instead of all these
+
+
 class ResultJson(TypedDict):
     """result.json."""
 
@@ -184,6 +194,8 @@ class ResultJson(TypedDict):
     formats: NotRequired[list[FormatJson]]  # where more than GGUF was asked for
     fallbacks: NotRequired[list[FallbackJson]]  # where planned types aren't what is written
     decoded: NotRequired[str]  # type of the source, where it was a quantized GGUF
+    conversion: NotRequired[ConversionJson]  # where the GGUF was compared with the original
+    warnings: NotRequired[list[str]]  # of llama.cpp's converter
     trust_remote_code: NotRequired[bool]  # true where Python code of the model was allowed to run
     board: NotRequired[dict[str, Any]]  # what the measured board says it is
 

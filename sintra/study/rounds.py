@@ -40,12 +40,11 @@ EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was ref
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
     """Return every step that a round needs, inputs first, each once."""
-    steps: dict[str, Step] = {}
+    first = graph.conversion() if planned.proposals else None
+    ends = [first] if first else []
     for proposal in planned.proposals:
-        for end in graph.variant(proposal.recipe, proposal.level).ends():
-            for step in end.all():
-                steps.setdefault(step.name, step)
-    return list(steps.values())
+        ends += graph.variant(proposal.recipe, proposal.level).ends()
+    return list({step.name: step for end in ends for step in end.all()}.values())
 
 
 def step_reasons(graph: Graph, planned: Round) -> dict[str, str]:

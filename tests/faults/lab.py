@@ -24,6 +24,7 @@ LIMIT_S = 300
 OPTIONS = [
     "hardware=jetson_nano",
     "probe=quick",
+    "model.check=false",
     "planner=ladder",
     "planner.types=[Q8_0]",
     "planner.rounding=nearest",

@@ -417,6 +417,7 @@ def test_a_board_with_too_little_memory_makes_the_study_go_smaller(project, tmp_
             "hardware=laptop",
             f"model={broad}",
             "probe=quick",
+            "model.check=false",
             "planner=ladder",
             "planner.types=[Q8_0,Q2_K]",
             "planner.rounding=nearest",

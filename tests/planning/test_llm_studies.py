@@ -50,6 +50,7 @@ def asked(place, tiny):
         "hardware=jetson_nano",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "goal=quality",
         "goal.max_size_mb=1.1",
         "planner.types=[Q2_K,Q4_K,Q8_0]",

@@ -265,6 +265,7 @@ def test_a_real_study_by_default(project, tiny):
         "hardware=jetson_nano",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "goal=quality",
         "goal.max_size_mb=1.1",
         "planner.types=[Q2_K,Q4_K,Q8_0]",

@@ -13,6 +13,7 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text()
 QUICK = (
     "model=fable_mini",
     "probe=quick",
+    "model.check=false",
     "planner.types=[Q2_K,Q8_0]",
     "planner.evaluations=4",
     "probe.calibration_tokens=512",
@@ -259,6 +260,7 @@ def test_what_is_left_out_is_drawn_and_priced(project, tiny, cut, words, gone):
         "hardware=laptop",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "planner=replay",
         "planner.replay=two.yaml",
     )

@@ -360,6 +360,7 @@ def test_a_worker_killed_amid_the_tensors_goes_on(project, tiny, tmp_path):
         "hardware=jetson_nano",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "goal.max_kld=9",
         "texts.second=null",
         "planner=replay",

@@ -34,6 +34,7 @@ def args(tiny):
         "hardware=jetson_nano",
         f"model={tiny}",
         "probe=quick",
+        "model.check=false",
         "planner=ladder",
         "planner.types=[Q8_0]",
         "max_rounds=1",

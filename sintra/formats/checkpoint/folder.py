@@ -105,6 +105,11 @@ def check_folder(folder: Path, code: bool = False, quantized: bool = False) -> M
     return ModelFolder(kept, config, tensors)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors that hold a folder's model. Raises UserError where there are none."""
+    return _weight_files(folder, _model_files(folder, code=False))
+
+
 def _model_files(folder: Path, code: bool) -> list[Path]:
     """Return the files that belong to a model. Raises UserError for a link out of the folder."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and is_model_file(p.name, code))

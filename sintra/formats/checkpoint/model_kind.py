@@ -107,6 +107,11 @@ def refuse_other_task(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder} is a {name or 'model'} of encoder and decoder: a model with a decoder only "
             "(ForCausalLM) is wanted"
         )
+    if not name:
+        raise UserError(
+            f"{folder}: config.json names no class under architectures: give the model's own, as "
+            '["LlamaForCausalLM"]'
+        )
     if name.endswith("Model") and not name.endswith(NAMED_MODEL):
         raise UserError(
             f"{folder} is a {name}, which has no output layer and writes no text: a "
@@ -166,6 +171,17 @@ def other_senses(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return which parts for pictures or sound config.json names: "vision", "audio"."""
     found = [key.split("_")[0] for key in OTHER_SENSES if config.get(key)]
     return tuple(dict.fromkeys(found))
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json says that the output matrix is the token embedding.
+
+    Gemma's is without its being said (transformers' default of that class).
+    """
+    text = _text_part(config) or config
+    said = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    kind = text.get("model_type")
+    return bool(isinstance(kind, str) and kind.startswith("gemma") if said is None else said)
 
 
 def left_out(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:

@@ -46,11 +46,11 @@ def assemble(
         file.write(head)
         for role, name in chosen:
             source = tensors[role][name]
-            _copy_bytes(files[role], headers[role].data_start + source.offset, source.size, file)
+            copy_bytes(files[role], headers[role].data_start + source.offset, source.size, file)
             file.write(b"\0" * (padded_size(source.size) - source.size))
 
 
-def _copy_bytes(source: BinaryIO, start: int, size: int, target: BinaryIO) -> None:
+def copy_bytes(source: BinaryIO, start: int, size: int, target: BinaryIO) -> None:
     """Copy some bytes from one open file to the end of another."""
     source.seek(start)
     while size > 0:

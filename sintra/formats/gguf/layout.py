@@ -38,6 +38,7 @@ class Layout(TypedDict):
     tensors: list[TensorRow]
     # what stages add:
     presets: NotRequired[dict[str, dict[str, str]]]  # stock preset -> matrix -> type, by a dry run
+    warnings: NotRequired[list[str]]  # of llama.cpp's converter
     decoded: NotRequired[str]  # type that the source had, where it was quantized already
     fallbacks: NotRequired[list[list[str]]]  # [tensor, requested type, written type] each
     rounding: NotRequired[Mapping[str, object]]  # how compensated rounding went

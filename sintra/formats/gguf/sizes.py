@@ -74,9 +74,9 @@ def matrix_bytes(matrix: Matrix, kind: str) -> int:
     return padded_size(matrix.count // weights * size)
 
 
-def padded_size(size: int) -> int:
-    """Round bytes up to the next multiple of GGUF's default alignment."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def padded_size(size: int, alignment: int = ALIGNMENT) -> int:
+    """Round bytes up to the next multiple of a GGUF's alignment in bytes, by default GGUF's own."""
+    return -(-size // alignment) * alignment
 
 
 def bits_per_weight(kind: str) -> float:

@@ -30,12 +30,20 @@ MERGED = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
 }
+# How names begin in checkpoints of several parts -> in the language model alone.
+TEXT_PARTS = (
+    ("language_model.model.", "model."),
+    ("model.language_model.", "model."),
+    ("model.text_model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
 
 
 class CheckpointTensors:
-    """The tensors of a folder's safetensors files."""
+    """The tensors of a folder's safetensors files, by the names of a language model alone."""
 
     file_of: dict[str, Any]  # tensor name -> open safetensors file that holds it
+    stored: dict[str, str]  # tensor name -> its name there, where that is another
 
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open  # not on the no-op path
@@ -50,6 +58,10 @@ class CheckpointTensors:
             safe_open(folder / n, framework="pt") for n in names if (folder / n).exists()
         ]
         self.file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        self.stored = {}
+        for name in list(self.file_of):
+            if (plain := text_name(name)) not in self.file_of:
+                self.file_of[plain], self.stored[plain] = self.file_of[name], name
 
     def parts(self, name: str) -> list[list[str]] | None:
         """Return the names of the tensors that a module's parameter is made of, expert by expert.
@@ -84,18 +96,29 @@ class CheckpointTensors:
 
     def _read(self, name: str) -> Tensor:
         """Return a tensor of the checkpoint in float32."""
-        tensor: Tensor = self.file_of[name].get_tensor(name)
+        tensor: Tensor = self.file_of[name].get_tensor(self.stored.get(name, name))
         return tensor.float()
 
     def rows(self, name: str) -> Iterator[Tensor]:
         """Yield a matrix in slices of ROWS rows, in float32."""
-        matrix = self.file_of[name].get_slice(name)
+        matrix = self.file_of[name].get_slice(self.stored.get(name, name))
         for start in range(0, matrix.get_shape()[0], ROWS):
             yield matrix[start : start + ROWS].float()
 
 
+def text_name(name: str) -> str:
+    """Return a tensor's name without what stands for the language model as a part of others."""
+    for start, plain in TEXT_PARTS:
+        if name.startswith(start):
+            return plain + name.removeprefix(start)
+    return name
+
+
 class BlockModel:
-    """A causal language model in float32 whose blocks are loaded one at a time."""
+    """A causal language model in float32 whose blocks are loaded one at a time.
+
+    Of a model that also sees or hears it is the language model alone, as in its GGUF.
+    """
 
     net: Any  # the network of transformers
     checkpoint: CheckpointTensors
@@ -124,6 +147,7 @@ class BlockModel:
             raise Infeasible(
                 "refused", "it needs Python code of its own: model.trust_remote_code=true runs it"
             ) from None
+        whole_config, config = config, config.get_text_config()
         loader: Any = transformers.AutoModelForCausalLM
         with init_empty_weights():
             self.net = loader.from_config(config, dtype=torch.float32, trust_remote_code=trust)
@@ -134,12 +158,17 @@ class BlockModel:
             for n, _ in self.net.named_parameters()
             if n not in self.tied
         )
+        if self.whole and config is not whole_config:
+            raise Infeasible(
+                "unsupported",
+                "its language model's tensors aren't named as transformers names them",
+            )
         if self.whole:
             self.net = loader.from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=trust, use_safetensors=True
             )
         self.net.train(False)
-        self.prefix, self.blocks = find_blocks(self.net, config.get_text_config().num_hidden_layers)
+        self.prefix, self.blocks = find_blocks(self.net, config.num_hidden_layers)
         self.head = self.net.get_output_embeddings()
         self.head_name = next(n for n, m in self.net.named_modules() if m is self.head)
         if not self.whole:
@@ -174,6 +203,16 @@ class BlockModel:
             block.load_state_dict(
                 {n: t.to("meta") for n, t in block.state_dict().items()}, assign=True
             )
+
+    def load_head(self) -> None:
+        """Load the output head's weights."""
+        if self.whole:
+            return
+        state = {"weight": torch.cat(list(self.rows(self.head_name)))}
+        bias = f"{self.head_name}.bias"
+        if self.checkpoint.parts(bias):
+            state["bias"] = self.checkpoint.get(bias)
+        self.head.load_state_dict(state, assign=True)
 
     def rows(self, module: str) -> Iterator[Tensor]:
         """Yield a linear layer's weight in slices of ROWS rows, in float32.
@@ -258,13 +297,23 @@ class OuterLayers:
             hook.remove()
         return inputs[0]
 
-    def _run(self, window: Tensor, stand_in: Callable[..., Any]) -> None:
-        """Run the model with `stand_in` in the place of every block."""
+    def logits(self, window: Tensor, hidden: Tensor) -> Tensor:
+        """Return the model's logits, (1, tokens, vocabulary); the head must be loaded.
+
+        window: token ids, (1, tokens); hidden: the last block's output, (1, tokens, width).
+        """
+        out = self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
+        logits: Tensor = out.logits
+        return logits
+
+    def _run(self, window: Tensor, stand_in: Callable[..., Any]) -> Any:
+        """Run the model with `stand_in` in the place of every block; None where it was stopped."""
         for block in self.model.blocks:
             block.forward = stand_in
         try:
             with torch.no_grad(), contextlib.suppress(StopForward):
-                self.model.net(input_ids=window, use_cache=False)
+                return self.model.net(input_ids=window, use_cache=False)
+            return None
         finally:
             for block in self.model.blocks:
                 del block.forward

@@ -228,10 +228,15 @@ class LlamaModel:
 
         folder: as the steps of texts make it: tokens.npy, or text.txt alone.
         """
+        return self.cut_windows(self.text_tokens(folder), tokens)
+
+    def text_tokens(self, folder: Path) -> NDArray[np.int32]:
+        """Return a text's token ids, (n,). folder: as text_windows has it."""
         path = folder / TOKENS_FILE
         if path.exists():
-            return self.cut_windows(np.load(path), tokens)
-        return self.windows((folder / "text.txt").read_text(), tokens)
+            ids: NDArray[np.int32] = np.load(path)
+            return ids
+        return self.tokenize((folder / "text.txt").read_text())
 
     def cut_windows(self, ids: NDArray[np.int32], tokens: int) -> NDArray[np.int32]:
         """Cut the first `tokens` of token ids (n,) into windows, as `windows` does."""

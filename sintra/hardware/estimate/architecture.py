@@ -14,6 +14,7 @@ from typing import Any
 
 from sintra.core.errors import UserError, nearest
 from sintra.formats.checkpoint.json_files import read_object
+from sintra.formats.checkpoint.model_kind import is_tied
 from sintra.formats.gguf.sizes import block_size, written_type
 from sintra.hardware.estimate.estimate import Shape, is_k_quant, type_cost
 
@@ -133,7 +134,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
             f"{nearest(model_type, MODEL_TYPES)}; a GGUF of it can be estimated"
         )
     sizes = _sizes(config)
-    tied = bool(config.get("tie_word_embeddings", model_type.startswith("gemma")))
+    tied = is_tied(config)
     tensors = _tensors(config, sizes, tied)
     window, windowed = _windows(config, sizes.layers)
     return Architecture(

@@ -28,7 +28,7 @@ from sintra.results.pages.words import (
     format_number,
     hide_folders,
 )
-from sintra.results.table import fallback_words, original_words
+from sintra.results.table import original_words, source_notes
 from sintra.store.files import write_atomic
 from sintra.study.json_types import ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
@@ -93,7 +93,7 @@ def render_report(data: ReportData) -> str:
         data=data,
         result=result,
         original=original_words(result),
-        fallbacks=[fallback_words(row) for row in result.get("fallbacks", [])],
+        notes=source_notes(result),
         status=STATUS_TEXTS[result["status"]],
         verdict=verdict_sentence(result),
         facts=key_figures(result, data.original_bytes),
