@@ -20,6 +20,7 @@ from sintra.formats.checkpoint.model_kind import SENSES, is_tied
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
+from sintra.hardware.estimate.architecture import sliding_layers
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 
 MIN_BITS_PER_WEIGHT = 1.5625  # IQ1_S, the smallest type of llama.cpp
@@ -126,6 +127,7 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     layers, width, heads = (
         config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
+    window, windowed = sliding_layers(config, layers)
     shape = Shape(
         weight_bytes=0,
         embedding_bytes=0,
@@ -137,6 +139,8 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or width // heads,
         vocabulary=config.get("vocab_size", 0),
+        window=window,
+        windowed=windowed,
     )
     return at_bits(shape, inside, outside, bits, dropped)
 

@@ -9,6 +9,19 @@ from typing import Any, NotRequired, TypedDict
 
 from sintra.formats.gguf.header import ArrayInfo, Header, read_array, read_gguf_header
 
+# GGUF architecture -> which layers slide where the file doesn't say: all but every n-th, and
+# whether that is the first of n. From llama.cpp, src/models, load_swa_pattern (0.3.36's).
+WINDOW_PATTERNS = {
+    "gemma2": (2, False),
+    "gemma3": (6, False),
+    "gemma3n": (5, False),
+    "gemma-embedding": (6, False),
+    "cohere2": (4, False),
+    "exaone4": (4, False),
+    "gpt-oss": (2, False),
+    "olmo2": (4, False),
+    "smallthinker": (4, True),
+}
 TensorRow = list[Any]
 """[name, tensor type, bytes, shape] of a tensor; a GGUF's shape has the row length first."""
 
@@ -27,6 +40,8 @@ class LayoutShape(TypedDict):
     head_dim: int  # elements of a key
     vocabulary: int  # tokens
     bare: NotRequired[int]  # blocks without attention, where there are any
+    window: NotRequired[int]  # length of sliding attention, tokens, where there is any
+    windowed: NotRequired[int]  # blocks that have it
 
 
 class Layout(TypedDict):
@@ -65,12 +80,28 @@ def read_layout(path: Path) -> Layout:
     kv_heads = _number(path, header, f"{architecture}.attention.head_count_kv")
     if isinstance(kv_heads, list) and 0 in kv_heads:
         shape["bare"] = kv_heads.count(0)
+    if windowed := _windowed(path, header, architecture, shape["layers"]):
+        shape["window"] = size_of("attention.sliding_window")
+        shape["windowed"] = windowed
     return {
         "architecture": architecture,
         "shape": shape,
         "context": size_of("context_length", 0),
         "tensors": tensors,
     }
+
+
+def _windowed(path: Path, header: Header, architecture: str, layers: int) -> int:
+    """Return how many of the blocks have sliding attention in llama.cpp."""
+    if not _number(path, header, f"{architecture}.attention.sliding_window"):
+        return 0
+    said = _number(path, header, f"{architecture}.attention.sliding_window_pattern")
+    if isinstance(said, list):
+        return sum(map(bool, said[:layers]))
+    every, first = WINDOW_PATTERNS.get(architecture, (0, False))
+    every = said or every
+    whole = -(-layers // every) if every and first else layers // every if every else layers
+    return layers - whole
 
 
 def _size_reader(path: Path, header: Header, architecture: str) -> Callable[..., int]:

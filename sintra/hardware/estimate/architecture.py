@@ -136,7 +136,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
     sizes = _sizes(config)
     tied = is_tied(config)
     tensors = _tensors(config, sizes, tied)
-    window, windowed = _windows(config, sizes.layers)
+    window, windowed = sliding_layers(config, sizes.layers)
     return Architecture(
         **vars(sizes),
         tensors=tensors,
@@ -246,14 +246,14 @@ def _vectors(config: ModelConfig, block: int, sizes: ModelSizes) -> list[ConfigT
     return [ConfigTensor(kind, n, n, block, matrix=False) for kind, n in lengths]
 
 
-def _windows(config: ModelConfig, layers: int) -> tuple[int, int]:
+def sliding_layers(config: ModelConfig, layers: int) -> tuple[int, int]:
     """Return the sliding window in tokens, and how many layers have it."""
     window = int(config.get("sliding_window") or 0)
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
     if "layer_types" in config:
         return window, sum(t == "sliding_attention" for t in config["layer_types"])
-    model_type = config["model_type"]
+    model_type = config.get("model_type")
     if model_type == "gemma2":
         return window, layers - layers // 2
     if model_type == "gemma3_text":
