@@ -29,7 +29,7 @@ from sintra.core.stage import Context, Hints, Stage, cores, tool_version
 from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
 from sintra.store.locks import machine_lock_path
-from sintra.store.store import Store
+from sintra.store.store import Outcome, Store
 
 TRANSIENT = 75
 IDLE = 19
@@ -100,15 +100,22 @@ def perform(order: Order) -> None:
     """Run the step unless the store has its outcome, and publish the outcome."""
     store, stage = Store(Path(order.store), order.locks), plugins.load_step(order.stage)
     check_tools(order, stage)
+
+    def accept(outcome: Outcome) -> bool:
+        return stage.accepts(order.action["params"], outcome)
+
     if order.background and stage.resource != "alone":
         give_way()
     with store.lock(order.key), machine_lock(store, stage):
-        if store.lookup(order.key) is not None:
+        if store.lookup(order.key, accept) is not None:
             return
         folder = store.folder("tmp") / f"{order.key}.{unique_name()}"
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
+            if not accept(outcome):
+                names = ", ".join(stage.files) or "other files"
+                raise RuntimeError(f"{order.stage} declares {names} and didn't write them")
             about: StepRecord = {
                 "step": order.step,
                 "stage": order.stage,
@@ -117,7 +124,7 @@ def perform(order: Order) -> None:
                 "wall_s": round(time.monotonic() - start, 3),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
-            store.publish(order.key, outcome, about)
+            store.publish(order.key, outcome, about, accept)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -86,4 +86,6 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
     raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
 
 
-STAGE = Stage("convert", 2, run, tools=("transformers", "sentencepiece"))
+STAGE = Stage(
+    "convert", 2, run, tools=("transformers", "sentencepiece"), files=("model.gguf", "layout.json")
+)

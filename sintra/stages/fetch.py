@@ -8,9 +8,9 @@ from pathlib import Path
 from sintra.config.tasks import task_files
 from sintra.core.artifact import GGUF_FILE, Artifact, File
 from sintra.core.errors import Transient
-from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.remote_code import write_permission
-from sintra.formats.checkpoint.safetensors import check_folder
+from sintra.core.stage import Context, Params, Stage
+from sintra.formats.checkpoint.remote_code import PERMISSION_NAME, write_permission
+from sintra.formats.checkpoint.safetensors import check_folder, is_model_file
 from sintra.stages.hub import download_model
 from sintra.store.files import hash_file
 
@@ -49,4 +49,17 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
     return task_files(source) if kind == "task" else {p.name: p for p in check_folder(source, code)}
 
 
-STAGE = Stage("fetch", 1, run, resource="light")
+def is_pinned_content(params: Params, artifact: Artifact) -> bool:
+    """Return whether an artifact is what the parameters pin: a local source by its digest.
+
+    Of a hub model only the commit is pinned, so there the files' names are looked at.
+    """
+    if params["kind"] != "hub":
+        return artifact.digest == params["digest"]
+    names = [file.path for file in artifact.files]
+    code = bool(params.get("code"))
+    known = all(is_model_file(n, code) or (code and n == PERMISSION_NAME) for n in names)
+    return known and "config.json" in names
+
+
+STAGE = Stage("fetch", 1, run, resource="light", check=is_pinned_content)

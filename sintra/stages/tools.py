@@ -88,7 +88,7 @@ def extract_converter(archive: Path, out: Path) -> None:
                 tar.extract(member, out, filter="data")
 
 
-TOOLCHAIN = Stage("toolchain", 1, fetch_converter, resource="light")
+TOOLCHAIN = Stage("toolchain", 1, fetch_converter, resource="light", files=PARTS)
 
 
 def create_environment(context: Context) -> None:
@@ -115,4 +115,6 @@ def create_environment(context: Context) -> None:
     move_into_place(folder, environment_folder(context, lock), lock)
 
 
-ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)
+ENVIRONMENT = Stage(
+    "environment", 1, create_environment, resource="light", optional=True, files=("lock.json",)
+)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,12 @@ from sintra.store.entries import (
 from sintra.store.files import fsync_folder, hash_file, move_to_quarantine, unique_name
 
 Outcome = Artifact | Failure
+Accept = Callable[[Outcome], bool]  # whether an outcome can be that of the key's stage
+
+
+def any_outcome(outcome: Outcome) -> bool:
+    """Accept every outcome: what is asked by somebody who doesn't know the stage."""
+    return True
 
 
 class Store:
@@ -80,10 +86,11 @@ class Store:
             if entry is not None:
                 yield entry
 
-    def lookup(self, key: str) -> Outcome | None:
+    def lookup(self, key: str, accept: Accept = any_outcome) -> Outcome | None:
         """Return what this action produced.
 
-        Return None where that is unknown, or one of its blobs is missing or has the wrong size.
+        Return None where that is unknown, one of its blobs is missing or has the wrong size, or
+        `accept` says that its stage doesn't make such a thing.
         """
         if key in self._outcomes:
             return self._outcomes[key]
@@ -92,6 +99,8 @@ class Store:
             return None
         _, outcome = parsed
         if isinstance(outcome, Artifact) and not all(self.has_blob(f) for f in outcome.files):
+            return None
+        if not accept(outcome):
             return None
         self._outcomes[key] = outcome
         return outcome
@@ -142,8 +151,10 @@ class Store:
             files.append(File(name, *self.put_file(path)))
         return Artifact(tuple(files))
 
-    def publish(self, key: str, outcome: Outcome, record: StepRecord) -> Outcome:
-        """Write the AC entry unless there is a sound one.
+    def publish(
+        self, key: str, outcome: Outcome, record: StepRecord, accept: Accept = any_outcome
+    ) -> Outcome:
+        """Write the AC entry unless there is a sound one that is accepted.
 
         Return the outcome that counts, which is the first writer's. Raises Transient when the disk
         is full.
@@ -153,12 +164,12 @@ class Store:
             entry["failure"] = cast(FailureRow, asdict(outcome))
         else:
             entry["files"] = [file_row(file) for file in outcome.files]
-        self._write_entry(entry)
+        self._write_entry(entry, accept)
         self._outcomes.pop(key, None)
-        return self.lookup(key) or outcome
+        return self.lookup(key, accept) or outcome
 
-    def _write_entry(self, entry: Entry) -> None:
-        """Write an AC entry unless there is a sound one. Raises Transient."""
+    def _write_entry(self, entry: Entry, accept: Accept) -> None:
+        """Write an AC entry unless there is a sound one that is accepted. Raises Transient."""
         key = entry["key"]
         path = self.entry_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +182,7 @@ class Store:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                if self.lookup(key) is None:
+                if self.lookup(key, accept) is None:
                     os.replace(temporary, path)
             fsync_folder(path.parent)
         except OSError as error:

@@ -50,7 +50,7 @@ def make_step(
     if shared is None or key is None:
         build()
         return "built"
-    if shared.pull(store, key, step.name) is not None:
+    if shared.pull(store, key, step.name, step.accepts) is not None:
         return "pulled"
     build()
     names = {k: above.name for above in step.all() if (k := above.key(store)) and k != key}

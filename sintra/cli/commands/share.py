@@ -127,7 +127,7 @@ def pull_steps(
         if step.outcome(store) is not None:
             continue
         key = step.key(store)
-        outcome = None if key is None else shared.pull(store, key, step.name)
+        outcome = None if key is None else shared.pull(store, key, step.name, step.accepts)
         if outcome is None:
             missing = missing or step.name
         else:

@@ -29,7 +29,7 @@ from sintra.store.remote.shared_entries import (
     parse_shared_entry,
     shared_outcome,
 )
-from sintra.store.store import Outcome, Store
+from sintra.store.store import Accept, Outcome, Store, any_outcome
 
 Say = Callable[[str], None]
 PushResult = Literal[
@@ -113,17 +113,20 @@ class SharedStore:
                 f"the shared store {self.address.url} can't be used, going on without it: {error}"
             )
 
-    def pull(self, store: Store, key: str, name: str = "") -> Outcome | None:
+    def pull(
+        self, store: Store, key: str, name: str = "", accept: Accept = any_outcome
+    ) -> Outcome | None:
         """Take the outcome of a key over into the cache and return it.
 
         Return None where the shared store has nothing that passes the checks. name: the step's, for
-        messages. Raises Transient where the disk is full, UserError without obstore.
+        messages; accept: whether what the cache has can be the step's. Raises Transient where the
+        disk is full, UserError without obstore.
         """
         if self.unusable_because:
             return None
         try:
             with store.lock(key):
-                return store.lookup(key) or self._fetch(store, key, name)
+                return store.lookup(key, accept) or self._fetch(store, key, name)
         except RemoteDataError as error:
             # it is built, and that takes its place
             self.say(f"refused {name or key[:12]} of the shared store: {error}")

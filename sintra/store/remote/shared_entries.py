@@ -15,8 +15,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sintra.core import plugins
 from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.canonical import canonical, sha256
+from sintra.core.stage import Stage
 from sintra.store.entries import Entry, FailureRow, MalformedEntry, file_row, parse_files
 
 MAX_ENTRY_BYTES = 8 << 20
@@ -57,7 +59,25 @@ def parse_shared_entry(raw: bytes, key: str, secret: bytes | None = None) -> Ent
         entry["failure"] = _parse_failure(data["failure"])
     else:
         entry["files"] = [file_row(file) for file in _parse_shared_files(data.get("files"))]
+    _check_stage(entry)
     return entry
+
+
+def _check_stage(entry: Entry) -> None:
+    """Check that an entry's files are those of its stage, where that is installed here.
+
+    Raises RemoteDataError.
+    """
+    name = entry["stage"]
+    if not plugins.has_step(name):
+        return
+    stage: Stage = plugins.load_step(name)
+    try:
+        accepted = stage.accepts(entry["action"]["params"], shared_outcome(entry))
+    except (KeyError, TypeError, AttributeError):
+        accepted = False
+    if not accepted:
+        raise RemoteDataError(f"its files are not those of the stage {name}")
 
 
 def _load_entry(raw: bytes, key: str, secret: bytes | None) -> dict[str, Any]:
