@@ -348,6 +348,6 @@ def verify_outputs(root: Path) -> Iterator[str]:
             file = path.parent / name
             if not file.is_file() or hash_file(file) != digest:
                 yield (
-                    f"damaged: outputs/{path.parent.name}/{name}: delete that folder, the study's "
-                    "next run writes it anew"
+                    f"damaged: outputs/{path.parent.name}/{name}: the study's next run writes it "
+                    "again"
                 )

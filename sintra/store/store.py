@@ -93,7 +93,7 @@ class Store:
         `accept` says that its stage doesn't make such a thing.
         """
         if key in self._outcomes:
-            return self._outcomes[key]
+            return self._outcomes[key] if accept(self._outcomes[key]) else None
         parsed = self._parse_entry(key)
         if parsed is None:
             return None
@@ -242,6 +242,7 @@ class Store:
 
     def quarantine(self, path: Path) -> None:
         """Put a damaged file of the cache aside, so that it is missing from then on."""
+        self._outcomes.clear()
         move_to_quarantine(self.root, path)
 
     def check_blob(self, file: File) -> bool:
