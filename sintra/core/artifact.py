@@ -12,6 +12,7 @@ from typing import Literal
 
 from sintra.core.canonical import canonical, sha256
 
+PERMISSION_NAME = "sintra.trust_remote_code"  # the file that lets a model's own code be run
 GGUF_FILE = "model.gguf"  # what a model's file is called in every artifact
 
 

@@ -74,6 +74,9 @@ class Stage:
     """Whether a study goes on without it: a fault that may pass is then its variant's failure in
     this run."""
 
+    executed: bool = False
+    """Whether what it makes is run or installed: such an artifact isn't taken from a shared store
+    whose entries carry no HMAC."""
     check: Callable[[Params, Artifact], bool] | None = None
     """Whether an artifact can be what the stage makes of these parameters; None: any can that
     holds the files."""

@@ -16,6 +16,7 @@ from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
+from sintra.stages.converter import check_converter
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
 
@@ -23,14 +24,16 @@ TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml ty
 def run(context: Context) -> None:
     """Write model.gguf and layout.json; layout["presets"]: what stock presets would write.
 
-    inputs: model (the checkpoint), toolchain (the converter). Raises UserError where the converter
-    can't take the model, Transient where the disk is full.
+    inputs: model (the checkpoint), toolchain (the converter, whose files are checked against their
+    pins). Raises UserError where the converter can't take the model, Transient where the disk is
+    full.
     """
     kind, model = context.params["type"], context.inputs["model"]
     if kind not in TYPES:
         raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
     out = context.out / "model.gguf"
     converter = context.inputs["toolchain"]
+    check_converter(converter)
     command = [
         sys.executable,
         str(converter / "convert_hf_to_gguf.py"),

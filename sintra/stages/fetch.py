@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from sintra.config.tasks import task_files
-from sintra.core.artifact import GGUF_FILE, Artifact, File
+from sintra.core.artifact import GGUF_FILE, PERMISSION_NAME, Artifact, File
 from sintra.core.errors import Transient
 from sintra.core.stage import Context, Params, Stage
-from sintra.formats.checkpoint.remote_code import PERMISSION_NAME, write_permission
+from sintra.formats.checkpoint.remote_code import write_permission
 from sintra.formats.checkpoint.safetensors import check_folder, is_model_file
 from sintra.stages.hub import download_model
 from sintra.store.files import hash_file

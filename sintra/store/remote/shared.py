@@ -18,6 +18,7 @@ from typing import Literal, cast
 
 from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError, disk_error
+from sintra.core.stage import Stage
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
 from sintra.store.remote.address import Address, parse_address, read_hmac_key
@@ -26,6 +27,7 @@ from sintra.store.remote.shared_entries import (
     SHAREABLE_FAILURES,
     RemoteDataError,
     format_shared_entry,
+    holds_code,
     parse_shared_entry,
     shared_outcome,
 )
@@ -46,9 +48,12 @@ def print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def is_shareable(entry: Entry) -> bool:
-    """Return whether an entry says something of its action, not only of this machine."""
-    if "action" not in entry:
+def is_shareable(entry: Entry, secret: bytes | None) -> bool:
+    """Return whether an entry says something of its action, not only of this machine.
+
+    What readers would run is shared with an HMAC only, since none would take it otherwise.
+    """
+    if "action" not in entry or (secret is None and holds_code(entry)):
         return False
     return "failure" not in entry or entry["failure"].get("kind") in SHAREABLE_FAILURES
 
@@ -98,6 +103,10 @@ class SharedStore:
         if self._objects is None:
             self._objects = ObjectStore(self.address)
         return self._objects
+
+    def shares(self, stage: Stage) -> bool:
+        """Return whether what a stage makes is exchanged at all: code only with an HMAC."""
+        return self.secret is not None or not stage.executed
 
     def _give_up(self, error: Unreachable) -> None:
         """Go on without it, or without writing to it, and say so once."""
@@ -191,7 +200,12 @@ class SharedStore:
         faster.
         """
         entry = store.read_entry(key)
-        if not self.writable or self.unusable_because or entry is None or not is_shareable(entry):
+        if (
+            not self.writable
+            or self.unusable_because
+            or entry is None
+            or not is_shareable(entry, self.secret)
+        ):
             return "kept"
         try:
             self._present_keys.add(key)
