@@ -124,7 +124,7 @@ def perform(order: Order) -> None:
                 "wall_s": round(time.monotonic() - start, 3),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
-            store.publish(order.key, outcome, about, accept)
+            store.publish(order.key, outcome, about, accept, folder / "out")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

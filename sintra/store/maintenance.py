@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,12 @@ from typing import NamedTuple
 from sintra.core.artifact import File
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import change_mark, hash_file, write_if_possible
+from sintra.store.files import change_mark, hash_file, unique_name, write_if_possible
 from sintra.store.store import Store
 
 KEYS_FILE = "keys.json"  # in a study's folder: the keys that it stands on
 PIN_FILE = "pinned"  # likewise: there while the study is pinned
+GC_LOCK = "gc"  # name of the lock that `doit gc` holds
 GRACE_S = 3600.0  # younger entries and blobs stay, since a study may be at work on them; seconds
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {
@@ -194,24 +196,61 @@ def delete_unneeded(store: Store, needed: set[str], dry_run: bool = False) -> De
 
     What is younger than GRACE_S stays.
     """
+    with store.lock(GC_LOCK):  # keeps what is put aside from being swept
+        return _delete_unneeded(store, needed, dry_run)
+
+
+def _delete_unneeded(store: Store, needed: set[str], dry_run: bool) -> Deletion:
     entries, live = 0, set()
     young = time.time() - GRACE_S
     for entry in list(store.read_entries()):
         key = entry["key"]
-        if key in needed or store.entry_path(key).stat().st_mtime > young:
-            live |= {f["sha256"] for f in entry.get("files", ())}
-        else:
+        deletable = key not in needed and _is_older(store.entry_path(key), young)
+        if deletable and (dry_run or _delete_if_old(store, store.entry_path(key), young)):
             entries += 1
-            if not dry_run:
-                store.forget(key)
+            store.drop_from_memory(key)
+        else:
+            live |= {f["sha256"] for f in entry.get("files", ())}
     blobs = freed = 0
     for path in (store.root / "cas").glob("??/*"):
-        status = path.stat()
-        if path.name not in live and status.st_mtime <= young:
-            blobs, freed = blobs + 1, freed + status.st_size
-            if not dry_run:
-                path.unlink()
+        size = path.lstat().st_size
+        deletable = path.name not in live and _is_older(path, young)
+        if deletable and (dry_run or _delete_if_old(store, path, young)):
+            blobs, freed = blobs + 1, freed + size
     return Deletion(entries, blobs, freed)
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    """Return whether a file was last made or used before a moment (seconds since 1970)."""
+    try:
+        return path.lstat().st_mtime <= moment
+    except OSError:  # another gc was faster
+        return False
+
+
+def _delete_if_old(store: Store, path: Path, moment: float) -> bool:
+    """Delete an entry or a blob unless it has become young; return whether it went.
+
+    A worker that uses it again makes it young. Between a look and a deletion there is always time
+    for that, so the file is taken out of reach first and looked at after that: then whoever uses it
+    either was seen, and it is put back, or finds it missing and puts its own.
+    """
+    aside = store.folder("tmp") / f"{GC_LOCK}.{unique_name()}"
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if _is_older(aside, moment):
+        aside.unlink()
+        return True
+    try:
+        os.link(aside, path)
+        aside.unlink()
+    except FileExistsError:  # a worker has put its own meanwhile
+        aside.unlink()
+    except OSError:  # no hard links here
+        aside.rename(path)
+    return False
 
 
 def pin_study(store: Store, study: str, pinned: bool) -> None:

@@ -30,6 +30,7 @@ from sintra.store.entries import (
 )
 from sintra.store.files import fsync_folder, hash_file, move_to_quarantine, unique_name
 
+LOOKS = 3  # times that a publication is looked at, while a gc beside it deletes what it needs
 Outcome = Artifact | Failure
 Accept = Callable[[Outcome], bool]  # whether an outcome can be that of the key's stage
 
@@ -126,22 +127,33 @@ class Store:
     def put_hashed_file(self, path: Path, size: int, digest: str) -> tuple[int, str]:
         """Move a file whose size and SHA-256 are known into the CAS; return the two.
 
-        Raises Transient when the disk is full.
+        Where its blob is there already, that counts as young from now on, so that `doit gc` leaves
+        it alone, and the file stays where it is. Raises Transient when the disk is full.
         """
         try:
-            target = self.blob_path(digest)
-            if target.exists() and target.stat().st_size == size:
-                path.unlink()
+            if self.use_blob(digest, size):
                 return size, digest
+            target = self.blob_path(digest)
             target.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
             path.chmod(0o444)
+            os.utime(path)  # a stage may have written it hours ago
             os.replace(path, target)
             fsync_folder(target.parent)
             return size, digest
         except OSError as error:
             raise disk_error(error, self.root) from error
+
+    def use_blob(self, digest: str, size: int) -> bool:
+        """Return whether there is a blob of this size, which counts as young from now on."""
+        path = self.blob_path(digest)
+        try:
+            with contextlib.suppress(PermissionError):  # somebody else's, in a cache that is shared
+                os.utime(path)
+            return path.stat().st_size == size
+        except OSError:
+            return False
 
     def put_tree(self, folder: Path) -> Artifact:
         """Move every regular file below a folder into the CAS. Raises Transient."""
@@ -152,21 +164,39 @@ class Store:
         return Artifact(tuple(files))
 
     def publish(
-        self, key: str, outcome: Outcome, record: StepRecord, accept: Accept = any_outcome
+        self,
+        key: str,
+        outcome: Outcome,
+        record: StepRecord,
+        accept: Accept = any_outcome,
+        folder: Path | None = None,
     ) -> Outcome:
         """Write the AC entry unless there is a sound one that is accepted.
 
-        Return the outcome that counts, which is the first writer's. Raises Transient when the disk
-        is full.
+        Return the outcome that counts, which is the first writer's. folder: what `put_tree` took
+        the artifact from; a blob that `doit gc` has deleted meanwhile is put from there again.
+        Raises Transient when the disk is full.
         """
         entry = cast(Entry, {"key": key, **record})
         if isinstance(outcome, Failure):
             entry["failure"] = cast(FailureRow, asdict(outcome))
         else:
             entry["files"] = [file_row(file) for file in outcome.files]
-        self._write_entry(entry, accept)
-        self._outcomes.pop(key, None)
-        return self.lookup(key, accept) or outcome
+        for _ in range(LOOKS):
+            self._write_entry(entry, accept)
+            self._outcomes.pop(key, None)
+            if (published := self.lookup(key, accept)) is not None:
+                return published
+            if folder is not None and isinstance(outcome, Artifact):
+                self._put_missing(outcome, folder)
+        return outcome
+
+    def _put_missing(self, artifact: Artifact, folder: Path) -> None:
+        """Put blobs again that are missing, as far as the folder still has them."""
+        for file in artifact.files:
+            path = folder / file.path
+            if not self.has_blob(file) and path.is_file():
+                self.put_hashed_file(path, file.size, file.sha256)
 
     def _write_entry(self, entry: Entry, accept: Accept) -> None:
         """Write an AC entry unless there is a sound one that is accepted. Raises Transient."""
@@ -184,16 +214,27 @@ class Store:
             except FileExistsError:
                 if self.lookup(key, accept) is None:
                     os.replace(temporary, path)
+                else:
+                    self._touch(path)
             fsync_folder(path.parent)
         except OSError as error:
             raise disk_error(error, self.root) from error
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _touch(self, path: Path) -> None:
+        """Make an entry young, so that `doit gc` leaves it alone."""
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.utime(path)
+
     def fail_this_run(self, key: str, failure: Failure) -> None:
         """Take an action as failed for as long as this process lives; nothing is written."""
         self._outcomes[key] = failure
         self.failed_this_run = True
+
+    def drop_from_memory(self, key: str) -> None:
+        """Look an action up anew next time."""
+        self._outcomes.pop(key, None)
 
     def forget(self, key: str) -> bool:
         """Delete an AC entry and return whether there was one; blobs stay until `doit gc`."""

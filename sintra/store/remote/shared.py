@@ -163,7 +163,7 @@ class SharedStore:
         """Get the blobs that the cache lacks. Raises RemoteDataError, Unreachable, Transient."""
         folder = store.folder("tmp") / f"{key}.{unique_name()}"
         folder.mkdir()
-        missing = {f.sha256: f for f in artifact.files if not store.has_blob(f)}
+        missing = {f.sha256: f for f in artifact.files if not store.use_blob(f.sha256, f.size)}
         try:
             for digest, file in missing.items():
                 meter = TransferMeter(f"pulling {name or key[:12]}", file.size)
