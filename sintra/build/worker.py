@@ -28,7 +28,7 @@ from sintra.core.process import die_with_parent, peak_rss
 from sintra.core.stage import Context, Hints, Stage, cores, tool_version
 from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
-from sintra.store.locks import machine_lock_path
+from sintra.store.locks import machine_lock_path, open_lock
 from sintra.store.store import Outcome, Store
 
 TRANSIENT = 75
@@ -67,7 +67,7 @@ def machine_lock(store: Store, stage: Stage) -> Iterator[None]:
     Other `doit`s on this cache wait for it too.
     """
     store.folder("lock")
-    with machine_lock_path(store.root, store.lock_kind).open("w") as handle:
+    with open_lock(machine_lock_path(store.root, store.lock_kind)) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
 

@@ -22,6 +22,7 @@ from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
 from sintra.integrations.listeners.study_events import StudyEvents
 from sintra.results import outputs, result
+from sintra.store.files import remove_path
 from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
 from sintra.study.json_types import ResultJson
@@ -105,7 +106,7 @@ class StudyRun:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
         check_tasks(self.workspace.tasks.values())
         for path in self.workspace.folder.glob("round-*.json"):
-            path.unlink()
+            remove_path(path)
         self.announce()
 
     def next_round(self, graph: Graph, recorded: list[Round]) -> Round:

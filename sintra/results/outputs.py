@@ -29,7 +29,7 @@ from sintra.core.types import Candidate
 from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest
 from sintra.store import history
-from sintra.store.files import link_or_copy, write_atomic
+from sintra.store.files import hash_file, link_or_copy, make_folder, read_regular, write_atomic
 from sintra.store.sound_files import SoundFiles
 from sintra.store.store import Store
 from sintra.study.json_types import ManifestJson, ResultJson
@@ -146,9 +146,9 @@ def damaged_makers(delivery: Delivery) -> list[Step]:
 def is_delivered(delivery: Delivery) -> bool:
     """Return whether the folder holds the same result already, but for what is of a single run."""
     out = delivery.folder
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         return (
-            is_same_result(json.loads((out / "result.json").read_text()), delivery.result)
+            is_same_result(json.loads(read_regular(out / "result.json")), delivery.result)
             and has_text_files(out)
             and has_models(delivery)
         )
@@ -158,7 +158,7 @@ def is_delivered(delivery: Delivery) -> bool:
 def write_files(delivery: Delivery) -> None:
     """Write everything but the manifest; pages of an earlier winner go."""
     out, result = delivery.folder, delivery.result
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name in PAGES:
         (out / name).unlink(missing_ok=True)
     link_files(delivery)
@@ -278,9 +278,9 @@ def model_names(out: Path, formats: Iterable[str]) -> set[str]:
 
 def has_text_files(out: Path) -> bool:
     """Return whether the text files of a result's folder are those that its manifest names."""
-    manifest = unsealed((out / "manifest.json").read_bytes())
+    manifest = unsealed(read_regular(out / "manifest.json"))
     return manifest is not None and all(
-        sha256((out / name).read_text()) == digest
+        hash_file(out / name) == digest
         for name, digest in manifest["files"].items()
         if name in TEXT_FILES
     )

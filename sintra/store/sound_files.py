@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.canonical import canonical
-from sintra.store.files import change_mark, hash_file, write_if_possible
+from sintra.store.files import change_mark, hash_file, read_regular, write_if_possible
 
 
 class SoundFiles:
@@ -21,7 +21,7 @@ class SoundFiles:
         self.memory = memory
         self._marks: dict[str, Any] = {}  # path -> [SHA-256, *change_mark]
         with suppress(OSError, ValueError, RecursionError):
-            kept = json.loads(memory.read_bytes())
+            kept = json.loads(read_regular(memory))
             self._marks = kept if isinstance(kept, dict) else {}
 
     def is_sound(self, path: Path, digest: str) -> bool:
@@ -46,7 +46,7 @@ class SoundFiles:
         self._marks = {name: mark for name, mark in self._marks.items() if Path(name).exists()}
         text = canonical(self._marks)
         with suppress(OSError):
-            if self.memory.read_text() == text:
+            if read_regular(self.memory) == text.encode():
                 return
         write_if_possible(self.memory, text)
 

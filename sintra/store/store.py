@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,16 @@ from sintra.store.entries import (
     format_entry,
     parse_entry,
 )
-from sintra.store.files import fsync_folder, hash_file, move_to_quarantine, unique_name
+from sintra.store.files import (
+    fsync_folder,
+    hash_file,
+    is_regular,
+    make_folder,
+    move_to_quarantine,
+    read_regular,
+    remove_path,
+    unique_name,
+)
 
 LOOKS = 3  # times that a publication is looked at, while a gc beside it deletes what it needs
 Outcome = Artifact | Failure
@@ -54,9 +63,7 @@ class Store:
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, made where it is missing."""
-        path = self.root / name
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return path
+        return make_folder(self.root / name, 0o700)
 
     def blob_path(self, digest: str) -> Path:
         """Return where the blob with this SHA-256 lies or would lie."""
@@ -75,9 +82,10 @@ class Store:
         """Read the AC entry of a key, and the outcome that it names; None where there is none."""
         try:
             # pathlib takes three times as long, and a no-op does this for every step
-            with open(f"{self.root}/ac/{key[:2]}/{key}.json", "rb") as handle:  # noqa: PTH123
-                return parse_entry(handle.read(), key)
-        except (FileNotFoundError, NotADirectoryError):
+            return parse_entry(read_regular(f"{self.root}/ac/{key[:2]}/{key}.json"), key)
+        except PermissionError:
+            raise
+        except OSError:  # missing, or something that is no file
             return None
 
     def read_entries(self) -> Iterator[Entry]:
@@ -110,7 +118,8 @@ class Store:
         """Return whether a file's blob is there with the right size."""
         try:
             path = f"{self.root}/cas/{file.sha256[:2]}/{file.sha256}"
-            return os.stat(path).st_size == file.size  # noqa: PTH116 (as above)
+            status = os.stat(path)  # noqa: PTH116 (as above)
+            return status.st_size == file.size and stat.S_ISREG(status.st_mode)
         except OSError:
             return False
 
@@ -134,7 +143,9 @@ class Store:
             if self.use_blob(digest, size):
                 return size, digest
             target = self.blob_path(digest)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
+            if os.path.lexists(target) and not is_regular(target):
+                self.quarantine(target)
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
             path.chmod(0o444)
@@ -151,7 +162,8 @@ class Store:
         try:
             with contextlib.suppress(PermissionError):  # somebody else's, in a cache that is shared
                 os.utime(path)
-            return path.stat().st_size == size
+            status = path.stat()
+            return status.st_size == size and stat.S_ISREG(status.st_mode)
         except OSError:
             return False
 
@@ -202,7 +214,9 @@ class Store:
         """Write an AC entry unless there is a sound one that is accepted. Raises Transient."""
         key = entry["key"]
         path = self.entry_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        if os.path.lexists(path) and not is_regular(path):
+            self.quarantine(path)
         temporary = self.folder("tmp") / f"{key}.{unique_name()}.json"
         try:
             with temporary.open("w") as handle:
@@ -267,7 +281,7 @@ class Store:
     def read_json(self, artifact: Artifact, name: str) -> Any:
         """Read a JSON file of an artifact. Raises StopIteration where it has no such file."""
         file = next(f for f in artifact.files if f.path == name)
-        return json.loads(self.blob_path(file.sha256).read_bytes())
+        return json.loads(read_regular(self.blob_path(file.sha256)))
 
     def sweep_tmp(self) -> None:
         """Delete what killed workers left in tmp/: folders whose worker's lock nobody holds."""
@@ -276,10 +290,8 @@ class Store:
             with locks.try_lock(lock, self.lock_kind) as free:
                 if not free:
                     continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    remove_path(path)
 
     def quarantine(self, path: Path) -> None:
         """Put a damaged file of the cache aside, so that it is missing from then on."""
@@ -290,6 +302,6 @@ class Store:
         """Return whether a blob's bytes are those of its name; others go into quarantine."""
         path = self.blob_path(file.sha256)
         matches = self.has_blob(file) and hash_file(path) == file.sha256
-        if not matches and path.exists():
+        if not matches and os.path.lexists(path):
             self.quarantine(path)
         return matches

@@ -21,7 +21,7 @@ from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.planning.state import StudyResults
-from sintra.store.files import write_atomic
+from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
@@ -238,7 +238,7 @@ def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> N
     keys = {s.key(workspace.store) for r in rounds for s in round_steps(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = workspace.folder / "keys.json"
-    if not path.exists() or path.read_bytes() != text.encode():
+    if not is_regular(path) or read_regular(path) != text.encode():
         write_atomic(path, text)
     else:
         with contextlib.suppress(OSError):  # a cache that is read-only serves all the same
