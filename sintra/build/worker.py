@@ -98,7 +98,8 @@ def check_tools(order: Order, stage: Stage) -> None:
 
 def perform(order: Order) -> None:
     """Run the step unless the store has its outcome, and publish the outcome."""
-    store, stage = Store(Path(order.store), order.locks), plugins.load_step(order.stage)
+    store = Store(Path(order.store), order.locks)
+    stage: Stage = plugins.load_step(order.stage)
     check_tools(order, stage)
 
     def accept(outcome: Outcome) -> bool:

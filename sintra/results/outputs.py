@@ -29,7 +29,14 @@ from sintra.core.types import Candidate
 from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest
 from sintra.store import history
-from sintra.store.files import hash_file, link_or_copy, make_folder, read_regular, write_atomic
+from sintra.store.files import (
+    hash_file,
+    link_or_copy,
+    make_folder,
+    read_regular,
+    remove_path,
+    write_atomic,
+)
 from sintra.store.sound_files import SoundFiles
 from sintra.store.store import Store
 from sintra.study.json_types import ManifestJson, ResultJson
@@ -160,7 +167,7 @@ def write_files(delivery: Delivery) -> None:
     out, result = delivery.folder, delivery.result
     make_folder(out)
     for name in PAGES:
-        (out / name).unlink(missing_ok=True)
+        remove_path(out / name)
     link_files(delivery)
     if result["winner"]:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
@@ -292,12 +299,12 @@ def link_models(store: Store, out: Path, models: Models) -> None:
     """
     for name in model_names(out, models):
         if (out / name).is_dir():
-            shutil.rmtree(out / name)
+            remove_path(out / name)
     for folder, artifact in models.items():
         for file in model_files(artifact):
             link_file(store, file, out / folder / file.path)
     if "" not in models or not any(f.path == "model.gguf" for f in model_files(models[""])):
-        (out / "model.gguf").unlink(missing_ok=True)
+        remove_path(out / "model.gguf")
 
 
 def link_plugin_files(store: Store, out: Path, artifacts: dict[str, Artifact]) -> None:

@@ -55,7 +55,7 @@ def is_pinned_content(params: Params, artifact: Artifact) -> bool:
     Of a hub model only the commit is pinned, so there the files' names are looked at.
     """
     if params["kind"] != "hub":
-        return artifact.digest == params["digest"]
+        return bool(artifact.digest == params["digest"])
     names = [file.path for file in artifact.files]
     code = bool(params.get("code"))
     known = all(is_model_file(n, code) or (code and n == PERMISSION_NAME) for n in names)

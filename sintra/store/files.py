@@ -10,8 +10,8 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -27,7 +27,7 @@ def unique_name() -> str:
     return os.urandom(16).hex()
 
 
-def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
+def open_regular(path: str | Path, follow: bool = True) -> BufferedReader:
     """Open a regular file for reading; a FIFO is not waited for.
 
     follow: whether a link is. Raises OSError for everything else.

@@ -4,7 +4,7 @@ import json
 import sqlite3
 
 import pytest
-from odd_kinds import JSON_SHAPES, KINDS, limit, put
+from faults.kinds import JSON_SHAPES, KINDS, limit, put
 
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError

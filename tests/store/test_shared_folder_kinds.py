@@ -1,7 +1,7 @@
 """A shared folder in which somebody has put other things than files: the rest serves."""
 
 import pytest
-from odd_kinds import KINDS, limit, put
+from faults.kinds import KINDS, limit, put
 
 from sintra.core.canonical import canonical, sha256
 from sintra.store.remote.address import Address
