@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from sintra.core.errors import UserError
 from sintra.core.stage import PROGRESS_MARK
+from sintra.core.text import printable_line, printable_text
 
 if TYPE_CHECKING:  # loaded with the first live line
     from tqdm import tqdm
@@ -99,7 +100,11 @@ class Console:
         return self.mode == "auto" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str, event: str = "line", **fields: object) -> None:
-        """Print a line of progress; fields stand beside it in JSON mode only."""
+        """Print a line of progress; fields stand beside it in JSON mode only.
+
+        Worker's logs and others' rounds speak here, so nothing is printed that a terminal obeys.
+        """
+        text = printable_text(text)
         with self.lock:
             if self.mode == "quiet":
                 return
@@ -185,7 +190,7 @@ class Console:
         total = max(self.expected_steps, self.finished_steps + len(self.running))
         count = f"[{self.finished_steps + 1}/{total}] "
         text = count + name + others + ": " + step.status(time.monotonic())
-        self.bar.set_description_str(text[: columns - 1])
+        self.bar.set_description_str(printable_line(text)[: columns - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()

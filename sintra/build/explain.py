@@ -7,7 +7,10 @@ from typing import Any
 
 from sintra.build.step import Step
 from sintra.core.artifact import Failure
+from sintra.core.text import printable_line
 from sintra.store.store import Store
+
+LONGEST_VALUE = 200  # characters of a value that is shown
 
 
 def failure_line(failure: Failure) -> str:
@@ -48,7 +51,9 @@ def changes(old: Any, new: Any, at: str = "") -> list[str]:
         return []
 
     def short(value: Any) -> str:
-        return str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+        if isinstance(value, str) and len(value) == 64:
+            value = value[:12]
+        return printable_line(str(value), LONGEST_VALUE)
 
     return [f"{at}: {short(old)} -> {short(new)}"]
 

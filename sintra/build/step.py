@@ -73,10 +73,14 @@ class Step:
             if isinstance(above, Failure):
                 return above
         key = self.key(store)
-        outcome = None if key is None else store.lookup(key)
+        outcome = None if key is None else store.lookup(key, self.accepts)
         if outcome is not None:
             self.cached["outcome"] = outcome
         return outcome
+
+    def accepts(self, outcome: Outcome) -> bool:
+        """Return whether an outcome can be this step's."""
+        return self.plugin.accepts(self.params, outcome)
 
     def forget(self, store: Store) -> bool:
         """Drop the step's AC entry; return whether there was one."""

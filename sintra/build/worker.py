@@ -28,8 +28,8 @@ from sintra.core.process import die_with_parent, peak_rss
 from sintra.core.stage import Context, Hints, Stage, cores, tool_version
 from sintra.store.entries import StepRecord
 from sintra.store.files import unique_name
-from sintra.store.locks import machine_lock_path
-from sintra.store.store import Store
+from sintra.store.locks import machine_lock_path, open_lock
+from sintra.store.store import Outcome, Store
 
 TRANSIENT = 75
 IDLE = 19
@@ -67,7 +67,7 @@ def machine_lock(store: Store, stage: Stage) -> Iterator[None]:
     Other `doit`s on this cache wait for it too.
     """
     store.folder("lock")
-    with machine_lock_path(store.root, store.lock_kind).open("w") as handle:
+    with open_lock(machine_lock_path(store.root, store.lock_kind)) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if stage.resource == "alone" else fcntl.LOCK_SH)
         yield
 
@@ -98,17 +98,25 @@ def check_tools(order: Order, stage: Stage) -> None:
 
 def perform(order: Order) -> None:
     """Run the step unless the store has its outcome, and publish the outcome."""
-    store, stage = Store(Path(order.store), order.locks), plugins.load_step(order.stage)
+    store = Store(Path(order.store), order.locks)
+    stage: Stage = plugins.load_step(order.stage)
     check_tools(order, stage)
+
+    def accept(outcome: Outcome) -> bool:
+        return stage.accepts(order.action["params"], outcome)
+
     if order.background and stage.resource != "alone":
         give_way()
     with store.lock(order.key), machine_lock(store, stage):
-        if store.lookup(order.key) is not None:
+        if store.lookup(order.key, accept) is not None:
             return
         folder = store.folder("tmp") / f"{order.key}.{unique_name()}"
         start = time.monotonic()
         try:
             outcome = attempt(order, store, stage, folder)
+            if not accept(outcome):
+                names = ", ".join(stage.files) or "other files"
+                raise RuntimeError(f"{order.stage} declares {names} and didn't write them")
             about: StepRecord = {
                 "step": order.step,
                 "stage": order.stage,
@@ -117,7 +125,7 @@ def perform(order: Order) -> None:
                 "wall_s": round(time.monotonic() - start, 3),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
-            store.publish(order.key, outcome, about)
+            store.publish(order.key, outcome, about, accept, folder / "out")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 from doit.reporter import ConsoleReporter
 
 from sintra.build.run_state import current
+from sintra.core.text import printable_text
 
 
 class Reporter(ConsoleReporter):  # type: ignore[misc]
@@ -33,7 +34,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             return
         with self._lock:
             text = fail.message if str(fail.message).startswith("sintra: ") else fail.get_msg()
-            current.failures.append(str(text).strip())
+            current.failures.append(printable_text(str(text).strip()))
             print(current.failures[-1], file=sys.stderr, flush=True)
 
     def complete_run(self) -> None:

@@ -11,15 +11,21 @@ from dataclasses import replace
 from sintra.build.console import format_seconds
 from sintra.build.graph import Graph
 from sintra.build.run_state import Run
+from sintra.build.step import Step
+from sintra.cli.steps import build_step
 from sintra.cli.study_summary import print_result, remaining_work, round_summary, study_intro
 from sintra.config import study
 from sintra.config.tasks import check_tasks
+from sintra.core.errors import Transient
+from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
 from sintra.integrations.listeners.study_events import StudyEvents
 from sintra.results import outputs, result
+from sintra.store.files import remove_path
 from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
+from sintra.study.json_types import ResultJson
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
@@ -100,7 +106,7 @@ class StudyRun:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
         check_tasks(self.workspace.tasks.values())
         for path in self.workspace.folder.glob("round-*.json"):
-            path.unlink()
+            remove_path(path)
         self.announce()
 
     def next_round(self, graph: Graph, recorded: list[Round]) -> Round:
@@ -150,18 +156,13 @@ class StudyRun:
         """
         self.concluded = True
         recorded = recorded or round_files.read_rounds(self.workspace)
-        graph = self.workspace.graph()
-        measured = candidates.collect_candidates(graph, self.workspace.store, recorded)
-        rounds.write_keys(self.workspace, graph, recorded)
-        outcome = result.build_result(
-            self.workspace,
-            recorded,
-            measured,
-            dict(self.run.counts),
-            self.run.seconds,
-            self.run.language_model_bill(),
-        )
-        problem = outputs.deliver(self.workspace, outcome, measured, recorded, graph)
+        rounds.write_keys(self.workspace, self.workspace.graph(), recorded)
+        judged = self.judge_study(recorded)
+        if damaged := outputs.damaged_makers(outputs.plan_delivery(self.workspace, *judged)):
+            self.rebuild(damaged)
+            judged = self.judge_study(recorded)
+        outcome, measured, recorded, graph = judged
+        problem = outputs.deliver(self.workspace, *judged)
         self.write_report()
         if problem:
             self.run.say(
@@ -173,6 +174,41 @@ class StudyRun:
             return True
         print_result(outcome, measured, self.workspace, self.run.console.mode)
         return bool(outcome["status"] == "met" and not problem)
+
+    def judge_study(
+        self, recorded: list[Round]
+    ) -> tuple[ResultJson, list[Candidate], list[Round], Graph]:
+        """Return the result with what it was made from."""
+        graph = self.workspace.graph()
+        measured = candidates.collect_candidates(graph, self.workspace.store, recorded)
+        outcome = result.build_result(
+            self.workspace,
+            recorded,
+            measured,
+            dict(self.run.counts),
+            self.run.seconds,
+            self.run.language_model_bill(),
+        )
+        return outcome, measured, recorded, graph
+
+    def rebuild(self, damaged: list[Step]) -> None:
+        """Build steps again whose files were damaged on disk and are in quarantine now.
+
+        Raises Transient where other bytes come out: the next run measures them.
+        """
+        store, policy, shared = self.workspace.store, self.workspace.policy, self.workspace.shared
+        for step in damaged:
+            self.run.say(f"damaged {step.name}: its file on disk is not what was written")
+            before = step.outcome(store)
+            step.cached.clear()
+            for needed in step.all():
+                if needed.outcome(store) is None:
+                    build_step(needed, store, policy, self.run, shared)
+            if step.outcome(store) != before:
+                raise Transient(
+                    f"{step.name} was damaged on disk, and other bytes came out when it was built "
+                    "again: run the same command, which measures them"
+                )
 
     def write_report(self) -> None:
         """Write the study's page unless it is there: delivering a changed result removes it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sintra.config.options import Config, HardwareConf, from_json
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import write_if_possible
+from sintra.store.files import read_regular, write_if_possible
 
 TIMEOUT = "limits.timeout"  # stage -> seconds
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "texts", "store", "executor", "device")
@@ -243,13 +244,15 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> Config:
     key = sha256(canonical(state_of(root, raw, profiles)))
     path = cache / "meta" / "compose" / f"{key}.json" if cache else None
     values = read_composed(path) if path else None
-    if values is None:
-        with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
-            for profile in profiles:
-                _write_profile(Path(folder), profile)
-            values = _compose(root, checked(root, raw), [folder] if profiles else [])
-        if path:
-            write_if_possible(path, sealed(canonical(values)))
+    if values is not None:
+        with suppress(KeyError, TypeError, AttributeError):  # of another shape: composed again
+            return from_json(Config, values)
+    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
+        for profile in profiles:
+            _write_profile(Path(folder), profile)
+        values = _compose(root, checked(root, raw), [folder] if profiles else [])
+    if path:
+        write_if_possible(path, sealed(canonical(values)))
     return from_json(Config, values)
 
 
@@ -268,7 +271,7 @@ def state_of(root: Path, raw: list[str], profiles: list[Path]) -> list[Any]:
 def read_composed(path: Path) -> dict[str, Any] | None:
     """Return composed options from the cache; None where there are none."""
     try:
-        return unsealed(path.read_bytes())
+        return unsealed(read_regular(path), required=True)
     except OSError:
         return None
 

@@ -5,12 +5,14 @@ They stand apart from the other types, since a build with nothing left to do nee
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from sintra.core.canonical import canonical, sha256
 
+PERMISSION_NAME = "sintra.trust_remote_code"  # the file that lets a model's own code be run
 GGUF_FILE = "model.gguf"  # what a model's file is called in every artifact
 
 
@@ -52,6 +54,14 @@ class Artifact:
             canonical(
                 [[f.path, f.size, f.sha256] for f in sorted(self.files, key=lambda f: f.path)]
             )
+        )
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Return whether all these files are in it; a name that ends in "/" is a folder."""
+        paths = [file.path for file in self.files]
+        return all(
+            any(p.startswith(name) for p in paths) if name.endswith("/") else name in paths
+            for name in names
         )
 
     @property

@@ -34,12 +34,15 @@ def sealed(text: str) -> str:
     return f'{{"sum": "{sha256(text)}", {text[1:]}'
 
 
-def unsealed(raw: bytes) -> dict[str, Any] | None:
+def unsealed(raw: bytes, required: bool = False) -> dict[str, Any] | None:
     """Return the object without its digest; one that was never sealed is taken as it is.
 
-    None where the bytes are not a JSON object, or not those that were written.
+    required: whether a digest must be there. None where the bytes are not a JSON object, or not
+    those that were written.
     """
     body = raw
+    if required and not raw.startswith(_SEAL_HEAD):
+        return None
     if raw.startswith(_SEAL_HEAD):
         first = _SEAL_END + len(_SEAL_TAIL)
         body = b"{" + raw[first:]

@@ -6,25 +6,36 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
+from sintra.core.text import printable_line
+
 LONGEST_WORD = 80  # characters that are compared: the time grows with their square
 CLOSE_ENOUGH = 0.5  # similarity from 0 to 1 (difflib) from which a name is suggested
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line on stderr, exit code 2, nothing started."""
+    """A mistake of the user's: one line on stderr, exit code 2, nothing started.
+
+    The message may quote others' files, so it is made printable.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable_line(str(message)))
 
 
 class Infeasible(Exception):
     """A step that can never work as asked for: a cached result, from which the planner learns."""
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(printable_line(message))
         self.kind = kind
         """One of unsupported, out_of_memory, not_a_number, refused."""
 
 
 class Transient(Exception):
     """A step that failed for a reason that may pass (network, disk, a kill): never cached."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable_line(str(message)))
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

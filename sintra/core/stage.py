@@ -12,6 +12,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+from sintra.core.artifact import Artifact, Failure
+
 Resource = Literal[
     "light",  # one core or the network
     "heavy",  # all cores
@@ -65,9 +67,26 @@ class Stage:
     platform: bool = False  # whether the CPU's name and the number of cores are part of the key
     timeout_s: float = 4 * 3600  # seconds of wall time
     metrics: tuple[str, ...] = ()  # names of what a probe measures
+    files: tuple[str, ...] = ()
+    """What every artifact of it holds: paths of files, and folders that end in "/" and aren't
+    empty. An entry without them is a miss."""
     optional: bool = False
     """Whether a study goes on without it: a fault that may pass is then its variant's failure in
     this run."""
+
+    executed: bool = False
+    """Whether what it makes is run or installed: such an artifact isn't taken from a shared store
+    whose entries carry no HMAC."""
+    check: Callable[[Params, Artifact], bool] | None = None
+    """Whether an artifact can be what the stage makes of these parameters; None: any can that
+    holds the files."""
+
+    def accepts(self, params: Params, outcome: Artifact | Failure) -> bool:
+        """Return whether an outcome can be this stage's: an artifact must hold what it declares."""
+        if isinstance(outcome, Failure):
+            return True
+        fits = self.check is None or self.check(params, outcome)
+        return fits and outcome.holds(self.files)
 
     @cached_property
     def identity(self) -> StageIdentity:

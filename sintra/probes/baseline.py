@@ -14,7 +14,7 @@ from sintra.core.stage import Context, Stage
 from sintra.core.types import Measurement
 from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.probes.divergence import window_protocol
-from sintra.probes.measurements import write_measurements
+from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,4 +135,10 @@ def _new_array(context: Context, name: str, dtype: Any, shape: tuple[int, ...]) 
     return np.lib.format.open_memmap(context.out / name, "w+", dtype, shape)
 
 
-STAGE = Stage("baseline", 3, run, tools=("llama-cpp-python",))
+STAGE = Stage(
+    "baseline",
+    3,
+    run,
+    tools=("llama-cpp-python",),
+    files=("tokens.npy", "nll.npy", "bytes.npy", MEASUREMENTS_FILE),
+)

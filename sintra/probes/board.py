@@ -19,7 +19,7 @@ from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import PROGRESS_MARK, Context, Stage
 from sintra.core.types import Measurement
 from sintra.hardware.boards.identity import board_label
-from sintra.probes.measurements import write_measurements
+from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 from sintra.probes.timing import standard_error
 
 MIB = 2**20
@@ -197,11 +197,19 @@ SPEED_METRICS = (
     "device_throttled",
     "device_swapped_bytes",
 )
-SPEED = Stage("device_speed", 1, measure_speed, resource="light", metrics=SPEED_METRICS)
+SPEED = Stage(
+    "device_speed",
+    1,
+    measure_speed,
+    resource="light",
+    metrics=SPEED_METRICS,
+    files=(MEASUREMENTS_FILE,),
+)
 MEMORY = Stage(
     "device_memory",
     1,
     measure_memory,
     resource="light",
     metrics=("device_ram_bytes", "device_load_s", "device_ram_swapped_bytes"),
+    files=(MEASUREMENTS_FILE,),
 )

@@ -154,7 +154,12 @@ def measure_original(context: Context) -> None:
 
 
 AGREEMENT = Stage(
-    "agreement", 1, measure_agreement, metrics=("agree_tokens", "agree_kld_mean"), optional=True
+    "agreement",
+    1,
+    measure_agreement,
+    metrics=("agree_tokens", "agree_kld_mean"),
+    optional=True,
+    files=(MEASUREMENTS_FILE,),
 )
 QUALITY = Stage(
     "quality_hf",
@@ -162,6 +167,7 @@ QUALITY = Stage(
     lambda context: run_in_environment(context, "measure_quality"),
     optional=True,
     metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio"),
+    files=(MEASUREMENTS_FILE, "kld.npy"),
 )
 SPEED = Stage(
     "speed_hf",
@@ -171,6 +177,7 @@ SPEED = Stage(
     "alone",
     platform=True,
     metrics=("pp_tps", "tg_tps"),
+    files=(MEASUREMENTS_FILE,),
     optional=True,
 )
 MEMORY = Stage(
@@ -179,5 +186,6 @@ MEMORY = Stage(
     lambda context: run_in_environment(context, "measure_memory"),
     platform=True,
     metrics=("ram_peak_bytes", "vram_peak_bytes"),
+    files=(MEASUREMENTS_FILE,),
     optional=True,
 )

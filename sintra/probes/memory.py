@@ -19,7 +19,7 @@ from sintra.core.errors import Infeasible, Transient
 from sintra.core.stage import Context, Params, Stage, machine
 from sintra.core.types import Measurement
 from sintra.hardware.memory_limit import MemoryLimit, memory_limit
-from sintra.probes.measurements import write_measurements
+from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 
 if TYPE_CHECKING:
     from sintra.probes.memory_child import Order, Reading
@@ -150,4 +150,5 @@ STAGE = Stage(
     ("llama-cpp-python",),
     platform=True,
     metrics=("ram_peak_bytes", "ram_peak_mmap_bytes", *(f"ram_{p}_bytes" for p in PHASES)),
+    files=(MEASUREMENTS_FILE, "timeline.json"),
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from sintra.core.stage import Context, Stage
 from sintra.formats.runtime.llama_cpp import open_model
 from sintra.probes.divergence import Baseline, score_model, write_scores
+from sintra.probes.measurements import MEASUREMENTS_FILE
 
 
 def run(context: Context) -> None:
@@ -32,4 +33,5 @@ STAGE = Stage(
     run,
     tools=("llama-cpp-python", "numpy"),
     metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio", "bits_per_byte"),
+    files=(MEASUREMENTS_FILE, "kld.npy"),
 )

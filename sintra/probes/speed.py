@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sintra.core.stage import Context, Stage
 from sintra.formats.runtime.llama_cpp import open_model
-from sintra.probes.measurements import write_measurements
+from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 from sintra.probes.timing import measure_speeds
 
 
@@ -20,5 +20,12 @@ def run(context: Context) -> None:
 
 
 STAGE = Stage(
-    "speed", 1, run, ("llama-cpp-python",), "alone", platform=True, metrics=("pp_tps", "tg_tps")
+    "speed",
+    1,
+    run,
+    ("llama-cpp-python",),
+    "alone",
+    platform=True,
+    metrics=("pp_tps", "tg_tps"),
+    files=(MEASUREMENTS_FILE,),
 )

@@ -24,7 +24,7 @@ from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.probes.evaluation.build import build_task
 from sintra.probes.evaluation.code import network_is_cut
 from sintra.probes.evaluation.compare import Answer, Item, TaskResult, task_measurements
-from sintra.probes.measurements import write_measurements
+from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 
 SEED = 1234  # lm-eval's own, for tasks that draw examples
 PREFERRED_METRICS = ("acc", "exact_match")
@@ -171,4 +171,6 @@ def item_answer(task: Any, row: dict[str, Any]) -> Answer:
     return bool(responses[0][1]) if task.OUTPUT_TYPE == "loglikelihood" else None
 
 
-STAGE = Stage("tasks", 1, run, tools=("llama-cpp-python", "lm_eval"))
+STAGE = Stage(
+    "tasks", 1, run, tools=("llama-cpp-python", "lm_eval"), files=(MEASUREMENTS_FILE, "items.json")
+)

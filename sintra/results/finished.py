@@ -15,6 +15,7 @@ from sintra.core.artifact import Artifact, Failure
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.results.validation import result_folder
+from sintra.store.files import read_regular
 from sintra.store.store import Store
 from sintra.study import round_files
 from sintra.study.json_types import CandidateJson, ResultJson
@@ -76,10 +77,10 @@ class FinishedStudy:
 def open_finished(root: Path, study: str = "latest") -> FinishedStudy:
     """Open a folder of outputs/. Raises UserError where it has no winner, or its model is gone."""
     folder = result_folder(root, study)
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads(read_regular(folder / "result.json"))
     if not result["winner"]:
         raise UserError(f"outputs/{study} has no winner: {result['reason'] or result['status']}")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads(read_regular(folder / "manifest.json"))
     workspace = open_workspace(root, manifest["overrides"])
     if workspace.pinned() is None:
         raise UserError(

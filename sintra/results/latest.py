@@ -10,7 +10,7 @@ from pathlib import Path
 from sintra.core.errors import UserError
 from sintra.results import validation
 from sintra.store import history
-from sintra.store.files import unique_name
+from sintra.store.files import replace_any, unique_name
 from sintra.store.store import Store
 
 
@@ -27,7 +27,7 @@ def point_latest(root: Path, study: str) -> None:
         f".latest.{unique_name()}"
     )  # studies of one process may end at once
     temporary.symlink_to(study)
-    os.replace(temporary, latest)
+    replace_any(temporary, latest)
 
 
 def promote(root: Path, store: Store, study: str, changed: bool) -> str:

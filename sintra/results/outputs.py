@@ -17,6 +17,7 @@ from typing import Any
 
 from sintra import __version__
 from sintra.build.graph import Graph
+from sintra.build.step import Step
 from sintra.core import plugins
 from sintra.core.artifact import Artifact, File
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
@@ -28,7 +29,15 @@ from sintra.core.types import Candidate
 from sintra.planning.other_formats import buildable_formats
 from sintra.results import latest
 from sintra.store import history
-from sintra.store.files import link_or_copy, write_atomic
+from sintra.store.files import (
+    hash_file,
+    link_or_copy,
+    make_folder,
+    read_regular,
+    remove_path,
+    write_atomic,
+)
+from sintra.store.sound_files import SoundFiles
 from sintra.store.store import Store
 from sintra.study.json_types import ManifestJson, ResultJson
 from sintra.study.round_files import Round
@@ -41,6 +50,8 @@ TEXT_FILES = ("result.json", "rounds.json", "recipe.yaml")
 
 Models = dict[str, Artifact]
 """Folder below outputs/<study> -> artifact: "" for the winner, else the name of the format."""
+Makers = dict[str, Step]
+"""Folder below outputs/<study> -> the step that made what it holds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Delivery:
     rounds: Sequence[Round]
     models: Models
     plugin_files: dict[str, Artifact]  # folder below outputs/<study> -> what a plugin made
+    makers: Makers  # of all these artifacts
+    sound: SoundFiles  # files that were found to have their SHA-256
 
     @property
     def folder(self) -> Path:
@@ -63,6 +76,16 @@ class Delivery:
     def store(self) -> Store:
         """The cache with all files."""
         return self.workspace.store
+
+    @property
+    def files(self) -> list[tuple[str, File]]:
+        """Every file of an artifact that is delivered, with its folder below outputs/<study>."""
+        models = [(name, f) for name, made in self.models.items() for f in model_files(made)]
+        return models + [(name, f) for name, made in self.plugin_files.items() for f in made.files]
+
+    def target(self, folder: str, file: File) -> Path:
+        """Where a file of an artifact lies in outputs/<study>/."""
+        return self.folder / folder / file.path
 
 
 def deliver(
@@ -80,6 +103,7 @@ def deliver(
     if changed:
         write_files(delivery)
         seal_folder(delivery)
+    delivery.sound.save()
     append_to_history(workspace, result)
     return promote_winner(delivery, changed)
 
@@ -92,23 +116,48 @@ def plan_delivery(
     graph: Graph,
 ) -> Delivery:
     """Choose the artifacts that the folder is to hold."""
-    models, plugin_files = Models(), dict[str, Artifact]()
+    store = workspace.store
+    models, others = Makers(), Makers()
     if result["winner"]:
         winner = Recipe.of(result["winner"]["recipe"])
-        models = chosen_models(workspace, graph, winner, candidates)
-        plugin_files = plugin_artifacts(graph, workspace.store, winner)
-        plugin_files |= own_texts(graph, workspace.store)
-    return Delivery(workspace, graph, result, rounds, models, plugin_files)
+        models = model_steps(workspace, graph, winner, candidates)
+        others = plugin_steps(graph, winner) | own_texts(graph)
+    sound = SoundFiles(store.root / "meta" / "delivered" / f"{workspace.study.id}.json")
+    made, more = artifacts_of(models, store), artifacts_of(others, store)
+    return Delivery(workspace, graph, result, rounds, made, more, models | others, sound)
+
+
+def artifacts_of(makers: Makers, store: Store) -> dict[str, Artifact]:
+    """Return what steps have made, without those that failed."""
+    outcomes = {name: step.outcome(store) for name, step in makers.items()}
+    return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
+
+
+def damaged_makers(delivery: Delivery) -> list[Step]:
+    """Return the steps with a file that is sound neither in the folder nor in the cache.
+
+    Their blobs are in quarantine afterwards, so that the steps can be built again. A file whose
+    size, times and inode are those of the last look isn't read.
+    """
+    damaged = {
+        folder: delivery.makers[folder]
+        for folder, file in delivery.files
+        if not delivery.sound.is_sound(delivery.target(folder, file), file.sha256)
+        and not delivery.sound.is_sound(delivery.store.blob_path(file.sha256), file.sha256)
+        and not delivery.store.check_blob(file)
+    }
+    delivery.sound.save()
+    return list(damaged.values())
 
 
 def is_delivered(delivery: Delivery) -> bool:
     """Return whether the folder holds the same result already, but for what is of a single run."""
     out = delivery.folder
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         return (
-            is_same_result(json.loads((out / "result.json").read_text()), delivery.result)
-            and has_models(delivery.store, out, delivery.models)
+            is_same_result(json.loads(read_regular(out / "result.json")), delivery.result)
             and has_text_files(out)
+            and has_models(delivery)
         )
     return False
 
@@ -116,11 +165,10 @@ def is_delivered(delivery: Delivery) -> bool:
 def write_files(delivery: Delivery) -> None:
     """Write everything but the manifest; pages of an earlier winner go."""
     out, result = delivery.folder, delivery.result
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name in PAGES:
-        (out / name).unlink(missing_ok=True)
-    link_models(delivery.store, out, delivery.models)
-    link_plugin_files(delivery.store, out, delivery.plugin_files)
+        remove_path(out / name)
+    link_files(delivery)
     if result["winner"]:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
@@ -167,39 +215,30 @@ def is_same_result(one: ResultJson, two: ResultJson) -> bool:
     return canonical(lasting_part(one)) == canonical(lasting_part(two))
 
 
-def chosen_models(
+def model_steps(
     workspace: Workspace, graph: Graph, winner: Recipe, candidates: Sequence[Candidate]
-) -> Models:
-    """Return the winner's artifact, and that of the best variant of every other format."""
-    store, goal = workspace.store, workspace.study.goal
-    models = {"": built_artifact(graph, store, winner)}
+) -> Makers:
+    """Return the winner's step, and that of the best variant of every other format."""
+    goal = workspace.study.goal
+    models = {"": graph.quantize(winner)}
     for name in buildable_formats(graph.study):
         order = ranked([c for c in candidates if c.recipe.format == name], goal)
         if name != winner.format and order:
-            models[name] = built_artifact(graph, store, order[0].recipe)
+            models[name] = graph.quantize(order[0].recipe)
     return models
 
 
-def built_artifact(graph: Graph, store: Store, recipe: Recipe) -> Artifact:
-    """Return the artifact of a recipe that was built."""
-    outcome = graph.quantize(recipe).outcome(store)
-    assert isinstance(outcome, Artifact)
-    return outcome
-
-
-def plugin_artifacts(graph: Graph, store: Store, winner: Recipe) -> dict[str, Artifact]:
-    """Return folder below outputs/<study> -> what a plugin's stage or probe made of the winner."""
+def plugin_steps(graph: Graph, winner: Recipe) -> Makers:
+    """Return folder below outputs/<study> -> a plugin's stage or probe of the winner."""
     if winner.format != "gguf":
         return {}
-    outcomes = {f"extra/{s.stage}": s.outcome(store) for s in graph.extra(winner)}
-    return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
+    return {f"extra/{step.stage}": step for step in graph.extra(winner)}
 
 
-def own_texts(graph: Graph, store: Store) -> dict[str, Artifact]:
-    """Return folder below outputs/<study> -> a text that the model wrote."""
+def own_texts(graph: Graph) -> Makers:
+    """Return folder below outputs/<study> -> the step of a text that the model writes."""
     roles = [role for role, source in graph.texts.items() if source.kind == "own"]
-    outcomes = {f"texts/{role}": graph.text(role).outcome(store) for role in roles}
-    return {name: made for name, made in outcomes.items() if isinstance(made, Artifact)}
+    return {f"texts/{role}": graph.text(role) for role in roles}
 
 
 def model_files(artifact: Artifact) -> list[File]:
@@ -207,26 +246,35 @@ def model_files(artifact: Artifact) -> list[File]:
     return [f for f in artifact.files if f.path == "model.gguf" or f.path.startswith("model/")]
 
 
-def has_models(store: Store, out: Path, models: Models) -> bool:
-    """Return whether the folder holds all these models and no other.
+def has_models(delivery: Delivery) -> bool:
+    """Return whether the folder holds all models and plugins' files, sound, and no other model.
 
-    Files are compared by size, and must not be older than a blob that was made again because the
-    old one was damaged.
+    A file is read where its size, times or inode have changed since it was found to be sound.
     """
-    files = {Path(folder, f.path): f for folder, made in models.items() for f in model_files(made)}
-    if model_names(out, models) != {path.parts[0] for path in files}:
-        return False
-    return all(
-        (out / path).is_file() and is_current_copy(out / path, store.blob_path(f.sha256), f.size)
-        for path, f in files.items()
+    named = {Path(folder, file.path).parts[0] for folder, file in delivery.files}
+    present = model_names(delivery.folder, delivery.models)
+    return present <= named and all(
+        delivery.sound.is_sound(delivery.target(folder, file), file.sha256)
+        for folder, file in delivery.files
     )
 
 
-def is_current_copy(path: Path, blob: Path, size: int) -> bool:
-    """Return whether a file has the size, and is the blob itself or no older than it."""
-    here, there = path.stat(), blob.stat()
-    linked = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
-    return here.st_size == size and (linked or here.st_mtime_ns >= there.st_mtime_ns)
+def link_files(delivery: Delivery) -> None:
+    """Put all files of artifacts into the folder, and remember those that are sound.
+
+    A link to a blob that has just been looked at isn't read again; a copy is.
+    """
+    store, sound = delivery.store, delivery.sound
+    blobs = {file.sha256: store.blob_path(file.sha256) for _, file in delivery.files}
+    good = {digest for digest, blob in blobs.items() if sound.is_sound(blob, digest)}
+    link_models(store, delivery.folder, delivery.models)
+    link_plugin_files(store, delivery.folder, delivery.plugin_files)
+    for folder, file in delivery.files:
+        target = delivery.target(folder, file)
+        if file.sha256 in good and target.samefile(blobs[file.sha256]):
+            sound.remember(target, file.sha256)
+        else:
+            sound.is_sound(target, file.sha256)
 
 
 def model_names(out: Path, formats: Iterable[str]) -> set[str]:
@@ -237,9 +285,9 @@ def model_names(out: Path, formats: Iterable[str]) -> set[str]:
 
 def has_text_files(out: Path) -> bool:
     """Return whether the text files of a result's folder are those that its manifest names."""
-    manifest = unsealed((out / "manifest.json").read_bytes())
+    manifest = unsealed(read_regular(out / "manifest.json"))
     return manifest is not None and all(
-        sha256((out / name).read_text()) == digest
+        hash_file(out / name) == digest
         for name, digest in manifest["files"].items()
         if name in TEXT_FILES
     )
@@ -251,12 +299,12 @@ def link_models(store: Store, out: Path, models: Models) -> None:
     """
     for name in model_names(out, models):
         if (out / name).is_dir():
-            shutil.rmtree(out / name)
+            remove_path(out / name)
     for folder, artifact in models.items():
         for file in model_files(artifact):
             link_file(store, file, out / folder / file.path)
     if "" not in models or not any(f.path == "model.gguf" for f in model_files(models[""])):
-        (out / "model.gguf").unlink(missing_ok=True)
+        remove_path(out / "model.gguf")
 
 
 def link_plugin_files(store: Store, out: Path, artifacts: dict[str, Artifact]) -> None:

@@ -24,7 +24,7 @@ from sintra.formats.runtime.call import PACKAGE_ROOT
 from sintra.formats.runtime.environments import locked_python
 from sintra.results.load_check import LoadOrder
 from sintra.results.result import model_file
-from sintra.store.files import hash_file, unique_name, write_atomic
+from sintra.store.files import hash_file, read_regular, unique_name, write_atomic
 from sintra.store.store import Store
 from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson
 
@@ -78,7 +78,7 @@ def cached_problem(folder: Path, store: Store) -> str:
     """
     record = store.root / "meta" / "validated" / f"{folder.name}.json"
     try:
-        if json.loads(record.read_text()) == file_marks(folder):
+        if json.loads(read_regular(record)) == file_marks(folder):
             return ""
     except (OSError, ValueError):
         pass
@@ -116,8 +116,8 @@ def problem(findings: list[Finding]) -> str:
 def validate(folder: Path, store: Store) -> list[Finding]:
     """Check a result's files and its model; a model whose bytes are wrong is not loaded."""
     try:
-        result: ResultJson = json.loads((folder / "result.json").read_text())
-        manifest: ManifestJson = json.loads((folder / "manifest.json").read_text())
+        result: ResultJson = json.loads(read_regular(folder / "result.json"))
+        manifest: ManifestJson = json.loads(read_regular(folder / "manifest.json"))
         winner, listed = result["winner"], dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = f"result.json or manifest.json can't be read: {type(error).__name__}: {error}"

@@ -196,4 +196,4 @@ def first_difference(one: list[int], two: list[int]) -> int | None:
     )
 
 
-STAGE = Stage("ab", 1, run, tools=("llama-cpp-python",))
+STAGE = Stage("ab", 1, run, tools=("llama-cpp-python",), files=("ab.json",))

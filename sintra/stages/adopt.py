@@ -92,5 +92,5 @@ def torch_type(layout: Layout) -> Any:
     return getattr(torch, names[max(sizes, key=lambda kind: sizes[kind])])
 
 
-STAGE = Stage("adopt", 2, run, tools=("llama-cpp-python",))
-UNPACK = Stage("unpack", 1, unpack, tools=("transformers", "torch"))
+STAGE = Stage("adopt", 2, run, tools=("llama-cpp-python",), files=("model.gguf", "layout.json"))
+UNPACK = Stage("unpack", 1, unpack, tools=("transformers", "torch"), files=("config.json",))

@@ -94,4 +94,4 @@ def merged_rounding(chosen: Mapping[str, str], layouts: Layouts) -> RoundingJson
     }
 
 
-STAGE = Stage("assemble", 1, run)
+STAGE = Stage("assemble", 1, run, files=("model.gguf", "layout.json"))

@@ -228,6 +228,7 @@ def compress_by_llmcompressor(context: Context) -> None:
     compress(context, "compressor", "by_llmcompressor")
 
 
-GPTQ = Stage("gptq", 1, compress_by_llmcompressor, optional=True)
-AWQ = Stage("awq", 1, compress_by_llmcompressor, optional=True)
-NATIVE = Stage("gptq_native", 1, compress_native, optional=True)
+FILES = ("model/", "layout.json")  # of every artifact here
+GPTQ = Stage("gptq", 1, compress_by_llmcompressor, optional=True, files=FILES)
+AWQ = Stage("awq", 1, compress_by_llmcompressor, optional=True, files=FILES)
+NATIVE = Stage("gptq_native", 1, compress_native, optional=True, files=FILES)

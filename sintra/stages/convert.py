@@ -19,6 +19,7 @@ from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.leave_out import without_equal_output
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
+from sintra.stages.converter import check_converter
 
 MOST_WARNINGS, LONGEST_WARNING = 5, 200  # lines of the converter's that are shown, characters
 # Warnings about what every model has: rope without scaling, a name that isn't a repository's.
@@ -29,14 +30,16 @@ TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml ty
 def run(context: Context) -> None:
     """Write model.gguf and layout.json; layout["presets"]: what stock presets would write.
 
-    inputs: model (the checkpoint), toolchain (the converter). Raises UserError where the converter
-    can't take the model, Transient where the disk is full.
+    inputs: model (the checkpoint), toolchain (the converter, whose files are checked against their
+    pins). Raises UserError where the converter can't take the model, Transient where the disk is
+    full.
     """
     kind, model = context.params["type"], context.inputs["model"]
     if kind not in TYPES:
         raise UserError(f"model.convert={kind} isn't known: use {', '.join(TYPES)}")
     out = context.out / "model.gguf"
     converter = context.inputs["toolchain"]
+    check_converter(converter)
     command = [
         sys.executable,
         str(converter / "convert_hf_to_gguf.py"),
@@ -112,4 +115,6 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
     raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
 
 
-STAGE = Stage("convert", 2, run, tools=("transformers", "sentencepiece"))
+STAGE = Stage(
+    "convert", 2, run, tools=("transformers", "sentencepiece"), files=("model.gguf", "layout.json")
+)

@@ -227,4 +227,6 @@ def publish(progress: CurvatureProgress, context: Context) -> None:
     context.write_json("curvature.json", curvature)
 
 
-STAGE = Stage("curvature", 3, run, tools=("torch", "transformers"))
+STAGE = Stage(
+    "curvature", 3, run, tools=("torch", "transformers"), files=("importance.npz", "curvature.json")
+)

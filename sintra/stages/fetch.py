@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from sintra.config.tasks import task_files
-from sintra.core.artifact import GGUF_FILE, Artifact, File
+from sintra.core.artifact import GGUF_FILE, PERMISSION_NAME, Artifact, File
 from sintra.core.errors import Transient
-from sintra.core.stage import Context, Stage
-from sintra.formats.checkpoint.folder import check_folder
+from sintra.core.stage import Context, Params, Stage
+from sintra.formats.checkpoint.folder import check_folder, is_model_file
 from sintra.formats.checkpoint.json_files import copy_without_mark, has_mark
 from sintra.formats.checkpoint.remote_code import write_permission
 from sintra.formats.checkpoint.vocabulary import (
@@ -70,4 +70,17 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
     )
 
 
-STAGE = Stage("fetch", 1, run, resource="light")
+def is_pinned_content(params: Params, artifact: Artifact) -> bool:
+    """Return whether an artifact is what the parameters pin: a local source by its digest.
+
+    Of a hub model only the commit is pinned, so there the files' names are looked at.
+    """
+    if params["kind"] != "hub":
+        return bool(artifact.digest == params["digest"])
+    names = [file.path for file in artifact.files]
+    code = bool(params.get("code"))
+    known = all(is_model_file(n, code) or (code and n == PERMISSION_NAME) for n in names)
+    return known and "config.json" in names
+
+
+STAGE = Stage("fetch", 1, run, resource="light", check=is_pinned_content)

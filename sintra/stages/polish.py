@@ -125,4 +125,6 @@ def check_memory(shape: Mapping[str, Any], size: int) -> None:
         raise Infeasible("out_of_memory", f"{text}; set planner.polish=false")
 
 
-STAGE = Stage("polish", 1, run, tools=("torch", "transformers"))
+STAGE = Stage(
+    "polish", 1, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
+)

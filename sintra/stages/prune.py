@@ -69,4 +69,6 @@ def remove_attention(context: Context, source: Path, target: Path) -> None:
         raise Infeasible("unsupported", str(error)) from None
 
 
-STAGE = Stage("prune", 1, run, tools=("llama-cpp-python", "gguf"))
+STAGE = Stage(
+    "prune", 1, run, tools=("llama-cpp-python", "gguf"), files=("model.gguf", "layout.json")
+)

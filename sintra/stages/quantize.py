@@ -137,4 +137,4 @@ def fallbacks(layout: Mapping[str, Any], overrides: Overrides) -> list[list[str]
     return missed
 
 
-STAGE = Stage("quantize", 2, run, tools=("llama-cpp-python",))
+STAGE = Stage("quantize", 2, run, tools=("llama-cpp-python",), files=("model.gguf", "layout.json"))

@@ -82,4 +82,6 @@ def new_states(context: Context, shape: tuple[int, ...]) -> HiddenStates:
     return HiddenStates(exact, quantized)
 
 
-STAGE = Stage("refine", 2, run, tools=("torch", "transformers"))
+STAGE = Stage(
+    "refine", 2, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
+)

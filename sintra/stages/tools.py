@@ -21,12 +21,12 @@ from sintra.formats.runtime.environments import (
     move_into_place,
     write_lock,
 )
+from sintra.stages.converter import PARTS, is_pinned_converter
 from sintra.store.files import hash_file
 
 PINS = {  # version of llama-cpp-python -> SHA-256 of its source release
     "0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 }
-PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")  # what the converter needs
 
 
 def toolchain_params() -> dict[str, str]:
@@ -88,7 +88,15 @@ def extract_converter(archive: Path, out: Path) -> None:
                 tar.extract(member, out, filter="data")
 
 
-TOOLCHAIN = Stage("toolchain", 1, fetch_converter, resource="light")
+TOOLCHAIN = Stage(
+    "toolchain",
+    1,
+    fetch_converter,
+    resource="light",
+    files=PARTS,
+    check=is_pinned_converter,
+    executed=True,
+)
 
 
 def create_environment(context: Context) -> None:
@@ -115,4 +123,12 @@ def create_environment(context: Context) -> None:
     move_into_place(folder, environment_folder(context, lock), lock)
 
 
-ENVIRONMENT = Stage("environment", 1, create_environment, resource="light", optional=True)
+ENVIRONMENT = Stage(
+    "environment",
+    1,
+    create_environment,
+    resource="light",
+    optional=True,
+    files=("lock.json",),
+    executed=True,
+)

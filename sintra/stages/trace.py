@@ -229,4 +229,10 @@ def write_record(folder: Path, documents: list[list[int]]) -> None:
     part.replace(record_path(folder))
 
 
-STAGE = Stage("trace", 1, run, tools=("llama-cpp-python", "numpy"))
+STAGE = Stage(
+    "trace",
+    1,
+    run,
+    tools=("llama-cpp-python", "numpy"),
+    files=(TOKENS_FILE, "text.txt", "trace.json"),
+)

@@ -63,5 +63,5 @@ def extract(context: Context) -> None:
         (context.out / "text.txt").write_bytes(archive.read(member))
 
 
-DOWNLOAD = Stage("wikitext", 1, run, resource="light")
-EXTRACT = Stage("extract", 1, extract, resource="light")
+DOWNLOAD = Stage("wikitext", 1, run, resource="light", files=(ARCHIVE,))
+EXTRACT = Stage("extract", 1, extract, resource="light", files=("text.txt",))

@@ -17,6 +17,14 @@ from sintra.core.artifact import Artifact, Failure, File
 from sintra.core.canonical import sealed, unsealed
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+TYPES = {  # of what an entry says about its step
+    "step": str,
+    "stage": str,
+    "made": str,
+    "action": dict,
+    "peak_rss": int | float,
+    "wall_s": int | float,
+}
 LONGEST_PATH, LONGEST_NAME = 1024, 200  # filesystems take 4096 and 255, of which ours are a part
 
 
@@ -75,10 +83,15 @@ def parse_entry(raw: bytes, key: str) -> tuple[Entry, Artifact | Failure] | None
     Return None where they aren't what was written, are another key's, or name no usable outcome.
     """
     data = unsealed(raw)
-    if data is None or data.get("key") != key:
+    if data is None or data.get("key") != key or not _has_types(data):
         return None
     outcome = read_outcome(data)
     return None if outcome is None else (cast(Entry, data), outcome)
+
+
+def _has_types(data: Mapping[str, Any]) -> bool:
+    """Return whether what an entry says about its step has the types that it should have."""
+    return all(isinstance(data[name], kind) for name, kind in TYPES.items() if name in data)
 
 
 def read_outcome(entry: Mapping[str, Any]) -> Artifact | Failure | None:

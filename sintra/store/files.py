@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
+
+NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP)  # something is there, and no folder
+
+
+class NotRegularError(OSError):
+    """There is something of this name, but no regular file."""
 
 
 def unique_name() -> str:
@@ -16,18 +27,81 @@ def unique_name() -> str:
     return os.urandom(16).hex()
 
 
+def open_regular(path: str | Path, follow: bool = True) -> BufferedReader:
+    """Open a regular file for reading; a FIFO is not waited for.
+
+    follow: whether a link is. Raises OSError for everything else.
+    """
+    handle = os.open(path, os.O_RDONLY | NONBLOCK | (0 if follow else NOFOLLOW))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise NotRegularError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return a regular file's bytes. Raises OSError for everything else."""
+    with open_regular(path) as handle:
+        return handle.read()
+
+
+def is_regular(path: str | Path) -> bool:
+    """Return whether there is a regular file, or a link to one."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as handle:
+    """Return the SHA-256 of a file's bytes, in hex. Raises OSError for what is not a file."""
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def change_mark(stat: os.stat_result) -> list[int]:
+def remove_path(path: Path) -> None:
+    """Delete whatever has this name, a folder with all that it holds; nothing is as good."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def put_aside(path: Path) -> None:
+    """Rename what lies where a file or folder of another kind has to be.
+
+    Nothing is deleted: it may be somebody's, put there by mistake.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.aside.{unique_name()[:8]}"))
+
+
+def make_folder(path: Path, mode: int = 0o777) -> Path:
+    """Make a folder with those above it; a file in the way is put aside. Returns it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        if error.errno not in IN_THE_WAY:
+            raise
+        for part in (*reversed(path.parents), path):
+            if os.path.lexists(part) and not part.is_dir():
+                put_aside(part)
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    return path
+
+
+def change_mark(status: os.stat_result) -> list[int]:
     """Return what changes when a file is written to.
 
     These are device, inode, size (bytes), and the times of modification and of change (ns).
     """
-    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return [
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    ]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -40,20 +114,32 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, with its folder where that is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file whole or not at all, with its folder where that is missing.
+
+    What is no file and lies there is put aside.
+    """
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{unique_name()}")
     try:
         with temporary.open("w") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        replace_any(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     fsync_folder(path.parent)
+
+
+def replace_any(source: Path, target: Path) -> None:
+    """Rename a file to a name that anything may have; a folder of that name is put aside."""
+    try:
+        os.replace(source, target)
+    except IsADirectoryError:
+        put_aside(target)
+        os.replace(source, target)
 
 
 def write_if_possible(path: Path, text: str) -> None:
@@ -72,7 +158,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    replace_any(temporary, target)
     temporary.unlink(missing_ok=True)  # two names of one file: then replacing leaves both
 
 
@@ -81,8 +167,7 @@ def move_to_quarantine(root: Path, path: Path, companions: Iterable[str] = ()) -
 
     companions: suffixes of files beside it that belong to it and go with it where they exist.
     """
-    folder = root / "quarantine"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = make_folder(root / "quarantine", 0o700)
     target = folder / f"{path.name}.{int(time.time())}.{os.urandom(4).hex()}"
     os.replace(path, target)
     for suffix in companions:

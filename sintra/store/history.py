@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.recipe import Recipe, variant_name
-from sintra.store.files import move_to_quarantine
+from sintra.store.files import is_regular, make_folder, move_to_quarantine
 from sintra.store.locks import hold_lock, uses_leases
 
 MIGRATIONS = (
@@ -87,7 +88,7 @@ class RunTime(TypedDict):
 @contextmanager
 def open_database(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the database, brought up to date; commit at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     base = sqlite3.connect(path, timeout=30)
     try:
         networked = uses_leases(path.parent, "auto")
@@ -238,7 +239,7 @@ def _select(path: Path, query: str) -> list[dict[str, Any]]:
         base.row_factory = sqlite3.Row
         return [dict(row) for row in base.execute(query)]
 
-    rows = _with_database(path, read) if path.exists() else []
+    rows = _with_database(path, read) if os.path.lexists(path) else []
     sound = [row for row in rows if _is_sound(row)]
     if len(sound) < len(rows):
         with contextlib.suppress(OSError):  # a cache that is read-only
@@ -251,6 +252,7 @@ def _with_database(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
 
     Raises sqlite3.OperationalError for what isn't damage.
     """
+    set_odd_aside(path)
     try:
         with open_database(path) as base:
             return work(base)
@@ -260,6 +262,14 @@ def _with_database(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
         mend_database(path)
     with open_database(path) as base:
         return work(base)
+
+
+def set_odd_aside(path: Path) -> None:
+    """Put what has the name of the database or of a file beside it, and is no file, aside."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        if os.path.lexists(beside) and not is_regular(beside):
+            move_to_quarantine(path.parent, beside)
 
 
 def mend_database(path: Path) -> None:

@@ -21,8 +21,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sintra.core.errors import UserError, nearest
+from sintra.store.files import NONBLOCK, is_regular, put_aside
 
 KINDS = ("auto", "flock", "lease")  # values of the option store.locks
 # Where flock is missing, local to a machine, or depends on how the server was set up:
@@ -72,6 +74,26 @@ def check_lock_kind(kind: str) -> str:
     return kind
 
 
+def open_lock(path: Path) -> BinaryIO:
+    """Open the file of a lock, made where it is missing; what is no file is put aside.
+
+    A FIFO is not waited for.
+    """
+    flags = os.O_RDWR | os.O_CREAT | NONBLOCK
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError:
+        if not os.path.lexists(path) or is_regular(path):
+            raise
+        put_aside(path)
+        handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        put_aside(path)
+        handle = os.open(path, flags, 0o666)
+    return os.fdopen(handle, "r+b")
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, kind: str) -> Iterator[None]:
     """Hold the lock of this name, after waiting for it."""
@@ -79,7 +101,7 @@ def hold_lock(path: Path, kind: str) -> Iterator[None]:
         with hold_lease(path, -1):
             yield
         return
-    with path.open("w") as handle:
+    with open_lock(path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -92,7 +114,8 @@ def try_lock(path: Path, kind: str) -> Iterator[bool]:
             if uses_leases(path.parent, kind):
                 stack.enter_context(hold_lease(path, 0))
             else:
-                fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                handle = stack.enter_context(open_lock(path))
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, TimeoutError):
             yield False
             return

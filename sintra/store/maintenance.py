@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,21 @@ from typing import NamedTuple
 from sintra.core.artifact import File
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import change_mark, hash_file, write_if_possible
+from sintra.store.entries import stays_inside
+from sintra.store.files import (
+    change_mark,
+    hash_file,
+    is_regular,
+    read_regular,
+    remove_path,
+    unique_name,
+    write_if_possible,
+)
 from sintra.store.store import Store
 
 KEYS_FILE = "keys.json"  # in a study's folder: the keys that it stands on
 PIN_FILE = "pinned"  # likewise: there while the study is pinned
+GC_LOCK = "gc"  # name of the lock that `doit gc` holds
 GRACE_S = 3600.0  # younger entries and blobs stay, since a study may be at work on them; seconds
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {
@@ -82,19 +93,31 @@ class BlobSizes:
 def recorded_studies(root: Path, store: Store) -> list[RecordedStudy]:
     """Return every study of this cache, the one run longest ago first. Raises UserError."""
     studies = []
-    for path in (store.root / "studies").glob(f"*/{KEYS_FILE}"):
+    for path in files_below(store.root / "studies", KEYS_FILE):
         name = path.parent.name
         delivered = (root / "outputs" / name / "result.json").exists()
         pinned = (path.parent / PIN_FILE).exists()
         try:
-            keys = frozenset(json.loads(path.read_text()))
-        except ValueError:
+            keys = frozenset(_list_of_keys(json.loads(read_regular(path))))
+        except (OSError, ValueError, RecursionError):
             raise UserError(
                 f"{path} can't be read: run that study again, or delete the file"
             ) from None
         reason = "pinned" if pinned else "in outputs/" if delivered else ""
         studies.append(RecordedStudy(name, keys, path.stat().st_mtime, reason))
     return sorted(studies, key=lambda s: (s.last_run, s.name))
+
+
+def files_below(folder: Path, name: str) -> list[Path]:
+    """Return what has this name in each folder of a folder, also links that lead nowhere."""
+    return [p for part in sorted(folder.glob("*")) if os.path.lexists(p := part / name)]
+
+
+def _list_of_keys(value: object) -> list[str]:
+    """Return a list of texts. Raises ValueError for anything else."""
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
+        raise ValueError("not a list of keys")
+    return value
 
 
 def parse_age(text: str) -> float:
@@ -181,10 +204,10 @@ def _empty_quarantine(store: Store, older_s: float, dry_run: bool, now: float) -
     files = [
         path
         for path in store.folder("quarantine").iterdir()
-        if now - path.stat().st_mtime > older_s
+        if now - path.lstat().st_mtime > older_s
     ]
     for path in files if not dry_run else ():
-        path.unlink()
+        remove_path(path)
     if files:
         print(f"{'would delete' if dry_run else 'deleted'} {len(files)} files in quarantine")
 
@@ -194,29 +217,66 @@ def delete_unneeded(store: Store, needed: set[str], dry_run: bool = False) -> De
 
     What is younger than GRACE_S stays.
     """
+    with store.lock(GC_LOCK):  # keeps what is put aside from being swept
+        return _delete_unneeded(store, needed, dry_run)
+
+
+def _delete_unneeded(store: Store, needed: set[str], dry_run: bool) -> Deletion:
     entries, live = 0, set()
     young = time.time() - GRACE_S
     for entry in list(store.read_entries()):
         key = entry["key"]
-        if key in needed or store.entry_path(key).stat().st_mtime > young:
-            live |= {f["sha256"] for f in entry.get("files", ())}
-        else:
+        deletable = key not in needed and _is_older(store.entry_path(key), young)
+        if deletable and (dry_run or _delete_if_old(store, store.entry_path(key), young)):
             entries += 1
-            if not dry_run:
-                store.forget(key)
+            store.drop_from_memory(key)
+        else:
+            live |= {f["sha256"] for f in entry.get("files", ())}
     blobs = freed = 0
     for path in (store.root / "cas").glob("??/*"):
-        status = path.stat()
-        if path.name not in live and status.st_mtime <= young:
-            blobs, freed = blobs + 1, freed + status.st_size
-            if not dry_run:
-                path.unlink()
+        size = path.lstat().st_size
+        deletable = path.name not in live and _is_older(path, young)
+        if deletable and (dry_run or _delete_if_old(store, path, young)):
+            blobs, freed = blobs + 1, freed + size
     return Deletion(entries, blobs, freed)
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    """Return whether a file was last made or used before a moment (seconds since 1970)."""
+    try:
+        return path.lstat().st_mtime <= moment
+    except OSError:  # another gc was faster
+        return False
+
+
+def _delete_if_old(store: Store, path: Path, moment: float) -> bool:
+    """Delete an entry or a blob unless it has become young; return whether it went.
+
+    A worker that uses it again makes it young. Between a look and a deletion there is always time
+    for that, so the file is taken out of reach first and looked at after that: then whoever uses it
+    either was seen, and it is put back, or finds it missing and puts its own.
+    """
+    aside = store.folder("tmp") / f"{GC_LOCK}.{unique_name()}"
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if _is_older(aside, moment):
+        aside.unlink()
+        return True
+    try:
+        os.link(aside, path)
+        aside.unlink()
+    except FileExistsError:  # a worker has put its own meanwhile
+        aside.unlink()
+    except OSError:  # no hard links here
+        aside.rename(path)
+    return False
 
 
 def pin_study(store: Store, study: str, pinned: bool) -> None:
     """Keep a study whatever its age and size, or no longer. Raises UserError."""
-    studies = [p.parent.name for p in (store.root / "studies").glob(f"*/{KEYS_FILE}")]
+    studies = [p.parent.name for p in files_below(store.root / "studies", KEYS_FILE)]
     if study not in studies:
         raise UserError(f"this cache has no study {study!r}: {nearest(study, studies)}")
     path = store.root / "studies" / study / PIN_FILE
@@ -237,8 +297,9 @@ def verify_cache(root: Path, store: Store, full: bool) -> bool:
     path = store.root / "meta" / "verified.json"
     marks: Marks = {}
     if not full:
-        with suppress(OSError, ValueError):
-            marks = json.loads(path.read_bytes())
+        with suppress(OSError, ValueError, RecursionError):
+            kept = json.loads(read_regular(path))
+            marks = kept if isinstance(kept, dict) else {}
     lines = list(verify_entries(store)) if full else []
     steps: dict[str, None] = {}  # in order, each once
     for file, problem, step in verify_blobs(store, marks):
@@ -283,16 +344,14 @@ def verify_blobs(store: Store, marks: Marks | None = None) -> Iterator[Damage]:
         for file in (File(**row) for row in entry.get("files", ())):
             path, digest = store.blob_path(file.sha256), file.sha256
             if digest not in sound:
-                mark = change_mark(path.stat()) if path.exists() else []
-                sound[digest] = bool(mark) and (
-                    marks.get(digest) == mark or hash_file(path) == digest
-                )
+                mark = change_mark(path.stat()) if is_regular(path) else []
+                sound[digest] = bool(mark) and (marks.get(digest) == mark or is_as_named(path))
                 marks[digest] = mark
             if sound[digest]:
                 continue
             marks.pop(digest, None)
-            problem = "damaged" if path.exists() else "missing"
-            if path.exists():
+            problem = "damaged" if os.path.lexists(path) else "missing"
+            if os.path.lexists(path):
                 store.quarantine(path)
             yield Damage(file, problem, str(entry.get("step", entry["key"][:12])))
 
@@ -301,8 +360,16 @@ def _quarantine_unreadable_entries(store: Store) -> Iterator[Damage]:
     """Yield AC entries that can't be read, and put them into quarantine."""
     for path in sorted((store.root / "ac").glob("??/*.json")):
         if store.read_entry(path.stem) is None:
-            yield Damage(File(path.name, path.stat().st_size, path.stem), "damaged", "an AC entry")
+            yield Damage(File(path.name, path.lstat().st_size, path.stem), "damaged", "an AC entry")
             store.quarantine(path)
+
+
+def is_as_named(path: Path) -> bool:
+    """Return whether a blob is a file whose SHA-256 is its name."""
+    try:
+        return hash_file(path) == path.name
+    except OSError:
+        return False
 
 
 def verify_entries(store: Store) -> Iterator[str]:
@@ -310,7 +377,7 @@ def verify_entries(store: Store) -> Iterator[str]:
 
     These are torn ones, misplaced ones, and those whose action isn't what their key says.
     """
-    for path in sorted((store.root / "ac").glob("*/*")):
+    for path in sorted((store.root / "ac").glob("??/*")):
         entry, key = store.read_entry(path.stem), path.stem
         if (
             entry is not None
@@ -328,8 +395,8 @@ def verify_strays(store: Store, marks: Marks) -> Iterator[str]:
 
     marks: of the blobs that entries name.
     """
-    for path in sorted((store.root / "cas").glob("*/*")):
-        if path.name in marks or hash_file(path) == path.name:
+    for path in sorted((store.root / "cas").glob("??/*")):
+        if path.name in marks or is_as_named(path):
             continue
         store.quarantine(path)
         yield f"damaged: a blob that no step needs ({path.name[:12]})"
@@ -337,17 +404,26 @@ def verify_strays(store: Store, marks: Marks) -> Iterator[str]:
 
 def verify_outputs(root: Path) -> Iterator[str]:
     """Yield a line for each file in outputs/ that isn't what its study's manifest says."""
-    for path in sorted((root / "outputs").glob("*/manifest.json")):
+    for path in files_below(root / "outputs", "manifest.json"):
         if path.parent.is_symlink():
             continue
-        try:
-            digests = json.loads(path.read_text())["files"].items()
-        except (ValueError, KeyError, AttributeError):
-            digests = [("manifest.json", "")]
-        for name, digest in digests:
+        for name, digest in _listed_files(path):
             file = path.parent / name
-            if not file.is_file() or hash_file(file) != digest:
+            if not stays_inside(name) or not is_regular(file) or hash_file(file) != digest:
                 yield (
-                    f"damaged: outputs/{path.parent.name}/{name}: delete that folder, the study's "
-                    "next run writes it anew"
+                    f"damaged: outputs/{path.parent.name}/{name}: the study's next run writes it "
+                    "again"
                 )
+
+
+def _listed_files(manifest: Path) -> list[tuple[str, str]]:
+    """Return the files that a manifest lists with their digests; itself where it can't be read."""
+    unreadable = [("manifest.json", "")]
+    try:
+        data = json.loads(read_regular(manifest))
+    except (OSError, ValueError, RecursionError):
+        return unreadable
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(d, str) for d in files.values()):
+        return unreadable
+    return list(files.items())

@@ -23,7 +23,7 @@ from sintra.formats.checkpoint.vocabulary import (
     refuse_tokens_beyond,
 )
 from sintra.formats.checkpoint.weights import Extreme, read_extreme, refuse_extreme
-from sintra.store.files import change_mark, hash_file, write_atomic, write_if_possible
+from sintra.store.files import change_mark, hash_file, read_regular, write_atomic, write_if_possible
 from sintra.store.store import Store
 
 # Files whose tokens have their numbers in them.
@@ -139,7 +139,7 @@ def pin_path(store: Store, repo: str, revision: str) -> Path:
 def pinned_hub(store: Store, repo: str, revision: str) -> Source | None:
     """Return the recorded commit of a hub model; None where none is recorded."""
     try:
-        record = unsealed(pin_path(store, repo, revision).read_bytes())
+        record = unsealed(read_regular(pin_path(store, repo, revision)))
     except OSError:
         return None
     commit = record.get("commit") if record else None
@@ -185,13 +185,18 @@ def _ask_hub(repo: str, revision: str) -> str | None:
         ) from None
 
 
+def is_text(value: object) -> bool:
+    """Return whether a value is a text or None."""
+    return value is None or isinstance(value, str)
+
+
 class Digests:
     """The SHA-256 of the user's files, kept by their stat, so that a no-op reads none of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path  # the JSON file where they are kept
         try:
-            kept = unsealed(path.read_bytes())
+            kept = unsealed(read_regular(path))
         except OSError:
             kept = None
         # by the file's absolute path, with #name for what isn't its SHA-256: change mark and value
@@ -209,7 +214,7 @@ class Digests:
         mark = change_mark(path.stat())
         location = f"{path.resolve()}{f'#{name}' if name else ''}"
         kept = self._kept.get(location)
-        if kept and kept[0] == mark:
+        if isinstance(kept, list) and len(kept) == 2 and kept[0] == mark and is_text(kept[1]):
             value: str | None = kept[1]
             return value
         value = compute()

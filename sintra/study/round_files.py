@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from sintra.core.canonical import sealed, unsealed
 from sintra.core.types import Proposal
-from sintra.store.files import write_atomic
+from sintra.store.files import read_regular, remove_path, write_atomic
 from sintra.study.json_types import LessonJson, ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
+
+TEXTS = ("why", "author", "level")  # fields of a proposal
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,16 @@ def read_round(path: Path) -> Round | None:
     Such a round is planned again, and those behind it wait for it.
     """
     try:
-        data = unsealed(path.read_bytes())
-        return None if data is None else Round.of_json(data)
+        data = unsealed(read_regular(path))
+        return None if data is None or not _has_types(data) else Round.of_json(data)
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _has_types(data: dict[str, Any]) -> bool:
+    """Return whether a round's own fields have the types that they should have."""
+    texts = [data["stop"] or "", *(p[name] for p in data["proposals"] for name in TEXTS)]
+    return type(data["round"]) is int and all(isinstance(text, str) for text in texts)
 
 
 def study_ended(workspace: Workspace) -> bool:
@@ -95,7 +103,7 @@ def reopen_study(workspace: Workspace) -> None:
     """
     rounds = read_rounds(workspace)
     if rounds and rounds[-1].again:
-        round_path(workspace, len(rounds)).unlink()
+        remove_path(round_path(workspace, len(rounds)))
 
 
 def write_round(workspace: Workspace, new_round: Round) -> None:

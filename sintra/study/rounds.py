@@ -15,12 +15,13 @@ from sintra.config.study import Study
 from sintra.core import lazy, plugins
 from sintra.core.format import PLANNED
 from sintra.core.judge import judge, ranked
+from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.planning.state import StudyResults
-from sintra.store.files import write_atomic
+from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
@@ -36,6 +37,7 @@ else:
 STUDY = "study"  # author of what must be measured before a study can end
 FINALISTS = 2  # candidates that are measured on the report text at once
 EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
+TIMES_MAX_ROUNDS = 2  # a study ends after so many times its planners' rounds, extra ones included
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -68,13 +70,33 @@ def next_round(
     if number == 1 and (stop := infeasible_reason(graph.study, graph.source)):
         return Round(number, stop=stop)
     candidates = collect_candidates(graph, store, rounds)
+    most = round_limit(graph.study)
+    if number >= most:
+        return last_round(graph, store, rounds, candidates, f"{most} rounds are the most")
     proposals = new_variants(graph, store, rounds, candidates, session)
     if not proposals:
         ratio = measured_on_both(graph, store, rounds).report_ratio()
-        proposals = finalists_by_format(graph.study, candidates, ratio)
+        proposals = finalists_by_format(graph.study, candidates, ratio, tried_finalists(rounds))
     if proposals:
         return Round(number, tuple(proposals))
     return last_round(graph, store, rounds, candidates)
+
+
+def round_limit(study: Study) -> int:
+    """Return the number of the round that ends a study whatever was measured.
+
+    It leaves as many rounds to finalists as to planners. A planner, a plugin or another machine's
+    rounds must not keep a study going for ever.
+    """
+    return TIMES_MAX_ROUNDS * (study.max_rounds + EXTRA_ROUNDS)
+
+
+def tried_finalists(rounds: Sequence[Round]) -> frozenset[Recipe]:
+    """Return the recipes that a round has had measured on the report text.
+
+    They aren't proposed again, whatever came of it: it wouldn't come out otherwise.
+    """
+    return frozenset(p.recipe for r in rounds for p in r.proposals if p.level == "report")
 
 
 def new_variants(
@@ -144,23 +166,33 @@ def measured_on_both(graph: Graph, store: Store, rounds: Sequence[Round]) -> Stu
 
 
 def finalists_by_format(
-    study: Study, candidates: list[Candidate], ratio: float = 1.0
+    study: Study,
+    candidates: list[Candidate],
+    ratio: float = 1.0,
+    tried: frozenset[Recipe] = frozenset(),
 ) -> list[Proposal]:
     """Return the finalists of each format, so that the formats' best can be compared."""
     formats = dict.fromkeys(c.recipe.format for c in candidates)
     return [
         proposal
         for name in formats
-        for proposal in finalists(study, [c for c in candidates if c.recipe.format == name], ratio)
+        for proposal in finalists(
+            study, [c for c in candidates if c.recipe.format == name], ratio, tried
+        )
     ]
 
 
-def finalists(study: Study, candidates: list[Candidate], ratio: float = 1.0) -> list[Proposal]:
+def finalists(
+    study: Study,
+    candidates: list[Candidate],
+    ratio: float = 1.0,
+    tried: frozenset[Recipe] = frozenset(),
+) -> list[Proposal]:
     """Return who must be measured on the report text before the study can end.
 
     The best that aren't refuted, until one of them holds the limits; where none can, the one that
     misses them least. Those that would break the limit on the KLD if theirs on the report text were
-    `ratio` times the search text's come last.
+    `ratio` times the search text's come last. Those that were `tried` are passed over.
     """
     order = ranked(candidates, study.goal)
     undecided = []
@@ -172,7 +204,8 @@ def finalists(study: Study, candidates: list[Candidate], ratio: float = 1.0) -> 
             undecided.append(candidate)
     undecided.sort(key=lambda c: expected_excess(study, c, ratio))
     why = "among the best on the search text: measured on the report text"
-    return [Proposal(c.recipe, why, STUDY, "report") for c in undecided[:FINALISTS]]
+    untried = [c for c in undecided if c.recipe not in tried]
+    return [Proposal(c.recipe, why, STUDY, "report") for c in untried[:FINALISTS]]
 
 
 def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
@@ -183,13 +216,17 @@ def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
 
 
 def last_round(
-    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    reason: str = "decided",
 ) -> Round:
     """Return the round that ends the study, with what the study teaches later ones."""
     gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in rounds]
     return Round(
         number=len(rounds) + 1,
-        stop="decided" if candidates else "the planner proposed nothing",
+        stop=reason if candidates else "the planner proposed nothing",
         again=store.failed_this_run,
         learned=lessons.learn_lesson(graph, store, gguf, candidates),
     )
@@ -200,7 +237,7 @@ def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> N
     keys = {s.key(workspace.store) for r in rounds for s in round_steps(graph, r)} - {None}
     text = json.dumps(sorted(str(k) for k in keys))
     path = workspace.folder / "keys.json"
-    if not path.exists() or path.read_bytes() != text.encode():
+    if not is_regular(path) or read_regular(path) != text.encode():
         write_atomic(path, text)
     else:
         with contextlib.suppress(OSError):  # a cache that is read-only serves all the same

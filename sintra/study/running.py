@@ -11,13 +11,14 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import TextIO, TypedDict, cast
+from typing import BinaryIO, TypedDict, cast
 
-from sintra.store.files import write_atomic
+from sintra.store.files import make_folder, open_regular, read_regular, write_atomic
+from sintra.store.locks import open_lock
 from sintra.study.workspace import Workspace
 
 NOTE, LOCK = "running.json", "running.lock"
-_locks: list[TextIO] = []  # locks end with the process, however it ends
+_locks: list[BinaryIO] = []  # locks end with the process, however it ends
 
 
 class RunNote(TypedDict):
@@ -35,8 +36,8 @@ def note_run(workspace: Workspace) -> None:
     A disk that is full or read-only is left to the work itself to report.
     """
     with contextlib.suppress(OSError):
-        workspace.folder.mkdir(parents=True, exist_ok=True)
-        handle = (workspace.folder / LOCK).open("w")
+        make_folder(workspace.folder)
+        handle = open_lock(workspace.folder / LOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # another process works on it already
@@ -58,8 +59,10 @@ def _write_note(workspace: Workspace) -> None:
 def read_run_note(folder: Path) -> RunNote | None:
     """Read what the last `optimize` of a study left in its folder, and whether it still runs."""
     try:
-        note = json.loads((folder / NOTE).read_text())
-    except (OSError, ValueError):
+        note = json.loads(read_regular(folder / NOTE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(note, dict) or not set(RunNote.__annotations__) - {"alive"} <= set(note):
         return None
     return cast(RunNote, note | {"alive": is_running(folder)})
 
@@ -67,7 +70,7 @@ def read_run_note(folder: Path) -> RunNote | None:
 def is_running(folder: Path) -> bool:
     """Return whether a process holds the study's lock."""
     try:
-        with (folder / LOCK).open("r") as handle:
+        with open_regular(folder / LOCK) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -18,13 +18,12 @@ from sintra.build.graph import Graph
 from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.config.study import identity_of
-from sintra.core import plugins
 from sintra.core.artifact import Artifact
 from sintra.core.canonical import canonical, sha256
-from sintra.core.types import Proposal
 from sintra.store.files import unique_name
 from sintra.store.store import Outcome, Store
 from sintra.study import round_files, rounds
+from sintra.study.round_checks import check_progress, check_round
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
 ROUND_VERSION = 1  # of a round's action
 ROUND_FILE = "round.json"  # of a round's artifact
-LONGEST_PATTERN = 2000  # characters of a tensor pattern
-LEVELS = ("build", "screen", "search", "report")
+LARGEST_ROUND = 8 << 20  # bytes of a round's file
 Action = dict[str, Any]  # what a key is the digest of
 
 
@@ -43,14 +41,15 @@ def make_step(
 ) -> Literal["pulled", "built"]:
     """Put a step's outcome into the cache and return where it came from.
 
-    It is "pulled" where others had it, else "built", and then the others get it too. build: makes
-    the step here; what it raises passes through. Raises Transient, UserError.
+    It is "pulled" where others had it, else "built", and then the others get it too; what is run
+    comes from others only where entries carry an HMAC. build: makes the step here; what it raises
+    passes through. Raises Transient, UserError.
     """
     key = step.key(store)
-    if shared is None or key is None:
+    if shared is None or key is None or not shared.shares(step.plugin):
         build()
         return "built"
-    if shared.pull(store, key, step.name) is not None:
+    if shared.pull(store, key, step.name, step.accepts) is not None:
         return "pulled"
     build()
     names = {k: above.name for above in step.all() if (k := above.key(store)) and k != key}
@@ -129,8 +128,10 @@ def pull_round(workspace: Workspace, graph: Graph, earlier: list[Round]) -> Roun
     if shared is None or action is None:
         return None
     number = len(earlier) + 1
+    if number >= rounds.round_limit(workspace.study):
+        return None  # the study ends here whatever others have planned
     outcome = shared.pull(workspace.store, sha256(canonical(action)), _round_name(number))
-    return read_round(workspace.store, outcome, number)
+    return read_round(workspace, outcome, earlier)
 
 
 def _round_name(number: int) -> str:
@@ -138,14 +139,20 @@ def _round_name(number: int) -> str:
     return f"round:{number:02}"
 
 
-def read_round(store: Store, outcome: Outcome | None, number: int) -> Round | None:
-    """Return the round in an artifact; None where there is none that passes the checks."""
+def read_round(workspace: Workspace, outcome: Outcome | None, earlier: list[Round]) -> Round | None:
+    """Return the round in an artifact; None where there is none that passes the checks.
+
+    earlier: the rounds that it follows.
+    """
+    store, number = workspace.store, len(earlier) + 1
     if not isinstance(outcome, Artifact):
         return None
     try:
-        content = store.read_json(outcome, ROUND_FILE)
-        check_round(content, number)
-        return Round.of_json(content)
+        if sum(file.size for file in outcome.files) > LARGEST_ROUND:
+            raise ValueError("it is too large")
+        planned = check_round(store.read_json(outcome, ROUND_FILE), number)
+        check_progress(planned, earlier, workspace.study.formats)
+        return planned
     except (
         StopIteration,
         ValueError,
@@ -153,51 +160,13 @@ def read_round(store: Store, outcome: Outcome | None, number: int) -> Round | No
         TypeError,
         AttributeError,
         RecursionError,
+        OverflowError,
     ) as error:
         say(
             f"refused {_round_name(number)} of the shared store: it is not a round "
             f"({type(error).__name__}: {str(error)[:80]!r})"
         )
         return None
-
-
-def check_round(content: Any, number: int) -> None:
-    """Check that what somebody else has written can be a round of this number.
-
-    Raises ValueError, KeyError, TypeError, AttributeError.
-    """
-    if (
-        content["round"] != number
-        or not isinstance(content["stop"], (str, type(None)))
-        or content.get("again")
-    ):
-        raise ValueError("its number or its end is wrong")
-    for proposal in Round.of_json(content).proposals:
-        check_proposal(proposal)
-
-
-def check_proposal(proposal: Proposal) -> None:
-    """Check that what somebody else has written can be a proposal. Raises ValueError, TypeError,
-    AttributeError.
-    """
-    recipe = proposal.recipe
-    types = (recipe.type, recipe.kv, *(kind for _, kind in recipe.tensors))
-    if not all(is_plain_word(word) for word in (*types, recipe.rounding, proposal.author)):
-        raise ValueError("a type is not a plain word")
-    if not plugins.has("formats", recipe.format) or proposal.level not in LEVELS:
-        raise ValueError("its format or level is unknown")
-    if not isinstance(proposal.why, str):
-        raise ValueError("its reason is not a text")
-    if not all(p.isprintable() and len(p) <= LONGEST_PATTERN for p, _ in recipe.tensors):
-        raise ValueError("a pattern is too long or not printable")
-    numbers = [*proposal.predicted.values(), proposal.confidence or 0.0]
-    if not all(isinstance(n, (int, float)) and abs(n) < 1e30 for n in numbers):
-        raise ValueError("its predictions are not numbers")
-
-
-def is_plain_word(word: object) -> bool:
-    """Return whether a value is a text of letters, digits, "_" and "-"."""
-    return isinstance(word, str) and word.replace("_", "").replace("-", "").isalnum()
 
 
 def share_round(workspace: Workspace, graph: Graph, earlier: list[Round], planned: Round) -> Round:
@@ -215,7 +184,7 @@ def share_round(workspace: Workspace, graph: Graph, earlier: list[Round], planne
     store, number, key = workspace.store, len(earlier) + 1, sha256(canonical(action))
     publish_round(store, key, action, planned, number)
     shared.push(store, key, _round_name(number))
-    return read_round(store, store.lookup(key), number) or planned
+    return read_round(workspace, store.lookup(key), earlier) or planned
 
 
 def publish_round(store: Store, key: str, action: Action, planned: Round, number: int) -> None:

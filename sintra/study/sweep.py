@@ -4,6 +4,7 @@ cells share made once.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import json
@@ -17,7 +18,7 @@ from sintra.build.graph import MARK
 from sintra.config.compose import GROUPS, conf_dirs, names
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import write_if_possible
+from sintra.store.files import read_regular, write_if_possible
 from sintra.study.json_types import CellJson
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
@@ -59,11 +60,12 @@ def cached_cells(root: Path, raw: Overrides) -> list[Overrides]:
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
     path = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
-        cached = unsealed(path.read_bytes())
+        cached = unsealed(read_regular(path))
     except OSError:
         cached = None
-    if cached is not None:
-        return [[str(o) for o in cell] for cell in cached["cells"]]
+    with contextlib.suppress(KeyError, TypeError):
+        if cached is not None:
+            return [[str(o) for o in cell] for cell in cached["cells"]]
     cells = sweep_cells(root, raw)
     write_if_possible(path, sealed(canonical({"cells": cells})))
     return cells

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from faults import disk, flips, kills, shared
+from faults import disk, flips, kills, odd, others, shared
 from faults.lab import Lab, Tally, reference, warmed
 
 
@@ -70,4 +70,23 @@ def test_four_processes_share_forty_steps(tmp_path):
 def test_a_clock_that_is_wrong(bench):
     tally = Tally("clock")
     shared.clocks(*bench, tally, (("+2d", "-30y"),))
+    assert (tally.faults, tally.violations) == (1, [])
+
+
+@pytest.mark.parametrize("name", others.EXPERIMENTS)
+def test_faults_without_a_study(tmp_path, name):
+    tally = Tally(name)
+    others.EXPERIMENTS[name][0](tmp_path, tally, 12)
+    assert (tally.faults, tally.violations) == (12, [])
+
+
+def test_planted_rounds():
+    tally = Tally("rounds")
+    others.planted_rounds(tally, 200)
+    assert (tally.faults, tally.violations) == (200, [])
+
+
+def test_outputs_as_a_copy(bench):
+    tally = Tally("copy")
+    odd.copied_outputs(*bench, tally, 1)
     assert (tally.faults, tally.violations) == (1, [])

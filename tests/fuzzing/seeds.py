@@ -280,6 +280,11 @@ def folders() -> list[bytes]:
     return [json.dumps(index).encode(), json.dumps(config).encode()]
 
 
+def locks() -> list[bytes]:
+    """Locks of environments."""
+    return [b'{"torch": "2.13.0+cpu", "gptqmodel": "7.6.0"}', b'{"a-b": "1!2.0rc1.post2.dev3"}']
+
+
 def rounds() -> list[bytes]:
     from sintra.core.canonical import sealed
 

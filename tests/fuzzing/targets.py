@@ -6,6 +6,8 @@ the input what Sintra would, in a folder of its own, and raises nothing but the 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -216,6 +218,34 @@ def rounds(data: bytes, folder: Path) -> None:
     read_round(_file(data, folder, "round-01.json"))
 
 
+def others_rounds(data: bytes, folder: Path) -> None:
+    """A round that somebody else has planned: refused, or with names that can be written down."""
+    from sintra.core.recipe import variant_name
+    from sintra.study.round_checks import check_round
+
+    try:
+        planned = check_round(json.loads(data), 1)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return
+    for proposal in planned.proposals:
+        assert "/" not in variant_name(proposal.recipe)
+        assert proposal.why.isprintable()
+
+
+def locks(data: bytes, folder: Path) -> None:
+    """The lock of an environment, which becomes arguments of pip."""
+    from sintra.formats.runtime.environments import checked_lock
+
+    try:
+        lock = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with contextlib.suppress(UserError):
+        for name, version in checked_lock("gptq", lock).items():
+            assert not name.startswith("-")
+            assert not set(f"{name}{version}") & set(" @;/\\=<>~,\n")
+
+
 @cache
 def _scope() -> tuple[Any, dict[str, Any]]:
     from sintra.formats.gguf.sizes import Matrix
@@ -272,4 +302,6 @@ TARGETS: dict[str, Target] = {
         folders, seeds.folders, (*seeds.JSON, b"evil/x--own.Config", b'"auto_map"', b'"weight_map"')
     ),
     "recorded rounds": Target(rounds, seeds.rounds, seeds.JSON),
+    "rounds of others": Target(others_rounds, seeds.rounds, seeds.JSON),
+    "locks": Target(locks, seeds.locks, seeds.JSON),
 }

@@ -14,8 +14,8 @@ from sintra.store.remote.shared_entries import (
     parse_shared_entry,
     shared_outcome,
 )
+from sintra.study.round_checks import check_round
 from sintra.study.round_files import Round
-from sintra.study.sharing import check_round
 
 INPUTS = 20_000
 ODD = [

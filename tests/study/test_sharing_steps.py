@@ -21,8 +21,8 @@ class Machine:
         self.store, self.shared, self.built, self.said = Store(folder), None, [], []
         if remote:
             self.shared = SharedStore(Address(f"file://{remote}", writable), self.said.append)
-        source, text = (Step("fetch", n, {"kind": "file", "digest": n}) for n in ("model", "text"))
-        tool = Step("toolchain", "tool", {})
+        source, text = Step("prune", "model", {}), Step("extract", "text", {})
+        tool = Step("wikitext", "tool", {})
         gguf = Step("convert", "gguf", {"type": "f16"}, {"model": source, "toolchain": tool})
         self.steps = [
             source,
@@ -35,7 +35,8 @@ class Machine:
     def build(self, step, text="made"):
         folder = self.store.folder("tmp") / uuid.uuid4().hex
         folder.mkdir()
-        (folder / "out").write_text(f"{text} {step.name}")
+        for name in (*step.plugin.files, "out"):
+            (folder / name).write_text(f"{text} {step.name}")
         self.built.append(step.label)
         about = {"step": step.name, "stage": step.stage, "action": step.action(self.store)}
         self.store.publish(step.key(self.store), self.store.put_tree(folder), about)

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sintra.build.graph import Graph
+from sintra.build.run import run_step
 from sintra.build.run_state import say
+from sintra.build.step import Step
 from sintra.core.artifact import Artifact
 from sintra.core.errors import Transient
 from sintra.store.remote.objects import Unreachable
@@ -37,7 +39,7 @@ def push(workspace: Workspace) -> bool:
     names = {
         entry["key"]: str(entry.get("step"))
         for entry in store.read_entries()
-        if is_shareable(entry) and entry["key"] not in present
+        if is_shareable(entry, shared.secret) and entry["key"] not in present
     }
     results = map_with_progress(names, lambda key: shared.push(store, key, names[key]), "pushed")
     count = Counter(results)
@@ -127,13 +129,27 @@ def pull_steps(
         if step.outcome(store) is not None:
             continue
         key = step.key(store)
-        outcome = None if key is None else shared.pull(store, key, step.name)
+        if key is not None and not shared.shares(step.plugin):
+            outcome = make_here(workspace, step)
+        else:
+            outcome = None if key is None else shared.pull(store, key, step.name, step.accepts)
         if outcome is None:
             missing = missing or step.name
-        else:
+        elif shared.shares(step.plugin):
             pulled += 1
             say(f"pulled  {step.name}  {describe_outcome(outcome)}")
     return pulled, missing
+
+
+def make_here(workspace: Workspace, step: Step) -> Outcome | None:
+    """Make what is run and so isn't taken from a store without a key; None where that fails."""
+    try:
+        run_step(step, workspace.store, workspace.policy, say)
+    except Transient as error:
+        say(f"not made: {error}")
+        return None
+    say(f"built   {step.name}: what is run isn't taken from a store without SINTRA_STORE_KEY")
+    return step.outcome(workspace.store)
 
 
 def describe_outcome(outcome: Outcome) -> str:

@@ -15,9 +15,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from sintra.core.artifact import File
+from sintra.core.artifact import PERMISSION_NAME, File
 
-PERMISSION_NAME = "sintra.trust_remote_code"
 PERMISSION_TEXT = (
     "The user set model.trust_remote_code=true: Python code of this model may be run.\n"
 )

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.core.canonical import canonical, sha256
-from sintra.core.errors import Transient
+from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, tool_version
 from sintra.store.files import unique_name
 
 SHARED = ("torch", "numpy", "safetensors", "accelerate", "sentencepiece")
 PIP = (sys.executable, "-m", "pip")
+PACKAGE_NAME = re.compile(r"(?=.{1,100}$)[a-z0-9]+(-[a-z0-9]+)*")  # as PEP 503 normalizes it
+VERSION = re.compile(r"[0-9A-Za-z.!+_-]{1,64}")  # the letters of PEP 440's versions
+MOST_PACKAGES = 1000  # of a lock
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,41 @@ def _environments_folder(context: Context) -> Path:
     return context.keep.parents[1] / "envs"
 
 
+def checked_lock(environment: str, lock: object) -> dict[str, str]:
+    """Return a lock after checking that it holds names (PEP 503) and versions (PEP 440) only.
+
+    Each pair becomes an argument of pip. Raises UserError.
+    """
+    from packaging.version import InvalidVersion, Version  # not on the no-op path
+
+    def fault(what: str) -> UserError:
+        return UserError(
+            f"the lock of the environment {environment} is not a list of packages and versions "
+            f"({what}): `doit clean environment:{environment}`, then run the same again"
+        )
+
+    if not isinstance(lock, dict) or len(lock) > MOST_PACKAGES:
+        raise fault("it is not a mapping" if not isinstance(lock, dict) else "it is too long")
+    for name, version in lock.items():
+        if not isinstance(name, str) or not PACKAGE_NAME.fullmatch(name):
+            raise fault(f"{str(name)[:40]!r} is not a package's name")
+        try:
+            if not VERSION.fullmatch(version):
+                raise InvalidVersion(version)
+            Version(version)
+        except (InvalidVersion, TypeError):
+            raise fault(f"{str(version)[:40]!r} is not a version of {name}") from None
+    return dict(lock)
+
+
 def locked_python(context: Context, name: str, lock: dict[str, str]) -> str:
     """Return the path of the Python whose versions are the lock's.
 
     That is this one, or that of the environment, which is built again where it is missing. Raises
-    Transient where pip cannot install it.
+    UserError for a lock that holds anything but names and versions, Transient where pip cannot
+    install it.
     """
-    root = ENVIRONMENTS[name].root
+    root, lock = ENVIRONMENTS[name].root, checked_lock(name, lock)
     if tool_version(root) == lock.get(root):
         return sys.executable
     folder = environment_folder(context, lock)
@@ -188,9 +219,9 @@ def create_virtualenv(context: Context, requirements: list[str]) -> Path:
 
 def _install(context: Context, folder: Path, requirements: list[str]) -> None:
     """Install requirements into a virtual environment. Raises Transient where pip fails."""
-    options = ["--quiet", "--no-warn-conflicts", *requirements]
+    options = ["--quiet", "--no-warn-conflicts"]
     done = subprocess.run(
-        [*PIP, "--python", interpreter_path(folder), "install", *options],
+        [*PIP, "--python", interpreter_path(folder), "install", *options, "--", *requirements],
         capture_output=True,
         text=True,
         check=False,

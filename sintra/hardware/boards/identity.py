@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sintra.config.options import DeviceConf
 from sintra.config.study import LOCAL
 from sintra.core import plugins
 from sintra.core.errors import UserError
 from sintra.core.types import Board
-from sintra.store.files import write_atomic
+from sintra.store.files import read_regular, write_atomic
 from sintra.store.store import Store
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ def identity_path(store: Store, device: DeviceConf) -> Path:
 def read_identity(store: Store, device: DeviceConf) -> BoardIdentity | None:
     """Read what the board answered, or None where it has not been asked with these options."""
     try:
-        record: dict[str, Any] = json.loads(identity_path(store, device).read_bytes())
-    except (OSError, ValueError):
+        record = json.loads(read_regular(identity_path(store, device)))
+        board: BoardIdentity = record["board"]
+        current = record["asked"] == [device.python, device.bench]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    board: BoardIdentity = record["board"]
-    return board if record["asked"] == [device.python, device.bench] else None
+    return board if current and isinstance(board, dict) else None
 
 
 def is_resolved(store: Store, device: DeviceConf) -> bool:

@@ -16,7 +16,7 @@ from sintra.core.errors import UserError
 from sintra.planning.llm.budget import Budget, Spending, TokenPrices
 from sintra.planning.llm.client import Endpoint, LlmClient
 from sintra.planning.state import JsonObject
-from sintra.store.files import write_atomic
+from sintra.store.files import read_regular, write_atomic
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Advisor:
         The whole budget where llm.json can't be read, so that no more is spent.
         """
         try:
-            data = unsealed((self.folder / "llm.json").read_bytes())
+            data = unsealed(read_regular(self.folder / "llm.json"))
             return Spending(**(data or {}))
         except FileNotFoundError:
             return Spending(0, 0, 0.0)

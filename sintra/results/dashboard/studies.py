@@ -16,6 +16,7 @@ from sintra.results.pages.candidate_rows import CandidateLine, candidate_line, c
 from sintra.results.pages.command_lines import public_override
 from sintra.results.pages.words import hide_folders, measurements_by_metric
 from sintra.results.result import candidate_json
+from sintra.store.files import read_regular
 from sintra.store.store import Store
 from sintra.study import running
 from sintra.study.candidates import collect_candidates
@@ -94,8 +95,9 @@ class Studies:
         try:
             mark = (path.stat().st_mtime_ns, path.stat().st_size)
             if self._results.get(path, (None,))[0] != mark:
-                self._results[path] = (mark, json.loads(path.read_text()))
-        except (OSError, ValueError):
+                result = json.loads(read_regular(path))
+                self._results[path] = (mark, result if isinstance(result, dict) else None)
+        except (OSError, ValueError, RecursionError):
             return None
         return self._results[path][1]
 
@@ -140,9 +142,9 @@ class Studies:
         if note:
             return [str(o) for o in note["overrides"]]
         try:
-            manifest = json.loads((self.root / "outputs" / name / "manifest.json").read_text())
+            manifest = json.loads(read_regular(self.root / "outputs" / name / "manifest.json"))
             overrides: list[str] = manifest["overrides"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return overrides
 

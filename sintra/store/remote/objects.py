@@ -10,13 +10,15 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from sintra.core.errors import UserError
+from sintra.store.files import make_folder, open_regular, put_aside
 from sintra.store.remote.address import Address
 from sintra.store.remote.shared_entries import MAX_ENTRY_BYTES, RemoteDataError
 
@@ -113,6 +115,7 @@ class ObjectStore:
         import obstore  # optional package
 
         self.api = obstore
+        self.folder = address.folder  # None where it is a bucket
         with translate_errors():
             self.store = open_obstore(address, patient=False)
             next(iter(self.list_names("ac")), None)  # a bucket that isn't there is no empty one
@@ -120,6 +123,9 @@ class ObjectStore:
 
     def list_names(self, prefix: str | None) -> Iterator[str]:
         """Yield every name below a prefix, unchecked."""
+        if self.folder is not None:
+            yield from folder_names(self.folder, prefix or "")
+            return
         for batch in self.api.list(self.store, prefix=prefix):
             yield from (str(each["path"]) for each in batch)
 
@@ -132,6 +138,8 @@ class ObjectStore:
 
     def get_entry(self, key: str) -> bytes | None:
         """Return the bytes of an entry, or None. Raises RemoteDataError, Unreachable."""
+        if self.folder is not None:
+            return read_shared_file(self.folder / entry_name(key), MAX_ENTRY_BYTES)
         with translate_errors():
             try:
                 response = self.api.get(self.store, entry_name(key))
@@ -148,6 +156,7 @@ class ObjectStore:
         """
         from obstore.exceptions import AlreadyExistsError  # optional package
 
+        self._make_way(entry_name(key))
         with translate_errors():
             try:
                 self.api.put(
@@ -161,6 +170,21 @@ class ObjectStore:
                 return False
         return True
 
+    def _make_way(self, name: str) -> None:
+        """Put aside in a shared folder what has the name of an object and is no file.
+
+        The same goes for what is no folder where one has to be. Raises Unreachable.
+        """
+        if self.folder is None:
+            return
+        try:
+            make_folder((self.folder / name).parent)
+            path = self.folder / name
+            if os.path.lexists(path) and regular_size(path) is None:
+                put_aside(path)
+        except OSError as error:
+            raise Forbidden(f"{self.folder}: {error.strerror}") from None
+
     def has_blob(self, digest: str, size: int) -> bool:
         """Return whether there is a blob of this name and size. Raises Unreachable."""
         return self._object_size(blob_name(digest)) == size
@@ -171,6 +195,8 @@ class ObjectStore:
 
     def _object_size(self, name: str) -> int | None:
         """Return an object's size in bytes; None where there is none. Raises Unreachable."""
+        if self.folder is not None:
+            return regular_size(self.folder / name)
         with translate_errors():
             try:
                 return int(self.api.head(self.store, name)["size"])
@@ -182,6 +208,7 @@ class ObjectStore:
 
         Raises RemoteDataError where it isn't what its name says, Unreachable.
         """
+        self._make_way(blob_name(digest))
         with translate_errors():
             if path.stat().st_size <= PART_BYTES:
                 data = path.read_bytes()
@@ -204,6 +231,9 @@ class ObjectStore:
         """
         from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
+        if self.folder is not None:
+            copy_shared_file(self.folder / blob_name(digest), digest, size, target, progress)
+            return
         hashed = hashlib.sha256()
         with (
             translate_errors(),
@@ -240,6 +270,80 @@ class ObjectStore:
         if len(data) != end - start:
             raise RemoteDataError(f"its blob {digest[:12]} is too short")
         return data
+
+
+def folder_names(folder: Path, prefix: str) -> Iterator[str]:
+    """Yield the names of files below a prefix of a shared folder, at most two folders deep.
+
+    What others put there under other names is passed over. Raises Unreachable where the folder
+    can't be listed.
+    """
+    try:
+        for path in sorted((folder / prefix).glob("*/*")):
+            name = path.relative_to(folder).as_posix()
+            if name.isprintable():
+                yield name
+    except OSError as error:
+        raise Unreachable(f"{folder}: {error.strerror}") from None
+
+
+def open_shared_file(path: Path) -> BinaryIO | None:
+    """Open a file of a shared folder: no link, no FIFO, which would wait; None where it is missing.
+
+    Raises RemoteDataError for something else of that name, Unreachable.
+    """
+    try:
+        return open_regular(path, follow=False)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise Forbidden(f"{path}: {error.strerror}") from None
+    except OSError:
+        raise RemoteDataError("it is not a file") from None
+
+
+def read_shared_file(path: Path, most: int) -> bytes | None:
+    """Return a file of a shared folder; None where it is missing.
+
+    Raises RemoteDataError for one that is larger than `most` bytes, Unreachable.
+    """
+    handle = open_shared_file(path)
+    if handle is None:
+        return None
+    with handle:
+        data = handle.read(most + 1)
+    if len(data) > most:
+        raise RemoteDataError("it is too large for an entry")
+    return data
+
+
+def copy_shared_file(path: Path, digest: str, size: int, target: Path, progress: Progress) -> None:
+    """Copy a blob of a shared folder, hashed on the way.
+
+    Raises RemoteDataError where it isn't what its name says, Unreachable.
+    """
+    hashed, source = hashlib.sha256(), open_shared_file(path)
+    if source is None:
+        raise RemoteDataError(f"its blob {digest[:12]} isn't there")
+    with source, target.open("wb") as out:
+        left = size
+        while left and (data := source.read(min(PART_BYTES, left))):
+            hashed.update(data)
+            out.write(data)
+            progress(len(data))
+            left -= len(data)
+    if left:
+        raise RemoteDataError(f"its blob {digest[:12]} is too short")
+    check_digest(hashed.hexdigest(), digest)
+
+
+def regular_size(path: Path) -> int | None:
+    """Return a file's size in bytes; None where there is none, or no file, of this name."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def blob_name(digest: str) -> str:

@@ -18,6 +18,7 @@ from typing import Literal, cast
 
 from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError, disk_error
+from sintra.core.stage import Stage
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
 from sintra.store.remote.address import Address, parse_address, read_hmac_key
@@ -26,10 +27,11 @@ from sintra.store.remote.shared_entries import (
     SHAREABLE_FAILURES,
     RemoteDataError,
     format_shared_entry,
+    holds_code,
     parse_shared_entry,
     shared_outcome,
 )
-from sintra.store.store import Outcome, Store
+from sintra.store.store import Accept, Outcome, Store, any_outcome
 
 Say = Callable[[str], None]
 PushResult = Literal[
@@ -46,9 +48,12 @@ def print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def is_shareable(entry: Entry) -> bool:
-    """Return whether an entry says something of its action, not only of this machine."""
-    if "action" not in entry:
+def is_shareable(entry: Entry, secret: bytes | None) -> bool:
+    """Return whether an entry says something of its action, not only of this machine.
+
+    What readers would run is shared with an HMAC only, since none would take it otherwise.
+    """
+    if "action" not in entry or (secret is None and holds_code(entry)):
         return False
     return "failure" not in entry or entry["failure"].get("kind") in SHAREABLE_FAILURES
 
@@ -99,6 +104,10 @@ class SharedStore:
             self._objects = ObjectStore(self.address)
         return self._objects
 
+    def shares(self, stage: Stage) -> bool:
+        """Return whether what a stage makes is exchanged at all: code only with an HMAC."""
+        return self.secret is not None or not stage.executed
+
     def _give_up(self, error: Unreachable) -> None:
         """Go on without it, or without writing to it, and say so once."""
         if isinstance(error, Forbidden) and self._objects and self.writable:
@@ -113,17 +122,20 @@ class SharedStore:
                 f"the shared store {self.address.url} can't be used, going on without it: {error}"
             )
 
-    def pull(self, store: Store, key: str, name: str = "") -> Outcome | None:
+    def pull(
+        self, store: Store, key: str, name: str = "", accept: Accept = any_outcome
+    ) -> Outcome | None:
         """Take the outcome of a key over into the cache and return it.
 
         Return None where the shared store has nothing that passes the checks. name: the step's, for
-        messages. Raises Transient where the disk is full, UserError without obstore.
+        messages; accept: whether what the cache has can be the step's. Raises Transient where the
+        disk is full, UserError without obstore.
         """
         if self.unusable_because:
             return None
         try:
             with store.lock(key):
-                return store.lookup(key) or self._fetch(store, key, name)
+                return store.lookup(key, accept) or self._fetch(store, key, name)
         except RemoteDataError as error:
             # it is built, and that takes its place
             self.say(f"refused {name or key[:12]} of the shared store: {error}")
@@ -151,7 +163,7 @@ class SharedStore:
         """Get the blobs that the cache lacks. Raises RemoteDataError, Unreachable, Transient."""
         folder = store.folder("tmp") / f"{key}.{unique_name()}"
         folder.mkdir()
-        missing = {f.sha256: f for f in artifact.files if not store.has_blob(f)}
+        missing = {f.sha256: f for f in artifact.files if not store.use_blob(f.sha256, f.size)}
         try:
             for digest, file in missing.items():
                 meter = TransferMeter(f"pulling {name or key[:12]}", file.size)
@@ -188,7 +200,12 @@ class SharedStore:
         faster.
         """
         entry = store.read_entry(key)
-        if not self.writable or self.unusable_because or entry is None or not is_shareable(entry):
+        if (
+            not self.writable
+            or self.unusable_because
+            or entry is None
+            or not is_shareable(entry, self.secret)
+        ):
             return "kept"
         try:
             self._present_keys.add(key)

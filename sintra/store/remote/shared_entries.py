@@ -15,15 +15,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sintra.core.artifact import Artifact, Failure, File
+from sintra.core import plugins
+from sintra.core.artifact import PERMISSION_NAME, Artifact, Failure, File
 from sintra.core.canonical import canonical, sha256
+from sintra.core.stage import Stage
+from sintra.core.text import printable_line, printable_text
 from sintra.store.entries import Entry, FailureRow, MalformedEntry, file_row, parse_files
 
 MAX_ENTRY_BYTES = 8 << 20
 MAX_FILES = 10_000  # of an artifact
 MAX_FILE_BYTES = 1 << 50
 LONGEST_TEXT = 1024  # characters of a name
-LONGEST_MESSAGE = 1 << 16  # characters of a failure's message or log
+LONGEST_MESSAGE = 1 << 16  # characters of a failure's log
+LONGEST_FAILURE = 4000  # characters of its message
+# Of files that Python imports or a loader maps:
+CODE_ENDINGS = (".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".dylib", ".dll")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 # Failures of an action; others are a machine's, as out_of_memory is:
 SHAREABLE_FAILURES = ("unsupported", "not_a_number", "refused")
@@ -36,8 +42,19 @@ class RemoteDataError(Exception):
 def parse_shared_entry(raw: bytes, key: str, secret: bytes | None = None) -> Entry:
     """Read the entry of a key, with nothing in it but what an entry has.
 
-    secret: the HMAC's key; without it no HMAC is asked for. Raises RemoteDataError.
+    secret: the HMAC's key; without it no HMAC is asked for, and nothing is taken that readers would
+    run. Raises RemoteDataError.
     """
+    entry = _parse_entry(raw, key, secret)
+    if secret is None and holds_code(entry):
+        raise RemoteDataError(
+            "it is run, and entries without an HMAC aren't believed that far (SINTRA_STORE_KEY)"
+        )
+    return entry
+
+
+def _parse_entry(raw: bytes, key: str, secret: bytes | None) -> Entry:
+    """Read the entry of a key; what is run is not told apart. Raises RemoteDataError."""
     data = _load_entry(raw, key, secret)
     action = data["action"]
     stage = action.get("stage") if isinstance(action, dict) else None
@@ -57,7 +74,38 @@ def parse_shared_entry(raw: bytes, key: str, secret: bytes | None = None) -> Ent
         entry["failure"] = _parse_failure(data["failure"])
     else:
         entry["files"] = [file_row(file) for file in _parse_shared_files(data.get("files"))]
+    _check_stage(entry)
     return entry
+
+
+def holds_code(entry: Entry) -> bool:
+    """Return whether what an entry names is run by readers.
+
+    That is what a stage that is `executed` makes, and every file that a library of Python would
+    import or that allows a model's code.
+    """
+    stage = entry.get("stage", "")
+    if plugins.has_step(stage) and plugins.load_step(stage).executed:
+        return True
+    names = [row["path"].rpartition("/")[2] for row in entry.get("files", ())]
+    return any(n.endswith(CODE_ENDINGS) or n == PERMISSION_NAME for n in names)
+
+
+def _check_stage(entry: Entry) -> None:
+    """Check that an entry's files are those of its stage, where that is installed here.
+
+    Raises RemoteDataError.
+    """
+    name = entry["stage"]
+    if not plugins.has_step(name):
+        return
+    stage: Stage = plugins.load_step(name)
+    try:
+        accepted = stage.accepts(entry["action"]["params"], shared_outcome(entry))
+    except (KeyError, TypeError, AttributeError):
+        accepted = False
+    if not accepted:
+        raise RemoteDataError(f"its files are not those of the stage {name}")
 
 
 def _load_entry(raw: bytes, key: str, secret: bytes | None) -> dict[str, Any]:
@@ -82,12 +130,14 @@ def _load_entry(raw: bytes, key: str, secret: bytes | None) -> dict[str, Any]:
 
 def _parse_failure(row: dict[str, Any]) -> FailureRow:
     """Return the failure that an entry names. Raises RemoteDataError."""
-    kind = clean_text(row.get("kind", ""), "kind", LONGEST_MESSAGE)
-    message = clean_text(row.get("message", ""), "message", LONGEST_MESSAGE)
-    log = clean_text(row.get("log", ""), "log", LONGEST_MESSAGE)
+    kind = clean_text(row.get("kind", ""), "kind")
+    message = clean_text(row.get("message", ""), "message", LONGEST_FAILURE)
+    log = row.get("log", "")
+    if not isinstance(log, str) or len(log) > LONGEST_MESSAGE:
+        raise RemoteDataError(f"its log is not a text of at most {LONGEST_MESSAGE} characters")
     if kind not in SHAREABLE_FAILURES:
         raise RemoteDataError(f"its failure is not an action's: {kind[:40]!r}")
-    return {"kind": kind, "message": message, "log": log}
+    return {"kind": kind, "message": message, "log": printable_text(log)}
 
 
 def _parse_shared_files(rows: object) -> tuple[File, ...]:
@@ -107,13 +157,13 @@ def _parse_shared_files(rows: object) -> tuple[File, ...]:
 
 
 def clean_text(value: object, name: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text that isn't too long, its control characters replaced by "?".
+    """Return a text that isn't too long, in one printable line.
 
     It may be shown on a terminal. Raises RemoteDataError.
     """
     if not isinstance(value, str) or len(value) > longest:
         raise RemoteDataError(f"its {name} is not a text of at most {longest} characters")
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in value)
+    return printable_line(value, longest)
 
 
 def check_number(value: object, name: str) -> float:
@@ -141,6 +191,6 @@ def format_shared_entry(entry: Mapping[str, Any], secret: bytes | None) -> bytes
     Raises RemoteDataError where no reader would take it.
     """
     unsigned = {name: value for name, value in entry.items() if name != "hmac"}
-    checked = parse_shared_entry(canonical(unsigned).encode(), entry["key"])
+    checked = _parse_entry(canonical(unsigned).encode(), entry["key"], None)
     signature = {"hmac": compute_hmac(checked, secret)} if secret is not None else {}
     return canonical({**checked, **signature}).encode()
