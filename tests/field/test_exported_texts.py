@@ -148,6 +148,39 @@ def test_metadata_and_names_of_files_are_single_lines(winner):
     assert re.fullmatch(r"[a-z0-9_.-]+", ollama.model_name(winner.title))
 
 
+def read_by_ollama(line):
+    """A Modelfile's value by the rules of Ollama's parser: it ends at the first line end at which
+    its quotes are closed.
+    """
+    value = ""
+    for character in f"{line}\n":
+        text = value.strip()
+        triple, single = text.startswith('"""'), text.startswith('"')
+        closed = text.endswith('"""') and len(text) >= 6 if triple else text[1:].endswith('"')
+        if character in "\r\n" and (closed or not single):
+            return text[3:-3] if triple else text[1:-1]
+        value += character
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|end|>",
+        '"',
+        '""',
+        '"\nFROM evil',
+        '""\nFROM evil',
+        'x"\rFROM evil',
+        "a\nFROM b",
+        EVIL,
+        " a ",
+    ],
+)
+def test_a_stop_token_stays_one_value_of_a_modelfile(text):
+    assert read_by_ollama(ollama.modelfile_string(text)) == text
+
+
 def test_a_printed_path_is_a_word_of_a_shell(tmp_path):
     odd = tmp_path / "it's $(id) mine"
     shown = subprocess.run(
