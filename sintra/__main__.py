@@ -20,7 +20,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
-from sintra.config.compose import conf_dirs, writable_schema
+from sintra.config.compose import conf_dirs
+from sintra.config.hydra_values import writable_schema
 from sintra.core.errors import UserError
 from sintra.study.workspace import open_workspace
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sintra import __version__
 from sintra.config import project
+from sintra.config.quoting import user_path
 from sintra.core.errors import UserError
 
 USAGE = """usage: sintra init [FOLDER]   copy dodo.py, conf/ and the bundled models into a folder
@@ -47,7 +48,7 @@ def init_project(arguments: list[str]) -> int:
     wrong = [a for a in arguments if a.startswith("-") or "=" in a]
     if wrong or len(arguments) > 1:
         raise UserError(f"init takes one folder at most, not {' '.join(wrong or arguments)!r}")
-    folder = Path(arguments[0] if arguments else ".").expanduser()
+    folder = user_path(arguments[0] if arguments else ".")
     print(project.in_words(project.init(folder)))
     if arguments and folder.resolve() != Path.cwd():
         print(f"first: cd {folder}")

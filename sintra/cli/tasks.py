@@ -111,7 +111,7 @@ def open_studies(root: Path, line: CommandLine, run: Run) -> list[Workspace]:
     if line.group_command:
         workspaces = sweep.open_studies(root, line.overrides)
     else:
-        refuse_several(line.overrides)
+        refuse_several(root, line.overrides)
         workspaces = [open_workspace(root, line.overrides)] if line.opens_study else []
     for workspace in workspaces[:1]:
         run.console.configure(workspace.config.progress)
@@ -121,10 +121,11 @@ def open_studies(root: Path, line: CommandLine, run: Run) -> list[Workspace]:
     return workspaces
 
 
-def refuse_several(overrides: list[str]) -> None:
+def refuse_several(root: Path, overrides: list[str]) -> None:
     """Raise UserError for an option that names several values of a group outside of a sweep."""
     for override in overrides:
-        if sweep.has_several_values(override) and override.partition("=")[0] in compose.GROUPS:
+        group = override.partition("=")[0]
+        if group in compose.GROUPS and sweep.has_several_values(root, override):
             raise UserError(f"{override} names several: use `doit sweep` or `doit compare`")
 
 

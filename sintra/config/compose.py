@@ -1,4 +1,4 @@
-"""Compose the options of a command line: Hydra composes, dataclasses check, the result is cached.
+"""Read a command line's options, and cache what they compose to.
 
 Hydra is only imported when a command line is new: composed options are cached by the state of the
 conf tree, the overrides and our version.
@@ -9,19 +9,43 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from sintra import __version__
-from sintra.config.options import Config, HardwareConf, from_json
+from sintra.config import checks
+from sintra.config.checks import Origins
+from sintra.config.hydra_values import hydra_values
+from sintra.config.options import Config, from_json
+from sintra.config.profile_file import read_profile_file
+from sintra.config.quoting import (
+    TAKES_NO_CODE,
+    check_interpolation,
+    escaped,
+    is_file,
+    is_folder,
+    names_path,
+    quoted,
+    unquoted,
+    user_path,
+)
+from sintra.config.slugs import slug
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
 from sintra.store.files import read_regular, write_if_possible
 
 TIMEOUT = "limits.timeout"  # stage -> seconds
+NEEDED = {  # options that can't be empty -> what they name
+    "store.path": "a folder",
+    "texts.calibration": "a file or own",
+    "texts.search": "a file or own",
+    "texts.report": "a file or own",
+    "texts.second": "a file or null (none)",
+}
 GROUPS = ("hardware", "model", "goal", "planner", "probe", "texts", "store", "executor", "device")
 
 
@@ -64,6 +88,22 @@ def is_timeout(key: str) -> bool:
     return group == TIMEOUT and plugins.has_step(stage)
 
 
+def text_keys() -> dict[str, bool]:
+    """Return every dotted key whose value is a text, and whether it may be null."""
+    kinds = {"str": False, "str | None": True}
+    return {key: kinds[kind] for key, kind in _annotations(Config, "") if kind in kinds}
+
+
+def _annotations(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, annotation) of every option."""
+    for option in fields(node):
+        default = option.default_factory() if callable(option.default_factory) else None
+        if is_dataclass(default):
+            yield from _annotations(type(default), f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, str(option.type)
+
+
 def checked(root: Path, raw: list[str]) -> list[str]:
     """Return the overrides as Hydra takes them, after a check of every key and group name.
 
@@ -72,13 +112,9 @@ def checked(root: Path, raw: list[str]) -> list[str]:
     """
     seen: set[str] = set()
     result = []
+    texts = text_keys()
     for override in raw:
         key, _, value = override.partition("=")
-        if "${oc.env" in value:
-            raise UserError(
-                f"{key}: the environment isn't read by options, since they are written down; keys "
-                "have names of their own"
-            )
         plain = key.lstrip("+~")
         if plain != key:
             raise UserError(
@@ -88,23 +124,47 @@ def checked(root: Path, raw: list[str]) -> list[str]:
         if key in seen:
             raise UserError(f"{key!r} is given twice")
         seen.add(key)
-        if key == "model":
-            result += _model(root, value)
-        elif key == "texts":
-            result += _texts(root, value, raw)
-        elif key == "hardware" and (path := profile_path(root, override)):
-            result.append(f"hardware={_own_name(path)}")
-        elif key in GROUPS:
-            if value not in names(root, key):
-                raise UserError(f"no {key} is called {value!r}: {nearest(value, names(root, key))}")
-            result.append(override)
+        if key in GROUPS:
+            result += _group(root, key, value, raw)
+        elif key in texts:
+            result.append(f"{key}={_text(root, key, value, texts[key])}")
         elif is_timeout(key):
+            check_interpolation(key, value)
             result.append(f"+{override}")  # an entry of a mapping, to Hydra
         elif key in keys():
+            check_interpolation(key, value)
             result.append(override)
         else:
             raise UserError(f"there is no option {key!r}: {nearest(key, keys() | set(GROUPS))}")
     return result
+
+
+def _group(root: Path, group: str, value: str, raw: list[str]) -> list[str]:
+    """Return the overrides of an option that names a file of conf/, or a file or folder."""
+    plain = unquoted(value)
+    if group == "model":
+        return _model(root, plain)
+    if group == "texts":
+        return _texts(root, plain, raw)
+    if group == "hardware" and (path := profile_path(root, f"hardware={value}")):
+        return [f"hardware={_own_name(path)}"]
+    if plain not in names(root, group):
+        raise UserError(f"no {group} is called {plain!r}: {nearest(plain, names(root, group))}")
+    return [f"{group}={quoted(plain)}"]
+
+
+def _text(root: Path, key: str, value: str, optional: bool) -> str:
+    """Return a text option's value as Hydra takes it: what was typed, whatever is in it.
+
+    optional: whether null means none. Raises UserError.
+    """
+    if optional and value == "null":
+        return value
+    if key in NEEDED and (not unquoted(value) or value == "null"):
+        raise UserError(f"{key}={value} names nothing: give {NEEDED[key]}, or leave {key} out")
+    if "${" in value and not names_path(root, value):
+        raise UserError(f"{key}: {TAKES_NO_CODE}")
+    return quoted(unquoted(value))
 
 
 def profile_path(root: Path, override: str) -> Path | None:
@@ -113,6 +173,7 @@ def profile_path(root: Path, override: str) -> Path | None:
     It is None for any other override.
     """
     key, _, value = override.partition("=")
+    value = unquoted(value)
     if key != "hardware" or not value.endswith((".yaml", ".yml")):
         return None
     path = root / user_path(value)
@@ -123,72 +184,36 @@ def profile_path(root: Path, override: str) -> Path | None:
     return path
 
 
-def user_path(text: str) -> Path:
-    """Return what a user wrote as a path; a home that nobody has stays as it is."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
-
-
-def is_file(path: Path) -> bool:
-    """Return whether there is such a file; no name is too long or too odd to ask for."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether there is such a folder; no name is too long or too odd to ask for."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def _own_name(path: Path) -> str:
     return f"file_{sha256(str(path.resolve()))[:8]}"
 
 
 def _write_profile(folder: Path, path: Path) -> None:
-    """Put a profile where Hydra looks for groups, under a name that no profile of ours has. Raises
-    UserError.
+    """Put a profile's values where Hydra looks for groups, under a name that no profile of ours
+    has. Raises UserError.
     """
     import yaml
 
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml"
-        )
-    own = {f.name for f in fields(HardwareConf)}
-    for key in found:
-        if key not in own:
-            raise UserError(f"{path.name}: a profile has no {str(key)!r}: {nearest(str(key), own)}")
+    values = {
+        key: escaped(value) if isinstance(value, str) else value
+        for key, value in read_profile_file(path).items()
+    }
     (folder / "hardware").mkdir(exist_ok=True)
-    text = yaml.safe_dump({"name": slug(path.stem), "title": path.stem} | found)
-    (folder / "hardware" / f"{_own_name(path)}.yaml").write_text(text)
+    (folder / "hardware" / f"{_own_name(path)}.yaml").write_text(yaml.safe_dump(values))
 
 
 def _model(root: Path, value: str) -> list[str]:
     if value in names(root, "model"):
-        return [f"model={value}"]
+        return [f"model={quoted(value)}"]
     folder = user_path(value)
     if folder.name == "config.json" and is_file(folder):
         folder = folder.parent
     if folder.suffix == ".gguf" and is_file(folder):
-        return ["model=custom", f"model.name={slug(folder.stem)}", f"model.source='{folder}'"]
+        return _custom(slug(folder.stem), str(folder))
     if is_folder(folder):
-        return [
-            "model=custom",
-            f"model.name={slug(folder.resolve().name)}",
-            f"model.source='{folder}'",
-            *(["model.texts=stories"] if _is_bundled(root, folder) else []),
-        ]
+        end = "/" if folder.suffix == ".gguf" else ""  # a folder that is called like a file
+        bundled = ["model.texts=stories"] if _is_bundled(root, folder) else []
+        return _custom(slug(folder.resolve().name), f"{folder}{end}") + bundled
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", value)
     if not hub or value.startswith((".", "/", "~")):
         known = nearest(value, names(root, "model"))
@@ -196,8 +221,13 @@ def _model(root: Path, value: str) -> list[str]:
             f"no model is called {value!r}, and there is no such folder or file: {known}; a hub "
             "model is owner/name"
         )
-    revision = [f"model.revision={hub[2]}"] if hub[2] else []
-    return ["model=custom", f"model.name={slug(hub[1])}", f"model.source={hub[1]}", *revision]
+    revision = [f"model.revision={quoted(hub[2])}"] if hub[2] else []
+    return _custom(slug(hub[1]), hub[1]) + revision
+
+
+def _custom(name: str, source: str) -> list[str]:
+    """Return the overrides of a model that conf/model doesn't have."""
+    return ["model=custom", f"model.name={quoted(name)}", f"model.source={quoted(source)}"]
 
 
 def _is_bundled(root: Path, folder: Path) -> bool:
@@ -209,7 +239,7 @@ def _is_bundled(root: Path, folder: Path) -> bool:
 def _texts(root: Path, value: str, raw: list[str]) -> list[str]:
     """Return `texts=` as Hydra takes it: a name in conf/texts, or a folder of text files."""
     if value in names(root, "texts"):
-        return [f"texts={value}"]
+        return [f"texts={quoted(value)}"]
     folder = root / user_path(value)
     if not is_folder(folder):
         known = nearest(value, names(root, "texts"))
@@ -221,18 +251,13 @@ def _texts(root: Path, value: str, raw: list[str]) -> list[str]:
         if f"texts.{role}" in single:
             continue
         if is_file(path):
-            found.append(f"texts.{role}='{path}'")
+            found.append(f"texts.{role}={quoted(str(path))}")
         elif role != "second":
             raise UserError(
                 f"texts={value}: the folder has no {role}.txt (calibration.txt, search.txt and "
                 "report.txt, of different content; second.txt of another domain may be there)"
             )
     return found
-
-
-def slug(text: str) -> str:
-    """Letters, digits, dots and dashes only."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "model"
 
 
 def compose(root: Path, raw: list[str], cache: Path | None = None) -> Config:
@@ -247,13 +272,66 @@ def compose(root: Path, raw: list[str], cache: Path | None = None) -> Config:
     if values is not None:
         with suppress(KeyError, TypeError, AttributeError):  # of another shape: composed again
             return from_json(Config, values)
-    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
-        for profile in profiles:
-            _write_profile(Path(folder), profile)
-        values = _compose(root, checked(root, raw), [folder] if profiles else [])
+    values = _checked_values(root, raw, profiles)
     if path:
         write_if_possible(path, sealed(canonical(values)))
     return from_json(Config, values)
+
+
+def _checked_values(root: Path, raw: list[str], profiles: list[Path]) -> dict[str, Any]:
+    """Return composed and checked options in JSON's types. Raises UserError.
+
+    profiles: the files of hardware=PATH.
+    """
+    overrides = checked(root, raw)
+    if not profiles and (named := _named_profile(root, raw)):
+        profiles = [named]  # read as strictly as a file from elsewhere, and instead of the original
+        overrides = [o for o in overrides if not o.startswith("hardware=")]
+        overrides.append(f"hardware={_own_name(named)}")
+    with tempfile.TemporaryDirectory(prefix="sintra-") as folder:
+        for profile in profiles:
+            _write_profile(Path(folder), profile)
+        origins = _origins(root, raw, overrides, profiles)
+        folders = [*conf_dirs(root), *([Path(folder)] if profiles else [])]
+        return hydra_values(folders, overrides, origins)
+
+
+def _named_profile(root: Path, raw: list[str]) -> Path | None:
+    """Return the file of hardware=NAME, or of the profile that conf/config.yaml starts from."""
+    given = [unquoted(o.partition("=")[2]) for o in raw if o.startswith("hardware=")]
+    name = given[0] if given else _default_choices(root).get("hardware", "")
+    return _group_file(root, "hardware", name)
+
+
+def _default_choices(root: Path) -> dict[str, str]:
+    """Return group -> name as conf/config.yaml lists them; empty for a file that can't be read."""
+    import yaml  # not on the no-op path
+
+    try:
+        config = yaml.safe_load((root / "conf" / "config.yaml").read_text())
+        defaults = config["defaults"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, yaml.YAMLError):
+        return {}
+    items = [item for item in defaults if isinstance(item, dict)] if defaults else []
+    return {str(group): str(name) for item in items for group, name in item.items()}
+
+
+def _group_file(root: Path, group: str, name: str) -> Path | None:
+    """Return the file of a group's name: the first folder that has it wins, as in Hydra."""
+    paths = (folder / group / f"{name}.yaml" for folder in conf_dirs(root))
+    return next((path for path in paths if is_file(path)), None)
+
+
+def _origins(root: Path, raw: list[str], overrides: list[str], profiles: list[Path]) -> Origins:
+    """Return where each group's values come from, for messages."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    chosen = _default_choices(root) | {
+        group: unquoted(given[group]) for group in GROUPS if group in given
+    }
+    files = {group: _group_file(root, group, name) for group, name in chosen.items()}
+    files |= {"hardware": profiles[0]} if profiles else {}
+    files[""] = root / "conf" / "config.yaml"
+    return Origins(root, tuple(raw), {group: file for group, file in files.items() if file})
 
 
 def state_of(root: Path, raw: list[str], profiles: list[Path]) -> list[Any]:
@@ -264,7 +342,8 @@ def state_of(root: Path, raw: list[str], profiles: list[Path]) -> list[Any]:
         for path in sorted(folder.rglob("*.yaml"))
     ]
     texts = [[str(path), sha256(path.read_text(errors="replace"))] for path in profiles]
-    schema = [__version__, *sorted(keys())]  # a new option is missing from older caches
+    # a new option is missing from older caches, and older checks let more pass
+    schema = [__version__, checks.VERSION, *sorted(keys())]
     return [schema, files, texts, raw, [str(path) for path in conf_dirs(root)]]
 
 
@@ -274,47 +353,3 @@ def read_composed(path: Path) -> dict[str, Any] | None:
         return unsealed(read_regular(path), required=True)
     except OSError:
         return None
-
-
-def _compose(root: Path, overrides: list[str], beside: list[str]) -> dict[str, Any]:
-    from hydra import compose as hydra_compose  # not on the no-op path
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    ConfigStore.instance().store(name="schema", node=writable_schema())
-    main, *more = (*(str(d.resolve()) for d in conf_dirs(root)), *beside)
-    paths = [f"hydra.searchpath=[{','.join('file://' + p for p in more)}]"] if more else []
-    try:
-        with initialize_config_dir(config_dir=main, version_base="1.3"):
-            config = hydra_compose("config", overrides=[*overrides, *paths])
-            result = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, OverflowError) as error:
-        reason = error.__cause__ or error  # OverflowError: a number that no float can hold
-        first = next(x for x in str(reason).splitlines() if x.strip())
-        raise UserError(f"{first} ({' '.join(overrides)})") from None
-    assert isinstance(result, dict)
-    return {str(key): value for key, value in result.items()}
-
-
-def writable_schema() -> Any:
-    """Return the schema of the options as a node that Hydra can compose over."""
-    from omegaconf import OmegaConf  # not on the no-op path
-
-    schema = OmegaConf.structured(Config)
-    _make_writable(schema)
-    return schema
-
-
-def _make_writable(node: Any) -> None:
-    """Let Hydra set options: OmegaConf reads a frozen dataclass as a read-only schema."""
-    from omegaconf import DictConfig, OmegaConf
-
-    OmegaConf.set_readonly(node, None)
-    if isinstance(node, DictConfig):
-        for key in node:
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none():
-                _make_writable(child)

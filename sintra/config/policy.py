@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sintra.config.options import Config, ExecutorConf
-from sintra.core.errors import UserError
 
 JOBS = 16  # steps that doit starts at once where others have the machines
 
@@ -24,11 +23,8 @@ class RunPolicy:
 
     @classmethod
     def of(cls, config: Config) -> RunPolicy:
-        """Return the policy that the options ask for. Raises UserError for what can't be meant."""
+        """Return the policy that the options ask for."""
         limits = config.limits
-        check_positive(config)
-        if config.executor.retries < 0:
-            raise UserError(f"executor.retries={config.executor.retries}: give 0 or more")
         minutes = limits.study_minutes
         return cls(
             config.executor,
@@ -51,24 +47,6 @@ class RunPolicy:
     def minutes(self) -> float:
         """Return limits.study_minutes as it was set."""
         return self.study_s / 60
-
-
-def check_positive(config: Config) -> None:
-    """Raise UserError for a limit that isn't above 0."""
-    limits, executor = config.limits, config.executor
-    values = {f"limits.timeout.{stage}": value for stage, value in limits.timeout.items()}
-    values |= {
-        "timeout_s": config.timeout_s,
-        "limits.study_minutes": limits.study_minutes,
-        "limits.memory_gb": limits.memory_gb,
-        "limits.heavy": limits.heavy,
-        "executor.jobs": executor.jobs,
-        "executor.cpus": executor.cpus,
-        "executor.poll_s": executor.poll_s,
-    }
-    for option, value in values.items():
-        if value is not None and not value > 0:
-            raise UserError(f"{option}={value:g}: give a number above 0, or null for none")
 
 
 def measured_on(executor: ExecutorConf) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
-from sintra.config import compose
 from sintra.config.options import (
     CompressConf,
     Config,
@@ -16,6 +15,7 @@ from sintra.config.options import (
     unnamed,
 )
 from sintra.config.policy import measured_on
+from sintra.config.slugs import slug
 from sintra.config.tasks import task_name
 from sintra.config.texts import Texts, texts_of
 from sintra.core import plugins
@@ -127,13 +127,9 @@ def study_of(config: Config, raw: list[str]) -> Study:
             "model.source is empty: give model=NAME, model=owner/name, model=FOLDER or "
             "model=FILE.gguf"
         )
-    if not 0 <= probe.calibration_random <= 0.9:
-        raise UserError(
-            f"probe.calibration_random={probe.calibration_random:g} is no share from 0 to 0.9"
-        )
     return Study(
         id="",
-        model=model.name or compose.slug(model.source),
+        model=model.name or slug(model.source),
         hardware=hardware_of(config.hardware),
         goal=goal_of(config.goal, config.hardware, probe.tasks),
         planner=config.planner,
@@ -169,11 +165,6 @@ def checked_device(device: DeviceConf) -> DeviceConf:
         return device
     if not device.host:
         raise UserError(f"device={device.name} needs the board's name or address: device.host=...")
-    if device.threads is not None and device.threads < 1:
-        raise UserError(
-            f"device.threads={device.threads} can't compute anything: give 1 or more, or leave it "
-            "out"
-        )
     return device
 
 
@@ -315,7 +306,7 @@ def goal_of(conf: GoalConf, hardware: HardwareConf, tasks: tuple[str, ...] = ())
 def task_limits(least: float | None, tasks: tuple[str, ...]) -> list[Constraint]:
     """Return the share of the baseline's score that every task must keep, as limits.
 
-    Raises UserError where there is no task, or for no share.
+    Raises UserError where there is no task.
     """
     if least is None:
         return []
@@ -323,11 +314,6 @@ def task_limits(least: float | None, tasks: tuple[str, ...]) -> list[Constraint]
         raise UserError(
             "goal.min_task_retention needs tasks: add probe.tasks=[fable], a YAML file of yours "
             "or lm-eval's names"
-        )
-    if not 0 < least <= 1:
-        raise UserError(
-            f"goal.min_task_retention={least:g} is no share of the baseline's score: 0.98 keeps "
-            "98 % of it"
         )
     return [limit_of(TASK_RETENTION, least, task_name(item)) for item in tasks]
 

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from sintra.config.quoting import is_file, user_path
+from sintra.config.slugs import check_name
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
@@ -36,7 +38,7 @@ FILE = "task.yaml"
 def task_name(item: str) -> str:
     """Return a task's name in metrics: a file's stem, or the name itself."""
     stem = Path(item).stem if _is_path(item) else item
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem)
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "task"
 
 
 def _is_path(item: str) -> bool:
@@ -51,8 +53,8 @@ def task_path(root: Path, item: str) -> Path | None:
     bundled = root / "models" / "tasks" / f"{item}.yaml"
     if not _is_path(item):
         return bundled if bundled.is_file() else None
-    path = root / Path(item).expanduser()
-    if not path.is_file():
+    path = root / user_path(item)
+    if not is_file(path):
         raise UserError(f"there is no task file {item!r} (probe.tasks)")
     return path
 
@@ -75,6 +77,7 @@ def pinned_tasks(
     pins: dict[str, Source | None] = {}
     for item in items:
         name, path = task_name(item), task_path(root, item)
+        check_name(f"probe.tasks={item!r}", name)
         if name in pins:
             raise UserError(
                 f"probe.tasks has two tasks called {name!r}: a file's name is the task's"

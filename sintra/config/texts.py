@@ -50,14 +50,8 @@ def own_tokens(role: str, probe: ProbeConf) -> int:
 
 
 def texts_of(config: Config) -> Texts:
-    """Return the texts that the options name. Raises UserError for a share or temperature that
-    can't be, and for a text that isn't named.
-    """
+    """Return the texts that the options name. Raises UserError for a text that isn't named."""
     conf = config.texts
-    if not conf.temperature > 0:
-        raise UserError(f"texts.temperature={conf.temperature:g}: use a number above 0, such as 1")
-    if not 0 <= conf.chat <= 1:
-        raise UserError(f"texts.chat={conf.chat:g} is no share from 0 to 1")
     name = config.model.texts if conf.name == "auto" else conf.name
     named = BY_NAME.get(name, OWN_TEXTS if conf.name == "auto" else TextsConf())
     paths = {role: getattr(conf, role) or getattr(named, role) for role in ROLES}

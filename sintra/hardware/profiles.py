@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, cast
 
+from sintra.config.checks import Origins, check_values
 from sintra.config.compose import conf_dirs, names
 from sintra.config.options import HardwareConf, from_json
+from sintra.config.profile_file import read_profile_file
 
 
 class ProfileFile(TypedDict, total=False):
@@ -40,16 +42,17 @@ class ProfileFile(TypedDict, total=False):
 
 
 def read_profile(root: Path, name: str) -> ProfileFile:
-    """Read a profile's YAML file; raises KeyError where there is none.
+    """Read a profile's YAML file; raises KeyError where there is none, and UserError for a mistake.
 
     Of folders that both have it, the first (Sintra's own) wins, as in Hydra.
     """
-    import yaml  # not on the no-op path
-
     for folder in conf_dirs(root):
         path = folder / "hardware" / f"{name}.yaml"
         if path.is_file():
-            return cast(ProfileFile, dict(yaml.safe_load(path.read_text())))
+            profile = cast(ProfileFile, read_profile_file(path))
+            device = {"hardware": asdict(profile_conf(profile))}
+            check_values(device, Origins(root, (), {"hardware": path}))
+            return profile
     raise KeyError(name)
 
 

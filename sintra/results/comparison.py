@@ -28,7 +28,7 @@ COLUMNS = {
 
 def write_comparison(root: Path, raw: list[str], results: list[CellJson], command: str) -> None:
     """Print the table, write the sweep's folder, and for a comparison say which model to take."""
-    options = swept_options(raw) or ["model"]
+    options = swept_options(root, raw) or ["model"]
     rows = [result_row(r, options) for r in results]
     recommended = recommend(results) if command == "compare" else []
     out = sweep_folder(root, raw, command)

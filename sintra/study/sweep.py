@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.build.graph import MARK
 from sintra.config.compose import GROUPS, conf_dirs, names
+from sintra.config.quoting import names_path
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
 from sintra.store.files import read_regular, write_if_possible
@@ -34,19 +35,23 @@ MAX_STUDIES = 20_000
 Overrides = list[str]
 
 
-def has_several_values(override: str) -> bool:
-    """Return whether an override names more than one value, in Hydra's sweeper syntax."""
-    return bool(SEVERAL_VALUES.match(override.partition("=")[2]))
+def has_several_values(root: Path, override: str) -> bool:
+    """Return whether an override names more than one value, in Hydra's sweeper syntax.
+
+    What is a file or folder, seen from the project's folder, is one value, whatever its name.
+    """
+    value = override.partition("=")[2]
+    return bool(SEVERAL_VALUES.match(value)) and not names_path(root, value)
 
 
-def swept_options(raw: Overrides) -> list[str]:
+def swept_options(root: Path, raw: Overrides) -> list[str]:
     """Return the names of the options that have several values."""
-    return [o.partition("=")[0] for o in raw if has_several_values(o)]
+    return [o.partition("=")[0] for o in raw if has_several_values(root, o)]
 
 
 def sweep_cells(root: Path, raw: Overrides) -> list[Overrides]:
     """Return every combination, in order, the last option changing fastest. Raises UserError."""
-    choices = [single_overrides(root, o) if has_several_values(o) else [o] for o in raw]
+    choices = [single_overrides(root, o) if has_several_values(root, o) else [o] for o in raw]
     count = 1
     for choice in choices:
         count *= len(choice)
@@ -58,6 +63,7 @@ def sweep_cells(root: Path, raw: Overrides) -> list[Overrides]:
 def cached_cells(root: Path, raw: Overrides) -> list[Overrides]:
     """Return the cells of a command line; Hydra's parser is imported only for a new one."""
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
+    state += [swept_options(root, raw)]  # what names a path is no list
     path = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
         cached = unsealed(read_regular(path))

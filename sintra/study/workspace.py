@@ -11,6 +11,7 @@ from sintra.build.graph import Graph
 from sintra.config import compose
 from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
+from sintra.config.quoting import unquoted, user_path
 from sintra.config.study import Study, study_id, study_of
 from sintra.config.tasks import pinned_tasks
 from sintra.config.texts import OWN, WIKITEXT
@@ -105,7 +106,7 @@ def pinned_model(root: Path, config: Config, store: Store, digests: Digests) -> 
     """Return the model's pin; None for a hub model that isn't resolved yet. Raises UserError."""
     model = config.model
     if model.is_gguf:
-        path = root / Path(model.source).expanduser()
+        path = root / user_path(model.source)
         return pinning.pin_gguf(path, digests, model.requantize)
     folder = model_folder(root, model.source)
     if folder is not None:
@@ -125,18 +126,18 @@ def pinned_text(root: Path, study: Study, digests: Digests, role: str) -> Source
         return pinning.pin_own_text(study.texts.own_params(role, study.probe, study.seed))
     if path.startswith(WIKITEXT):
         return pinning.pin_wikitext(path.removeprefix(WIKITEXT))
-    return pinning.pin_file(root / Path(path).expanduser(), digests)
+    return pinning.pin_file(root / user_path(path), digests)
 
 
 def pinned_checkpoint(root: Path, config: Config, digests: Digests) -> Source | None:
     """Return the pin of a GPTQ checkpoint that exists already, where one is named."""
     folder = config.compress.checkpoint
-    return pinning.pin_checkpoint(root / Path(folder).expanduser(), digests) if folder else None
+    return pinning.pin_checkpoint(root / user_path(folder), digests) if folder else None
 
 
 def model_folder(root: Path, text: str) -> Path | None:
     """Return the folder that a model's source names, or None for a hub repository."""
-    path = root / Path(text).expanduser()
+    path = root / user_path(text)
     return path if path.is_dir() or text.startswith((".", "/", "~", "models/")) else None
 
 
@@ -148,7 +149,7 @@ def open_workspace(
     shared_stores: those that the run has opened before; a new one is added.
     """
     config = composed(root, raw)
-    store = Store(root / config.store.path, locks.check_lock_kind(config.store.locks))
+    store = Store(root / user_path(config.store.path), locks.check_lock_kind(config.store.locks))
     shared = shared_store_of(root, config.store, {} if shared_stores is None else shared_stores)
     study = study_of(config, raw)
     policy = RunPolicy.of(config)
@@ -215,4 +216,4 @@ def detected(cache: Path) -> str:
 def cache_root(root: Path, raw: list[str]) -> Path:
     """Return the cache folder before anything is composed: composed options lie in it."""
     paths = [o.split("=", 1)[1] for o in raw if o.startswith("store.path=")]
-    return root / (paths[-1] if paths else "cache")
+    return root / user_path(unquoted(paths[-1]) if paths else "cache")

@@ -153,7 +153,7 @@ def test_own_texts_differ_by_role_and_seed(tiny, tmp_path):
     ("override", "says"),
     [
         ("texts.temperature=0", "above 0"),
-        ("texts.chat=1.5", "no share from 0 to 1"),
+        ("texts.chat=1.5", "isn't a share from 0 to 1"),
         ("texts=custom", "texts.calibration isn't named"),
     ],
 )

@@ -58,8 +58,8 @@ def overrides(data: bytes, folder: Path) -> None:
     from sintra.study.sweep import has_several_values, single_overrides
 
     raw = overrides_of(_lines(data))
-    checked(ROOT, [o for o in raw if not has_several_values(o)])
-    for override in [o for o in raw if has_several_values(o)][:2]:
+    checked(ROOT, [o for o in raw if not has_several_values(ROOT, o)])
+    for override in [o for o in raw if has_several_values(ROOT, o)][:2]:
         single_overrides(ROOT, override)
 
 

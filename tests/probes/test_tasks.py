@@ -286,7 +286,10 @@ def test_without_lm_eval(tmp_path, monkeypatch):
     ("overrides", "says"),
     [
         (["goal.min_task_retention=0.98"], "needs tasks: add probe.tasks"),
-        (["goal.min_task_retention=98", "probe.tasks=[fable]"], "is no share"),
+        (
+            ["goal.min_task_retention=98", "probe.tasks=[fable]"],
+            "isn't a share of the baseline's score above 0, up to 1; 98 percent would be 0.98",
+        ),
     ],
 )
 def test_mistakes_in_a_goal(overrides, says):

@@ -33,7 +33,7 @@ from sintra.study import sweep
 )
 def test_hydras_sweeper_syntax(override, values):
     key = override.partition("=")[0]
-    assert sweep.has_several_values(override)
+    assert sweep.has_several_values(ROOT, override)
     assert sweep.single_overrides(ROOT, override) == [f"{key}={v}" for v in values]
 
 
@@ -41,7 +41,7 @@ def test_hydras_sweeper_syntax(override, values):
     "override", ["planner.types=[Q2_K,Q4_K]", "model=fable", "model='a,b'", "goal.max_kld=0.1"]
 )
 def test_one_value_is_one(override):
-    assert not sweep.has_several_values(override)
+    assert not sweep.has_several_values(ROOT, override)
 
 
 @pytest.mark.parametrize(

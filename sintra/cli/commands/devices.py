@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from sintra.config.options import Config
+from sintra.config.quoting import user_path
 from sintra.config.study import GIB, hardware_of
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
@@ -81,7 +82,7 @@ def device_of(profile: profiles.ProfileFile) -> Hardware:
 
 def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> None:
     """Print what this machine is, and write its profile to `out` or where hardware=auto looks."""
-    path = root / Path(out).expanduser() if out else cache_root(root, raw) / AUTO_PROFILE
+    path = root / user_path(out) if out else cache_root(root, raw) / AUTO_PROFILE
     detection = auto.detect_machine(path, not quick)
     if format == "json":
         print(json.dumps(detection.as_json(), indent=1))
@@ -97,7 +98,7 @@ def shapes_by_type(root: Path, conf: Config) -> dict[str, Shape]:
     the file for a GGUF. Raises UserError.
     """
     source = conf.model.source
-    path = root / Path(source).expanduser()
+    path = root / user_path(source)
     if path.suffix == ".gguf" and path.is_file():
         try:
             return {path.stem: Shape.of(read_layout(path))}
@@ -236,14 +237,14 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
     They are those of a CSV, or the measured variants of this cache. Raises UserError.
     """
     profile, cache = composed(root, raw).hardware, cache_root(root, raw)
-    rows = read_speeds(root / Path(csv).expanduser()) if csv else measured_here(cache)
+    rows = read_speeds(root / user_path(csv)) if csv else measured_here(cache)
     if not rows:
         raise UserError(
             "nothing was measured here yet: run `doit optimize` first, or give --csv FILE"
         )
     refined = refine_profile(profile, rows)
     where = csv or f"measured on {machine()}"
-    path = root / Path(out).expanduser() if out else cache / AUTO_PROFILE
+    path = root / user_path(out) if out else cache / AUTO_PROFILE
     comment = f"{profile.name}, calibrated by {len(rows)} measurements ({where})"
     write_profile(path, asdict(refined), [comment])
     before, after = asdict(profile), asdict(refined)

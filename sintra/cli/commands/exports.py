@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sintra.cli.command import Command, Option
+from sintra.config.slugs import check_name
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
 from sintra.store.store import Store
@@ -76,6 +77,7 @@ def run_export(command: str, root: Path, overrides: list[str], store: Store, stu
         if key not in keywords:
             hint = nearest(key, keywords) if keywords else "it has none"
             raise UserError(f"`doit {command}` has no option {key!r}: {hint}")
+    check_name(f"study={study}", study)
     folder = root / "outputs" / study
     if not (folder / "result.json").exists():
         raise UserError(f"outputs/{study} holds no result: run `doit optimize hardware=...` first")

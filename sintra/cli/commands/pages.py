@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sintra.build.run_state import say
 from sintra.build.step import Step
+from sintra.config.quoting import user_path
+from sintra.config.ranges import count_of
 from sintra.core.artifact import Source
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
@@ -55,7 +57,7 @@ class AbOptions:
         options = read_options(overrides, AB_OPTIONS, "ab")
         tokens = positive_number(options.get("tokens", str(DEFAULT_TOKENS)))
         prompts = read_prompts(root, options)
-        file = root / Path(options["file"]).expanduser() if "file" in options else None
+        file = root / user_path(options["file"]) if "file" in options else None
         if file and not file.is_file():
             raise UserError(f"there is no file {options['file']!r} to compare")
         chat = options.get("chat", "false")
@@ -84,9 +86,9 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
 
 def positive_number(text: str) -> int:
     """Return a number of tokens, 1 or more. Raises UserError."""
-    if not text.isdigit() or int(text) < 1:
+    if (tokens := count_of(text)) is None:
         raise UserError(f"tokens={text} is no number of tokens: 64 is the default")
-    return int(text)
+    return tokens
 
 
 def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
@@ -102,7 +104,7 @@ def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
         return [options["prompt"]]
     if "prompts" not in options:
         return []
-    path = root / Path(options["prompts"]).expanduser()
+    path = root / user_path(options["prompts"])
     if not path.is_file():
         raise UserError(f"there is no file {options['prompts']!r} with prompts")
     lines = [line for line in path.read_text().splitlines() if line.strip()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from sintra.cli.commands.devices import shapes_by_type
+from sintra.config.quoting import user_path
 from sintra.config.study import hardware_of
 from sintra.core.errors import UserError
 from sintra.hardware.estimate import thermal
@@ -63,7 +64,7 @@ def show(
     full = 1 / sum(decode_seconds(shape, device, conf.probe.context))
     model = thermal.thermal_model(device.thermal, device.name, cooled)
     if log:
-        model = thermal.fit_cooling(model, read_log(root / Path(log).expanduser()))
+        model = thermal.fit_cooling(model, read_log(root / user_path(log)))
     samples = thermal.simulate_run(model, minutes * 60)
     summary = summarize_run(model, samples, full, minutes)
     if plot:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.config.options import DeviceConf
+from sintra.config.quoting import user_path
 from sintra.core.errors import Transient, UserError
 
 try:
@@ -51,7 +52,7 @@ class SshTarget:
     @property
     def known_hosts_path(self) -> Path:
         """Return the file of trusted host keys."""
-        return Path(self.known_hosts).expanduser()
+        return user_path(self.known_hosts)
 
     @staticmethod
     def of(device: DeviceConf) -> SshTarget:
@@ -109,7 +110,7 @@ def _ssh_options(target: SshTarget) -> dict[str, Any]:
     }
     options |= {"port": target.port} if target.port else {}
     options |= {"username": target.user} if target.user else {}
-    options |= {"client_keys": [str(Path(target.key).expanduser())]} if target.key else {}
+    options |= {"client_keys": [str(user_path(target.key))]} if target.key else {}
     return options
 
 

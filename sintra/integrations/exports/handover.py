@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RERUN_HINT = "run the same `doit optimize` again"
-TEMPLATES = Path(__file__).with_name("templates")
 WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
 
 
@@ -243,9 +243,10 @@ def open_delivered(
     return winner
 
 
-def relative_path(path: Path) -> Path:
-    """Return a path relative to the current folder where it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def relative_path(path: Path) -> str:
+    """Return a path relative to the current folder where it lies below it, as a shell's word."""
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(shown))
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> None:
@@ -253,18 +254,3 @@ def copy_tokenizer_files(source: Path, target: Path) -> None:
     for path in source.iterdir():
         if not path.name.endswith(WEIGHT_FILES):
             shutil.copyfile(path, target / path.name)
-
-
-def render_template(template: str, /, **values: object) -> str:
-    """Render a file of templates/. Raises jinja2.UndefinedError for a missing value."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not every export has texts
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    return environment.get_template(template).render(**values)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra import __version__
+from sintra.config.quoting import unquoted
 from sintra.core.errors import Transient
 from sintra.core.metrics import METRICS, metrics_in
 from sintra.core.recipe import variant_name
@@ -23,9 +24,14 @@ from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
     relative_path,
-    render_template,
 )
-from sintra.integrations.exports.upload import check_license, check_upload, upload_folder
+from sintra.integrations.exports.templating import render_template, single_line
+from sintra.integrations.exports.upload import (
+    REPOSITORY,
+    check_license,
+    check_upload,
+    upload_folder,
+)
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 
@@ -62,7 +68,8 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
 
 def gguf_stem(winner: DeliveredModel) -> str:
     """Return model-recipe, as the hub's GGUF files are called."""
-    return re.sub(r"[^\w.-]+", "-", f"{winner.model_name}-{variant_name(winner.recipe)}")
+    name = f"{winner.model_name}-{variant_name(winner.recipe)}"
+    return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
 
 
 def base_repository(winner: DeliveredModel) -> str | None:
@@ -70,11 +77,12 @@ def base_repository(winner: DeliveredModel) -> str | None:
     if winner.source["kind"] != "hub":
         return None
     models = [
-        option.partition("=")[2]
+        unquoted(option.partition("=")[2])
         for option in winner.manifest["overrides"]
         if option.startswith(("model=", "model.source="))
     ]
-    return str(models[-1]).partition("@")[0] if models else None
+    base = str(models[-1]).partition("@")[0] if models else ""
+    return base if re.fullmatch(REPOSITORY, base) else None
 
 
 def gguf_metadata(winner: DeliveredModel, license: str) -> Metadata:
@@ -102,7 +110,10 @@ def gguf_metadata(winner: DeliveredModel, license: str) -> Metadata:
             "general.base_model.0.repo_url": f"https://huggingface.co/{base}",
             "general.base_model.0.version": winner.source["digest"],
         }
-    return metadata
+    return {
+        key: str(single_line(value)) if isinstance(value, str) else value
+        for key, value in metadata.items()
+    }
 
 
 def copy_with_metadata(source: Path, target: Path, metadata: Metadata) -> None:

@@ -15,7 +15,6 @@ from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
     relative_path,
-    render_template,
 )
 from sintra.integrations.exports.server import (
     MIB,
@@ -26,6 +25,7 @@ from sintra.integrations.exports.server import (
     server_spec,
     start_limit_s,
 )
+from sintra.integrations.exports.templating import render_template
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 

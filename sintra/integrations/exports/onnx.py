@@ -27,8 +27,8 @@ from sintra.integrations.exports.handover import (
     copy_tokenizer_files,
     open_delivered,
     relative_path,
-    render_template,
 )
+from sintra.integrations.exports.templating import render_template
 from sintra.store.store import Store
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sintra.config.ranges import count_of
 from sintra.core.errors import UserError, nearest
 from sintra.formats.gguf.layout import read_layout
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
@@ -122,7 +123,7 @@ def oci_architecture(isa: str) -> str:
 
     Raises UserError for any other.
     """
-    family = isa.split()[0]
+    family = next(iter(isa.split()), "")
     if family not in ARCHITECTURES:
         raise UserError(
             f"there is no image of llama.cpp for {family!r}: {nearest(family, ARCHITECTURES)}"
@@ -146,13 +147,14 @@ def server_memory(winner: DeliveredModel, context: str) -> ServerMemory:
     if not context:
         return ServerMemory(int(peak.value), measured, 0)
     layout = read_layout(winner.gguf)
-    if not context.isdigit() or not 0 < int(context) <= (layout["context"] or int(context)):
+    tokens = count_of(context)
+    if tokens is None or tokens > (layout["context"] or tokens):
         raise UserError(
             f"context={context} is no number of tokens up to the {layout['context']} that the "
             "model was trained for"
         )
     shape, kv = Shape.of(layout), winner.recipe.kv
-    extra = kv_bytes(shape, int(context), kv) - kv_bytes(shape, measured, kv)
+    extra = kv_bytes(shape, tokens, kv) - kv_bytes(shape, measured, kv)
     return ServerMemory(int(peak.value), measured, max(0, int(extra)))
 
 

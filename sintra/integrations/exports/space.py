@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sintra.config.slugs import LONGEST_TITLE, check_line
 from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
     relative_path,
-    render_template,
 )
+from sintra.integrations.exports.templating import render_template
 from sintra.integrations.exports.upload import check_license, check_upload, upload_folder
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
@@ -35,6 +36,7 @@ def export(
     check_upload(upload)
     winner = open_delivered(folder, store, "the Space")
     title = title or winner.model_name
+    check_line("title", title, LONGEST_TITLE)
     out = winner.empty_folder("space")
     link_or_copy(winner.gguf, out / "model.gguf")
     (out / "app.py").write_text(app_source(winner, title))
@@ -44,8 +46,8 @@ def export(
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
     (out / "README.md").write_text(space_readme(winner, title, license))
     winner.print_goal_note()
-    path = relative_path(out)
-    print(f"wrote {path}; to try it here: pip install gradio=={GRADIO} && python {path}/app.py")
+    path, app = relative_path(out), relative_path(out / "app.py")
+    print(f"wrote {path}; to try it here: pip install gradio=={GRADIO} && python {app}")
     if upload:
         print(f"uploaded to {upload_folder(out, upload, 'space', winner.study)}")
 

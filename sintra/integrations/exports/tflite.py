@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sintra.config.ranges import count_of
 from sintra.core.errors import Infeasible, UserError, nearest
 from sintra.core.stage import Context, cores, tool_version
 from sintra.formats.runtime.call import call_in_python
@@ -33,8 +34,8 @@ from sintra.integrations.exports.handover import (
     copy_tokenizer_files,
     open_delivered,
     relative_path,
-    render_template,
 )
+from sintra.integrations.exports.templating import render_template
 from sintra.store.files import unique_name
 from sintra.store.store import Store
 
@@ -56,12 +57,13 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
         raise UserError(f"weights={weights}: {nearest(weights, WEIGHTS)}")
     winner = open_delivered(folder, store, "LiteRT", None)
     ids = winner.report_tokens()[:REPORT_WINDOWS]
-    if length and not (length.isdigit() and 0 < int(length) <= ids.shape[1]):
+    tokens = count_of(length) if length else int(ids.shape[1])
+    if tokens is None or tokens > ids.shape[1]:
         raise UserError(
             f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's "
             "windows (probe.context)"
         )
-    ids = ids[:, : int(length or ids.shape[1])]
+    ids = ids[:, :tokens]
     with winner.original_model() as source:
         out = winner.empty_folder("tflite")
         convert_elsewhere(source, out, store, {"tokens": ids.tolist(), "weights": weights})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sintra.config.quoting import is_file, user_path
 from sintra.config.study import Study
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
@@ -30,8 +31,8 @@ def propose(study: Study, state: PlannerState) -> list[Proposal]:
     The authors and reasons of a rounds.json are kept. No planner and no language model is asked.
     Raises UserError.
     """
-    path = Path(study.planner.replay)
-    if not path.is_file():
+    path = user_path(study.planner.replay)
+    if not is_file(path):
         raise UserError(
             f"planner.replay={str(path)!r} is no file: give a recipe.yaml, rounds.json or "
             "result.json from outputs/"
