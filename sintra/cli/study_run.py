@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from sintra.build.console import format_seconds
 from sintra.build.graph import Graph
@@ -15,7 +16,7 @@ from sintra.build.step import Step
 from sintra.cli.steps import build_step
 from sintra.cli.study_summary import print_result, remaining_work, round_summary, study_intro
 from sintra.config import study
-from sintra.config.tasks import check_tasks
+from sintra.config.tasks import check_tasks, runs_code
 from sintra.core.errors import Transient
 from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
@@ -105,9 +106,18 @@ class StudyRun:
     def start_planning(self) -> None:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
         check_tasks(self.workspace.tasks.values())
+        self.check_code()
         for path in self.workspace.folder.glob("round-*.json"):
             remove_path(path)
         self.announce()
+
+    def check_code(self) -> None:
+        """Check that this machine can run what a model writes, if it is to. Raises UserError."""
+        from sintra.probes.evaluation.code import check_jail  # few studies run code
+
+        sources = [Path(source.locator) for source in self.workspace.tasks.values() if source]
+        if self.workspace.config.executor.name == "local" and any(map(runs_code, sources)):
+            check_jail()
 
     def next_round(self, graph: Graph, recorded: list[Round]) -> Round:
         """Return the next round: what others have planned from the same, else the planner's."""

@@ -4,7 +4,7 @@ A user's file is ten lines: `kind` (choice, answer, summary, code), `data` (a JS
 and how a row becomes a prompt and an answer, each a column's name or a Jinja template. A file that
 has `task:` is lm-eval's own format
 (https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md), with JSONL data
-and without code.
+and a closed list of keys (task_format.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import contextlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from sintra.config.quoting import is_file, user_path
 from sintra.config.slugs import check_name
+from sintra.config.task_fields import Fields, fill_fields
+from sintra.config.task_format import check_native
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
@@ -29,7 +31,6 @@ NEEDED = {
     "code": ("tests",),
 }
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
-TEMPLATES = ("prompt", "choices", "answer", "tests")
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
 TaskRow = dict[str, Any]  # a row of a task's data: column -> value
 FILE = "task.yaml"
@@ -88,7 +89,7 @@ def pinned_tasks(
 
 def pin_task(path: Path, digests: FileDigests, run_code: bool) -> Source:
     """Return the pin of a task's files, by their content. Raises UserError."""
-    if read_task(path).get("kind") == "code" and not run_code:
+    if runs_code(path) and not run_code:
         raise UserError(
             f"{path} runs what the model writes: say probe.run_code=true to allow it "
             "(docs/guide.md, Tasks)"
@@ -113,7 +114,7 @@ def data_names(task: TaskFile) -> list[str]:
 
 
 def splits(task: TaskFile) -> dict[str, list[str]]:
-    """Return split -> data files; nothing for lm-eval's format with data of its own."""
+    """Return split -> data files."""
     if "kind" in task:
         return {"test": [task["data"]]}
     more = task.get("dataset_kwargs")
@@ -125,8 +126,11 @@ def splits(task: TaskFile) -> dict[str, list[str]]:
 def data_file(path: Path, name: str) -> Path:
     """Return where a data file lies. Raises UserError.
 
-    It lies beside the YAML, or where lm-eval's command line finds it: from the working folder.
+    It lies beside the YAML or below, or where lm-eval's command line finds it: below the working
+    folder.
     """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{path}: data file {name!r}: give a path below the file's own folder")
     for candidate in (path.parent / name, path.parent / Path(name).name, Path(name)):
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have
             if candidate.is_file():
@@ -162,19 +166,32 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
     for key in ("data", "prompt", *NEEDED[task["kind"]]):
         if not task.get(key):
             raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
-    for key in ("data", "prompt"):
-        if not isinstance(task[key], str):
+    for key in ("data", "prompt", "tests"):
+        if not isinstance(task.get(key, ""), str):
             raise UserError(f"{path}: {key} is no text")
+    check_limits(path, task)
     return task
+
+
+def check_limits(path: Path, task: TaskFile) -> None:
+    """Check where an answer ends. Raises UserError."""
+    stops = task.get("stop", "")
+    if not all(isinstance(text, str) for text in (stops if isinstance(stops, list) else [stops])):
+        raise UserError(f"{path}: stop is a text, or a list of texts")
+    most = task.get("max_tokens", 1)
+    if type(most) is not int or most < 1:
+        raise UserError(f"{path}: max_tokens={most!r}: give a whole number from 1")
 
 
 def _check_native(path: Path, task: TaskFile) -> TaskFile:
     if "include" in task:
         raise UserError(f"{path}: `include` isn't taken: write the task in one file")
+    more = task.get("dataset_kwargs")
+    if isinstance(more, dict) and set(more) - {"data_files"}:
+        raise UserError(f"{path}: dataset_kwargs has data_files, and nothing else")
     if not all(isinstance(f, str) for part in splits(task).values() for f in part):
         raise UserError(f"{path}: data_files are names of files, or lists of them")
-    if splits(task) and task.get("dataset_path") != "json":
-        raise UserError(f"{path}: data_files are read with `dataset_path: json` only")
+    check_native(path, task, set(splits(task)))
     return task
 
 
@@ -212,29 +229,26 @@ def check_tasks(pins: Iterable[Source | None]) -> None:
 def check_data(path: Path) -> None:
     """Check every row of a task's data. Raises UserError."""
     task = read_task(path)
-    for name in data_names(task):
-        rows = read_rows(data_file(path, name))
-        if "kind" in task:
-            check_rows(task, rows, Path(name).name)
+    read_fields(task, lambda name: data_file(path, name))
 
 
-def check_rows(task: TaskFile, rows: list[TaskRow], name: str) -> None:
-    """Raise UserError with the row that lacks a column which a user's task names."""
-    needed = {c for key in TEMPLATES if isinstance(task.get(key), str) for c in columns(task[key])}
-    for number, row in enumerate(rows, 1):
-        if missing := sorted(needed - set(row)):
-            raise UserError(
-                f"{name}, row {number} has no {missing[0]!r}: {nearest(missing[0], row)}"
-            )
+def read_fields(task: TaskFile, find: Callable[[str], Path]) -> dict[str, list[Fields]]:
+    """Return split -> the fields of every row; find: where a data file lies. Raises UserError.
+
+    In lm-eval's format a split has the columns of its first row, as its own reader has it.
+    """
+    fields: dict[str, list[Fields]] = {}
+    for split, names in splits(task).items():
+        columns: list[str] | None = None
+        for name in names:
+            rows = read_rows(find(name))
+            if "kind" not in task:
+                columns = columns or list(rows[0])
+                rows = [{column: row.get(column) for column in columns} for row in rows]
+            fields.setdefault(split, []).extend(fill_fields(task, rows, Path(name).name))
+    return fields
 
 
-def columns(template: str) -> set[str]:
-    """Return the columns that a template reads; a text without braces names one."""
-    if "{" not in template:
-        return {template}
-    from jinja2 import Environment, TemplateSyntaxError, meta
-
-    try:
-        return set(meta.find_undeclared_variables(Environment().parse(template)))
-    except TemplateSyntaxError as error:
-        raise UserError(f"{template!r} is no Jinja template: {error.message}") from None
+def runs_code(path: Path) -> bool:
+    """Return whether a task's file is of the kind that runs what the model writes."""
+    return read_task(path).get("kind") == "code"

@@ -15,14 +15,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import FILE, read_task
+from sintra.config import tasks as task_files
+from sintra.config.tasks import FILE
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
 from sintra.formats.gguf.chat_template import ChatTemplate, read_chat_template
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
 from sintra.probes.evaluation.build import build_task
-from sintra.probes.evaluation.code import network_is_cut
+from sintra.probes.evaluation.code import check_jail
 from sintra.probes.evaluation.compare import Answer, Item, TaskResult, task_measurements
 from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 
@@ -62,13 +63,23 @@ def describe_protocol(context: Context) -> str:
     items = "every other item" if context.params["part"] == "half" else "all items"
     protocol = f"lm-eval {tool_version('lm_eval')} over llama.cpp, {items}"
     protocol += ", in the chat template" if context.params.get("chat") else ""
-    if "task" in context.inputs and read_task(context.inputs["task"] / FILE).get("kind") == "code":
-        protocol += f", code in a child, network {'cut' if network_is_cut() else 'not cut'}"
-    return protocol
+    return protocol + (", code run without any right" if runs_code(context) else "")
+
+
+def runs_code(context: Context) -> bool:
+    """Return whether the task runs what the model writes."""
+    task = context.inputs.get("task")
+    return task is not None and task_files.runs_code(task / FILE)
 
 
 def score_task(context: Context, model: LlamaModel) -> TaskResult:
-    """Ask the model everything. Raises UserError where it needs a chat template and has none."""
+    """Ask the model everything.
+
+    Raises UserError where it needs a chat template and has none, and where it writes code that
+    cannot be run without rights here.
+    """
+    if runs_code(context):
+        check_jail()
     # numpy is not on the no-op path; lm_eval is an optional package
     import numpy as np
     from lm_eval.evaluator import evaluate
@@ -172,5 +183,5 @@ def item_answer(task: Any, row: dict[str, Any]) -> Answer:
 
 
 STAGE = Stage(
-    "tasks", 1, run, tools=("llama-cpp-python", "lm_eval"), files=(MEASUREMENTS_FILE, "items.json")
+    "tasks", 2, run, tools=("llama-cpp-python", "lm_eval"), files=(MEASUREMENTS_FILE, "items.json")
 )

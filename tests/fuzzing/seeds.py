@@ -249,7 +249,9 @@ def tasks() -> list[bytes]:
     )
     native = (
         b"task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: "
-        b"rows.jsonl\noutput_type: generate_until\n"
+        b"{test: rows.jsonl}\ntest_split: test\noutput_type: generate_until\n"
+        b"doc_to_text: '{{question}}'\ndoc_to_target: right\nmetric_list:\n- metric: exact_match\n"
+        b"filter_list:\n- name: a\n  filter:\n  - function: regex\n    regex_pattern: '(a)'\n"
     )
     return [
         own,

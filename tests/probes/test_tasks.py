@@ -15,7 +15,7 @@ from sintra.build.run import run_step
 from sintra.config import compose, tasks
 from sintra.config.study import study_of
 from sintra.core.errors import UserError
-from sintra.probes.evaluation import build, code, compare
+from sintra.probes.evaluation import build, compare
 from sintra.study.workspace import open_workspace
 
 ROWS = [
@@ -188,7 +188,7 @@ def test_every_kind_of_a_users_task(ask, tmp_path):
     text = f'kind: code\ndata: rows.jsonl\ntests: "{{{{story and 1}}}}"\nmax_tokens: 8\n{PROMPT}'
     found, _ = ask("fable_mini", write(tmp_path, "program", text), "probe.run_code=true")
     assert found["task:program:acc"]["value"] == 0, "a story is no program"
-    assert "code in a child, network " in found["task:program:acc"]["protocol"]
+    assert found["task:program:acc"]["protocol"].endswith(", code run without any right")
 
 
 def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatch):
@@ -247,6 +247,8 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
         ("kind: answer\ndata: gone.jsonl\nprompt: story\nanswer: is", "no data file 'gone.jsonl'"),
         ("kind: answer\ndata: rows.jsonl\nprompts: story\nanswer: is", "did you mean 'prompt'"),
         ("kind: code\ndata: rows.jsonl\nprompt: story\ntests: is", "probe.run_code=true"),
+        ("kind: answer\ndata: ../rows.jsonl\nprompt: story\nanswer: is", "below the file's own"),
+        ("kind: answer\ndata: rows.jsonl\nprompt: story\nanswer: is\nmax_tokens: many", "number"),
         ("task: x\ndoc_to_text: !function utils.f", "!function"),
         ("task: x\ninclude: other.yaml", "include"),
         ("kind: [", "is no YAML"),
@@ -364,49 +366,14 @@ def test_less_may_be_better():
     }
 
 
-@pytest.mark.parametrize(
-    ("program", "tests", "passes"),
-    [
-        ("def f(x):\n    return x + 1", "assert f(1) == 2", True),
-        ("def f(x):\n    return x - 1", "assert f(1) == 2", False),
-        ("import sys\nsys.exit(0)", "assert False", False),
-        ("import os\nos._exit(0)", "assert False", False),
-        ("while True:\n    pass", "", False),
-        ("x = 'a' * 2**33", "", False),
-        (
-            "import os\nassert not os.environ.get('HOME')",
-            "assert os.listdir('.') == ['program.py']",
-            True,
-        ),
-        ("import sintra", "", False),
-    ],
-)
-def test_programs_run_in_a_jail(program, tests, passes):
-    assert code.run_tests(program, tests, seconds=3).passed is passes
-
-
-def test_a_program_writes_nothing(tmp_path):
-    path = tmp_path / "written"
-    assert not code.run_tests(f"with open({str(path)!r}, 'w') as f:\n    f.write('x')", "").passed
-    assert not path.exists() or path.read_text() == ""
-
-
-def test_a_program_has_no_network():
-    if not code.network_is_cut():
-        pytest.skip("this kernel lets no process of this user leave the network")
-    assert code.run_tests("import socket", "").passed, "what fails is the connection"
-
-
 def test_a_scorer_runs_what_the_model_wrote():
-    score = build.code_scorer({"prompt": "{{head}}", "tests": "tests"})
-    row = {"head": "def f(x):\n", "tests": "assert f(2) == 4"}
-    assert score(row, ["    return x * x\n"]) == {"acc": 1.0}
-    assert score(row, ["    return x\n"]) == {"acc": 0.0}
+    fields = {"doc_to_text": "def f(x):\n", "doc_to_target": "assert f(2) == 4"}
+    assert build.score_code(fields, ["    return x * x\n"]) == {"acc": 1.0}
+    assert build.score_code(fields, ["    return x\n"]) == {"acc": 0.0}
 
 
 def test_an_answer_may_have_several_forms():
-    score = build.exact_scorer({"answer": "right"})
+    fields = {"doc_to_target": ["the mill", "Mill"]}
     assert [
-        score({"right": ["the mill", "Mill"]}, [said])["acc"]
-        for said in (" mill.", "The mill", "a mill")
+        build.score_exactly(fields, [said])["acc"] for said in (" mill.", "The mill", "a mill")
     ] == [1, 1, 0]

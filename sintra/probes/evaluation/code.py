@@ -1,21 +1,40 @@
-"""Test whether a program that a model wrote passes its tests, in a child process (jail.py)."""
+"""Test whether a program that a model wrote passes its tests.
+
+Two child processes without any right (sintra.core.jail) are started: one runs the program, the
+other its tests, which reach the program's functions over a pipe. The verdict is written by the
+process with the tests, to a pipe that the program does not have.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
-import secrets
-import signal
+import select
 import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-JAIL = Path(__file__).with_name("jail.py")
+from sintra.core.errors import UserError
+from sintra.core.jail.confine import missing_parts
+from sintra.core.process import kill_group
+
+ROOT = Path(__file__).resolve().parents[3]  # the folder with the package sintra
+START = (
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    "from sintra.probes.evaluation.program.child import main; "
+    f"sys.path.remove({str(ROOT)!r}); main(*sys.argv[1:])"
+)
 SECONDS = 10  # of a program with its tests
-MEGABYTES = 512  # address space of a program, MiB
+MEGABYTES = 512  # address space of each process, MiB
+STARTUP = 5  # seconds for Python to start, besides
+LONGEST_VERDICT = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -23,52 +42,96 @@ class ProgramOutcome:
     """How a program with its tests ended."""
 
     passed: bool  # whether both ran to their end
-    reason: str  # why not, in a few words; "" where passed
+    reason: str  # why not, in a few printable words; "" where passed
+
+
+class Refused(UserError):
+    """This machine cannot run a program without rights."""
 
 
 def run_tests(
     program: str, tests: str, seconds: int = SECONDS, megabytes: int = MEGABYTES
 ) -> ProgramOutcome:
-    """Run a program and then its tests, with an empty environment in an empty folder.
+    """Run a program and then its tests, with an empty environment and without any right.
 
-    A word that cannot be guessed is printed after the last test, so that a program which ends the
-    process early fails.
+    Every process has ended afterwards. Raises Refused where this machine cannot take the rights
+    away; then nothing of the program was run.
     """
-    word = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.py"
-        path.write_text(f"{program}\n\n{tests}\n\nprint('\\n{word}')\n")
-        command = [sys.executable, "-I", "-S", str(JAIL), str(path), str(seconds), str(megabytes)]
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    ours, verdict = os.pipe()
+    ends = socket.socketpair()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, ours)
+        files = (verdict, *(end.fileno() for end in ends))
+        common = (str(seconds), str(megabytes))
         try:
-            out, _ = child.communicate(timeout=seconds + 1)
-        except subprocess.TimeoutExpired:
-            return ProgramOutcome(False, f"stopped after {seconds} s")
+            stack.enter_context(child(tests, ("tests", *common), (files[1], verdict)))
+            stack.enter_context(child(program, ("program", *common), (files[2],)))
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
-    text = out.decode(errors="replace")
-    if child.returncode == 0 and text.split()[-1:] == [word]:
-        return ProgramOutcome(True, "")
-    last_line = " ".join(text.strip().splitlines()[-1:])[:200]
-    return ProgramOutcome(False, last_line or f"exit {child.returncode}")
+            os.close(verdict)
+            for end in ends:
+                end.close()
+        answer = read_verdict(ours, seconds + STARTUP)
+    return outcome_of(answer, seconds)
 
 
-def network_is_cut() -> bool:
-    """Return whether a program in the jail cannot reach this machine's loopback.
+@contextlib.contextmanager
+def child(source: str, words: tuple[str, ...], files: tuple[int, ...]) -> Iterator[None]:
+    """Run one of the two children; it is killed at the end."""
+    with tempfile.TemporaryFile() as file:
+        file.write(source.encode(errors="replace"))
+        file.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", START, *words, *map(str, files)],
+            cwd="/",
+            env={},
+            stdin=file,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=files,
+        )
+    try:
+        yield
+    finally:
+        kill_group(process)
 
-    It is tried with a real socket.
+
+def read_verdict(file: int, seconds: float) -> bytes | None:
+    """Return what is written to a pipe, to a limit; None where nothing comes in time."""
+    end, text = time.monotonic() + seconds, b""
+    while len(text) < LONGEST_VERDICT:
+        ready, _, _ = select.select([file], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            return None
+        part = os.read(file, LONGEST_VERDICT)
+        if not part:
+            break
+        text += part
+    return text
+
+
+def outcome_of(answer: bytes | None, seconds: int) -> ProgramOutcome:
+    """Return what a verdict says. Raises Refused."""
+    if answer is None:
+        return ProgramOutcome(False, f"stopped after {seconds} s")
+    try:
+        verdict = json.loads(answer)
+    except ValueError:
+        return ProgramOutcome(False, "the tests ended early: out of time or memory")
+    if "refused" in verdict:
+        raise Refused(f"no code of a model's can be run here: {verdict['refused']}")
+    reason = "".join(c if c.isprintable() else "?" for c in str(verdict.get("failed", "")))
+    return ProgramOutcome("passed" in verdict, reason)
+
+
+@functools.cache
+def check_jail() -> None:
+    """Raise Refused where this machine cannot run a program without rights.
+
+    It is tried, with an empty program.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        connect = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"
-        return not run_tests(connect, "").passed
+    if missing := missing_parts():
+        raise Refused(f"no code of a model's can be run here: {missing}")
+    outcome = run_tests("", "")
+    if not outcome.passed:
+        raise Refused(f"no code of a model's can be run here: {outcome.reason}")

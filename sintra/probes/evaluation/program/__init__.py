@@ -1,0 +1,1 @@
+"""Run a program that a model wrote in one process, and the tests that judge it in another."""
