@@ -15,6 +15,7 @@ from typing import Any
 
 from sintra import __version__
 from sintra.config.options import Config, HardwareConf, from_json
+from sintra.config.texts import refuse_empty
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
@@ -100,6 +101,7 @@ def checked(root: Path, raw: list[str]) -> list[str]:
         elif is_timeout(key):
             result.append(f"+{override}")  # an entry of a mapping, to Hydra
         elif key in keys():
+            refuse_empty(key, value)
             result.append(override)
         else:
             raise UserError(f"there is no option {key!r}: {nearest(key, keys() | set(GROUPS))}")

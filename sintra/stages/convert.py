@@ -16,6 +16,7 @@ from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
+from sintra.stages.turn_ends import complete_metadata
 
 TYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32"}  # model.convert -> ggml type
 
@@ -56,6 +57,7 @@ def run(context: Context) -> None:
     context.say(done.stdout)
     if done.returncode or not out.exists():
         raise_converter_error(done.stdout, json.loads((model / "config.json").read_text()))
+    complete_metadata(context, out, model)
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
@@ -86,4 +88,4 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
     raise UserError(f"llama.cpp's converter can't convert this {name}: {last}")
 
 
-STAGE = Stage("convert", 2, run, tools=("transformers", "sentencepiece"))
+STAGE = Stage("convert", 3, run, tools=("transformers", "sentencepiece"))
