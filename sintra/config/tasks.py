@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sintra.config.jsonl import read_objects
-from sintra.config.task_rows import TaskRow, check_choices, check_columns, check_kinds
+from sintra.config.task_rows import TaskRow as TaskRow
+from sintra.config.task_rows import check_choices, check_columns, check_kinds
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 

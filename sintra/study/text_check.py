@@ -22,21 +22,19 @@ def text_fault(path: Path) -> str | None:
 
     It has to be UTF-8 and more than blanks.
     """
-    decoder, blank, nuls = codecs.getincrementaldecoder("utf-8")(), True, 0
+    decoder, blank = codecs.getincrementaldecoder("utf-8")(), True
     with path.open("rb") as file:
-        head = file.read(4)
-        file.seek(0)
+        piece = first = file.read(PIECE)
+        if first.count(0) > FEW_NULS * len(first):
+            return _other_encoding(codecs.BOM_UTF16_LE)
         try:
-            while piece := file.read(PIECE):
-                nuls += piece.count(0)
-                blank = blank and not decoder.decode(piece).strip("\ufeff \t\r\n\v\f")
+            while piece:
+                blank = not decoder.decode(piece).strip("\ufeff \t\r\n\v\f") and blank
+                piece = file.read(PIECE)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            return _other_encoding(head)
-    size = path.stat().st_size
-    if nuls > FEW_NULS * size:
-        return "isn't UTF-8 but UTF-16: convert it first (iconv -f UTF-16 -t UTF-8)"
-    return ("is empty" if not size else "holds nothing but blanks") if blank else None
+            return _other_encoding(first)
+    return ("holds nothing but blanks" if first else "is empty") if blank else None
 
 
 def _other_encoding(head: bytes) -> str:
