@@ -23,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from sintra.config.compose import conf_dirs
 from sintra.config.hydra_values import writable_schema
 from sintra.core.errors import UserError
+from sintra.core.process import end_when_unread
 from sintra.study.workspace import open_workspace
 
 ConfigStore.instance().store(name="schema", node=writable_schema())
@@ -55,6 +56,7 @@ def value(result: dict[str, Any]) -> float:
 
 def main() -> None:
     """The command."""
+    end_when_unread()
     root = Path.cwd()
     if not (root / "dodo.py").exists() or not (root / "conf").is_dir():
         print(

@@ -11,6 +11,7 @@ from sintra import __version__
 from sintra.config import project
 from sintra.config.quoting import user_path
 from sintra.core.errors import UserError
+from sintra.core.process import end_when_unread
 
 USAGE = """usage: sintra init [FOLDER]   copy dodo.py, conf/ and the bundled models into a folder
        sintra ...             in such a folder the same as `doit ...`,
@@ -19,6 +20,7 @@ USAGE = """usage: sintra init [FOLDER]   copy dodo.py, conf/ and the bundled mod
 
 def main() -> None:
     """Run the command. Exit codes are doit's; 2 for a mistake on the command line."""
+    end_when_unread()
     sys.exit(run_command(sys.argv[1:]))
 
 

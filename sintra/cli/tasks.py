@@ -20,7 +20,7 @@ from sintra.cli.study_run import StudyRun
 from sintra.config import compose
 from sintra.config.policy import side_by_side
 from sintra.core.errors import UserError, disk_error
-from sintra.core.process import stop_on_signals
+from sintra.core.process import end_when_unread, stop_on_signals
 from sintra.integrations.listeners import feed, study_events
 from sintra.study import round_files, running, sweep
 from sintra.study.workspace import Workspace, open_workspace
@@ -56,6 +56,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
 
     A mistake of the user's ends the process: one line, exit code 2.
     """
+    end_when_unread()
     pause_garbage_collection()
     line = CommandLine.of(argv)
     workspaces = open_or_exit(root, line, current)

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from sintra.config.jsonl import read_objects
 from sintra.config.quoting import is_file, user_path
 from sintra.config.slugs import check_name
 from sintra.config.task_fields import Fields, fill_fields
 from sintra.config.task_format import check_native
+from sintra.config.task_rows import TaskRow as TaskRow
+from sintra.config.task_rows import check_choices, check_columns, check_kinds
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
@@ -30,9 +32,9 @@ NEEDED = {
     "summary": ("answer",),
     "code": ("tests",),
 }
+TEMPLATES = ("prompt", "choices", "answer", "tests")
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
-TaskRow = dict[str, Any]  # a row of a task's data: column -> value
 FILE = "task.yaml"
 
 
@@ -143,7 +145,7 @@ def read_task(path: Path) -> TaskFile:
     import yaml  # not on the no-op path
 
     try:
-        task = yaml.safe_load(path.read_text())
+        task = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except yaml.constructor.ConstructorError:
         raise UserError(f"{path}: tags such as !function, which run code, aren't taken") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
@@ -166,21 +168,27 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
     for key in ("data", "prompt", *NEEDED[task["kind"]]):
         if not task.get(key):
             raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
-    for key in ("data", "prompt", "tests"):
-        if not isinstance(task.get(key, ""), str):
-            raise UserError(f"{path}: {key} is no text")
-    check_limits(path, task)
+    for key in ("data", *TEMPLATES):
+        constant = key == "answer" and task["kind"] == "choice" and type(task.get(key)) is int
+        if not constant:  # the number of the right choice, the same in every row
+            _check_text(path, task, key)
+    stop = task.get("stop", "")
+    if not all(isinstance(s, str) for s in (stop if isinstance(stop, list) else [stop])):
+        raise UserError(f"{path}: stop is {stop!r}, not a text or a list of texts: quote it")
+    most = task.get("max_tokens", 1)
+    if type(most) is not int or most < 1:
+        raise UserError(f"{path}: max_tokens is {most!r}, not a whole number from 1 on")
     return task
 
 
-def check_limits(path: Path, task: TaskFile) -> None:
-    """Check where an answer ends. Raises UserError."""
-    stops = task.get("stop", "")
-    if not all(isinstance(text, str) for text in (stops if isinstance(stops, list) else [stops])):
-        raise UserError(f"{path}: stop is a text, or a list of texts")
-    most = task.get("max_tokens", 1)
-    if type(most) is not int or most < 1:
-        raise UserError(f"{path}: max_tokens={most!r}: give a whole number from 1")
+def _check_text(path: Path, task: TaskFile, key: str) -> None:
+    """Raise UserError where a key's value isn't a text; choices may be a list of texts."""
+    value = task.get(key, "")
+    listed = value if key == "choices" and isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in listed):
+        plain = isinstance(value, bool | int | float)
+        hint = f": in quotes it is one ({key}: '...')" if plain else ""
+        raise UserError(f"{path}: {key} is {str(value)[:60]}, which is no text{hint}")
 
 
 def _check_native(path: Path, task: TaskFile) -> TaskFile:
@@ -197,21 +205,7 @@ def _check_native(path: Path, task: TaskFile) -> TaskFile:
 
 def read_rows(path: Path) -> list[TaskRow]:
     """Return the rows of a JSONL file. Raises UserError with the line."""
-    rows = []
-    try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path.name} isn't UTF-8") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(f"{path.name}, line {number}: not a JSON object")
-        rows.append(row)
+    rows = [row for _, row in read_objects(path)]
     if not rows:
         raise UserError(f"{path.name} has no rows")
     return rows
@@ -242,11 +236,24 @@ def read_fields(task: TaskFile, find: Callable[[str], Path]) -> dict[str, list[F
         columns: list[str] | None = None
         for name in names:
             rows = read_rows(find(name))
+            if "kind" in task:
+                check_rows(task, rows, Path(name).name)
+            check_kinds(rows, Path(name).name)
             if "kind" not in task:
                 columns = columns or list(rows[0])
                 rows = [{column: row.get(column) for column in columns} for row in rows]
             fields.setdefault(split, []).extend(fill_fields(task, rows, Path(name).name))
     return fields
+
+
+def check_rows(task: TaskFile, rows: list[TaskRow], name: str) -> None:
+    """Raise UserError with the row that lacks a column which a user's task names, or has something
+    there that can't be. What templates read is checked as they are rendered.
+    """
+    named = {task[key] for key in TEMPLATES if isinstance(task.get(key), str)}
+    check_columns({text for text in named if "{" not in text}, rows, name)
+    if task["kind"] == "choice" and isinstance(task["choices"], str):
+        check_choices(task["choices"], task["answer"], rows, name)
 
 
 def runs_code(path: Path) -> bool:

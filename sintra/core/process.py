@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -50,6 +52,58 @@ def stop_on_signals() -> None:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
         signal.signal(signal.SIGHUP, stop)
+
+
+def end_when_unread() -> None:
+    """From now on end quietly where nobody reads stdout or stderr any more (`| head`).
+
+    Python raises BrokenPipeError where it writes into a closed pipe, after a SIGPIPE that it
+    ignores; this answers the signal. It says nothing and stops workers as Ctrl-C does. The exit
+    code is 0 where none was running and stderr was read. Other pipes and sockets raise as before.
+    """
+
+    def end(number: int, _: object) -> None:
+        unread = _mute_unread()
+        if not unread:
+            return
+        STOP_REQUESTED.set()
+        jobs = list(LIVE_JOBS)
+        for job in jobs:
+            job.cancel()
+        raise SystemExit(128 + number if jobs or 1 not in unread else 0)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, end)
+        atexit.register(_flush_quietly)
+
+
+def _mute_unread() -> set[int]:
+    """Lead stdout and stderr to nowhere where nobody reads them; return the numbers of these."""
+    poll, unread = select.poll(), set()
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            poll.register(number, 0)
+    for number, event in poll.poll(0):
+        if event & (select.POLLERR | select.POLLHUP):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+            unread.add(number)
+    return unread
+
+
+def _flush_quietly() -> None:
+    """Write what is left in the buffers at exit, where somebody reads it."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            _mute_unread()  # the interpreter's own flush then goes nowhere
+        except (OSError, ValueError, AttributeError):
+            pass  # a closed stream, or a full disk: the interpreter says so
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -115,8 +115,11 @@ def needed_template(context: Context) -> ChatTemplate | None:
     if not context.params.get("chat"):
         return None
     template = read_chat_template(context.inputs["gguf"] / "model.gguf")
-    if template is None:
-        raise UserError("the model has no chat template: leave probe.task_chat=true out")
+    if template is None or template.failure:
+        reason = template.failure if template else "there is none"
+        raise UserError(
+            f"the model has no chat template that works ({reason}): leave probe.task_chat=true out"
+        )
     return template
 
 

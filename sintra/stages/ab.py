@@ -83,9 +83,10 @@ def as_chat_turn(path: Path, prompt: str) -> str:
     """
     chat = read_chat_format(path)
     if chat.turns is None:
-        raise UserError("the model has no chat template of plain turns: leave chat=true out")
-    before, after = chat.turns["user"]
-    return f"{chat.preamble}{before}{prompt}{after}{chat.opening}"
+        raise UserError(
+            f"the model has no chat template of plain turns ({chat.reason}): leave chat=true out"
+        )
+    return chat.text([{"role": "user", "content": prompt}])
 
 
 def context_size(path: Path, prompts: list[str], tokens: int) -> int:

@@ -16,6 +16,7 @@ from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.original import quantized_type
 from sintra.formats.gguf.sizes import PRESET_BITS, UNQUANTIZED
 from sintra.formats.runtime import quantizer
+from sintra.stages.turn_ends import complete_metadata
 from sintra.store.files import link_or_copy
 
 torch = lazy.module("torch")
@@ -39,6 +40,8 @@ def run(context: Context) -> None:
     else:
         context.say(f"decoding {kind} and other types into F16")
         quantizer.quantize(source, out, context.threads, kind="F16", requantize=True)
+    complete_metadata(context, out, None)
+    if kind is not None:
         layout = read_layout(out)
         layout["decoded"] = kind
     layout["presets"] = quantizer.preset_types(out, PRESET_BITS)
@@ -92,5 +95,5 @@ def torch_type(layout: Layout) -> Any:
     return getattr(torch, names[max(sizes, key=lambda kind: sizes[kind])])
 
 
-STAGE = Stage("adopt", 2, run, tools=("llama-cpp-python",), files=("model.gguf", "layout.json"))
+STAGE = Stage("adopt", 3, run, tools=("llama-cpp-python",), files=("model.gguf", "layout.json"))
 UNPACK = Stage("unpack", 1, unpack, tools=("transformers", "torch"), files=("config.json",))

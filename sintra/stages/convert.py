@@ -20,6 +20,7 @@ from sintra.formats.gguf.leave_out import without_equal_output
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
 from sintra.stages.converter import check_converter
+from sintra.stages.turn_ends import complete_metadata
 
 MOST_WARNINGS, LONGEST_WARNING = 5, 200  # lines of the converter's that are shown, characters
 # Warnings about what every model has: rope without scaling, a name that isn't a repository's.
@@ -67,6 +68,7 @@ def run(context: Context) -> None:
         raise_converter_error(done.stdout, read_object(model / "config.json"))
     if is_tied(read_object(model / "config.json")):
         leave_out_copy(context, out)
+    complete_metadata(context, out, model)
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
@@ -116,5 +118,5 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
 
 
 STAGE = Stage(
-    "convert", 2, run, tools=("transformers", "sentencepiece"), files=("model.gguf", "layout.json")
+    "convert", 3, run, tools=("transformers", "sentencepiece"), files=("model.gguf", "layout.json")
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from sintra.store import locks
 from sintra.store.store import Store
 from sintra.study import pinning
 from sintra.study.pinning import Digests
+from sintra.study.text_check import length_fault, refuse_text, text_fault
 
 if TYPE_CHECKING:
     from sintra.store.remote.address import Address
@@ -162,7 +163,9 @@ def open_workspace(
 
 
 def identified(root: Path, config: Config, study: Study, store: Store, digests: Digests) -> str:
-    """Return the study's id. Raises UserError for texts that are the same."""
+    """Return the study's id. Raises UserError for texts that can't do, or are the same."""
+    pin, model = pinned_model(root, config, store, digests), config.model
+    check_texts(root, config, study, pin, digests)
     texts = [text.digest for _, text in sorted(pinned_texts(root, study, digests).items())]
     if len(set(texts)) < len(texts):
         raise UserError(
@@ -170,10 +173,29 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
         )
     tasks = sorted(tasks_of(root, study, digests).items())
     texts += [task.digest for _, task in tasks if task]
-    pin, model = pinned_model(root, config, store, digests), config.model
     if pin is not None and pin.kind in ("folder", "gguf"):
         return study_id(study, "", pin.digest, texts)
     return study_id(study, model.source, model.revision, texts)
+
+
+def check_texts(
+    root: Path, config: Config, study: Study, pin: Source | None, digests: Digests
+) -> None:
+    """Decode and count the user's texts. Raises UserError for one that can't do.
+
+    What was found of a file is remembered, by its stat, the context and the model.
+    """
+    folder = model_folder(root, config.model.source) if pin and pin.kind == "folder" else None
+    context, mark = study.probe.context, pin.digest[:16] if pin and folder else ""
+    for role, name in study.texts.paths.items():
+        if name == OWN or name.startswith(WIKITEXT):
+            continue
+        path = root / Path(name).expanduser()
+        if not path.is_file():
+            continue  # pinning says so
+        refuse_text(role, path, digests.remember(path, "text", partial(text_fault, path)))
+        count = partial(length_fault, path, context, folder)
+        refuse_text(role, path, digests.remember(path, f"{context}@{mark}", count))
 
 
 def shared_store_of(

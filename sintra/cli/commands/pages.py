@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sintra.build.run_state import say
 from sintra.build.step import Step
+from sintra.config.jsonl import read_lines, read_objects
 from sintra.config.quoting import user_path
 from sintra.config.ranges import count_of
 from sintra.core.artifact import Source
@@ -107,12 +107,15 @@ def read_prompts(root: Path, options: dict[str, str]) -> list[str]:
     path = root / user_path(options["prompts"])
     if not path.is_file():
         raise UserError(f"there is no file {options['prompts']!r} with prompts")
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
     if path.suffix == ".jsonl":
-        try:
-            lines = [str(json.loads(line)["prompt"]) for line in lines]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f'{path.name}: every line needs the form {{"prompt": "..."}}') from None
+        rows = list(read_objects(path))
+        if wrong := [n for n, row in rows if not isinstance(row.get("prompt"), str)]:
+            raise UserError(
+                f'{path.name}, line {wrong[0]}: every line needs the form {{"prompt": "..."}}'
+            )
+        lines = [row["prompt"] for _, row in rows]
+    else:
+        lines = [line for line in read_lines(path) if line.strip()]
     if not lines:
         raise UserError(f"{path.name} has no prompts")
     return lines

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
+from sintra.formats.chat.renderer import SHARED, Message
+from sintra.formats.chat.turns import (
+    NO_TURNS,
+    ROLES,
+    Split,
+    TemplateReading,
+    TemplateSource,
+    Turns,
+    conversation,
+    read_template,
+    split_around,
+    split_template,
+)
 from sintra.formats.gguf.header import ArrayInfo, Header, read_gguf_header, read_texts
+from sintra.formats.runtime.vocabulary import Vocabulary, read_vocabulary
 
-ROLES = ("system", "user", "assistant")
-PLACEHOLDER = "\ue000content\ue000"  # stands for a message's content; private-use characters
-Message = dict[str, str]  # {"role", "content"}
-Turns = dict[str, tuple[str, str]]  # role -> text before and text after a message's content
+__all__ = ["NO_TURNS", "ROLES", "ChatFormat", "ChatTemplate", "Message", "Split", "split_template"]
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+MARKER = re.compile(r".*[<>\[\]#|].*", re.S)  # what no answer has by chance at its end
+LONGEST_REASON = 250  # characters
+LEFT_OUT_KEY = "sintra.chat_template_left_out"  # why a template isn't in the file, in a line
 
 
 @dataclass(frozen=True)
@@ -23,187 +40,123 @@ class ChatFormat:
     """None where there is no template, or it is more than a sequence of turns."""
     opening: str  # the text after which the assistant's answer starts
     preamble: str  # the text before a conversation whose first message is of no system
-    stop: tuple[str, ...]  # texts of the tokens that end an answer
+    stop: tuple[str, ...]  # texts that end an answer, most of them of tokens
     context: int  # context length that the model was trained for, tokens
+    lead: str = ""  # begin of text that turns start with; the runtime puts it before the first
+    reason: str = ""  # why there are no turns, in a line; "" where there are
+    dated: bool = False  # whether the template writes the day's date somewhere
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """Return a conversation with an opened answer, as a runtime takes it: without the begin of
+        text that this puts first. There must be turns.
+        """
+        assert self.turns is not None
+        pieces = [] if messages[0]["role"] == "system" else [self.preamble]
+        for number, message in enumerate(messages):
+            before, after = self.turns[message["role"]]
+            if number == 0 and self.opens_first(message["role"]):
+                before = before.removeprefix(self.lead)
+            pieces.append(before + message["content"] + after)
+        return "".join(pieces) + self.opening
+
+    def opens_first(self, role: str) -> bool:
+        """Return whether a conversation's first turn, of this role, has nothing before it but what
+        the runtime puts there.
+        """
+        return role == "system" or not self.preamble
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
-    """A chat template in Jinja, and the special tokens that it may name."""
-
-    text: str  # the Jinja source
-    bos: str  # text of the begin-of-text token; "" where there is none
-    eos: str  # text of the end-of-text token; "" where there is none
+class ChatTemplate(TemplateSource):
+    """A model's chat template in Jinja, and the special tokens that it may name."""
 
     def render(self, messages: list[Message], opening: bool) -> str:
-        """Return a conversation as transformers renders it.
+        """Return a conversation as transformers renders it, in a process of its own.
 
         It ends with the opening of an answer, or (opening=False) with its last message left open.
-        Raises jinja2's TemplateError where the template does not take such a conversation.
+        Raises TemplateFailed where the template does not take such a conversation.
         """
-        # an optional package, slow to import
-        from transformers.utils.chat_template_utils import render_jinja_template
+        return SHARED.render(
+            {
+                "template": self.text,
+                "messages": messages,
+                "opening": opening,
+                "left_open": not opening,
+                "bos": self.bos,
+                "eos": self.eos,
+            }
+        )
 
-        rendered = render_jinja_template(
-            [messages],
-            chat_template=self.text,
-            add_generation_prompt=opening,
-            continue_final_message=not opening,
-            bos_token=self.bos,
-            eos_token=self.eos,
-        )[0]
-        return str(rendered[0])
+    @cached_property
+    def failure(self) -> str:
+        """Why the template doesn't render a user's question, in a line; "" where it does."""
+        try:
+            split_around(self.render(conversation("user"), opening=True), 0)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def around_question(self) -> tuple[str, str] | None:
         """Return the text before a first user's words, and from their end to the opened answer.
 
         None where the template fails, or drops the words.
         """
-        from jinja2.exceptions import TemplateError  # not on the no-op path
-
         try:
-            return _split_around(self.render(_conversation("user"), opening=True), 0)
-        except (TemplateError, ValueError):
+            return split_around(self.render(conversation("user"), opening=True), 0)
+        except ValueError:
             return None
 
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
     """Read a GGUF's chat template; None where it has none."""
     header = read_gguf_header(path)
-    return _template_of(header, _special_tokens(path, header))
-
-
-def _template_of(header: Header, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    """Return the template; tokens: what `_special_tokens` returns."""
-    text = header.text("tokenizer.chat_template")
-    return ChatTemplate(text, tokens["bos"], tokens["eos"]) if text else None
-
-
-def read_chat_format(path: Path) -> ChatFormat:
-    """Read how conversations are written from a GGUF's own metadata."""
-    header = read_gguf_header(path)
-    tokens = _special_tokens(path, header)
-    ends = (tokens["eos"], tokens["eot"])
-    length = header.metadata.get(f"{header.text('general.architecture')}.context_length")
-    context = length if isinstance(length, int) else 2048
-    template = _template_of(header, tokens)
-    added = bool(header.metadata.get("tokenizer.ggml.add_bos_token", True))
-    split = NO_TURNS
-    if template:
-        split = split_template(template.text, template.bos, template.eos, added)
-    return ChatFormat(*split, tuple(dict.fromkeys(t for t in ends if t)), context)
-
-
-def _special_tokens(path: Path, header: Header) -> dict[str, str]:
-    """Return the texts of the special tokens "bos", "eos" and "eot"; "" where there is none."""
-    ids = {n: header.metadata.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos", "eot")}
+    text = header.text(TEMPLATE_KEY)
+    if not text:
+        return None
+    ids = {n: header.metadata.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos")}
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     texts: dict[int, str] = {}
     if isinstance(tokens, ArrayInfo):
         texts = read_texts(path, tokens, {n for n in ids.values() if isinstance(n, int)})
-    return {name: texts.get(n, "") if isinstance(n, int) else "" for name, n in ids.items()}
+    bos, eos = (texts.get(n, "") if isinstance(n, int) else "" for n in ids.values())
+    return ChatTemplate(text, bos, eos)
 
 
-class Split(NamedTuple):
-    """A template as plain text: the first fields of ChatFormat."""
+def no_template_reason(header: Header) -> str:
+    """Return why a GGUF has no chat template, in a few words; "" where it has one."""
+    if header.text(TEMPLATE_KEY):
+        return ""
+    if left_out := header.text(LEFT_OUT_KEY):
+        return "".join(c if c.isprintable() else "?" for c in left_out)[:LONGEST_REASON]
+    prefix = f"{TEMPLATE_KEY}."
+    names = sorted(k.removeprefix(prefix) for k in header.metadata if k.startswith(prefix))
+    return f"none of them is the default ({', '.join(names)})" if names else "there is none"
 
-    turns: Turns | None
-    opening: str
-    preamble: str
 
+def read_chat_format(path: Path) -> ChatFormat:
+    """Read how conversations are written from a GGUF's own metadata and vocabulary.
 
-NO_TURNS = Split(None, "", "")
-
-
-def split_template(template: str | None, bos: str, eos: str, adds_bos: bool = True) -> Split:
-    """Return a Jinja chat template as plain text around each role's content, the opening of the
-    answer, and what comes first where no system message does.
-
-    The parts come from rendering messages with placeholders, then whole conversations are rendered
-    both ways and compared. adds_bos: whether the runtime puts begin of text first, which is then
-    left out here. A template that does more than put text around messages gives NO_TURNS.
+    Who puts begin of text first is asked of llama.cpp, which reads the vocabulary. Raises
+    Infeasible where it can't.
     """
-    if not template:
-        return NO_TURNS
-    from jinja2.exceptions import TemplateError  # not on the no-op path
-
-    try:
-        render = _renderer(template, bos, eos, adds_bos)
-        split = _read_parts(render)
-        whole = (["system", "user", "assistant", "user"], ["user", "assistant", "user"])
-        same = all(_joined(split, roles) == render(_conversation(*roles), True) for roles in whole)
-        return split if same else NO_TURNS
-    except (TemplateError, ValueError):
-        return NO_TURNS
+    header, vocabulary = read_gguf_header(path), read_vocabulary(path)
+    length = header.metadata.get(f"{header.text('general.architecture')}.context_length")
+    context = length if isinstance(length, int) else 2048
+    reading = TemplateReading(reason=no_template_reason(header))
+    if template := header.text(TEMPLATE_KEY):
+        source = TemplateSource(template, vocabulary.bos, vocabulary.eos)
+        reading = read_template(source, vocabulary.adds_bos)
+    stop = stop_texts(vocabulary, reading)
+    dated = "strftime_now" in header.text(TEMPLATE_KEY)
+    return ChatFormat(*reading.split, stop, context, reading.lead, reading.reason, dated)
 
 
-def _read_parts(render: Callable[[list[Message], bool], str]) -> Split:
-    """Return the parts of a template. Raises ValueError and TemplateError where it drops one.
-
-    A later user's turn is without what stands before the first.
+def stop_texts(vocabulary: Vocabulary, reading: TemplateReading) -> tuple[str, ...]:
+    """Return the texts that end an answer: of the tokens that do, and what a template writes there
+    that is no token.
     """
-    alone = render(_conversation("user"), False)
-    pair = render(_conversation("user", "assistant"), False)
-    three = render(_conversation("user", "assistant", "user"), False)
-    turns = {
-        "user": _split_around(three.removeprefix(pair), 2),
-        "assistant": _split_around(pair.removeprefix(alone), 1),
-    }
-    user_before, user_after = turns["user"]
-    first, _ = _split_around(alone, 0)
-    if not first.endswith(user_before):
-        raise ValueError("the first turn is another one")
-    before, after = _split_around(render(_conversation("system", "user"), False), 0)
-    turns["system"] = (before, after.removesuffix(f"{user_before}{PLACEHOLDER}1{user_after}"))
-    opening = render(_conversation("user"), True).removeprefix(alone)
-    return Split(turns, opening, first.removesuffix(user_before))
-
-
-def _joined(split: Split, roles: list[str]) -> str:
-    """Return a conversation of placeholders put together from the parts, with an opening."""
-    assert split.turns is not None
-    texts = [
-        split.turns[m["role"]][0] + m["content"] + split.turns[m["role"]][1]
-        for m in _conversation(*roles)
-    ]
-    return ("" if roles[0] == "system" else split.preamble) + "".join(texts) + split.opening
-
-
-def _renderer(
-    template: str, bos: str, eos: str, adds_bos: bool
-) -> Callable[[list[Message], bool], str]:
-    """Return a function that renders messages with or without the opening of an answer.
-
-    A begin-of-text token at the front is cut off where the runtime adds it. Raises jinja2's
-    TemplateError, as does the function, for a template that cannot be compiled or rendered.
-    """
-    # not on the no-op path
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    compiled = environment.from_string(template)
-
-    def render(messages: list[Message], opening: bool) -> str:
-        text = compiled.render(
-            messages=messages,
-            add_generation_prompt=opening,
-            bos_token=bos,
-            eos_token=eos,
-            tools=None,
-        )
-        return str(text).removeprefix(bos) if bos and adds_bos else str(text)
-
-    return render
-
-
-def _conversation(*roles: str) -> list[Message]:
-    """Return a message of each role, whose content is a numbered placeholder."""
-    return [{"role": r, "content": f"{PLACEHOLDER}{i}"} for i, r in enumerate(roles)]
-
-
-def _split_around(text: str, number: int) -> tuple[str, str]:
-    """Return the text before and after a placeholder. Raises ValueError where it is missing."""
-    before, placeholder, after = text.partition(f"{PLACEHOLDER}{number}")
-    if not placeholder:
-        raise ValueError("the template drops a message")
-    return before, after
+    written = reading.ending.strip().split("\n")[0].strip()
+    of_tokens = [vocabulary.texts[token] for token in vocabulary.ends]
+    covered = any(written.startswith(text) for text in of_tokens)
+    own = [written] if MARKER.match(written) and not covered else []
+    return tuple(dict.fromkeys([*of_tokens, *own]))

@@ -106,6 +106,8 @@ class Header:
     metadata: dict[str, Value]
     tensors: tuple[TensorInfo, ...]
     starts: dict[str, int]  # where each key's value lies, bytes from the start of the file
+    tensors_start: int  # where the tensors' entries begin, bytes from the start of the file
+    tensors_end: int  # where they end, bytes from the start of the file
 
     def text(self, key: str) -> str:
         """Return a text of the metadata; "" where there is none."""
@@ -191,6 +193,13 @@ def read_array(path: Path, array: ArrayInfo) -> list[int | float | bool]:
     return [value for (value,) in struct.iter_unpack(code, data)]
 
 
+def read_numbers(path: Path, header: Header, key: str) -> frozenset[int]:
+    """Return the whole numbers of a list in the metadata; none where there is no such list."""
+    array = header.metadata.get(key)
+    values = read_array(path, array) if isinstance(array, ArrayInfo) else []
+    return frozenset(value for value in values if isinstance(value, int))
+
+
 def read_texts(path: Path, array: ArrayInfo, numbers: Collection[int]) -> dict[int, str]:
     """Return some elements of an array of texts by their numbers; none that it hasn't."""
     texts: dict[int, str] = {}
@@ -227,12 +236,14 @@ def _read_header(cursor: Cursor) -> Header:
     _check_count("tensors", tensor_count, MOST_TENSORS, cursor.remaining // TENSOR_LEAST)
     _check_count("metadata keys", key_count, MOST_KEYS, cursor.remaining // KEY_LEAST)
     metadata, starts = _read_metadata(cursor, key_count)
-    alignment = _read_alignment(metadata)
+    alignment, entries = _read_alignment(metadata), cursor.position
     check_metadata(metadata)
     tensors = _read_tensors(cursor, tensor_count)
     start = -(-cursor.position // alignment) * alignment
     _check_offsets(tensors, alignment, cursor.end - start)
-    return Header(version, start, alignment, metadata, tuple(tensors), starts)
+    return Header(
+        version, start, alignment, metadata, tuple(tensors), starts, entries, cursor.position
+    )
 
 
 def _check_count(unit: str, count: int, most: int, room: int) -> None:

@@ -45,7 +45,7 @@ def calibration_windows(
     The vocabulary is that of `gguf`, the trained context that of `layout`. Reads inputs["text"] and
     params["context"], params["tokens"] (unless `token_count` is set) and params["random"] (the
     share of random windows, 0 where it is absent).
-    Raises Infeasible where the text is shorter than two windows.
+    Raises UserError where the text is shorter than two windows.
     """
     size = window_size(context, layout)
     share = context.params.get("random", 0.0)

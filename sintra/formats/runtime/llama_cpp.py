@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
-from sintra.core.errors import Infeasible
+from sintra.core.errors import Infeasible, UserError
 from sintra.formats.gguf import header
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ else:
 
 WARN = 3  # the level of warnings in llama.cpp's log; errors are above
 KEPT_LINES = 20
+STOP_IDS_KEY = "sintra.stop_token_ids"  # in a GGUF: tokens that llama.cpp doesn't know as ends
 TOKENS_FILE = "tokens.npy"  # a text that is tokens already, (n,) int32; text.txt is for people
 _log: list[str] = []  # the last warnings and errors of llama.cpp
 _listeners: list[list[str]] = []  # lists that every line goes to
@@ -78,6 +79,7 @@ class LlamaModel:
 
     vocabulary: int  # tokens
     context: int  # tokens
+    more_ends: frozenset[int]  # tokens that end an answer, beside those that llama.cpp knows
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class LlamaModel:
         kv: the cache's type; ubatch: how many tokens are computed at once (default: context).
         Raises Malformed for a damaged file, Infeasible where llama.cpp refuses.
         """
-        header.read_gguf_header(path)
+        self.more_ends = header.read_numbers(path, header.read_gguf_header(path), STOP_IDS_KEY)
         self.lib = load_library()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = 0, vocab_only
@@ -152,8 +154,22 @@ class LlamaModel:
         return bool(self.lib.llama_vocab_get_add_bos(self.vocab))
 
     def is_end(self, token: int) -> bool:
-        """Return whether a token ends what is generated."""
-        return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
+        """Return whether a token ends what is generated: to llama.cpp, or because the model's
+        folder said so.
+        """
+        return token in self.more_ends or bool(self.lib.llama_vocab_is_eog(self.vocab, token))
+
+    def is_special(self, token: int) -> bool:
+        """Return whether a token is none of ordinary text: control, added by hand, unused."""
+        normal = self.lib.LLAMA_TOKEN_ATTR_NORMAL | self.lib.LLAMA_TOKEN_ATTR_BYTE
+        return not self.lib.llama_vocab_get_attr(self.vocab, token) & normal
+
+    def token_text(self, token: int) -> str:
+        """Return a token as the vocabulary writes it; "" for one that isn't there."""
+        if not 0 <= token < self.vocabulary:
+            return ""
+        text: bytes = self.lib.llama_vocab_get_text(self.vocab, token)
+        return text.decode(errors="replace")
 
     def tokenize(self, text: str, special: bool = False) -> NDArray[np.int32]:
         """Return the token ids of a text, (n,), without begin or end of text.
@@ -218,8 +234,8 @@ class LlamaModel:
     def windows(self, text: str, tokens: int) -> NDArray[np.int32]:
         """Cut the first `tokens` tokens of a text into windows, (n, context).
 
-        Each starts with begin of text where the model needs it. Raises Infeasible for a text of
-        fewer than two windows.
+        Each starts with begin of text where the model needs it. Raises UserError for a text of
+        fewer than two windows: that is no variant's failure.
         """
         return self.cut_windows(self.tokenize(text), tokens)
 
@@ -236,15 +252,15 @@ class LlamaModel:
         if path.exists():
             ids: NDArray[np.int32] = np.load(path)
             return ids
-        return self.tokenize((folder / "text.txt").read_text())
+        return self.tokenize((folder / "text.txt").read_text(encoding="utf-8"))
 
     def cut_windows(self, ids: NDArray[np.int32], tokens: int) -> NDArray[np.int32]:
         """Cut the first `tokens` of token ids (n,) into windows, as `windows` does."""
         count = min(tokens, len(ids)) // self.context
         if count < 2:
-            raise Infeasible(
-                "refused",
-                f"the text has {len(ids)} tokens: fewer than two windows of {self.context}",
+            raise UserError(
+                f"the text has {len(ids)} tokens, of which {tokens} are asked for: fewer than two "
+                f"windows of {self.context}; give a longer text or more tokens"
             )
         cut = ids[: count * self.context].reshape(count, self.context).copy()
         if self.adds_bos:

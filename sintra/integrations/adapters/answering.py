@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import warnings
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,15 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
-from sintra.formats.gguf.chat_template import read_chat_format
+from sintra.formats.chat.renderer import Message, TemplateFailed
+from sintra.formats.gguf.chat_template import (
+    ChatFormat,
+    ChatTemplate,
+    read_chat_format,
+    read_chat_template,
+)
+from sintra.formats.gguf.header import read_gguf_header, read_numbers
+from sintra.formats.runtime.llama_cpp import STOP_IDS_KEY
 from sintra.store.files import hash_file
 
 DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for
@@ -110,24 +119,24 @@ class AnsweringModel:
         )
 
     @cached_property
-    def context_size(self) -> int:
-        """Return the context, tokens: room for the prompt and the answer."""
-        return self.context or min(
-            read_chat_format(self.folder / "model.gguf").context, DEFAULT_CONTEXT
-        )
+    def chat(self) -> ChatFormat:
+        """Read how the model's conversations are written, and what ends an answer."""
+        return read_chat_format(self.folder / "model.gguf")
 
     @cached_property
-    def template(self) -> Any:
-        """Return the model's own chat template, or None."""
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # only an answer needs it
+    def context_size(self) -> int:
+        """Return the context, tokens: room for the prompt and the answer."""
+        return self.context or min(self.chat.context, DEFAULT_CONTEXT)
 
-        text = self.llama.metadata.get("tokenizer.chat_template")
-        if not text:
-            return None
-        bos, eos = self.llama.token_bos(), self.llama.token_eos()
-        return Jinja2ChatFormatter(
-            template=text, eos_token=self.token_text(eos), bos_token=self.token_text(bos)
-        )
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Return the model's own chat template; None, with a warning, where none works."""
+        template = read_chat_template(self.folder / "model.gguf")
+        if template and not template.failure:
+            return template
+        reason = template.failure if template else self.chat.reason
+        warnings.warn(f"{self.name}: no chat template ({reason}): plain text", stacklevel=2)
+        return None
 
     def token_text(self, token: int) -> str:
         """Return a special token as text; "" for the number of a token that isn't there."""
@@ -139,11 +148,16 @@ class AnsweringModel:
     def format_prompt(self, messages: list[ChatTurn]) -> str:
         """Write messages as the model was trained to read them.
 
-        Without a template that is their texts one after the other.
+        Without a template that is their texts one after the other. Raises UserError for a
+        conversation that the template doesn't take.
         """
         if self.template is None:
             return "\n\n".join(message["content"] for message in messages)
-        return str(self.template(messages=messages).prompt)
+        turns: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
+        try:
+            return self.template.render(turns, opening=True)
+        except TemplateFailed as error:
+            raise UserError(f"the chat template doesn't take this conversation: {error}") from None
 
     def prompt_tokens(self, prompt: str) -> list[int]:
         """Tokenize a prompt, with one beginning-of-text token where the model wants one."""
@@ -171,16 +185,31 @@ class AnsweringModel:
             )
         with self.lock:
             parts = self.llama.create_completion(
-                tokens, stop=self.stop_texts(stop), stream=True, **options
+                tokens,
+                stop=self.stop_texts(stop),
+                stopping_criteria=self.stopping_criteria(len(tokens)),
+                stream=True,
+                **options,
             )
             for part in parts:
                 choice = part["choices"][0]
                 yield choice["text"], choice["finish_reason"]
 
     def stop_texts(self, extra: list[str] | None) -> list[str]:
-        """Return the texts that end an answer, beside the end-of-text token."""
-        eos = self.token_text(self.llama.token_eos())
-        return [*([eos] if eos and self.template else []), *(extra or [])]
+        """Return the texts that end an answer: those of the model's turns, and the caller's."""
+        return [*(self.chat.stop if self.template else ()), *(extra or [])]
+
+    def stopping_criteria(self, prompt: int) -> Any:
+        """Return what ends an answer at tokens that llama.cpp doesn't know as ends; None where it
+        knows them all. prompt: its tokens.
+        """
+        from llama_cpp import StoppingCriteriaList  # only an answer needs it
+
+        path = self.folder / "model.gguf"
+        ends = read_numbers(path, read_gguf_header(path), STOP_IDS_KEY)
+        if not ends:
+            return None
+        return StoppingCriteriaList([lambda ids, _: len(ids) > prompt and int(ids[-1]) in ends])
 
     def answer(
         self, prompt: str, stop: list[str] | None = None, **options: Any

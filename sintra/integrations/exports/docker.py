@@ -22,6 +22,7 @@ from sintra.integrations.exports.server import (
     PORT,
     USER,
     ServerSpec,
+    print_server_note,
     server_spec,
     start_limit_s,
 )
@@ -88,6 +89,7 @@ def export(folder: Path, store: Store, context: str = "") -> None:
     (out / "compose.yaml").write_text(compose)
     (out / "README.md").write_text(render_template("docker.md", mib=MIB, **values))
     winner.print_goal_note()
+    print_server_note(winner)
     path = relative_path(out)
     print(f"wrote {path}; where Docker is: cd {path} && docker compose up --build")
 

@@ -17,6 +17,7 @@ from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Measurement
+from sintra.formats.gguf.chat_template import ChatFormat
 from sintra.store.files import hash_file
 from sintra.store.store import Store
 
@@ -241,6 +242,16 @@ def open_delivered(
     if not winner.gguf.exists() or hash_file(winner.gguf) != winner.digest:
         raise UserError(f"{winner.gguf} isn't the winner any more: {RERUN_HINT}")
     return winner
+
+
+def print_template_note(chat: ChatFormat, consequence: str) -> None:
+    """Print a note where a model's chat template isn't handed over, and what that means there; and
+    where it is, with a date that doesn't change any more.
+    """
+    if chat.turns is None:
+        print(f"note: {consequence}: no chat template of plain turns ({chat.reason})")
+    elif chat.dated:
+        print("note: the chat template writes the date; here it stays that of today")
 
 
 def relative_path(path: Path) -> str:

@@ -22,6 +22,7 @@ from sintra.integrations.exports.server import (
     USER,
     ServerSpec,
     dns_label,
+    print_server_note,
     server_spec,
     start_limit_s,
 )
@@ -60,6 +61,7 @@ def export(
     )
     (out / "README.md").write_text(readme)
     winner.print_goal_note()
+    print_server_note(winner)
     path = relative_path(out)
     print(f"wrote {path}; where a cluster is: kubectl apply -k {path}")
 

@@ -14,12 +14,17 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.core.errors import Transient, UserError
 from sintra.formats.gguf.chat_template import ROLES, ChatFormat, read_chat_format
-from sintra.integrations.exports.handover import open_delivered, relative_path
+from sintra.integrations.exports.handover import (
+    open_delivered,
+    print_template_note,
+    relative_path,
+)
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
@@ -46,9 +51,10 @@ class CreateRequest(TypedDict):
 def export(folder: Path, store: Store) -> None:
     """Write <folder>/ollama and create the model where an Ollama is at hand."""
     winner = open_delivered(folder, store, "Ollama")
-    chat, name = read_chat_format(winner.gguf), model_name(winner.title)
+    chat, name = expressible(read_chat_format(winner.gguf)), model_name(winner.title)
     out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat)
     winner.print_goal_note()
+    print_template_note(chat, "the Modelfile has no TEMPLATE")
     if host := os.environ.get("OLLAMA_HOST"):
         create_by_api(host, name, out, winner.digest, chat)
         print(f"created {name}; run it: ollama run {name}")
@@ -58,6 +64,15 @@ def export(folder: Path, store: Store) -> None:
     else:
         path = relative_path(out)
         print(f"wrote {path}; where Ollama is: cd {path} && ollama create {name} -f Modelfile")
+
+
+def expressible(chat: ChatFormat) -> ChatFormat:
+    """Return a chat format without turns where a Modelfile can't hold them: it has no escape for
+    three quotes in a row.
+    """
+    if chat.turns and '"""' in go_template(chat):
+        return replace(chat, turns=None, reason='it holds """, which a Modelfile can\'t express')
+    return chat
 
 
 def model_name(text: str) -> str:
@@ -106,7 +121,7 @@ def go_template(chat: ChatFormat) -> str:
     assert chat.turns is not None
     cases = []
     for number, role in enumerate(ROLES):
-        before, after = (go_literal(text) for text in chat.turns[role])
+        before, after = go_turn_start(chat, role), go_literal(chat.turns[role][1])
         test = "if" if number == 0 else "else if"
         cases.append(f'{{{{ {test} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}')
     opening = go_literal(chat.opening)
@@ -114,12 +129,29 @@ def go_template(chat: ChatFormat) -> str:
     if chat.preamble:
         first = '{{ if ne (index .Messages 0).Role "system" }}'
         head = f"{first}{go_literal(chat.preamble)}{{{{ end }}}}"
-    return head + "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + opening
+    loop = "{{ range $i, $_ := .Messages }}" if chat.lead else "{{ range .Messages }}"
+    return head + loop + "".join(cases) + "{{ end }}{{ end }}" + opening
+
+
+def go_turn_start(chat: ChatFormat, role: str) -> str:
+    """Write what stands before a role's content in Go's language.
+
+    Begin of text that the runtime puts first itself is left out of the conversation's first turn.
+    """
+    assert chat.turns is not None
+    before = chat.turns[role][0]
+    if not (chat.lead and chat.opens_first(role) and before.startswith(chat.lead)):
+        return go_literal(before)
+    lead, rest = go_literal(chat.lead), go_literal(before.removeprefix(chat.lead))
+    return f"{{{{ if $i }}}}{lead}{{{{ end }}}}{rest}"
 
 
 def go_literal(text: str) -> str:
-    """Write plain text inside a Go template, where opening braces would start an action."""
-    return text.replace("{{", '{{ "{{" }}')
+    """Write plain text inside a Go template, where opening braces would start an action.
+
+    So would one at the end with the braces that follow.
+    """
+    return re.sub(r"\{\{|\{$", lambda found: f'{{{{ "{found[0]}" }}}}', text)
 
 
 def create_by_binary(name: str, out: Path) -> None:

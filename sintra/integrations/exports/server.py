@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from sintra.config.ranges import count_of
 from sintra.core.errors import UserError, nearest
+from sintra.formats.gguf.chat_template import no_template_reason, read_chat_template
+from sintra.formats.gguf.header import read_gguf_header
 from sintra.formats.gguf.layout import read_layout
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
 from sintra.integrations.exports.handover import DeliveredModel
@@ -102,6 +104,14 @@ def server_spec(winner: DeliveredModel, context: str = "") -> ServerSpec:
         memory=memory,
         kv=winner.recipe.kv,
     )
+
+
+def print_server_note(winner: DeliveredModel) -> None:
+    """Print a note where the model has no chat template that works: the server then has its own."""
+    template = read_chat_template(winner.gguf)
+    reason = template.failure if template else no_template_reason(read_gguf_header(winner.gguf))
+    if reason:
+        print(f"note: the model has no chat template ({reason}): llama-server writes ChatML then")
 
 
 def llama_cpp_release(winner: DeliveredModel) -> str:

@@ -14,6 +14,7 @@ from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
     open_delivered,
+    print_template_note,
     relative_path,
 )
 from sintra.integrations.exports.templating import render_template
@@ -46,6 +47,7 @@ def export(
     (out / ".gitattributes").write_text("*.gguf filter=lfs diff=lfs merge=lfs -text\n")
     (out / "README.md").write_text(space_readme(winner, title, license))
     winner.print_goal_note()
+    print_template_note(read_chat_format(winner.gguf), "the page continues a text, no chat")
     path, app = relative_path(out), relative_path(out / "app.py")
     print(f"wrote {path}; to try it here: pip install gradio=={GRADIO} && python {app}")
     if upload:
@@ -66,7 +68,11 @@ def app_source(winner: DeliveredModel, title: str) -> str:
         "digest": winner.digest,
         "context": chat.context,
         "kv": winner.recipe.kv,
-        "chats": chat.turns is not None,
+        "turns": chat.turns,
+        "preamble": chat.preamble,
+        "opening": chat.opening,
+        "lead": chat.lead,
+        "stop": list(chat.stop),
     }
     return render_template("space.py.j2", **{name: repr(value) for name, value in values.items()})
 

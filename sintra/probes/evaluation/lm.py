@@ -23,6 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
+from sintra.formats.chat.renderer import TemplateFailed
 from sintra.formats.gguf.chat_template import ChatTemplate, Message
 from sintra.formats.runtime.llama_cpp import LlamaModel, log_softmax
 
@@ -78,16 +79,22 @@ class LlamaLM(TemplateLM):  # type: ignore[misc]
     ) -> str:
         """Return a conversation as text.
 
-        Its system message is left out where the template takes none, as HFLM does.
+        Its system message is left out where the template takes none, as HFLM does. Raises
+        Infeasible where the template doesn't take it then either.
         """
-        from jinja2.exceptions import TemplateError  # not on the no-op path
-
         assert self.template
         try:
             return self.template.render(chat_history, add_generation_prompt)
-        except TemplateError:
+        except TemplateFailed:
             rest = [m for m in chat_history if m["role"] != "system"]
+        try:
             return self.template.render(rest, add_generation_prompt)
+        except TemplateFailed as error:
+            raise Infeasible(
+                "refused",
+                f"the chat template doesn't take the task's questions ({error}): leave "
+                "probe.task_chat=true out",
+            ) from None
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
