@@ -170,6 +170,31 @@ def test_what_arrives_damaged_is_copied_again(tmp_path, sshd):
     assert hash_file(sshd.blobs / digest) == digest
 
 
+def test_what_is_there_already_is_verified(tmp_path, sshd):
+    """A blob and our own two files on the board are known by their bytes, not by their size."""
+    data, said = tmp_path / "model.gguf", []
+    data.write_bytes(os.urandom(CHUNK + 5))
+    digest, there = hash_file(data), board(sshd, said.append)
+    sshd.blobs.mkdir(parents=True)
+    (sshd.blobs / digest).write_bytes(bytes(data.stat().st_size))  # of the right size
+
+    def copy():
+        said.clear()
+        there._with_retries(lambda folder: there._copy(folder, data, digest))
+        return " ".join(said)
+
+    assert "is damaged: copied again" in copy()
+    assert hash_file(sshd.blobs / digest) == digest
+    planted = next((sshd.home / "sintra").glob("runner-*.py"))
+    original, ran = planted.read_bytes(), tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\n".encode()
+    planted.write_bytes(code + original[len(code) :])
+    assert planted.stat().st_size == len(original)
+    assert "nothing copied" in copy()
+    assert planted.read_bytes() == original
+    assert not ran.exists(), "what somebody put in its place has not run"
+
+
 def test_a_wrong_or_unknown_host_key_is_refused(project, sshd, tiny, tmp_path):
     other = keygen(tmp_path / "other")
     sshd.trust(other)

@@ -7,6 +7,7 @@ their own SHA-256, a lock, and, where device.install=true, an environment with l
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.metadata
 import json
 import shlex
@@ -18,9 +19,13 @@ import asyncssh
 
 from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
-from sintra.hardware.boards.connection import SshTarget, is_connection_lost, open_connection
+from sintra.hardware.boards.connection import (
+    SshTarget,
+    is_connection_lost,
+    open_connection,
+    quote_path,
+)
 from sintra.hardware.boards.transfer import BoardFolder, send_file
-from sintra.store.files import hash_file
 
 if TYPE_CHECKING:
     from sintra.hardware.boards.runner import BoardDescription, BoardIdentity, RunResult
@@ -129,23 +134,29 @@ class SshBoard:
         return result
 
     async def _copy(self, board: BoardFolder, path: Path, digest: str) -> None:
-        """Copy the file where it isn't there yet; what arrived is hashed on the board."""
-        size = path.stat().st_size
-        if await board.size(board.blob(digest)) == size:
-            self.say(f"{digest[:12]} is on {self.target.name} already: nothing copied")
-            return
+        """Copy the file where it isn't there yet; what is there or arrived is hashed there."""
+        size, blob = path.stat().st_size, board.blob(digest)
+        if await board.size(blob) == size:
+            if await self._hash(board, blob) == digest:
+                self.say(f"{digest[:12]} is on {self.target.name} already: nothing copied")
+                return
+            self.say(f"{digest[:12]} on {self.target.name} is damaged: copied again")
+            await board.sftp.remove(blob)
         await self._make_room(board, size - (await board.size(board.part(digest)) or 0), digest)
         for _ in range(2):
             await send_file(board, path, digest, self.say)
-            answer = await self._run_job(
-                board, {"job": "hash", "path": board.part(digest)}, self.target.timeout_s
-            )
-            if answer["sha256"] == digest:
+            if await self._hash(board, board.part(digest)) == digest:
                 await board.sftp.posix_rename(board.part(digest), board.blob(digest))
                 return
             self.say("what arrived is damaged: copied again")
             await board.sftp.remove(board.part(digest))
         raise Transient(f"{path.name} arrived damaged on {self.target.name}, twice")
+
+    async def _hash(self, board: BoardFolder, path: str) -> str:
+        """Return the SHA-256 of a file on the board."""
+        job = {"job": "hash", "path": path}
+        answer = await self._run_job(board, job, self.target.timeout_s)
+        return str(answer["sha256"])
 
     async def _make_room(self, board: BoardFolder, size: int, digest: str) -> None:
         """Make room for so many bytes on the board. Raises Transient where there is none."""
@@ -158,10 +169,14 @@ class SshBoard:
             )
 
     async def _put(self, board: BoardFolder, name: str) -> str:
-        """Copy one of our own two files, under its content's name; return its path there."""
-        digest = hash_file(HERE / name)
+        """Copy one of our own two files, under its content's name; return its path there.
+
+        What is there is read back: it will be run.
+        """
+        content = (HERE / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         path = f"{board.folder}/{Path(name).stem}-{digest[:16]}.py"
-        if await board.size(path) != (HERE / name).stat().st_size:
+        if not await board.holds(path, content):
             await board.sftp.put(str(HERE / name), path + ".part")
             await board.sftp.posix_rename(path + ".part", path)
         return path
@@ -226,11 +241,6 @@ class SshBoard:
         if done.exit_status:
             last = (str(done.stderr).strip().splitlines() or ["no reason given"])[-1]
             raise Transient(f"llama-cpp-python can't be installed on {self.target.name}: {last}")
-
-
-def quote_path(path: str) -> str:
-    """Return a path for the board's shell; a leading ~/ is the home there."""
-    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
 
 
 def format_progress(row: dict[str, Any]) -> str:

@@ -40,6 +40,13 @@ class BoardFolder:
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
             return None
 
+    async def holds(self, path: str, content: bytes) -> bool:
+        """Return whether a file on the board has exactly this content, which is read back."""
+        if await self.size(path) != len(content):
+            return False
+        async with self.sftp.open(path, "rb") as file:
+            return bool(await file.read(len(content) + 1) == content)
+
 
 def resume_offset(copied: int, size: int) -> int:
     """Return where to go on with a copy of `size` bytes of which `copied` are there.
