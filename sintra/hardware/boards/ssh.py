@@ -19,6 +19,7 @@ import asyncssh
 
 from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
+from sintra.hardware.boards.answers import is_answer, printable, progress_text, read_row
 from sintra.hardware.boards.connection import (
     SshTarget,
     is_connection_lost,
@@ -199,8 +200,13 @@ class SshBoard:
         ) as process:
             process.stdin.write(json.dumps(dict(job)) + "\n")
             answer = await asyncio.wait_for(self._read_answer(process), timeout_s)
-            if answer is not None:
+            if is_answer(job["job"], answer):
                 return answer
+            if answer is not None:
+                raise Transient(
+                    f"{self.target.name}: the answer to {job['job']} isn't one of our runner's: "
+                    f"is {python} a Python?"
+                )
             log, _ = await process.communicate() if process.exit_status is None else ("", "")
             errors = (await process.stderr.read() or log or "").strip().splitlines()
         code = process.exit_status
@@ -211,17 +217,17 @@ class SshBoard:
             )
         if code is None:
             raise ConnectionResetError("the board hung up")
-        last = errors[-1] if errors else f"exit code {code}"
+        last = printable(errors[-1]) if errors else f"exit code {code}"
         raise Transient(f"{self.target.name}: {python} broke off in {job['job']}: {last}")
 
     async def _read_answer(self, process: asyncssh.SSHClientProcess[str]) -> Any:
         """Return what the runner's last line holds, or None where it ends without one."""
         async for line in process.stdout:
-            if line.startswith("{"):
-                row = json.loads(line)
-                if "end" in row:
-                    return row["end"]
-                self.say(format_progress(row))
+            row = read_row(line)
+            if "end" in row:
+                return row["end"]
+            if text := progress_text(row):
+                self.say(text)
         return None
 
     async def _install(self, board: BoardFolder) -> None:
@@ -240,13 +246,6 @@ class SshBoard:
         done = await board.connection.run(command, timeout=INSTALL_S)
         if done.exit_status:
             last = (str(done.stderr).strip().splitlines() or ["no reason given"])[-1]
-            raise Transient(f"llama-cpp-python can't be installed on {self.target.name}: {last}")
-
-
-def format_progress(row: dict[str, Any]) -> str:
-    """Return a line of the runner's for people."""
-    if "say" in row:
-        return str(row["say"])
-    heat = f", {row['celsius']:.0f} C" if row.get("celsius") is not None else ""
-    clock = f", {row['mhz']:.0f} MHz" if row.get("mhz") is not None else ""
-    return f"{row['t']:.0f} s in {row['phase']}: {row['rss'] / 2**20:.0f} MiB{heat}{clock}"
+            raise Transient(
+                f"llama-cpp-python can't be installed on {self.target.name}: {printable(last)}"
+            )
