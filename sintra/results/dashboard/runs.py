@@ -95,7 +95,7 @@ def check_choices(root: Path, filled: dict[str, str]) -> None:
     choices = form_choices(root)
     for group in GROUPS:
         value = filled.get(group, "")
-        if group == "model" and ("$" in value or not value.isprintable()):
+        if group == "model" and ("${" in value or not value.isprintable()):
             raise UserError(f"model={value!r} is not a name, a hub model or a folder")
         if group != "model" and value and value not in choices[group]:
             raise UserError(f"no {group} is called {value!r}: {nearest(value, choices[group])}")
