@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import asyncssh
 
@@ -45,7 +46,8 @@ class BoardFolder:
         if await self.size(path) != len(content):
             return False
         async with self.sftp.open(path, "rb") as file:
-            return bool(await file.read(len(content) + 1) == content)
+            found = cast(bytes, await file.read(len(content) + 1))
+            return found == content
 
 
 def resume_offset(copied: int, size: int) -> int:

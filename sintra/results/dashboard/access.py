@@ -87,7 +87,8 @@ def cookie(headers: Headers, name: str) -> str:
 
 def query_token(scope: Scope) -> str:
     """Return the token in a request's address, or ""."""
-    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    query: str = scope["query_string"].decode("latin-1")
+    return parse_qs(query).get("token", [""])[0]
 
 
 async def send_cookie(send: Any, path: str, name: str, token: str) -> None:
