@@ -285,11 +285,13 @@ def answers(data: bytes, folder: Path) -> None:
 
 def templates(data: bytes, folder: Path) -> None:
     """A task's template and, in the lines below it, its rows."""
-    from sintra.config.tasks import check_rows, read_rows
+    from sintra.config.tasks import check_data
 
     template, _, rows = data.partition(b"\n")
-    task = {"kind": "answer", "prompt": template.decode(errors="surrogateescape"), "answer": "n"}
-    check_rows(task, read_rows(_file(rows, folder, "rows.jsonl")), "rows.jsonl")
+    task = {"kind": "answer", "data": "rows.jsonl", "answer": "n"}
+    task["prompt"] = template.decode(errors="replace")
+    _file(rows, folder, "rows.jsonl")
+    check_data(_file(json.dumps(task).encode(), folder, "mine.yaml"))
 
 
 @cache
