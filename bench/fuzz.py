@@ -87,7 +87,7 @@ def main() -> int:
         "--slow", type=int, default=100_000, help="for targets of a millisecond and more"
     )
     parser.add_argument(
-        "--hydra", type=int, default=2_000, help="for targets that go through Hydra"
+        "--hydra", type=int, default=5_000, help="for targets that go through Hydra"
     )
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=0)

@@ -53,6 +53,17 @@ def test_what_a_schema_cannot_see():
     )
 
 
+def test_actions_of_others_are_pinned():
+    """By commit, since a tag can be moved; the version that it was stands beside it."""
+    for path in (ROOT / "action.yml", *(ROOT / "examples" / "workflows").glob("*.yml")):
+        used = re.findall(r"uses:[ ]*(\S+)(.*)", path.read_text())
+        assert used
+        for action, rest in used:
+            if not action.startswith("OWNER/sintra@"):
+                assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), f"{path.name}: {action}"
+                assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest), f"{path.name}: {action}{rest}"
+
+
 class Runner:
     """What a runner does with shell steps: expressions, variables, a file for outputs, one for the
     summary.

@@ -103,6 +103,33 @@ GGUF = (
     b"\0" * 8,
 )
 
+HEADERS = (
+    b"host: ",
+    b"origin: ",
+    b"cookie: ",
+    b"127.0.0.1",
+    b"[::1]",
+    b"localhost",
+    b"evil.example",
+    b"http://",
+    b"null",
+    b"[",
+    b"]",
+    b"@",
+    b":",
+    b"//",
+    b"\\",
+    b"?token=",
+    b"a-long-word",
+    b"sintra-8080=",
+    b"%0d%0a",
+    b"\r\n",
+    b"\xff",
+    b"\xd9\xa1",
+    b";" * 9,
+    b"9" * 5000,
+)
+
 
 def overrides() -> list[bytes]:
     lines = [
@@ -308,3 +335,43 @@ def rounds() -> list[bytes]:
     }
     text = json.dumps({"round": 1, "stop": None, "proposals": [proposal]}, indent=1)
     return [sealed(text).encode(), text.encode()]
+
+
+def requests() -> list[bytes]:
+    own = (
+        b"host: 127.0.0.1:8080\norigin: http://127.0.0.1:8080\ncookie: a=b; sintra-8080=a-long-word"
+    )
+    return [
+        b"/study/x?y=z\n" + own,
+        b"/?token=a-long-word\nhost: [::1]:8080",
+        b"/\nhost: localhost:8080\norigin: http://evil.example",
+    ]
+
+
+def proposed() -> list[bytes]:
+    from sintra.core.canonical import unsealed
+
+    return [json.dumps(unsealed(rounds()[0])).encode()]
+
+
+def answers() -> list[bytes]:
+    progress = {"t": 1.5, "phase": "load", "rss": 1 << 20, "celsius": 50.5, "mhz": None}
+    runtime = {"kind": "llama-cpp-python", "version": "1", "path": ""}
+    texts = {"board": "", "cpu": "x", "architecture": "aarch64", "mode": "", "runtime": runtime}
+    machine = texts | {"cores": 4, "memory": 1 << 30, "limit": None}
+    run = {
+        **{"phase": "load", "rss": 1, "peak": 1, "system": 0, "celsius": None, "mhz": None},
+        **{"throttled": [], "swapped": 0, "oom_kills": 0, "seconds": 1.5, "code": 0},
+        **{"late": False, "log": "", "rows": [{"metric": "pp_tps", "rates": [1.5]}]},
+    }
+    rows = (progress, {"say": "waits"}, {"end": machine}, {"end": run})
+    return ["\n".join(map(json.dumps, rows)).encode()]
+
+
+def templates() -> list[bytes]:
+    row = b'\n{"story": "a", "options": ["c", "d"], "n": 3}'
+    return [
+        b"{{story}} Question: {{options[0]}}" + row,
+        b"{% for o in options %}{{ loop.index }}: {{ o | upper }}{% endfor %}" + row,
+        b"story" + row,
+    ]

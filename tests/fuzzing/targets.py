@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -246,6 +247,67 @@ def locks(data: bytes, folder: Path) -> None:
             assert not set(f"{name}{version}") & set(" @;/\\=<>~,\n")
 
 
+def requests(data: bytes, folder: Path) -> None:
+    """A request to the dashboard: an address and a header a line. Nothing passes without the token,
+    nor from or for another host.
+    """
+    from sintra.results.dashboard.access import AccessGuard
+
+    address, *lines = data.split(b"\n")
+    path, _, query = address.partition(b"?")
+    headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(b":") for line in lines)]
+    answered: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answered.append("let in")
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    for kind in ("http", "websocket"):
+        scope = {
+            "type": kind,
+            "path": path.decode(errors="surrogateescape"),
+            "query_string": query,
+            "headers": headers,
+        }
+        answered.clear()
+        with contextlib.suppress(StopIteration):
+            AccessGuard(app, "a-long-word", True)(scope, None, send).send(None)
+        assert answered
+        if answered[0] == "let in":
+            assert b"a-long-word" in data
+            assert b"evil" not in dict(headers)[b"host"]
+            origin = dict(headers).get(b"origin", b"http://" + dict(headers)[b"host"])
+            assert origin.partition(b"://")[2] == dict(headers)[b"host"]
+        elif answered[0].get("status") == 303:
+            location = dict(answered[0]["headers"])[b"location"]
+            assert re.fullmatch(rb"/|/[!-.0-\[\]-~][!-~]*", location)
+
+
+def answers(data: bytes, folder: Path) -> None:
+    """Lines of a board's, to what is shown of them and to the answer that is taken."""
+    from sintra.hardware.boards.answers import is_answer, progress_text, read_row
+
+    for line in data.decode(errors="replace").splitlines():
+        row = read_row(line)
+        assert progress_text(row).isprintable()
+        if "end" in row:
+            is_answer("machine", row["end"])
+            is_answer("speed", row["end"])
+
+
+def templates(data: bytes, folder: Path) -> None:
+    """A task's template and, in the lines below it, its rows."""
+    from sintra.config.tasks import check_data
+
+    template, _, rows = data.partition(b"\n")
+    task = {"kind": "answer", "data": "rows.jsonl", "answer": "n"}
+    task["prompt"] = template.decode(errors="replace")
+    _file(rows, folder, "rows.jsonl")
+    check_data(_file(json.dumps(task).encode(), folder, "mine.yaml"))
+
+
 @cache
 def _scope() -> tuple[Any, dict[str, Any]]:
     from sintra.formats.gguf.sizes import Matrix
@@ -304,4 +366,17 @@ TARGETS: dict[str, Target] = {
     "recorded rounds": Target(rounds, seeds.rounds, seeds.JSON),
     "rounds of others": Target(others_rounds, seeds.rounds, seeds.JSON),
     "locks": Target(locks, seeds.locks, seeds.JSON),
+    "Host and Origin": Target(requests, seeds.requests, seeds.HEADERS, ()),
+    "board answers": Target(
+        answers,
+        seeds.answers,
+        (*seeds.JSON, b'"end": ', b'"say": ', b'"rates": [', b"\x1b[31m"),
+        (),
+    ),
+    "task templates": Target(
+        templates,
+        seeds.templates,
+        (*seeds.JSON, b"{{", b"}}", b"{%", b"%}", b"().__class__", b"range(9**9)", b"| upper"),
+        slow=True,
+    ),
 }

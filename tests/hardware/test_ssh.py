@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from conftest import QUICK, make_llama
 
 from sintra.core.errors import Infeasible, Transient, UserError
 from sintra.hardware.boards import runner, transfer
+from sintra.hardware.boards.answers import LONGEST_TEXT, is_answer, read_row
 from sintra.hardware.boards.transfer import CHUNK, resume_offset
 from sintra.hardware.estimate.architecture import read_architecture, shape_of_preset
 from sintra.probes.board import check_run
@@ -168,6 +170,85 @@ def test_what_arrives_damaged_is_copied_again(tmp_path, sshd):
     there._with_retries(lambda folder: there._copy(folder, data, digest))
     assert "what arrived is damaged: copied again" in said
     assert hash_file(sshd.blobs / digest) == digest
+
+
+def test_what_is_there_already_is_verified(tmp_path, sshd):
+    """A blob and our own two files on the board are known by their bytes, not by their size."""
+    data, said = tmp_path / "model.gguf", []
+    data.write_bytes(os.urandom(CHUNK + 5))
+    digest, there = hash_file(data), board(sshd, said.append)
+    sshd.blobs.mkdir(parents=True)
+    (sshd.blobs / digest).write_bytes(bytes(data.stat().st_size))  # of the right size
+
+    def copy():
+        said.clear()
+        there._with_retries(lambda folder: there._copy(folder, data, digest))
+        return " ".join(said)
+
+    assert "is damaged: copied again" in copy()
+    assert hash_file(sshd.blobs / digest) == digest
+    planted = next((sshd.home / "sintra").glob("runner-*.py"))
+    original, ran = planted.read_bytes(), tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\n".encode()
+    planted.write_bytes(code + original[len(code) :])
+    assert planted.stat().st_size == len(original)
+    assert "nothing copied" in copy()
+    assert planted.read_bytes() == original
+    assert not ran.exists(), "what somebody put in its place has not run"
+
+
+def test_what_a_board_says_is_data(tmp_path, sshd):
+    """A board that isn't what it seems: nothing of it reaches the terminal as it is."""
+    said, other = [], tmp_path / "other"
+    lines = ({"say": "\x1b]0;owned\x07\nx" * 99}, {"t": [], "phase": 1}, {"end": {"cores": "\x1b"}})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    other.write_text(f"#!/bin/sh\ncat <<'END'\n{{\n{'[' * 9999}\n{text}END\n")
+    other.chmod(0o755)
+    with pytest.raises(Transient, match="the answer to machine isn't one of our runner's"):
+        board(sshd, said.append, python=str(other)).identify()
+    assert len(said) == 1
+    assert said[0].isprintable()
+    assert len(said[0]) <= LONGEST_TEXT
+    other.write_text("#!/bin/sh\nprintf 'a\\033[31mb' >&2\n")
+    with pytest.raises(Transient, match=re.escape("broke off in machine: a?[31mb")):
+        board(sshd, python=str(other)).identify()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [{"metric": "pp_tps", "rates": ["fast"]}]},
+        {"rows": [{"metric": "pp_tps"}]},
+        {"rows": [{"metric": "../../x", "rates": [1.0]}]},
+        {"rows": {"error": "x"}},
+        {"code": None},
+        {"log": ["x"]},
+        {"celsius": "hot"},
+    ],
+)
+def test_an_answer_has_the_form_of_its_job(change):
+    rows = [{"metric": "pp_tps", "rates": [1.5], "gpu": False}, {"peak": 1, "load_s": 0.1}]
+    run = RUN_RESULT | {"rows": rows}
+    assert is_answer("speed", run)
+    assert not is_answer("speed", run | change)
+    assert read_row(json.dumps(run | {"rss": float("nan")})) == {}
+
+
+RUN_RESULT = {
+    "phase": "decode",
+    "rss": 1,
+    "peak": 1,
+    "system": 0,
+    "celsius": None,
+    "mhz": 1500.5,
+    "throttled": [],
+    "swapped": 0,
+    "oom_kills": 0,
+    "seconds": 1.5,
+    "code": -9,
+    "late": False,
+    "log": "",
+}
 
 
 def test_a_wrong_or_unknown_host_key_is_refused(project, sshd, tiny, tmp_path):

@@ -220,6 +220,20 @@ def test_errors(asker, code, calls):
     assert reply.trouble == f"{server.url}: HTTP {code}: the cat sat on it"
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(asker, code):
+    """The prompt and the key go where the user said, and nowhere else."""
+    with Server(good(GOOD)) as other:
+        away = status(code, {"Location": f"{other.url}/chat/completions?q=secret"})
+        with Server(away) as server:
+            reply = asker(server.url)
+    assert (len(server.asked), other.asked) == (1, [])
+    assert reply.data is None
+    assert f"HTTP {code}: it redirects to {other.url}/chat/completions" in reply.trouble
+    assert "set planner.base_url to that address" in reply.trouble
+    assert "secret" not in reply.trouble
+
+
 def test_a_fault_that_passes(asker):
     with Server(status(503), good(GOOD)) as server:
         assert asker(server.url).data == GOOD

@@ -1,27 +1,21 @@
 """`doit dashboard` in a real browser: a study begun, watched, cancelled, finished, read and talked
-to; and who may ask.
+to; and what its form takes. Who may ask at all: test_dashboard_access.py.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 from browsing import DESK, PHONE, serious, shot, sideways
-from conftest import make_project
+from conftest import ROOT, make_project
+from dashboards import Dashboard
 
+from sintra.config import compose
 from sintra.core.errors import UserError
 from sintra.results.dashboard import runs
-from sintra.results.dashboard.access import AccessGuard, is_loopback
 from sintra.results.dashboard.progress import Progress
 from sintra.results.dashboard.studies import Studies
 from sintra.results.pages.flow import draw_flow
@@ -33,41 +27,6 @@ MORE = (
     "planner.rounding=nearest"
 )
 LONG = 400_000  # ms
-
-
-class Dashboard:
-    """One that runs, by its process and address."""
-
-    def __init__(self, project, *args, **env):
-        command = [sys.executable, "-m", "doit", "dashboard", "--port", "0", *args]
-        given = {
-            k: v for k, v in project.env(**env).items() if not k.startswith("PYTEST")
-        }  # NiceGUI's own tests look for it
-        self.process = subprocess.Popen(
-            command,
-            cwd=project.root,
-            env=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", self.line)
-        assert found, self.process.stderr.read()
-        self.url = found[0].rstrip("/")
-        port = int(re.search(r":(\d+)", self.url.removeprefix("http://"))[1])
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return
-            time.sleep(0.1)
-        raise AssertionError("the dashboard doesn't listen")
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -86,23 +45,24 @@ def dashboard(project):
 
 @pytest.fixture(scope="module")
 def page(browser, dashboard):
-    """A page that only this machine may be asked by, and that must not complain."""
+    """A page with the token that asks this machine alone, and that must not complain."""
     made = browser.new_context(viewport=DESK).new_page()
     made.set_default_timeout(LONG)
     trouble = []
     made.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
     made.on("pageerror", lambda e: trouble.append(str(e)))
     made.on("request", lambda r: trouble.append(r.url) if "127.0.0.1" not in r.url else None)
+    dashboard.enter(made)
     yield made
     assert trouble == []
 
 
-def looked_at(browser, url, name, ready):
+def looked_at(browser, dashboard, path, name, ready):
     """A page at both widths in both schemes: no serious finding, nothing wider than the screen."""
     for size in (PHONE, DESK):
         for scheme in ("light", "dark"):
             page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
-            page.goto(url)
+            dashboard.enter(page, path)
             page.wait_for_selector(ready)
             shot(page, f"{name}-{size['width']}-{scheme}")
             assert serious(page) == [], (name, size, scheme)
@@ -132,7 +92,7 @@ def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
     page.get_by_label("More options").fill("planer.types=[Q2_K]")
     alert.get_by_text("did you mean").wait_for()
     page.get_by_label("More options").fill("probe.run_code=true")
-    alert.get_by_text("the command line says so").wait_for()
+    alert.get_by_text("give it to `doit optimize` on the command line").wait_for()
     page.get_by_label("More options").fill(MORE)
     page.get_by_text("doit optimize hardware=raspberry_pi_5 model=mine").wait_for()
     assert page.locator("[role=alert]").inner_text() == ""
@@ -145,7 +105,7 @@ def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
         page.locator("tbody tr", has_text="convert:mine").locator("td").first.inner_text()
         == "build"
     )
-    looked_at(browser, f"{dashboard.url}/new", "new", "text=Dry run")
+    looked_at(browser, dashboard, "/new", "new", "text=Dry run")
 
 
 def test_a_study_as_it_happens(page, dashboard, project, browser):
@@ -163,7 +123,7 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     page.get_by_text("Now: ").wait_for()
     assert page.locator("svg.flow g.now").count() >= 1, "what is being built stands out"
     assert project.root.as_posix() not in page.content(), "no path is shown"
-    looked_at(browser, page.url, "running", "svg.flow")
+    looked_at(browser, dashboard, f"/study/{name}", "running", "svg.flow")
     page.get_by_role("button", name="Cancel").click()
     page.locator(".badge.stopped").wait_for()
     assert not running.is_running(project.root / "cache" / "studies" / name)
@@ -183,7 +143,7 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
     page.get_by_role("link", name="Open the report").click()
     page.locator("h2#origin").wait_for()
     assert name in page.locator("section", has=page.locator("#origin")).inner_text()
-    looked_at(browser, f"{dashboard.url}/study/{name}", "ended", "#candidates")
+    looked_at(browser, dashboard, f"/study/{name}", "ended", "#candidates")
 
 
 def test_both_are_asked(page, dashboard, project):
@@ -215,6 +175,7 @@ def test_both_are_asked(page, dashboard, project):
 def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
     """Begun by a dashboard that ends; watched by the other one. Then both are compared."""
     second = Dashboard(project)
+    second.enter(page)
     filled(page, second, project, **{"Mean KL divergence": "40"})
     page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/study/**")
@@ -227,7 +188,7 @@ def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
     ).first.wait_for()
     page.locator("tr", has_text=name).locator(".badge.met, .badge.unmet").wait_for()
     assert (project.root / "outputs" / name / "report.html").is_file()
-    looked_at(browser, f"{dashboard.url}/", "studies", "table")
+    looked_at(browser, dashboard, "/", "studies", "table")
     page.goto(f"{dashboard.url}/compare")
     for box in page.get_by_role("checkbox").all():
         box.check()
@@ -236,44 +197,6 @@ def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
     assert page.locator("tbody tr", has_text="size").first.locator("td").count() == 2
     shot(page, "compare")
     assert serious(page) == []
-
-
-def test_strangers_are_turned_away(dashboard, project):
-    def status(path="/", **headers):
-        try:
-            return urllib.request.urlopen(
-                urllib.request.Request(dashboard.url + path, headers=headers), timeout=30
-            ).status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    assert status() == 200
-    assert status(Host="evil.example") == 403, "a name that somebody else points here"
-    assert status(Origin="http://evil.example") == 403
-    for path in ("/report/..%2f..%2fcache", "/report/%2e%2e", "/report/latest"):
-        assert status(path) == 404, path
-
-
-def test_beyond_this_machine_a_token_is_asked_for(project):
-    made = Dashboard(project, "--host", "0.0.0.0", SINTRA_DASHBOARD_TOKEN="a-word-of-ours")
-    try:
-        plain = made.url.replace("0.0.0.0", "127.0.0.1").split("/?")[0]
-        assert "token=a-word-of-ours" in made.line
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(plain, timeout=30)
-        jar = urllib.request.HTTPCookieProcessor()
-        opener = urllib.request.build_opener(jar)
-        assert opener.open(f"{plain}/?token=a-word-of-ours", timeout=30).status == 200
-        assert opener.open(f"{plain}/new", timeout=30).url == f"{plain}/new", (
-            "the cookie is enough from now on"
-        )
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            opener.open(
-                urllib.request.Request(f"{plain}/", headers={"Origin": "http://evil.example"}),
-                timeout=30,
-            )
-    finally:
-        made.stop()
 
 
 @pytest.mark.parametrize(
@@ -303,56 +226,66 @@ def test_without_the_extra(project, tmp_path):
     assert "pip install -c constraints.txt -e '.[dashboard]'" in done.stderr
 
 
-def ran(coroutine):
-    """The value of a coroutine that waits for nothing; Playwright's loop runs in this thread, so
-    that asyncio.run can't.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("it waits for something")
-
-
-def test_websockets_are_guarded_too():
-    async def asked(headers, query=b""):
-        heard = []
-
-        async def app(scope, receive, send):
-            heard.append("let in")
-
-        async def send(message):
-            heard.append(message["type"])
-
-        scope = {"type": "websocket", "path": "/ws", "query_string": query, "headers": headers}
-        await AccessGuard(app, "word")(scope, None, send)
-        return heard
-
-    host = (b"host", b"example.org:1")
-    assert ran(asked([host])) == ["websocket.close"]
-    assert ran(asked([host, (b"cookie", b"sintra=wrong")])) == ["websocket.close"]
-    assert ran(asked([host, (b"cookie", b"sintra=word")])) == ["let in"]
-    assert ran(asked([host, (b"cookie", b"sintra=word"), (b"origin", b"http://evil.example")])) == [
-        "websocket.close"
-    ]
-    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "10.0.0.1", "evil.example")))
-
-
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, "choose the hardware"),
-        ({"hardware": "laptop", "more": "optimize"}, "is not an option"),
-        ({"hardware": "laptop", "more": "--db-file=x"}, "is not an option"),
-        ({"hardware": "laptop", "more": "store.path=/x"}, "one cache"),
-        ({"hardware": "laptop", "goal.max_kld": "-1"}, "above 0"),
-        ({"hardware": "laptop", "goal.max_size_mb": "inf"}, "above 0"),
+        ({"hardware": ""}, "choose the hardware"),
+        ({"more": "optimize"}, "is not an option"),
+        ({"more": "--db-file=x"}, "is not an option"),
+        ({"more": "store.path=/x"}, "store.path can't be set here"),
+        ({"more": "planner.evaluatons=3"}, "did you mean 'planner.evaluations'?"),
+        ({"more": "seed=${oc.env:HOME}"}, "expected a number, a word or a list"),
+        ({"more": "planner.types=[../x]"}, "expected a number, a word or a list"),
+        ({"more": "texts.second=notes.txt"}, "expected null"),
+        ({"goal.max_kld": "-1"}, "above 0"),
+        ({"goal.max_size_mb": "inf"}, "above 0"),
+        ({"hardware": "/etc/secret.yaml"}, "no hardware is called"),
+        ({"planner": "replay"}, "no planner is called"),
+        ({"model": "${oc.env:HOME}"}, "is not a name, a hub model or a folder"),
+        ({"model": "fable\nmodel.trust_remote_code=true"}, "is not a name"),
     ],
 )
 def test_what_a_form_may_not_say(values, says):
-    with pytest.raises(UserError, match=re.escape(says)):
-        runs.form_overrides(values)
+    with pytest.raises(UserError, match=re.escape(says)) as raised:
+        runs.form_overrides(ROOT, {"hardware": "laptop", **values})
+    assert "\n" not in str(raised.value)
+
+
+CODE = {
+    "store.remote": "file:///tmp/x",
+    "planner.base_url": "http://evil.example/v1",
+    "planner.replay": "x.json",
+    "planner.max_usd": "1000",
+    "executor.cluster": "local",
+    "executor.sbatch": "{}",
+    "device.host": "evil.example",
+    "device.python": "sh",
+    "model.trust_remote_code": "true",
+    "model.source": "x",
+    "probe.run_code": "true",
+    "probe.tasks": "[x]",
+    "compress.python": "x",
+    "compress.checkpoint": "x",
+    "extra": "[x]",
+    "listeners": "[webhook]",
+    "mlflow.uri": "x",
+    "store": "local",
+    "device": "ssh",
+    "executor": "ray",
+    "texts": "x",
+    "hardware": "x",
+}
+
+
+def test_a_form_takes_only_what_is_listed():
+    """Every option that isn't listed is refused, and so is one that is added tomorrow."""
+    options = compose.keys() | set(compose.GROUPS)
+    assert set(CODE) <= options - runs.ALLOWED
+    assert compose.keys() >= runs.ALLOWED
+    for key in options - runs.ALLOWED:
+        with pytest.raises(UserError, match=f"^{re.escape(key)} can't be set here: "):
+            runs.allowed_override(f"{key}={CODE.get(key, '1')}")
+    assert [runs.allowed_override(item) for item in MORE.split()] == MORE.split()
 
 
 def test_the_graph_as_it_stands(project):

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from browsing import DESK, PHONE, serious, shot, sideways
@@ -11,7 +14,11 @@ from conftest import QUICK, ROOT, make_project
 
 from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages.charts import log_ticks
-from sintra.results.pages.command_lines import public_override
+from sintra.results.pages.command_lines import (
+    optimize_command,
+    public_override,
+    usage_commands,
+)
 from sintra.results.pages.report import render_report
 from sintra.results.pages.report_data import collect_report_data, read_source
 from sintra.results.pages.words import STATUS_TEXTS, format_number, format_value, hide_folders
@@ -150,6 +157,41 @@ def test_commands_can_be_copied(page_file, browser):
     assert page.evaluate("navigator.clipboard.readText()") == codes[0]
 
 
+ODD = (
+    "model=it's mine",
+    "model=`touch {place}`",
+    "model=$(touch {place})",
+    "model=x\\",
+    "model=a!b~c",
+    "goal.max_kld=1;touch {place}",
+    "planner.types=[Q8_0,Q2_K]",
+    "texts.report=a\ntouch {place}",
+    "seed=%0",
+    "model=caf\xe9",
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_command_pasted_into_a_shell_is_what_it_was(tmp_path, odd):
+    """Whatever an option's value is: a shell reads one word, and runs nothing."""
+    option = study = odd.format(place="ran")
+    winner = {"recipe": {}, "artifact": {"path": f"{study}.gguf"}, "measurements": []}
+    command = optimize_command(tmp_path, [option, "seed=1"])
+    uses = usage_commands({"study": study, "winner": winner}, command, command, 512)
+    for line in (command, *(line for _, line in uses)):
+        done = subprocess.run(
+            ["bash", "-c", f"set -- {line}\nprintf '%s\\0' \"$@\""],
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
+        )
+        words = done.stdout.decode().split("\0")[:-1]
+        assert shlex.join(words) == line
+        if line == command:
+            assert words == ["doit", "optimize", option, "seed=1"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_twice(ended, page_file):
     project, _ = ended
     before, mark = page_file.read_bytes(), page_file.stat().st_mtime_ns
@@ -158,7 +200,7 @@ def test_nothing_is_written_twice(ended, page_file):
         for c in re.findall(r"<code>(doit optimize[^<]*)</code>", before.decode())
         if "replay" not in c
     )
-    words = shown.replace("&#39;", "").replace("'", "").split()
+    words = shlex.split(unescape(shown))
     done = project.doit(*words[1:], PYTHONPROFILEIMPORTTIME="1")
     assert "0 steps built" in done.stdout, "the command in the report is the study's"
     loaded = {

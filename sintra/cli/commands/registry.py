@@ -193,7 +193,7 @@ COMMANDS = (
             Option(
                 "host",
                 "127.0.0.1",
-                "the address to listen on; beyond this machine a token is asked for",
+                "the address to listen on; the printed token is needed on every one",
             ),
             Option("port", 8080, "0: any free one"),
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,16 +132,22 @@ async def untrusted_key_message(target: SshTarget, problem: str) -> str:
     with contextlib.suppress(OSError, asyncssh.Error, asyncio.TimeoutError):
         key = await asyncio.wait_for(asyncssh.get_server_host_key(target.host, port), CONNECT_S)
         fingerprint = f" ({key.get_fingerprint()})" if key else ""
-    scan = f"ssh-keyscan -p {port} {target.host} >> {target.known_hosts}"
+    known = quote_path(target.known_hosts)
+    scan = f"ssh-keyscan -p {port} {shlex.quote(target.host)} >> {known}"
     compare = f"compare it with `ssh-keygen -lf {KEY_FILE}` on the board"
     if problem == "has changed":
         name = target.host if target.name == target.host else f"[{target.host}]:{target.port}"
         return (
             f"the host key of {target.name} has changed{fingerprint}, and nothing was sent: "
             f"somebody may be in between, or the board was set up again; {compare}, then "
-            f"`ssh-keygen -R '{name}' -f {target.known_hosts}` and `{scan}`"
+            f"`ssh-keygen -R {shlex.quote(name)} -f {known}` and `{scan}`"
         )
     return f"the host key of {target.name} {problem}{fingerprint}: {compare}, then `{scan}`"
+
+
+def quote_path(path: str) -> str:
+    """Return a path as a word of a shell's command line; a leading ~/ is the home there."""
+    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
 
 
 def is_connection_lost(error: BaseException) -> bool:

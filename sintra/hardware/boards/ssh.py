@@ -7,6 +7,7 @@ their own SHA-256, a lock, and, where device.install=true, an environment with l
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.metadata
 import json
 import shlex
@@ -18,9 +19,14 @@ import asyncssh
 
 from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
-from sintra.hardware.boards.connection import SshTarget, is_connection_lost, open_connection
+from sintra.hardware.boards.answers import is_answer, printable, progress_text, read_row
+from sintra.hardware.boards.connection import (
+    SshTarget,
+    is_connection_lost,
+    open_connection,
+    quote_path,
+)
 from sintra.hardware.boards.transfer import BoardFolder, send_file
-from sintra.store.files import hash_file
 
 if TYPE_CHECKING:
     from sintra.hardware.boards.runner import BoardDescription, BoardIdentity, RunResult
@@ -129,23 +135,29 @@ class SshBoard:
         return result
 
     async def _copy(self, board: BoardFolder, path: Path, digest: str) -> None:
-        """Copy the file where it isn't there yet; what arrived is hashed on the board."""
-        size = path.stat().st_size
-        if await board.size(board.blob(digest)) == size:
-            self.say(f"{digest[:12]} is on {self.target.name} already: nothing copied")
-            return
+        """Copy the file where it isn't there yet; what is there or arrived is hashed there."""
+        size, blob = path.stat().st_size, board.blob(digest)
+        if await board.size(blob) == size:
+            if await self._hash(board, blob) == digest:
+                self.say(f"{digest[:12]} is on {self.target.name} already: nothing copied")
+                return
+            self.say(f"{digest[:12]} on {self.target.name} is damaged: copied again")
+            await board.sftp.remove(blob)
         await self._make_room(board, size - (await board.size(board.part(digest)) or 0), digest)
         for _ in range(2):
             await send_file(board, path, digest, self.say)
-            answer = await self._run_job(
-                board, {"job": "hash", "path": board.part(digest)}, self.target.timeout_s
-            )
-            if answer["sha256"] == digest:
+            if await self._hash(board, board.part(digest)) == digest:
                 await board.sftp.posix_rename(board.part(digest), board.blob(digest))
                 return
             self.say("what arrived is damaged: copied again")
             await board.sftp.remove(board.part(digest))
         raise Transient(f"{path.name} arrived damaged on {self.target.name}, twice")
+
+    async def _hash(self, board: BoardFolder, path: str) -> str:
+        """Return the SHA-256 of a file on the board."""
+        job = {"job": "hash", "path": path}
+        answer = await self._run_job(board, job, self.target.timeout_s)
+        return str(answer["sha256"])
 
     async def _make_room(self, board: BoardFolder, size: int, digest: str) -> None:
         """Make room for so many bytes on the board. Raises Transient where there is none."""
@@ -158,10 +170,14 @@ class SshBoard:
             )
 
     async def _put(self, board: BoardFolder, name: str) -> str:
-        """Copy one of our own two files, under its content's name; return its path there."""
-        digest = hash_file(HERE / name)
+        """Copy one of our own two files, under its content's name; return its path there.
+
+        What is there is read back: it will be run.
+        """
+        content = (HERE / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         path = f"{board.folder}/{Path(name).stem}-{digest[:16]}.py"
-        if await board.size(path) != (HERE / name).stat().st_size:
+        if not await board.holds(path, content):
             await board.sftp.put(str(HERE / name), path + ".part")
             await board.sftp.posix_rename(path + ".part", path)
         return path
@@ -184,8 +200,13 @@ class SshBoard:
         ) as process:
             process.stdin.write(json.dumps(dict(job)) + "\n")
             answer = await asyncio.wait_for(self._read_answer(process), timeout_s)
-            if answer is not None:
+            if is_answer(job["job"], answer):
                 return answer
+            if answer is not None:
+                raise Transient(
+                    f"{self.target.name}: the answer to {job['job']} isn't one of our runner's: "
+                    f"is {python} a Python?"
+                )
             log, _ = await process.communicate() if process.exit_status is None else ("", "")
             errors = (await process.stderr.read() or log or "").strip().splitlines()
         code = process.exit_status
@@ -196,17 +217,17 @@ class SshBoard:
             )
         if code is None:
             raise ConnectionResetError("the board hung up")
-        last = errors[-1] if errors else f"exit code {code}"
+        last = printable(errors[-1]) if errors else f"exit code {code}"
         raise Transient(f"{self.target.name}: {python} broke off in {job['job']}: {last}")
 
     async def _read_answer(self, process: asyncssh.SSHClientProcess[str]) -> Any:
         """Return what the runner's last line holds, or None where it ends without one."""
         async for line in process.stdout:
-            if line.startswith("{"):
-                row = json.loads(line)
-                if "end" in row:
-                    return row["end"]
-                self.say(format_progress(row))
+            row = read_row(line)
+            if "end" in row:
+                return row["end"]
+            if text := progress_text(row):
+                self.say(text)
         return None
 
     async def _install(self, board: BoardFolder) -> None:
@@ -225,18 +246,6 @@ class SshBoard:
         done = await board.connection.run(command, timeout=INSTALL_S)
         if done.exit_status:
             last = (str(done.stderr).strip().splitlines() or ["no reason given"])[-1]
-            raise Transient(f"llama-cpp-python can't be installed on {self.target.name}: {last}")
-
-
-def quote_path(path: str) -> str:
-    """Return a path for the board's shell; a leading ~/ is the home there."""
-    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
-
-
-def format_progress(row: dict[str, Any]) -> str:
-    """Return a line of the runner's for people."""
-    if "say" in row:
-        return str(row["say"])
-    heat = f", {row['celsius']:.0f} C" if row.get("celsius") is not None else ""
-    clock = f", {row['mhz']:.0f} MHz" if row.get("mhz") is not None else ""
-    return f"{row['t']:.0f} s in {row['phase']}: {row['rss'] / 2**20:.0f} MiB{heat}{clock}"
+            raise Transient(
+                f"llama-cpp-python can't be installed on {self.target.name}: {printable(last)}"
+            )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import asyncssh
 
@@ -39,6 +40,14 @@ class BoardFolder:
             return (await self.sftp.stat(path)).size
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
             return None
+
+    async def holds(self, path: str, content: bytes) -> bool:
+        """Return whether a file on the board has exactly this content, which is read back."""
+        if await self.size(path) != len(content):
+            return False
+        async with self.sftp.open(path, "rb") as file:
+            found = cast(bytes, await file.read(len(content) + 1))
+            return found == content
 
 
 def resume_offset(copied: int, size: int) -> int:

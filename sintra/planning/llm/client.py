@@ -223,14 +223,18 @@ class Question:
 
 
 def openai_client(endpoint: Endpoint) -> Any:
-    """Return OpenAI's client for one request; the key goes here and nowhere else."""
-    from openai import OpenAI  # not on the no-op path
+    """Return OpenAI's client for one request; the key goes here and nowhere else.
+
+    It follows no redirect: the prompt goes to the address that the user named.
+    """
+    from openai import DefaultHttpxClient, OpenAI  # not on the no-op path
 
     return OpenAI(
         base_url=endpoint.base_url,
         api_key=api_key() or NO_KEY,
         max_retries=0,
         timeout=endpoint.timeout_s,
+        http_client=DefaultHttpxClient(follow_redirects=False, timeout=endpoint.timeout_s),
     )
 
 

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from sintra.core.canonical import canonical
-from sintra.planning.llm.budget import about_tokens
+from sintra.planning.llm.budget import about_tokens, bare_url
 from sintra.planning.llm.replies import Message
 from sintra.planning.state import JsonObject
 
@@ -167,6 +167,12 @@ def answer_of_status(error: Any) -> ServerAnswer:
     """Return the answer of a status that isn't 200, from openai.APIStatusError."""
     code, body = int(error.status_code), error.body
     message = body.get("message") if isinstance(body, dict) else None
+    if 300 <= code < 400:
+        target = bare_url(error.response.headers.get("location", ""))
+        message = (
+            f"it redirects to {target}, and nothing was sent there: set planner.base_url to that "
+            "address if you trust it"
+        )
     return ServerAnswer(
         code,
         trouble=f"HTTP {code}: {message or body or ''}",

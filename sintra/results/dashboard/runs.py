@@ -13,17 +13,36 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.config import compose
-from sintra.core.errors import UserError
+from sintra.core.errors import UserError, nearest
 from sintra.core.metrics import LIMITS
 from sintra.study import running
 from sintra.study.workspace import open_workspace
 
 GROUPS = ("hardware", "model", "goal", "planner", "probe")  # configuration groups of the form
 HIDDEN = {"model": "custom", "planner": "replay"}  # group -> choice that needs further options
-FORBIDDEN = {
-    "store.path": "the dashboard shows one cache",
-    "probe.run_code": "code that a model writes is only run when the command line says so",
-}
+# What "More options" takes: numbers, switches and names from closed lists. An option that names
+# code, an address, a folder or money is for the command line, and so is every one not listed here.
+ALLOWED = frozenset(
+    f"{group}.{name}".lstrip(".")
+    for group, names in {
+        "": "formats seed max_rounds timeout_s refresh",
+        "compress": "bits group_size",
+        "goal": "optimise fit_memory max_kld max_kld_p999 max_ppl_ratio min_same_top "
+        "min_task_retention max_size_mb max_ram_gb min_tg_tps min_pp_tps min_tg_tps_sustained "
+        "accept_simulated enforce_memory",
+        "hardware": "cores ram_gb usable_gb bandwidth_gbs tflops",
+        "limits": "study_minutes heavy memory_gb background",
+        "model": "convert requantize revision",
+        "planner": "types evaluations kv seed batch max_dropped rounding learn refine polish",
+        "probe": "context calibration_tokens calibration_random refine_tokens refine_steps "
+        "polish_tokens polish_epochs search_tokens report_tokens second_tokens top_k speed_prompt "
+        "speed_generate speed_repeat task_context task_chat",
+        "texts": "second temperature chat",
+    }.items()
+    for name in names.split()
+)
+ONLY = {"texts.second": "null"}  # option -> the one value that the form takes: others name files
+VALUE = re.compile(r"[\w.+-]+|\[[\w.+,-]*\]", re.ASCII)  # a word, a number, or a list of them
 LIMITED = ("max_kld", "max_size_mb", "min_tg_tps", "max_ram_gb")  # in the form, in this order
 NUMBERS = {f"goal.{option}": LIMITS[option].option_label for option in LIMITED}
 PLAN_LIMIT_S = 120
@@ -56,26 +75,46 @@ def form_choices(root: Path) -> dict[str, list[str]]:
     }
 
 
-def form_overrides(values: dict[str, str]) -> list[str]:
+def form_overrides(root: Path, values: dict[str, str]) -> list[str]:
     """Return a form's values as options, the empty ones left out. Raises UserError in one line."""
     filled = {key: text for key, value in values.items() if (text := value.strip())}
+    check_choices(root, filled)
     overrides = [f"{group}={filled[group]}" for group in GROUPS if group in filled]
     overrides += [f"{key}={positive_number(key, filled[key])}" for key in NUMBERS if key in filled]
     overrides += [allowed_override(item) for item in filled.get("more", "").split()]
-    if not any(o.startswith("hardware=") for o in overrides):
+    if "hardware" not in filled:
         raise UserError("choose the hardware that the model is for")
     return overrides
+
+
+def check_choices(root: Path, filled: dict[str, str]) -> None:
+    """Check that what is chosen is one of the form's own choices, and that the model is plain text.
+
+    A page can send anything. Raises UserError.
+    """
+    choices = form_choices(root)
+    for group in GROUPS:
+        value = filled.get(group, "")
+        if group == "model" and ("${" in value or not value.isprintable()):
+            raise UserError(f"model={value!r} is not a name, a hub model or a folder")
+        if group != "model" and value and value not in choices[group]:
+            raise UserError(f"no {group} is called {value!r}: {nearest(value, choices[group])}")
 
 
 def allowed_override(item: str) -> str:
     """Return a further option as typed. Raises UserError where the form doesn't take it."""
     key, equals, value = item.partition("=")
-    if not equals or not value or not re.fullmatch(r"[a-z][\w.]*", key):
+    if not equals or not value or not re.fullmatch(r"[a-z][\w.]*", key, re.ASCII):
         raise UserError(
             f"{item!r} is not an option; expected key=value, such as planner.evaluations=10"
         )
-    if key in FORBIDDEN:
-        raise UserError(f"{key} can't be set here: {FORBIDDEN[key]}")
+    if key in compose.keys() - ALLOWED or key in compose.GROUPS:
+        raise UserError(f"{key} can't be set here: give it to `doit optimize` on the command line")
+    if key not in ALLOWED:
+        raise UserError(f"there is no option {key!r}: {nearest(key, ALLOWED)}")
+    if not VALUE.fullmatch(value) or value != ONLY.get(key, value):
+        expected = ONLY.get(key, "a number, a word or a list such as [Q4_K,Q8_0]")
+        raise UserError(f"{key}={value!r} can't be set here; expected {expected}")
     return item
 
 
@@ -92,7 +131,7 @@ def positive_number(key: str, text: str) -> str:
 
 def check_form(root: Path, values: dict[str, str]) -> tuple[str, list[str]]:
     """Return the study's name and its options. Raises UserError as the command line would."""
-    overrides = form_overrides(values)
+    overrides = form_overrides(root, values)
     with _compose_lock:
         return open_workspace(root, overrides).study.id, overrides
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
-from sintra.results.dashboard.access import AccessGuard, is_loopback
+from sintra.results.dashboard.access import TOKEN, AccessGuard, is_loopback
 from sintra.study.workspace import cache_root
 
 TOKEN_VARIABLE = "SINTRA_DASHBOARD_TOKEN"
@@ -21,9 +22,10 @@ REPORT_POLICY = (  # Content-Security-Policy of a report
 
 
 def serve(root: Path, host: str, port: int) -> None:
-    """Serve until Ctrl-C. port: 0 stands for any free one.
+    """Serve until Ctrl-C, to whoever has the token of the printed address.
 
-    Raises UserError where the extra is missing or the port is taken.
+    port: 0 stands for any free one. Raises UserError where the extra is missing, the port is taken
+    or the environment's token can't be used.
     """
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(cache_root(root, []) / "meta" / "nicegui"))
     try:
@@ -32,25 +34,25 @@ def serve(root: Path, host: str, port: int) -> None:
         raise UserError(
             "the dashboard needs its extra: pip install -c constraints.txt -e '.[dashboard]'"
         ) from None
-    port = free_port(host, port)
-    token = "" if is_loopback(host) else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    token, port = choose_token(), free_port(host, port)
     register_pages(root, app, ui)
-    app.add_middleware(AccessGuard, token=token)
+    app.add_middleware(AccessGuard, token=token, loopback=is_loopback(host))
     name = f"[{host}]" if ":" in host else host
-    query = f"?token={token}" if token else ""
-    print(f"dashboard: http://{name}:{port}/{query}  (Ctrl-C ends it; studies go on)", flush=True)
-    ui.run(
-        host=host,
-        port=port,
-        show=False,
-        reload=False,
-        title="Sintra",
-        dark=None,
-        language="en-US",
-        tailwind=False,
-        favicon="\u25c6",
-        show_welcome_message=False,
-    )
+    address = f"http://{name}:{port}/?token={token}"
+    print(f"dashboard: {address}  (Ctrl-C ends it; studies go on)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        ui.run(
+            host=host,
+            port=port,
+            show=False,
+            reload=False,
+            title="Sintra",
+            dark=None,
+            language="en-US",
+            tailwind=False,
+            favicon="\u25c6",
+            show_welcome_message=False,
+        )
 
 
 def register_pages(root: Path, app: Any, ui: Any) -> None:
@@ -81,6 +83,17 @@ def register_pages(root: Path, app: Any, ui: Any) -> None:
             root / "outputs" / name / "report.html",
             headers={"Content-Security-Policy": REPORT_POLICY},
         )
+
+
+def choose_token() -> str:
+    """Return the environment's token, or a new one of 192 random bits. Raises UserError."""
+    token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    if not TOKEN.fullmatch(token):
+        raise UserError(
+            f"{TOKEN_VARIABLE} must be 8 to 200 letters, digits, - or _: leave it out, and the "
+            "dashboard draws one"
+        )
+    return token
 
 
 def free_port(host: str, port: int) -> int:

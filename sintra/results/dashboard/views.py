@@ -91,8 +91,11 @@ class StudyView:
         )
 
     def resume(self) -> None:
-        """Start the study again with its own options."""
-        overrides = self.studies.read_overrides(self.name) or []
+        """Start a study that has stopped here again, with its own options."""
+        note = running.read_run_note(self.studies.folder(self.name))
+        if note is None or self.studies.study_row(self.name).state != "stopped":
+            return  # the button is hidden; a page can press it all the same
+        overrides = [str(o) for o in note["overrides"]]
         runs.start_study(self.studies.root, self.studies.store.root, self.name, overrides)
         widgets.set_html(self.status, RESUMING)
 

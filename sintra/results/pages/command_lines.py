@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ def optimize_command(root: Path, overrides: Iterable[str]) -> str:
     """Return the command that makes a study again, typed in the project's folder; folders elsewhere
     and secrets are left out.
     """
-    return " ".join(["doit optimize", *(shell_quoted(public_override(root, o)) for o in overrides)])
+    return shlex.join(["doit", "optimize", *(public_override(root, o) for o in overrides)])
 
 
 def without_planner(overrides: Iterable[str]) -> list[str]:
@@ -31,11 +33,6 @@ def public_override(root: Path, override: str) -> str:
     if "://" in value:
         return f"{key}={bare_url(value)}"
     return hide_folders(f"{key}={value}".replace(f"{root.resolve()}/", ""))
-
-
-def shell_quoted(text: str) -> str:
-    """Return a word of a command line, in quotes where a shell needs them."""
-    return f"'{text}'" if any(c in text for c in ' []{}()*?$&;|<>#"') else text
 
 
 def usage_commands(
@@ -55,37 +52,42 @@ def usage_commands(
     options = _llama_options(winner["recipe"].get("kv", "f16"), context or DEFAULT_CONTEXT)
     return [
         *(_gguf_commands(study, path, options) if gguf else [_transformers_command(path)]),
-        ("Compare its answers with the original's", f"doit ab study={study}"),
-        ("Look at every tensor beside a stock preset", f"doit surgery study={study}"),
+        ("Compare its answers with the original's", shlex.join(["doit", "ab", f"study={study}"])),
+        (
+            "Look at every tensor beside a stock preset",
+            shlex.join(["doit", "surgery", f"study={study}"]),
+        ),
         ("Make it again: what the cache holds is not built twice", command),
         (
             "Replay the same steps without a planner",
-            f"{planless_command} planner=replay planner.replay={folder}/rounds.json",
+            f"{planless_command} planner=replay "
+            + shlex.quote(f"planner.replay={folder}/rounds.json"),
         ),
     ]
 
 
-def _llama_options(kv: str, context: int) -> str:
+def _llama_options(kv: str, context: int) -> list[str]:
     """Return llama.cpp's options for a context in tokens and the type of the KV cache."""
-    cache = "" if kv == "f16" else f" -ctk {kv} -ctv {kv} -fa on"
-    return f"-c {context}{cache}"
+    cache = [] if kv == "f16" else ["-ctk", kv, "-ctv", kv, "-fa", "on"]
+    return ["-c", str(context), *cache]
 
 
-def _gguf_commands(study: str, path: str, options: str) -> list[tuple[str, str]]:
+def _gguf_commands(study: str, path: str, options: list[str]) -> list[tuple[str, str]]:
     return [
-        ("Run it with llama.cpp", f"llama-cli -m {path} {options}"),
+        ("Run it with llama.cpp", shlex.join(["llama-cli", "-m", path, *options])),
         (
             "Serve it, OpenAI-compatible, on this machine",
-            f"llama-server -m {path} {options}",
+            shlex.join(["llama-server", "-m", path, *options]),
         ),
-        ("Hand it to Ollama", f"doit export_ollama --study {study}"),
+        ("Hand it to Ollama", shlex.join(["doit", "export_ollama", "--study", study])),
         (
             "Copy it to the device (put its address in the place of DEVICE)",
-            f"scp {path} DEVICE:",
+            shlex.join(["scp", path, "DEVICE:"]),
         ),
     ]
 
 
 def _transformers_command(path: str) -> tuple[str, str]:
-    code = f"from transformers import AutoModelForCausalLM as M; print(M.from_pretrained('{path}'))"
-    return "Load it with transformers", f'python -c "{code}"'
+    load = f"M.from_pretrained({json.dumps(path)})"
+    code = f"from transformers import AutoModelForCausalLM as M; print({load})"
+    return "Load it with transformers", shlex.join(["python", "-c", code])
