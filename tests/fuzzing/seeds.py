@@ -348,12 +348,6 @@ def requests() -> list[bytes]:
     ]
 
 
-def proposed() -> list[bytes]:
-    from sintra.core.canonical import unsealed
-
-    return [json.dumps(unsealed(rounds()[0])).encode()]
-
-
 def answers() -> list[bytes]:
     progress = {"t": 1.5, "phase": "load", "rss": 1 << 20, "celsius": 50.5, "mhz": None}
     runtime = {"kind": "llama-cpp-python", "version": "1", "path": ""}
