@@ -12,8 +12,9 @@ from sintra.core.errors import UserError
 
 MODEL_FILE = (
     r"(config|generation_config|quantize_config|special_tokens_map|added_tokens|vocab"
-    r"|preprocessor_config)\.json|tokenizer[\w.]*"
-    r"|merges\.txt|chat_template\.\w+|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
+    r"|preprocessor_config)\.json|tokenizer(?![\w.]*\.(?:py[a-z]?|so|pkl|bin|pth?|ckpt)$)[\w.]*"
+    r"|merges\.txt|chat_template\.(?:jinja|json)"
+    r"|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MOST_HEADER = 100_000_000  # bytes; the format's own limit
