@@ -9,14 +9,18 @@ beside it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sintra.config import tasks as task_files
 from sintra.config.tasks import FILE
+from sintra.config.templates import printable
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
 from sintra.formats.gguf.chat_template import ChatTemplate, read_chat_template
@@ -99,14 +103,15 @@ def score_task(context: Context, model: LlamaModel) -> TaskResult:
             name: list(range(0, len(task.eval_docs), 2)) for name, task in loaded["tasks"].items()
         }
     template = needed_template(context)
-    results = evaluate(
-        LlamaLM(model, context.say, template),
-        loaded,
-        samples=samples,
-        bootstrap_iters=0,
-        apply_chat_template=template is not None,
-        fewshot_as_multiturn=template is not None,
-    )
+    with without_module("evaluate"):
+        results = evaluate(
+            LlamaLM(model, context.say, template),
+            loaded,
+            samples=samples,
+            bootstrap_iters=0,
+            apply_chat_template=template is not None,
+            fewshot_as_multiturn=template is not None,
+        )
     return collect_items(results, loaded["tasks"])
 
 
@@ -139,13 +144,67 @@ def load_task(context: Context) -> Any:
         raise UserError(
             f"probe.tasks: there is no models/tasks/{name}.yaml, and lm-eval has no task {name!r}"
         )
+    return load_published(manager, name)
+
+
+def load_published(manager: Any, name: str) -> Any:
+    """Load a task of lm-eval's own. Raises UserError and Transient.
+
+    Its metrics must be lm-eval's: `evaluate` runs a file of the hub for each of its own, and one of
+    them runs what the model writes.
+    """
     try:
-        return manager.load([name])
+        with without_module("evaluate"):
+            loaded = manager.load([name])
+    except ImportError as error:
+        raise UserError(
+            f"task {name} needs the package {error.name!r}, which isn't taken"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"lm-eval cannot build task {name} (or it needs code of the hub): "
+            f"{type(error).__name__}: {printable(error)[:160]}"
+        ) from None
     except (OSError, ConnectionError) as error:
         raise Transient(
             f"the data of task {name} can't be had: {type(error).__name__}; own files need no "
             "network"
         ) from None
+    for task in loaded["tasks"].values():
+        if task.get_config("unsafe_code"):
+            raise UserError(
+                f"task {name} runs what the model writes with Sintra's own rights: write a task of "
+                "kind code instead (docs/guide.md, Tasks)"
+            )
+        if task.get_config("process_results") is None:
+            check_metrics(name, task.get_config("metric_list") or [])
+    return loaded
+
+
+def check_metrics(name: str, metrics: list[dict[str, Any]]) -> None:
+    """Raise UserError for a metric that only `evaluate` has."""
+    from lm_eval.api.registry import metric_registry  # an optional package
+
+    for entry in metrics:
+        known = callable(entry["metric"]) or entry["metric"] in metric_registry
+        if entry.get("hf_evaluate") or not known:
+            raise UserError(
+                f"task {name} needs the metric {entry['metric']!r} of `evaluate`, which is code of "
+                "the hub"
+            )
+
+
+@contextlib.contextmanager
+def without_module(name: str) -> Iterator[None]:
+    """Let the import of a module fail meanwhile."""
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
 
 
 def collect_items(results: dict[str, Any], tasks: dict[str, Any]) -> TaskResult:

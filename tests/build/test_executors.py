@@ -88,6 +88,20 @@ def test_what_slurms_states_mean(state, cause):
     assert (found and found.cause) == cause
 
 
+@pytest.mark.parametrize(("folder", "mode"), [("", 0o777), ("", 0o1777), ("jobs", 0o757)])
+def test_slurm_runs_nothing_from_a_folder_that_others_write(tmp_path, folder, mode):
+    """submitit's jobs are pickles."""
+    pytest.importorskip("submitit")
+    from sintra.build.executors.slurm import Slurm
+
+    options = ExecutorConf(cluster="local")
+    (tmp_path / "jobs").mkdir(mode=0o700)
+    Slurm(options, tmp_path)
+    (tmp_path / folder).chmod(mode)
+    with pytest.raises(UserError, match="other users can write there"):
+        Slurm(options, tmp_path)
+
+
 def test_more_memory_up_to_a_limit(tmp_path):
     from sintra.build.executors.slurm import Slurm
 

@@ -16,6 +16,7 @@ from sintra.config import compose, tasks
 from sintra.config.study import study_of
 from sintra.core.errors import UserError
 from sintra.probes.evaluation import build, compare
+from sintra.probes.tasks import load_published
 from sintra.study.workspace import open_workspace
 
 ROWS = [
@@ -260,6 +261,37 @@ def test_mistakes_in_a_task(tmp_path, text, says):
         open_workspace(ROOT, [f"store.path={tmp_path / 'cache'}", f"probe.tasks=[{path}]"])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (
+            "metric_list: [{metric: FOLDER/evil.py, hf_evaluate: true, aggregation: mean}]",
+            "of the hub",
+        ),
+        ("metric_list: [{metric: FOLDER/evil.py}]", "of the hub"),
+        ("metric_list: [{metric: exact_match, hf_evaluate: true}]", "of the hub"),
+        ("process_results: !function needs.score", "the package 'evaluate'"),
+        ("unsafe_code: true", "kind code instead"),
+    ],
+)
+def test_a_published_task_brings_no_code_of_the_hub(tmp_path, more, says):
+    """lm-eval's own tasks: their metrics are lm-eval's, and code is run in the jail or not."""
+    from lm_eval.tasks import TaskManager
+
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "needs.py").write_text("import evaluate\nscore = evaluate.load\n")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    (tmp_path / "published.yaml").write_text(
+        f"task: published\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: "
+        f"{tmp_path}/rows.jsonl}}, cache_dir: {tmp_path}/data}}\ntest_split: test\n"
+        f"doc_to_text: ask\ndoc_to_target: is\n{more.replace('FOLDER', str(tmp_path))}\n"
+    )
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with pytest.raises(UserError, match=says):
+        load_published(manager, "published")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_mistakes_in_rows(tmp_path, project):

@@ -71,7 +71,12 @@ def test_pin_is_the_content(copy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "model.pt", "modeling_evil.py", "README.md", "../config.json"]
+    "name",
+    [
+        *("pytorch_model.bin", "model.pt", "modeling_evil.py", "README.md", "../config.json"),
+        *("tokenizer.py", "tokenizer_evil.pyc", "tokenizer.pkl", "chat_template.py"),
+        "adapter_config.json",
+    ],
 )
 def test_not_wanted(name):
     assert not is_model_file(name)

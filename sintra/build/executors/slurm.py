@@ -7,6 +7,7 @@ https://slurm.schedmd.com/job_state_codes.html
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -175,6 +176,7 @@ class Slurm:
                 "executor=slurm: there is no sbatch here; executor.cluster=local runs its jobs on "
                 "this machine"
             )
+        check_private(root)
         self.submitit, self.options, self.root = submitit, options, root
         self.retries, self.mem_gb = options.retries, options.mem_gb
         self.states = JobStates(options.poll_s) if options.cluster == "slurm" else None
@@ -223,6 +225,25 @@ class Slurm:
         if request.mem_gb is None or most is None or request.mem_gb >= most:
             return None
         return replace(request, mem_gb=min(most, 2 * request.mem_gb))
+
+
+def check_private(root: Path) -> None:
+    """Check that no other user can put a job of theirs in the place of one of ours.
+
+    submitit writes a job as a pickle below this folder, and the node runs what lies there. Raises
+    UserError.
+    """
+    for folder in (root, root / "jobs"):
+        with contextlib.suppress(FileNotFoundError):
+            found = folder.stat()
+            shared = found.st_mode & (0o020 if found.st_gid not in (0, os.getgid()) else 0) or (
+                found.st_mode & 0o002
+            )
+            if shared or found.st_uid not in (0, os.getuid()):
+                raise UserError(
+                    f"executor=slurm runs what lies in {folder}, and other users can write there: "
+                    "chmod go-w, or another store.path"
+                )
 
 
 def _refused(error: Exception) -> Exception:

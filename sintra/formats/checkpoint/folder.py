@@ -15,8 +15,9 @@ from sintra.formats.checkpoint.vocabulary import embedding_rows, refuse_other_si
 
 MODEL_FILE = (
     r"(config|generation_config|quantize_config|special_tokens_map|added_tokens|vocab"
-    r"|preprocessor_config)\.json|tokenizer[\w.]*"
-    r"|merges\.txt|chat_template\.\w+|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
+    r"|preprocessor_config)\.json|tokenizer(?![\w.]*\.(?:py[a-z]?|so|pkl|bin|pth?|ckpt)$)[\w.]*"
+    r"|merges\.txt|chat_template\.(?:jinja|json)"
+    r"|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json"
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 WITH_AUTO_MAP = ("config.json", "tokenizer_config.json", "preprocessor_config.json")

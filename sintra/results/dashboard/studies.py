@@ -63,7 +63,7 @@ class Studies:
     """The studies of one project."""
 
     root: Path
-    _results: dict[Path, tuple[FileMark, ResultJson]] = field(default_factory=dict)
+    _results: dict[Path, tuple[FileMark, ResultJson | None]] = field(default_factory=dict)
     _progress: dict[str, Progress] = field(default_factory=dict)
 
     @property
