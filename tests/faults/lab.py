@@ -30,10 +30,16 @@ OPTIONS = [
     "planner.rounding=nearest",
     "max_rounds=1",
     "goal.max_kld=9",
+    "texts=stories",  # what the model writes itself takes most of the time
     "texts.second=null",
     "probe.search_tokens=256",
     "probe.report_tokens=512",
 ]
+
+
+def python_path() -> str:
+    """Where Python looks for modules: the hook, and where this process was told to look."""
+    return os.pathsep.join([str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass
@@ -123,7 +129,7 @@ class Lab:
             "counter": str(counter),
             "filler": str(self.cache / ".filler"),
         }
-        return env | {"FAULT": json.dumps(whole | fault), "PYTHONPATH": str(HOOK)}
+        return env | {"FAULT": json.dumps(whole | fault), "PYTHONPATH": python_path()}
 
     def run(
         self, *words: str, fault: dict[str, Any] | None = None, **more: str

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .kills import finish
-from .lab import HOOK, Lab, Reference, Tally, told, whole
+from .lab import Lab, Reference, Tally, python_path, told, whole
 
 STEPS, PROCESSES = 40, 4
 FAKETIME = (
@@ -45,7 +45,7 @@ def forty(folder: Path, tally: Tally, rounds: int) -> None:
         fault = {"root": str(cache), "log": str(log), "match": None, "do": None}
         env = {
             **os.environ,
-            "PYTHONPATH": str(HOOK),
+            "PYTHONPATH": python_path(),
             "FAULT": json.dumps(fault),
             "OMP_NUM_THREADS": "1",
         }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe, variant_name
@@ -96,7 +97,8 @@ class Studies:
             mark = (path.stat().st_mtime_ns, path.stat().st_size)
             if self._results.get(path, (None,))[0] != mark:
                 result = json.loads(read_regular(path))
-                self._results[path] = (mark, result if isinstance(result, dict) else None)
+                known = cast(ResultJson, result) if isinstance(result, dict) else None
+                self._results[path] = (mark, known)
         except (OSError, ValueError, RecursionError):
             return None
         return self._results[path][1]
