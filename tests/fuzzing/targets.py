@@ -372,6 +372,7 @@ TARGETS: dict[str, Target] = {
         seeds.answers,
         (*seeds.JSON, b'"end": ', b'"say": ', b'"rates": [', b"\x1b[31m"),
         (),
+        slow=True,
     ),
     "task templates": Target(
         templates,
