@@ -17,6 +17,9 @@ from sintra.formats.chat.render_child import CPU_S, RenderOrder
 START_S = 300.0  # wall time until the child is ready, seconds: transformers is imported
 WALL_S = 60.0  # wall time of a conversation, seconds; the child's own limit is processor time
 PIECE = 1 << 16  # bytes that are read at once
+# The child's environment: what Python and its libraries need, no keys.
+PASSED_ON = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 Message = dict[str, str]  # {"role", "content"}
 
 
@@ -76,7 +79,7 @@ class TemplateRenderer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            env={k: v for k, v in os.environ.items() if k in PASSED_ON} | OFFLINE,
         )
         if _read_reply(self._child, START_S) is None:
             self.close()
