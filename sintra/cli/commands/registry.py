@@ -47,6 +47,16 @@ COMMANDS = (
         opens="study",
     ),
     Command(
+        "check-model",
+        "What a model is: architecture, sizes, tokenizer, template, ends of turns, windows, what "
+        "is left out, and whether its GGUF is the same model",
+        "study",
+        "sintra.cli.commands.model:check",
+        ("workspace",),
+        (FORMAT,),
+        opens="study",
+    ),
+    Command(
         "why",
         "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
         "study",
