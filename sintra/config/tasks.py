@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sintra.config.task_fields import Fields, fill_fields
-from sintra.config.task_format import check_native
+from sintra.config.task_format import check_native, is_answer, short
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
@@ -32,6 +32,7 @@ KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tok
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
 TaskRow = dict[str, Any]  # a row of a task's data: column -> value
 FILE = "task.yaml"
+QUOTES = "'\""
 
 
 def task_name(item: str) -> str:
@@ -154,9 +155,8 @@ def read_task(path: Path) -> TaskFile:
 
 def _check_own(path: Path, task: TaskFile) -> TaskFile:
     if not isinstance(task["kind"], str) or task["kind"] not in NEEDED:
-        raise UserError(
-            f"{path}: no kind is called {task['kind']!r}: {nearest(str(task['kind']), NEEDED)}"
-        )
+        kind = short(task["kind"])
+        raise UserError(f"{path}: no kind is called {kind}: {nearest(kind.strip(QUOTES), NEEDED)}")
     for key in task:
         if key not in KEYS:
             raise UserError(f"{path}: there is no key {key!r}: {nearest(str(key), KEYS)}")
@@ -166,6 +166,8 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
     for key in ("data", "prompt", "tests"):
         if not isinstance(task.get(key, ""), str):
             raise UserError(f"{path}: {key} is no text")
+    if not is_answer(task.get("answer", "")):
+        raise UserError(f"{path}: answer is a text, or a list of texts")
     check_limits(path, task)
     return task
 
@@ -177,7 +179,7 @@ def check_limits(path: Path, task: TaskFile) -> None:
         raise UserError(f"{path}: stop is a text, or a list of texts")
     most = task.get("max_tokens", 1)
     if type(most) is not int or most < 1:
-        raise UserError(f"{path}: max_tokens={most!r}: give a whole number from 1")
+        raise UserError(f"{path}: max_tokens={short(most)}: give a whole number from 1")
 
 
 def _check_native(path: Path, task: TaskFile) -> TaskFile:
