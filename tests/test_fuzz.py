@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 GUARD = Guard()
-FEW = {"overrides to a study": 10, "profiles to a study": 10}
+FEW = {"overrides to a study": 10, "profiles to a study": 10, "tasks YAML": 40}
 QUIET = {
     "deadline": None,
     "database": None,

@@ -7,6 +7,7 @@ refused in one line.
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +117,8 @@ def check_native(path: Path, task: dict[str, Any], splits: set[str]) -> None:
     for key in ("doc_to_text", "doc_to_target"):
         if task.get(key) is None:
             raise UserError(f"{path} needs {key}")
+    if not is_answer(task["doc_to_target"]):
+        raise UserError(f"{path}: doc_to_target is a text, a number, or a list of them")
     check_output(path, task)
     for number, entry in enumerate(task.get("filter_list") or [], 1):
         check_filters(path, f"filter_list, entry {number}", entry)
@@ -182,17 +185,32 @@ def check_filters(path: Path, where: str, entry: Any) -> None:
         if not isinstance(name, str) or name not in FILTERS:
             raise UserError(f"{path}: {where}: {nearest(str(name), FILTERS)}")
         check_keys(path, f"{where}: {name}: ", step, {"function": str, **FILTERS[name]})
+        words = [word for pair in (step.get("mapping_dict") or {}).items() for word in pair]
+        if not all(isinstance(word, str) for word in words):
+            raise UserError(f"{path}: {where}: mapping_dict maps texts to texts")
+
+
+def is_answer(value: Any) -> bool:
+    """Return whether a value can be an answer: a text, a number, or a list of them."""
+    return all(
+        type(v) in (str, int, float) for v in (value if isinstance(value, list) else [value])
+    )
+
+
+def short(value: Any) -> str:
+    """Return a value of a file in a few words, however large it is (YAML's aliases multiply)."""
+    return reprlib.repr(value)
 
 
 def check_keys(path: Path, where: str, values: dict[str, Any], known: dict[str, Any]) -> None:
     """Raise UserError for a key that is not known, or a value of another kind."""
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{path}: {where}no key {str(key)[:80]!r}: {nearest(str(key), known)}")
+            raise UserError(f"{path}: {where}no key {short(key)}: {nearest(str(key), known)}")
         kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
         if value is not None and type(value) not in kinds:
             wanted = " or ".join(WORDS[kind] for kind in kinds)
-            raise UserError(f"{path}: {where}{key} is {wanted}, not {str(value)[:80]!r}")
+            raise UserError(f"{path}: {where}{key} is {wanted}, not {short(value)}")
 
 
 WORDS = {

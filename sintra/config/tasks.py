@@ -20,7 +20,7 @@ from sintra.config.jsonl import read_objects
 from sintra.config.quoting import is_file, user_path
 from sintra.config.slugs import check_name
 from sintra.config.task_fields import Fields, fill_fields
-from sintra.config.task_format import check_native
+from sintra.config.task_format import check_native, is_answer, short
 from sintra.config.task_rows import TaskRow as TaskRow
 from sintra.config.task_rows import check_choices, check_columns, check_kinds
 from sintra.core.artifact import Artifact, File, Source
@@ -36,6 +36,7 @@ TEMPLATES = ("prompt", "choices", "answer", "tests")
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
 FILE = "task.yaml"
+QUOTES = "'\""
 
 
 def task_name(item: str) -> str:
@@ -159,9 +160,8 @@ def read_task(path: Path) -> TaskFile:
 
 def _check_own(path: Path, task: TaskFile) -> TaskFile:
     if not isinstance(task["kind"], str) or task["kind"] not in NEEDED:
-        raise UserError(
-            f"{path}: no kind is called {task['kind']!r}: {nearest(str(task['kind']), NEEDED)}"
-        )
+        kind = short(task["kind"])
+        raise UserError(f"{path}: no kind is called {kind}: {nearest(kind.strip(QUOTES), NEEDED)}")
     for key in task:
         if key not in KEYS:
             raise UserError(f"{path}: there is no key {key!r}: {nearest(str(key), KEYS)}")
@@ -169,16 +169,22 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
         if not task.get(key):
             raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
     for key in ("data", *TEMPLATES):
-        constant = key == "answer" and task["kind"] == "choice" and type(task.get(key)) is int
-        if not constant:  # the number of the right choice, the same in every row
+        if key != "answer":
             _check_text(path, task, key)
+        elif not is_answer(task.get(key, "")) and not _is_constant(task):
+            raise UserError(f"{path}: answer is a text, or a list of texts")
     stop = task.get("stop", "")
     if not all(isinstance(s, str) for s in (stop if isinstance(stop, list) else [stop])):
-        raise UserError(f"{path}: stop is {stop!r}, not a text or a list of texts: quote it")
+        raise UserError(f"{path}: stop is {short(stop)}, not a text or a list of texts: quote it")
     most = task.get("max_tokens", 1)
     if type(most) is not int or most < 1:
-        raise UserError(f"{path}: max_tokens is {most!r}, not a whole number from 1 on")
+        raise UserError(f"{path}: max_tokens is {short(most)}, not a whole number from 1 on")
     return task
+
+
+def _is_constant(task: TaskFile) -> bool:
+    """Return whether the answer is the number of the right choice, the same in every row."""
+    return task["kind"] == "choice" and type(task.get("answer")) is int
 
 
 def _check_text(path: Path, task: TaskFile, key: str) -> None:
@@ -188,7 +194,7 @@ def _check_text(path: Path, task: TaskFile, key: str) -> None:
     if not all(isinstance(text, str) for text in listed):
         plain = isinstance(value, bool | int | float)
         hint = f": in quotes it is one ({key}: '...')" if plain else ""
-        raise UserError(f"{path}: {key} is {str(value)[:60]}, which is no text{hint}")
+        raise UserError(f"{path}: {key} is {short(value)}, which is no text{hint}")
 
 
 def _check_native(path: Path, task: TaskFile) -> TaskFile:

@@ -1,5 +1,6 @@
 """What a task file may say, and that nothing of it is carried out outside of the sandbox."""
 
+import itertools
 import json
 
 import pytest
@@ -23,6 +24,14 @@ ESCAPES = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ lipsum.__globals__['os'].popen(COMMAND).read() }}",
     "{{ '{0.__class__}'.format(ask) }}",
+)
+
+
+# nine layers of lists that hold each other nine times: half a billion texts when written out
+BOMB = (
+    "[&a [x,x,x,x,x,x,x,x,x]"
+    + "".join(f", &{to} [{','.join([f'*{of}'] * 9)}]" for of, to in itertools.pairwise("abcdefghi"))
+    + "]"
 )
 
 
@@ -142,6 +151,9 @@ def test_a_pattern_is_lm_evals_filter_with_a_limit(monkeypatch):
         ("doc_to_text: '{% if'", "not a Jinja template"),
         ("doc_to_text: '{{asked}}'", "row 1 has no 'asked': did you mean 'ask'?"),
         ("fewshot_config: {sampler: evil}", "no key 'fewshot_config'"),
+        (f"num_fewshot: {BOMB}", "num_fewshot is a whole number"),
+        (f"doc_to_target: {BOMB}", "doc_to_target is a text"),
+        (f"kind: {BOMB}", "no kind is called"),
         ('"\\e[2J": 1', "no key"),
     ],
 )

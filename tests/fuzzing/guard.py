@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sintra.config import templates
+
 LIMIT_S = 5.0
 CHANGES = {
     "os.rename",
@@ -28,6 +30,11 @@ CHANGES = {
 }
 STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def own_child(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether this is the start of the child in which templates are rendered."""
+    return event == "subprocess.Popen" and templates.START in (args[1] or ())
 
 
 class Hang(BaseException):
@@ -63,7 +70,7 @@ class Guard:
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
-        if event in STARTS:
+        if event in STARTS and not own_child(event, args):
             self.strayed.append(f"{event} {args[0]!r}")
         path = None
         if event == "open":
@@ -79,7 +86,7 @@ class Guard:
                 path = None  # relative to a folder that shutil.rmtree has open
         if isinstance(path, str | bytes | os.PathLike):
             absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (resolve follows links)
-            if not absolute.startswith(self.folder):
+            if not absolute.startswith(self.folder) and absolute != os.devnull:
                 self.strayed.append(f"{event} {os.fsdecode(path)}")
 
     @contextlib.contextmanager

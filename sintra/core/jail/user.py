@@ -20,11 +20,11 @@ def become_nobody(libc: ctypes.CDLL) -> None:
     that user could not read Python.
     """
     if 0 in (*os.getresuid(), *os.getresgid()):
-        user, group = _nobody()
         libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
-        os.setgroups([])
-        os.setresgid(group, group, group)
-        os.setresuid(user, user, user)
+        try:
+            change_user(*_nobody())
+        except OSError as error:
+            raise OSError(f"root cannot become the user nobody: {error.strerror}") from None
     kept_back = set_capabilities(libc, 0, permitted=CAP_DAC_READ_SEARCH)
     if not _reads_python() and kept_back:
         set_capabilities(libc, CAP_DAC_READ_SEARCH, permitted=CAP_DAC_READ_SEARCH)
@@ -32,6 +32,13 @@ def become_nobody(libc: ctypes.CDLL) -> None:
         raise OSError(ctypes.get_errno(), "capset")
     if not _reads_python():
         raise OSError(f"user {os.getuid()} cannot read Python's library, {os.__file__}")
+
+
+def change_user(user: int, group: int) -> None:
+    """Become a user, in one group and no other. Raises OSError."""
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
 
 
 def _nobody() -> tuple[int, int]:
