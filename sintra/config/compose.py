@@ -112,6 +112,7 @@ def checked(root: Path, raw: list[str]) -> list[str]:
     UserError.
     """
     seen: set[str] = set()
+    typed = {override.partition("=")[0] for override in raw}
     result = []
     texts = text_keys()
     for override in raw:
@@ -126,7 +127,8 @@ def checked(root: Path, raw: list[str]) -> list[str]:
             raise UserError(f"{key!r} is given twice")
         seen.add(key)
         if key in GROUPS:
-            result += _group(root, key, value, raw)
+            expanded = _group(root, key, value, raw)
+            result += [o for o in expanded if o == expanded[0] or o.partition("=")[0] not in typed]
         elif key in texts:
             result.append(f"{key}={_text(root, key, value, texts[key])}")
         elif is_timeout(key):

@@ -159,7 +159,7 @@ RANGES: dict[str, Range] = {
     "probe.task_context": Range(8, TOKENS, "tokens"),
     "device.port": Range(1, 65535),
     "device.threads": Range(1, 4096),
-    "device.gpu_layers": Range(0, 100_000),
+    "device.gpu_layers": Range(-1, 100_000),
     "device.timeout_s": SECONDS,
     "texts.temperature": above(0, 100),
     "texts.chat": SHARE,

@@ -181,11 +181,16 @@ def test_a_name_that_becomes_a_path_is_a_slug(name):
 
 
 def test_a_model_of_a_bad_name_is_refused_before_anything_is_built():
-    for name in ("org/name", "../../x"):
-        with pytest.raises(UserError, match=f"model.name={name} isn't a name"):
-            compose.compose(ROOT, [f"model.name={name}"])
+    with pytest.raises(UserError, match=r"model.name=\.\./\.\./x isn't a name"):
+        compose.compose(ROOT, ["model.name=../../x"])
     model = compose.compose(ROOT, ["model.name=1.10", "planner.model=null"])
     assert (model.model.name, model.planner.model) == ("1.10", "null")
+
+
+def test_a_name_that_is_typed_wins_over_the_folders(tmp_path):
+    for raw in (["model.name=mine", f"model={tmp_path}"], [f"model={tmp_path}", "model.name=mine"]):
+        names = [o for o in compose.checked(ROOT, raw) if o.startswith("model.name=")]
+        assert names == ["model.name='mine'"]
 
 
 def test_a_text_is_a_printable_line():
