@@ -171,7 +171,7 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
     for key in ("data", *TEMPLATES):
         if key != "answer":
             _check_text(path, task, key)
-        elif not is_answer(task.get(key, "")) and not _is_constant(task):
+        elif not is_answer(task.get(key, "")):
             raise UserError(f"{path}: answer is a text, or a list of texts")
     stop = task.get("stop", "")
     if not all(isinstance(s, str) for s in (stop if isinstance(stop, list) else [stop])):
@@ -180,11 +180,6 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
     if type(most) is not int or most < 1:
         raise UserError(f"{path}: max_tokens is {short(most)}, not a whole number from 1 on")
     return task
-
-
-def _is_constant(task: TaskFile) -> bool:
-    """Return whether the answer is the number of the right choice, the same in every row."""
-    return task["kind"] == "choice" and type(task.get("answer")) is int
 
 
 def _check_text(path: Path, task: TaskFile, key: str) -> None:
