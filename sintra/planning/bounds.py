@@ -14,6 +14,7 @@ from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
+from sintra.formats.checkpoint.config_values import whole
 from sintra.formats.checkpoint.folder import weight_files
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import SENSES, is_tied
@@ -121,24 +122,24 @@ def at_bits(shape: Shape, inside: int, outside: int, bits: float, dropped: int) 
 
 def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     """Return the shape of the model in a folder, as `quantized_shape` does."""
-    whole = read_object(folder / "config.json")
-    config = whole.get("text_config") or whole
+    everything = read_object(folder / "config.json")
+    config = everything.get("text_config") or everything
     inside, outside = count_weights(folder)
     layers, width, heads = (
-        config.get(k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+        whole(config, k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
     window, windowed = sliding_layers(config, layers)
     shape = Shape(
         weight_bytes=0,
         embedding_bytes=0,
-        tied=is_tied(whole),
+        tied=is_tied(everything),
         parameters=0,
         layers=layers,
         width=width,
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or width // heads,
-        vocabulary=config.get("vocab_size", 0),
+        kv_heads=whole(config, "num_key_value_heads", heads),
+        head_dim=whole(config, "head_dim", width // heads),
+        vocabulary=whole(config, "vocab_size"),
         window=window,
         windowed=windowed,
     )

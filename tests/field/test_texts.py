@@ -33,7 +33,7 @@ UNSOUND = {
     "latin1": (("caf\xe9 " * 200 + TEXT).encode("latin-1", "replace"), "isn't UTF-8: convert"),
     "surrogate": (b"\xed\xa0\x80 " + TEXT.encode(), "isn't UTF-8"),
     "cut": (TEXT.encode() + b"\xe2\x82", "isn't UTF-8"),
-    "gz": (gzip.compress(TEXT.encode()), "gzip"),
+    "gz": (gzip.compress(TEXT.encode(), mtime=0), "gzip"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sintra.core.errors import UserError
 from sintra.formats.checkpoint import model_kind
+from sintra.formats.checkpoint.config_values import check_values
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.safetensors import TensorEntry, read_safetensors_header
 from sintra.formats.checkpoint.vocabulary import embedding_rows, refuse_other_size
@@ -94,6 +95,7 @@ def check_folder(folder: Path, code: bool = False, quantized: bool = False) -> M
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json")
     config = read_object(folder / "config.json")
+    check_values(folder / "config.json", config)
     if code:
         _refuse_foreign_code(folder)
     tensors: dict[str, TensorEntry] = {}

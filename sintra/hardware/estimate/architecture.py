@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
+from sintra.formats.checkpoint.config_values import check_values, whole
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import is_tied
 from sintra.formats.gguf.sizes import block_size, written_type
@@ -33,6 +34,13 @@ MODEL_TYPES = (
     "smollm3",
     "granite",
     "olmo2",
+)
+NEEDED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "intermediate_size",
 )
 BIASED = ("qwen2", "qwen2_moe")  # q, k and v have biases
 BASE_TYPES = {  # of presets that mix types
@@ -119,6 +127,7 @@ def read_architecture(path: Path) -> Architecture:
         config = read_object(path)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
+    check_values(path, config)
     return architecture_of(config.get("text_config") or config)
 
 
@@ -127,10 +136,10 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
     Raises UserError for an unknown architecture, and where a size is missing.
     """
-    model_type = config.get("model_type", "")
+    model_type = config.get("model_type") or ""
     if model_type not in MODEL_TYPES:
         raise UserError(
-            f"no estimate from a config of model_type {model_type!r}: "
+            f"no estimate from a config of model_type {model_type[:80]!r}: "
             f"{nearest(model_type, MODEL_TYPES)}; a GGUF of it can be estimated"
         )
     sizes = _sizes(config)
@@ -149,22 +158,18 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
 def _sizes(config: ModelConfig) -> ModelSizes:
     """Read the sizes of a config. Raises UserError where one is missing."""
-    try:
-        width, layers, heads = (
-            int(config[k]) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")
-        )
-        vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
-    except KeyError as error:
-        raise UserError(f"config.json lacks {error.args[0]!r}") from None
-    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
+    if missing := [key for key in NEEDED if config.get(key) is None]:
+        raise UserError(f"config.json lacks {missing[0]!r}")
+    width, layers, heads, vocabulary, inner = (whole(config, key) for key in NEEDED)
+    experts = whole(config, "num_local_experts") or whole(config, "num_experts")
     return ModelSizes(
         layers=layers,
         width=width,
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or width // heads),
+        kv_heads=whole(config, "num_key_value_heads", heads),
+        head_dim=whole(config, "head_dim", max(1, width // heads)),
         vocabulary=vocabulary,
-        inner=int(config.get("moe_intermediate_size") or inner) if experts else inner,
+        inner=whole(config, "moe_intermediate_size", inner) if experts else inner,
         experts=experts,
     )
 
@@ -173,7 +178,7 @@ def _active_share(
     config: ModelConfig, sizes: ModelSizes, tensors: tuple[ConfigTensor, ...], tied: bool
 ) -> float:
     """Return the share of the weights that a token uses: all but those of idle experts."""
-    used = int(config.get("num_experts_per_tok") or 0)
+    used = min(sizes.experts, whole(config, "num_experts_per_tok"))
     idle = (
         sum(t.count for t in tensors if "_exps" in t.kind) * (1 - used / sizes.experts)
         if sizes.experts
@@ -222,7 +227,7 @@ def _feed_forward(config: ModelConfig, block: int, sizes: ModelSizes) -> Iterato
     else:
         for kind, columns, rows in _gated(width, inner):
             yield ConfigTensor(kind, columns, columns * rows, block)
-    shared = int(config.get("shared_expert_intermediate_size") or 0) if experts else 0
+    shared = whole(config, "shared_expert_intermediate_size") if experts else 0
     if shared:
         for kind, columns, rows in _gated(width, shared):
             yield ConfigTensor(f"{kind}_shexp", columns, columns * rows, block)
@@ -248,16 +253,16 @@ def _vectors(config: ModelConfig, block: int, sizes: ModelSizes) -> list[ConfigT
 
 def sliding_layers(config: ModelConfig, layers: int) -> tuple[int, int]:
     """Return the sliding window in tokens, and how many layers have it."""
-    window = int(config.get("sliding_window") or 0)
+    window = whole(config, "sliding_window")
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
-    if "layer_types" in config:
-        return window, sum(t == "sliding_attention" for t in config["layer_types"])
+    if types := config.get("layer_types"):
+        return window, min(layers, types.count("sliding_attention"))
     model_type = config.get("model_type")
     if model_type == "gemma2":
         return window, layers - layers // 2
     if model_type == "gemma3_text":
-        return window, layers - layers // int(config.get("sliding_window_pattern") or 6)
+        return window, layers - layers // whole(config, "sliding_window_pattern", 6)
     return 0, 0  # llama.cpp keeps the whole context for the others
 
 
