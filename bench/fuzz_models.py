@@ -3,9 +3,9 @@
     python bench/fuzz_models.py [--inputs 20000] [--seed 0]
 
 Inputs are a sound config.json with up to six odd values, keys of other architectures and parts; a
-third of them with bytes changed (tests/fuzzing/mutate.py). Each goes through the pin, `check-model`,
-the expected sizes and `estimate`. Last line: `inputs=... taken=... refused=... tracebacks=0 hangs=0
-outside=0`; exit code 1 where one of the last three isn't 0.
+third of them has bytes changed (tests/fuzzing/mutate.py). Each goes through the pin, the facts of
+`check-model`, the expected sizes and `estimate`. Last line: `inputs=... taken=... refused=...
+tracebacks=0 hangs=0 outside=0`; exit code 1 where one of the last three isn't 0.
 """
 
 from __future__ import annotations
