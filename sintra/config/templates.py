@@ -19,7 +19,7 @@ from sintra.core.process import kill_group
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder with the package sintra
 START = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    f"import sys; sys.path.append({str(ROOT)!r}); "
     "from sintra.config.template_child import main; main(*sys.argv[1:])"
 )
 SECONDS = 2  # CPU seconds, and one more for each ROWS_PER_SECOND rows

@@ -27,7 +27,7 @@ from sintra.core.process import kill_group
 
 ROOT = Path(__file__).resolve().parents[3]  # the folder with the package sintra
 START = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    f"import sys; sys.path.append({str(ROOT)!r}); "
     "from sintra.probes.evaluation.program.child import main; "
     f"sys.path.remove({str(ROOT)!r}); main(*sys.argv[1:])"
 )
