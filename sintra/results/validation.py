@@ -21,7 +21,6 @@ from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
 from sintra.core.text import printable_line
-from sintra.core.text import printable_line
 from sintra.formats.runtime.call import PACKAGE_ROOT
 from sintra.formats.runtime.environments import locked_python
 from sintra.results.load_check import LoadOrder

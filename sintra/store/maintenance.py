@@ -16,7 +16,6 @@ from sintra.core.artifact import File
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
 from sintra.core.text import printable_line
-from sintra.core.text import printable_line
 from sintra.store.entries import stays_inside
 from sintra.store.files import (
     change_mark,

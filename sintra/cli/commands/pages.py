@@ -14,7 +14,6 @@ from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
 from sintra.core.stage import Params
 from sintra.core.text import printable_text
-from sintra.core.text import printable_text
 from sintra.results.finished import FinishedStudy, open_finished
 from sintra.results.pages import ab_page, surgery
 from sintra.results.pages.report import write_report as write_report_page

@@ -20,7 +20,6 @@ from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError, disk_error
 from sintra.core.stage import Stage
 from sintra.core.text import printable_line
-from sintra.core.text import printable_line
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
 from sintra.store.remote.address import Address, parse_address, read_hmac_key
