@@ -37,6 +37,7 @@ class S3:
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
+        self.more: dict[str, str] = {}  # further variables of clients
 
     def __call__(self, environ, start_response):
         """The WSGI application."""
@@ -67,6 +68,7 @@ class S3:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
             "NO_PROXY": "127.0.0.1",
+            **self.more,
         }
 
     def bucket(self, name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 LONGEST_LINE = 4000  # characters
-KEPT = "\n\t"  # control characters that texts of several lines may have
+JOINERS = "\u200c\u200d"  # of scripts and of emoji: unseen, and no terminal obeys them
+KEPT = "\n\t" + JOINERS  # what texts of several lines may have
 REPLACEMENT = "?"
 
 
@@ -15,7 +16,7 @@ def printable_line(text: str, longest: int = LONGEST_LINE) -> str:
     """
     if len(text) > longest:
         text = text[: longest - 3] + "..."
-    return text if text.isprintable() else _replaced(text.translate(BLANKS), "")
+    return text if text.isprintable() else _replaced(text.translate(BLANKS), JOINERS)
 
 
 def printable_text(text: str) -> str:

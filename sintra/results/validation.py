@@ -20,6 +20,7 @@ from sintra.core.errors import Transient, UserError, nearest
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context, cores
+from sintra.core.text import printable_line
 from sintra.formats.runtime.call import PACKAGE_ROOT
 from sintra.formats.runtime.environments import locked_python
 from sintra.results.load_check import LoadOrder
@@ -67,7 +68,7 @@ def print_findings(root: Path, store: Store, studies: list[str]) -> bool:
         good = good and valid
         print(f"{folder.name}: {'sound' if valid else 'not sound'}")
         for finding in findings:
-            print(f"  {finding.what:<8} {finding.words}")
+            print(f"  {finding.what:<8} {printable_line(finding.words)}")
     return good
 
 
@@ -110,7 +111,7 @@ def file_mark(path: Path) -> list[int]:
 
 def problem(findings: list[Finding]) -> str:
     """Return what is wrong, in a line; "" where nothing is."""
-    return "; ".join(f"{f.what}: {f.words}" for f in findings if not f.good)
+    return printable_line("; ".join(f"{f.what}: {f.words}" for f in findings if not f.good))
 
 
 def validate(folder: Path, store: Store) -> list[Finding]:

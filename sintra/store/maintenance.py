@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sintra.core.artifact import File
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
+from sintra.core.text import printable_line
 from sintra.store.entries import stays_inside
 from sintra.store.files import (
     change_mark,
@@ -318,7 +319,7 @@ def verify_cache(root: Path, store: Store, full: bool) -> bool:
 def _print_verification(lines: list[str], steps: list[str], full: bool) -> None:
     """Print a line for each damaged thing, which steps are built again, and the sum."""
     for line in lines:
-        print(line)
+        print(printable_line(line))
     if steps:
         print(
             f"to be built again: {', '.join(steps)}; what follows from them only where their "

@@ -22,7 +22,7 @@ from sintra.study.rounds import STUDY
 
 LEVELS = ("build", "screen", "search", "report")
 ROUNDINGS = ("nearest", "compensated")
-LONGEST_REASON = 2000  # characters of a proposal's reason, and of why a study ends
+LONGEST_REASON = 4000  # characters of a proposal's reason, and of why a study ends
 LONGEST_PATTERN = 8000  # characters: a name and the numbers of all blocks
 MOST_PROPOSALS = 1000  # of a round
 MOST_PATTERNS = 10_000  # of a recipe

@@ -296,7 +296,7 @@ def planted_rounds(tally: Tally, count: int, seed: int = 0) -> None:
             taken += 1
             for proposal in planned.proposals:
                 name = variant_name(proposal.recipe)
-                if not proposal.why.isprintable() or len(proposal.why) > 2000 or "/" in name:
+                if not proposal.why.isprintable() or len(proposal.why) > 4000 or "/" in name:
                     tally.wrong("a round", [f"{name}: {proposal.why[:80]!r}"])
     tally.note = f"{taken} were still sound"
 

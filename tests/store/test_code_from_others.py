@@ -135,3 +135,20 @@ def test_what_a_stage_makes_that_is_run_is_declared():
     bare = SimpleNamespace(secret=None)
     assert not SharedStore.shares(bare, toolchain_step().plugin)
     assert SharedStore.shares(bare, Step("convert", "x", {}).plugin)
+
+
+def test_pull_makes_what_is_run_here(tmp_path):
+    """Without a key `doit pull` doesn't end at the converter or an environment."""
+    from sintra.cli.commands.share import make_here
+    from sintra.config.policy import RunPolicy
+    from sintra.core.artifact import Failure
+    from sintra.formats.runtime.environments import environment_params
+
+    params = dict(environment_params("gptq", "here"))
+    if params["here"]["gptqmodel"] != "none":
+        pytest.skip("gptqmodel is installed here")
+    step = Step("environment", "gptq", params)
+    workspace = SimpleNamespace(store=Store(tmp_path), policy=RunPolicy())
+    made = make_here(workspace, step)
+    assert isinstance(made, Failure)
+    assert made.kind == "not_installed"

@@ -77,7 +77,7 @@ def test_what_our_planners_write_passes():
         (("round",), 2),
         (("round",), True),
         (("stop",), "\x1b]0;title\x07"),
-        (("stop",), "x" * 2001),
+        (("stop",), "x" * 4001),
         (("again",), True),
         (("learned",), LESSON),
         (("more",), 1),

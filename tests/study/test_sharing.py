@@ -24,7 +24,7 @@ def s3():
     from s3_server import S3
 
     server = S3()
-    server.env["SINTRA_STORE_KEY"] = "a key of all machines"  # else the converter is made by each
+    server.more["SINTRA_STORE_KEY"] = "a key of all machines"  # else the converter is made by each
     yield server
     server.stop()
 

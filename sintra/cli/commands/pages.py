@@ -15,6 +15,7 @@ from sintra.core.artifact import Source
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name
 from sintra.core.stage import Params
+from sintra.core.text import printable_text
 from sintra.results.finished import FinishedStudy, open_finished
 from sintra.results.pages import ab_page, surgery
 from sintra.results.pages.report import write_report as write_report_page
@@ -76,7 +77,8 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
     answers = study.store.read_json(study.build_artifact(ab_step(study, options), say), "ab.json")
     name = options.file.name if options.file else variant_name(study.recipe)
     model = study.workspace.study.model
-    print(ab_page.format_comparison(answers, shutil.get_terminal_size((100, 24)).columns))
+    columns = shutil.get_terminal_size((100, 24)).columns
+    print(printable_text(ab_page.format_comparison(answers, columns)))  # models wrote it
     write_atomic(
         study.folder / "ab.html",
         ab_page.render_comparison(answers, model, f"{model} in 16 bits", name),
@@ -167,7 +169,7 @@ def draw_tensors(root: Path, overrides: list[str]) -> None:
     study = open_finished(root, options.get("study", "latest"))
     tensors = read_tensor_map(study, say)
     write_atomic(study.folder / "surgery.html", surgery.render_tensor_map(tensors))
-    print(surgery.format_tensor_map(tensors))
+    print(printable_text(surgery.format_tensor_map(tensors)))
     print(f"page: outputs/{study.folder.name}/surgery.html")
 
 

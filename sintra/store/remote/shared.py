@@ -19,6 +19,7 @@ from typing import Literal, cast
 from sintra.core.artifact import Artifact, File
 from sintra.core.errors import UserError, disk_error
 from sintra.core.stage import Stage
+from sintra.core.text import printable_line
 from sintra.store.entries import Entry, StepRecord
 from sintra.store.files import unique_name
 from sintra.store.remote.address import Address, parse_address, read_hmac_key
@@ -45,7 +46,7 @@ PROGRESS_S = 10.0  # seconds between two lines about a large file
 
 def print_to_stderr(text: str) -> None:
     """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable_line(text), file=sys.stderr, flush=True)
 
 
 def is_shareable(entry: Entry, secret: bytes | None) -> bool:
