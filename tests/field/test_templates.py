@@ -118,6 +118,7 @@ def chat_of(template, bos, adds_bos):
         (CHATML, "<s>"),
         ("{{ bos_token }}" + CHATML, "<s>"),
         (CHATML, "<|im_start|>"),  # SmolLM2: begin of text is the turns' start
+        ("{{ bos_token }}" + CHATML, "<|im_start|>"),
         (BARS.replace("{{ '<|'", "{{ bos_token + '<|'"), "<s>"),  # before every turn
     ],
 )
