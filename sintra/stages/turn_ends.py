@@ -75,8 +75,9 @@ def folder_ends(model: LlamaModel, folder: Path) -> list[int]:
     ids: list[int] = []
     for name in ID_FILES:
         for number in _numbers(_read(folder / name)):
-            in_vocabulary = 0 <= number < model.vocabulary
-            if in_vocabulary and (name != "config.json" or model.is_special(number)):
+            if not 0 <= number < model.vocabulary:
+                continue
+            if name != "config.json" or (model.is_special(number) and number != model.bos):
                 ids.append(number)
     for name in TOKEN_FILES:
         entry = _read(folder / name).get("eos_token")

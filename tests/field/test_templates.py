@@ -118,6 +118,7 @@ def chat_of(template, bos, adds_bos):
         (CHATML, "<s>"),
         ("{{ bos_token }}" + CHATML, "<s>"),
         (CHATML, "<|im_start|>"),  # SmolLM2: begin of text is the turns' start
+        ("{{ bos_token }}" + CHATML, "<|im_start|>"),
         (BARS.replace("{{ '<|'", "{{ bos_token + '<|'"), "<s>"),  # before every turn
     ],
 )
@@ -262,6 +263,8 @@ def test_metadata_are_replaced_and_the_rest_is_the_same(lab, tmp_path):
     model.close()
 
 
-def test_a_files_own_words_reach_no_terminal_unescaped(completed):
-    gguf = completed(**{"chat_template.\u202eevil": BARS})
-    assert read_chat_format(gguf).reason.isprintable()
+def test_a_files_own_words_reach_no_terminal_unescaped(lab, tmp_path):
+    put = {"sintra.chat_template_left_out": "\x1b[2Jgone"}
+    gguf = tmp_path / "model.gguf"
+    copy_with_keys(lab.gguf / "model.gguf", gguf, put, ["tokenizer.chat_template"])
+    assert read_chat_format(gguf).reason == "?[2Jgone"

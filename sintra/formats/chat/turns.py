@@ -195,7 +195,8 @@ def _without_bos(split: Split, bos: str) -> tuple[Split, str]:
     """
     assert split.turns is not None
     preamble = split.preamble.removeprefix(bos)
-    if bos and split.turns["user"][0].startswith(bos):
+    only_bos = bool(split.preamble) and not preamble  # before the turns: then these are whole
+    if bos and split.turns["user"][0].startswith(bos) and not only_bos:
         return split._replace(preamble=preamble), bos
     before, after = split.turns["system"]
     turns = split.turns | {"system": (before.removeprefix(bos), after)}
