@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.config import ranges
 from sintra.config.options import HardwareConf
-from sintra.config.slugs import LONGEST_TITLE, check_line, check_name, slug
+from sintra.config.slugs import LONGEST_TITLE, slug
 from sintra.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -214,12 +214,3 @@ def device_text_faults(device: HardwareConf) -> Iterator[tuple[str, str]]:
     for key in device.thermal:
         if key not in ranges.THERMAL:
             yield f"hardware.thermal.{key}", f"isn't known: {nearest(key, ranges.THERMAL)}"
-
-
-def check_device_names(where: str, device: HardwareConf) -> None:
-    """Raise UserError for a device's name that isn't a name, or a title that isn't a title.
-
-    where: what stands before the key in a message.
-    """
-    check_name(f"{where}name: {printable(device.name)!r}", device.name)
-    check_line(f"{where}title", device.title, LONGEST_TITLE)
