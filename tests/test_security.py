@@ -519,3 +519,13 @@ def test_options_do_not_read_the_environment(project):
     )
     assert done.returncode == 2
     assert "the environment isn't read by options" in done.stderr
+
+
+def test_the_tests_that_the_page_names_exist():
+    """docs/security.md says of each danger which test shows that it is stopped."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 30
+    for path, name in named:
+        text = (ROOT / path).read_text()
+        assert not name or f"def {name}(" in text, (path, name)
