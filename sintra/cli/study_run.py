@@ -16,7 +16,7 @@ from sintra.build.step import Step
 from sintra.cli.steps import build_step
 from sintra.cli.study_summary import print_result, remaining_work, round_summary, study_intro
 from sintra.config import study
-from sintra.config.tasks import check_tasks, runs_code
+from sintra.config.tasks.files import check_tasks, runs_code
 from sintra.core.errors import Transient
 from sintra.core.types import Candidate
 from sintra.hardware.boards import identity

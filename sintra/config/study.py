@@ -16,7 +16,7 @@ from sintra.config.options import (
 )
 from sintra.config.policy import measured_on
 from sintra.config.slugs import slug
-from sintra.config.tasks import task_name
+from sintra.config.tasks.files import task_name
 from sintra.config.texts import Texts, texts_of
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256

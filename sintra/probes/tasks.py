@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sintra.config import tasks as task_files
-from sintra.config.tasks import FILE
-from sintra.config.templates import printable
+from sintra.config.tasks import files as task_files
+from sintra.config.tasks.files import FILE
+from sintra.config.tasks.templates import printable
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
 from sintra.formats.gguf.chat_template import ChatTemplate, read_chat_template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sintra.config.tasks import task_files
+from sintra.config.tasks.files import task_files
 from sintra.core.artifact import GGUF_FILE, PERMISSION_NAME, Artifact, File
 from sintra.core.errors import Transient
 from sintra.core.stage import Context, Params, Stage

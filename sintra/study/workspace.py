@@ -13,7 +13,7 @@ from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.quoting import unquoted, user_path
 from sintra.config.study import Study, study_id, study_of
-from sintra.config.tasks import pinned_tasks
+from sintra.config.tasks.files import pinned_tasks
 from sintra.config.texts import OWN, WIKITEXT
 from sintra.core.artifact import Source
 from sintra.core.canonical import canonical, sha256

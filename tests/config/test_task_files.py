@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from sintra.config import tasks, templates
-from sintra.config.templates import Template, TemplateError, find_all, render_rows
+from sintra.config.tasks import files as tasks
+from sintra.config.tasks import templates
+from sintra.config.tasks.templates import Template, TemplateError, find_all, render_rows
 from sintra.core.errors import UserError
 
 ROWS = [

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from sintra.cli.commands.pages import read_prompts
-from sintra.config import tasks
+from sintra.config.tasks import files as tasks
 from sintra.core.errors import UserError
 
 ROWS = [{"q": "one", "a": "1"}, {"q": "two", "a": "2"}]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sintra.config import templates
+from sintra.config.tasks import templates
 
 LIMIT_S = 5.0
 CHANGES = {

@@ -185,7 +185,7 @@ def composed_profiles(data: bytes, folder: Path) -> None:
 
 def tasks(data: bytes, folder: Path) -> None:
     """A task's YAML and, by the same bytes, its data."""
-    from sintra.config.tasks import check_data, read_task, task_files
+    from sintra.config.tasks.files import check_data, read_task, task_files
 
     path = _file(data, folder, "mine.yaml")
     _file(data, folder, "rows.jsonl")
@@ -299,7 +299,7 @@ def answers(data: bytes, folder: Path) -> None:
 
 def templates(data: bytes, folder: Path) -> None:
     """A task's template and, in the lines below it, its rows."""
-    from sintra.config.tasks import check_data
+    from sintra.config.tasks.files import check_data
 
     template, _, rows = data.partition(b"\n")
     task = {"kind": "answer", "data": "rows.jsonl", "answer": "n"}

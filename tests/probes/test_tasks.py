@@ -12,8 +12,9 @@ import pytest
 from conftest import ROOT
 
 from sintra.build.run import run_step
-from sintra.config import compose, tasks
+from sintra.config import compose
 from sintra.config.study import study_of
+from sintra.config.tasks import files as tasks
 from sintra.core.errors import UserError
 from sintra.probes.evaluation import build, compare
 from sintra.probes.tasks import load_published

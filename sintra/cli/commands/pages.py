@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sintra.build.run_state import say
 from sintra.build.step import Step
-from sintra.config.jsonl import read_lines, read_objects
 from sintra.config.quoting import user_path
 from sintra.config.ranges import count_of
+from sintra.config.tasks.jsonl import read_lines, read_objects
 from sintra.core.artifact import Source
 from sintra.core.errors import UserError, nearest
 from sintra.core.recipe import variant_name

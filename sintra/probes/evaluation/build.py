@@ -1,7 +1,7 @@
 """Build an lm-eval task from a task's folder.
 
 lm-eval gets no template, no pattern and no name of a file: questions, answers and choices are
-filled in before (sintra.config.task_fields), and its rows hold nothing but their numbers.
+filled in before (sintra.config.tasks.fields), and its rows hold nothing but their numbers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sintra.config.task_fields import Fields
-from sintra.config.task_format import IGNORED
-from sintra.config.tasks import FILE, TaskFile, read_fields, read_task
-from sintra.config.templates import TemplateError, find_all, printable
+from sintra.config.tasks.fields import Fields
+from sintra.config.tasks.files import FILE, TaskFile, read_fields, read_task
+from sintra.config.tasks.format import IGNORED
+from sintra.config.tasks.templates import TemplateError, find_all, printable
 from sintra.core.errors import UserError
 from sintra.probes.evaluation.code import run_tests
 

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from sintra.core.errors import UserError
 from sintra.core.process import kill_group
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder with the package sintra
+ROOT = Path(__file__).resolve().parents[3]  # the folder with the package sintra
 START = (
     f"import sys; sys.path.append({str(ROOT)!r}); "
-    "from sintra.config.template_child import main; main(*sys.argv[1:])"
+    "from sintra.config.tasks.template_child import main; main(*sys.argv[1:])"
 )
 SECONDS = 2  # CPU seconds, and one more for each ROWS_PER_SECOND rows
 ROWS_PER_SECOND = 500
@@ -49,11 +49,17 @@ class TemplateError(UserError):
         """The number of the row that it fails with, from 1; None for all rows."""
 
 
-def render_rows(templates: Sequence[Template], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return for each row name -> rendered value. Raises TemplateError."""
+def render_rows(
+    templates: Sequence[Template], rows: Sequence[Row], nulls: bool = True
+) -> list[dict[str, Any]]:
+    """Return for each row name -> rendered value. Raises TemplateError.
+
+    nulls: whether a column that a template reads may be null.
+    """
     if not templates:
         return [{} for _ in rows]
-    common = {"do": "render", "templates": [(t.name, t.text, t.kind) for t in templates]}
+    sources = [(t.name, t.text, t.kind) for t in templates]
+    common = {"do": "render", "templates": sources, "nulls": nulls}
     return answers(common, rows)
 
 

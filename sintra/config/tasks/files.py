@@ -4,7 +4,7 @@ A user's file is ten lines: `kind` (choice, answer, summary, code), `data` (a JS
 and how a row becomes a prompt and an answer, each a column's name or a Jinja template. A file that
 has `task:` is lm-eval's own format
 (https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md), with JSONL data
-and a closed list of keys (task_format.py).
+and a closed list of keys (format.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sintra.config.jsonl import read_objects
 from sintra.config.quoting import is_file, user_path
 from sintra.config.slugs import check_name
-from sintra.config.task_fields import Fields, fill_fields
-from sintra.config.task_format import check_native, is_answer, short
-from sintra.config.task_rows import TaskRow as TaskRow
-from sintra.config.task_rows import check_choices, check_columns, check_kinds
+from sintra.config.tasks.fields import Fields, fill_fields
+from sintra.config.tasks.format import check_native, is_answer, short
+from sintra.config.tasks.jsonl import read_objects
+from sintra.config.tasks.rows import TaskRow as TaskRow
+from sintra.config.tasks.rows import check_choices, check_columns, check_kinds
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sintra.config.task_format import CHOICE, GENERATE
-from sintra.config.templates import Kind, Row, Template, TemplateError, render_rows
+from sintra.config.tasks.format import CHOICE, GENERATE
+from sintra.config.tasks.templates import Kind, Row, Template, TemplateError, render_rows
 from sintra.core.errors import UserError, nearest
 
 Fields = dict[str, Any]  # of one row: lm-eval's name -> value
@@ -61,7 +61,7 @@ def fill_fields(task: Mapping[str, Any], rows: Sequence[Row], name: str) -> list
         r: Template(r.key, task[r.key], r.kind) for r in rules if is_template(task, r, rows)
     }
     try:
-        rendered = render_rows(list(templates.values()), rows)
+        rendered = render_rows(list(templates.values()), rows, nulls="kind" not in task)
     except TemplateError as error:
         raise UserError(worded(error, rows, name)) from None
     filled = []

@@ -1,0 +1,1 @@
+"""Read and check what `probe.tasks` names: task files, their rows, their templates."""
