@@ -171,7 +171,7 @@ def test_of_lm_evals_format_what_is_listed(checked, more, says):
         (f"{OWN}prompt: '{{{{ask.x.y}}}}'\nanswer: is\n", "row 1: prompt: "),
         (
             "kind: choice\ndata: rows.jsonl\nprompt: ask\nchoices: is\nanswer: 'no'\n",
-            "list of texts",
+            "not a list of two choices",
         ),
         (
             "kind: choice\ndata: rows.jsonl\nprompt: ask\nchoices: [a]\nanswer: no2\n",
