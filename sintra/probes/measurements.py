@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sintra.core.stage import Context
+from sintra.core.stage import MEASUREMENTS_FILE, Context
 from sintra.core.types import Measurement
-
-MEASUREMENTS_FILE = "measurements.json"
 
 
 def write_measurements(context: Context, measurements: Iterable[Measurement]) -> None:

@@ -31,7 +31,8 @@ def test_a_study_has_a_last_round_whatever_was_measured(tmp_path):
         role: Source("file", digit * 64, role)
         for role, digit in (("calibration", "1"), ("search", "2"), ("report", "3"))
     }
-    graph = Graph(study(), Source("folder", "0" * 64, "nowhere"), texts)
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    graph = Graph(study(), Source("folder", "0" * 64, str(tmp_path)), texts)
     most = rounds.round_limit(graph.study)
     assert most > graph.study.max_rounds
     past = [
