@@ -19,7 +19,7 @@ Resource = Literal[
     "heavy",  # all cores
     "alone",  # nothing else of ours may run
 ]
-MEASUREMENTS_FILE = "measurements.json"  # what a probe writes
+PROBE_FILE = "measurements.json"  # what every probe writes
 PROGRESS_MARK = "> "
 """How a line of a worker's log begins that is shown as it comes, also without a terminal."""
 
@@ -92,7 +92,7 @@ class Stage:
     @cached_property
     def declared(self) -> tuple[str, ...]:
         """Return what every artifact holds; of a probe that names no files its measurements."""
-        return self.files or ((MEASUREMENTS_FILE,) if self.metrics else ())
+        return self.files or ((PROBE_FILE,) if self.metrics else ())
 
     @cached_property
     def identity(self) -> StageIdentity:
