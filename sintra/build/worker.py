@@ -115,7 +115,7 @@ def perform(order: Order) -> None:
         try:
             outcome = attempt(order, store, stage, folder)
             if not accept(outcome):
-                names = ", ".join(stage.files) or "other files"
+                names = ", ".join(stage.declared) or "other files"
                 raise RuntimeError(f"{order.stage} declares {names} and didn't write them")
             about: StepRecord = {
                 "step": order.step,

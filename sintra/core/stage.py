@@ -19,6 +19,7 @@ Resource = Literal[
     "heavy",  # all cores
     "alone",  # nothing else of ours may run
 ]
+PROBE_FILE = "measurements.json"  # what every probe writes
 PROGRESS_MARK = "> "
 """How a line of a worker's log begins that is shown as it comes, also without a terminal."""
 
@@ -86,7 +87,12 @@ class Stage:
         if isinstance(outcome, Failure):
             return True
         fits = self.check is None or self.check(params, outcome)
-        return fits and outcome.holds(self.files)
+        return fits and outcome.holds(self.declared)
+
+    @cached_property
+    def declared(self) -> tuple[str, ...]:
+        """Return what every artifact holds; of a probe that names no files its measurements."""
+        return self.files or ((PROBE_FILE,) if self.metrics else ())
 
     @cached_property
     def identity(self) -> StageIdentity:

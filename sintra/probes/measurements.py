@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sintra.core.stage import Context
+from sintra.core.stage import PROBE_FILE, Context
 from sintra.core.types import Measurement
 
-MEASUREMENTS_FILE = "measurements.json"
+MEASUREMENTS_FILE = PROBE_FILE
 
 
 def write_measurements(context: Context, measurements: Iterable[Measurement]) -> None:

@@ -25,13 +25,13 @@ def test_a_finalist_is_proposed_once():
     assert rounds.finalists_by_format(study(), candidates, 1.0, everything) == []
 
 
-def test_a_study_has_a_last_round_whatever_was_measured(tmp_path):
+def test_a_study_has_a_last_round_whatever_was_measured(tmp_path, tiny):
     """Others' rounds, or a planner that always knows one more, don't keep it going."""
     texts = {
         role: Source("file", digit * 64, role)
         for role, digit in (("calibration", "1"), ("search", "2"), ("report", "3"))
     }
-    graph = Graph(study(), Source("folder", "0" * 64, "nowhere"), texts)
+    graph = Graph(study(), Source("folder", "0" * 64, str(tiny)), texts)
     most = rounds.round_limit(graph.study)
     assert most > graph.study.max_rounds
     past = [
