@@ -22,7 +22,7 @@ from sintra.config.slugs import check_name
 from sintra.config.task_fields import Fields, fill_fields
 from sintra.config.task_format import check_native, is_answer, short
 from sintra.config.task_rows import TaskRow as TaskRow
-from sintra.config.task_rows import check_choices, check_columns, check_kinds
+from sintra.config.task_rows import check_choices, check_columns, check_kinds, check_written
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
@@ -36,6 +36,7 @@ TEMPLATES = ("prompt", "choices", "answer", "tests")
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
 FILE = "task.yaml"
+WRITTEN = re.compile(r"\{\{-?\s*(\w+)\s*-?\}\}")  # a column that a template writes as it is
 QUOTES = "'\""
 
 
@@ -169,7 +170,7 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
         if not task.get(key):
             raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
     for key in ("data", *TEMPLATES):
-        if key != "answer":
+        if key != "answer" or (task["kind"] != "choice" and type(task.get(key)) in (int, float)):
             _check_text(path, task, key)
         elif not is_answer(task.get(key, "")):
             raise UserError(f"{path}: answer is a text, or a list of texts")
@@ -249,10 +250,11 @@ def read_fields(task: TaskFile, find: Callable[[str], Path]) -> dict[str, list[F
 
 def check_rows(task: TaskFile, rows: list[TaskRow], name: str) -> None:
     """Raise UserError with the row that lacks a column which a user's task names, or has something
-    there that can't be. What templates read is checked as they are rendered.
+    there that can't be. What else templates read is checked as they are rendered.
     """
     named = {task[key] for key in TEMPLATES if isinstance(task.get(key), str)}
     check_columns({text for text in named if "{" not in text}, rows, name)
+    check_written({column for text in named for column in WRITTEN.findall(text)}, rows, name)
     if task["kind"] == "choice" and isinstance(task["choices"], str):
         check_choices(task["choices"], task["answer"], rows, name)
 
