@@ -33,7 +33,6 @@ from sintra.config.quoting import (
     user_path,
 )
 from sintra.config.slugs import slug
-from sintra.config.texts import refuse_empty
 from sintra.core import plugins
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
@@ -136,7 +135,6 @@ def checked(root: Path, raw: list[str]) -> list[str]:
             result.append(f"+{override}")  # an entry of a mapping, to Hydra
         elif key in keys():
             check_interpolation(key, value)
-            refuse_empty(key, value)
             result.append(override)
         else:
             raise UserError(f"there is no option {key!r}: {nearest(key, keys() | set(GROUPS))}")

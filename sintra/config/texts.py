@@ -22,7 +22,6 @@ OWN_TEXTS = TextsConf(OWN, OWN, OWN, OWN, SECOND)
 PUBLISHED = TextsConf("wikitext", f"{WIKITEXT}train", f"{WIKITEXT}valid", f"{WIKITEXT}test", SECOND)
 BY_NAME = {texts.name: texts for texts in (STORIES, OWN_TEXTS, PUBLISHED)}
 ROLES = ("calibration", "search", "report", "second")
-EMPTY = ("", "null", "none")  # what isn't taken as the name of a text
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,6 @@ def own_tokens(role: str, probe: ProbeConf) -> int:
     if role != "calibration":
         return int(getattr(probe, f"{role}_tokens"))
     return max(probe.calibration_tokens, probe.refine_tokens or 0)
-
-
-def refuse_empty(key: str, value: str) -> None:
-    """Raise UserError for an option that names no text where one is needed."""
-    group, _, role = key.partition(".")
-    if group == "texts" and role in ROLES[:-1] and value.strip("'\"").lower() in EMPTY:
-        raise UserError(f"{key}={value} is empty: a study needs it; give a file, or {key}=own")
 
 
 def texts_of(config: Config) -> Texts:

@@ -80,7 +80,7 @@ def test_a_text_is_read_once_and_again_when_it_changes(tmp_path):
 
 @pytest.mark.parametrize("value", ["", "''", "null"])
 def test_a_text_that_is_needed_can_not_be_left_out(value):
-    with pytest.raises(UserError, match=r"texts\.search=.* is empty: a study needs it"):
+    with pytest.raises(UserError, match=r"texts\.search=.* names nothing: give a file or own"):
         compose.compose(ROOT, [f"texts.search={value}"])
 
 

@@ -61,7 +61,7 @@ def fill_fields(task: Mapping[str, Any], rows: Sequence[Row], name: str) -> list
         r: Template(r.key, task[r.key], r.kind) for r in rules if is_template(task, r, rows)
     }
     try:
-        rendered = render_rows(list(templates.values()), rows, nulls="kind" not in task)
+        rendered = render_rows(list(templates.values()), rows)
     except TemplateError as error:
         raise UserError(worded(error, rows, name)) from None
     filled = []

@@ -36,6 +36,7 @@ TEMPLATES = ("prompt", "choices", "answer", "tests")
 KEYS = {"kind", "data", "prompt", "choices", "answer", "tests", "stop", "max_tokens"}
 TaskFile = dict[str, Any]  # a task's YAML: ours, or lm-eval's own format
 FILE = "task.yaml"
+WRITTEN = re.compile(r"\{\{-?\s*(\w+)\s*-?\}\}")  # a column that a template writes as it is
 QUOTES = "'\""
 
 
@@ -248,10 +249,11 @@ def read_fields(task: TaskFile, find: Callable[[str], Path]) -> dict[str, list[F
 
 def check_rows(task: TaskFile, rows: list[TaskRow], name: str) -> None:
     """Raise UserError with the row that lacks a column which a user's task names, or has something
-    there that can't be. What templates read is checked as they are rendered.
+    there that can't be. What else templates read is checked as they are rendered.
     """
     named = {task[key] for key in TEMPLATES if isinstance(task.get(key), str)}
     check_columns({text for text in named if "{" not in text}, rows, name)
+    check_written({column for text in named for column in WRITTEN.findall(text)}, rows, name)
     if task["kind"] == "choice" and isinstance(task["choices"], str):
         check_choices(task["choices"], task["answer"], rows, name)
 

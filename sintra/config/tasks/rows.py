@@ -20,7 +20,13 @@ def check_columns(needed: set[str], rows: list[TaskRow], name: str) -> None:
             raise UserError(
                 f"{name}, row {number} has no {missing[0]!r}: {nearest(missing[0], row)}"
             )
-        if empty := sorted(column for column in needed if row[column] is None):
+    check_written(needed, rows, name)
+
+
+def check_written(columns: set[str], rows: list[TaskRow], name: str) -> None:
+    """Raise UserError with the row that has null where a task writes a column's value."""
+    for number, row in enumerate(rows, 1):
+        if empty := sorted(column for column in columns if row.get(column, "") is None):
             raise UserError(f"{name}, row {number}: {empty[0]!r} is null")
 
 

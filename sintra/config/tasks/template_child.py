@@ -49,7 +49,7 @@ def main(path: str, seconds: str, megabytes: str) -> None:
 
 def import_jinja() -> None:
     """Load what is needed before nothing can be read any more."""
-    for name in ("sandbox", "debug", "constants", "ext", "filters", "meta", "tests"):
+    for name in ("sandbox", "debug", "constants", "ext", "filters", "tests"):
         __import__(f"jinja2.{name}")
 
 
@@ -72,23 +72,19 @@ def renderer(request: dict[str, Any]) -> Answer:
 
     Raises Refused for a text that is not a template.
     """
-    from jinja2 import StrictUndefined, meta
+    from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["regex_replace"] = replace_pattern
-    compiled, read = {}, set()
+    compiled = {}
     for name, text, kind in request["templates"]:
         try:
             compiled[name] = (environment.from_string(text), kind)
-            read |= meta.find_undeclared_variables(environment.parse(text))
         except Exception as error:  # whatever a template makes of Jinja's compiler
             raise Refused(f"{name}: not a Jinja template: {short(error)}") from None
 
     def render(row: dict[str, Any]) -> dict[str, Any]:
-        empty = [column for column in sorted(read) if row.get(column, "") is None]
-        if empty and not request["nulls"]:
-            raise Refused(f"{empty[0]!r} is null")
         return {name: value_of(name, *pair, row) for name, pair in compiled.items()}
 
     return render

@@ -49,17 +49,11 @@ class TemplateError(UserError):
         """The number of the row that it fails with, from 1; None for all rows."""
 
 
-def render_rows(
-    templates: Sequence[Template], rows: Sequence[Row], nulls: bool = True
-) -> list[dict[str, Any]]:
-    """Return for each row name -> rendered value. Raises TemplateError.
-
-    nulls: whether a column that a template reads may be null.
-    """
+def render_rows(templates: Sequence[Template], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return for each row name -> rendered value. Raises TemplateError."""
     if not templates:
         return [{} for _ in rows]
-    sources = [(t.name, t.text, t.kind) for t in templates]
-    common = {"do": "render", "templates": sources, "nulls": nulls}
+    common = {"do": "render", "templates": [(t.name, t.text, t.kind) for t in templates]}
     return answers(common, rows)
 
 
