@@ -70,4 +70,4 @@ def length_fault(path: Path, context: int, tokenizer: Path | None) -> str | None
 def refuse_text(role: str, path: Path, fault: str | None) -> None:
     """Raise UserError where there is a fault in a text."""
     if fault:
-        raise UserError(f"texts.{role}: {path} {fault}")
+        raise UserError(f"texts.{role}: the file {path} {fault}")

@@ -132,9 +132,11 @@ def test_front_matter_yaml_and_python_hold_the_title(winner):
     assert list(compose["services"]) == ["model"]
     code = render_template(
         "space.py.j2",
-        **{key: repr(EVIL) for key in ("title", "about", "digest", "kv")},
+        **{key: repr(EVIL) for key in ("title", "about", "digest", "kv", "preamble")},
+        **{key: repr(EVIL) for key in ("opening", "lead")},
         context="1",
-        chats="True",
+        turns="{}",
+        stop="[]",
     )
     names = {}
     exec(compile(re.search(r"^TITLE = .*$", code, re.M)[0], "app", "exec"), names)

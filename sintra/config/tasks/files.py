@@ -22,7 +22,7 @@ from sintra.config.tasks.fields import Fields, fill_fields
 from sintra.config.tasks.format import check_native, short
 from sintra.config.tasks.jsonl import read_objects
 from sintra.config.tasks.rows import TaskRow as TaskRow
-from sintra.config.tasks.rows import check_choices, check_columns, check_kinds
+from sintra.config.tasks.rows import check_choices, check_columns, check_kinds, check_written
 from sintra.core.artifact import Artifact, File, Source
 from sintra.core.errors import UserError, nearest
 
