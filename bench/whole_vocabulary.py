@@ -1,16 +1,20 @@
 """KL divergence from a part of a large vocabulary beside that of the whole.
 
     python bench/whole_vocabulary.py [--model models/fable,models/fable_mini] \
-        [--texts models/texts] [--type Q4_0] [--tokens 10240] [--top-k 512]
+        [--texts models/texts] [--type Q4_0] [--tokens 10240] [--top-k 512] \
+        [--llama-perplexity PATH]
 
 A stock quantization is compared with its 16-bit model over the report text: exactly; from the top
 k and tokens drawn from the others, as the stage `baseline` stores them; and with the others as one
-token. Last line: `worst=...`, the largest |drawn / exact - 1|.
+token. With PATH, llama.cpp's own program of that name measures the same two files over the same
+windows. Last line: `worst=...`, the largest |drawn / exact - 1|.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -56,6 +60,20 @@ def compare(source: LlamaModel, small: LlamaModel, base: Baseline) -> float:
     return abs(float(values["drawn"].mean() / exact.mean() - 1))
 
 
+def by_llama_perplexity(program: Path, files: list[Path], text: Path, windows: int) -> None:
+    """Print what llama.cpp's own program says of the 16-bit file and the other."""
+    logits = files[1].with_suffix(".logits")
+    common = ["-f", str(text), "-c", "512", "--chunks", str(windows), "-t", str(cores())]
+    common += ["--kl-divergence-base", str(logits)]
+    for file, more in zip(files, ([], ["--kl-divergence"]), strict=True):
+        done = subprocess.run(
+            [program, "-m", file, *common, *more], capture_output=True, text=True, check=True
+        )
+    said = re.findall(r"^(Mean|99\.9%)\s+KLD:\s*([\d.]+)", done.stdout, re.MULTILINE)
+    values = dict(said)
+    print(f"  llama-perplexity: mean {values['Mean']}, 99.9 % {values['99.9%']}", flush=True)
+
+
 def main() -> None:
     """Every model."""
     parser = argparse.ArgumentParser(
@@ -66,6 +84,9 @@ def main() -> None:
     parser.add_argument("--type", default="Q4_0")
     parser.add_argument("--tokens", type=int, default=10_240)
     parser.add_argument("--top-k", type=int, default=512)
+    parser.add_argument(
+        "--llama-perplexity", type=Path, help="llama.cpp's program, as it was built"
+    )
     options = parser.parse_args()
     baseline.WHOLE_VOCABULARY = 0  # also of small ones only a part
     worst = 0.0
@@ -86,6 +107,13 @@ def main() -> None:
             ):
                 print(f"{model.name}, {options.type}, {whole.vocabulary} tokens", flush=True)
                 worst = max(worst, compare(whole, part, base))
+            if options.llama_perplexity:
+                by_llama_perplexity(
+                    options.llama_perplexity,
+                    [source, small],
+                    options.texts / "report.txt",
+                    len(base.windows),
+                )
     print(f"worst={worst:.5f}")
 
 
