@@ -19,6 +19,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
+from sintra.planning.floor import floor_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.planning.state import StudyResults
 from sintra.store.files import is_regular, read_regular, write_atomic
@@ -70,6 +71,8 @@ def next_round(
     if number == 1 and (stop := infeasible_reason(graph.study, graph.source)):
         return Round(number, stop=stop)
     candidates = collect_candidates(graph, store, rounds)
+    if stop := floor_reason(graph.study, candidates, number):
+        return Round(number, stop=stop)
     most = round_limit(graph.study)
     if number >= most:
         return last_round(graph, store, rounds, candidates, f"{most} rounds are the most")
