@@ -34,6 +34,7 @@ def floor_reason(study: Study, candidates: Sequence[Candidate], round_number: in
         return None
     name = variant_name(candidate.recipe)
     return (
-        f"infeasible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and {name}, "
-        f"the best that planner.types has, is at {best.value:.2g} on the search text: allow more"
+        f"infeasible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and "
+        f"{name}, the best that planner.types has, is at {best.value:.2g} on the search text: "
+        "allow more"
     )
