@@ -58,7 +58,10 @@ def check_downloaded(folder: Path, code: bool) -> None:
 
 
 def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]:
-    """Return name in the artifact -> file of a local source. Raises UserError for no model."""
+    """Return name in the artifact -> file of a local source. Raises UserError for no model.
+
+    Whether it may be quantized already was decided when it was pinned.
+    """
     if kind == "file":
         return {"text.txt": source}
     if kind == "gguf":
@@ -66,7 +69,7 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
     return (
         task_files(source)
         if kind == "task"
-        else {p.name: p for p in check_folder(source, code).files}
+        else {p.name: p for p in check_folder(source, code, quantized=True).files}
     )
 
 

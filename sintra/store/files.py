@@ -53,6 +53,18 @@ def is_regular(path: str | Path) -> bool:
         return False
 
 
+def is_odd(path: str | Path) -> bool:
+    """Return whether something is there that is no regular file, nor a link to one.
+
+    By one look: a file that another process removes meanwhile isn't odd.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (is_regular(path) if stat.S_ISLNK(mode) else stat.S_ISREG(mode))
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex. Raises OSError for what is not a file."""
     with open_regular(path) as handle:

@@ -19,7 +19,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from sintra.core.canonical import canonical, sha256
 from sintra.core.recipe import Recipe, variant_name
-from sintra.store.files import is_regular, make_folder, move_to_quarantine
+from sintra.store.files import is_odd, make_folder, move_to_quarantine
 from sintra.store.locks import hold_lock, uses_leases
 
 MIGRATIONS = (
@@ -268,8 +268,9 @@ def set_odd_aside(path: Path) -> None:
     """Put what has the name of the database or of a file beside it, and is no file, aside."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         beside = path.with_name(path.name + suffix)
-        if os.path.lexists(beside) and not is_regular(beside):
-            move_to_quarantine(path.parent, beside)
+        if is_odd(beside):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                move_to_quarantine(path.parent, beside)
 
 
 def mend_database(path: Path) -> None:

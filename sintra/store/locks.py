@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sintra.core.errors import UserError, nearest
-from sintra.store.files import NONBLOCK, is_regular, put_aside
+from sintra.store.files import NONBLOCK, is_odd, put_aside
 
 KINDS = ("auto", "flock", "lease")  # values of the option store.locks
 # Where flock is missing, local to a machine, or depends on how the server was set up:
@@ -83,7 +83,7 @@ def open_lock(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, flags, 0o666)
     except OSError:
-        if not os.path.lexists(path) or is_regular(path):
+        if not is_odd(path):
             raise
         put_aside(path)
         handle = os.open(path, flags, 0o666)

@@ -31,7 +31,7 @@ from sintra.store.entries import (
 from sintra.store.files import (
     fsync_folder,
     hash_file,
-    is_regular,
+    is_odd,
     make_folder,
     move_to_quarantine,
     read_regular,
@@ -144,7 +144,7 @@ class Store:
                 return size, digest
             target = self.blob_path(digest)
             make_folder(target.parent)
-            if os.path.lexists(target) and not is_regular(target):
+            if is_odd(target):
                 self.quarantine(target)
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -215,7 +215,7 @@ class Store:
         key = entry["key"]
         path = self.entry_path(key)
         make_folder(path.parent)
-        if os.path.lexists(path) and not is_regular(path):
+        if is_odd(path):
             self.quarantine(path)
         temporary = self.folder("tmp") / f"{key}.{unique_name()}.json"
         try:

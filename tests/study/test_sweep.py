@@ -72,7 +72,7 @@ def test_steps_that_differ_have_names_that_differ(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     alike = sweep.open_studies(tmp_path, ["hardware=laptop,jetson_nano", "model=fable"])
     assert [p.label for p in alike] == ["", ""]
-    (tmp_path / "other.txt").write_text("another text")
+    (tmp_path / "other.txt").write_text("another text " * 2000)
     for swept in (
         "probe.search_tokens=5120,2048",
         "texts.search=models/texts/search.txt,other.txt",
