@@ -207,8 +207,8 @@ class SshBoard:
                     f"{self.target.name}: the answer to {job['job']} isn't one of our runner's: "
                     f"is {python} a Python?"
                 )
-            log, _ = await process.communicate() if process.exit_status is None else ("", "")
-            errors = (await process.stderr.read() or log or "").strip().splitlines()
+            log, said = await process.communicate() if process.exit_status is None else ("", "")
+            errors = (said or await process.stderr.read() or log or "").strip().splitlines()
         code = process.exit_status
         if code in (NO_COMMAND, NOT_EXECUTABLE):
             raise UserError(
