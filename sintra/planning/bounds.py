@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sintra.config.study import Study
+from sintra.core import lazy
 from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
@@ -21,8 +23,12 @@ from sintra.formats.checkpoint.model_kind import SENSES, is_tied
 from sintra.formats.checkpoint.safetensors import read_safetensors_header
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.sizes import BLOCK_BITS, PRESET_BITS
-from sintra.hardware.estimate.architecture import sliding_layers
 from sintra.hardware.estimate.estimate import Shape, kv_bytes
+
+if TYPE_CHECKING:
+    from sintra.hardware.estimate import architecture
+else:  # the no-op path doesn't need it
+    architecture = lazy.module("sintra.hardware.estimate.architecture")
 
 MIN_BITS_PER_WEIGHT = 1.5625  # IQ1_S, the smallest type of llama.cpp
 
@@ -128,7 +134,7 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     layers, width, heads = (
         whole(config, k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
-    window, windowed = sliding_layers(config, layers)
+    window, windowed = architecture.sliding_layers(config, layers)
     shape = Shape(
         weight_bytes=0,
         embedding_bytes=0,

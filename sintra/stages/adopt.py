@@ -6,7 +6,7 @@ said that its damage is the starting point (model.requantize=true).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.artifact import GGUF_FILE
@@ -16,8 +16,12 @@ from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.formats.gguf.original import quantized_type
 from sintra.formats.gguf.sizes import PRESET_BITS, UNQUANTIZED
 from sintra.formats.runtime import quantizer
-from sintra.stages.turn_ends import complete_metadata
 from sintra.store.files import link_or_copy
+
+if TYPE_CHECKING:
+    from sintra.stages import turn_ends
+else:  # the no-op path doesn't need it
+    turn_ends = lazy.module("sintra.stages.turn_ends")
 
 torch = lazy.module("torch")
 
@@ -40,7 +44,7 @@ def run(context: Context) -> None:
     else:
         context.say(f"decoding {kind} and other types into F16")
         quantizer.quantize(source, out, context.threads, kind="F16", requantize=True)
-    complete_metadata(context, out, None)
+    turn_ends.complete_metadata(context, out, None)
     if kind is not None:
         layout = read_layout(out)
         layout["decoded"] = kind

@@ -8,19 +8,25 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from sintra.core import lazy
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import is_tied
 from sintra.formats.checkpoint.remote_code import isolated_environment
 from sintra.formats.gguf.layout import read_layout
-from sintra.formats.gguf.leave_out import without_equal_output
 from sintra.formats.gguf.sizes import PRESET_BITS
 from sintra.formats.runtime.quantizer import preset_types
 from sintra.stages.converter import check_converter
-from sintra.stages.turn_ends import complete_metadata
+
+if TYPE_CHECKING:
+    from sintra.formats.gguf import leave_out
+    from sintra.stages import turn_ends
+else:  # the no-op path doesn't need them
+    leave_out = lazy.module("sintra.formats.gguf.leave_out")
+    turn_ends = lazy.module("sintra.stages.turn_ends")
 
 MOST_WARNINGS, LONGEST_WARNING = 5, 200  # lines of the converter's that are shown, characters
 # Warnings about what every model has: rope without scaling, a name that isn't a repository's.
@@ -68,7 +74,7 @@ def run(context: Context) -> None:
         raise_converter_error(done.stdout, read_object(model / "config.json"))
     if is_tied(read_object(model / "config.json")):
         leave_out_copy(context, out)
-    complete_metadata(context, out, model)
+    turn_ends.complete_metadata(context, out, model)
     layout = read_layout(out)
     if not any(t[1] == TYPES[kind] for t in layout["tensors"]):
         raise UserError(f"the converter wrote no {kind} tensor")
@@ -81,7 +87,7 @@ def run(context: Context) -> None:
 def leave_out_copy(context: Context, path: Path) -> None:
     """Leave the output matrix out where it is the tied embedding, saved twice."""
     smaller = context.out / "smaller.gguf"
-    if without_equal_output(path, smaller):
+    if leave_out.without_equal_output(path, smaller):
         smaller.replace(path)
         context.say("the output matrix is the embedding once more: left out")
 

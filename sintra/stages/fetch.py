@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sintra.config.tasks.files import task_files
+from sintra.core import lazy
 from sintra.core.artifact import GGUF_FILE, PERMISSION_NAME, Artifact, File
 from sintra.core.errors import Transient
 from sintra.core.stage import Context, Params, Stage
 from sintra.formats.checkpoint.folder import check_folder, is_model_file
 from sintra.formats.checkpoint.json_files import copy_without_mark, has_mark
 from sintra.formats.checkpoint.remote_code import write_permission
-from sintra.formats.checkpoint.vocabulary import (
-    embedding_rows,
-    highest_token,
-    refuse_tokens_beyond,
-)
-from sintra.formats.checkpoint.weights import read_extreme, refuse_extreme
-from sintra.stages.hub import download_model
 from sintra.store.files import hash_file
+
+if TYPE_CHECKING:
+    from sintra.config.tasks import files as task_files
+    from sintra.formats.checkpoint import vocabulary, weights
+    from sintra.stages import hub
+else:  # the no-op path doesn't need them
+    task_files = lazy.module("sintra.config.tasks.files")
+    vocabulary = lazy.module("sintra.formats.checkpoint.vocabulary")
+    weights = lazy.module("sintra.formats.checkpoint.weights")
+    hub = lazy.module("sintra.stages.hub")
 
 
 def run(context: Context) -> None:
@@ -32,7 +36,7 @@ def run(context: Context) -> None:
     kind, digest = context.params["kind"], context.params["digest"]
     code = context.params.get("code", False)
     if kind == "hub":
-        download_model(context, context.hints["from"], digest)
+        hub.download_model(context, context.hints["from"], digest)
         check_downloaded(context.out, code)
         if code:
             write_permission(context.out)
@@ -53,8 +57,9 @@ def check_downloaded(folder: Path, code: bool) -> None:
         copy_without_mark(path, path)
     found = check_folder(folder, code)
     for path in found.weights:
-        refuse_extreme(folder, read_extreme(path), None)
-    refuse_tokens_beyond(folder, embedding_rows(found.tensors), highest_token(folder))
+        weights.refuse_extreme(folder, weights.read_extreme(path), None)
+    rows, last = vocabulary.embedding_rows(found.tensors), vocabulary.highest_token(folder)
+    vocabulary.refuse_tokens_beyond(folder, rows, last)
 
 
 def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]:
@@ -67,7 +72,7 @@ def source_files(kind: str, source: Path, code: bool = False) -> dict[str, Path]
     if kind == "gguf":
         return {GGUF_FILE: source}
     return (
-        task_files(source)
+        task_files.task_files(source)
         if kind == "task"
         else {p.name: p for p in check_folder(source, code, quantized=True).files}
     )

@@ -20,7 +20,6 @@ from sintra.core import lazy
 from sintra.core.artifact import GGUF_FILE
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
-from sintra.formats.gguf.chat_template import read_chat_template
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import TOKENS_FILE
 from sintra.formats.runtime.sequences import Piece, SequencePool
@@ -28,8 +27,11 @@ from sintra.formats.runtime.sequences import Piece, SequencePool
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from sintra.formats.gguf import chat_template
 else:
     np = lazy.module("numpy")
+    chat_template = lazy.module("sintra.formats.gguf.chat_template")
 
 SEQUENCES = 16  # documents that are written at once
 LONGEST = 512  # tokens of a document, at most
@@ -95,7 +97,7 @@ def run(context: Context) -> None:
 def read_heads(pool: SequencePool, path: Path) -> Heads:
     """Return what a model's documents begin with, from its vocabulary and chat template."""
     start = next((t for t in (pool.bos, pool.eos) if t >= 0), 0)
-    template = read_chat_template(path)
+    template = chat_template.read_chat_template(path)
     around = template.around_question() if template else None
     if around is None or not around[0]:
         return Heads((start,))

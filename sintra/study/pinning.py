@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sintra.core import lazy
 from sintra.core.artifact import GGUF_FILE, Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError, nearest
 from sintra.formats.checkpoint.folder import ModelFolder, check_folder
 from sintra.formats.checkpoint.json_files import content, has_mark
 from sintra.formats.checkpoint.remote_code import PERMISSION
-from sintra.formats.checkpoint.vocabulary import (
-    Token,
-    embedding_rows,
-    highest_token,
-    refuse_tokens_beyond,
-)
-from sintra.formats.checkpoint.weights import Extreme, read_extreme, refuse_extreme
 from sintra.store.files import change_mark, hash_file, read_regular, write_atomic, write_if_possible
 from sintra.store.store import Store
 
+if TYPE_CHECKING:
+    from sintra.formats.checkpoint import vocabulary, weights
+else:  # not every no-op needs them
+    vocabulary = lazy.module("sintra.formats.checkpoint.vocabulary")
+    weights = lazy.module("sintra.formats.checkpoint.weights")
+
+# What was pinned in this process: a run asks for it at every step of its plan.
+_PINNED: dict[tuple[object, ...], Source] = {}
 # Files whose tokens have their numbers in them.
 BY_ID = ("tokenizer.json", "vocab.json")
 
@@ -38,11 +41,23 @@ def pin_folder(
     code: whether its own Python may be run, which is a part of the digest; convert: the type of its
     GGUF, where that is known.
     """
-    found = check_folder(folder, code)
-    check_content(folder, found, digests, convert)
-    files = tuple(pinned_file(path, digests) for path in found.files)
-    tree = Artifact(files + ((PERMISSION,) if code else ()))
-    return Source("folder", tree.digest, str(folder.resolve()))
+    seen = (folder_mark(folder), code, convert)
+    if seen not in _PINNED:
+        found = check_folder(folder, code)
+        check_content(folder, found, digests, convert)
+        files = tuple(pinned_file(path, digests) for path in found.files)
+        tree = Artifact(files + ((PERMISSION,) if code else ()))
+        _PINNED[seen] = Source("folder", tree.digest, str(folder.resolve()))
+    return _PINNED[seen]
+
+
+def folder_mark(folder: Path) -> tuple[object, ...]:
+    """Return what changes when a file of a folder is written to, replaced, added or removed."""
+    try:
+        files = sorted((e.name, tuple(change_mark(e.stat()))) for e in os.scandir(folder))
+    except OSError:  # the check says what is wrong
+        files = []
+    return (str(folder), *files)
 
 
 def pin_checkpoint(folder: Path, digests: Digests) -> Source:
@@ -67,21 +82,21 @@ def check_content(folder: Path, found: ModelFolder, digests: Digests, convert: s
     """
     for path in found.weights:
         extreme = digests.remember(path, "extreme", partial(_extreme_text, path))
-        refuse_extreme(folder, Extreme.parse(str(extreme)), convert)
-    vocabulary = next((p for p in found.files if p.name in BY_ID), None)
-    if vocabulary is None:
+        weights.refuse_extreme(folder, weights.Extreme.parse(str(extreme)), convert)
+    file = next((p for p in found.files if p.name in BY_ID), None)
+    if file is None:
         return
-    last = digests.remember(vocabulary, "last", partial(_last_text, folder))
-    token = Token.parse(last) if last else None
-    refuse_tokens_beyond(folder, embedding_rows(found.tensors), token)
+    last = digests.remember(file, "last", partial(_last_text, folder))
+    token = vocabulary.Token.parse(last) if last else None
+    vocabulary.refuse_tokens_beyond(folder, vocabulary.embedding_rows(found.tensors), token)
 
 
 def _extreme_text(path: Path) -> str:
-    return read_extreme(path).as_text()
+    return weights.read_extreme(path).as_text()
 
 
 def _last_text(folder: Path) -> str | None:
-    token = highest_token(folder)
+    token = vocabulary.highest_token(folder)
     return token.as_text() if token else None
 
 
