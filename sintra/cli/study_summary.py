@@ -34,8 +34,17 @@ def study_intro(workspace: Workspace) -> str:
         else f"{study.model}: {best}"
     )
     last = "stop with Ctrl-C; the same command goes on where it stopped"
-    lines = [first, *text_lines(workspace), *unsupported_format_lines(study)]
+    lines = [first, *parts_left_out(workspace)]
+    lines += [*text_lines(workspace), *unsupported_format_lines(study)]
     return "\n".join([*lines, expected_time(workspace), last])
+
+
+def parts_left_out(workspace: Workspace) -> list[str]:
+    """Return which parts of the model's folder aren't compressed, in a line."""
+    from sintra.cli.commands.model import facts_of, left_out_lines  # not on the no-op path
+
+    facts = facts_of(workspace)
+    return left_out_lines(facts) if facts else []
 
 
 def text_lines(workspace: Workspace) -> list[str]:

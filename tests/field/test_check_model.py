@@ -36,6 +36,14 @@ def test_what_is_left_out(project, tiny, tmp_path):
     assert left_out == {"vision_tower (1 tensors)", "multi_modal_projector (1 tensors)"}
 
 
+def test_the_plan_says_it_too(project, tiny, tmp_path):
+    folder = seeing(tiny, tmp_path / "sees")
+    done = project.doit("plan", "hardware=laptop", f"model={folder}")
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("model: LlavaForConditionalGeneration (llama), ")
+    assert second.startswith("left out: ")
+
+
 def test_as_json(project, tiny):
     done = project.doit("check-model", f"model={tiny}", "--format", "json")
     facts = json.loads(done.stdout)

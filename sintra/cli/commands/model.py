@@ -30,9 +30,7 @@ def check(workspace: Workspace, format: str) -> None:
             f"{workspace.study.model} hasn't been downloaded: run `doit optimize` first, or give "
             "a folder"
         )
-    path = Path(pin.locator)
-    code = workspace.study.trust_remote_code
-    facts = folder_facts(path, check_folder(path, code)) if pin.kind == "folder" else None
+    path, facts = Path(pin.locator), facts_of(workspace)
     gguf = path if pin.kind == "gguf" else converted_file(workspace)
     chat = read_chat_format(gguf) if gguf else None
     layout = read_layout(gguf) if gguf else None
@@ -46,6 +44,31 @@ def check(workspace: Workspace, format: str) -> None:
     lines += chat_lines(chat) if chat else []
     lines += carried_lines(workspace, found, facts)
     print("\n".join(f"{name:<{WIDTH}}{text}" for name, text in lines))
+
+
+def facts_of(workspace: Workspace) -> FolderFacts | None:
+    """Return what the model's folder says of itself; None where the model is no local folder."""
+    pin = workspace.pinned()
+    if pin is None or pin.kind != "folder":
+        return None
+    path = Path(pin.locator)
+    return folder_facts(path, check_folder(path, workspace.study.trust_remote_code))
+
+
+def brief_lines(workspace: Workspace) -> list[str]:
+    """Return a folder's facts in a line, and what is left out of it in another."""
+    facts = facts_of(workspace)
+    if facts is None:
+        return []
+    text = dict(folder_lines(facts))
+    names = ("architecture", "parameters", "tokenizer")
+    line = f"model: {', '.join(text[name] for name in names)}, context {text['context']}"
+    return [line, *left_out_lines(facts)]
+
+
+def left_out_lines(facts: FolderFacts) -> list[str]:
+    """Return which parts aren't the language model, in a line; nothing where there are none."""
+    return [f"left out: {', '.join(facts.left_out)}"] if facts.left_out else []
 
 
 def converted_file(workspace: Workspace) -> Path | None:

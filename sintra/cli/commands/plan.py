@@ -11,6 +11,7 @@ from typing import NotRequired, TypedDict
 from sintra.build.explain import explain, typical_seconds
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.cli.commands.model import brief_lines
 from sintra.core import plugins
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError, nearest
@@ -55,6 +56,8 @@ def print_plan(workspace: Workspace, format: str) -> None:
         plan = {"study": workspace.study.id, "steps": rows, "rounds": len(recorded), "stop": stop}
         print(json.dumps(plan, indent=1))
         return
+    for line in brief_lines(workspace):
+        print(line)
     for row in rows:
         print(format_row(row, graph.study.hardware.usable_bytes))
     print(summarize_rows(rows, stop))
