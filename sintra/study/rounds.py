@@ -37,6 +37,7 @@ else:
 
 STUDY = "study"  # author of what must be measured before a study can end
 FINALISTS = 2  # candidates that are measured on the report text at once
+HOPELESS = 0.05  # part of a limit that a KLD is expected to break it by: about two standard errors
 EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
 TIMES_MAX_ROUNDS = 2  # a study ends after so many times its planners' rounds, extra ones included
 
@@ -195,16 +196,19 @@ def finalists(
 
     The best that aren't refuted, until one of them holds the limits; where none can, the one that
     misses them least. Those that would break the limit on the KLD if theirs on the report text were
-    `ratio` times the search text's come last. Those that were `tried` are passed over.
+    `ratio` times the search text's come last; once a variant holds the limits, those that would
+    break it by more than HOPELESS aren't measured. Those that were `tried` are passed over.
     """
     order = ranked(candidates, study.goal)
-    undecided = []
+    undecided, holds = [], False
     for candidate in order:
         status = judge(candidate, study.goal).status
-        if status == "met":
+        if holds := status == "met":
             break
         if not candidate.decided and (status == "undecided" or candidate is order[0]):
             undecided.append(candidate)
+    if holds:
+        undecided = [c for c in undecided if expected_excess(study, c, ratio) <= HOPELESS]
     undecided.sort(key=lambda c: expected_excess(study, c, ratio))
     why = "among the best on the search text: measured on the report text"
     untried = [c for c in undecided if c.recipe not in tried]
@@ -212,10 +216,12 @@ def finalists(
 
 
 def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
-    """Return by how many nats the KLD is expected to break its limit; 0 where it holds it."""
+    """Return by what part of it the KLD is expected to break its limit; 0 where it holds it."""
     kld = candidate.value("kld_mean")
     limits = [c.limit for c in study.goal.constraints if c.metric == "kld_mean"]
-    return 0.0 if kld is None else max([0.0, *(kld * ratio - limit for limit in limits)])
+    return (
+        0.0 if kld is None else max([0.0, *(kld * ratio / limit - 1 for limit in limits if limit)])
+    )
 
 
 def last_round(

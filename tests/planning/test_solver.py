@@ -151,6 +151,10 @@ def test_finalists_that_must_miss_come_last():
     assert [p.recipe.type for p in finalists(run.given, candidates)] == ["Q2_K", "Q3_K"]
     assert [p.recipe.type for p in finalists(run.given, candidates, 1.3)] == ["Q3_K", "Q4_K"]
     assert [p.recipe.type for p in finalists(run.given, candidates, 9.0)] == ["Q4_K", "Q3_K"]
+    decided = dataclasses.replace(candidates[2], decided=True)
+    several = [*candidates[:2], decided]
+    assert [p.recipe.type for p in finalists(run.given, several, 1.3)] == ["Q3_K"]
+    assert finalists(run.given, several, 1.6) == []
 
 
 def test_limits_on_other_qualities_become_one_on_kld():
