@@ -16,7 +16,7 @@ from sintra.core.artifact import Source
 from sintra.core.judge import impossible_limit
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
-from sintra.formats.checkpoint.config_values import whole
+from sintra.formats.checkpoint.config_values import text_part, whole
 from sintra.formats.checkpoint.folder import weight_files
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import SENSES, is_tied
@@ -129,7 +129,7 @@ def at_bits(shape: Shape, inside: int, outside: int, bits: float, dropped: int) 
 def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     """Return the shape of the model in a folder, as `quantized_shape` does."""
     everything = read_object(folder / "config.json")
-    config = everything.get("text_config") or everything
+    config = text_part(everything)
     inside, outside = count_weights(folder)
     layers, width, heads = (
         whole(config, k, 1) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")

@@ -15,6 +15,7 @@ from sintra.core import lazy
 from sintra.core.errors import Infeasible, UserError
 from sintra.core.stage import Context, Stage
 from sintra.core.types import Measurement
+from sintra.formats.checkpoint.config_values import rope_scalings, sliding_window, text_part
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.runtime.blocks import BlockModel, OuterLayers, run_block
 from sintra.formats.runtime.llama_cpp import log_softmax, open_model
@@ -75,18 +76,11 @@ def run(context: Context) -> None:
 
 def longest_reach(config: Mapping[str, Any]) -> Reach | None:
     """Return the longest length, at most LONGEST, beyond which the model computes otherwise."""
-    part = config.get("text_config")
-    text = part if isinstance(part, dict) else config
-    found = []
-    window = text.get("sliding_window")
-    if isinstance(window, int) and text.get("use_sliding_window") is not False:
+    text, found = text_part(config), []
+    if window := sliding_window(text):
         found.append(Reach(window, f"a sliding window of {window} tokens"))
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = text.get(key)
-        if isinstance(rope, dict) and isinstance(
-            before := rope.get("original_max_position_embeddings"), int
-        ):
-            kind = str(rope.get("rope_type") or rope.get("type"))[:40]
+    for kind, before in rope_scalings(text):
+        if before is not None:
             found.append(Reach(before, f"rope scaling ({kind}) beyond {before} tokens"))
     return max((r for r in found if 0 < r.tokens <= LONGEST), default=None)
 
@@ -197,15 +191,11 @@ def refuse_other_model(
 
 def special_parts(config: Mapping[str, Any]) -> list[str]:
     """Return what config.json asks for that runtimes may lack, in words."""
-    part = config.get("text_config")
-    text = part if isinstance(part, dict) else config
-    found = []
-    if isinstance(text.get("sliding_window"), int):
-        found.append(f"a sliding window of {text['sliding_window']}")
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = text.get(key)
-        kind = rope.get("rope_type") or rope.get("type") if isinstance(rope, dict) else None
-        if isinstance(kind, str) and kind != "default" and kind.isidentifier():
+    text, found = text_part(config), []
+    if window := sliding_window(text):
+        found.append(f"a sliding window of {window}")
+    for kind, _ in rope_scalings(text):
+        if kind != "default" and kind.isidentifier():
             found.append(f"rope scaling {kind}")
     activation = text.get("hidden_act") or text.get("hidden_activation")
     if isinstance(activation, str) and activation.isidentifier():

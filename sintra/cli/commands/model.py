@@ -15,6 +15,7 @@ from sintra.formats.checkpoint.folder import check_folder
 from sintra.formats.gguf.chat_template import ChatFormat, read_chat_format
 from sintra.formats.gguf.layout import Layout, read_layout
 from sintra.results.conversion import conversion_json, conversion_words, warning_words
+from sintra.results.result import original_layout
 from sintra.study.json_types import ConversionJson
 from sintra.study.workspace import Workspace
 
@@ -126,10 +127,9 @@ def carried_lines(
     workspace: Workspace, found: ConversionJson | None, facts: FolderFacts | None
 ) -> list[Line]:
     """Return whether the GGUF is the model."""
-    graph, store = workspace.graph(), workspace.store
-    outcome = graph.convert().outcome(store)
-    layout: Any = store.read_json(outcome, "layout.json") if isinstance(outcome, Artifact) else {}
-    lines = [("converted", warning_words(layout["warnings"]))] if layout.get("warnings") else []
+    layout = original_layout(workspace.graph(), workspace.store)
+    warnings = layout.get("warnings") if layout else None
+    lines = [("converted", warning_words(warnings))] if warnings else []
     if found:
         return [*lines, ("compared", conversion_words(found))]
     if facts is None:

@@ -15,6 +15,8 @@ import signal
 import sys
 from typing import Any, NotRequired, TypedDict
 
+from sintra.core.text import printable_line
+
 CPU_S = 3.0  # processor time of a conversation, seconds; then the process is killed by SIGPROF
 MEMORY = 1 << 30  # private bytes
 LONGEST = 16 << 20  # characters of a conversation
@@ -69,7 +71,7 @@ def reply_to(order: RenderOrder) -> RenderReply:
     try:
         return {"text": rendered(order)}
     except Exception as error:
-        words = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:160]
+        words = printable_line(" ".join(str(error).split()))[:160]
         return {"error": f"{type(error).__name__}: {words}" if words else type(error).__name__}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sintra.core.errors import UserError
 
@@ -92,3 +92,31 @@ def whole(config: Mapping[str, Any], key: str, default: int = 0) -> int:
     if value is None:
         return default
     return int(max(value) if isinstance(value, list) else value)
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the language model's part of a config.json; all of it where it is that alone."""
+    part = config.get("text_config")
+    return part if isinstance(part, dict) and part else config
+
+
+def sliding_window(text: Mapping[str, Any]) -> int:
+    """Return the length of sliding attention in tokens; 0 where there is none."""
+    return 0 if text.get("use_sliding_window") is False else whole(text, "sliding_window")
+
+
+class RopeScaling(NamedTuple):
+    """What a config.json says of its rope."""
+
+    kind: str  # "default" for none
+    before: int | None  # context before it was scaled, tokens; None where that isn't said
+
+
+def rope_scalings(text: Mapping[str, Any]) -> Iterator[RopeScaling]:
+    """Yield what is said of the rope, under transformers 4's name and 5's."""
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = text.get(key)
+        if isinstance(rope, dict):
+            before = rope.get("original_max_position_embeddings")
+            kind = rope.get("rope_type") or rope.get("type") or "default"
+            yield RopeScaling(str(kind)[:40], before if isinstance(before, int) else None)

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.text import printable_line
+from sintra.formats.checkpoint.config_values import (
+    rope_scalings,
+    sliding_window,
+    text_part,
+    whole,
+)
 from sintra.formats.checkpoint.folder import ModelFolder
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import (
@@ -49,9 +55,7 @@ class FolderFacts:
 def folder_facts(folder: Path, found: ModelFolder) -> FolderFacts:
     """Return what a checked folder says of itself. Raises UserError."""
     config, tensors = found.config, found.tensors
-    nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) else config
-    tied = is_tied(config)
+    text, tied = text_part(config), is_tied(config)
     own = {n: t for n, t in tensors.items() if not SENSES.search(n)}
     counted = [t["shape"] for n, t in own.items() if not (tied and n.endswith(OUTPUT))]
     kinds = Counter(t["dtype"] for t in own.values())
@@ -68,8 +72,8 @@ def folder_facts(folder: Path, found: ModelFolder) -> FolderFacts:
         template=_template_file(folder, tokens),
         ends=tuple(dict.fromkeys(_ends(folder, tokens))),
         begin=_token(tokens.get("bos_token")),
-        context=_whole(text.get("max_position_embeddings")),
-        window=_window(text),
+        context=whole(text, "max_position_embeddings"),
+        window=sliding_window(text),
         rope=_rope(text),
         left_out=tuple(f"{part} ({count} tensors)" for part, count in left_out(tensors).items()),
     )
@@ -102,30 +106,16 @@ def _ends(folder: Path, tokens: Mapping[str, Any]) -> Iterable[str]:
                 yield f"id {number} ({name})"
 
 
-def _window(text: Mapping[str, Any]) -> int:
-    """Return the length of sliding attention, tokens; 0 where there is none."""
-    return 0 if text.get("use_sliding_window") is False else _whole(text.get("sliding_window"))
-
-
 def _rope(text: Mapping[str, Any]) -> str:
     """Return the kind of rope scaling; "" where there is none."""
-    for key in ("rope_scaling", "rope_parameters"):
-        found = text.get(key)
-        kind = (found.get("rope_type") or found.get("type")) if isinstance(found, dict) else None
-        if isinstance(kind, str) and kind != "default":
-            return printable_line(kind)[:40]
-    return ""
+    kinds = (rope.kind for rope in rope_scalings(text))
+    return next((printable_line(kind) for kind in kinds if kind != "default"), "")
 
 
 def _token(entry: object) -> str:
     """Return a special token's text, printable; "" where there is none."""
     text = entry.get("content") if isinstance(entry, dict) else entry
     return printable_line(text)[:80] if isinstance(text, str) else ""
-
-
-def _whole(value: object) -> int:
-    """Return a whole number; 0 for anything else."""
-    return value if type(value) is int else 0
 
 
 def _json(path: Path) -> dict[str, Any]:

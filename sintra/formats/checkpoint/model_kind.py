@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError
+from sintra.formats.checkpoint.config_values import text_part
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.safetensors import TensorEntry
 
@@ -45,7 +46,6 @@ QUANTIZED_PARTS = (
     ".absmax",
     ".SCB",
 )
-OTHER_SENSES = ("vision_config", "audio_config", "speech_config")
 # Parts of names of modules beside the language model, and what they see or hear.
 SENSES = re.compile(
     r"(^|\.)(vision\w*|visual|image_newline|multi_modal_projector|mm_projector|audio\w*"
@@ -140,7 +140,7 @@ def refuse_quantized(
 
 def quantization_method(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Return how config.json, or auto-gptq's own file, says that a model is quantized."""
-    said = config.get("quantization_config") or _text_part(config).get("quantization_config")
+    said = config.get("quantization_config") or text_part(config).get("quantization_config")
     if not said:
         return "gptq" if (folder / "quantize_config.json").is_file() else None
     method = said.get("quant_method") if isinstance(said, dict) else None
@@ -167,18 +167,12 @@ def refuse_no_tokenizer(folder: Path, names: Iterable[str]) -> None:
         )
 
 
-def other_senses(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return which parts for pictures or sound config.json names: "vision", "audio"."""
-    found = [key.split("_")[0] for key in OTHER_SENSES if config.get(key)]
-    return tuple(dict.fromkeys(found))
-
-
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Return whether config.json says that the output matrix is the token embedding.
 
     Gemma's is without its being said (transformers' default of that class).
     """
-    text = _text_part(config) or config
+    text = text_part(config)
     said = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     kind = text.get("model_type")
     return bool(isinstance(kind, str) and kind.startswith("gemma") if said is None else said)
@@ -191,9 +185,3 @@ def left_out(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
         if match := SENSES.search(name):
             found[match[2]] = found.get(match[2], 0) + 1
     return found
-
-
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the language model's part of a config of several parts, or an empty one."""
-    part = config.get("text_config")
-    return part if isinstance(part, dict) else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sintra.core.errors import UserError
+from sintra.formats.checkpoint.config_values import text_part
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import SENSES
 from sintra.formats.checkpoint.safetensors import TensorEntry
@@ -95,8 +96,7 @@ def refuse_tokens_beyond(folder: Path, rows: int | None, last: Token | None) -> 
 
 def refuse_other_size(folder: Path, config: Mapping[str, Any], rows: int | None) -> None:
     """Refuse a config.json whose vocab_size isn't the embedding's rows. Raises UserError."""
-    part = config.get("text_config")
-    size = config.get("vocab_size", part.get("vocab_size") if isinstance(part, dict) else None)
+    size = config.get("vocab_size", text_part(config).get("vocab_size"))
     if rows is not None and isinstance(size, int) and size != rows:
         raise UserError(
             f"{folder}: config.json says vocab_size {size}, the embedding has {rows} rows: one of "

@@ -7,13 +7,18 @@ importance matrix).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sintra.core.errors import UserError, nearest
-from sintra.formats.checkpoint.config_values import check_values, whole
+from sintra.formats.checkpoint.config_values import (
+    check_values,
+    sliding_window,
+    text_part,
+    whole,
+)
 from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.checkpoint.model_kind import is_tied
 from sintra.formats.gguf.sizes import block_size, written_type
@@ -69,7 +74,7 @@ PRESETS = (
 )
 
 
-ModelConfig = dict[str, Any]  # config.json; its keys depend on the architecture
+ModelConfig = Mapping[str, Any]  # config.json; its keys depend on the architecture
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def read_architecture(path: Path) -> Architecture:
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
     check_values(path, config)
-    return architecture_of(config.get("text_config") or config)
+    return architecture_of(text_part(config))
 
 
 def architecture_of(config: ModelConfig) -> Architecture:
@@ -253,8 +258,8 @@ def _vectors(config: ModelConfig, block: int, sizes: ModelSizes) -> list[ConfigT
 
 def sliding_layers(config: ModelConfig, layers: int) -> tuple[int, int]:
     """Return the sliding window in tokens, and how many layers have it."""
-    window = whole(config, "sliding_window")
-    if not window or config.get("use_sliding_window") is False:
+    window = sliding_window(config)
+    if not window:
         return 0, 0
     if types := config.get("layer_types"):
         return window, min(layers, types.count("sliding_attention"))
