@@ -14,6 +14,9 @@ from sintra.core.process import kill_group
 from sintra.core.stage import Resource
 
 LOG_TAIL = 4000
+# How often a waiting thread of GNU's OpenMP (torch, llama.cpp) looks before it sleeps. By default it
+# looks for milliseconds, which on a core that another process wants are lost (docs/benchmarks.md).
+SPIN_COUNT = "1000"
 OOM_COUNTS = (
     "/proc/vmstat",
     "/sys/fs/cgroup/memory.events",
@@ -71,10 +74,12 @@ class Executor(Protocol):
         """Return what to ask for after memory ran out, or None where there is no more."""
 
 
+
 def environment(threads: int) -> dict[str, str]:
     """Return a worker's environment variables.
 
-    They bound its threads, turn off bars and telemetry of libraries, and name its parent.
+    They bound its threads and how long these spin, turn off bars and telemetry of libraries, and
+    name its parent.
     """
     quiet = {
         "TOKENIZERS_PARALLELISM": "false",
@@ -84,7 +89,9 @@ def environment(threads: int) -> dict[str, str]:
     bound = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
     )
-    return {**os.environ, **quiet, **bound, "SINTRA_PARENT": str(os.getpid())}
+    spinning = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": SPIN_COUNT}
+    own = {"SINTRA_PARENT": str(os.getpid())}
+    return {**spinning, **os.environ, **quiet, **bound, **own}
 
 
 def oom_kills() -> int:

@@ -46,7 +46,10 @@ NEEDED = {  # options that can't be empty -> what they name
     "texts.report": "a file or own",
     "texts.second": "a file or null (none)",
 }
-GROUPS = ("hardware", "model", "goal", "planner", "probe", "texts", "store", "executor", "device")
+GROUPS = (
+    *("hardware", "model", "goal", "planner", "probe", "texts", "store", "executor", "device"),
+    "effort",  # sets options of planner and probe
+)
 
 
 def overrides_of(argv: list[str]) -> list[str]:

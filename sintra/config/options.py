@@ -226,6 +226,13 @@ class LimitsConf:
 
 
 @dataclass(frozen=True)
+class EffortConf:
+    """How much a study may cost: a set of values for options of planner and probe."""
+
+    name: str = "standard"  # as in `effort=NAME`: quick, standard or thorough
+
+
+@dataclass(frozen=True)
 class NotifyConf:
     """Messages to webhooks."""
 
@@ -259,6 +266,7 @@ class Config:
     compress: CompressConf = field(default_factory=CompressConf)
     executor: ExecutorConf = field(default_factory=ExecutorConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
+    effort: EffortConf = field(default_factory=EffortConf)
     progress: str = "auto"  # auto, plain, quiet, json
     extra: tuple[str, ...] = ()  # stages and probes of plugins for every finalist
     listeners: tuple[str, ...] = ()  # entry points of sintra.listeners

@@ -1,19 +1,23 @@
 """Refining: a finished variant rounded anew, block after block, in the same layout.
 
 Each layer is rounded from the inputs that it will really have (sintra.stages.rounding.sequential).
-Where there is time for it each block's rounding is then learned (sintra.stages.rounding.learned).
-Scales and codes change, the types stay.
+Each block's rounding is then learned (sintra.stages.rounding.learned), unless no steps are asked
+for. Scales and codes change, the types stay.
 
 The model is run block by block, its weights read when a block's turn comes. So it takes two blocks'
-weights, one layer's matrices, at most 1 GiB of layers' inputs and, on disk, two models' hidden
-states. A killed run starts again and
-makes the same file (on as many threads).
+weights, one layer's matrices, at most 1 GiB of layers' inputs and, on disk, twice two models'
+hidden states and the file. A killed run goes on at its block and makes the same file (on as many
+threads).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sintra.core import lazy
@@ -24,15 +28,20 @@ from sintra.formats.gguf.tensor_names import expert_names
 from sintra.formats.runtime.blocks import BlockModel
 from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.stages.rounding.effort import learning_steps, refine_tokens
+from sintra.stages.rounding.learned import HeldOutError
 from sintra.stages.rounding.sequential import HiddenStates, SequentialRounder
 from sintra.stages.rounding.tensors import parameter_tensors, read_tensors, writable_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from sintra.formats.gguf.mapped import MappedTensor
 else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
+
+STATES = ("exact", "quantized")  # whose hidden states are kept
 
 
 def run(context: Context) -> None:
@@ -44,8 +53,8 @@ def run(context: Context) -> None:
     Raises Infeasible for banks of experts, and where the checkpoint doesn't fit the file.
     """
     torch.set_num_threads(context.threads)
-    source, target = context.inputs["source"] / "model.gguf", context.out / "model.gguf"
-    layout = json.loads((context.inputs["gguf"] / "layout.json").read_text())
+    source, variant = context.inputs["source"] / "model.gguf", context.inputs["gguf"]
+    layout = json.loads((variant / "layout.json").read_text())
     parameters = layout["shape"]["parameters"]
     token_count = refine_tokens(context.params["tokens"], parameters)
     windows = calibration_windows(context, source, layout, token_count).tokens
@@ -54,9 +63,8 @@ def run(context: Context) -> None:
     model = BlockModel(context.inputs["model"])
     if expert_names(model.net):
         raise Infeasible("unsupported", "rounding in sequence: banks of experts aren't taken apart")
-    shutil.copyfile(context.inputs["gguf"] / "model.gguf", target)
-    states = new_states(context, (*windows.shape, layout["shape"]["width"]))
-    with writable_tensors(target) as tensors:
+    kept = KeptRun(context.keep, variant / "model.gguf", (*windows.shape, layout["shape"]["width"]))
+    with writable_tensors(kept.target) as tensors:
         rounder = SequentialRounder(
             model,
             parameter_tensors(model.net, layout),
@@ -65,23 +73,110 @@ def run(context: Context) -> None:
             context.say,
             learning_steps(context.params["steps"], parameters),
         )
-        layout["refined"] = rounder.run(torch.from_numpy(windows).long(), states)
+        kept.resume(rounder)
+        layout["refined"] = rounder.run(
+            torch.from_numpy(windows).long(),
+            kept.states,
+            kept.progress.blocks,
+            lambda blocks: kept.save(blocks, rounder),
+        )
         layout["learned"] = rounder.learned
-    if read_layout(target)["tensors"] != layout["tensors"]:
+    if read_layout(kept.target)["tensors"] != layout["tensors"]:
         raise RuntimeError("rounding in sequence changed the layout")
+    shutil.copyfile(kept.target, context.out / "model.gguf")
     context.write_json("layout.json", layout)
 
 
-def new_states(context: Context, shape: tuple[int, ...]) -> HiddenStates:
-    """Make room on disk for both models' hidden states, (windows, tokens, width) float32."""
-    context.keep.mkdir(parents=True, exist_ok=True)
-    exact, quantized = (
-        np.lib.format.open_memmap(context.keep / f"{name}.npy", "w+", np.float32, shape)
-        for name in ("exact", "quantized")
-    )
-    return HiddenStates(exact, quantized)
+@dataclass
+class RefineProgress:
+    """What a run has done so far; saved behind every block."""
+
+    blocks: int = 0  # blocks that are done
+    rounded: list[str] = field(default_factory=list)  # GGUF names of the tensors
+    learned: list[list[float]] = field(default_factory=list)  # HeldOutError of each block
+
+
+class KeptRun:
+    """The files of a run that may be killed: the GGUF, both models' hidden states, the progress."""
+
+    progress: RefineProgress
+    """What an earlier run has done."""
+    states: HiddenStates
+    """Both models' hidden states, (windows, tokens, width) float32 on disk; behind the blocks that
+    are done."""
+
+    def __init__(self, folder: Path, variant: Path, shape: tuple[int, ...]) -> None:
+        """Go on from what is in the folder, or begin with a copy of `variant`, a GGUF.
+
+        shape: of the hidden states.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.variant, self.target = folder, variant, folder / "model.gguf"
+        self.progress = read_progress(folder / "progress.json")
+        if self.progress.blocks == 0:
+            shutil.copyfile(variant, self.target)
+            mode = "w+"
+        else:
+            mode = "r+"
+            for name in STATES:
+                shutil.copyfile(self.saved_states(name, self.progress.blocks), self.working(name))
+        exact, quantized = (
+            np.lib.format.open_memmap(self.working(name), mode, np.float32, shape)
+            for name in STATES
+        )
+        self.states = HiddenStates(exact, quantized)
+
+    def working(self, name: str) -> Path:
+        """Return the file of the hidden states that the present block overwrites."""
+        return self.folder / f"{name}.npy"
+
+    def saved_states(self, name: str, blocks: int) -> Path:
+        """Return the file of the hidden states behind so many blocks."""
+        return self.folder / f"{name}-{blocks}.npy"
+
+    def resume(self, rounder: SequentialRounder) -> None:
+        """Take over what was done, and undo what a killed run had begun of the next block."""
+        if self.progress.blocks == 0:
+            return
+        restore_tensors(rounder.tensors, read_tensors(self.variant), self.progress.blocks)
+        rounder.rounded += self.progress.rounded
+        rounder.learned += [HeldOutError(*errors) for errors in self.progress.learned]
+
+    def save(self, blocks: int, rounder: SequentialRounder) -> None:
+        """Keep what is done: the states first, so that progress.json never names what isn't there.
+
+        The GGUF is a shared mapping: what was written to it outlives the process.
+        """
+        for name, states in zip(STATES, (self.states.exact, self.states.quantized), strict=True):
+            states.flush()  # type: ignore[attr-defined]
+            shutil.copyfile(self.working(name), self.saved_states(name, blocks))
+        learned = [list(errors) for errors in rounder.learned]
+        progress = RefineProgress(blocks, list(rounder.rounded), learned)
+        part = self.folder / "progress.part"
+        part.write_text(json.dumps(asdict(progress)))
+        part.replace(self.folder / "progress.json")
+        for name in STATES:
+            self.saved_states(name, blocks - 1).unlink(missing_ok=True)
+
+
+def read_progress(path: Path) -> RefineProgress:
+    """Return what a killed run has saved; a fresh start where there is nothing sound."""
+    try:
+        return RefineProgress(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return RefineProgress()
+
+
+def restore_tensors(
+    tensors: Mapping[str, MappedTensor], original: Mapping[str, MappedTensor], blocks: int
+) -> None:
+    """Put the original's values into the tensors of all blocks from number `blocks` on."""
+    for name, tensor in tensors.items():
+        number = re.match(r"blk\.(\d+)\.", name)
+        if number and int(number[1]) >= blocks:
+            tensor.data[:] = original[name].data
 
 
 STAGE = Stage(
-    "refine", 2, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
+    "refine", 3, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
 )

@@ -16,6 +16,7 @@ from worlds import World
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible
 from sintra.core.recipe import Recipe, variant_name
+from sintra.core.stage import Context
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import open_model
 from sintra.planning.solver.finishing import LEARNED, POLISHED, REFINED
@@ -29,6 +30,7 @@ from sintra.stages.rounding.learned import (
     relative_error,
 )
 from sintra.stages.rounding.sequential import InputMoments
+from sintra.stages.rounding.tensors import writable_tensors
 from sintra.stages.rounding.tunable import TunableMatrix
 
 UNSEEN = (ROOT / "models" / "texts" / "search.txt").read_text()[len(TEXT) : 3 * len(TEXT)]
@@ -191,6 +193,42 @@ def test_rounding_in_sequence_changes_matrices_alone_and_is_nearer(lab, rounded,
     assert (refined(lab, rounded) / "model.gguf").read_bytes() == (
         sequel / "model.gguf"
     ).read_bytes()
+
+
+class KilledError(Exception):
+    """What a kill is to a process."""
+
+
+class Killed(Context):
+    """Breaks off behind the first block."""
+
+    def say(self, text):
+        if text.startswith("block 1"):
+            raise KilledError
+
+
+class Heard(Context):
+    """Keeps what is said beside the artifact."""
+
+    def say(self, text):
+        with (self.keep / "said").open("a") as file:
+            file.write(text.partition(",")[0] + "\n")
+
+
+def test_refining_killed_amid_a_block_goes_on_and_makes_the_same_file(lab, rounded, sequel):
+    params = {"tokens": 16384, "context": 128, "random": 0.2, "steps": 0}
+    inputs = {"gguf": rounded, "source": lab.gguf, "model": lab.tiny, "text": longer(lab)}
+    keep, out = lab.root / "killed", lab.root / "goes-on"
+    out.mkdir()
+    with pytest.raises(KilledError):
+        refine.run(Killed(params, inputs, out, {}, keep, 1))
+    with writable_tensors(keep / "model.gguf") as tensors:  # as if the next block had been begun
+        tensors["blk.1.attn_q.weight"].data[:] = 0
+    np.load(keep / "exact.npy", mmap_mode="r+")[:] = 0
+    refine.run(Heard(params, inputs, out, {}, keep, 1))
+    assert (keep / "said").read_text() == "block 2 of 2\n"
+    for name in ("model.gguf", "layout.json"):
+        assert (out / name).read_bytes() == (sequel / name).read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -136,29 +136,45 @@ class SequentialRounder:
         self.passing = OuterLayers(model)
         self.rounded, self.learned = [], []
 
-    def run(self, windows: Tensor, states: HiddenStates) -> list[str]:
+    def run(
+        self,
+        windows: Tensor,
+        states: HiddenStates,
+        first: int = 0,
+        finished: Callable[[int], None] = lambda _: None,
+    ) -> list[str]:
         """Round every matrix that has a grid, and return the names of the tensors.
 
-        windows: token ids, (windows, tokens) int64; states: room for the hidden states.
+        windows: token ids, (windows, tokens) int64; states: room for the hidden states; first: the
+        block to begin at, whose inputs `states` hold unless it is 0; finished: called behind each
+        block with the number of blocks that are done.
         Raises Infeasible where the checkpoint doesn't fit the file.
         """
         start, count = time.monotonic(), len(self.model.blocks)
-        self.embed(windows, states)
-        for number in range(count):
+        # This also records what else the blocks are called with.
+        self.embed(windows, states if first == 0 else None)
+        for number in range(first, count):
             self.round_block(number, states)
-            left = (time.monotonic() - start) / (number + 1) * (count - number - 1)
+            finished(number + 1)
+            left = (time.monotonic() - start) / (number + 1 - first) * (count - number - 1)
             self.say(f"block {number + 1} of {count}, {left:.0f} s left")
         self.round_head(windows, states)
         return self.rounded
 
-    def embed(self, windows: Tensor, states: HiddenStates) -> None:
-        """Write the input of the first block, with the exact and with the quantized embedding."""
+    def embed(self, windows: Tensor, states: HiddenStates | None) -> None:
+        """Write the input of the first block, with the exact and with the quantized embedding.
+
+        states: None where later blocks' inputs are there already.
+        """
         table: nn.Parameter = self.model.net.get_input_embeddings().weight
         quantized, exact = dequantized(self.tensors["token_embd.weight"]), table.data
         if quantized.shape != exact.shape:
             raise Infeasible(
                 "unsupported", "rounding in sequence: the embedding isn't of the checkpoint's shape"
             )
+        if states is None:
+            self.passing.first_input(windows[:1])
+            return
         for room, rows in ((states.quantized, quantized.to(exact.dtype)), (states.exact, exact)):
             table.data = rows
             for i, window in enumerate(windows):
