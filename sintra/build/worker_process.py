@@ -14,8 +14,8 @@ from sintra.core.process import kill_group
 from sintra.core.stage import Resource
 
 LOG_TAIL = 4000
-# How often a waiting thread of GNU's OpenMP (torch, llama.cpp) looks before it sleeps. By default it
-# looks for milliseconds, which on a core that another process wants are lost (docs/benchmarks.md).
+# How often a waiting thread of GNU's OpenMP (torch, llama.cpp) looks before it sleeps. By default
+# it looks for milliseconds: lost on a core that another process wants (docs/benchmarks.md).
 SPIN_COUNT = "1000"
 OOM_COUNTS = (
     "/proc/vmstat",
@@ -72,7 +72,6 @@ class Executor(Protocol):
 
     def more(self, request: ResourceRequest) -> ResourceRequest | None:
         """Return what to ask for after memory ran out, or None where there is no more."""
-
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -24,11 +24,11 @@ from sintra.stages import curvature, polish, quantize, refine
 from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.learned import (
     LearnedBlock,
-    LearnedMatrix,
     LearningSettings,
     learn_block,
     relative_error,
 )
+from sintra.stages.rounding.learned_matrix import LearnedMatrix
 from sintra.stages.rounding.sequential import InputMoments
 from sintra.stages.rounding.tensors import writable_tensors
 from sintra.stages.rounding.tunable import TunableMatrix
@@ -303,8 +303,8 @@ def test_codes_that_move_are_written_and_read_back(name):
     matrix = LearnedMatrix(raw, grid, tuple(exact.shape))
     assert torch.allclose(matrix.weight(), exact, rtol=1e-6, atol=1e-7)
     assert (matrix.pack() == raw).all()
+    matrix.position += torch.randint(-1, 2, matrix.position.shape).numpy()
     with torch.no_grad():
-        matrix.position += torch.randint(-1, 2, matrix.position.shape)
         matrix.by_d += 0.02
     made = matrix.pack()
     moved = grid.codes(made) - grid.codes(raw)
@@ -314,14 +314,53 @@ def test_codes_that_move_are_written_and_read_back(name):
     assert np.allclose(read, matrix.weight().detach().numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_the_gradient_of_a_code_is_the_step_between_levels():
-    grid = GRIDS["Q2_K"]
-    raw = random_blocks(grid, 4)
-    matrix = LearnedMatrix(raw, grid, (4, 256))
-    matrix.weight().sum().backward()
-    scale = grid.scales(raw)
-    step = np.repeat(scale.d[:, None] * scale.sub, 16, axis=1)
-    assert np.allclose(matrix.position.grad.numpy(), step, rtol=1e-5, atol=1e-7)
+class Straight:
+    """The same matrix in torch alone: autograd through all of it, torch's Adam."""
+
+    def __init__(self, raw, grid, shape):
+        scales = grid.scales(raw)
+        self.first, self.shape = torch.from_numpy(grid.codes(raw)).float(), shape
+        self.levels = torch.tensor(grid.levels, dtype=torch.float32)
+        self.slopes = torch.from_numpy(np.gradient(np.array(grid.levels, np.float32)))
+        self.sub, self.sub_min = (torch.from_numpy(x).float() for x in (scales.sub, scales.sub_min))
+        self.d, self.m = torch.from_numpy(scales.d), torch.from_numpy(scales.m)
+        self.position = torch.zeros_like(self.first, requires_grad=True)
+        self.by_d, self.by_m = (torch.zeros_like(x, requires_grad=True) for x in (self.d, self.m))
+
+    def half(self, x):
+        return x + (x.half().float() - x).detach()
+
+    def weight(self):
+        code = (self.first + self.position.detach()).round().clamp(0, len(self.levels) - 1).long()
+        level = self.levels[code] + self.slopes[code] * (self.position - self.position.detach())
+        scale = self.half(self.d * (1 + self.by_d))[:, None] * self.sub
+        offset = self.half(self.m * (1 + self.by_m))[:, None] * self.sub_min
+        shaped = level.reshape(*scale.shape, -1)
+        return (scale[..., None] * shaped + offset[..., None]).reshape(self.shape)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_codes_and_scales_learn_as_autograd_and_adam_have_it(name):
+    torch.manual_seed(0)
+    grid, rate, decay = GRIDS[name], 0.2, (0.9, 0.99)
+    raw = random_blocks(grid, 16)
+    matrix = LearnedMatrix(raw, grid, (8, 2 * grid.block))
+    known = Straight(raw, grid, matrix.shape)
+    adam = torch.optim.Adam([known.position], rate, betas=decay, eps=1e-12)
+    x, goal = torch.randn(4, 2 * grid.block), torch.randn(4, 8)
+    for step in range(6):
+        for each in (matrix, known):
+            (x @ each.weight().T - goal).square().sum().backward()
+        matrix.collect_gradients()
+        matrix.move_codes(rate, decay)
+        for mine, theirs in ((matrix.by_d, known.by_d), (matrix.by_m, known.by_m)):
+            size = theirs.grad.abs().max()
+            assert torch.allclose(mine.grad, theirs.grad, rtol=1e-3, atol=float(1e-4 * size))
+            theirs.grad = None
+        adam.step()
+        adam.zero_grad()
+        close = np.isclose(matrix.position, known.position.detach().numpy(), atol=1e-3)
+        assert close.mean() > 0.999, (step, close.mean())
 
 
 def test_what_is_rounded_is_what_comes_nearest_from_other_inputs():

@@ -15,12 +15,12 @@ was unless held-out windows say that it got better.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
-from sintra.stages.rounding.tunable import TunableMatrix, straight_through_half
+from sintra.stages.rounding.learned_matrix import LearnedMatrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,69 +57,6 @@ class HeldOutError(NamedTuple):
     after: float  # after learning
 
 
-class LearnedMatrix(TunableMatrix):
-    """A quantized matrix whose codes move as well as its scales."""
-
-    first: Tensor
-    """The codes at the start, (blocks, weights of a block) as float32."""
-    levels: Tensor
-    """The values of the codes, (levels,) float32."""
-    slopes: Tensor
-    """The gradient of the levels at each code, (levels,) float32."""
-    position: Tensor
-    """How far each code has moved, in levels, (blocks, weights of a block) float32, trained."""
-    by_d: Tensor
-    """What d has grown by, as a share, (blocks,) float32, trained."""
-    by_m: Tensor
-    """What m has grown by, as a share, (blocks,) float32, trained."""
-
-    def __init__(
-        self,
-        blocks: NDArray[np.uint8],
-        grid: Grid,
-        shape: tuple[int, ...],
-        order: Tensor | None = None,
-    ) -> None:
-        """Take over raw blocks (blocks, bytes of a block)."""
-        super().__init__(blocks, grid, shape, order)
-        self.first = torch.from_numpy(grid.codes(blocks)).float()
-        self.levels = torch.tensor(grid.levels, dtype=torch.float32)
-        self.slopes = torch.from_numpy(np.gradient(np.array(grid.levels, np.float32)))
-        self.position = torch.zeros_like(self.first, requires_grad=True)
-        self.by_d = torch.zeros_like(self.d, requires_grad=True)
-        self.by_m = torch.zeros_like(self.m, requires_grad=True)
-
-    def codes(self) -> Tensor:
-        """Return the present codes, indices into the levels, (blocks, weights of a block)."""
-        return (self.first + self.position.detach()).round().clamp(0, len(self.levels) - 1).long()
-
-    def weight(self) -> Tensor:
-        """Return the matrix as a runtime sees it, (rows, columns).
-
-        The gradient of a level passes to the position of its code.
-        """
-        code = self.codes()
-        level = self.levels[code] + self.slopes[code] * (self.position - self.position.detach())
-        d = straight_through_half(self.d.detach() * (1 + self.by_d))
-        m = straight_through_half(self.m.detach() * (1 + self.by_m))
-        scale = (d[:, None] * self.sub)[..., None]
-        offset = (m[:, None] * self.sub_min)[..., None]
-        return (scale * level.reshape(self.level.shape) + offset).reshape(self.shape)
-
-    def pack(self) -> NDArray[np.uint8]:
-        """Return raw blocks with the present codes and scales, (blocks, bytes of a block)."""
-        packed, grid = self.blocks.copy(), self.grid
-        old = grid.scales(packed)
-        with torch.no_grad():
-            d, m = (
-                (x * (1 + share)).half().float().numpy()
-                for x, share in ((self.d, self.by_d), (self.m, self.by_m))
-            )
-        grid.write_codes(packed, self.codes().numpy())
-        grid.write_scales(packed, Scales(d, m, old.sub, old.sub_min))
-        return packed
-
-
 class LearnedBlock:
     """The parameters of one block, those that learn among them."""
 
@@ -147,21 +84,17 @@ class LearnedBlock:
         vectors = {name: v * (1 + self.growth[name]) for name, v in self.vectors.items()}
         return self.fixed | matrices | vectors
 
-    def adam_groups(self, settings: LearningSettings) -> list[dict[str, Any]]:
-        """Return the groups of torch's Adam: positions, then scales and vectors."""
+    def shares(self) -> list[Tensor]:
+        """Return what torch's Adam trains: the growth of scales and vectors."""
         matrices = list(self.matrices.values())
         shares = [x for m in matrices for x in ([m.by_d, m.by_m] if m.grid.m_at >= 0 else [m.by_d])]
-        return [
-            {"params": [m.position for m in matrices], "lr": settings.code},
-            {"params": [*shares, *self.growth.values()], "lr": settings.scale},
-        ]
+        return [*shares, *self.growth.values()]
 
     def reset(self) -> None:
         """Undo all learning."""
+        for matrix in self.matrices.values():
+            matrix.reset()
         with torch.no_grad():
-            for matrix in self.matrices.values():
-                for x in (matrix.position, matrix.by_d, matrix.by_m):
-                    x.zero_()
             for x in self.growth.values():
                 x.zero_()
 
@@ -193,18 +126,31 @@ def descend(
     settings: LearningSettings,
 ) -> None:
     """Take Adam's steps over randomly drawn training windows, numbered by `train`."""
-    adam = torch.optim.Adam(block.adam_groups(settings), betas=settings.decay, eps=1e-12)
+    adam = torch.optim.Adam(block.shares(), settings.scale, betas=settings.decay, eps=1e-12)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / settings.steps)
     rng = np.random.default_rng(settings.seed)
     batch = min(max(1, settings.tokens // inputs.shape[1]), len(train))
-    for _ in range(settings.steps):
+    for step in range(settings.steps):
         chosen = np.sort(rng.choice(train, batch, replace=False))
         output = forward(block.weights(), windows_of(inputs, chosen))
         loss = relative_error(output, windows_of(goal, chosen)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        rate = settings.code * (1 - step / settings.steps)
+        move(list(block.matrices.values()), rate, settings.decay)
         adam.step()
         adam.zero_grad()
         schedule.step()
+
+
+def move(matrices: list[LearnedMatrix], rate: float, decay: tuple[float, float]) -> None:
+    """Pass gradients on to the scales, and take a step with the codes, several matrices at once."""
+
+    def move_one(matrix: LearnedMatrix) -> None:
+        matrix.collect_gradients()
+        matrix.move_codes(rate, decay)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(move_one, matrices))
 
 
 def held_out_error(

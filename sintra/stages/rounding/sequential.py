@@ -30,10 +30,10 @@ from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.learned import (
     HeldOutError,
     LearnedBlock,
-    LearnedMatrix,
     LearningSettings,
     learn_block,
 )
+from sintra.stages.rounding.learned_matrix import LearnedMatrix
 from sintra.stages.rounding.tensors import dequantized, row_order, stored_dtype
 
 if TYPE_CHECKING:
