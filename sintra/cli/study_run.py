@@ -18,6 +18,7 @@ from sintra.cli.study_summary import print_result, remaining_work, round_summary
 from sintra.config import study
 from sintra.config.tasks.files import check_tasks, runs_code
 from sintra.core.errors import Transient
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
@@ -44,6 +45,7 @@ class StudyRun:
         self.adviser = AdviserSession(run.say, run.spending)
         self.announced = False  # whether the user was told what is about to happen
         self.concluded = False  # whether the result is out
+        self.delivered_at = 0.0  # when the best so far was last delivered, s of the run
 
     @property
     def fresh(self) -> bool:
@@ -99,9 +101,33 @@ class StudyRun:
         recorded = round_files.read_rounds(self.workspace)[: number - 1]
         rounds.write_keys(self.workspace, graph, recorded)
         self.events.publish_rounds(graph, recorded)
+        self.deliver_early(recorded)
         planned = self.next_round(graph, recorded)
         round_files.write_round(self.workspace, planned)
         self.report_round(number, graph, planned)
+
+    def deliver_early(self, recorded: list[Round]) -> None:
+        """Put the best so far into outputs/, where it holds the limits as far as that is known.
+
+        It is no result: nothing goes into the history, and no page is drawn. At most every
+        limits.deliver_s seconds.
+        """
+        due = self.delivered_at + self.workspace.config.limits.deliver_s
+        if not recorded or self.run.seconds < due:
+            return
+        going_on = [*recorded[:-1], replace(recorded[-1], stop=outputs.GOES_ON)]
+        judged = self.judge_study(going_on)
+        winner = judged[0]["winner"]
+        if not winner or judged[0]["status"] == "unmet":
+            return
+        self.delivered_at = self.run.seconds
+        if not outputs.deliver_early(self.workspace, *judged):
+            return
+        name, folder = variant_name(Recipe.of(winner["recipe"])), judged[0]["study"]
+        on = "report" if judged[0]["status"] == "met" else "search"
+        self.run.say(
+            f"so far  {name} holds the limits on the {on} text: outputs/{folder}/; it goes on"
+        )
 
     def start_planning(self) -> None:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""

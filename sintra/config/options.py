@@ -220,6 +220,7 @@ class LimitsConf:
 
     timeout: dict[str, float | None] = field(default_factory=dict)  # stage -> seconds per step
     study_minutes: float | None = None  # one run may take so long
+    deliver_s: float = 60.0  # seconds between two deliveries of the best so far, at least
     heavy: int = 1  # heavy steps at once
     memory_gb: float | None = None  # for heavy steps together, GiB
     background: bool = False  # whether workers give way to everything else

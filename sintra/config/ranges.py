@@ -178,6 +178,7 @@ RANGES: dict[str, Range] = {
     "executor.poll_s": above(0, 1e6, "seconds"),
     "limits.timeout.*": SECONDS,
     "limits.study_minutes": above(0, 1e7, "minutes"),
+    "limits.deliver_s": Range(0, 1e9, "seconds"),
     "limits.heavy": COUNT,
     "limits.memory_gb": GIB,
     "notify.timeout_s": SECONDS,

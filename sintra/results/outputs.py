@@ -44,6 +44,7 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 PAGES = ("ab.html", "surgery.html", "report.html")  # drawn from the rest, by their own commands
+GOES_ON = "the study goes on"  # reason of a result that is delivered before the study's end
 PER_RUN = ("steps", "wall_s", "llm")  # keys of result.json that are of the run that wrote it
 TOOLS = ("llama-cpp-python", "torch", "transformers", "doit", "hydra-core", "gguf")
 TEXT_FILES = ("result.json", "rounds.json", "recipe.yaml")
@@ -106,6 +107,44 @@ def deliver(
     delivery.sound.save()
     append_to_history(workspace, result)
     return promote_winner(delivery, changed)
+
+
+def deliver_early(
+    workspace: Workspace,
+    result: ResultJson,
+    candidates: Sequence[Candidate],
+    rounds: Sequence[Round],
+    graph: Graph,
+) -> bool:
+    """Write outputs/<study>/ while the study goes on, and point outputs/latest to it.
+
+    Returns False where it holds the winner already, or where the winner's files aren't good. A
+    study that was concluded before keeps its result until it is concluded again.
+    """
+    delivery = plan_delivery(workspace, result, candidates, rounds, graph)
+    if is_concluded(delivery.folder) or not delivery.models:
+        return False
+    if has_winner(delivery):
+        return False
+    write_files(delivery)
+    seal_folder(delivery)
+    delivery.sound.save()
+    return not promote_winner(delivery, True)
+
+
+def is_concluded(folder: Path) -> bool:
+    """Return whether the folder holds the result of a study that has ended."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return bool(json.loads(read_regular(folder / "result.json"))["reason"] != GOES_ON)
+    return False
+
+
+def has_winner(delivery: Delivery) -> bool:
+    """Return whether the folder holds this very winner, whatever was measured beside it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        held = json.loads(read_regular(delivery.folder / "result.json"))["winner"]
+        return bool(held == delivery.result["winner"]) and has_models(delivery)
+    return False
 
 
 def plan_delivery(

@@ -17,8 +17,8 @@ from sintra.core.text import is_printable_line
 from sintra.core.types import Proposal
 from sintra.hardware.estimate.estimate import KV_BYTES
 from sintra.planning.state import ADVISER, EXPLORER, StudyLesson
+from sintra.study.first_look import STUDY
 from sintra.study.round_files import Round
-from sintra.study.rounds import STUDY
 
 LEVELS = ("build", "screen", "search", "report")
 ROUNDINGS = ("nearest", "compensated")

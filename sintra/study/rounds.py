@@ -26,6 +26,7 @@ from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
+from sintra.study.first_look import STUDY, first_look, is_first_look
 from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 else:
     lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
 
-STUDY = "study"  # author of what must be measured before a study can end
 FINALISTS = 2  # candidates that are measured on the report text at once
 HOPELESS = 0.05  # part of a limit that a KLD is expected to break it by: about two standard errors
 EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
@@ -71,8 +71,10 @@ def next_round(
     number = len(rounds) + 1
     if number == 1 and (stop := infeasible_reason(graph.study, graph.source)):
         return Round(number, stop=stop)
+    if number == 1 and (presets := first_look(graph)):
+        return Round(number, tuple(presets))
     candidates = collect_candidates(graph, store, rounds)
-    if stop := floor_reason(graph.study, candidates, number):
+    if stop := floor_reason(graph.study, candidates, len(planners_rounds(rounds)) + 1):
         return Round(number, stop=stop)
     most = round_limit(graph.study)
     if number >= most:
@@ -146,12 +148,18 @@ def ask_planner(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all."""
+    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all.
+
+    A planner's first round is its first, whatever was looked at before.
+    """
     replayed = graph.study.planner.name == "replay"
     state = planner_state_of(
         graph,
         store,
-        [[p for p in r.proposals if replayed or p.recipe.format == PLANNED] for r in rounds],
+        [
+            [p for p in r.proposals if replayed or p.recipe.format == PLANNED]
+            for r in planners_rounds(rounds)
+        ],
         [c for c in candidates if replayed or c.recipe.format == PLANNED],
         session,
     )
@@ -161,6 +169,11 @@ def ask_planner(
         correct_study(graph.study, candidates), replace(state, priors=priors)
     )
     return proposals
+
+
+def planners_rounds(rounds: Sequence[Round]) -> list[Round]:
+    """Return the rounds without a first look, which no planner has asked for."""
+    return [r for r in rounds if not is_first_look(r.proposals)]
 
 
 def measured_on_both(graph: Graph, store: Store, rounds: Sequence[Round]) -> StudyResults:
@@ -232,7 +245,7 @@ def last_round(
     reason: str = "decided",
 ) -> Round:
     """Return the round that ends the study, with what the study teaches later ones."""
-    gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in rounds]
+    gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in planners_rounds(rounds)]
     return Round(
         number=len(rounds) + 1,
         stop=reason if candidates else "the planner proposed nothing",

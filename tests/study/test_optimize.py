@@ -282,9 +282,18 @@ def test_a_step_past_its_time_is_killed_with_its_children(project, args):
 def test_an_unseen_narrow_model(project, tmp_path):
     narrow = make_llama(tmp_path / "some_other_llama", hidden=64, layers=3, seed=5)
     done = project.doit(
-        "optimize", "hardware=raspberry_pi_4", f"model={narrow}", *QUICK, "goal.max_kld=10"
+        "optimize",
+        "hardware=raspberry_pi_4",
+        f"model={narrow}",
+        *QUICK,
+        "goal.max_kld=10",
+        "limits.deliver_s=0",
     )
     assert done.returncode == 0, done.stderr
+    early = [line for line in done.stderr.splitlines() if line.startswith("so far ")]
+    assert early, "nothing was delivered before the end"
+    assert "holds the limits on the search text: outputs/some_other_llama-" in early[0]
+    assert project.result()["reason"] != "the study goes on"
     winner = project.result()["winner"]
     model = project.root / "outputs" / "latest" / "model.gguf"
     from sintra.formats.gguf.layout import read_layout

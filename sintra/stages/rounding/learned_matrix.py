@@ -68,7 +68,8 @@ class LearnedMatrix(TunableMatrix):
     def codes(self) -> NDArray[np.int64]:
         """Return the present codes, indices into the levels, (blocks, weights of a block)."""
         moved = np.rint(self.first.astype(np.float32) + self.position)
-        return moved.clip(0, len(self.levels) - 1).astype(np.int64)
+        codes: NDArray[np.int64] = moved.clip(0, len(self.levels) - 1).astype(np.int64)
+        return codes
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """Return the present d and m as the file holds them, (blocks,) float32."""
