@@ -292,7 +292,7 @@ def test_an_unseen_narrow_model(project, tmp_path):
     assert done.returncode == 0, done.stderr
     early = [line for line in done.stderr.splitlines() if line.startswith("so far ")]
     assert early, "nothing was delivered before the end"
-    assert "holds the limits on the search text: outputs/some_other_llama-" in early[0]
+    assert "holds the limits on the search text: outputs/some-other-llama-" in early[0]
     assert project.result()["reason"] != "the study goes on"
     winner = project.result()["winner"]
     model = project.root / "outputs" / "latest" / "model.gguf"
