@@ -459,6 +459,14 @@ def test_the_best_is_finished_once_and_wins(how):
     )
 
 
+@pytest.mark.parametrize(("steps", "count"), [(None, 0), (0, 1), (20, 1)])
+def test_a_model_too_large_to_learn_is_refined_on_request(steps, count):
+    asked = wanting("refine", size=2_000_000)
+    run = Polishing(replace(asked, probe=replace(asked.probe, refine_steps=steps)), World(0))
+    run.shape = replace(run.shape, parameters=8 * 10**9)
+    assert len(run.to_its_end().polished()) == count
+
+
 @pytest.mark.parametrize(
     ("how", "steps", "foreseen"),
     [("refine", 0, REFINED), ("refine", 300, LEARNED), ("polish", 0, POLISHED)],
