@@ -7,8 +7,10 @@ pass through the rounding as if a level were linear in its code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numba
 import numpy as np
 
 from sintra.stages.rounding.kernels import ONE, ZERO, compiled
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint8]
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def summing(function: F) -> F:
+    """Compile a function whose sums may be taken in any order, so that they are vectorized."""
+    jit = numba.njit(
+        nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy"
+    )
+    made: Any = jit(function)
+    return cast(F, made)
+
+
 @compiled
 def dequantize(
     first: Codes, position: Floats, levels: Floats, scale: Floats, offset: Floats, weights: Floats
@@ -27,34 +41,44 @@ def dequantize(
     """Write the weights, (blocks, weights of a block)."""
     blocks, groups = scale.shape
     group, last = first.shape[1] // groups, np.float32(len(levels) - 1)
+    lowest, even = levels[0], levels[-1] - levels[0] == last  # levels that are 1 apart
     for b in range(blocks):
         for g in range(groups):
             s, o = scale[b, g], offset[b, g]
-            for j in range(g * group, (g + 1) * group):
-                code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
-                weights[b, j] = s * levels[np.int32(code)] + o
+            if even:
+                for j in range(g * group, (g + 1) * group):
+                    code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
+                    weights[b, j] = s * (lowest + code) + o
+            else:
+                for j in range(g * group, (g + 1) * group):
+                    code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
+                    weights[b, j] = s * levels[np.int32(code)] + o
 
 
-@compiled
+@summing
 def scale_gradients(
-    first: Codes,
-    position: Floats,
-    levels: Floats,
+    weights: Floats,
+    scale: Floats,
+    offset: Floats,
     gradient: Floats,
     by_scale: Floats,
     by_offset: Floats,
 ) -> None:
-    """Write the gradients of scales and offsets, (blocks, groups), from that of the weights."""
+    """Write the gradients of scales and offsets, (blocks, groups), from that of the weights.
+
+    A level is what a weight is without offset and scale; where the scale is 0 its gradient is 0.
+    """
     blocks, groups = by_scale.shape
-    group, last = first.shape[1] // groups, np.float32(len(levels) - 1)
+    group = weights.shape[1] // groups
     for b in range(blocks):
         for g in range(groups):
-            of_scale, of_offset = ZERO, ZERO
+            products, total = ZERO, ZERO
             for j in range(g * group, (g + 1) * group):
-                code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
-                of_scale += gradient[b, j] * levels[np.int32(code)]
-                of_offset += gradient[b, j]
-            by_scale[b, g], by_offset[b, g] = of_scale, of_offset
+                products += gradient[b, j] * weights[b, j]
+                total += gradient[b, j]
+            s = scale[b, g]
+            by_scale[b, g] = ZERO if s == ZERO else (products - offset[b, g] * total) / s
+            by_offset[b, g] = total
 
 
 @compiled
@@ -78,13 +102,15 @@ def move_codes(
     """
     blocks, groups = scale.shape
     group, last = first.shape[1] // groups, np.float32(len(slopes) - 1)
-    tiny = np.float32(1e-12)
+    even, tiny = slopes.min() == slopes.max(), np.float32(1e-12)
     for b in range(blocks):
         for g in range(groups):
-            s = scale[b, g]
+            s = scale[b, g] * (slopes[0] if even else ONE)
             for j in range(g * group, (g + 1) * group):
-                code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
-                slope = gradient[b, j] * s * slopes[np.int32(code)]
+                slope = gradient[b, j] * s
+                if not even:
+                    code = min(max(np.rint(np.float32(first[b, j]) + position[b, j]), ZERO), last)
+                    slope *= slopes[np.int32(code)]
                 m = decay_mean * mean[b, j] + (ONE - decay_mean) * slope
                 v = decay_square * square[b, j] + (ONE - decay_square) * slope * slope
                 mean[b, j], square[b, j] = m, v

@@ -59,6 +59,7 @@ class LearnedMatrix(TunableMatrix):
     def reset(self) -> None:
         """Undo all learning."""
         self.position = np.zeros(self.first.shape, np.float32)
+        self.weights = np.empty_like(self.position)  # one room for all steps
         self.mean, self.square = np.zeros_like(self.position), np.zeros_like(self.position)
         self.steps = 0  # of Adam, with the codes
         with torch.no_grad():
@@ -85,12 +86,11 @@ class LearnedMatrix(TunableMatrix):
         """
         d, m = self.halves()
         self.scale: Floats = (d[:, None] * self.sub).numpy()
-        offset: Floats = (m[:, None] * self.sub_min).numpy()
-        weights = np.empty(self.first.shape, np.float32)
+        self.offset: Floats = (m[:, None] * self.sub_min).numpy()
         learned_kernels.dequantize(
-            self.first, self.position, self.levels, self.scale, offset, weights
+            self.first, self.position, self.levels, self.scale, self.offset, self.weights
         )
-        self.leaf = torch.from_numpy(weights).requires_grad_(torch.is_grad_enabled())
+        self.leaf = torch.from_numpy(self.weights).requires_grad_(torch.is_grad_enabled())
         return self.leaf.reshape(self.shape)
 
     def weight_gradient(self) -> Floats:
@@ -107,7 +107,7 @@ class LearnedMatrix(TunableMatrix):
         shape = (len(self.first), self.grid.groups)
         of_scale, of_offset = np.empty(shape, np.float32), np.empty(shape, np.float32)
         learned_kernels.scale_gradients(
-            self.first, self.position, self.levels, self.weight_gradient(), of_scale, of_offset
+            self.weights, self.scale, self.offset, self.weight_gradient(), of_scale, of_offset
         )
         self.by_d.grad = (torch.from_numpy(of_scale) * self.sub).sum(1) * self.d.detach()
         self.by_m.grad = (torch.from_numpy(of_offset) * self.sub_min).sum(1) * self.m.detach()
