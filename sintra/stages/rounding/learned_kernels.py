@@ -41,7 +41,9 @@ def dequantize(
     """Write the weights, (blocks, weights of a block)."""
     blocks, groups = scale.shape
     group, last = first.shape[1] // groups, np.float32(len(levels) - 1)
-    lowest, even = levels[0], levels[-1] - levels[0] == last  # levels that are 1 apart
+    lowest, even = levels[0], True  # whether all levels are 1 apart
+    for k in range(len(levels) - 1):
+        even = even and levels[k + 1] - levels[k] == ONE
     for b in range(blocks):
         for g in range(groups):
             s, o = scale[b, g], offset[b, g]
