@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
+from sintra.stages.rounding.grid import Grid, Scales
 from sintra.stages.rounding.tunable import TunableMatrix, straight_through_half
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ class HeldOutError(NamedTuple):
 
 
 class LearnedMatrix(TunableMatrix):
-    """A quantized matrix whose codes move as well as its scales."""
+    """A quantized matrix whose codes move as well as its scales.
+
+    Codes that share a codeword stay, and so does a d that isn't stored.
+    """
 
     first: Tensor
     """The codes at the start, (blocks, weights of a block) as float32."""
@@ -85,7 +88,8 @@ class LearnedMatrix(TunableMatrix):
         self.first = torch.from_numpy(grid.codes(blocks)).float()
         self.levels = torch.tensor(grid.levels, dtype=torch.float32)
         self.slopes = torch.from_numpy(np.gradient(np.array(grid.levels, np.float32)))
-        self.position = torch.zeros_like(self.first, requires_grad=True)
+        alone = grid.codebook is None
+        self.position = torch.zeros_like(self.first, requires_grad=alone)
         self.by_d = torch.zeros_like(self.d, requires_grad=True)
         self.by_m = torch.zeros_like(self.m, requires_grad=True)
 
@@ -150,10 +154,15 @@ class LearnedBlock:
     def adam_groups(self, settings: LearningSettings) -> list[dict[str, Any]]:
         """Return the groups of torch's Adam: positions, then scales and vectors."""
         matrices = list(self.matrices.values())
-        shares = [x for m in matrices for x in ([m.by_d, m.by_m] if m.grid.m_at >= 0 else [m.by_d])]
+        shares = [share for m in matrices for share in m.of_halves(m.by_d, m.by_m)]
+        positions = [m.position for m in matrices if m.grid.codebook is None]
         return [
-            {"params": [m.position for m in matrices], "lr": settings.code},
-            {"params": [*shares, *self.growth.values()], "lr": settings.scale},
+            {"params": params, "lr": rate}
+            for params, rate in (
+                (positions, settings.code),
+                ([*shares, *self.growth.values()], settings.scale),
+            )
+            if params
         ]
 
     def reset(self) -> None:
