@@ -5,7 +5,8 @@
         [--texts models/texts] [--types Q4_K,Q2_K]
 
 Every linear layer in one type, the token embedding (which may also be the output) in Q8_0. Nearest
-is the better of with and without importance matrix. texts: a folder with calibration.txt,
+is the better of with and without importance matrix; some types llama.cpp doesn't make without.
+texts: a folder with calibration.txt,
 report.txt and, for the far domain, far.txt. Last line: `geo_mean=... worst=... far_domain=...` over
 the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to the report text's
 ("none" without far.txt).
@@ -14,6 +15,7 @@ the types of at most 5.6 bits; far_domain is the ratio of its geometric mean to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import shutil
@@ -23,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, cores
 from sintra.formats.runtime import quantizer
 from sintra.probes import baseline, quality
@@ -92,17 +95,17 @@ class Stages:
         return folder
 
     def compensated(self, label: str, plain: list[Path], matrices: Path) -> Path:
-        """The compensated file, from those without and with importance matrix."""
+        """The compensated file, from those without (where there is one) and with importance."""
         ours = self.work / label
         shutil.rmtree(ours, ignore_errors=True)
-        shutil.copytree(plain[1], ours)
+        shutil.copytree(plain[-1], ours)
         compensate_file(
             ours / "model.gguf",
             self.gguf / "model.gguf",
             matrices,
             self.work / f"keep-{label}",
             lambda _: None,
-            alternative=plain[0] / "model.gguf",
+            alternative=plain[0] / "model.gguf" if len(plain) > 1 else None,
         )
         return ours
 
@@ -132,16 +135,19 @@ class Bench(Stages):
 
     def compare(self, kind: str) -> dict[str, float]:
         """Domain -> compensated / nearest."""
-        plain = [self.nearest(f"{kind}-{bool(m)}", kind, m) for m in (None, self.curvature)]
+        plain = [self.nearest(f"{kind}-True", kind, self.curvature)]
+        with contextlib.suppress(Infeasible):  # llama.cpp can't make the type without a matrix
+            plain.insert(0, self.nearest(f"{kind}-False", kind, None))
         start = time.perf_counter()
         ours = self.compensated(f"{kind}-ours", plain, self.curvature)
         seconds = time.perf_counter() - start
         ratios = {}
         for domain in self.domains:
             a, b = [self.kld(f, domain) for f in plain], self.kld(ours, domain)
+            without = f"{a[0]:.6f}" if len(a) > 1 else "none"
             ratios[domain] = b / min(a)
             print(
-                f"  {kind:7} {domain:7} nearest {a[0]:.6f} imatrix {a[1]:.6f}  compensated "
+                f"  {kind:7} {domain:7} nearest {without:8} imatrix {a[-1]:.6f}  compensated "
                 f"{b:.6f} ({ratios[domain]:.3f} x)  {seconds:.0f} s",
                 flush=True,
             )

@@ -7,6 +7,8 @@ from sintra.stages.rounding.grids import GRIDS
 
 KINDS = {n: gguf.GGMLQuantizationType[n] for n in GRIDS}
 
+FLOAT_SCALES = {"MXFP4": (118, 126), "NVFP4": (8, 96)}  # bytes of scales neither tiny nor huge
+
 
 def random_blocks(grid, count, seed=0):
     """Any bytes, with halves that are numbers; every eighth block has zero scales."""
@@ -19,4 +21,9 @@ def random_blocks(grid, count, seed=0):
             raw[:, at : at + 2] = half[:, None].view(np.uint8)
     if grid.name == "Q8_0":
         raw[:, 2:][raw[:, 2:] == 128] = 0  # -128 is never written
+    if grid.name in ("MXFP4", "NVFP4"):
+        scales, codes = raw[:, : grid.groups], raw[:, grid.groups :]
+        scales[:] = rng.integers(*FLOAT_SCALES[grid.name], scales.shape)
+        codes[codes & 15 == 8] ^= 8  # -0 is never written
+        codes[codes >> 4 == 8] ^= 128
     return raw

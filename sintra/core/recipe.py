@@ -11,8 +11,14 @@ from sintra.core.canonical import canonical, sha256
 Rounding = Literal["nearest", "compensated"]
 EVERY_MATRIX = ".*"  # the pattern after which nothing is left to the file type
 # Tensor type -> the file type that names a file most of whose matrices have it, where the names
-# differ.
-FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+# differ. llama.cpp writes no file of the type NVFP4 itself.
+FILE_TYPES = {
+    "Q3_K": "Q3_K_M",
+    "Q4_K": "Q4_K_M",
+    "Q5_K": "Q5_K_M",
+    "MXFP4": "MXFP4_MOE",
+    "NVFP4": "Q4_0",
+}
 
 
 class RecipeJson(TypedDict):

@@ -62,6 +62,26 @@ def test_decode_interval_holds_the_published_speed(hardware, shape, published):
     assert found.how == "estimated"
 
 
+def test_codewords_cost_a_processor_more_and_a_measurement_counts_instead():
+    size = LLAMA3_8B.weight_bytes
+    words = replace(LLAMA3_8B, types=(("IQ3_S", size),), slow_bytes=0.08 * size, k_bytes=size)
+    plain = replace(LLAMA3_8B, types=(("Q3_K", size),), k_bytes=size)
+    board = hardware_of(compose.compose(ROOT, ["hardware=raspberry_pi_5"]).hardware)
+
+    def speed(shape, device):
+        found = estimate_metrics(shape, device, 512)
+        return next(m for m in found if m.metric == "device_tg_tps")
+
+    slow, fast = speed(words, board), speed(plain, board)
+    assert 1.4 < fast.value / slow.value < 2
+    assert slow.high / slow.low > fast.high / fast.low, "the cost is a guess"
+    assert slow.high > fast.low, "beside a slow memory it may be nothing"
+    known = replace(board, type_costs={"IQ3_S": 1.0, "Q3_K": 1.0})
+    assert speed(words, known).value == pytest.approx(speed(plain, known).value)
+    graphics = replace(board, backend="cuda")
+    assert speed(plain, graphics).value < 1.1 * speed(words, graphics).value
+
+
 def test_more_context_costs_memory_and_speed():
     device = hardware_of(compose.compose(ROOT, ["hardware=jetson_nano"]).hardware)
     short, long = (

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sintra.core import lazy
 from sintra.core.errors import Infeasible, Transient, nearest
 from sintra.formats.gguf import header
 from sintra.formats.runtime.llama_cpp import last_message, load_library, recorded_log
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Importance = dict[str, NDArray[np.float32]]  # tensor -> importance of each input column
+else:
+    np = lazy.module("numpy")
+
 PREFIX = "LLAMA_FTYPE_MOSTLY_"
 # A matrix in a dry run's log: "[ 2/272] NAME - [ 576, 49152, 1, 1], type = f16, size = 54.00 MiB ->
 # 28.69 MiB (q8_0)".
 WRITTEN = re.compile(r"\] (\S+)\s+- \[[\d, ]+\], type = [^\[]*?-> +[\d.]+ MiB \((\w+)\)")
+
+# Types that ggml quantizes by an importance matrix alone (ggml_quantize_requires_imatrix).
+WEIGHTED = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
+UNASKED = ("token_embd.weight", "per_layer_token_embd.weight")  # see `with_embedding`
 
 
 def file_types() -> dict[str, int]:
@@ -36,7 +45,7 @@ def quantize(
     *,
     kind: str = "F16",
     tensors: list[tuple[str, str]] | None = None,
-    matrix: dict[str, NDArray[np.float32]] | None = None,
+    matrix: Importance | None = None,
     drop: list[int] | None = None,
     copy: bool = False,
     requantize: bool = False,
@@ -48,16 +57,17 @@ def quantize(
     type; requantize: take quantized tensors too. Raises Infeasible with llama.cpp's own words when
     it refuses, Transient when the disk is full.
     """
-    header.read_gguf_header(source)
+    stored = header.read_gguf_header(source).tensors
     library, types = load_library(), file_types()
     if kind not in types:
         raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")
+    matrix = with_embedding(stored, tensors or [], matrix or {})
     params = library.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.only_copy = threads, types[kind], copy
     params.allow_requantize = requantize
     # ctypes does not keep the arrays alive that params points to
     overrides = _type_overrides(library, tensors or [])
-    importance = _importance_rows(library, matrix or {})
+    importance = _importance_rows(library, matrix)
     dropped = (ctypes.c_int32 * (len(drop or []) + 1))(*sorted(drop or []), -1)
     if tensors:
         params.tt_overrides = overrides
@@ -71,6 +81,25 @@ def quantize(
         if "space" in last_message().lower() or "write" in last_message().lower():
             raise Transient(f"llama.cpp can't write {target.name}: {last_message()}")
         raise Infeasible("refused", f"llama.cpp can't make {kind}: {last_message()}")
+
+
+def with_embedding(
+    stored: Iterable[header.TensorInfo], tensors: list[tuple[str, str]], matrix: Importance
+) -> Importance:
+    """Return the importance matrix with one more row of equal weights where ggml needs one.
+
+    That is the embedding's, which no calibration measures: llama.cpp quantizes it without asking
+    for its importance, and types that need some end the process. tensors: (regex, ggml type).
+    Raises Infeasible where there is no matrix at all.
+    """
+    added: Importance = {}
+    for tensor in stored:
+        kind = next((t for pattern, t in tensors if re.search(pattern, tensor.name)), None)
+        if tensor.name in UNASKED and kind in WEIGHTED and tensor.name not in matrix:
+            if not matrix:
+                raise Infeasible("refused", f"{tensor.name}: {kind} needs an importance matrix")
+            added[tensor.name] = np.ones(tensor.shape[0], np.float32)
+    return matrix | added
 
 
 def preset_types(source: Path, presets: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -113,7 +142,7 @@ def _type_overrides(library: Any, tensors: list[tuple[str, str]]) -> Any:
     return rows
 
 
-def _importance_rows(library: Any, matrix: dict[str, NDArray[np.float32]]) -> Any:
+def _importance_rows(library: Any, matrix: Importance) -> Any:
     """Return an importance matrix as llama.cpp's array, which ends with an empty entry."""
     rows = (library.llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
     for row, (name, vector) in zip(rows, matrix.items(), strict=False):

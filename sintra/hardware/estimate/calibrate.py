@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sintra.config.options import HardwareConf
 from sintra.core import lazy
 from sintra.core.errors import UserError
-from sintra.hardware.estimate.estimate import type_cost
+from sintra.hardware.estimate.estimate import assumed_type_cost, type_cost
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,7 @@ class DecodeLaw:
         """Return means and standard deviations of the vector."""
         p, costs = self.profile, self.profile.type_costs
         center = [p.efficiency, max(p.overhead_us_per_layer, 0.1)]
-        center += [costs.get(t, type_cost(t, p.k_quant)) for t in self.types]
+        center += [costs.get(t, assumed_type_cost(t, p.backend, p.k_quant)) for t in self.types]
         spread = [p.efficiency_spread, max(p.overhead_spread, 0.2)]
         wide = [s / NINETY for s in spread]
         wide += [NOISE if t in costs else TYPE_SPREAD for t in self.types]

@@ -28,6 +28,12 @@ IQ_COSTS = dict.fromkeys(
     ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), 1.08
 )
 
+# On a CPU a byte of codewords also takes arithmetic: 2.7 to 3.5 times that of a Q4_K byte in ggml's
+# products, on one core of a Xeon at 2.5 GHz with its data in the cache (docs/benchmarks.md); beside
+# a slow memory it costs nothing. Here is the middle, and how far off either end is.
+CODEBOOK_COSTS = {"IQ2_XXS": 1.9, "IQ2_XS": 1.8, "IQ2_S": 1.6, "IQ3_XXS": 1.8, "IQ3_S": 1.9}
+CODEBOOK_SPREAD = 0.65  # half-width of the 90 % interval of the logarithm
+
 
 def type_cost(tensor_type: str, k_quant: float = 0.0) -> float:
     """Return the time to read a byte of a tensor type, over that of ordinary types.
@@ -49,7 +55,15 @@ def device_type_cost(tensor_type: str, device: Hardware) -> float:
     Where the device has measurements of its own (sintra/hardware/estimate/calibrate.py), they
     count.
     """
-    return device.type_costs.get(tensor_type, type_cost(tensor_type, device.k_quant))
+    assumed = assumed_type_cost(tensor_type, device.backend, device.k_quant)
+    return device.type_costs.get(tensor_type, assumed)
+
+
+def assumed_type_cost(tensor_type: str, backend: str, k_quant: float) -> float:
+    """Return `type_cost` where nothing was measured, with what codewords cost on a CPU."""
+    if backend == "cpu" and tensor_type in CODEBOOK_COSTS:
+        return CODEBOOK_COSTS[tensor_type] + k_quant
+    return type_cost(tensor_type, k_quant)
 
 
 @dataclass(frozen=True)
@@ -162,14 +176,10 @@ def decode_seconds(
     """Return the seconds that a token takes for reading, and for the overhead of its layers."""
     size = bytes_read(shape, context, kv, device.k_quant)
     size += device.bytes_per_weight * weights_read(shape)
-    if device.type_costs:
-        size += (
-            sum(
-                n * (device_type_cost(t, device) - type_cost(t, device.k_quant))
-                for t, n in shape.types
-            )
-            * shape.active
-        )
+    own = sum(
+        n * (device_type_cost(t, device) - type_cost(t, device.k_quant)) for t, n in shape.types
+    )
+    size += own * shape.active
     return size / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
 
 
@@ -180,13 +190,18 @@ def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16")
     """
     reading, overhead = decode_seconds(shape, device, context, kv)
     total = reading + overhead
-    unmeasured = 0.0  # share of the bytes whose type was not measured
-    if device.type_costs and shape.types:
-        measured = sum(size for t, size in shape.types if t in device.type_costs)
-        unmeasured = 1 - measured / sum(size for _, size in shape.types)
+    unmeasured = codewords = 0.0  # shares of the bytes whose type was not measured
+    if shape.types:
+        size = sum(size for _, size in shape.types)
+        guessed = [(t, n) for t, n in shape.types if t not in device.type_costs]
+        if device.type_costs:
+            unmeasured = sum(n for _, n in guessed) / size
+        if device.backend == "cpu":
+            codewords = sum(n for t, n in guessed if t in CODEBOOK_COSTS) / size
     return math.hypot(
         reading / total * device.efficiency_spread,
         reading / total * unmeasured * UNMEASURED_TYPE_SPREAD,
+        reading / total * codewords * CODEBOOK_SPREAD,
         overhead / total * device.overhead_spread,
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sintra.core import lazy
 from sintra.stages.rounding import on_cpu, on_gpu
 from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
-from sintra.stages.rounding.grids import Grid
+from sintra.stages.rounding.grid import Grid
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sintra.core import lazy
 
@@ -35,22 +35,45 @@ class DampedHessian:
 
     h: Tensor
     """(columns, columns) float32."""
-    order: Tensor
-    """The order in which GPTQ takes the columns, (columns,) int64."""
-    upper: Tensor
-    """Upper Cholesky factor of the inverse of H in that order, (columns, columns) float32."""
+    ordered: bool
+    """Whether GPTQ takes the largest diagonal first."""
+    factors: dict[int, Factor]
+    """Columns that are taken together -> the factor; made by `factored`."""
 
     def __init__(self, h: NDArray[np.float32], options: CompensationOptions) -> None:
         """Damp and factor H (columns, columns)."""
         self.h = damped_hessian(h, options.damping).to(compute_device())
-        diagonal = self.h.diagonal()
-        natural = torch.arange(len(diagonal), device=self.h.device)
-        self.order = diagonal.argsort(descending=True, stable=True) if options.ordered else natural
+        self.ordered, self.factors = options.ordered, {}
+
+    def factored(self, together: int = 1) -> Factor:
+        """Return what GPTQ needs to take so many columns at a time; made once.
+
+        together: a divisor of the columns, at most OCTET.
+        """
+        if together not in self.factors:
+            self.factors[together] = Factor.of(self.h, together, self.ordered)
+        return self.factors[together]
+
+
+class Factor(NamedTuple):
+    """H's inverse, factored, in GPTQ's order of columns."""
+
+    order: Tensor  # (columns,) int64
+    upper: Tensor  # upper Cholesky factor of the inverse of H in that order, (columns, columns)
+
+    @staticmethod
+    def of(h: Tensor, together: int, ordered: bool) -> Factor:
+        """Factor H (columns, columns); of columns taken together the order stays."""
+        weight = h.diagonal().reshape(-1, together).sum(1)
+        natural = torch.arange(len(weight), device=h.device)
+        runs = weight.argsort(descending=True, stable=True) if ordered else natural
+        within = torch.arange(together, device=h.device)
+        order = (runs[:, None] * together + within).reshape(-1)
         # H = R R' with R upper, so R's inverse is the upper Cholesky factor of H's inverse.
-        flipped = self.h[self.order][:, self.order].double().flip(0, 1)
+        flipped = h[order][:, order].double().flip(0, 1)
         r = torch.linalg.cholesky(flipped).flip(0, 1)
         eye = torch.eye(len(r), dtype=torch.float64, device=r.device)
-        self.upper = torch.linalg.solve_triangular(r, eye, upper=True).float()
+        return Factor(order, torch.linalg.solve_triangular(r, eye, upper=True).float())
 
 
 def compute_device() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
+from sintra.stages.rounding.codebook_rows import CodebookRows
+from sintra.stages.rounding.grid import Grid, Scales
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,8 @@ class GridRows:
     """The damped Hessian, (columns, columns) float32."""
     levels: Tensor
     """The values of the codes, (levels,) float32."""
+    words: CodebookRows | None
+    """The codebook where the type has one."""
     middles: Tensor
     """The bounds between neighboring levels, (levels - 1,) float32."""
     codes: Tensor
@@ -49,6 +52,7 @@ class GridRows:
         self.w, self.grid, self.h = w.to(device), grid, h
         self.rows, self.columns = w.shape
         self.levels = torch.tensor(grid.levels, dtype=torch.float32, device=device)
+        self.words = CodebookRows(grid.codebook, device) if grid.codebook else None
         self.middles = (self.levels[1:] + self.levels[:-1]) / 2
         self.codes = torch.from_numpy(grid.codes(blocks)).to(device, torch.int32).reshape(w.shape)
         scales = grid.scales(blocks)
@@ -105,10 +109,7 @@ class GridRows:
         """Return raw blocks with the present scales and codes."""
         packed, grid = blocks.copy(), self.grid
         d, m = (x.reshape(-1).cpu().numpy() for x in (self.d, self.m))
-        sub, sub_min = (
-            x.reshape(-1, grid.groups).round().cpu().numpy().astype(np.int64)
-            for x in (self.sub, self.sub_min)
-        )
+        sub, sub_min = (x.reshape(-1, grid.groups).cpu().numpy() for x in (self.sub, self.sub_min))
         grid.write_scales(packed, Scales(d, m, sub, sub_min))
         grid.write_codes(packed, self.codes.reshape(-1, grid.block).cpu().numpy().astype(np.int64))
         return packed

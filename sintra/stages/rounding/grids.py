@@ -1,148 +1,24 @@
-"""The grids of ggml's tensor types: where codes and scales lie in a block, and what they stand for.
+"""The tensor types of ggml that have a grid here, and the layouts of most of them.
 
-A weight is `d * sub * level[code] + m * sub_min`. d and m are halves, one for each block; sub and
-sub_min are small integers, one for each group of a block (1 where the type has none). A code's bits
-lie in planes: a run of bytes, cut into units, each unit holding one field of some bits at each of
-several shifts. Layouts follow ggml's block structs (ggml-common.h) and are checked in the tests
-against the gguf package's dequantizer.
+Those with codebooks and the 4-bit floats have files of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sintra.core import lazy
+from sintra.stages.rounding.codebook_grids import CODEBOOK_GRIDS
+from sintra.stages.rounding.float_grids import FLOAT_GRIDS
+from sintra.stages.rounding.grid import Grid, Plane, bit_fields
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
 
-    Bytes = NDArray[np.uint8]  # raw blocks, (n, bytes of a block)
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float32]
+    from sintra.stages.rounding.grid import Bytes, Ints
 else:
     np = lazy.module("numpy")
-
-
-class Plane(NamedTuple):
-    """The bytes of a block that hold some bits of its codes."""
-
-    start: int  # first byte
-    stop: int  # byte behind the last
-    unit: int  # bytes of a unit
-    shifts: tuple[int, ...]  # where a byte's fields begin, bits
-    bits: int  # width of a field
-    at: int = 0  # the bit of the code at which a field is placed
-
-
-class Scales(NamedTuple):
-    """The scales of n blocks."""
-
-    d: Floats  # scale of each block, (n,)
-    m: Floats  # min of each block, (n,); 0 where the type has none
-    sub: Ints  # integer scales, (n, groups)
-    sub_min: Ints  # integer mins, (n, groups); 0 where the type has none
-
-
-Split = Callable[["Bytes"], "tuple[Ints, Ints]"]
-"""Blocks -> their integer scales and mins, (n, groups) each."""
-Join = Callable[["Bytes", "Ints", "Ints"], None]
-"""Writes integer scales and mins, (n, groups) each, into blocks."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A tensor type of ggml."""
-
-    name: str  # ggml's name
-    block: int  # weights of a block
-    size: int  # bytes of a block
-    group: int  # weights that share an integer scale
-    planes: tuple[Plane, ...]  # where the codes lie
-    levels: tuple[int, ...]  # the values of the codes, ascending
-    d_at: int  # byte of d
-    m_at: int = -1  # byte of m; -1: the type has no mins
-    sign: int = 1  # the sign with which m is stored
-    first: int = 0  # the code of levels[0], modulo 256
-    limits: tuple[int, int] | None = None  # range of the integer scales; None: there are none
-    min_limits: tuple[int, int] | None = None  # range of the integer mins; None: there are none
-    split: Split | None = field(default=None, repr=False)  # reads the integer scales and mins
-    join: Join | None = field(default=None, repr=False)  # writes them
-
-    @property
-    def groups(self) -> int:
-        """Return the number of groups of a block."""
-        return self.block // self.group
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Return the bits of the file per weight."""
-        return 8 * self.size / self.block
-
-    def codes(self, blocks: Bytes) -> Ints:
-        """Return the codes of raw blocks as indices into the levels, (n, weights of a block)."""
-        code = np.zeros((len(blocks), self.block), np.int64)
-        for plane in self.planes:
-            part = blocks[:, plane.start : plane.stop].reshape(len(blocks), -1, 1, plane.unit)
-            shifts = np.array(plane.shifts, np.uint8).reshape(1, 1, -1, 1)
-            bits = (part >> shifts) & np.uint8((1 << plane.bits) - 1)
-            code |= bits.reshape(len(blocks), -1).astype(np.int64) << plane.at
-        return (code - self.first) & 0xFF if self.first else code
-
-    def write_codes(self, blocks: Bytes, indices: Ints) -> None:
-        """Replace the codes of raw blocks in place; indices: (n, weights of a block)."""
-        code = (indices + self.first) & 0xFF
-        for plane in self.planes:
-            part = (code >> plane.at) & ((1 << plane.bits) - 1)
-            shaped = part.reshape(len(blocks), -1, len(plane.shifts), plane.unit)
-            shifts = np.array(plane.shifts).reshape(1, 1, -1, 1)
-            packed = (shaped << shifts).sum(2).astype(np.uint8)
-            blocks[:, plane.start : plane.stop] = packed.reshape(len(blocks), -1)
-
-    def scales(self, blocks: Bytes) -> Scales:
-        """Return the scales of raw blocks."""
-        ones = np.ones((len(blocks), self.groups), np.int64)
-        sub, sub_min = self.split(blocks) if self.split else (ones, ones)
-        d = _half(blocks, self.d_at)
-        m = self.sign * _half(blocks, self.m_at) if self.m_at >= 0 else np.zeros_like(d)
-        return Scales(d, m, sub, sub_min if self.m_at >= 0 else np.zeros_like(ones))
-
-    def write_scales(self, blocks: Bytes, scales: Scales) -> None:
-        """Replace the scales of raw blocks in place; d and m must be halves exactly."""
-        _write_half(blocks, self.d_at, scales.d)
-        if self.m_at >= 0:
-            _write_half(blocks, self.m_at, self.sign * scales.m)
-        if self.join:
-            self.join(blocks, scales.sub, scales.sub_min)
-
-    def weights(self, blocks: Bytes) -> Floats:
-        """Return the weights that raw blocks stand for, (n, weights of a block) float32."""
-        scales = self.scales(blocks)
-        level = np.array(self.levels, np.float32)[self.codes(blocks)].reshape(
-            len(blocks), self.groups, self.group
-        )
-        scale = (scales.d[:, None] * scales.sub.astype(np.float32))[:, :, None]
-        offset = (scales.m[:, None] * scales.sub_min.astype(np.float32))[:, :, None]
-        weights: Floats = (scale * level + offset).reshape(len(blocks), self.block)
-        return weights
-
-
-def _half(blocks: Bytes, at: int) -> Floats:
-    value: Floats = blocks[:, at : at + 2].copy().view(np.float16)[:, 0].astype(np.float32)
-    return value
-
-
-def _write_half(blocks: Bytes, at: int, values: Floats) -> None:
-    blocks[:, at : at + 2] = values.astype(np.float16)[:, None].view(np.uint8)
-
-
-def _fields(part: Bytes, shifts: tuple[int, ...], mask: int) -> Ints:
-    """Return the bit fields of bytes (n, bytes), shift after shift, (n, shifts * bytes)."""
-    spread = part[:, None, :].astype(np.int64) >> np.array(shifts).reshape(1, -1, 1)
-    fields: Ints = (spread & mask).reshape(len(part), -1)
-    return fields
 
 
 def _split_q2(blocks: Bytes) -> tuple[Ints, Ints]:
@@ -155,8 +31,8 @@ def _join_q2(blocks: Bytes, sub: Ints, mins: Ints) -> None:
 
 
 def _split_q3(blocks: Bytes) -> tuple[Ints, Ints]:
-    sub = _fields(blocks[:, 96:104], (0, 4), 15) | (
-        _fields(blocks[:, 104:108], (0, 2, 4, 6), 3) << 4
+    sub = bit_fields(blocks[:, 96:104], (0, 4), 15) | (
+        bit_fields(blocks[:, 104:108], (0, 2, 4, 6), 3) << 4
     )
     return sub - 32, np.zeros_like(sub)
 
@@ -251,8 +127,8 @@ GRIDS = {
             d_at=80,
             m_at=82,
             sign=-1,
-            limits=(0, 15),
-            min_limits=(0, 15),
+            sub_values=range(0, 16),
+            min_values=range(0, 16),
             split=_split_q2,
             join=_join_q2,
         ),
@@ -264,7 +140,7 @@ GRIDS = {
             planes=(Plane(32, 96, 32, PAIRS, 2), Plane(0, 32, 32, SINGLES, 1, at=2)),
             levels=tuple(range(-4, 4)),
             d_at=108,
-            limits=(-32, 31),
+            sub_values=range(-32, 32),
             split=_split_q3,
             join=_join_q3,
         ),
@@ -278,8 +154,8 @@ GRIDS = {
             d_at=0,
             m_at=2,
             sign=-1,
-            limits=(0, 63),
-            min_limits=(0, 63),
+            sub_values=range(0, 64),
+            min_values=range(0, 64),
             split=_split_q4,
             join=_join_q4,
         ),
@@ -293,8 +169,8 @@ GRIDS = {
             d_at=0,
             m_at=2,
             sign=-1,
-            limits=(0, 63),
-            min_limits=(0, 63),
+            sub_values=range(0, 64),
+            min_values=range(0, 64),
             split=_split_q4,
             join=_join_q4,
         ),
@@ -306,7 +182,7 @@ GRIDS = {
             planes=(Plane(0, 128, 64, NIBBLES, 4), Plane(128, 192, 32, PAIRS, 2, at=4)),
             levels=tuple(range(-32, 32)),
             d_at=208,
-            limits=(-128, 127),
+            sub_values=range(-128, 128),
             split=_split_q6,
             join=_join_q6,
         ),
@@ -318,10 +194,12 @@ GRIDS = {
             planes=(Plane(8, 136, 16, NIBBLES, 4),),
             levels=CURVED,
             d_at=0,
-            limits=(-32, 31),
+            sub_values=range(-32, 32),
             split=_split_iq4,
             join=_join_iq4,
         ),
+        *CODEBOOK_GRIDS,
+        *FLOAT_GRIDS,
     )
 }
 """The grids by tensor type."""

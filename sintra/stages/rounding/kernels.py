@@ -1,18 +1,12 @@
-"""The inner loops of compensated rounding on a CPU, compiled by numba.
-
-A matrix's rows stand in the last dimension of every array, and are taken in tiles of TILE rows that
-stay in the nearest cache; the last tile is filled up with zeros. All floats are float32. Machine
-code is compiled once for a processor and kept by numba (in NUMBA_CACHE_DIR, or in __pycache__
-beside this file).
-"""
+"""The inner loops of compensated rounding on a CPU (see sintra.stages.rounding.tiles)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
+
+from sintra.stages.rounding.tiles import HALF, ONE, TILE, TWO, ZERO, compiled, load, save
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,19 +15,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Codes = NDArray[np.uint8]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-TILE = 64  # rows of a tile
-ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 SMALL, STEPS = np.float32(2**-14), np.float32(2**24)  # of halves: least normal; 1 / step below it
 LARGEST = np.float32(65504)  # of halves
-
-
-def compiled(function: F) -> F:
-    """Compile a function that lets other threads run; a product and a sum may be fused."""
-    jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
-    made: Any = jit(function)
-    return cast(F, made)
 
 
 @compiled
@@ -64,40 +47,20 @@ def nearest(
 
 
 @compiled
-def load(source: Floats, start: int, target: Floats) -> None:
-    """Copy rows from `start` on into a tile, (n, TILE), zeros behind the last row."""
-    size = min(TILE, source.shape[1] - start)
-    for i in range(len(source)):
-        for r in range(size):
-            target[i, r] = source[i, start + r]
-        for r in range(size, TILE):
-            target[i, r] = ZERO
-
-
-@compiled
-def save(source: NDArray[Any], start: int, target: NDArray[Any]) -> None:
-    """Copy a tile, (n, TILE), back to the rows from `start` on."""
-    size = min(TILE, target.shape[1] - start)
-    for i in range(len(source)):
-        for r in range(size):
-            target[i, start + r] = source[i, r]
-
-
-@compiled
 def gptq_columns(
     left: Floats,
     upper: Floats,
+    groups: Ints,
     scale: Floats,
     offset: Floats,
-    groups: Ints,
     levels: Floats,
     codes: Codes,
     errors: Floats,
 ) -> None:
     """Round some columns one after another; each later one absorbs the errors before it.
 
-    left: weights, (n, rows), not changed; upper: of the inverse of H, (n, n); scale, offset:
-    (groups of a row, rows); groups: the columns' groups, (n,). Writes codes, (n, rows), and errors
+    left: weights, (n, rows), not changed; upper: of the inverse of H, (n, n); groups: the columns'
+    groups, (n,); scale, offset: (groups of a row, rows). Writes codes, (n, rows), and errors
     divided by the diagonal, (n, rows).
     """
     count, rows = left.shape
@@ -155,6 +118,21 @@ def round_to_half(values: Floats, bits: NDArray[np.int32]) -> None:
 
 
 @compiled
+def round_to_allowed(values: Floats, allowed: Floats) -> None:
+    """Round (TILE,) to the nearest of some ascending values, all equally far apart or not."""
+    first, last, step = allowed[0], allowed[-1], allowed[1] - allowed[0]
+    if last - first == step * np.float32(len(allowed) - 1):
+        for r in range(TILE):
+            whole = np.float32(np.rint((values[r] - first) / step))
+            values[r] = min(max(first + step * whole, first), last)
+    else:
+        for r in range(TILE):
+            above = min(max(np.searchsorted(allowed, values[r]), 1), len(allowed) - 1)
+            low, high = allowed[above - 1], allowed[above]
+            values[r] = low if values[r] - low <= high - values[r] else high
+
+
+@compiled
 def add_product(factors: Floats, first: int, along: Floats, out: Floats) -> None:
     """Add to out (TILE,) the sum over i of factors[first + i] along[i]; along: (n, TILE)."""
     whole = len(along) // 4 * 4
@@ -196,7 +174,7 @@ def move_scale(
     gains: Floats,
     cross: Floats,
     slope: Floats,
-    limits: Floats,
+    allowed: Floats,
 ) -> None:
     """Move a scale of each row to its best allowed value, unless that raises the measure.
 
@@ -204,8 +182,8 @@ def move_scale(
     values: (TILE,), changed in place; along: the quantities' change for each unit of the scale, (n,
     TILE), overwritten; first: the first of them in gram, gains and cross; gram: their curvature,
     (all, all); gains: the measure's slope along each, (all, TILE); cross: what each does to the
-    slope, (chunk, all); slope: (w - rounded weights) h, (chunk, TILE), kept up to date; limits: of
-    integers, empty for halves.
+    slope, (chunk, all); slope: (w - rounded weights) h, (chunk, TILE), kept up to date; allowed:
+    what the scale may be, ascending; empty for halves.
     """
     curve, gain = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     wish = np.empty(TILE, np.float32)
@@ -215,11 +193,10 @@ def move_scale(
             gain[r] += gains[first + i, r] * along[i, r]
     for r in range(TILE):
         wish[r] = values[r] + (gain[r] / curve[r] if curve[r] > ZERO else ZERO)
-    if len(limits) == 0:
+    if len(allowed) == 0:
         round_to_half(wish, wish.view(np.int32))
     else:
-        for r in range(TILE):
-            wish[r] = min(max(np.float32(np.rint(wish[r])), limits[0]), limits[1])
+        round_to_allowed(wish, allowed)
     moved = False
     for r in range(TILE):
         move = wish[r] - values[r]
@@ -257,7 +234,7 @@ def move_group(
     level: Floats,
     slope: Floats,
     curvature: tuple[Floats, Floats, Floats],
-    limits: tuple[Floats, Floats],
+    allowed: tuple[Floats, Floats],
     along: Floats,
     gains: Floats,
 ) -> None:
@@ -265,15 +242,15 @@ def move_group(
     (d, m, sub, sub_min), (h, cross, gram) = state, curvature
     group = len(level) // len(sub)
     first, b = g * group, g * len(d) // len(sub)
-    if len(limits[0]) > 0:
+    if len(allowed[0]) > 0:
         for i in range(group):
             for r in range(TILE):
                 along[i, r] = d[b, r] * level[first + i, r]
-        move_scale(sub[g], along[:group], first, h, slope, h, slope, limits[0])
-    if len(limits[1]) > 0:
+        move_scale(sub[g], along[:group], first, h, slope, h, slope, allowed[0])
+    if len(allowed[1]) > 0:
         sum_rows(slope[first : first + group], gains[g])
         along[0] = m[b]
-        move_scale(sub_min[g], along[:1], g, gram, gains, cross, slope, limits[1])
+        move_scale(sub_min[g], along[:1], g, gram, gains, cross, slope, allowed[1])
 
 
 @compiled
@@ -292,8 +269,8 @@ def fit_block(
     level: Floats,
     slope: Floats,
     curvature: tuple[Floats, Floats, Floats],
-    limits: tuple[Floats, Floats],
-    has_min: bool,
+    allowed: tuple[Floats, Floats],
+    halves: tuple[bool, bool],
     along: Floats,
     gains: Floats,
 ) -> None:
@@ -301,24 +278,26 @@ def fit_block(
 
     state: scales and mins of the tile's blocks, (blocks, TILE), and integers of its groups,
     (groups, TILE); level: the levels of the codes, (chunk, TILE); slope: (chunk, TILE); curvature:
-    h, and it summed over groups (`sum_groups`); limits: of the integers; along: room of (chunk,
+    h, and it summed over groups (`sum_groups`); allowed: what the groups' scales and mins may be,
+    empty where there are none; halves: whether the blocks have d and m; along: room of (chunk,
     TILE); gains: room of (groups, TILE).
     """
     (d, m, sub, sub_min), (h, cross, gram) = state, curvature
     groups, block = len(sub) // len(d), len(level) // len(d)
     group, first = block // groups, b * block
     for g in range(b * groups, (b + 1) * groups):
-        move_group(state, g, level, slope, curvature, limits, along, gains)
-    for i in range(block):
-        for r in range(TILE):
-            along[i, r] = sub[(first + i) // group, r] * level[first + i, r]
-    halves = limits[0][:0]
-    move_scale(d[b], along[:block], first, h, slope, h, slope, halves)
-    if has_min:
+        move_group(state, g, level, slope, curvature, allowed, along, gains)
+    any_half = allowed[0][:0]
+    if halves[0]:
+        for i in range(block):
+            for r in range(TILE):
+                along[i, r] = sub[(first + i) // group, r] * level[first + i, r]
+        move_scale(d[b], along[:block], first, h, slope, h, slope, any_half)
+    if halves[1]:
         for g in range(b * groups, (b + 1) * groups):
             sum_rows(slope[g * group : (g + 1) * group], gains[g])
         along[:groups] = sub_min[b * groups : (b + 1) * groups]
-        move_scale(m[b], along[:groups], b * groups, gram, gains, cross, slope, halves)
+        move_scale(m[b], along[:groups], b * groups, gram, gains, cross, slope, any_half)
 
 
 @compiled
@@ -382,17 +361,18 @@ def fit_chunk(
     slope: Floats,
     h: Floats,
     levels: Floats,
-    limits: Floats,
-    min_limits: Floats,
-    has_min: bool,
+    allowed: tuple[Floats, Floats],
+    halves: tuple[bool, bool],
+    alone: bool,
     change: Floats,
 ) -> None:
-    """Fit scales and mins, then every code, of a chunk of columns: whole blocks.
+    """Fit scales and mins, then codes that stand alone, of a chunk of columns: whole blocks.
 
     codes: (chunk, rows); d, m: (blocks, rows); sub, sub_min: (groups, rows); all changed in place;
-    slope: (w - rounded weights) H, (chunk, rows), not changed; h: (chunk, chunk); levels: the
-    values of the codes; limits, min_limits: of the integers, empty where the type has none. Writes
-    the change of the rounded weights, (chunk, rows).
+    slope: (w - rounded weights) H, (chunk, rows); h: (chunk, chunk); levels: the values of the
+    codes; allowed, halves: as of `fit_block`; alone: whether a code is a weight's own: if it isn't,
+    codes stay, and the slope is brought up to date. Writes the change of the rounded weights,
+    (chunk, rows).
     """
     count, rows = codes.shape
     level = np.empty((count, TILE), np.float32)
@@ -425,18 +405,21 @@ def fit_chunk(
                 level,
                 local,
                 (h, cross, gram),
-                (limits, min_limits),
-                has_min,
+                allowed,
+                halves,
                 along,
                 gains,
             )
         stored_weights(level, blocks, mins, subs, sub_mins, new)
-        fit_codes(chosen, new, blocks, mins, subs, sub_mins, levels, h, local)
+        if alone:
+            fit_codes(chosen, new, blocks, mins, subs, sub_mins, levels, h, local)
+            save(chosen, start, codes)
+        else:
+            save(local, start, slope)
         for i in range(count):
             for r in range(TILE):
                 new[i, r] -= old[i, r]
         save(new, start, change)
-        save(chosen, start, codes)
         save(blocks, start, d)
         save(mins, start, m)
         save(subs, start, sub)

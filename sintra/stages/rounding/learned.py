@@ -96,7 +96,7 @@ class LearnedBlock:
     def shares(self) -> list[Tensor]:
         """Return what torch's Adam trains: the growth of scales and vectors."""
         matrices = list(self.matrices.values())
-        shares = [x for m in matrices for x in ([m.by_d, m.by_m] if m.grid.m_at >= 0 else [m.by_d])]
+        shares = [share for m in matrices for share in m.of_halves(m.by_d, m.by_m)]
         return [*shares, *self.growth.values()]
 
     def reset(self) -> None:
@@ -135,7 +135,8 @@ def descend(
     settings: LearningSettings,
 ) -> None:
     """Take Adam's steps over randomly drawn training windows, numbered by `train`."""
-    adam = torch.optim.Adam(block.shares(), settings.scale, betas=settings.decay, eps=1e-12)
+    shares = block.shares() or [torch.zeros(())]  # Adam wants something
+    adam = torch.optim.Adam(shares, settings.scale, betas=settings.decay, eps=1e-12)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / settings.steps)
     rng = np.random.default_rng(settings.seed)
     batch = min(max(1, settings.tokens // inputs.shape[1]), len(train))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numba
 import numpy as np
 
-from sintra.stages.rounding.kernels import ONE, ZERO, compiled
+from sintra.stages.rounding.tiles import ONE, ZERO, compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
+from sintra.stages.rounding.grid import Grid, Scales
 from sintra.stages.rounding.tunable import TunableMatrix
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ else:
 
 
 class LearnedMatrix(TunableMatrix):
-    """A quantized matrix whose codes move as well as its scales."""
+    """A quantized matrix whose codes move as well as its scales.
+
+    Codes that share a codeword stay, and so does a d that isn't stored.
+    """
 
     first: NDArray[np.uint8]
     """The codes at the start, indices into the levels, (blocks, weights of a block)."""
@@ -117,6 +120,8 @@ class LearnedMatrix(TunableMatrix):
 
         rate: the largest step, in levels; decay: of Adam's mean and square.
         """
+        if self.grid.codebook is not None:
+            return
         self.steps += 1
         mean, square = (1 - d**self.steps for d in decay)
         learned_kernels.move_codes(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
+from sintra.stages.rounding.codebook import gptq_octets, sweep_octets
+from sintra.stages.rounding.grid import Grid, Scales
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sintra.stages.rounding import kernels
+    from sintra.stages.rounding import codebook_kernels, kernels
     from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
 
     Array = NDArray[Any]
@@ -21,6 +22,7 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
     kernels = lazy.module("sintra.stages.rounding.kernels")
+    codebook_kernels = lazy.module("sintra.stages.rounding.codebook_kernels")
 
 
 class Rounded(NamedTuple):
@@ -61,8 +63,10 @@ class Rows:
         """Take weights (rows, columns) float32."""
         self.w, self.grid, self.hessian, self.width = w.T.contiguous(), grid, hessian, width
         self.levels = np.array(grid.levels, np.float32)
-        self.limits = np.array(grid.limits or (), np.float32)
-        self.min_limits = np.array(grid.min_limits or (), np.float32)
+        self.allowed = (
+            np.array(grid.sub_values or (), np.float32),
+            np.array(grid.min_values or (), np.float32),
+        )
         self.slope, self.room = torch.empty_like(self.w), torch.empty_like(self.w)
 
     def read(self, blocks: NDArray[np.uint8]) -> Rounded:
@@ -77,10 +81,7 @@ class Rows:
         """Return a copy of raw blocks that holds the codes and scales."""
         packed, grid = blocks.copy(), self.grid
         d, m = (x.T.reshape(-1) for x in (rounded.d, rounded.m))
-        sub, sub_min = (
-            np.rint(x.T).astype(np.int64).reshape(-1, grid.groups)
-            for x in (rounded.sub, rounded.sub_min)
-        )
+        sub, sub_min = (x.T.reshape(-1, grid.groups) for x in (rounded.sub, rounded.sub_min))
         grid.write_scales(packed, Scales(d, m, sub, sub_min))
         grid.write_codes(packed, rounded.codes.T.astype(np.int64).reshape(-1, grid.block))
         return packed
@@ -103,7 +104,7 @@ class Rows:
 
     def gptq(self, start: Rounded) -> Rounded:
         """Round column after column with the scales of a start; later columns absorb the error."""
-        upper, order = self.hessian.upper, self.hessian.order
+        order, upper = self.hessian.factored(self.grid.together)
         left, columns = self.w[order], len(order)
         groups = (order // self.grid.group).numpy()
         scale, offset = self.scales(start)
@@ -112,16 +113,13 @@ class Rows:
             last = min(first + self.width, columns)
             u = upper[first:last, first:last].contiguous()
             error = errors[: last - first]
-            kernels.gptq_columns(
-                left[first:last].numpy(),
-                u.numpy(),
-                scale,
-                offset,
-                groups[first:last],
-                self.levels,
-                codes[first:last],
-                error.numpy(),
-            )
+            given = left[first:last].numpy(), u.numpy(), groups[first:last], scale
+            into = codes[first:last], error.numpy()
+            if book := self.grid.codebook:
+                octets = gptq_octets(u, book.width).arrays()
+                codebook_kernels.gptq_octets(*given, book.arrays, octets, *into)
+            else:
+                kernels.gptq_columns(*given, offset, self.levels, *into)
             left[last:].addmm_(upper[first:last, last:].T, error, alpha=-1)
         natural = np.empty_like(codes)
         natural[order.numpy()] = codes
@@ -138,21 +136,27 @@ class Rows:
             last = min(first + width, len(h))
             blocks = slice(first // grid.block, last // grid.block)
             groups = slice(first // grid.group, last // grid.group)
-            change = self.room[: last - first]
+            change, own = self.room[: last - first], h[first:last, first:last].contiguous()
+            codes, slope = rounded.codes[first:last], self.slope[first:last].numpy()
+            d, sub = rounded.d[blocks], rounded.sub[groups]
             kernels.fit_chunk(
-                rounded.codes[first:last],
-                rounded.d[blocks],
+                codes,
+                d,
                 rounded.m[blocks],
-                rounded.sub[groups],
+                sub,
                 rounded.sub_min[groups],
-                self.slope[first:last].numpy(),
-                h[first:last, first:last].contiguous().numpy(),
+                slope,
+                own.numpy(),
                 self.levels,
-                self.limits,
-                self.min_limits,
-                grid.m_at >= 0,
+                self.allowed,
+                (grid.d_at >= 0, grid.m_at >= 0),
+                grid.codebook is None,
                 change.numpy(),
             )
+            if book := grid.codebook:
+                octets = sweep_octets(own, book.width).arrays()
+                given = slope, own.numpy(), self.levels, book.arrays, octets
+                codebook_kernels.fit_octets(codes, d, sub, *given, change.numpy())
             # Only for the columns that are still to come: `measured` makes the slope anew.
             self.slope[last:].addmm_(h[last:, first:last], change, alpha=-1)
         return self.measured(rounded)

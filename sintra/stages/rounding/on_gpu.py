@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from sintra.core import lazy
+from sintra.stages.rounding.codebook import OCTET, gptq_octets, sweep_octets
+from sintra.stages.rounding.codebook_rows import CodebookRows, sweep_wish
+from sintra.stages.rounding.grid import Grid, Values
 from sintra.stages.rounding.grid_rows import GridRows, RowStates
-from sintra.stages.rounding.grids import Grid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,7 @@ def round_by_gptq(rows: GridRows, hessian: DampedHessian, width: int) -> None:
 
     width: columns between full updates.
     """
-    upper, order = hessian.upper, hessian.order
+    order, upper = hessian.factored(rows.grid.together)
     groups = order // rows.grid.group
     scale, offset = (x.T.contiguous() for x in (rows.scale(), rows.offset()))
     left = rows.w.T[order]  # (columns, rows)
@@ -37,13 +39,41 @@ def round_by_gptq(rows: GridRows, hessian: DampedHessian, width: int) -> None:
         stop = min(start + width, rows.columns)
         block, errors = left[start:stop], torch.empty_like(left[start:stop])
         u = upper[start:stop, start:stop]
-        for i in range(stop - start):
-            g = groups[start + i]
-            codes[start + i], value = rows.nearest(block[i], scale[g], offset[g])
-            errors[i] = (block[i] - value) / u[i, i]
-            block[i:] -= u[i, i:, None] * errors[i]
+        step, choose = rows.grid.together, chooser(rows, u)
+        for first in range(0, stop - start, step):
+            g, own = groups[start + first], slice(first, first + step)
+            at = slice(start + first, start + first + step)
+            codes[at], values = choose(first, block[own].clone(), scale[g], offset[g])
+            for i in range(first, first + step):
+                errors[i] = (block[i] - values[i - first]) / u[i, i]
+                block[i:] -= u[i, i:, None] * errors[i]
         left[stop:] -= upper[start:stop, stop:].T @ errors
     rows.codes[:, order] = codes.T
+
+
+Choose = Callable[[int, "Tensor", "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""(first column, weights, scale, offset) -> codes and what they stand for.
+
+Weights, codes and values: (columns that are chosen together, rows); scale, offset: (rows,).
+"""
+
+
+def chooser(rows: GridRows, upper: Tensor) -> Choose:
+    """Return what chooses the codes of some columns; upper: of the inverse of H in their order."""
+    if rows.words is None:
+
+        def nearest(_: int, x: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+            code, value = rows.nearest(x[0], scale, offset)
+            return code[None], value[None]
+
+        return nearest
+    words, octets = rows.words, gptq_octets(upper, rows.words.book.width)
+
+    def in_metric(first: int, x: Tensor, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        found = words.choose(x.T.contiguous(), scale, octets, first // OCTET)
+        return found.codes.T, found.values.T
+
+    return in_metric
 
 
 def sweep(rows: GridRows, width: int) -> None:
@@ -57,7 +87,10 @@ def sweep(rows: GridRows, width: int) -> None:
         old = rows.rounded(start, stop)
         h, slope = rows.h[start:stop, start:stop], rows.slope[:, start:stop].clone()
         fit_scales(rows, h, slope, start, stop)
-        fit_codes(rows, h, slope, start, stop)
+        if rows.words is None:
+            fit_codes(rows, h, slope, start, stop)
+        else:
+            fit_octets(rows, rows.words, h, slope, start)
         # Only for the columns that are still to come: `measure` makes the slope anew afterwards.
         rows.slope[:, stop:] -= (rows.rounded(start, stop) - old) @ rows.h[start:stop, stop:]
 
@@ -80,6 +113,27 @@ def fit_codes(rows: GridRows, h: Tensor, slope: Tensor, start: int, stop: int) -
     rows.codes[:, start:stop] = codes.T
 
 
+def fit_octets(rows: GridRows, words: CodebookRows, h: Tensor, slope: Tensor, start: int) -> None:
+    """Move each octet of a chunk to better codewords given all others, where there are any.
+
+    h: (chunk, chunk) of the Hessian; slope: (rows, chunk); start: the chunk's first column.
+    """
+    grid, stop = rows.grid, start + len(h)
+    octets, scale = sweep_octets(h, words.book.width), rows.scale()
+    weights, local = rows.rounded(start, stop), slope.clone()
+    for first in range(0, len(h), OCTET):
+        own = slice(first, first + OCTET)
+        number, at = first // OCTET, slice(start + first, start + first + OCTET)
+        old, metric = weights[:, own], octets.metrics[number, -1]
+        wish = sweep_wish(old, local[:, own], octets.upper[number])
+        before = ((wish - old) @ metric * (wish - old)).sum(1)
+        found = words.choose(wish, scale[:, (start + first) // grid.group], octets, number)
+        better = (found.measure < before)[:, None]
+        move = torch.where(better, found.values - old, 0.0)
+        rows.codes[:, at] = torch.where(better, found.codes, rows.codes[:, at])
+        local -= move @ h[own]
+
+
 def fit_scales(rows: GridRows, h: Tensor, slope: Tensor, start: int, stop: int) -> None:
     """Move a chunk's scales and mins, each to its best value given all others.
 
@@ -92,15 +146,16 @@ def fit_scales(rows: GridRows, h: Tensor, slope: Tensor, start: int, stop: int) 
         first = b * grid.block - start
         for g in range(grid.groups):
             at = slice(first + g * grid.group, first + (g + 1) * grid.group)
-            if grid.limits:
+            if grid.sub_values:
                 along = rows.d[:, b] * level[:, at]
-                chunk.move(rows.sub[:, b, g], at, along, integers(grid.limits))
-            if grid.min_limits:
+                chunk.move(rows.sub[:, b, g], at, along, one_of(grid.sub_values))
+            if grid.min_values:
                 along = rows.m[:, b].expand(-1, grid.group)
-                chunk.move(rows.sub_min[:, b, g], at, along, integers(grid.min_limits))
+                chunk.move(rows.sub_min[:, b, g], at, along, one_of(grid.min_values))
         at = slice(first, first + grid.block)
-        along = rows.sub[:, b].repeat_interleave(grid.group, 1) * level[:, at]
-        chunk.move(rows.d[:, b, 0], at, along, to_half)
+        if grid.d_at >= 0:
+            along = rows.sub[:, b].repeat_interleave(grid.group, 1) * level[:, at]
+            chunk.move(rows.d[:, b, 0], at, along, to_half)
         if grid.m_at >= 0:
             along = rows.sub_min[:, b].repeat_interleave(grid.group, 1)
             chunk.move(rows.m[:, b, 0], at, along, to_half)
@@ -134,9 +189,20 @@ def to_half(x: Tensor) -> Tensor:
     return x.half().float()
 
 
-def integers(limits: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    """Return a function that rounds to the integers from the first to the second limit."""
-    return lambda x: x.round().clamp(*limits)
+def one_of(values: Values) -> Callable[[Tensor], Tensor]:
+    """Return a function that rounds to the nearest of some values."""
+    if isinstance(values, range):
+        first, last, step = values[0], values[-1], values.step
+        return lambda x: (((x - first) / step).round() * step + first).clamp(first, last)
+    table = torch.tensor(values, dtype=torch.float32)
+
+    def nearest(x: Tensor) -> Tensor:
+        known = table.to(x.device)
+        above = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
+        low, high = known[above - 1], known[above]
+        return torch.where(x - low <= high - x, low, high)
+
+    return nearest
 
 
 def round_start(rows: GridRows, hessian: DampedHessian, width: int) -> tuple[Tensor, RowStates]:

@@ -114,7 +114,7 @@ class Student:
         scales = [
             scale
             for matrix in self.matrices.values()
-            for scale in ([matrix.d, matrix.m] if matrix.grid.m_at >= 0 else [matrix.d])
+            for scale in matrix.of_halves(matrix.d, matrix.m)
         ]
         return scales + [vector.values for vector in self.vectors.values()]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sintra.core import lazy
-from sintra.stages.rounding.grids import Grid, Scales
+from sintra.stages.rounding.grid import Grid, Scales
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,11 @@ class TunableMatrix:
         self.sub_min = torch.from_numpy(scales.sub_min).float()
         self.d = torch.from_numpy(scales.d).requires_grad_()
         self.m = torch.from_numpy(scales.m).requires_grad_()
+
+    def of_halves(self, of_d: Tensor, of_m: Tensor) -> list[Tensor]:
+        """Return what belongs to d and to m, where the type stores them."""
+        grid = self.grid
+        return [x for x, at in ((of_d, grid.d_at), (of_m, grid.m_at)) if at >= 0]
 
     def weight(self) -> Tensor:
         """Return the matrix as a runtime sees it, (rows, columns), with gradients to d and m."""

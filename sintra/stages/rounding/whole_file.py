@@ -15,7 +15,8 @@ from sintra.core import lazy
 from sintra.formats.gguf.mapped import MappedTensor, open_tensors
 from sintra.stages.rounding.compensate import Compensation, compensate
 from sintra.stages.rounding.damped import CompensationOptions, DampedHessian
-from sintra.stages.rounding.grids import GRIDS, Grid
+from sintra.stages.rounding.grid import Grid
+from sintra.stages.rounding.grids import GRIDS
 from sintra.stages.rounding.hessian import hessian_numbers, load_hessian
 from sintra.stages.rounding.tensors import read_tensors
 
