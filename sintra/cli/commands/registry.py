@@ -128,6 +128,18 @@ COMMANDS = (
         opens="study",
     ),
     Command(
+        "doctor",
+        "What is installed and what this machine has: each ok, or with the one command that mends "
+        "it; --online asks the network too",
+        "program",
+        "sintra.cli.commands.doctor:examine",
+        ("root", "overrides"),
+        (
+            Option("online", False, "ask the hub and pip's index whether they can be reached"),
+            FORMAT,
+        ),
+    ),
+    Command(
         "plugins",
         "Every stage, probe, planner, export, listener and device that is installed, and why one "
         "can't be loaded",
