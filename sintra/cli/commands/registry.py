@@ -188,6 +188,17 @@ COMMANDS = (
         ("root", "overrides"),
     ),
     Command(
+        "explain",
+        "Any GGUF: its types by block and by kind, sizes, bits, metadata, template; with model= "
+        "the damage of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
+        "result",
+        "sintra.cli.commands.gguf_file:explain_files",
+        ("root", "overrides"),
+        (FORMAT,),
+        words="files",
+        study_help=True,
+    ),
+    Command(
         "surgery",
         "The latest winner as a picture, tensor by tensor, beside a stock preset: "
         "outputs/<study>/surgery.html",
