@@ -149,6 +149,15 @@ COMMANDS = (
         (FORMAT,),
     ),
     Command(
+        "mcp",
+        "This project for an assistant, over the Model Context Protocol on stdin and stdout: "
+        "read-only without --write (extra: mcp)",
+        "program",
+        "sintra.cli.commands.assistant:serve_assistant",
+        ("root",),
+        (Option("write", False, "with tools that start and stop studies"),),
+    ),
+    Command(
         "telemetry",
         "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly "
         "what would be sent",
