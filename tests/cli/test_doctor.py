@@ -144,6 +144,16 @@ def test_versions_beside_requirements_and_pins():
     assert packages.extra_check("a", needs).mend == "pip install -c constraints.txt 'sintra[a]'"
 
 
+def test_what_an_installed_wheel_needs_is_in_its_metadata(tmp_path):
+    """No pyproject.toml stands beside it."""
+    needs = packages.read_needs(tmp_path)
+    assert "numpy" in map(packages.base_name, needs.required)
+    assert "optuna" in needs.extras
+    assert not set(needs.required) & set(needs.extras["optuna"])
+    assert needs.extra_command("optuna") == "pip install 'sintra[optuna]'"
+    assert needs.command("scipy>=1.11") == "pip install 'scipy>=1.11'"
+
+
 def test_lines_are_80_columns_and_the_command_stays_whole():
     check = Check("memory", "bad", "word " * 40, "pip install " + "x" * 90)
     *lines, mend = lines_of(check)

@@ -9,6 +9,7 @@ import pytest
 
 from sintra.core.errors import UserError
 from sintra.integrations.assistant import answers
+from sintra.integrations.assistant.answers import Wanted
 
 READING = {
     "devices",
@@ -21,6 +22,10 @@ READING = {
     "explain",
     "progress",
 }
+
+
+def with_option(option):
+    return Wanted("fable", "laptop", options=(option,))
 
 
 def talk(root, calls, *words):
@@ -91,6 +96,17 @@ def test_a_step_and_a_file_are_explained(finished):
     assert "hit" in answers.why(finished.root, study, "convert:fable_mini")["why"]
     found = answers.explain(finished.root, "outputs/latest/model.gguf")
     assert found["architecture"] == "qwen2"
+
+
+def test_a_study_that_has_just_been_started_is_known(tmp_path, monkeypatch):
+    """Its process leaves its note only once it has begun; its log is there from the start."""
+    (tmp_path / "cache" / "runs").mkdir(parents=True)
+    (tmp_path / "cache" / "runs" / "mine.log").write_text("sintra: no texts\n")
+    with pytest.raises(UserError, match="there is no study"):
+        answers.progress(tmp_path, "mine")
+    monkeypatch.setattr(answers, "_started", {"mine"})
+    found = answers.progress(tmp_path, "mine")
+    assert (found["state"], found["log"]) == ("stopped", ["sintra: no texts"])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def cache_checks(cache: Path) -> list[Check]:
     """Return the disk that the cache lies on, and the cache itself."""
     there = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    shown = f"{free / 1e9:.1f} GB free at {printable_line(str(cache), 200)}"
+    below = cache.absolute().is_relative_to(Path.cwd())
+    name = str(cache.absolute().relative_to(Path.cwd()) if below else cache)
+    shown = f"{free / 1e9:.1f} GB free at {printable_line(name, 200)}"
     if free < LITTLE_DISK:
         disk = Check("disk", "bad" if free < NO_DISK else "note", shown, "doit gc")
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,20 @@ Answer = dict[str, Any]  # JSON
 LIMIT_S = 300  # of a command
 SHOWN = 12  # candidates of a result
 LATEST = "latest"
+_started: set[str] = set()  # names of the studies that this process has started
+PLANNERS = ("solver", "ladder")  # those that ask nobody else
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an assistant asks a study for."""
+
+    model: str
+    hardware: str
+    goal: str = "balanced"
+    planner: str = "solver"
+    probe: str = "standard"  # quick: less text, for a first look
+    options: tuple[str, ...] = ()  # KEY=VALUE
 
 
 def devices(root: Path) -> Answer:
@@ -50,9 +64,9 @@ def estimate(root: Path, model: str, hardware: str, kind: str) -> Answer:
     return {"estimates": ask_doit(root, words, overrides)}
 
 
-def plan(root: Path, model: str, hardware: str, goal: str, options: Sequence[str]) -> Answer:
+def plan(root: Path, wanted: Wanted) -> Answer:
     """Return the steps that the next run of a study would build. Raises UserError."""
-    name, overrides = checked_study(root, model, hardware, goal, options)
+    name, overrides = checked_study(root, wanted)
     found: Answer = ask_doit(root, ["plan", "--format", "json"], overrides)
     return {"study": name, "steps": found["steps"], "stop": found["stop"]}
 
@@ -118,6 +132,8 @@ def progress(root: Path, study: str) -> Answer:
     """Return how far a study is. Raises UserError for an unknown one."""
     runs.reap_ended()
     known = Studies(root)
+    if study in _started and not known.has_study(study):
+        return not_begun(known, study)
     name = find_study(known, study)
     seen = known.snapshot(name)
     moving = seen.progress
@@ -132,6 +148,22 @@ def progress(root: Path, study: str) -> Answer:
         "seconds_left": moving.seconds_left if moving else None,
         "candidates": [asdict(line) for line in seen.candidates[:SHOWN]],
         "log": seen.log,
+    }
+
+
+def not_begun(known: Studies, name: str) -> Answer:
+    """Return the progress of a study whose process has written nothing but its log yet."""
+    return {
+        "study": name,
+        "state": "running" if runs.is_starting(name) else "stopped",
+        "round": None,
+        "reason": "",
+        "done": None,
+        "total": None,
+        "building": [],
+        "seconds_left": None,
+        "candidates": [],
+        "log": known.log_tail(name),
     }
 
 
@@ -153,13 +185,15 @@ def explain(root: Path, file: str) -> Answer:
     return found
 
 
-def start(root: Path, model: str, hardware: str, goal: str, options: Sequence[str]) -> Answer:
+def start(root: Path, wanted: Wanted) -> Answer:
     """Start a study, or resume it, as a process of its own that outlives this one.
 
     Raises UserError.
     """
-    name, overrides = checked_study(root, model, hardware, goal, options)
-    started = runs.start_study(root, Studies(root).store.root, name, overrides)
+    name, overrides = checked_study(root, wanted)
+    store = Studies(root).store.root
+    started = runs.start_study(root, store, name, overrides)
+    _started.add(name)
     return {"study": name, "started": started, "note": "" if started else "it runs already"}
 
 
@@ -170,18 +204,18 @@ def stop(root: Path, study: str) -> Answer:
     return {"study": name, "stopped": running.cancel_run(known.folder(name))}
 
 
-def checked_study(
-    root: Path, model: str, hardware: str, goal: str, options: Sequence[str]
-) -> tuple[str, list[str]]:
+def checked_study(root: Path, wanted: Wanted) -> tuple[str, list[str]]:
     """Return a study's name and its options, checked as the dashboard checks its form.
 
     Raises UserError.
     """
-    for option in options:
+    if wanted.planner not in PLANNERS:
+        raise UserError(f"planner={wanted.planner!r} can't be asked for: {' or '.join(PLANNERS)}")
+    for option in wanted.options:
         if any(c.isspace() for c in option):
             raise UserError(f"{option!r} is not an option; expected key=value")
-    values = {"model": model, "hardware": hardware, "goal": goal, "more": " ".join(options)}
-    return runs.check_form(root, values)
+    values = {name: str(value) for name, value in asdict(wanted).items() if name != "options"}
+    return runs.check_form(root, values | {"more": " ".join(wanted.options)})
 
 
 def find_study(known: Studies, name: str) -> str:

@@ -20,7 +20,7 @@ from mcp.types import ToolAnnotations
 from sintra import __version__
 from sintra.core.errors import Transient, UserError
 from sintra.integrations.assistant import answers
-from sintra.integrations.assistant.answers import Answer
+from sintra.integrations.assistant.answers import Answer, Wanted
 
 P = ParamSpec("P")
 INSTRUCTIONS = (
@@ -65,13 +65,21 @@ class ReadingTools:
         return answers.estimate(self.root, model, hardware, type)
 
     def plan(
-        self, model: str, hardware: str, goal: str = "balanced", options: list[str] | None = None
+        self,
+        model: str,
+        hardware: str,
+        goal: str = "balanced",
+        planner: str = "solver",
+        probe: str = "standard",
+        options: list[str] | None = None,
     ) -> dict[str, Any]:
         """Dry run of a study: which steps it would build, with times where they are known.
 
-        options: KEY=VALUE, such as goal.max_kld=0.02 or planner.evaluations=10.
+        goal: balanced, small, fast or quality; planner: solver, or ladder (stock presets); probe:
+        standard, or quick for a first look; options: KEY=VALUE, such as goal.max_kld=0.02.
         """
-        return answers.plan(self.root, model, hardware, goal, options or [])
+        wanted = Wanted(model, hardware, goal, planner, probe, tuple(options or ()))
+        return answers.plan(self.root, wanted)
 
     def studies(self) -> dict[str, Any]:
         """List every study of this project with its state and its winner's numbers."""
@@ -101,13 +109,20 @@ class WritingTools:
         self.root = root  # the project's folder
 
     def optimize(
-        self, model: str, hardware: str, goal: str = "balanced", options: list[str] | None = None
+        self,
+        model: str,
+        hardware: str,
+        goal: str = "balanced",
+        planner: str = "solver",
+        probe: str = "standard",
+        options: list[str] | None = None,
     ) -> dict[str, Any]:
         """Start a study, or resume it, and return its name at once. Follow it with `progress`.
 
-        It goes on when this server ends. options: as for `plan`.
+        It goes on when this server ends. The arguments are those of `plan`.
         """
-        return answers.start(self.root, model, hardware, goal, options or [])
+        wanted = Wanted(model, hardware, goal, planner, probe, tuple(options or ()))
+        return answers.start(self.root, wanted)
 
     def stop(self, study: str) -> dict[str, Any]:
         """Stop a running study; what is finished is kept, and `optimize` goes on from there."""
