@@ -114,19 +114,12 @@ def test_a_study_that_has_just_been_started_is_known(tmp_path, monkeypatch):
     [
         (lambda r: answers.result(r, "../../etc"), "there is no study"),
         (lambda r: answers.progress(r, "x" * 5000), "there is no study"),
-        (lambda r: answers.plan(r, "fable", "my_phone", "balanced", []), "no hardware is called"),
-        (
-            lambda r: answers.plan(
-                r, "fable", "laptop", "balanced", ["model.trust_remote_code=true"]
-            ),
-            "can't be set here",
-        ),
-        (
-            lambda r: answers.plan(
-                r, "fable", "laptop", "balanced", ["seed=1 probe.run_code=true"]
-            ),
-            "expected key=value",
-        ),
+        (lambda r: answers.plan(r, Wanted("fable", "my_phone")), "no hardware is called"),
+        (lambda r: answers.plan(r, Wanted("fable", "laptop", "huge")), "no goal is called"),
+        (lambda r: answers.plan(r, Wanted("fable", "laptop", planner="llm")), "solver or ladder"),
+        (lambda r: answers.plan(r, with_option("model.trust_remote_code=true")), "can't be set"),
+        (lambda r: answers.plan(r, with_option("seed=1 probe.run_code=true")), "expected key="),
+        (lambda r: answers.plan(r, with_option("device.host=elsewhere")), "can't be set"),
         (lambda r: answers.estimate(r, "fable", "", "--out"), "is no name"),
         (lambda r: answers.estimate(r, "${oc.env:HOME}", "", "Q8_0"), "is not a name"),
         (lambda r: answers.explain(r, "--help"), "is no path"),
