@@ -14,6 +14,7 @@ from sintra.core.errors import UserError
 from sintra.core.process import end_when_unread
 
 USAGE = """usage: sintra init [FOLDER]   copy dodo.py, conf/ and the bundled models into a folder
+       sintra doctor          what is installed, and the command that mends what isn't
        sintra ...             in such a folder the same as `doit ...`,
                               e.g. sintra optimize hardware=laptop"""
 
@@ -29,6 +30,8 @@ def run_command(argv: list[str]) -> int:
     try:
         if argv[:1] == ["init"]:
             return init_project(argv[1:])
+        if argv[:1] == ["doctor"]:
+            return examine_here(argv[1:])
         if argv[:1] == ["--version"]:
             print(f"sintra {__version__}")
             return 0
@@ -43,6 +46,26 @@ def run_command(argv: list[str]) -> int:
     from doit.doit_cmd import DoitMain  # `sintra init` does without
 
     return int(DoitMain().run(argv))
+
+
+def examine_here(arguments: list[str]) -> int:
+    """Run `sintra doctor`, which needs neither doit nor a project. Returns the exit code.
+
+    Raises UserError.
+    """
+    from sintra.cli.commands.doctor import examine  # `sintra init` does without
+
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    format = "text"
+    if "--format" in words:
+        at = words.index("--format")
+        format = "".join(words[at + 1 : at + 2])
+        del words[at : at + 2]
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    known = {"--online", *(word for item in overrides for word in item.split("=", 1))}
+    if wrong := [word for word in words if word not in known]:
+        raise UserError(f"doctor takes --online and --format text or json, not {wrong[0]!r}")
+    return 0 if examine(Path.cwd(), overrides, "--online" in words, format) else 1
 
 
 def init_project(arguments: list[str]) -> int:

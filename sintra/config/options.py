@@ -98,7 +98,7 @@ class PlannerConf:
     learn: bool = True  # whether earlier studies of similar models are used
     refine: bool = True  # whether the best variant is rounded again, block after block
     polish: bool = False  # whether the best variant is tuned end to end
-    replay: str = ""  # a recipe.yaml, result.json or rounds.json
+    replay: str = ""  # a recipe.yaml, result.json, rounds.json or GGUF
     base_url: str = ""  # an OpenAI-compatible endpoint
     model: str = ""  # the language model's name there
     timeout_s: float = 60.0  # a reply may take so long

@@ -63,15 +63,24 @@ class FinishedStudy:
 
         Raises UserError for a failure.
         """
-        for needed in step.all():
-            if needed.outcome(self.store) is None:
-                say(f"build   {needed.name}")
-                run_step(needed, self.store, self.workspace.policy, say)
-        outcome = step.outcome(self.store)
-        if isinstance(outcome, Failure):
-            raise UserError(f"{step.name}: {outcome.message}")
-        assert isinstance(outcome, Artifact)
-        return outcome
+        return build_artifact(self.workspace, step, say)
+
+
+def build_artifact(workspace: Workspace, step: Step, say: Callable[[str], None]) -> Artifact:
+    """Return a step's artifact, built with everything above it where the store doesn't have it.
+
+    say: takes a line for each step that is built. Raises UserError for a failure.
+    """
+    store = workspace.store
+    for needed in step.all():
+        if needed.outcome(store) is None:
+            say(f"build   {needed.name}")
+            run_step(needed, store, workspace.policy, say)
+    outcome = step.outcome(store)
+    if isinstance(outcome, Failure):
+        raise UserError(f"{step.name}: {outcome.message}")
+    assert isinstance(outcome, Artifact)
+    return outcome
 
 
 def open_finished(root: Path, study: str = "latest") -> FinishedStudy:

@@ -83,9 +83,15 @@ def recipes(data: bytes, folder: Path) -> None:
 
 def gguf(data: bytes, folder: Path) -> None:
     """A GGUF's header; what passes is read by gguf's reader too."""
+    from sintra.formats.gguf.description import read_description
+    from sintra.formats.gguf.imported import read_types
     from sintra.formats.gguf.layout import read_layout
 
-    read_layout(_file(data, folder, "model.gguf"))
+    path = _file(data, folder, "model.gguf")
+    for read in (read_description, read_types):
+        with contextlib.suppress(UserError):
+            read(path)
+    read_layout(path)
 
 
 def replies(data: bytes, folder: Path) -> None:

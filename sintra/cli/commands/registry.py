@@ -128,6 +128,18 @@ COMMANDS = (
         opens="study",
     ),
     Command(
+        "doctor",
+        "What is installed and what this machine has: each ok, or with the one command that mends "
+        "it; --online asks the network too",
+        "program",
+        "sintra.cli.commands.doctor:examine",
+        ("root", "overrides"),
+        (
+            Option("online", False, "ask the hub and pip's index whether they can be reached"),
+            FORMAT,
+        ),
+    ),
+    Command(
         "plugins",
         "Every stage, probe, planner, export, listener and device that is installed, and why one "
         "can't be loaded",
@@ -135,6 +147,15 @@ COMMANDS = (
         "sintra.cli.commands.plugins:show_plugins",
         (),
         (FORMAT,),
+    ),
+    Command(
+        "mcp",
+        "This project for an assistant, over the Model Context Protocol on stdin and stdout: "
+        "read-only without --write (extra: mcp)",
+        "program",
+        "sintra.cli.commands.assistant:serve_assistant",
+        ("root",),
+        (Option("write", False, "with tools that start and stop studies"),),
     ),
     Command(
         "telemetry",
@@ -174,6 +195,17 @@ COMMANDS = (
         "page",
         "sintra.cli.commands.pages:compare_answers",
         ("root", "overrides"),
+    ),
+    Command(
+        "explain",
+        "Any GGUF: its types by block and by kind, sizes, bits, metadata, template; with model= "
+        "the damage of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
+        "result",
+        "sintra.cli.commands.gguf_file:explain_files",
+        ("root", "overrides"),
+        (FORMAT,),
+        words="files",
+        study_help=True,
     ),
     Command(
         "surgery",

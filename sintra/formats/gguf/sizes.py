@@ -140,11 +140,14 @@ def mix_patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     The last, ".*", stands for the most common type.
     """
     common = Counter(mix.values()).most_common(1)[0][0]
+    return (*exact_patterns({n: kind for n, kind in mix.items() if kind != common}), (".*", common))
+
+
+def exact_patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Write types as (regular expression, type) pairs that match no other tensor."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     single = []
     for name, kind in sorted(mix.items()):
-        if kind == common:
-            continue
         if inside := BLOCK_NAME.match(name):
             groups[inside[2], kind].append(int(inside[1]))
         else:
@@ -153,7 +156,7 @@ def mix_patterns(mix: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         (rf"^blk\.({'|'.join(map(str, sorted(blocks)))})\.{_escape_dots(rest)}$", kind)
         for (rest, kind), blocks in sorted(groups.items())
     ]
-    return (*single, *inner, (".*", common))
+    return (*single, *inner)
 
 
 def _escape_dots(name: str) -> str:

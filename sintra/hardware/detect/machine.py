@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.hardware.detect.cgroups import CgroupLimits, cgroup_limits
-from sintra.hardware.detect.gpus import Gpu, list_gpus
+from sintra.hardware.detect.gpus import Gpu, list_gpus, list_nvidia_gpus
 
 # Flags of /proc/cpuinfo that llama.cpp's kernels ask for, the strongest first.
 X86 = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "avx", "sse4_2")
@@ -196,10 +196,13 @@ def mac_of_sysctl(sysctl: dict[str, str], available: int) -> Machine:
     )
 
 
-def this_machine() -> Machine:
-    """Return the machine that this runs on, graphics processors included."""
+def this_machine(load_llama: bool = True) -> Machine:
+    """Return the machine that this runs on, graphics processors included.
+
+    load_llama: whether llama.cpp's library is loaded into this process to ask for its devices.
+    """
     machine = read_linux_machine() if platform.system() == "Linux" else _other_machine()
-    return replace(machine, gpus=tuple(list_gpus()))
+    return replace(machine, gpus=tuple(list_gpus() if load_llama else list_nvidia_gpus()))
 
 
 def _other_machine() -> Machine:

@@ -1,0 +1,1 @@
+"""What `doit doctor` looks at: packages, llama.cpp, the machine, the cache, the network."""
