@@ -17,25 +17,29 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from fuzzing.guard import Count, Guard  # noqa: E402
-from fuzzing.mutate import drawn, from_bytes, mutated  # noqa: E402
+from fuzzing.mutate import from_bytes, mutated  # noqa: E402
 from fuzzing.targets import TARGETS, Target  # noqa: E402
 
+from sintra.config.tasks import templates  # noqa: E402
+from sintra.core.rendering.worker import SHARED  # noqa: E402
+from sintra.formats.chat import renderer  # noqa: E402
+
+SLOW_S = 0.5  # processor time of a template: many don't end, and to end them is no different
+TEXTS_A_CHILD = 500  # templates that one child process is given
 HYDRA_COST = ("overrides to a study", "profiles to a study")  # 20 to 60 ms an input
 
 
 def random_inputs(target: Target, guard: Guard, folder: Path, count: int, seed: int) -> Count:
-    """So many mutated seeds, the same for a seed."""
-    rng, found, seeds = random.Random(seed), Count(), target.seeds()
-    for data in seeds:
-        guard.tried(found, target.run, data, folder, target.allowed)
-    for number in range(count - len(seeds)):
-        data = mutated(rng.choice(seeds), drawn(rng), target.words)
+    """So many inputs, the same for a seed."""
+    found = Count()
+    for number, data in enumerate(islice(target.inputs(random.Random(seed)), count)):
         guard.tried(found, target.run, data, folder, target.allowed)
         if number % 5000 == 4999:
             emptied(folder)
@@ -93,6 +97,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", type=int, default=0, metavar="SECONDS")
     given, guard, total = parser.parse_args(), Guard(), Count()
+    SHARED.texts_a_child = TEXTS_A_CHILD
+    renderer.CPU_S = templates.SECONDS = SLOW_S
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     print(
         f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}"
