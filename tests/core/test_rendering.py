@@ -92,7 +92,8 @@ HOSTILE = {
     "gives no reason in words": ("say('{\"refused\": [1]}')", "another notation"),
     "answers too much": ("say('{\"answer\": 1}\\n' * 3)", "more than it was asked"),
     "never stops": ("[os.write(1, b'x' * 65536) for _ in range(9999)]", "texts are longer than"),
-    "closes its pipe": ("os.close(1); time.sleep(99)", "its process ended with -9"),
+    "closes its pipe": ("os.close(1); time.sleep(99)", "closes its pipe"),
+    "hears nothing": ("os.close(0); time.sleep(99)", "isn't done in time"),
     "ends": ("os._exit(3)", "its process ended with 3"),
 }
 
@@ -104,7 +105,8 @@ def test_what_it_says_is_data(process, monkeypatch, does):
     say = "import os, time\ndef say(text): os.write(1, text.encode() + b'\\n')\n"
     monkeypatch.setattr(jailed, "START", f"{say}say('{{\"ready\": true}}')\nos.read(0, 1)\n{code}")
     monkeypatch.setattr(jailed, "MOST_BYTES", 1 << 20)
-    monkeypatch.setattr(worker, "WALL_S", 0.3 if does == "says nothing" else 30)
+    monkeypatch.setattr(jailed, "ENDED_S", 0.5)
+    monkeypatch.setattr(worker, "WALL_S", 0.3 if "nothing" in does else 30)
     replies = process.ask(order("x" * (1 << 20)), [ROW], 0)
     assert reason in replies.lost
     monkeypatch.undo()

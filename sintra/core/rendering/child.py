@@ -7,7 +7,6 @@ before the first order (sintra.core.jail). Each order gets an environment of its
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sintra.core.jail.confine import JailError, confine, set_limits
+from sintra.core.jail.confine import JailError, confine, set_possible_limits
 from sintra.core.rendering.chat_texts import conversation_renderer
 from sintra.core.rendering.task_texts import pattern_finder, row_renderer
 from sintra.core.rendering.words import Answer, Refused
@@ -37,8 +36,7 @@ def main(path: str, megabytes: str) -> None:
     try:
         confine(LIFE_S, int(megabytes))
     except JailError:  # the sandbox is left
-        with contextlib.suppress(OSError, ValueError):
-            set_limits(LIFE_S, int(megabytes))
+        set_possible_limits(LIFE_S, int(megabytes))
     replies.write('{"ready": true}\n')
     replies.flush()
     for line in sys.stdin.buffer:

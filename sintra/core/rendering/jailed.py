@@ -26,6 +26,7 @@ START = (
     "from sintra.core.rendering.child import main; main(*sys.argv[1:])"
 )
 START_S = 120.0  # until a child is ready, by the clock: the machine may be busy
+ENDED_S = 5.0  # until an exit code comes, once the pipe is closed
 PIECE = 1 << 16  # bytes that are read or written at once
 MOST_BYTES = 256 << 20  # of all replies to an order
 REPLIES = {"answer", "refused", "unfit", "ready", "done"}
@@ -85,7 +86,8 @@ class JailedChild:
 
     def end(self) -> None:
         """Kill it, where it hasn't ended, and let go of what it had."""
-        kill_group(self._process)
+        if self._process.returncode is None:  # else its number may be somebody else's
+            kill_group(self._process)
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -106,10 +108,12 @@ class JailedChild:
         except Unusable as error:
             self.end()
             return Replies(read, str(error), late=isinstance(error, OutOfTime))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)  # its pipe is closed: its exit code comes at once
+        try:
+            code = self._process.wait(ENDED_S)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return Replies(read, "its process closes its pipe")
         self.end()
-        code = self._process.returncode
         lost = f"its process ended with {code}"
         return Replies(read, lost, code == -signal.SIGPROF, code == -signal.SIGKILL)
 
@@ -132,12 +136,14 @@ class JailedChild:
         unsent = memoryview(order)
         poll = select.poll()  # select.select takes no number above 1023
         poll.register(self._stdout, select.POLLIN)
-        poll.register(self._stdin, select.POLLOUT if unsent else 0)
+        if unsent:
+            poll.register(self._stdin, select.POLLOUT)
         while True:
             ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
             if unsent and self._stdin.fileno() in ready:
                 unsent = unsent[self._send(unsent[:PIECE]) :]
-                poll.modify(self._stdin, select.POLLOUT if unsent else 0)
+                if not unsent:
+                    poll.unregister(self._stdin)  # else its end would be reported without end
             if self._stdout.fileno() in ready:
                 piece = os.read(self._stdout.fileno(), PIECE)
                 if not piece:
