@@ -1,45 +1,96 @@
 """Inputs that nobody meant, for everything that reads what others wrote: counts tracebacks, hangs
 and writes outside.
 
-    python bench/fuzz.py [--inputs 100000] [--slow 100000] [--only NAME] [--seed 0]
+    python bench/fuzz.py [--inputs 100000] [--hydra 5000] [--only PATTERN] [--seed 0]
     python bench/fuzz.py --coverage 60 --only "GGUF header"  # libFuzzer, seconds (extra: fuzz)
 
-Last line: `inputs=... tracebacks=0 hangs=0 outside=0`; exit code 1 where anything isn't 0. The
-targets are a table in tests/fuzzing/targets.py.
+The targets are a table in tests/fuzzing/targets.py. They take turns, a twentieth of their inputs
+each, so that Ctrl-C leaves something of all; what was tried is printed then, too. Last line:
+`inputs=... tracebacks=0 hangs=0 outside=0`; exit code 1 where anything isn't 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from fuzzing.guard import Count, Guard  # noqa: E402
-from fuzzing.mutate import drawn, from_bytes, mutated  # noqa: E402
+from fuzzing.mutate import from_bytes, mutated  # noqa: E402
 from fuzzing.targets import TARGETS, Target  # noqa: E402
 
-HYDRA_COST = ("overrides to a study", "profiles to a study")  # 20 to 60 ms an input
+from sintra.config.tasks import templates  # noqa: E402
+from sintra.core.rendering.worker import SHARED  # noqa: E402
+from sintra.formats.chat import renderer  # noqa: E402
+
+SLOW_S = 0.5  # processor time of a template: many don't end, and to end them is no different
+TEXTS_A_CHILD = 500  # templates that one child process is given
+TURNS = 20
+THROUGH_HYDRA = ("overrides to a study", "profiles to a study")  # 20 to 60 ms an input
 
 
-def random_inputs(target: Target, guard: Guard, folder: Path, count: int, seed: int) -> Count:
-    """So many mutated seeds, the same for a seed."""
-    rng, found, seeds = random.Random(seed), Count(), target.seeds()
-    for data in seeds:
-        guard.tried(found, target.run, data, folder, target.allowed)
-    for number in range(count - len(seeds)):
-        data = mutated(rng.choice(seeds), drawn(rng), target.words)
-        guard.tried(found, target.run, data, folder, target.allowed)
-        if number % 5000 == 4999:
+@dataclass
+class Trial:
+    """A target, and what came of its inputs so far."""
+
+    name: str
+    target: Target
+    inputs: Iterator[bytes]
+    wanted: int  # inputs
+    count: Count = field(default_factory=Count)
+    seconds: float = 0.0
+
+    def go_on(self, guard: Guard, folder: Path, most: int) -> None:
+        """Try some more inputs, in a folder that is emptied then."""
+        start = time.monotonic()
+        try:
+            for data in islice(self.inputs, min(most, self.wanted - self.count.inputs)):
+                guard.tried(self.count, self.target.run, data, folder, self.target.allowed)
+        finally:
+            self.seconds += time.monotonic() - start
             emptied(folder)
-    return found
+
+    def row(self) -> str:
+        """Return the line of the table, and what was found below it."""
+        c = self.count
+        cells = (c.tracebacks, c.hangs, c.outside, round(self.seconds))
+        row = f"{self.name:<22}{c.inputs:>9}{c.refused:>9}" + "".join(f"{x:>11}" for x in cells)
+        return "\n".join([row, *("  " + line.replace("\n", "\n  ") for line in c.found)])
+
+
+def trials(options: argparse.Namespace) -> list[Trial]:
+    """Return what is to be tried."""
+    return [
+        Trial(
+            name,
+            target,
+            target.inputs(random.Random(options.seed)),
+            options.hydra if name in THROUGH_HYDRA else options.inputs,
+        )
+        for name, target in TARGETS.items()
+        if re.search(options.only, name)
+    ]
+
+
+def try_all(wanted: list[Trial], guard: Guard, folder: Path) -> None:
+    """Let the targets take turns until all inputs are tried, or Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in range(TURNS):
+            for trial in wanted:
+                trial.go_on(guard, folder, -(-trial.wanted // TURNS))
 
 
 def emptied(folder: Path) -> None:
@@ -84,53 +135,32 @@ def main() -> int:
     )
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument(
-        "--slow", type=int, default=100_000, help="for targets of a millisecond and more"
-    )
-    parser.add_argument(
         "--hydra", type=int, default=5_000, help="for targets that go through Hydra"
     )
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", type=int, default=0, metavar="SECONDS")
-    given, guard, total = parser.parse_args(), Guard(), Count()
+    options, guard = parser.parse_args(), Guard()
+    SHARED.texts_a_child = TEXTS_A_CHILD
+    renderer.CPU_S = templates.SECONDS = SLOW_S
+    wanted = trials(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    print(
-        f"{'target':<22}{'inputs':>9}{'refused':>9}{'tracebacks':>12}{'hangs':>7}{'outside':>9}"
-        f"{'seconds':>9}",
-        flush=True,
-    )
-    for name, target in TARGETS.items():
-        if not re.search(given.only, name):
-            continue
-        with tempfile.TemporaryDirectory(prefix="sintra-fuzz-", dir=memory) as folder:
-            tempfile.tempdir = folder  # what the target makes for itself lies in there too
-            if given.coverage:
-                by_coverage(target, guard, Path(folder), given.coverage)
-            start = time.monotonic()
-            count = (
-                given.hydra if name in HYDRA_COST else given.slow if target.slow else given.inputs
-            )
-            found = random_inputs(target, guard, Path(folder), count, given.seed)
-            tempfile.tempdir = None
-        print(
-            f"{name:<22}{found.inputs:>9}{found.refused:>9}{found.tracebacks:>12}{found.hangs:>7}"
-            f"{found.outside:>9}"
-            f"{time.monotonic() - start:>9.0f}",
-            flush=True,
-        )
-        for line in found.found:
-            print("  " + line.replace("\n", "\n  "), flush=True)
-        total = Count(
-            total.inputs + found.inputs,
-            total.tracebacks + found.tracebacks,
-            total.hangs + found.hangs,
-            total.outside + found.outside,
-        )
-    print(
-        f"inputs={total.inputs} tracebacks={total.tracebacks} hangs={total.hangs} "
-        f"outside={total.outside}"
-    )
-    return 1 if total.bad else 0
+    with tempfile.TemporaryDirectory(prefix="sintra-fuzz-", dir=memory) as folder:
+        tempfile.tempdir = folder  # what a target makes for itself lies in there too
+        if options.coverage:
+            by_coverage(wanted[0].target, guard, Path(folder), options.coverage)
+        try_all(wanted, guard, Path(folder))
+        tempfile.tempdir = None
+    heads = ("tracebacks", "hangs", "outside", "seconds")
+    print(f"{'target':<22}{'inputs':>9}{'refused':>9}" + "".join(f"{head:>11}" for head in heads))
+    print(*(trial.row() for trial in wanted), sep="\n")
+    sums = {
+        name: sum(getattr(trial.count, name) for trial in wanted)
+        for name in ("inputs", "tracebacks", "hangs", "outside")
+    }
+    print(*(f"{name}={number}" for name, number in sums.items()))
+    return 1 if any(trial.count.bad for trial in wanted) else 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,15 @@ from fuzzing.targets import TARGETS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sintra.core.rendering.worker import SHARED
+
 GUARD = Guard()
-FEW = {"overrides to a study": 10, "profiles to a study": 10, "tasks YAML": 40}
+FEW = {
+    "overrides to a study": 10,
+    "profiles to a study": 10,
+    "tasks YAML": 40,
+    "chat templates": 40,
+}
 QUIET = {
     "deadline": None,
     "database": None,
@@ -39,6 +46,7 @@ def test_nothing_falls(name, tmp_path, monkeypatch):
     monkeypatch.setattr(
         tempfile, "tempdir", str(tmp_path / "one")
     )  # what a target makes for itself lies in there too
+    monkeypatch.setattr(SHARED, "texts_a_child", 500)
     (tmp_path / "one").mkdir()
     with contextlib.suppress(*target.allowed):
         target.run(target.seeds()[0], tmp_path / "one")  # what is imported is imported now

@@ -11,6 +11,9 @@ from sintra.config.checks import Origins, check_references, check_values
 from sintra.config.options import Config
 from sintra.config.quoting import TAKES_NO_CODE, quoted
 from sintra.core.errors import UserError
+from sintra.core.text import printable_line
+
+LONGEST_REASON = 400  # characters of a message of Hydra's
 
 
 def hydra_values(folders: Sequence[Path], overrides: list[str], origins: Origins) -> dict[str, Any]:
@@ -57,14 +60,9 @@ def _composing_error(error: BaseException, origins: Origins) -> str:
         if isinstance(link, OmegaConfBaseException) and (key := link.full_key):
             reason = str(link.msg or link).splitlines()[0]
             value = link.value if link.value is not None else "null"
-            return f"{origins.where(key, value)}: {printable_line(reason)}"
+            return f"{origins.where(key, value)}: {printable_line(reason, LONGEST_REASON)}"
     reason = next((x for x in str(chain[-1]).splitlines() if x.strip()), type(error).__name__)
-    return printable_line(f"{reason} ({' '.join(origins.raw)})")
-
-
-def printable_line(text: str) -> str:
-    """Return a message of somebody else's as one printable line of at most 400 characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:400]
+    return printable_line(f"{reason} ({' '.join(origins.raw)})", LONGEST_REASON)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
 """The nouns and contracts that every other part shares: no part of Sintra is imported here.
 
-Thirteen modules: artifacts stand apart from the other types, since a no-op imports only them.
+Fourteen modules: artifacts stand apart from the other types, since a no-op imports only them.
 """

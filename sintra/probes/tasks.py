@@ -20,9 +20,9 @@ from typing import Any
 
 from sintra.config.tasks import files as task_files
 from sintra.config.tasks.files import FILE
-from sintra.config.tasks.templates import printable
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Context, Stage, tool_version
+from sintra.core.text import printable_line
 from sintra.formats.gguf.chat_template import ChatTemplate, read_chat_template
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import LlamaModel, open_model
@@ -163,7 +163,7 @@ def load_published(manager: Any, name: str) -> Any:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"lm-eval cannot build task {name} (or it needs code of the hub): "
-            f"{type(error).__name__}: {printable(error)[:160]}"
+            f"{type(error).__name__}: {printable_line(str(error), 160)}"
         ) from None
     except (OSError, ConnectionError) as error:
         raise Transient(

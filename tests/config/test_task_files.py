@@ -9,6 +9,7 @@ from sintra.config.tasks import files as tasks
 from sintra.config.tasks import templates
 from sintra.config.tasks.templates import Template, TemplateError, find_all, render_rows
 from sintra.core.errors import UserError
+from sintra.core.rendering import worker
 
 ROWS = [
     {"story": "Kaia left.", "ask": "Who left?", "is": "Kaia", "of": ["Kaia", "Nils"], "no": 0},
@@ -93,7 +94,7 @@ def test_a_template_that_never_ends_is_ended(monkeypatch, template):
 
 
 def test_a_template_has_so_much_memory_and_no_more(monkeypatch):
-    monkeypatch.setattr(templates, "MEGABYTES", 256)
+    monkeypatch.setattr(worker, "MEGABYTES", 256)
     with pytest.raises(TemplateError, match="MemoryError"):
         render_rows([Template("prompt", "{{ 'a' * 10 ** 10 }}", "text")], ROWS)
 

@@ -11,7 +11,8 @@ from stage_lab import Lab
 
 from sintra.core.errors import UserError
 from sintra.core.stage import Context
-from sintra.formats.chat.turns import TemplateSource, read_template
+from sintra.formats.chat.renderer import TemplateSource
+from sintra.formats.chat.turns import read_template
 from sintra.formats.gguf.chat_template import ChatFormat, read_chat_format, split_template
 from sintra.formats.gguf.header import read_gguf_header
 from sintra.formats.gguf.layout import read_layout

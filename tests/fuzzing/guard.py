@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sintra.config.tasks import templates
+from sintra.core.rendering import jailed
 
 LIMIT_S = 5.0
 CHANGES = {
@@ -34,7 +34,7 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 def own_child(event: str, args: tuple[Any, ...]) -> bool:
     """Whether this is the start of the child in which templates are rendered."""
-    return event == "subprocess.Popen" and templates.START in (args[1] or ())
+    return event == "subprocess.Popen" and jailed.START in (args[1] or ())
 
 
 class Hang(BaseException):

@@ -7,6 +7,8 @@ import struct
 from functools import cache
 from pathlib import Path
 
+from . import odd
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 JSON = (
@@ -369,3 +371,41 @@ def templates() -> list[bytes]:
         b"{% for o in options %}{{ loop.index }}: {{ o | upper }}{% endfor %}" + row,
         b"story" + row,
     ]
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def chats() -> list[bytes]:
+    """Chat templates, most of which are put apart."""
+    texts = (
+        CHATML,
+        "{{ bos_token }}" + CHATML,
+        "{% set ns = namespace(n=0) %}{% set ns.n = ns.n + 1 %}" + CHATML,
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %}{{ eos_token }}{% elif m.content %}"
+        "{{ '[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{% break %}{% endif %}{% endfor %}",
+        "{% macro turn(m) %}{{ m.role | upper }}: {{ m['content'] | trim }}\n{% endmacro %}"
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+    )
+    return [text.encode() for text in texts]
+
+
+def configs() -> list[bytes]:
+    """A sound config.json."""
+    return [json.dumps(odd.SOUND).encode()]
+
+
+JINJA = (
+    *(b"{{", b"}}", b"{%", b"%}", b"{#", b"#}", b"-%}", b"{%-", b"messages", b"content"),
+    *(b"loop.first", b"range(99999)", b"{% for i in range(99999) %}", b"{% endfor %}"),
+    *(b"{% if true %}", b"{% endif %}", b"| tojson", b"| safe", b"bos_token", b"eos_token"),
+    *(b"'a' * 99999999", b".__class__", b"{% break %}", b"{% continue %}", b"{% generation %}"),
+    *(b"{% endgeneration %}", b"strftime_now('%c')", b"{% include 'x' %}", b"{{ 1 / 0 }}"),
+    *(b"{% import 'x' as y %}", b"{% extends 'x' %}", b"\x1b[2J", b"\xe2\x80\xa8", b"\xff"),
+)

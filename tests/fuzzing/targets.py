@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, UserError
+from sintra.core.text import printable_line
 from sintra.store.remote.objects import Unreachable
 from sintra.store.remote.shared_entries import RemoteDataError
 
-from . import seeds
+from . import odd, seeds
+from .mutate import drawn, mutated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BOS = ("<s>", "<|im_start|>", "")  # of the chat templates' models
+TALKS = (("user",), ("system", "user"), ("user", "assistant", "user"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class Target:
     words: tuple[bytes, ...]
     allowed: tuple[type, ...] = (UserError,)
     slow: bool = False
+    odd: Callable[[random.Random], bytes] | None = None  # draws inputs that edits don't come by
+
+    def inputs(self, rng: random.Random) -> Iterator[bytes]:
+        """Yield the seeds, then without end what is drawn, the same for a seed of `rng`."""
+        found = self.seeds()
+        yield from found
+        while True:
+            base = self.odd(rng) if self.odd and rng.random() < 0.8 else rng.choice(found)
+            as_it_is = self.odd and rng.random() < 0.6
+            yield base if as_it_is else mutated(base, drawn(rng), self.words)
 
 
 def _file(data: bytes, folder: Path, name: str) -> Path:
@@ -181,12 +196,21 @@ def profiles(data: bytes, folder: Path) -> None:
 
 
 def composed_profiles(data: bytes, folder: Path) -> None:
-    """hardware=FILE through Hydra to a study."""
+    """hardware=FILE through Hydra to a study: a line, or a sound device."""
+    from sintra.config.checks import Origins, check_values
     from sintra.config.compose import compose
     from sintra.config.study import study_of
 
-    raw = [f"hardware={_file(data, folder, 'mine.yaml')}"]
-    study_of(compose(ROOT, raw, folder / "cache"), raw)
+    raw = [f"hardware={_file(data, folder, 'mine.yaml')}", "model=fable_mini"]
+    config = compose(ROOT, raw, folder / "cache")
+    device = study_of(config, raw).hardware
+    try:
+        check_values(asdict(config), Origins(ROOT, (), {}))
+    except UserError as error:
+        raise AssertionError(f"unsound: {error}") from None
+    assert "/" not in device.name
+    assert device.title.isprintable()
+    assert "${" not in device.title
 
 
 def tasks(data: bytes, folder: Path) -> None:
@@ -297,7 +321,7 @@ def answers(data: bytes, folder: Path) -> None:
 
     for line in data.decode(errors="replace").splitlines():
         row = read_row(line)
-        assert progress_text(row).isprintable()
+        assert printable_line(progress_text(row)) == progress_text(row)
         if "end" in row:
             is_answer("machine", row["end"])
             is_answer("speed", row["end"])
@@ -312,6 +336,47 @@ def templates(data: bytes, folder: Path) -> None:
     task["prompt"] = template.decode(errors="replace")
     _file(rows, folder, "rows.jsonl")
     check_data(_file(json.dumps(task).encode(), folder, "mine.yaml"))
+
+
+def planned(data: bytes, folder: Path) -> None:
+    """A model's folder with this config.json as far as a plan reads it: pin, facts of
+    `check-model`, expected sizes, `estimate`.
+    """
+    from sintra.formats.checkpoint.facts import folder_facts
+    from sintra.formats.checkpoint.folder import check_folder
+    from sintra.hardware.estimate.architecture import read_architecture, shape_of_preset
+    from sintra.planning.bounds import folder_shape
+    from sintra.study.pinning import Digests, pin_folder
+
+    config = _file(data, folder, "config.json")
+    _file(seeds.safetensors()[0], folder, "model.safetensors")
+    _file(b'{"model": {"vocab": {"a": 0}}}', folder, "tokenizer.json")
+    pin_folder(folder, Digests(folder / "digests"), convert="f16")
+    for text in vars(folder_facts(folder, check_folder(folder))).values():
+        assert not isinstance(text, str) or text.isprintable()
+    assert folder_shape(folder, 4.5, 1).weight_bytes >= 0
+    with contextlib.suppress(UserError):  # an architecture without estimates
+        assert shape_of_preset(read_architecture(config), "Q4_K_M").weight_bytes > 0
+
+
+def chats(data: bytes, folder: Path) -> None:
+    """A chat template: no plain turns, in a line, or conversations that are the template's own."""
+    from sintra.formats.chat.turns import read_template
+    from sintra.formats.gguf.chat_template import ChatFormat, ChatTemplate
+
+    template = ChatTemplate(data.decode(errors="replace"), BOS[len(data) % len(BOS)], "</s>")
+    adds_bos = len(data) % 2 == 0
+    reading = read_template(template, adds_bos)
+    if reading.split.turns is None:
+        assert 0 < len(reading.reason) < 300
+        assert printable_line(reading.reason) == reading.reason
+        raise UserError(reading.reason)
+    chat = ChatFormat(*reading.split, (), 512, reading.lead)
+    for roles in TALKS:
+        messages = [{"role": r, "content": f"word {i}"} for i, r in enumerate(roles)]
+        whole = template.render(messages, opening=True)
+        wanted = whole.removeprefix(template.bos) if adds_bos else whole
+        assert chat.text(messages) == wanted or "strftime" in template.text, roles
 
 
 @cache
@@ -356,7 +421,11 @@ TARGETS: dict[str, Target] = {
         listed, seeds.listed, (b"../x", b"\\", b".json", b"a" * 64), (Unreachable,), slow=True
     ),
     "hardware profiles": Target(profiles, seeds.profiles, seeds.YAML, slow=True),
-    "profiles to a study": Target(composed_profiles, seeds.profiles, seeds.YAML, slow=True),
+    "profiles to a study": Target(
+        composed_profiles, seeds.profiles, seeds.YAML, slow=True, odd=odd.odd_profile
+    ),
+    "model plans": Target(planned, seeds.configs, seeds.JSON, slow=True, odd=odd.odd_config),
+    "chat templates": Target(chats, seeds.chats, seeds.JINJA, slow=True),
     "tasks YAML": Target(
         tasks,
         seeds.tasks,

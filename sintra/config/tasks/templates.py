@@ -1,31 +1,23 @@
 """Render a task file's templates and search with its patterns, in a child process with limits.
 
 Nothing that a task file says is carried out in Sintra's own process: a template or a pattern can
-run for ever, fill the memory, or try to leave the sandbox (template_child.py).
+run for ever, fill the memory, or try to leave the sandbox (sintra.core.rendering).
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from sintra.core.errors import UserError
-from sintra.core.process import kill_group
+from sintra.core.rendering.worker import SHARED
 
-ROOT = Path(__file__).resolve().parents[3]  # the folder with the package sintra
-START = (
-    f"import sys; sys.path.append({str(ROOT)!r}); "
-    "from sintra.config.tasks.template_child import main; main(*sys.argv[1:])"
-)
-SECONDS = 2  # CPU seconds, and one more for each ROWS_PER_SECOND rows
+SECONDS = 2.0  # CPU seconds of an order's rows, and one more for each ROWS_PER_SECOND
 ROWS_PER_SECOND = 500
-WALL_SECONDS = 60  # besides ten times the CPU seconds, for a busy machine
-MEGABYTES = 512  # address space, MiB
+ROWS_AT_ONCE = 5000
+CHARACTERS_AT_ONCE = 4 << 20  # of JSON, so that any data fit the child's memory
 Kind = Literal["text", "number", "list", "target", "choices"]
 Row = dict[str, Any]
 
@@ -53,54 +45,53 @@ def render_rows(templates: Sequence[Template], rows: Sequence[Row]) -> list[dict
     """Return for each row name -> rendered value. Raises TemplateError."""
     if not templates:
         return [{} for _ in rows]
-    common = {"do": "render", "templates": [(t.name, t.text, t.kind) for t in templates]}
-    return answers(common, rows)
+    order = {"do": "rows", "templates": [(t.name, t.text, t.kind) for t in templates]}
+    names = {t.name for t in templates}
+    return answers(order, rows, lambda values: isinstance(values, dict) and set(values) == names)
 
 
 def find_all(pattern: str, texts: Sequence[str], group: int, fallback: str) -> list[str]:
     """Return what lm-eval's filter `regex` extracts from each text. Raises TemplateError."""
-    return answers({"do": "find", "pattern": pattern, "group": group, "fallback": fallback}, texts)
+    order = {"do": "pattern", "pattern": pattern, "group": group, "fallback": fallback}
+    return answers(order, texts, lambda value: isinstance(value, str))
 
 
-def answers(common: dict[str, Any], rows: Sequence[Any]) -> list[Any]:
-    """Return the child's answer to each row. Raises TemplateError."""
-    seconds = SECONDS + len(rows) // ROWS_PER_SECOND
-    lines = run_child([common, *rows], seconds)
-    given = []
-    for number, line in enumerate(lines, 1):
-        if "refused" in line:
-            raise TemplateError(printable(line["refused"]), number)
-        given.append(line["answer"])
-    if len(given) < len(rows):
-        raise TemplateError(
-            f"takes more than {seconds} s of CPU time or {MEGABYTES} MiB of memory",
-            len(given) + 1,
-        )
+def answers(order: dict[str, Any], rows: Sequence[Any], fits: Callable[[Any], bool]) -> list[Any]:
+    """Return the child's answer to each row. Raises TemplateError, where one doesn't fit, too."""
+    given: list[Any] = []
+    for part in parts_of(rows):
+        given += answers_from(order, part, len(given))
+        if not all(map(fits, given[-len(part) :])):
+            raise TemplateError("its process answers in another notation", len(given))
     return given
 
 
-def run_child(requests: Iterable[Any], seconds: int) -> list[dict[str, Any]]:
-    """Return the lines that a new child writes until it ends or its time is up."""
-    path = json.dumps([p for p in sys.path if p])
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", START, path, str(seconds), str(MEGABYTES)],
-        cwd="/",
-        env={},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    text = "".join(json.dumps(request) + "\n" for request in requests).encode()
-    try:
-        out, _ = process.communicate(text, timeout=WALL_SECONDS + 10 * seconds)
-    except subprocess.TimeoutExpired:
-        out = b""
-    finally:
-        kill_group(process)
-    return [json.loads(line) for line in out.splitlines(keepends=True) if line.endswith(b"\n")]
+def parts_of(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the rows in parts that a child takes at once."""
+    start = size = 0
+    for number, row in enumerate(rows):
+        size += len(json.dumps(row))
+        if number > start and (size > CHARACTERS_AT_ONCE or number - start >= ROWS_AT_ONCE):
+            yield rows[start:number]
+            start, size = number, 0
+    if rows:
+        yield rows[start:]
 
 
-def printable(text: object) -> str:
-    """Return a text of others in one printable line."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
+def answers_from(order: dict[str, Any], rows: Sequence[Any], before: int) -> list[Any]:
+    """Return the child's answer to each of some rows; before: how many rows come before them.
+
+    Raises TemplateError.
+    """
+    seconds = SECONDS + len(rows) // ROWS_PER_SECOND
+    replies = SHARED.ask(order, rows, seconds)
+    given = []
+    for number, reply in enumerate(replies.rows, before + 1):
+        if "answer" not in reply:
+            (reason,) = reply.values()
+            raise TemplateError(str(reason), number)
+        given.append(reply["answer"])
+    if len(given) < len(rows):
+        lost = f"takes more than {seconds:g} s of CPU time" if replies.late else replies.lost
+        raise TemplateError(lost or "its process answers too little", before + len(given) + 1)
+    return given

@@ -6,6 +6,7 @@ What the layers forbid overlaps on purpose: a right that an older kernel's Landl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -92,7 +93,20 @@ def loaded_folders() -> list[str]:
 
 def set_limits(seconds: int, megabytes: int) -> None:
     """Set the rlimits, hard and soft. Raises OSError and ValueError."""
-    limits = {
+    for number, most in limits(seconds, megabytes).items():
+        resource.setrlimit(number, (most, most))
+
+
+def set_possible_limits(seconds: int, megabytes: int) -> None:
+    """Set those of the rlimits that this system has (macOS has none on addresses)."""
+    for number, most in limits(seconds, megabytes).items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(number, (most, most))
+
+
+def limits(seconds: int, megabytes: int) -> dict[int, int]:
+    """Return the rlimits of a confined process."""
+    return {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_AS: megabytes << 20,
         resource.RLIMIT_FSIZE: 0,
@@ -101,5 +115,3 @@ def set_limits(seconds: int, megabytes: int) -> None:
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_MEMLOCK: 0,
     }
-    for number, most in limits.items():
-        resource.setrlimit(number, (most, most))

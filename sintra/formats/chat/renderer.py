@@ -1,25 +1,17 @@
-"""Have chat templates rendered by a child process that may be killed (render_child.py)."""
+"""Have conversations written out by a chat template, in the jailed child process."""
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import threading
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sintra.formats.chat.render_child import CPU_S, RenderOrder
+from sintra.core.rendering.jailed import Reply
+from sintra.core.rendering.worker import SHARED
+from sintra.core.text import printable_line
 
-START_S = 300.0  # wall time until the child is ready, seconds: transformers is imported
-WALL_S = 60.0  # wall time of a conversation, seconds; the child's own limit is processor time
-PIECE = 1 << 16  # bytes that are read at once
-# The child's environment: what Python and its libraries need, no keys.
-PASSED_ON = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+CPU_S = 3.0  # processor time of a template with a few conversations, seconds
+LONGEST_REASON = 200  # characters
 Message = dict[str, str]  # {"role", "content"}
 
 
@@ -31,87 +23,59 @@ class TooSlow(TemplateFailed):
     """A template that doesn't end."""
 
 
-class TemplateRenderer:
-    """A child process that renders; started with the first conversation, and again after a kill.
+@dataclass(frozen=True)
+class TemplateSource:
+    """A template, and the special tokens that it may name."""
 
-    Several threads may use it.
+    text: str  # the Jinja source
+    bos: str  # text of the begin-of-text token; "" where there is none
+    eos: str  # text of the end-of-text token; "" where there is none
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, and how their text ends."""
+
+    messages: Sequence[dict[str, Any]]
+    opening: bool = False  # whether the answer is opened; else the last message ends the text
+    left_open: bool = False  # whether the last message's end is left out, so that it can go on
+
+
+def render(source: TemplateSource, conversation: Conversation) -> str:
+    """Return a conversation as transformers renders it. Raises TemplateFailed."""
+    text = render_all(source, [conversation])[0]
+    if isinstance(text, TemplateFailed):
+        raise text
+    return text
+
+
+def render_all(
+    source: TemplateSource, conversations: Sequence[Conversation]
+) -> list[str | TemplateFailed]:
+    """Return each conversation as text, or why that fails.
+
+    Raises TemplateFailed for a template that can't be compiled, ends its process or doesn't end.
     """
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-
-    def render(self, order: RenderOrder) -> str:
-        """Return a conversation as transformers renders it. Raises TemplateFailed."""
-        with self._lock:
-            child = self._started()
-            assert child.stdin is not None
-            try:
-                child.stdin.write(json.dumps(order).encode() + b"\n")
-                child.stdin.flush()
-                reply = _read_reply(child, WALL_S)
-            except BrokenPipeError:
-                reply = None
-            if reply is None:
-                raise self._ended()
-        if "error" in reply:
-            raise TemplateFailed(reply["error"])
-        return str(reply["text"])
-
-    def close(self) -> None:
-        """End the child."""
-        child, self._child = self._child, None
-        if child is None:
-            return
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.kill()
-        child.wait()
-        child.stdin.close()
-        child.stdout.close()
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        """Return the child, ready. Raises TemplateFailed where it can't be started."""
-        if self._child is not None:
-            return self._child
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "sintra.formats.chat.render_child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if k in PASSED_ON} | OFFLINE,
-        )
-        if _read_reply(self._child, START_S) is None:
-            self.close()
-            raise TemplateFailed("the process that renders chat templates doesn't start")
-        return self._child
-
-    def _ended(self) -> TemplateFailed:
-        """End the child that gave no reply, and return why."""
-        assert self._child is not None
-        code = self._child.poll()
-        self.close()
-        if code in (None, -signal.SIGPROF):
-            return TooSlow(f"it takes more than {CPU_S:g} s for a few words")
-        return TemplateFailed(f"its process ended with {code}")
+    order = {"do": "chat", "template": source.text, "bos": source.bos, "eos": source.eos}
+    replies = SHARED.ask(order, [vars(c) for c in conversations], CPU_S)
+    if replies.late:
+        raise TooSlow(f"it takes more than {CPU_S:g} s for a few words")
+    if replies.lost:
+        raise TemplateFailed(printable_line(replies.lost, LONGEST_REASON))
+    if replies.rows and "unfit" in replies.rows[0]:
+        raise failure(replies.rows[0]["unfit"])
+    if len(replies.rows) != len(conversations):
+        raise TemplateFailed("its process answers something else")
+    return [text_or_failure(reply) for reply in replies.rows]
 
 
-def _read_reply(child: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any] | None:
-    """Return the child's next line; None where it ends or `limit_s` seconds pass."""
-    assert child.stdout is not None
-    handle, data = child.stdout.fileno(), b""
-    end = time.monotonic() + limit_s
-    while not data.endswith(b"\n"):
-        ready, _, _ = select.select([handle], [], [], max(0.0, end - time.monotonic()))
-        piece = os.read(handle, PIECE) if ready else b""
-        if not piece:
-            if ready:  # the pipe is closed: the exit code comes at once
-                child.wait()
-            return None
-        data += piece
-    reply: dict[str, Any] = json.loads(data)
-    return reply
+def text_or_failure(reply: Reply) -> str | TemplateFailed:
+    """Return what came of a conversation."""
+    if "refused" in reply:
+        return failure(reply["refused"])
+    return str(reply["answer"])
 
 
-SHARED = TemplateRenderer()
-"""The renderer of this process: its child ends with it, since its stdin does."""
+def failure(words: str) -> TemplateFailed:
+    """Return a reason of the template's as an error."""
+    return TemplateFailed(printable_line(words, LONGEST_REASON))

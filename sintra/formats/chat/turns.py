@@ -6,11 +6,18 @@ from the parts and compared with what the template makes of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sintra.formats.chat.renderer import SHARED, Message, TemplateFailed, TooSlow
+from sintra.formats.chat.renderer import (
+    Conversation,
+    Message,
+    TemplateFailed,
+    TemplateSource,
+    render,
+    render_all,
+)
 
 ROLES = ("system", "user", "assistant")
 # stands for a message's content; private-use characters, and what an escape would change
@@ -53,15 +60,6 @@ class TemplateReading:
     works: bool = True  # whether it renders any conversation at all
 
 
-@dataclass(frozen=True)
-class TemplateSource:
-    """A template, and the special tokens that it may name."""
-
-    text: str  # the Jinja source
-    bos: str  # text of the begin-of-text token; "" where there is none
-    eos: str  # text of the end-of-text token; "" where there is none
-
-
 def split_template(template: str | None, bos: str, eos: str, adds_bos: bool = True) -> Split:
     """Return a Jinja chat template as plain text around each role's content, the opening of the
     answer, and what comes first where no system message does.
@@ -101,9 +99,7 @@ def read_template(source: TemplateSource, adds_bos: bool) -> TemplateReading:
 def compile_error(text: str) -> str:
     """Return why a template is no Jinja of transformers'; "" where it is."""
     try:
-        SHARED.render(
-            {"template": text, "opening": False, "left_open": False, "bos": "", "eos": ""}
-        )
+        render_all(TemplateSource(text, "", ""), [])
     except TemplateFailed as error:
         return str(error)
     return ""
@@ -114,40 +110,19 @@ def _render_probes(source: TemplateSource) -> tuple[dict[Request, str], list[str
 
     Raises TemplateFailed for a template that can't be compiled or doesn't end.
     """
-    texts: dict[Request, str] = {}
-    failures: list[str] = []
-    if wrong := compile_error(source.text):
-        raise TemplateFailed(wrong)
-    for roles, opening in PROBES:
-        try:
-            texts[roles, opening] = _render(source, conversation(*roles), opening)
-        except TooSlow:
-            raise
-        except TemplateFailed as error:
-            failures.append(str(error))
-    return texts, failures
+    asked = [Conversation(conversation(*roles), opening) for roles, opening in PROBES]
+    answers = dict(zip(PROBES, render_all(source, asked), strict=True))
+    texts = {request: text for request, text in answers.items() if isinstance(text, str)}
+    return texts, [str(text) for text in answers.values() if isinstance(text, TemplateFailed)]
 
 
 def _takes_parts(source: TemplateSource) -> bool:
     """Return whether a template renders a message that is a list of parts, as of images."""
     parts = [{"role": "user", "content": [{"type": "text", "text": PLACEHOLDER}]}]
     try:
-        return bool(_render(source, parts, True))
+        return bool(render(source, Conversation(parts, opening=True)))
     except TemplateFailed:
         return False
-
-
-def _render(source: TemplateSource, messages: Sequence[Mapping[str, Any]], opening: bool) -> str:
-    return SHARED.render(
-        {
-            "template": source.text,
-            "messages": [dict(message) for message in messages],
-            "opening": opening,
-            "left_open": False,
-            "bos": source.bos,
-            "eos": source.eos,
-        }
-    )
 
 
 def _ending(pair: str) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sintra.formats.chat.renderer import SHARED, Message
+from sintra.core.text import printable_line
+from sintra.formats.chat.renderer import Conversation, Message, TemplateSource, render
 from sintra.formats.chat.turns import (
     NO_TURNS,
     ROLES,
     Split,
     TemplateReading,
-    TemplateSource,
     Turns,
     conversation,
     read_template,
@@ -76,16 +76,7 @@ class ChatTemplate(TemplateSource):
         It ends with the opening of an answer, or (opening=False) with its last message left open.
         Raises TemplateFailed where the template does not take such a conversation.
         """
-        return SHARED.render(
-            {
-                "template": self.text,
-                "messages": messages,
-                "opening": opening,
-                "left_open": not opening,
-                "bos": self.bos,
-                "eos": self.eos,
-            }
-        )
+        return render(self, Conversation(messages, opening, left_open=not opening))
 
     @cached_property
     def failure(self) -> str:
@@ -127,7 +118,7 @@ def no_template_reason(header: Header) -> str:
     if header.text(TEMPLATE_KEY):
         return ""
     if left_out := header.text(LEFT_OUT_KEY):
-        return "".join(c if c.isprintable() else "?" for c in left_out)[:LONGEST_REASON]
+        return printable_line(left_out, LONGEST_REASON)
     prefix = f"{TEMPLATE_KEY}."
     names = sorted(k.removeprefix(prefix) for k in header.metadata if k.startswith(prefix))
     return f"none of them is the default ({', '.join(names)})" if names else "there is none"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn, cast
 
+from sintra.core.text import printable_text
+
 LONGEST_LINE = 1 << 20  # characters of a line, with the end of a process's output in it
 LONGEST_TEXT = 200  # characters of a line for people
 
@@ -93,9 +95,9 @@ def _refuse(name: str) -> NoReturn:
 
 
 def printable(value: Any) -> Any:
-    """Return a JSON value whose texts have no control characters but line breaks."""
+    """Return a JSON value whose texts have no control characters but line breaks and tabs."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() or c == "\n" else "?" for c in value)
+        return printable_text(value)
     if isinstance(value, list):
         return [printable(item) for item in value]
     if isinstance(value, dict):

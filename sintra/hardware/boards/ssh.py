@@ -19,7 +19,7 @@ import asyncssh
 
 from sintra.config.options import DeviceConf
 from sintra.core.errors import Transient, UserError
-from sintra.hardware.boards.answers import is_answer, printable, progress_text, read_row
+from sintra.hardware.boards.answers import is_answer, progress_text, read_row
 from sintra.hardware.boards.connection import (
     SshTarget,
     is_connection_lost,
@@ -217,7 +217,7 @@ class SshBoard:
             )
         if code is None:
             raise ConnectionResetError("the board hung up")
-        last = printable(errors[-1]) if errors else f"exit code {code}"
+        last = errors[-1] if errors else f"exit code {code}"
         raise Transient(f"{self.target.name}: {python} broke off in {job['job']}: {last}")
 
     async def _read_answer(self, process: asyncssh.SSHClientProcess[str]) -> Any:
@@ -246,6 +246,4 @@ class SshBoard:
         done = await board.connection.run(command, timeout=INSTALL_S)
         if done.exit_status:
             last = (str(done.stderr).strip().splitlines() or ["no reason given"])[-1]
-            raise Transient(
-                f"llama-cpp-python can't be installed on {self.target.name}: {printable(last)}"
-            )
+            raise Transient(f"llama-cpp-python can't be installed on {self.target.name}: {last}")

@@ -9,8 +9,9 @@ stands in a code span or block is marked with the filter `code`, one in a Docker
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
+
+from sintra.core.template_files import render_file
 
 TEMPLATES = Path(__file__).with_name("templates")
 # what has a meaning in CommonMark or GitHub's tables; `_` only at the edge of a word
@@ -55,17 +56,9 @@ def dockerfile(value: object) -> str:
 
 def render_template(template: str, /, **values: object) -> str:
     """Render a file of templates/. Raises jinja2.UndefinedError for a missing value."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not every export has texts
-
-    printed: Callable[[object], object] = markdown if template.endswith(".md") else single_line
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-        finalize=printed,
+    return render_file(
+        TEMPLATES / template,
+        values,
+        finalize=markdown if template.endswith(".md") else single_line,
+        filters={"code": code, "dockerfile": dockerfile},
     )
-    environment.filters |= {"code": code, "dockerfile": dockerfile}
-    return environment.get_template(template).render(**values)

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sintra.core.canonical import canonical
+from sintra.core.text import printable_line
 from sintra.planning.llm.budget import (
     Budget,
     Spending,
@@ -270,4 +271,4 @@ def redact(text: str, endpoint: Endpoint) -> str:
     text = re.sub(r"//\S*@", "//", text)
     text = re.sub(r"(https?://[^\s?#]*)[?#]\S*", r"\1", text)
     text = re.sub(r"(?i)\bbearer\s+\S+|\bsk-[\w*-]+", "***", text)
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:MAX_LINE]
+    return printable_line(" ".join(text.split()), MAX_LINE)

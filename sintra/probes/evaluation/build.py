@@ -13,8 +13,9 @@ from typing import Any
 from sintra.config.tasks.fields import Fields
 from sintra.config.tasks.files import FILE, TaskFile, read_fields, read_task
 from sintra.config.tasks.format import IGNORED
-from sintra.config.tasks.templates import TemplateError, find_all, printable
+from sintra.config.tasks.templates import TemplateError, find_all
 from sintra.core.errors import UserError
+from sintra.core.text import printable_line
 from sintra.probes.evaluation.code import run_tests
 
 DEFAULT_TOKENS = 64  # most tokens of an answer
@@ -64,8 +65,9 @@ def build_task(folder: Path, name: str, run_code: bool) -> Any:
             }
         )
     except Exception as error:  # lm-eval checks a configuration by using it
+        reason = printable_line(str(error), 160)
         raise UserError(
-            f"{name}: lm-eval refuses this task: {type(error).__name__}: {printable(error)[:160]}"
+            f"{name}: lm-eval refuses this task: {type(error).__name__}: {reason}"
         ) from None
 
 

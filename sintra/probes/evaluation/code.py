@@ -24,6 +24,7 @@ from pathlib import Path
 from sintra.core.errors import UserError
 from sintra.core.jail.confine import missing_parts
 from sintra.core.process import kill_group
+from sintra.core.text import printable_line
 
 ROOT = Path(__file__).resolve().parents[3]  # the folder with the package sintra
 START = (
@@ -121,8 +122,7 @@ def outcome_of(answer: bytes | None, seconds: int) -> ProgramOutcome:
         return ProgramOutcome(False, "the tests ended early: out of time or memory")
     if "refused" in verdict:
         raise Refused(f"no code of a model's can be run here: {verdict['refused']}")
-    reason = "".join(c if c.isprintable() else "?" for c in str(verdict.get("failed", "")))
-    return ProgramOutcome("passed" in verdict, reason)
+    return ProgramOutcome("passed" in verdict, printable_line(str(verdict.get("failed", ""))))
 
 
 @functools.cache

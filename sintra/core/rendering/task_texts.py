@@ -1,73 +1,22 @@
-"""The child process in which what a task file says is carried out: templates and patterns.
+"""Render a task file's templates, and search with its patterns (in the child process).
 
-It reads lines of JSON on standard input, a request and then rows, and writes one for each row.
-Templates are rendered in Jinja's sandbox, with the names and filters that lm-eval's
-environment has. Time and memory are limited, and where the kernel can, every right is given up
-first (sintra.core.jail).
+Templates have the names and filters that lm-eval's environment has, in Jinja's sandbox.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from sintra.core.jail.confine import JailError, confine, set_limits
+from sintra.core.rendering.words import Answer, Refused, short
 
 LONGEST = 1 << 20  # characters of a rendered text
-LONGEST_REASON = 160
-Answer = Callable[[Any], Any]  # a row -> what is answered
 
 
-class Refused(Exception):
-    """What is wrong with a template, in a few words."""
-
-
-def main(path: str, seconds: str, megabytes: str) -> None:
-    """Answer the lines of standard input; path: Python's search path as JSON."""
-    sys.path[:] = json.loads(path)
-    request = json.loads(sys.stdin.readline())
-    prepare = {"render": renderer, "find": finder}[request["do"]]
-    import_jinja()
-    try:
-        confine(int(seconds), int(megabytes))
-    except JailError:  # the sandbox is left
-        with contextlib.suppress(OSError, ValueError):
-            set_limits(int(seconds), int(megabytes))
-    try:
-        answer = prepare(request)
-    except Refused as error:
-        print(json.dumps({"refused": str(error)}), flush=True)
-        return
-    for line in sys.stdin:
-        print(json.dumps(answered(answer, json.loads(line))), flush=True)
-
-
-def import_jinja() -> None:
-    """Load what is needed before nothing can be read any more."""
-    for name in ("sandbox", "debug", "constants", "ext", "filters", "tests"):
-        __import__(f"jinja2.{name}")
-
-
-def answered(answer: Answer, row: Any) -> dict[str, Any]:
-    """Return the answer to a row, or what is wrong with it."""
-    try:
-        return {"answer": answer(row)}
-    except Refused as error:
-        return {"refused": str(error)}
-
-
-def short(error: BaseException) -> str:
-    """Return an exception's words in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:LONGEST_REASON]
-
-
-def renderer(request: dict[str, Any]) -> Answer:
+def row_renderer(order: dict[str, Any]) -> Answer:
     """Return a function that renders a row by every template: name -> value.
 
     Raises Refused for a text that is not a template.
@@ -78,7 +27,7 @@ def renderer(request: dict[str, Any]) -> Answer:
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["regex_replace"] = replace_pattern
     compiled = {}
-    for name, text, kind in request["templates"]:
+    for name, text, kind in order["templates"]:
         try:
             compiled[name] = (environment.from_string(text), kind)
         except Exception as error:  # whatever a template makes of Jinja's compiler
@@ -151,14 +100,14 @@ READ: dict[str, Callable[[str], Any]] = {
 }
 
 
-def finder(request: dict[str, Any]) -> Answer:
+def pattern_finder(order: dict[str, Any]) -> Answer:
     """Return a function that extracts from a text what lm-eval's filter `regex` extracts.
 
     Raises Refused for a text that is not a pattern.
     """
-    group, fallback = request["group"], request["fallback"]
+    group, fallback = order["group"], order["fallback"]
     try:
-        pattern = re.compile(request["pattern"])
+        pattern = re.compile(order["pattern"])
     except (re.error, RecursionError, OverflowError) as error:
         raise Refused(f"not a regular expression: {short(error)}") from None
 
