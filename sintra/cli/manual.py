@@ -53,7 +53,7 @@ def print_study_options(root: Path) -> None:
         print_entry(f"{group}=", ", ".join(sorted(compose.names(root, group))) + more)
     print_entry(
         "KEY=VALUE",
-        "any other option, as goal.max_kld=0.01: docs/reference/options.md has them all",
+        "any other option, as goal.max_kld=0.01: `doit options WORD` explains them",
     )
 
 

@@ -128,6 +128,15 @@ COMMANDS = (
         opens="study",
     ),
     Command(
+        "options",
+        "What an option means: type, range, default, example, what it changes: doit options kld",
+        "program",
+        "sintra.cli.commands.options:show_options",
+        ("root",),
+        (FORMAT,),
+        words="words",
+    ),
+    Command(
         "plugins",
         "Every stage, probe, planner, export, listener and device that is installed, and why one "
         "can't be loaded",
