@@ -138,9 +138,11 @@ def option_row(doc: OptionDoc) -> tuple[str, ...]:
 
 def command_page() -> str:
     """Return every command with what it does."""
-    rows = ((f"`doit {command.name}`", command.doc) for command in COMMANDS)
+    rows = (
+        (f"`doit {command.name}`", command.doc) for command in COMMANDS if command.group != "hidden"
+    )
     return (
-        "# Commands\n\n`doit help NAME` lists a command's own options.\n\n"
+        "# Commands\n\n`doit NAME --help` lists a command's own options.\n\n"
         f"{markdown_table(('command', 'what it does'), rows)}"
     )
 
