@@ -4,7 +4,7 @@ Decode: seconds per token = (bytes read + bytes per weight x weights) / (efficie
 layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py) and
 bounded below them (small_layers.py).
 Prefill: effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + runtime.
-Load: bytes / the storage's speed. Sources: docs/guide.md and conf/hardware.
+Load: bytes / the storage's speed. Sources: docs/device.md and conf/hardware.
 """
 
 from __future__ import annotations
