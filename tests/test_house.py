@@ -58,9 +58,13 @@ def test_tests_stand_in_the_same_folders():
     assert folders <= {*LAYERS, "field"}
 
 
-def test_readme_tree():
-    readme = (ROOT / "README.md").read_text()
-    tree = re.search(r"## The tree\n.*?```\n(.*?)```", readme, re.S)[1].splitlines()
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_tree_for_contributors():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"## The tree\n.*?```\n(.*?)```", page, re.S)[1].splitlines()
     assert len(tree) <= 25
     names = [line.split()[0] for line in tree]
     assert [n.strip("/") for n in names if (ROOT / "sintra" / n.strip("/")).is_dir()] == list(
