@@ -108,8 +108,9 @@ def overview(root: Path) -> str:
         "doit COMMAND --help    what a command takes",
         "doit options WORD      what an option means",
         "doit list --all        every task; doit -n 4 optimize: options of doit go first",
-        "docs/index.md          the documentation",
     ]
+    if is_clone(root):
+        lines.append("docs/index.md          the documentation")
     return "\n".join(lines)
 
 
