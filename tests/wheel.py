@@ -19,6 +19,7 @@ PARTS = (
     "setup.py",
     "MANIFEST.in",
     "README.md",
+    "LICENSE",
     "constraints.txt",
 )
 

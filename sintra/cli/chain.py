@@ -14,7 +14,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra.build.run_state import Run
 from sintra.cli.actions import function_task
-from sintra.cli.commands.registry import command_doc
+from sintra.cli.commands.registry import command_summary
 from sintra.cli.steps import step_task
 from sintra.cli.study_run import StudyRun
 from sintra.integrations.listeners.feed import Feed
@@ -37,7 +37,7 @@ class Chain:
 
     def tasks(self) -> Iterator[Task]:
         """Return resolve, what is recorded, the frontier, and the end behind all of it."""
-        study, resolve = self.study, self.task_name("resolve")
+        study, resolve = self.study, self.task_name("_resolve")
         yield function_task(
             resolve,
             study.resolve_sources,
@@ -51,7 +51,7 @@ class Chain:
             self.task_name("cell") if self.label else "optimize",
             study.conclude_study,
             self.run,
-            doc=command_doc("optimize"),
+            doc=command_summary("optimize"),
             task_dep=[self.task_name("round", 1)],
         )
 
@@ -151,7 +151,7 @@ class StudyGroup:
             chain = Chain(study, study.workspace.study.id, step_names)
             yield from chain.tasks()
             cells.append(chain.task_name("cell"))
-        doc = command_doc(self.command)
+        doc = command_summary(self.command)
         yield function_task(self.command, self.all_met, self.run, doc=doc, task_dep=cells)
 
     def all_met(self) -> bool:

@@ -11,7 +11,16 @@ from sintra.store.store import Store
 from sintra.study.workspace import Workspace, cache_root
 
 Group = Literal[
-    "main", "study", "program", "device", "cache", "result", "export", "page", "development"
+    "main",
+    "study",
+    "page",
+    "result",
+    "export",
+    "device",
+    "cache",
+    "program",
+    "development",  # in a clone of Sintra only
+    "hidden",
 ]
 Input = Literal["command", "root", "overrides", "store", "workspace"]
 Opens = Literal["nothing", "study", "studies"]
@@ -47,7 +56,8 @@ class Command:
     """A command. Its function is loaded when it is run, so that other runs don't import it."""
 
     name: str
-    doc: str  # what it does, in a line or two
+    summary: str  # what it does, as a line of a list: at most 62 columns
+    doc: str  # the same with its main options, in a line or two
     group: Group
     function: str = ""  # "module:function"; "": the tasks of a study are all that it does
     inputs: tuple[Input, ...] = ()  # what the function is given by position, before its options

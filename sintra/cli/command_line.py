@@ -11,6 +11,8 @@ from doit.cmd_run import Run as RunCommand
 from sintra.cli.commands.registry import all_commands
 from sintra.config import compose
 
+SPELLINGS = {"optimise": "optimize"}  # other spellings of commands
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -24,7 +26,7 @@ class CommandLine:
     def of(cls, argv: list[str]) -> CommandLine:
         """Read the arguments behind `doit`."""
         words = [
-            argument
+            SPELLINGS.get(argument, argument)
             for argument, before in zip(argv, ["", *argv], strict=False)
             if not argument.startswith("-")
             and "=" not in argument

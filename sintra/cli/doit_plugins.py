@@ -1,4 +1,4 @@
-"""doit's database and doit's `forget`, as plugins of doit.
+"""doit's database, `forget` and `help`, as plugins of doit.
 
 The database may be lost at any time: the store decides what is up to date. A damaged file is begun
 anew; one that can't be written (read-only, full, locked) is done without.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from doit.cmd_forget import Forget as DoitForget
+from doit.cmd_help import Help as DoitHelp
 from doit.dependency import DatabaseException, SqliteDB
+
+from sintra.core.process import end_when_unread
 
 DATABASE_ERRORS = (sqlite3.Error, DatabaseException, ValueError, OSError)
 
@@ -80,3 +84,45 @@ class Forget(DoitForget):  # type: ignore[misc]
                 step, store = task.meta["step"], task.meta["store"]
                 if step.forget(store):
                     self.outstream.write(f"forgot {step.name}\n")
+
+
+class Help(DoitHelp):  # type: ignore[misc]
+    """doit's own command, which says in a project of Sintra what Sintra's commands do."""
+
+    name = "help"
+
+    def print_usage(self, cmds: dict[str, Any]) -> None:
+        """Print the commands: Sintra's in its projects, doit's own elsewhere."""
+        if is_project(Path.cwd()):
+            from sintra.cli import manual  # not on the no-op path
+
+            end_when_unread()
+            print(manual.overview(Path.cwd()))
+            names = ", ".join(sorted(cmds))
+            print(textwrap.fill(f"Commands of doit: {names}", manual.WIDTH))
+        else:
+            DOIT_USAGE(self, cmds)
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Print the help of what is named, or of everything."""
+        if len(args) == 1 and is_project(Path.cwd()):
+            from sintra.cli import manual  # not on the no-op path
+
+            if manual.find_command(args[0]):
+                manual.print_help(Path.cwd(), args[0])
+                return 0
+        return int(DOIT_EXECUTE(self, params, args))
+
+
+def is_project(root: Path) -> bool:
+    """Return whether a folder's dodo.py is Sintra's."""
+    try:
+        return "sintra.cli.tasks" in (root / "dodo.py").read_text(errors="replace")
+    except OSError:
+        return False
+
+
+# `doit --help` makes doit's own class, whatever plugins there are; it loads them all before it
+# prints, so from here on its methods are ours.
+DOIT_USAGE, DOIT_EXECUTE = DoitHelp.print_usage, DoitHelp.execute
+DoitHelp.print_usage, DoitHelp.execute = Help.print_usage, Help.execute

@@ -35,9 +35,11 @@ def run_command(argv: list[str]) -> int:
         if argv[:1] == ["--version"]:
             print(f"sintra {__version__}")
             return 0
-        if argv[:1] in (["--help"], ["-h"]) and not Path("dodo.py").exists():
+        if argv in ([], ["--help"], ["-h"], ["help"]) and not Path("dodo.py").exists():
             print(USAGE)
             return 0
+        if argv == ["-h"]:
+            argv = ["--help"]
         if not Path("dodo.py").exists() and not {"-f", "-d"} & set(argv):
             raise UserError("there is no dodo.py here: `sintra init` makes this folder a project")
     except UserError as error:

@@ -13,8 +13,8 @@ from doit.task import Task
 
 from sintra.build.run_state import Run, current
 from sintra.cli.chain import Chain, StudyGroup
-from sintra.cli.command_line import CommandLine
-from sintra.cli.commands.registry import command_tasks
+from sintra.cli.command_line import SPELLINGS, CommandLine
+from sintra.cli.commands.registry import all_commands, command_tasks
 from sintra.cli.reporter import Reporter
 from sintra.cli.study_run import StudyRun
 from sintra.config import compose
@@ -28,7 +28,7 @@ from sintra.study.workspace import Workspace, open_workspace
 DOIT_CONFIG: dict[str, Any] = {
     "backend": "sintra",
     "dep_file": "cache/doit.db",
-    "default_tasks": ["next"],
+    "default_tasks": ["_next"],
     "reporter": Reporter,
     "par_type": "thread",
     "verbosity": 2,
@@ -62,6 +62,7 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
     workspaces = open_or_exit(root, line, current)
     single = workspaces[0] if workspaces and not line.group_command else None
     yield from command_tasks(root, line.overrides, single, current)
+    yield from listed_tasks(line)
     if not workspaces:
         return
     stop_on_signals()
@@ -71,6 +72,16 @@ def tasks(root: Path, argv: list[str]) -> Iterator[Task]:
             if not round_files.study_ended(workspace):
                 running.note_run(workspace)
     yield from study_tasks(root, line, workspaces, current)
+    for word in SPELLINGS.keys() & set(argv):  # a task only where it is typed: no list has it
+        yield Task(word, None, task_dep=[SPELLINGS[word]], doc=f"The same as {SPELLINGS[word]}")
+
+
+def listed_tasks(line: CommandLine) -> Iterator[Task]:
+    """Return tasks without actions for the commands of several studies, so that lists have them."""
+    if line.words[:1] in (["list"], ["tabcompletion"]):
+        for command in all_commands():
+            if command.opens == "studies":
+                yield Task(command.name, None, doc=command.summary)
 
 
 def pause_garbage_collection() -> None:

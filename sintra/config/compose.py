@@ -94,7 +94,12 @@ def is_timeout(key: str) -> bool:
 def text_keys() -> dict[str, bool]:
     """Return every dotted key whose value is a text, and whether it may be null."""
     kinds = {"str": False, "str | None": True}
-    return {key: kinds[kind] for key, kind in _annotations(Config, "") if kind in kinds}
+    return {key: kinds[kind] for key, kind in option_types().items() if kind in kinds}
+
+
+def option_types() -> dict[str, str]:
+    """Return the annotation of every option's field, by dotted key."""
+    return dict(_annotations(Config, ""))
 
 
 def _annotations(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Hold every option as a field of a frozen dataclass: Hydra's schema, and the values of a run.
 
 Sizes: `_gb` of a device is GiB (2^30 bytes), as memory is sold; `_mb` of a file is 10^6 bytes. What
-an option means to a user stands in docs/guide.md.
+an option means to a user stands in option_docs.csv.
 """
 
 from __future__ import annotations

@@ -52,6 +52,13 @@ class Range:
             low, high = f"from {self.low:.10g}", f" to {self.high:.10g}"
         return f"a {noun} {low}{high if ends else '' if self.above else ' up'}{unit}"
 
+    def interval(self) -> str:
+        """Return the range in words, without an end that nobody is near."""
+        low = f"above {self.low:.10g}" if self.above else f"{self.low:.10g}"
+        if self.high >= LARGE:
+            return low if self.above else f"{low} and up"
+        return f"{low} to {self.high:.10g}"
+
     def hint(self, value: float) -> str:
         """Return what was probably meant by a number outside, as the end of a line; else ""."""
         if not math.isfinite(value):

@@ -174,7 +174,7 @@ def load_published(manager: Any, name: str) -> Any:
         if task.get_config("unsafe_code"):
             raise UserError(
                 f"task {name} runs what the model writes with Sintra's own rights: write a task of "
-                "kind code instead (docs/guide.md, Tasks)"
+                "kind code instead (docs/howto/tasks.md)"
             )
         if task.get_config("process_results") is None:
             check_metrics(name, task.get_config("metric_list") or [])

@@ -31,9 +31,10 @@ NOT_RUN = {
     "store.remote=": "needs a shared store; tests/study/test_sharing.py has one on loopback",
     "doit dashboard": "serves until it is stopped; tests/results/test_dashboard.py",
     "./mine.yaml": (
-        "stands for a file of the reader's; the guide's example is in tests/probes/test_tasks.py"
+        "stands for a file of the reader's; docs/howto/tasks.md has an example, which "
+        "tests/results/test_pages.py runs"
     ),
-    "./errands.yaml": "run by tests/probes/test_tasks.py as it stands in the guide",
+    "./errands.yaml": "run by tests/results/test_pages.py as it stands in docs/howto/tasks.md",
 }
 SMALL = "model=fable_mini"
 STUDIES = ("optimize", "sweep", "compare", "plan")
@@ -43,11 +44,12 @@ def told():
     """(file, command) of every line of the docs that is meant to be typed, but for the two that
     install.
     """
-    pages = ("guide.md", "index.md", "trust.md", "device.md")
+    pages = ("commands.md", "costs.md", "index.md", "status.md", "trust.md", "device.md")
+    folders = ("explain", "howto", "tutorials")
     files = [
         ROOT / "README.md",
         *(ROOT / "docs" / p for p in pages),
-        *sorted((ROOT / "docs" / "howto").glob("*.md")),
+        *(page for name in folders for page in sorted((ROOT / "docs" / name).glob("*.md"))),
     ]
     typed = r"(?:\$ )?((?:[A-Z_]+=\S+ )?(?:doit|python -m sintra) .+)$"
     for path in files:
@@ -155,3 +157,32 @@ def test_commands_run(reader, words, name):
     done = reader.doit(*args)
     assert done.returncode in (0, 1), f"{name}: {line}\n{done.stderr[-2000:]}"
     assert "Traceback" not in done.stderr
+
+
+def test_the_glossary_has_each_word_once_in_order():
+    rows = re.findall(
+        r"^\| ([^|]+?) \| ([^|]+) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.M
+    )
+    words = [word for word, _ in rows if word not in ("word", "---")]
+    assert len(words) > 40
+    assert words == sorted(set(words), key=str.casefold)
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    pages = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+    assert set(re.findall(r"[\w/-]+\.md$", nav, re.M)) == pages
+
+
+def test_costs_have_no_number_that_was_not_measured_or_calculated_elsewhere():
+    docs = ROOT / "docs"
+    known = " ".join(
+        ((docs / "benchmarks.md").read_text() + (docs / "scale.md").read_text()).split()
+    )
+    tables = [line for line in (docs / "costs.md").read_text().splitlines() if "d, 2026-" in line]
+    tables += [
+        line for line in (docs / "costs.md").read_text().splitlines() if "| calculated |" in line
+    ]
+    numbers = {n for line in tables for n in re.findall(r"\d[\d.]* (?:s|h|GB|MB)\b", line)}
+    assert len(numbers) > 12
+    assert sorted(n for n in numbers if n not in known) == []

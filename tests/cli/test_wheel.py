@@ -46,6 +46,16 @@ def test_conf_has_one_source(installed):
     assert not [n for n in inside if n.endswith(".py") and n != "dodo.py"]
 
 
+def test_the_wheel_carries_its_licence(installed):
+    wheel = next((installed.parent.parent / "dist").glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("/licenses/LICENSE")]
+        assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
+        metadata = archive.read(name.replace("licenses/LICENSE", "METADATA")).decode()
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert b"Apache License" in (ROOT / "LICENSE").read_bytes()
+
+
 def test_from_an_empty_folder_to_ollama(run, tmp_path, tiny, studied):
     before = run("sintra", "optimize", "hardware=laptop")
     assert (before.returncode, before.stderr.count("\n")) == (2, 1)

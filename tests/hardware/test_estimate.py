@@ -1,5 +1,6 @@
 """The formulas against published numbers."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,14 +13,23 @@ from sintra.hardware import profiles
 from sintra.hardware.estimate.estimate import (
     HOST_EFFICIENCY,
     HOST_SPREAD,
+    UBATCH,
     Shape,
     compute_bytes,
     estimate_metrics,
+    has_small_layers,
     kv_bytes,
     offload_layers,
 )
 from sintra.hardware.estimate.fit import fit_points, leave_one_out, score_predictions
 from sintra.hardware.estimate.published import PUBLISHED, read_points
+from sintra.hardware.estimate.small_layers import (
+    LEAST_OVERHEAD_S,
+    SMALLEST_LAYER,
+    layer_overhead,
+    overhead_range,
+    prefill_range,
+)
 
 
 def test_memory_as_llama_cpp_logs_it():
@@ -138,6 +148,66 @@ def test_a_device_without_points_is_drawn_to_its_class_with_a_wide_interval(publ
         blind.device("nobody", "cpu", point.bandwidth),
     )
     assert own == other
+
+
+SMOLLM2 = Shape(  # SmolLM2-135M in Q4_K_M
+    96_600_000, 30_000_000, True, 134_515_008, 30, 576, 9, 3, 64, 49152, inner=1536
+)
+FABLE = Shape(4_520_000, 700_000, True, 7_340_000, 8, 256, 4, 4, 64, 2048, inner=768)
+
+
+def device(name):
+    return hardware_of(profiles.profile_conf(profiles.read_profile(ROOT, name)))
+
+
+def estimates(shape, name):
+    return {m.metric: m for m in estimate_metrics(shape, device(name), 512)}
+
+
+def test_small_layers_are_bounded_by_what_was_fitted(published):
+    assert min(p.weights / p.layers for p in published) == pytest.approx(SMALLEST_LAYER, rel=0.01)
+    posterior = fit_points(published)
+    cards = {(p.profile, p.backend, p.bandwidth) for p in published if p.backend != "cpu"}
+    least = min(posterior.device(*card).overhead_s for card in cards)
+    assert least == pytest.approx(LEAST_OVERHEAD_S, rel=0.02)
+
+
+def test_nothing_changes_for_layers_that_were_fitted_and_for_cpus():
+    for weights in (SMALLEST_LAYER, 3e8):
+        assert layer_overhead(566e-6, weights, "cuda") == 566e-6
+        assert overhead_range(566e-6, weights, "cuda") == 0
+        assert prefill_range(weights, "cuda") == 0
+    assert layer_overhead(5e-6, 1e5, "cpu") == 5e-6
+    assert prefill_range(1e5, "cpu") == 0
+    assert layer_overhead(0.0, 1e5, "cuda") == 0
+    assert overhead_range(0.0, 1e5, "cuda") == 0
+
+
+@pytest.mark.parametrize("weights", [1e5, 7e5, 4.5e6, 2e7])
+@pytest.mark.parametrize("fitted", [5e-6, 23e-6, 566e-6])
+def test_the_interval_of_a_small_layer_reaches_to_the_fitted_overhead(weights, fitted):
+    bounded = layer_overhead(fitted, weights, "metal")
+    assert min(fitted, LEAST_OVERHEAD_S) <= bounded <= fitted
+    assert bounded * math.exp(overhead_range(fitted, weights, "metal")) == pytest.approx(fitted)
+
+
+def test_a_small_model_is_faster_on_a_jetson_than_on_a_pi():
+    jetson, pi = estimates(SMOLLM2, "jetson_orin_nano"), estimates(SMOLLM2, "raspberry_pi_5")
+    assert jetson["device_tg_tps"].value > pi["device_tg_tps"].value
+    width = [m.high / m.low for m in (jetson["device_tg_tps"], pi["device_tg_tps"])]
+    assert width[0] > 3 * width[1]  # not fitted, so less is known
+
+
+def test_no_prompt_speed_of_a_toy_on_a_large_card():
+    assert "device_pp_tps" not in estimates(FABLE, "rtx_4090")
+    assert "device_pp_tps" in estimates(FABLE, "raspberry_pi_5")
+    speed = estimates(SMOLLM2, "rtx_4090")["device_pp_tps"]
+    assert speed.high / speed.low > 4
+    card = device("rtx_4090")
+    assert speed.value <= UBATCH / (SMOLLM2.layers * LEAST_OVERHEAD_S)
+    assert has_small_layers(SMOLLM2, card)
+    assert not has_small_layers(LLAMA3_8B, card)
+    assert not has_small_layers(SMOLLM2, device("laptop"))
 
 
 def test_a_bad_points_file_is_a_line(tmp_path):

@@ -1,5 +1,5 @@
-"""`doit ab` and `doit surgery` on a study with a user's own task, as the guide has it; the pages in
-a real browser.
+"""`doit ab` and `doit surgery` on a study with a user's own task, as docs/howto/tasks.md has it;
+the pages in a real browser.
 """
 
 import json
@@ -9,7 +9,7 @@ import shutil
 import pytest
 from conftest import ROOT, Project
 
-GUIDE = (ROOT / "docs" / "guide.md").read_text()
+TASKS_PAGE = (ROOT / "docs" / "howto" / "tasks.md").read_text()
 QUICK = (
     "model=fable_mini",
     "probe=quick",
@@ -24,13 +24,13 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 def block(mark):
-    """A block of the guide, as written."""
-    return re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", GUIDE, re.S)[1]
+    """A block of the page, as written."""
+    return re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", TASKS_PAGE, re.S)[1]
 
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, toolchain):
-    """A project whose study has ended: the guide's files and command, and a small search."""
+    """A project whose study has ended: the page's files and command, and a small search."""
     root = tmp_path_factory.mktemp("pages") / "project"
     root.mkdir()
     for name in ("dodo.py", "conf", "models"):

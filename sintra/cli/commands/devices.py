@@ -26,6 +26,7 @@ from sintra.hardware.estimate.estimate import (
     bytes_read,
     compute_bytes,
     estimate_metrics,
+    has_small_layers,
     kv_bytes,
     offload_layers,
     weights_read,
@@ -73,6 +74,7 @@ class EstimateRow(TypedDict, total=False):
     device_load_s: EstimatedValue
     fits: bool  # whether the device's memory holds it
     offload: OffloadRow  # where it doesn't, but card and host together do
+    small_layers: bool  # whether a GPU's numbers are bounded rather than fitted for its layers
 
 
 def device_of(profile: profiles.ProfileFile) -> Hardware:
@@ -156,6 +158,7 @@ def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: s
         "weight_bytes": shape.weight_bytes,
         **values,
         "fits": fits,
+        "small_layers": has_small_layers(shape, device),
     }
     if split:
         row["offload"] = {
@@ -206,10 +209,15 @@ def format_table(
             f"{format_number(speed['high']):>8}{prefill:>9}"
             f"{row['device_ram_bytes']['value'] / GIB:>8.2f}  {format_fit(row)}"
         )
-    lines.append(
-        f"estimated, at context {context} with a {kv} cache; GB are 10^9 bytes, RAM in GiB; "
-        "nothing was built or run"
-    )
+    lines += [
+        f"Estimated at context {context} with a {kv} cache; nothing was built or run.",
+        "GB are 10^9 bytes, RAM in GiB.",
+    ]
+    if any(row.get("small_layers") for row in rows):
+        lines += [
+            "Layers this small were not fitted on GPUs: there the interval is wide, and",
+            "prefill may have no estimate (-).",
+        ]
     return "\n".join(lines)
 
 

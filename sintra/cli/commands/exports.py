@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import textwrap
 from pathlib import Path
 
 from sintra.cli.command import Command, Option
@@ -20,7 +21,17 @@ from sintra.store.store import Store
 
 PREFIX = "export_"
 STUDY = Option("study", "latest", "a folder in outputs/")
-LISTING = {"list", "help", "--help", "-h", "info", "next", "tabcompletion"}
+LISTING = {"list", "help", "--help", "-h", "info", "_next", "tabcompletion"}
+SUMMARY = 62  # columns of a command's line in a list
+SUMMARIES = {  # of our own exports; those of other packages have the first line of their module
+    "docker": "Package the result as a Docker image for the device",
+    "hub": "Prepare the result for the Hugging Face hub, with a model card",
+    "k8s": "Write Kubernetes objects that serve the result",
+    "ollama": "Package the result for Ollama",
+    "onnx": "Export the original model as ONNX",
+    "space": "Write a Hugging Face Space with a chat page",
+    "tflite": "Export the original model as TFLite",
+}
 
 
 @functools.cache
@@ -40,14 +51,22 @@ def command_names() -> tuple[str, ...]:
 
 def export_command(name: str) -> Command:
     """Return an export as a command."""
+    line = export_doc(name)
     return Command(
         name,
-        export_doc(name),
+        export_summary(name, line),
+        line,
         "export",
         "sintra.cli.commands.exports:run_export",
         ("command", "root", "overrides", "store"),
         (STUDY,),
     )
+
+
+def export_summary(command: str, line: str) -> str:
+    """Return what an export does, for a list; `line`: the first line of its module."""
+    own = SUMMARIES.get(command.removeprefix(PREFIX))
+    return own or textwrap.shorten(line, SUMMARY, placeholder=" ...")
 
 
 def export_doc(command: str) -> str:

@@ -19,6 +19,7 @@ FORMAT = Option("format", "text", "text or json")
 COMMANDS = (
     Command(
         "optimize",
+        "Find the best variant of a model for a device (the main job)",
         "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME "
         "goal.max_kld=0.02",
         "main",
@@ -26,18 +27,21 @@ COMMANDS = (
     ),
     Command(
         "sweep",
+        "Optimize each combination of models, devices and limits",
         "A study for each combination: doit sweep model=a,b hardware=x,y goal.max_kld=0.01,0.05",
         "main",
         opens="studies",
     ),
     Command(
         "compare",
+        "Optimize several models for a device and recommend one",
         "Several models for one device, and which to take: doit compare model=a,b hardware=NAME",
         "main",
         opens="studies",
     ),
     Command(
         "plan",
+        "Show what the next run would do, without doing it",
         "The dry run: every step of the next run, hit or build, with sizes and times where known; "
         "changes nothing",
         "study",
@@ -48,6 +52,7 @@ COMMANDS = (
     ),
     Command(
         "check-model",
+        "Show what a model is, before anything is built",
         "What a model is: architecture, sizes, tokenizer, template, ends of turns, windows, what "
         "is left out, and whether its GGUF is the same model",
         "study",
@@ -58,6 +63,7 @@ COMMANDS = (
     ),
     Command(
         "why",
+        "Show which part of a step's key has changed",
         "Which part of a step's key has changed: doit why quantize:fable-Q4_K_M hardware=...",
         "study",
         "sintra.cli.commands.plan:explain_steps",
@@ -67,6 +73,7 @@ COMMANDS = (
     ),
     Command(
         "history",
+        "Show, export or delete the results of all studies",
         "Every result of every study: show, export as CSV or JSON, forget",
         "study",
         "sintra.cli.commands.history:show_history",
@@ -79,6 +86,7 @@ COMMANDS = (
     ),
     Command(
         "verify",
+        "Check the files of the cache against their digests",
         "Rehash what has changed in the cache, or all (--full); what is damaged goes into "
         "quarantine and is rebuilt",
         "cache",
@@ -88,6 +96,7 @@ COMMANDS = (
     ),
     Command(
         "gc",
+        "Delete what no study needs from the cache",
         "Delete what no study needs; --older 30d and --max-size 20G let studies go that outputs/ "
         "and pins don't hold",
         "cache",
@@ -103,6 +112,7 @@ COMMANDS = (
     ),
     Command(
         "du",
+        "Show what the cache is full of",
         "What the cache is full of, by stage and by model, shared and not",
         "cache",
         "sintra.cli.commands.cache:show_usage",
@@ -111,6 +121,7 @@ COMMANDS = (
     ),
     Command(
         "push",
+        "Give results of this cache to the shared store",
         "Give what this cache has made to the shared store: doit push "
         "store.remote=s3://bucket/prefix",
         "cache",
@@ -120,6 +131,7 @@ COMMANDS = (
     ),
     Command(
         "pull",
+        "Take results from the shared store",
         "Take from the shared store what it has of a study, or all that it has (--all)",
         "cache",
         "sintra.cli.commands.share:pull",
@@ -129,6 +141,7 @@ COMMANDS = (
     ),
     Command(
         "doctor",
+        "Say what is installed, and what mends what is missing",
         "What is installed and what this machine has: each ok, or with the one command that mends "
         "it; --online asks the network too",
         "program",
@@ -140,7 +153,18 @@ COMMANDS = (
         ),
     ),
     Command(
+        "options",
+        "Explain options: doit options WORD",
+        "What an option means: type, range, default, example, what it changes: doit options kld",
+        "program",
+        "sintra.cli.commands.options:show_options",
+        ("root",),
+        (FORMAT,),
+        words="words",
+    ),
+    Command(
         "plugins",
+        "List what is installed, and what can't be loaded",
         "Every stage, probe, planner, export, listener and device that is installed, and why one "
         "can't be loaded",
         "program",
@@ -150,6 +174,7 @@ COMMANDS = (
     ),
     Command(
         "mcp",
+        "Serve this project to an assistant (extra: mcp)",
         "This project for an assistant, over the Model Context Protocol on stdin and stdout: "
         "read-only without --write (extra: mcp)",
         "program",
@@ -159,6 +184,7 @@ COMMANDS = (
     ),
     Command(
         "telemetry",
+        "Show or change what is sent (off by default)",
         "Counts of ended studies, off until you turn it on: --on, --off, --show prints exactly "
         "what would be sent",
         "program",
@@ -173,6 +199,7 @@ COMMANDS = (
     ),
     Command(
         "rollback",
+        "Go back to the last good result",
         "Point outputs/latest to the last good result before the present one; it is validated "
         "first",
         "result",
@@ -181,6 +208,7 @@ COMMANDS = (
     ),
     Command(
         "validate",
+        "Check that a result is sound, loads and answers",
         "Whether a result is sound: its files have their SHA-256, its model loads and answers: "
         "doit validate STUDY",
         "result",
@@ -190,6 +218,7 @@ COMMANDS = (
     ),
     Command(
         "ab",
+        "Compare answers of the original and the result",
         "The same prompts through the original and the winner, side by side: doit ab prompt='Once "
         "upon a time'",
         "page",
@@ -198,6 +227,7 @@ COMMANDS = (
     ),
     Command(
         "explain",
+        "Say what any GGUF is, and compare several",
         "Any GGUF: its types by block and by kind, sizes, bits, metadata, template; with model= "
         "the damage of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
         "result",
@@ -209,6 +239,7 @@ COMMANDS = (
     ),
     Command(
         "surgery",
+        "Draw the result tensor by tensor",
         "The latest winner as a picture, tensor by tensor, beside a stock preset: "
         "outputs/<study>/surgery.html",
         "page",
@@ -217,6 +248,7 @@ COMMANDS = (
     ),
     Command(
         "report",
+        "Write the report of a study again",
         "The report of a study (the latest unless one is named) again, as one page: "
         "outputs/<study>/report.html",
         "page",
@@ -226,6 +258,7 @@ COMMANDS = (
     ),
     Command(
         "dashboard",
+        "Watch studies in a browser on this machine",
         "A web page on this machine: studies as they run, plots, comparison, an A/B box (extra: "
         "dashboard)",
         "page",
@@ -242,6 +275,7 @@ COMMANDS = (
     ),
     Command(
         "estimate",
+        "Estimate speed and memory without building anything",
         "Speed and memory of a model on a device, or on all of them (--devices), without building "
         "anything",
         "device",
@@ -258,6 +292,7 @@ COMMANDS = (
     ),
     Command(
         "detect",
+        "Detect this machine and write its profile",
         "What this machine is: cores, ISA, memory and limits, bandwidth, GPUs; writes a profile "
         "(--out mine.yaml)",
         "device",
@@ -275,6 +310,7 @@ COMMANDS = (
     ),
     Command(
         "thermal",
+        "Simulate heat and sustained speed",
         "Heat over time, simulated: temperature, clock and tokens/s, burst and sustained; --log "
         "fits a logged run",
         "device",
@@ -292,6 +328,7 @@ COMMANDS = (
     ),
     Command(
         "calibrate",
+        "Refine a profile by measurements",
         "Refine a profile by measurements: a CSV (--csv), or what was measured here; its interval "
         "shrinks",
         "device",
@@ -304,6 +341,7 @@ COMMANDS = (
     ),
     Command(
         "docs",
+        "Write docs/reference from the code",
         "Make the reference pages in docs/reference from the code and conf; with --site the whole "
         "site, in site/",
         "development",
@@ -313,24 +351,33 @@ COMMANDS = (
     ),
     Command(
         "check",
+        "Run format, lint, types and tests",
         "What must hold before a change lands: format, lint, types, tests",
         "development",
         "sintra.cli.commands.development:check_tree",
         ("root",),
     ),
     Command(
-        "next",
-        "What can be done next",
-        "development",
+        "_next",
+        "Show the latest result and the commands",
+        "What came out last, and every command by group",
+        "hidden",
         "sintra.cli.manual:print_next",
         ("root",),
     ),
 )
 
 
-def command_doc(name: str) -> str:
-    """Return what a command of the table does."""
-    return next(command.doc for command in COMMANDS if command.name == name)
+def command_summary(name: str) -> str:
+    """Return what a command of the table does, in a line of a list."""
+    return next(command.summary for command in COMMANDS if command.name == name)
+
+
+def is_clone(root: Path) -> bool:
+    """Return whether a folder is a clone of Sintra, where the commands for contributors make
+    sense.
+    """
+    return (root / "sintra" / "cli").is_dir()
 
 
 @functools.cache
@@ -345,6 +392,8 @@ def command_tasks(
     """Return the tasks of the commands that can be run; some need a study."""
     inputs = CommandInputs(root, overrides, workspace)
     for command in all_commands():
+        if command.group == "development" and not is_clone(root):
+            continue
         if command.function and (workspace or "workspace" not in command.inputs):
             yield command_task(command, inputs, run)
 
@@ -355,7 +404,7 @@ def command_task(command: Command, inputs: CommandInputs, run: Run) -> Task:
         command.name,
         lambda **options: inputs.call(command, options),
         run,
-        doc=command.doc,
+        doc=command.summary,
         params=[option.as_param() for option in command.options],
         pos_arg=command.words or None,
     )

@@ -5,25 +5,30 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from sintra.cli.commands.registry import COMMANDS
 from sintra.cli.docs import messages, modules
-from sintra.config import compose
-from sintra.config.options import Config
+from sintra.config.option_docs import CHANGES, OptionDoc, option_docs
 from sintra.core import metrics as metric_table
 from sintra.core import plugins
 from sintra.core.errors import UserError
 
 FOLDER = Path("docs") / "reference"
-GENERATED = "<!-- made by `doit docs`; edit the code or docs/guide.md instead -->\n\n"
+GENERATED = "<!-- made by `doit docs`; edit the code or conf instead -->\n\n"
+OPTION_COLUMNS = ("option", "type", "unit", "range", "default", "meaning", "example", "changes")
+OPTION_TITLES = {
+    "": "General",
+    "hardware": "Device profile",
+    "device": "Measuring on a board",
+    "compress": "GPTQ and AWQ",
+    "mlflow": "MLflow",
+}
 MEANS = {
     "UserError": (
         "Mistakes",
@@ -99,70 +104,45 @@ def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> st
     )
 
 
-def option_meanings(root: Path) -> dict[str, str]:
-    """Return option -> its explanation in the tables of docs/guide.md."""
-    meanings: dict[str, str] = {}
-    for line in (root / "docs" / "guide.md").read_text().splitlines():
-        cells = [c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
-        if line.startswith("| `") and len(cells) == 2:
-            meanings |= dict.fromkeys(re.findall(r"`([\w.]+)`", cells[0]), cells[1])
-    return meanings
-
-
 def option_page(root: Path) -> str:
-    """Return every option, with its default in the main job.
+    """Return every option, a row each. Raises UserError for one that isn't documented."""
+    docs = option_docs(root)
+    changes = "\n".join(f"- `{name}`: {words}." for name, words in CHANGES.items())
+    parts = [
+        "# Options\n\nGive an option as `key=value` after the command. `doit options WORD` prints "
+        "the rows that hold a word. A preset (`goal=small`) sets several options at once; an "
+        "option beside it replaces its value. Defaults are those of `doit optimize` without "
+        "options, and of a device profile that leaves a number out.\n\nThe last column says what "
+        f"a new value does:\n\n{changes}\n"
+    ]
+    for group in dict.fromkeys(d.group for d in docs):
+        rows = (option_row(d) for d in docs if d.group == group)
+        title = OPTION_TITLES.get(group, group.capitalize())
+        parts.append(f"\n## {title}\n\n{markdown_table(OPTION_COLUMNS, rows)}")
+    return "".join(parts)
 
-    Raises UserError for an option that docs/guide.md doesn't explain.
-    """
-    groups = "\n".join(
-        f"- `{g}=`: {', '.join(f'`{n}`' for n in sorted(compose.names(root, g)))}"
-        for g in compose.GROUPS
-    )
+
+def option_row(doc: OptionDoc) -> tuple[str, ...]:
+    """Return an option as a row of the table, in the order of OPTION_COLUMNS."""
     return (
-        "# Options\n\nGiven as `key=value` after the command. Defaults are those of `doit "
-        "optimize` without options; a group (`goal=small`) sets several keys at once, and a key "
-        f"beside it wins.\n\n{groups}\n\n"
-        f"{markdown_table(('option', 'default', 'meaning'), option_rows(root))}"
+        f"`{doc.name}`",
+        doc.type,
+        doc.unit,
+        doc.allowed,
+        f"`{doc.default}`",
+        doc.meaning,
+        f"`{doc.example}`",
+        doc.changes,
     )
-
-
-def option_rows(root: Path) -> Iterator[tuple[str, ...]]:
-    """Return option, default and meaning of every option. Raises UserError."""
-    composed, meanings = compose.compose(root, []), option_meanings(root)
-    for key in sorted(compose.keys()):
-        if key.startswith("hardware.") or key.endswith(".name"):
-            continue
-        if key not in meanings:
-            raise UserError(
-                f"docs/guide.md doesn't explain the option {key}: add a row `{key}` to its table"
-            )
-        yield f"`{key}`", f"`{format_value(value_at(composed, key))}`", meanings[key]
-
-
-def value_at(config: Config, key: str) -> object:
-    """Return the value of a dotted key; None for an entry that a mapping doesn't have."""
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else getattr(node, part)
-    return node
-
-
-def format_value(value: object) -> str:
-    """Return a value as it is written on a command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ",".join(map(str, value)) + "]"
-    if isinstance(value, dict):
-        return "{}"
-    return "null" if value is None else str(value) or "''"
 
 
 def command_page() -> str:
     """Return every command with what it does."""
-    rows = ((f"`doit {command.name}`", command.doc) for command in COMMANDS)
+    rows = (
+        (f"`doit {command.name}`", command.doc) for command in COMMANDS if command.group != "hidden"
+    )
     return (
-        "# Commands\n\n`doit help NAME` lists a command's own options.\n\n"
+        "# Commands\n\n`doit NAME --help` lists a command's own options.\n\n"
         f"{markdown_table(('command', 'what it does'), rows)}"
     )
 

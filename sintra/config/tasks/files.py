@@ -96,7 +96,7 @@ def pin_task(path: Path, digests: FileDigests, run_code: bool) -> Source:
     if runs_code(path) and not run_code:
         raise UserError(
             f"{path} runs what the model writes: say probe.run_code=true to allow it "
-            "(docs/guide.md, Tasks)"
+            "(docs/howto/tasks.md)"
         )
     files = task_files(path).items()
     tree = Artifact(tuple(File(name, *digests.file(file)) for name, file in files))

@@ -21,6 +21,7 @@ from sintra.config.options import HardwareConf
 from sintra.core import lazy
 from sintra.core.errors import UserError
 from sintra.hardware.estimate.estimate import assumed_type_cost, type_cost
+from sintra.hardware.estimate.small_layers import layer_overhead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,9 +114,8 @@ class DecodeLaw:
         reading = (row.read + own + p.bytes_per_weight * row.weights) / (
             p.bandwidth_gbs * 1e9 * math.exp(x[0])
         )
-        return -math.log(max(reading, 1e-12) + row.layers * math.exp(x[1]) * 1e-6) - math.log(
-            row.tps
-        )
+        each = layer_overhead(math.exp(x[1]) * 1e-6, row.weights / max(1, row.layers), p.backend)
+        return -math.log(max(reading, 1e-12) + row.layers * each) - math.log(row.tps)
 
 
 def refine_profile(profile: HardwareConf, rows: list[MeasuredSpeed]) -> HardwareConf:

@@ -1,9 +1,10 @@
 """Estimate speed, memory and load time of a GGUF on a device that isn't here.
 
 Decode: seconds per token = (bytes read + bytes per weight x weights) / (efficiency x bandwidth) +
-layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py).
+layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py) and
+bounded below them (small_layers.py).
 Prefill: effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + runtime.
-Load: bytes / the storage's speed. Sources: docs/guide.md and conf/hardware.
+Load: bytes / the storage's speed. Sources: docs/device.md and conf/hardware.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from typing import Any
 
 from sintra.core.types import Hardware, Measurement
 from sintra.hardware.estimate import thermal
+from sintra.hardware.estimate.small_layers import (
+    layer_overhead,
+    overhead_range,
+    prefill_range,
+    relative_width,
+)
 
 RUNTIME_BYTES = 100 * 2**20  # what llama.cpp holds beside weights, cache and buffers, bytes
 UBATCH = 512  # tokens of a micro-batch, llama.cpp's default (n_ubatch)
@@ -180,7 +187,23 @@ def decode_seconds(
         n * (device_type_cost(t, device) - type_cost(t, device.k_quant)) for t, n in shape.types
     )
     size += own * shape.active
-    return size / (device.efficiency * device.bandwidth), shape.layers * device.overhead_s_per_layer
+    return size / (device.efficiency * device.bandwidth), overhead_seconds(shape, device)
+
+
+def weights_per_layer(shape: Shape) -> float:
+    """Return how many weights a token uses for each layer, the output's among them."""
+    return weights_read(shape) / max(1, shape.layers)
+
+
+def has_small_layers(shape: Shape, device: Hardware) -> bool:
+    """Return whether the device is a GPU and the layers are smaller than any that was fitted."""
+    return device.backend != "cpu" and relative_width(weights_per_layer(shape)) < 1
+
+
+def overhead_seconds(shape: Shape, device: Hardware) -> float:
+    """Return the seconds that a token takes beside reading, of all layers."""
+    each = layer_overhead(device.overhead_s_per_layer, weights_per_layer(shape), device.backend)
+    return shape.layers * each
 
 
 def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> float:
@@ -198,11 +221,12 @@ def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16")
             unmeasured = sum(n for _, n in guessed) / size
         if device.backend == "cpu":
             codewords = sum(n for t, n in guessed if t in CODEBOOK_COSTS) / size
+    small = overhead_range(device.overhead_s_per_layer, weights_per_layer(shape), device.backend)
     return math.hypot(
         reading / total * device.efficiency_spread,
         reading / total * unmeasured * UNMEASURED_TYPE_SPREAD,
         reading / total * codewords * CODEBOOK_SPREAD,
-        overhead / total * device.overhead_spread,
+        overhead / total * math.hypot(device.overhead_spread, small),
     )
 
 
@@ -259,11 +283,18 @@ def _estimate_memory(shape: Shape, device: Hardware, context: int, kv: str) -> M
 
 
 def _estimate_prefill(shape: Shape, device: Hardware) -> Iterator[Measurement]:
-    """Yield tokens/s of prompt processing, where the device's FLOP/s are known."""
-    if not device.flops:
+    """Yield tokens/s of prompt processing, where the device's FLOP/s are known.
+
+    A micro-batch takes no less than its layers' overhead; layers that are too small for the
+    device have no estimate.
+    """
+    small = prefill_range(weights_per_layer(shape), device.backend)
+    if not device.flops or small is None:
         return
     speed = device.flops / (2 * shape.parameters * shape.active)
-    spread = math.exp(device.flops_spread)
+    if overhead := overhead_seconds(shape, device):
+        speed = min(speed, UBATCH / overhead)
+    spread = math.exp(math.hypot(device.flops_spread, small))
     protocol = "effective FLOP/s / (2 x parameters)"
     yield _speed_estimate("device_pp_tps", speed, spread, device, protocol)
 

@@ -17,6 +17,7 @@ from sintra.hardware.estimate.estimate import (
     device_type_cost,
     kv_bytes,
     memory_beside_weights,
+    overhead_seconds,
     weights_read,
 )
 from sintra.planning.solver.allocate import ChoiceTable, far_types, solve_allocation
@@ -100,7 +101,7 @@ def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
         ]
     if not least:
         return float("inf")
-    seconds = 1 / max(least) - shape.layers * device.overhead_s_per_layer
+    seconds = 1 / max(least) - overhead_seconds(shape, device)
     cache = kv_bytes(shape, study.probe.context, kv) / 2 + device.bytes_per_weight * weights_read(
         shape
     )
