@@ -119,7 +119,7 @@ class ProbeConf:
 
     name: str = ""  # as in `probe=NAME`
     context: int = 512  # window, tokens
-    calibration_tokens: int = 40960
+    calibration_tokens: int = 20480
     calibration_random: float = 0.2  # share of random tokens in the curvature, 0 to 0.9
     refine_tokens: int | None = None  # None: by the model's size (sintra.stages.refine)
     refine_steps: int | None = None  # steps of learning per block; None: by the model's size
@@ -127,7 +127,7 @@ class ProbeConf:
     polish_epochs: float = 2.0  # passes over the polishing tokens
     search_tokens: int = 5120
     report_tokens: int = 20480
-    second_tokens: int = 10240
+    second_tokens: int = 5120
     top_k: int = 512  # entries kept of a large vocabulary's baseline, per position
     speed_prompt: int = 256  # tokens
     speed_generate: int = 64  # tokens
