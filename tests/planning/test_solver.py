@@ -246,6 +246,13 @@ def test_types_that_come_out_alike_are_one_candidate(columns, left_out):
     assert list(kept) == sorted(kept, key=bits_per_weight)
 
 
+def test_types_that_come_out_alike_need_not_be_neighbors():
+    """Of 576 columns IQ2_S, IQ3_XXS and IQ3_S are all IQ4_NL; Q2_K lies between them."""
+    types = ("IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "Q4_K")
+    assert distinct_types(types, {576: 100, 1536: 20}) == ("IQ3_S", "Q3_K", "Q4_K")
+    assert distinct_types(types, {2048: 1}) == types
+
+
 def test_the_guard_does_least_damage_not_most_bytes():
     """IQ4_XS is smaller than Q4_0 here and loses less."""
     world = World(0)

@@ -1,38 +1,17 @@
-"""Types with codebooks and 4-bit floats: choosing codewords against trying them all, and files that
-llama.cpp reads as they were meant.
-"""
+"""Types with codebooks: choosing codewords against trying them all."""
 
 import itertools
-import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from stage_lab import TEXT, Lab
 
-from sintra.core.errors import Infeasible
-from sintra.core.recipe import FILE_TYPES
-from sintra.formats.runtime.llama_cpp import LlamaModel
-from sintra.stages import curvature
 from sintra.stages.rounding.codebook import OCTET, sweep_octets
 from sintra.stages.rounding.codebook_kernels import ROOM, choose
 from sintra.stages.rounding.codebook_rows import CodebookRows
 from sintra.stages.rounding.grids import GRIDS
-from sintra.stages.rounding.tensors import dequantized, read_tensors, writable_tensors
 
 BOOKS = [name for name, grid in GRIDS.items() if grid.codebook]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory, tiny, toolchain):
-    return Lab(tmp_path_factory.mktemp("codebooks"), tiny, toolchain)
-
-
-@pytest.fixture(scope="module")
-def measured(lab):
-    inputs = {"model": lab.tiny, "gguf": lab.gguf, "text": lab.root / "text"}
-    return lab.run(curvature, {"tokens": 1024, "context": 128, "random": 0.2}, **inputs)
 
 
 def octets(book, seed=0):
@@ -112,51 +91,3 @@ def test_nothing_is_chosen_of_a_scale_of_zero(name):
     rows = CodebookRows(book, torch.device("cpu"))
     found = rows.choose(torch.full((1, OCTET), 0.5), torch.zeros(1), metric, 0)
     assert (found.codes.numpy() == codes).all()
-
-
-def test_llama_cpp_reads_what_was_written(lab, measured, tmp_path):
-    """Every new type in one file: its logits are those of the weights that it stands for."""
-    tensors = [
-        ("blk.0.attn_q", "IQ2_XXS"),
-        ("blk.0.attn_k", "IQ2_XS"),
-        ("blk.0.ffn_up", "IQ2_S"),
-        ("blk.0.ffn_down", "IQ3_XXS"),
-        ("blk.1.attn_q", "IQ3_S"),
-        ("blk.1.ffn_up", "MXFP4"),
-        ("blk.1.ffn_down", "NVFP4"),
-    ]
-    ours = lab.quantize("Q8_0", tensors, importance=measured, curvature=measured)
-    layout = json.loads((ours / "layout.json").read_text())
-    compensated = layout["rounding"]["compensated"]
-    for name, kind in tensors:
-        assert lab.types(ours)[f"{name}.weight"] == kind
-        before, after = compensated[f"{name}.weight"]
-        assert after < 0.9 * before
-    exact = shutil.copy(lab.gguf / "model.gguf", tmp_path / "exact.gguf")
-    stored = read_tensors(ours / "model.gguf")
-    with writable_tensors(exact) as copies:
-        for name, copy in copies.items():
-            if copy.data.dtype == np.float16:
-                copy.data[:] = dequantized(stored[name]).numpy().reshape(copy.data.shape)
-    told = []
-    for path in (ours / "model.gguf", exact, lab.gguf / "model.gguf"):
-        model = LlamaModel(path, 128, 1)
-        told.append(model.log_probs(model.windows(TEXT, 256)[0], 0))
-        model.close()
-    own, meant, original = told
-    assert np.abs(own - meant).mean() < 0.1 * np.abs(own - original).mean()
-
-
-def test_an_embedding_gets_equal_weights_where_ggml_needs_some(lab, measured):
-    """No calibration measures it; without weights ggml ends the process."""
-    made = lab.quantize("IQ2_XXS", [(".*", "IQ2_XXS")], importance=measured)
-    assert lab.types(made)["token_embd.weight"] == "IQ2_XXS"
-    assert set(lab.types(made).values()) == {"IQ2_XXS", "F32"}
-    with pytest.raises(Infeasible, match="IQ2_XS needs an importance matrix"):
-        lab.quantize("Q8_0", [("token_embd", "IQ2_XS")])
-
-
-def test_a_4_bit_float_is_a_uniform_type(lab, measured):
-    for kind in ("MXFP4", "NVFP4"):
-        made = lab.quantize(FILE_TYPES.get(kind, kind), [(".*", kind)], importance=measured)
-        assert set(lab.types(made).values()) == {kind, "F32"}

@@ -16,6 +16,8 @@ from blocks import KINDS, random_blocks
 from conftest import ROOT
 from stage_lab import TEXT, Lab
 
+from sintra.core.errors import Infeasible
+from sintra.core.recipe import FILE_TYPES
 from sintra.core.stage import Context
 from sintra.formats.runtime import blocks as blocks_module
 from sintra.formats.runtime.llama_cpp import LlamaModel, noise_windows
@@ -24,6 +26,7 @@ from sintra.stages.rounding import on_cpu, on_gpu
 from sintra.stages.rounding.compensate import compensate
 from sintra.stages.rounding.damped import CompensationOptions, DampedHessian, damped_hessian
 from sintra.stages.rounding.grids import GRIDS
+from sintra.stages.rounding.tensors import dequantized, read_tensors, writable_tensors
 from sintra.stages.rounding.whole_file import compensate_file
 
 
@@ -302,6 +305,54 @@ def test_a_type_that_needs_the_importance_matrix_has_one_start(lab, measured):
         "blk.1.ffn_up.weight",
     }
     assert not list(made.parent.glob("*.plain.gguf"))
+
+
+def test_llama_cpp_reads_what_was_written(lab, measured, tmp_path):
+    """Every new type in one file: its logits are those of the weights that it stands for."""
+    tensors = [
+        ("blk.0.attn_q", "IQ2_XXS"),
+        ("blk.0.attn_k", "IQ2_XS"),
+        ("blk.0.ffn_up", "IQ2_S"),
+        ("blk.0.ffn_down", "IQ3_XXS"),
+        ("blk.1.attn_q", "IQ3_S"),
+        ("blk.1.ffn_up", "MXFP4"),
+        ("blk.1.ffn_down", "NVFP4"),
+    ]
+    ours = lab.quantize("Q8_0", tensors, importance=measured, curvature=measured)
+    layout = json.loads((ours / "layout.json").read_text())
+    compensated = layout["rounding"]["compensated"]
+    for name, kind in tensors:
+        assert lab.types(ours)[f"{name}.weight"] == kind
+        before, after = compensated[f"{name}.weight"]
+        assert after < 0.9 * before
+    exact = shutil.copy(lab.gguf / "model.gguf", tmp_path / "exact.gguf")
+    stored = read_tensors(ours / "model.gguf")
+    with writable_tensors(exact) as copies:
+        for name, copy in copies.items():
+            if copy.data.dtype == np.float16:
+                copy.data[:] = dequantized(stored[name]).numpy().reshape(copy.data.shape)
+    told = []
+    for path in (ours / "model.gguf", exact, lab.gguf / "model.gguf"):
+        model = LlamaModel(path, 128, 1)
+        told.append(model.log_probs(model.windows(TEXT, 256)[0], 0))
+        model.close()
+    own, meant, original = told
+    assert np.abs(own - meant).mean() < 0.1 * np.abs(own - original).mean()
+
+
+def test_an_embedding_gets_equal_weights_where_ggml_needs_some(lab, measured):
+    """No calibration measures it; without weights ggml ends the process."""
+    made = lab.quantize("IQ2_XXS", [(".*", "IQ2_XXS")], importance=measured)
+    assert lab.types(made)["token_embd.weight"] == "IQ2_XXS"
+    assert set(lab.types(made).values()) == {"IQ2_XXS", "F32"}
+    with pytest.raises(Infeasible, match="IQ2_XS needs an importance matrix"):
+        lab.quantize("Q8_0", [("token_embd", "IQ2_XS")])
+
+
+def test_a_4_bit_float_is_a_uniform_type(lab, measured):
+    for kind in ("MXFP4", "NVFP4"):
+        made = lab.quantize(FILE_TYPES.get(kind, kind), [(".*", kind)], importance=measured)
+        assert set(lab.types(made).values()) == {kind, "F32"}
 
 
 def test_a_tied_output_is_proven_from_the_embedding(tmp_path, toolchain):

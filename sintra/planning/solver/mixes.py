@@ -153,22 +153,25 @@ class MixSettings:
 
 
 def distinct_types(types: Sequence[str], columns: Mapping[int, int]) -> tuple[str, ...]:
-    """Return the types without those that llama.cpp writes mostly as it writes the next one.
+    """Return the types without those that llama.cpp writes mostly as it writes a higher one.
 
-    Rows that aren't whole blocks fall back: of 576 columns Q2_K and Q3_K are both Q4_0. types: by
-    bits per weight; columns: row length -> weights.
+    Rows that aren't whole blocks fall back: of 576 columns Q2_K and Q3_K are both Q4_0, IQ2_S and
+    IQ3_S both IQ4_NL. types: by bits per weight; columns: row length -> weights.
     """
-    kept: list[str] = []
+    most, kept = SAME_FILE * max(1, sum(columns.values())), list[str]()
     for kind in reversed(types):
-        above = kept[-1] if kept else kind
-        same = sum(
-            count
-            for length, count in columns.items()
-            if written_type(kind, length) == written_type(above, length)
-        )
-        if not kept or same < SAME_FILE * max(1, sum(columns.values())):
+        if all(same_weights(kind, other, columns) < most for other in kept):
             kept.append(kind)
     return tuple(reversed(kept))
+
+
+def same_weights(one: str, other: str, columns: Mapping[int, int]) -> int:
+    """Return how many weights llama.cpp writes alike in both types; columns: as above."""
+    return sum(
+        count
+        for length, count in columns.items()
+        if written_type(one, length) == written_type(other, length)
+    )
 
 
 def cut_mix(mix: Mix, dropped: tuple[int, ...], no_attention: tuple[int, ...] = ()) -> Mix:

@@ -1,5 +1,5 @@
 """Rounding onto the grids of ggml: compensated, in sequence, learned, and tuned end to end.
 
-Eighteen modules: each way of rounding, what they share (grids, tensors, H), and the loops for
-processors and GPUs.
+Twenty-five modules: each way of rounding, what they share (grids, codebooks, tensors, H), and the
+loops for processors and GPUs.
 """

@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Codes = NDArray[np.uint8]
 
-LEFT, SIGNED, REST, PULL, SCRATCH = range(5)  # rows of the room for one octet
-ROOM = 5
+LEFT, SIGNED, REST, PULL, SCRATCH, BASE = range(6)  # rows of the room for one octet
+ROOM = 6
 
 
 @compiled
-def measure_octet(rest: Floats, metric: Floats, pull: Floats) -> np.float32:
-    """Return r M r' of what is left of an octet (8,), and write r M to `pull` (8,)."""
+def measure_octet(
+    rest: Floats, metric: Floats, first: int, last: int, base: Floats, pull: Floats
+) -> np.float32:
+    """Return r M r' of what is left of an octet (8,), and write r M to `pull` (8,).
+
+    base: r M of the weights before `first`, (8,); nothing is left of those from `last` on.
+    """
     for k in range(OCTET):
-        pull[k] = ZERO
-    for i in range(OCTET):
+        pull[k] = base[k]
+    for i in range(first, last):
         r = rest[i]
         for k in range(OCTET):
             pull[k] += r * metric[i, k]
@@ -105,12 +110,16 @@ def choose(
     """
     width, count = book.words.shape[1], len(book.sizes)
     left, signed, rest, pull = room[LEFT], room[SIGNED], room[REST], room[PULL]
+    base = room[BASE]
     for i in range(OCTET):
         left[i] = x[i]
-        rest[i] = ZERO
+        rest[i] = base[i] = ZERO
     odd, cost = False, ZERO
     for part in range(len(metrics)):
-        first, metric = part * width, metrics[part]
+        first, last, metric = part * width, (part + 1) * width, metrics[part]
+        if part > 0:
+            measure_octet(rest, metric, 0, first, base, pull)
+            base[:] = pull
         point, own = find_point(first, scale, upper, book, room)
         odd = odd != own
         flips = book.even and odd and part == len(metrics) - 1
@@ -119,12 +128,12 @@ def choose(
             word = int(book.near[point, number])
             for i in range(width):
                 rest[first + i] = x[first + i] - signed[first + i] * book.values[word, i]
-            found = measure_octet(rest, metric, pull)
+            found = measure_octet(rest, metric, first, last, base, pull)
             if flips:
                 found += best_flip(x, rest, metric, pull)[1]
             if found < cost:
                 best, cost = word, found
-        for i in range(first, first + width):
+        for i in range(first, last):
             size = book.words[best, i - first]
             codes[i] = count - 1 - size if signed[i] * scale < ZERO else count + size
             value = signed[i] * book.values[best, i - first]
@@ -133,7 +142,7 @@ def choose(
             for j in range(i + 1, OCTET):
                 left[j] -= upper[i, j] * error
     metric = metrics[len(metrics) - 1]
-    measure_octet(rest, metric, pull)
+    measure_octet(rest, metric, OCTET - width, OCTET, base, pull)
     at, growth = best_flip(x, rest, metric, pull)
     if book.even and odd:
         flip(at, x, codes, count, rest)
@@ -251,7 +260,10 @@ def fit_words(
                 x[k] = wish[k, r]
                 room[REST, k] = x[k] - weights[first + k, r]
                 moves[k, r] = ZERO
-            before = measure_octet(room[REST], metrics[len(metrics) - 1], room[PULL])
+            room[BASE] = ZERO
+            before = measure_octet(
+                room[REST], metrics[len(metrics) - 1], 0, OCTET, room[BASE], room[PULL]
+            )
             scale = d[first // block, r] * sub[first // group, r]
             if choose(x, scale, upper, metrics, book, own, room) < before:
                 for k in range(OCTET):

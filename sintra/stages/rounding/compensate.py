@@ -3,9 +3,9 @@
 It is GPTQ's rounding (arXiv 2210.17323) onto a grid of ggml. The measure is tr(E H E') with E the
 change of the weights (rows, columns) and H = X'X of the layer's inputs, damped. First columns are
 rounded one by one, those of the largest curvature first; the columns that are left absorb the
-error. Then, in sweeps, scales and mins are fitted to the chosen codes and codes to the scales; no
-such step can raise the measure. Rows are independent given H, so they are taken in slices that
-bound the memory.
+error. Weights that share a codeword are rounded together (sintra.stages.rounding.codebook). Then,
+in sweeps, scales and mins are fitted to the chosen codes and codes to the scales; no such step can
+raise the measure. Rows are independent given H, so they are taken in slices that bound the memory.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def compensate(
     rows, columns = w.shape
     step, per_row = rows_of_slice(rows, columns, hessian.h.device.type), columns // grid.block
     blocks = np.empty_like(starts[0])
+    hessian.factored(grid.together)  # here, so that threads don't make them twice
+    _ = grid.codebook and grid.codebook.arrays
     round_rows = on_cpu.round_rows if hessian.h.device.type == "cpu" else on_gpu.round_rows
 
     def round_slice(first: int) -> tuple[float, float]:
