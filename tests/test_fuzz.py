@@ -41,6 +41,19 @@ EDITS = st.lists(
 
 
 @pytest.mark.parametrize("name", TARGETS)
+def test_a_sound_input_is_taken(name, tmp_path):
+    """Else all that is tried is refused at the door."""
+    target, taken = TARGETS[name], 0
+    for number, seed in enumerate(target.seeds()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with contextlib.suppress(*target.allowed):
+            target.run(seed, folder)
+            taken += 1
+    assert taken
+
+
+@pytest.mark.parametrize("name", TARGETS)
 def test_nothing_falls(name, tmp_path, monkeypatch):
     target, count = TARGETS[name], Count()
     monkeypatch.setattr(

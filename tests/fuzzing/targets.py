@@ -28,6 +28,7 @@ from . import odd, seeds
 from .mutate import drawn, mutated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TOKENIZER = b'{"model": {"vocab": {"a": 0}}}'
 BOS = ("<s>", "<|im_start|>", "")  # of the chat templates' models
 TALKS = (("user",), ("system", "user"), ("user", "assistant", "user"))
 
@@ -237,6 +238,7 @@ def folders(data: bytes, folder: Path) -> None:
     from sintra.formats.checkpoint.folder import check_folder
 
     _file(seeds.safetensors()[0], folder, "model.safetensors")
+    _file(TOKENIZER, folder, "tokenizer.json")
     for name in ("config.json", "tokenizer_config.json", "model.safetensors.index.json"):
         _file(data, folder, name)
     check_folder(folder, code=True)
@@ -350,7 +352,7 @@ def planned(data: bytes, folder: Path) -> None:
 
     config = _file(data, folder, "config.json")
     _file(seeds.safetensors()[0], folder, "model.safetensors")
-    _file(b'{"model": {"vocab": {"a": 0}}}', folder, "tokenizer.json")
+    _file(TOKENIZER, folder, "tokenizer.json")
     pin_folder(folder, Digests(folder / "digests"), convert="f16")
     for text in vars(folder_facts(folder, check_folder(folder))).values():
         assert not isinstance(text, str) or text.isprintable()
