@@ -141,7 +141,7 @@ def test_own_texts_differ_by_role_and_seed(tiny, tmp_path):
     steps = [graph.text(role) for role in ("calibration", "search", "report")]
     assert [s.stage for s in steps] == ["trace"] * 3
     assert len({s.params["seed"] for s in steps}) == 3
-    assert steps[0].params["tokens"] == 40_960
+    assert steps[0].params["tokens"] == 20_480
     assert graph.text("second").stage == "fetch"
     other = open_workspace(ROOT, [*raw, "seed=1"]).graph()
     assert not {s.params["seed"] for s in steps} & {
