@@ -3,8 +3,8 @@
     python bench/cost.py [--model models/fable] [--hardware jetson_nano] [--limit 0] [key=value ...]
 
 A study in a project of its own, from an empty cache, as `doit optimize` runs it; nothing else
-should run meanwhile. --limit: minutes, given as limits.study_minutes. Last line: `total=... first=...
-built=... winner=... kld=... bytes=...`, seconds, the winner's mean KLD and its size.
+should run meanwhile. --limit: minutes, given as limits.study_minutes. Last line: `total=...
+first=... built=... winner=... kld=... bytes=...`, seconds, the winner's mean KLD and its size.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def main() -> None:
     for stage, seconds in sorted(stages.items(), key=lambda item: -sum(item[1])):
         print(f"{stage:14} {len(seconds):5} {sum(seconds):8.1f}")
     winner = result["winner"]
+    name = variant_name(Recipe.of(winner["recipe"]))
     rows = {row["metric"]: row["value"] for row in winner["measurements"]}
     print(
         f"total={found[-1][0]:.1f} first={first_result(found):.1f} "
-        f"built={sum(map(len, stages.values()))} winner={variant_name(Recipe.of(winner['recipe']))} "
+        f"built={sum(map(len, stages.values()))} winner={name} "
         f"kld={rows.get('kld_mean', float('nan')):.5f} bytes={int(rows['size_bytes'])}"
     )
 
