@@ -29,6 +29,7 @@ SUMMARIES = {  # of our own exports; those of other packages have the first line
     "k8s": "Write Kubernetes objects that serve the result",
     "ollama": "Package the result for Ollama",
     "onnx": "Export the original model as ONNX",
+    "quantize": "Write the result's types and matrix for llama-quantize",
     "space": "Write a Hugging Face Space with a chat page",
     "tflite": "Export the original model as TFLite",
 }
