@@ -56,7 +56,7 @@ def run(context: Context) -> None:
     source, variant = context.inputs["source"] / "model.gguf", context.inputs["gguf"]
     layout = json.loads((variant / "layout.json").read_text())
     parameters = layout["shape"]["parameters"]
-    token_count = refine_tokens(context.params["tokens"])
+    token_count = refine_tokens(context.params["tokens"], parameters)
     windows = calibration_windows(context, source, layout, token_count).tokens
     # Shuffled, so that every kind of text is among the held-out windows.
     windows = windows[np.random.default_rng(0).permutation(len(windows))]

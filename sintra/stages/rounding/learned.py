@@ -14,7 +14,6 @@ was unless held-out windows say that it got better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,20 +42,12 @@ class LearningSettings:
     """How a block learns its rounding."""
 
     steps: int  # steps for each block
-    tokens: int = 512  # tokens in the windows of a step
+    tokens: int = 2048  # tokens in the windows of a step
+    code: float = 0.015  # largest step of a position, in levels; it falls linearly to 0
     scale: float = 0.001  # largest step of scales and norms, as a share; it falls linearly to 0
     decay: tuple[float, float] = (0.9, 0.99)  # Adam's decay of the mean and of the square
     held_out_every: int = 10  # one window in so many is held out
     seed: int = 0  # of the draw of windows
-
-    @property
-    def code(self) -> float:
-        """Return the largest step of a position, in levels; it falls linearly to 0.
-
-        By measurement on SmolLM2: 0.02 for 75 steps, 0.015 for 150, 0.01 for 300; more for fewer
-        brings nothing, and 0.04 does harm.
-        """
-        return 0.02 * min(1.0, math.sqrt(75 / max(self.steps, 1)))
 
 
 class HeldOutError(NamedTuple):
