@@ -176,7 +176,9 @@ class Graph:
         """
         probe = self.study.probe
         role = "search" if level == "screen" else level
-        tokens = getattr(probe, f"{role}_tokens") // (SCREEN if level == "screen" else 1)
+        tokens = getattr(probe, f"{role}_tokens")
+        if level == "screen":  # a baseline needs two windows at least
+            tokens = max(tokens // SCREEN, min(tokens, 2 * probe.context))
         params = {"context": probe.context, "tokens": tokens, "top_k": probe.top_k}
         inputs = {"gguf": self.convert(), "text": self.text(role)}
         return self.step("baseline", f"{self.study.model}-{level}", params, inputs)

@@ -7,6 +7,7 @@ from sintra.build.worker_process import SPIN_COUNT, environment
 from sintra.config.compose import compose
 from sintra.core.errors import UserError
 from sintra.stages.rounding.effort import LEARNING_STEPS, learning_steps
+from sintra.study.workspace import open_workspace
 
 
 def test_more_effort_is_more_of_everything():
@@ -21,6 +22,13 @@ def test_more_effort_is_more_of_everything():
     assert evaluations == sorted(set(evaluations))
     assert [c.planner.refine for c in (quick, standard, thorough)] == [False, True, True]
     assert thorough.probe.refine_steps == LEARNING_STEPS
+
+
+@pytest.mark.parametrize("options", [["effort=quick"], ["probe.search_tokens=3072"]])
+def test_a_part_of_the_search_text_has_two_windows(options, tiny, tmp_path):
+    raw = [f"model={tiny}", f"store.path={tmp_path}", *options]
+    step = open_workspace(ROOT, raw).graph().baseline("screen")
+    assert step.params["tokens"] == 1024 == 2 * step.params["context"]
 
 
 def test_single_options_win():
