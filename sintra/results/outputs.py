@@ -122,9 +122,7 @@ def deliver_early(
     study that was concluded before keeps its result until it is concluded again.
     """
     delivery = plan_delivery(workspace, result, candidates, rounds, graph)
-    if is_concluded(delivery.folder) or not delivery.models:
-        return False
-    if has_winner(delivery):
+    if not delivery.models or stays(delivery):
         return False
     write_files(delivery)
     seal_folder(delivery)
@@ -132,18 +130,15 @@ def deliver_early(
     return not promote_winner(delivery, True)
 
 
-def is_concluded(folder: Path) -> bool:
-    """Return whether the folder holds the result of a study that has ended."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return bool(json.loads(read_regular(folder / "result.json"))["reason"] != GOES_ON)
-    return False
+def stays(delivery: Delivery) -> bool:
+    """Return whether what the folder holds stays while the study goes on.
 
-
-def has_winner(delivery: Delivery) -> bool:
-    """Return whether the folder holds this very winner, whatever was measured beside it."""
+    That is the result of a study that has ended, or this very winner, whatever was measured beside.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        held = json.loads(read_regular(delivery.folder / "result.json"))["winner"]
-        return bool(held == delivery.result["winner"]) and has_models(delivery)
+        held = json.loads(read_regular(delivery.folder / "result.json"))
+        same = held["winner"] == delivery.result["winner"]
+        return bool(held["reason"] != GOES_ON or (same and has_models(delivery)))
     return False
 
 

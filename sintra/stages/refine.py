@@ -13,7 +13,6 @@ threads).
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from sintra.core import lazy
 from sintra.core.errors import Infeasible
 from sintra.core.stage import Context, Stage
 from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.sizes import BLOCK_NAME
 from sintra.formats.gguf.tensor_names import expert_names
 from sintra.formats.runtime.blocks import BlockModel
 from sintra.formats.runtime.calibration_text import calibration_windows
@@ -172,7 +172,7 @@ def restore_tensors(
 ) -> None:
     """Put the original's values into the tensors of all blocks from number `blocks` on."""
     for name, tensor in tensors.items():
-        number = re.match(r"blk\.(\d+)\.", name)
+        number = BLOCK_NAME.match(name)
         if number and int(number[1]) >= blocks:
             tensor.data[:] = original[name].data
 

@@ -1,5 +1,5 @@
-"""The first round of a study of a real model: stock presets, made and measured within a minute or
-two, so that there is a result soon and something to compare with.
+"""The first round of a study of a real model: stock presets, which need neither curvature nor
+calibration text, so that there is a result early and something to compare with.
 
 Tiny models' first files are there as soon as these would be; a study of one begins with its
 planner.

@@ -65,21 +65,20 @@ class FloatGrid(Grid):
 
     def scales(self, blocks: Bytes) -> Scales:
         """Return the scales of raw blocks; d is 1, and 0 is what isn't of sub_values."""
-        values = np.array(self._byte_values(), np.float32)
-        sub: Floats = values[blocks[:, : self.groups]]
+        sub: Floats = self._byte_values()[blocks[:, : self.groups]]
         return super().scales(blocks)._replace(sub=sub)
 
     def write_scales(self, blocks: Bytes, scales: Scales) -> None:
         """Replace the scales of raw blocks in place; they must be of sub_values."""
-        values = np.array(self._byte_values(), np.float32)
         allowed = slice(self.first_byte, self.first_byte + len(self.sub_values or ()))
-        found = np.searchsorted(values[allowed], np.asarray(scales.sub, np.float32))
+        found = np.searchsorted(self._byte_values()[allowed], np.asarray(scales.sub, np.float32))
         blocks[:, : self.groups] = self.first_byte + found
 
-    def _byte_values(self) -> list[float]:
-        """Return what each byte stands for."""
-        known = list(self.sub_values or ())
-        return [0.0] * self.first_byte + known + [0.0] * (256 - self.first_byte - len(known))
+    def _byte_values(self) -> Floats:
+        """Return what each byte stands for, (256,)."""
+        known, values = self.sub_values or (), np.zeros(256, np.float32)
+        values[self.first_byte : self.first_byte + len(known)] = known
+        return values
 
 
 FLOAT_GRIDS = (

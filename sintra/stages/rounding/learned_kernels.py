@@ -7,31 +7,17 @@ pass through the rounding as if a level were linear in its code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
-from sintra.stages.rounding.tiles import ONE, ZERO, compiled
+from sintra.stages.rounding.tiles import ONE, ZERO, compiled, summing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
     Codes = NDArray[np.uint8]
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def summing(function: F) -> F:
-    """Compile a function whose sums may be taken in any order, so that they are vectorized."""
-    jit = numba.njit(
-        nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy"
-    )
-    made: Any = jit(function)
-    return cast(F, made)
 
 
 @compiled

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sintra.core import lazy
-from sintra.stages.rounding.grid import Grid, Scales
+from sintra.stages.rounding.grid import Grid
 from sintra.stages.rounding.tunable import TunableMatrix
 
 if TYPE_CHECKING:
@@ -140,9 +140,6 @@ class LearnedMatrix(TunableMatrix):
 
     def pack(self) -> NDArray[np.uint8]:
         """Return raw blocks with the present codes and scales, (blocks, bytes of a block)."""
-        packed, grid = self.blocks.copy(), self.grid
-        old = grid.scales(packed)
-        d, m = self.halves()
-        grid.write_codes(packed, self.codes())
-        grid.write_scales(packed, Scales(d.numpy(), m.numpy(), old.sub, old.sub_min))
+        packed = super().pack()
+        self.grid.write_codes(packed, self.codes())
         return packed

@@ -27,7 +27,17 @@ ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32
 
 def compiled(function: F) -> F:
     """Compile a function that lets other threads run; a product and a sum may be fused."""
-    jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+    return _compile(function, {"contract", "nsz"})
+
+
+def summing(function: F) -> F:
+    """Compile a function whose sums may be taken in any order besides, to be vectorized."""
+    return _compile(function, {"contract", "nsz", "reassoc"})
+
+
+def _compile(function: F, freedoms: set[str]) -> F:
+    """Compile a function. freedoms: LLVM's fast-math flags."""
+    jit = numba.njit(nogil=True, cache=True, fastmath=freedoms, error_model="numpy")
     made: Any = jit(function)
     return cast(F, made)
 

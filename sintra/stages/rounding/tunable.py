@@ -76,12 +76,16 @@ class TunableMatrix:
         """Return the weight with its rows in the parameter's order, (rows, columns)."""
         return self.weight() if self.order is None else self.weight()[self.order]
 
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Return the present d and m as the file holds them, (blocks,) float32."""
+        return self.d.detach().half().float(), self.m.detach().half().float()
+
     def pack(self) -> NDArray[np.uint8]:
         """Return raw blocks with the present scales, (blocks, bytes of a block)."""
         packed, grid = self.blocks.copy(), self.grid
         old = grid.scales(packed)
-        d, m = (x.detach().half().float().numpy() for x in (self.d, self.m))
-        grid.write_scales(packed, Scales(d, m, old.sub, old.sub_min))
+        d, m = self.halves()
+        grid.write_scales(packed, Scales(d.numpy(), m.numpy(), old.sub, old.sub_min))
         return packed
 
 
