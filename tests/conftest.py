@@ -166,19 +166,19 @@ def lay_down(root: Path) -> None:
     main.write_text(text.replace("texts: auto", "texts: stories"))
 
 
-def make_project(root: Path, toolchain: Path) -> Project:
-    """A fresh project; its cache has only the converter."""
+def make_project(root: Path, cache: Path) -> Project:
+    """A fresh project with a copy of a cache."""
     root.mkdir()
     lay_down(root)
-    shutil.copytree(toolchain, root / "cache")
+    shutil.copytree(cache, root / "cache")
     return Project(root)
 
 
-def copy_of_study(tmp_path_factory, toolchain: Path, name: str, *args: str) -> Project:
+def copy_of_study(tmp_path_factory, cache: Path, name: str, *args: str) -> Project:
     """A worker's own copy of a project in which one study has ended well."""
 
     def make(folder: Path) -> None:
-        done = make_project(folder, toolchain).doit("optimize", *args)
+        done = make_project(folder, cache).doit("optimize", *args)
         assert done.returncode == 0, done.stderr
 
     first = make_once(tmp_path_factory, name, make)
@@ -188,12 +188,44 @@ def copy_of_study(tmp_path_factory, toolchain: Path, name: str, *args: str) -> P
 
 
 @pytest.fixture(scope="session")
-def studied(tmp_path_factory, toolchain, tiny) -> Project:
+def converted(tmp_path_factory, toolchain, tiny) -> Path:
+    """A cache with what every quick study of the tiny model or fable_mini begins with, made once
+    for all tests: the converter, their GGUF files, curvature and baselines.
+    """
+    from sintra.store.store import Store
+
+    def make(folder: Path) -> None:
+        project = make_project(folder.parent / "converting", toolchain)
+        for model in (tiny, "fable_mini"):
+            words = ("hardware=laptop", f"model={model}", *QUICK, "goal.max_kld=5")
+            done = project.doit("optimize", *words)
+            assert done.returncode == 0, done.stderr
+        kept = ("toolchain", "fetch", "convert", "curvature", "baseline")
+        store = Store(project.root / "cache")
+        blobs = set()
+        for record in list(store.read_entries()):
+            if record["stage"] in kept:
+                blobs |= {file.sha256 for file in store.lookup(record["key"]).files}
+            else:
+                (store.root / "ac" / record["key"][:2] / f"{record['key']}.json").unlink()
+        for path in (store.root / "cas").glob("*/*"):
+            if path.name not in blobs:
+                path.unlink()
+        folder.mkdir()
+        for name in ("ac", "cas"):
+            shutil.move(store.root / name, folder / name)
+        shutil.rmtree(project.root)
+
+    return make_once(tmp_path_factory, "converted", make)
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory, converted, tiny) -> Project:
     """A project in which one quick study of the tiny model has ended well; its cache may be copied
     by make_project.
     """
     args = ("hardware=jetson_nano", f"model={tiny}", *QUICK)
-    return copy_of_study(tmp_path_factory, toolchain, "studied", *args)
+    return copy_of_study(tmp_path_factory, converted, "studied", *args)
 
 
 @pytest.fixture(scope="module")
@@ -213,13 +245,13 @@ def browser():
 
 
 @pytest.fixture
-def project(tmp_path, toolchain) -> Project:
+def project(tmp_path, converted) -> Project:
     """A project for one test."""
-    return make_project(tmp_path / "project", toolchain)
+    return make_project(tmp_path / "project", converted)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, toolchain) -> Project:
+def finished(tmp_path_factory, converted) -> Project:
     """A project with a study of fable_mini that has met its goal; for tests that add files to its
     outputs and change none.
 
@@ -228,4 +260,4 @@ def finished(tmp_path_factory, toolchain) -> Project:
     if given := os.environ.get("SINTRA_TEST_FINISHED"):
         return Project(Path(given).resolve())
     args = ("hardware=raspberry_pi_5", "model=fable_mini", *QUICK)
-    return copy_of_study(tmp_path_factory, toolchain, "finished", *args)
+    return copy_of_study(tmp_path_factory, converted, "finished", *args)

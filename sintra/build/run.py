@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from sintra.build.engine import KILLED, engine, last_line
+from sintra.build.leftovers import host_digest, sweep_once
 from sintra.build.run_state import Run, current
 from sintra.build.step import Step
 from sintra.build.worker import TRANSIENT
 from sintra.build.worker_process import ResourceRequest, WorkerExit
 from sintra.config.policy import RunPolicy
 from sintra.core.artifact import Artifact, Failure
-from sintra.core.canonical import sha256
 from sintra.core.errors import Transient, UserError
 from sintra.core.stage import Hints
 from sintra.store.store import Store
@@ -98,27 +98,6 @@ def write_order(store: Store, order: Order, request: ResourceRequest) -> Path:
         json.dumps(order | {"threads": request.threads, "timeout_s": request.timeout_s})
     )
     return path
-
-
-def host_digest() -> str:
-    """Return this machine's name as eight hexadecimal digits, for a file's name."""
-    return sha256(os.uname().nodename)[:8]
-
-
-def sweep_once(store: Store, run: Run) -> None:
-    """Remove what killed workers and killed runs left in a cache, once in a run."""
-    if store.root in run.swept:
-        return
-    run.swept.add(store.root)
-    store.sweep_tmp()
-    # on a shared cache, only this machine's processes can be asked for
-    for path in store.folder("orders").glob(f"*.{host_digest()}.*"):
-        try:
-            os.kill(int(path.name.split(".")[0]), 0)
-        except ProcessLookupError:
-            path.unlink(missing_ok=True)
-        except PermissionError:
-            continue
 
 
 def excuse_memory(key: str, store: Store, worker_exit: WorkerExit) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sintra.build.console import format_seconds
 from sintra.build.graph import Graph
+from sintra.build.leftovers import sweep_once
 from sintra.build.run_state import Run
 from sintra.build.step import Step
 from sintra.cli.steps import build_step
@@ -191,6 +192,7 @@ class StudyRun:
         for a failed task, and the end of all says whose goal is missed.
         """
         self.concluded = True
+        sweep_once(self.workspace.store, self.run)  # also where there was nothing to build
         recorded = recorded or round_files.read_rounds(self.workspace)
         rounds.write_keys(self.workspace, self.workspace.graph(), recorded)
         judged = self.judge_study(recorded)

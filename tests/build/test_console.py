@@ -85,8 +85,8 @@ def test_durations():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, toolchain, tiny):
-    project = make_project(tmp_path_factory.mktemp("console") / "project", toolchain)
+def runs(tmp_path_factory, converted, tiny):
+    project = make_project(tmp_path_factory.mktemp("console") / "project", converted)
     options = ("optimize", "hardware=laptop", f"model={tiny}", *QUICK)
     return project, options, project.doit(*options, "progress=json")
 

@@ -207,8 +207,8 @@ def slurm(tmp_path_factory):
     yield from one_node(tmp_path_factory.mktemp("slurm"))
 
 
-def test_a_study_through_a_real_sbatch(slurm, toolchain, tiny, tmp_path):
-    project = make_project(tmp_path / "project", toolchain)
+def test_a_study_through_a_real_sbatch(slurm, converted, tiny, tmp_path):
+    project = make_project(tmp_path / "project", converted)
     words = (
         "optimize",
         "hardware=jetson_nano",

@@ -151,15 +151,15 @@ def test_spooled_and_dropped(own, monkeypatch):
 @pytest.mark.parametrize(
     "args", [("--on", "--off"), ("--endpoint", "http://x"), ("--on", "--endpoint", "x")]
 )
-def test_mistakes(own, args, toolchain):
-    project = make_project(own / "p", toolchain)
+def test_mistakes(own, args, converted):
+    project = make_project(own / "p", converted)
     done = project.doit("telemetry", *args)
     assert done.returncode == 2
     assert not telemetry.settings_path().exists()
 
 
-def test_not_as_an_option(own, toolchain, tiny):
-    project = make_project(own / "p", toolchain)
+def test_not_as_an_option(own, converted, tiny):
+    project = make_project(own / "p", converted)
     done = project.doit(
         "optimize", "hardware=jetson_nano", f"model={tiny}", "listeners=[telemetry]"
     )

@@ -37,9 +37,9 @@ def endless(tmp_path_factory, toolchain):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, toolchain):
+def place(tmp_path_factory, converted):
     """A project that these tests share: its tensors are made once."""
-    return make_project(tmp_path_factory.mktemp("studies") / "project", toolchain)
+    return make_project(tmp_path_factory.mktemp("studies") / "project", converted)
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ def test_types_that_rows_cannot_have():
     assert written_types(types, 1536) == {}
 
 
-def test_the_result_says_what_is_really_in_the_files(tmp_path, toolchain):
+def test_the_result_says_what_is_really_in_the_files(tmp_path, converted):
     model = make_llama(tmp_path / "narrow", hidden=320)
-    shutil.copytree(toolchain, tmp_path / "cache")
+    shutil.copytree(converted, tmp_path / "cache")
     raw = [f"model={model}", f"store.path={tmp_path / 'cache'}", "planner.types=[Q2_K,Q4_K,Q8_0]"]
     workspace = open_workspace(ROOT, raw)
     graph, store = workspace.graph(), workspace.store

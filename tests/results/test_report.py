@@ -38,11 +38,11 @@ LIMIT = 3_000_000
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory, toolchain, tiny):
+def ended(tmp_path_factory, converted, tiny):
     """A project with a study that has ended: stock presets and ours, a limit that some of them
     miss, a device with heat.
     """
-    own = make_project(tmp_path_factory.mktemp("report") / "project", toolchain)
+    own = make_project(tmp_path_factory.mktemp("report") / "project", converted)
     shutil.copytree(tiny, own.root / "mine")
     few = (*QUICK[:2], "planner.types=[Q8_0,Q2_K]", "texts.second=null")
     limits = ("goal.max_kld=50", "goal.max_size_mb=2")

@@ -17,9 +17,9 @@ ARGS = ("optimize", "hardware=jetson_nano", *QUICK)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, toolchain, tiny):
+def place(tmp_path_factory, converted, tiny):
     """Two studies of one model, the second one latest."""
-    made = make_project(tmp_path_factory.mktemp("two") / "project", toolchain)
+    made = make_project(tmp_path_factory.mktemp("two") / "project", converted)
     for goal in ("goal.max_kld=9", "goal.max_kld=8"):
         done = made.doit(*ARGS, f"model={tiny}", goal)
         assert done.returncode == 0, done.stderr

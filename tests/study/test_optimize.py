@@ -12,6 +12,8 @@ import time
 import pytest
 from conftest import QUICK, ROOT, make_llama
 
+from sintra.build.leftovers import host_digest
+
 HEAVY = (
     "torch",
     "transformers",
@@ -81,10 +83,13 @@ def test_the_main_job(project, args):
     assert "next: doit export_ollama" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:-3])) <= 100
 
+    left = project.root / "cache" / "orders" / f"{2**22 + 1}.1.{host_digest()}.json"
+    left.touch()  # by a run that was killed when its last step was done
     again = project.doit(*args)
     assert again.returncode == 0
     assert project.built(again) == []
     assert project.result() == result
+    assert not left.exists()
 
     (project.root / "cache" / "doit.db").unlink()
     assert project.built(project.doit(*args)) == [], (
