@@ -10,7 +10,8 @@ more equal size, and what made them is scaled the other way (as in SmoothQuant, 
 With r the root mean square of a column's inputs over the calibration text, its scale is
 (r / geometric mean of r) ** 0.5, rounded to a power of two: no weight loses a bit. A block is run
 before and after; one whose output differs (an architecture in which something else reads the norm)
-stays as it was.
+stays as it was. So does one whose weights lie on a grid of few values for each 32 columns: they
+were quantized before, or trained for it, and a type that has their grid keeps them exactly.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ POWER = 0.5  # of a column's size in its scale: 1 would make all columns equal
 STEPS = 4  # a scale is 2**-STEPS to 2**STEPS
 TOLERANCE = 1e-4  # largest relative error of a block's output that is taken for rounding
 TOKENS = 32  # that blocks are compared on
+GROUP, SAMPLE = (
+    32,
+    64,
+)  # weights of a row that share a scale in most formats; rows that are looked at
+DISTINCT = 28.0  # values in a group, on average, below which they are of a grid of at most 6 bits
 NORMS = {  # norm of a block -> linear layers that read it
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
@@ -119,6 +125,11 @@ class Balancing:
         hidden = outer.first_input(window)
         for number in range(len(self.model.blocks)):
             module = self.model.load(number)
+            if on_grid(module):
+                say(f"block {number} stays as it is: its weights lie on a grid")
+                hidden = run_block(module, hidden, outer.calls[number])
+                self.model.drop(number)
+                continue
             block = Block(module, f"{self.model.prefix}.{number}.", self.names)
             before = run_block(module, hidden, outer.calls[number])
             original = {n: p.detach().clone() for n, p in module.named_parameters()}
@@ -140,6 +151,21 @@ class Balancing:
         for layer, scale in scales.items():
             if (tensor := block.tensor(layer)) is not None:
                 self.columns[tensor] = scale.numpy()
+
+
+def on_grid(block: nn.Module) -> bool:
+    """Return whether a linear layer of a block has few different values in its groups."""
+    weights = (m.weight for m in block.modules() if isinstance(m, torch.nn.Linear))
+    return any(distinct_values(weight.detach()) < DISTINCT for weight in weights)
+
+
+def distinct_values(weight: Tensor) -> float:
+    """Return how many different values GROUP weights have on average."""
+    columns = weight.shape[1] // GROUP * GROUP
+    groups = weight[:SAMPLE, :columns].reshape(-1, GROUP).sort().values
+    if not len(groups):
+        return float(GROUP)
+    return float(1 + (groups.diff() != 0).sum(1).float().mean())
 
 
 def balance_block(block: Block, importance: Mapping[str, NDArray[np.float32]]) -> Scales:

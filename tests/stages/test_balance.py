@@ -152,6 +152,18 @@ def test_a_block_in_which_something_else_reads_the_norm_stays(balanced, capsys):
     assert (out / "000.npy").read_bytes() == (curvature / "000.npy").read_bytes()
 
 
+def test_weights_on_a_grid_stay():
+    exact = torch.randn(64, 128)
+    step = exact.view(64, 4, 32).abs().amax(-1, keepdim=True) / 8
+    on_grid = (exact.view(64, 4, 32) / step).round().mul(step).view(64, 128)
+    assert balance.distinct_values(exact.bfloat16()) > balance.DISTINCT
+    assert balance.distinct_values(on_grid) < 0.5 * balance.DISTINCT
+    layer = torch.nn.Linear(128, 64, bias=False)
+    assert not balance.on_grid(torch.nn.Sequential(layer))
+    layer.weight.data.copy_(on_grid)
+    assert balance.on_grid(torch.nn.Sequential(layer))
+
+
 def test_the_curvature_is_that_of_the_scaled_inputs(balanced):
     net, other, out, curvature = balanced("llama")
     facts = json.loads((out / "curvature.json").read_text())["tensors"]
