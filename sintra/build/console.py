@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -87,12 +87,25 @@ class Console:
         """The live line, while there is one."""
         self.reminded: dict[str, float] = {}
         """Step -> when it was last spoken of, on the clock of time.monotonic(), s."""
+        self.shown: dict[str, str] = {}
+        """Part of a step's name that people can't read -> what they read in its place."""
 
     def configure(self, mode: str) -> None:
         """Set the mode from the option `progress`. Raises UserError."""
         if mode not in MODES:
             raise UserError(f"progress={mode} isn't known: use one of {', '.join(MODES)}")
         self.mode = mode
+
+    def name_steps(self, shown: Mapping[str, str]) -> None:
+        """Take what people read in the place of parts of steps' names."""
+        with self.lock:
+            self.shown |= shown
+
+    def readable(self, text: str) -> str:
+        """Return a text with names of steps as people read them."""
+        for part, words in self.shown.items():
+            text = text.replace(part, words)
+        return text
 
     @property
     def live(self) -> bool:
@@ -104,7 +117,7 @@ class Console:
 
         Worker's logs and others' rounds speak here, so nothing is printed that a terminal obeys.
         """
-        text = printable_text(text)
+        text = self.readable(printable_text(text))
         with self.lock:
             if self.mode == "quiet":
                 return
@@ -190,7 +203,7 @@ class Console:
         total = max(self.expected_steps, self.finished_steps + len(self.running))
         count = f"[{self.finished_steps + 1}/{total}] "
         text = count + name + others + ": " + step.status(time.monotonic())
-        self.bar.set_description_str(printable_line(text)[: columns - 1])
+        self.bar.set_description_str(self.readable(printable_line(text))[: columns - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()

@@ -19,7 +19,6 @@ from sintra.cli.study_summary import print_result, remaining_work, round_summary
 from sintra.config import study
 from sintra.config.tasks.files import check_tasks, runs_code
 from sintra.core.errors import Transient
-from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
@@ -30,6 +29,7 @@ from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
 from sintra.study.json_types import ResultJson
 from sintra.study.round_files import Round
+from sintra.study.variant_names import step_parts, study_names
 from sintra.study.workspace import Workspace
 
 OnEnd = Callable[[str, str], None]  # of a study's name and status
@@ -124,7 +124,7 @@ class StudyRun:
         self.delivered_at = self.run.seconds
         if not outputs.deliver_early(self.workspace, *judged):
             return
-        name, folder = variant_name(Recipe.of(winner["recipe"])), judged[0]["study"]
+        name, folder = winner["name"], judged[0]["study"]
         on = "report" if judged[0]["status"] == "met" else "search"
         self.run.say(
             f"so far  {name} holds the limits on the {on} text: outputs/{folder}/; it goes on"
@@ -159,11 +159,14 @@ class StudyRun:
     def report_round(self, number: int, graph: Graph, planned: Round) -> None:
         """Print a round with the work that it takes."""
         count, seconds = remaining_work(graph, self.workspace.store, planned)
+        recorded = round_files.read_rounds(self.workspace)[: number - 1]
+        names = study_names(graph, self.workspace.store, [*recorded, planned])
+        self.run.console.name_steps(step_parts(self.workspace.study.model, names))
         self.run.console.expected_steps += count
         about = f", about {format_seconds(seconds)}" if seconds >= 1 else ""
         self.run.say(
             f"round {number}{f' of {self.workspace.study.id}' if self.on_end else ''}: "
-            f"{round_summary(planned)}{f' [{count} steps{about}]' if count else ''}",
+            f"{round_summary(planned, names)}{f' [{count} steps{about}]' if count else ''}",
             "round",
             round=number,
             steps=count,

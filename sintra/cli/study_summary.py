@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sintra.build.console import format_seconds
 from sintra.build.explain import typical_seconds
 from sintra.build.graph import Graph
 from sintra.config.texts import OWN, judged_on_stories
 from sintra.core.canonical import canonical
-from sintra.core.recipe import variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate
 from sintra.planning.bounds import in_units
 from sintra.planning.other_formats import unsupported_format_lines
@@ -84,15 +86,18 @@ def expected_time(workspace: Workspace) -> str:
     )
 
 
-def round_summary(planned: round_files.Round) -> str:
-    """Return a round in a line: its variants by name, the first of many, or why there is none."""
+def round_summary(planned: round_files.Round, names: Mapping[Recipe, str]) -> str:
+    """Return a round in a line: its variants by name, the first of many, or why there is none.
+
+    names: of the study's variants.
+    """
     proposals = planned.proposals
-    names = [f"{variant_name(p.recipe)} ({p.level})" for p in proposals]
-    if not names:
+    words = [f"{names[p.recipe]} ({p.level})" for p in proposals]
+    if not words:
         return str(planned.stop)
-    more = f" and {len(names) - NAMED_PROPOSALS} more" if len(names) > NAMED_PROPOSALS else ""
-    why = f": {proposals[-1].why}" if more or len(names) == 1 else ""
-    return ", ".join(names[:NAMED_PROPOSALS]) + more + why
+    more = f" and {len(words) - NAMED_PROPOSALS} more" if len(words) > NAMED_PROPOSALS else ""
+    why = f": {proposals[-1].why}" if more or len(words) == 1 else ""
+    return ", ".join(words[:NAMED_PROPOSALS]) + more + why
 
 
 def remaining_work(graph: Graph, store: Store, planned: round_files.Round) -> tuple[int, float]:

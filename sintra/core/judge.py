@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sintra.core.recipe import variant_name
+from sintra.core.recipe import variant_slug
 from sintra.core.types import Candidate, Constraint, Goal, Verdict
 
 SLACK_STDERRS = 2.0  # standard errors by which a value on the search text may miss a limit
@@ -60,7 +60,7 @@ def ranked(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
             max((relative_excess(v) for v in verdict.violated), default=0.0),
             float("inf") if value is None else goal.sense * value,
             float("inf") if kld is None else kld,
-            variant_name(candidate.recipe),
+            variant_slug(candidate.recipe),
         )
 
     return sorted((c for c in candidates if not c.failure and c.measurements), key=place)

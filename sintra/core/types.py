@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sintra.core.artifact import Failure, File
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 
 How = Literal["measured", "estimated", "simulated", "exact"]
 Status = Literal["met", "unmet", "infeasible", "undecided"]
@@ -118,7 +118,8 @@ class Proposal:
 
     level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen"
     measures quality on a part of the search text, "search" on all of it; "report" decides.
-    predicted: metric -> value; metric_low, metric_high.
+    predicted: metric -> value; metric_low, metric_high. probe: the tensors whose sensitivity it
+    measures, in words; "" for all else.
     """
 
     recipe: Recipe
@@ -127,6 +128,7 @@ class Proposal:
     level: Level = "search"
     predicted: dict[str, float] = field(default_factory=dict)
     confidence: float | None = None
+    probe: str = ""
 
     @staticmethod
     def of(data: dict[str, Any]) -> Proposal:
@@ -138,7 +140,8 @@ class Proposal:
 class Candidate:
     """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
     built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
-    its author was (Proposal.confidence); `round` proposed it first.
+    its author was (Proposal.confidence); `round` proposed it first; `name` is what people read, no
+    other in its study has it; `probe` is Proposal.probe.
     """
 
     recipe: Recipe
@@ -151,6 +154,13 @@ class Candidate:
     predicted: dict[str, float] = field(default_factory=dict)
     stated: float | None = None
     round: int = 0
+    name: str = ""
+    probe: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name, or what its recipe alone says where nobody has named it."""
+        return self.name or variant_name(self.recipe, probe=self.probe)
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or None where it is unknown."""

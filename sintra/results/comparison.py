@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra.core.recipe import Recipe, variant_name
 from sintra.results.recommend import recommend
 from sintra.store.files import write_atomic
 from sintra.study.json_types import CellJson
@@ -56,7 +55,7 @@ def result_row(result: CellJson, options: list[str]) -> Row:
         | {
             "study": result["study"],
             "status": result["status"],
-            "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
+            "winner": winner["name"] if winner else None,
         }
         | {metric: numbers.get(metric) for metric in COLUMNS}
         | scores

@@ -31,6 +31,7 @@ from sintra.study.json_types import (
     ResultJson,
     VerdictJson,
 )
+from sintra.study.result_upgrade import RESULT_SCHEMA
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
@@ -54,7 +55,7 @@ def build_result(
     last = rounds[-1] if rounds else None
     reason = (last.stop or "") if last else ""
     result: ResultJson = {
-        "schema": 1,
+        "schema": RESULT_SCHEMA,
         "study": study.id,
         "status": study_status(order, goal, reason),
         "reason": reason,
@@ -174,6 +175,8 @@ def candidate_json(candidate: Candidate, goal: Goal) -> CandidateJson:
     """Return a candidate as it stands in result.json."""
     failure = candidate.failure
     return {
+        "name": candidate.label,
+        "probe": candidate.probe,
         "recipe": candidate.recipe.as_json(),
         "why": candidate.why,
         "author": candidate.author,

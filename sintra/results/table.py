@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 
 from sintra.core.judge import judge, ranked
-from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
 from sintra.results.conversion import conversion_words, warning_words
@@ -39,31 +38,30 @@ def results_table(result: ResultJson, candidates: Sequence[Candidate], goal: Goa
     lines += footnotes(result)
     lines += corrections.board_lines(rows)
     if "formats" in result:
-        best = variant_name(rows[0].recipe) if rows else None
+        best = rows[0].label if rows else None
         lines += ["", format_table(result["formats"], candidates, best)]
     return "\n".join(lines)
 
 
 def candidate_line(candidate: Candidate, verdict: Verdict) -> str:
     """Return a candidate's line of the table."""
-    name = short_name(variant_name(candidate.recipe))
     size = format_metric(candidate, "size_bytes", 1e6, 2)
     top = format_metric(candidate, "same_top", 0.01, 1)
     speed = candidate.value("device_tg_tps")
     rate = "-" if speed is None else f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
     memory = format_metric(candidate, "device_ram_bytes", 1e6, 0)
     line = (
-        f"{name:<{NAME_WIDTH}}{size:>8} {format_kld(candidate):>18}{top:>6}{rate:>7}{memory:>8}"
+        f"{padded_name(candidate.label)}{size:>8} "
+        f"{format_kld(candidate):>18}{top:>6}{rate:>7}{memory:>8}"
         f"  {verdict_words(candidate, verdict)}"
     )
-    return line[:WIDTH]
+    return line
 
 
 def failure_lines(candidates: Sequence[Candidate]) -> list[str]:
     """Return a line for each candidate that failed."""
     return [
-        f"{short_name(variant_name(candidate.recipe)):<{NAME_WIDTH}}  failed: "
-        f"{failure.kind}: {failure.message}"
+        f"{padded_name(candidate.label)}  failed: {failure.kind}: {failure.message}"
         for candidate in candidates
         if (failure := candidate.failure)
     ]
@@ -87,7 +85,7 @@ def task_line(candidate: Candidate, task: str) -> str:
     assert retention is not None
     answers = f", {agreement.value:.1%} of {agreement.n} answers the same" if agreement else ""
     return (
-        f"task {task}: {variant_name(candidate.recipe)} keeps {retention.value:.4f} "
+        f"task {task}: {candidate.label} keeps {retention.value:.4f} "
         f"+-{retention.stderr or 0:.4f} of the score{answers}"
     )
 
@@ -137,9 +135,9 @@ def original_words(result: ResultJson) -> str:
     return "the 16-bit model"
 
 
-def short_name(name: str) -> str:
-    """Return a variant's name as it fits the first column; result.json has all of it."""
-    return name if len(name) < NAME_WIDTH else f"{name[: NAME_WIDTH - 9]}..{name[-6:]}"
+def padded_name(name: str) -> str:
+    """Return a variant's name as it fills the first column; a longer one has a line of its own."""
+    return f"{name:<{NAME_WIDTH}}" if len(name) < NAME_WIDTH else f"{name}\n{'':<{NAME_WIDTH}}"
 
 
 def verdict_words(candidate: Candidate, verdict: Verdict) -> str:
@@ -162,7 +160,7 @@ def advice_line(result: ResultJson) -> str:
         return undecided_line(best)
     metric, value, limit, by = best["verdict"]["violated"][0]
     return (
-        f"unmet: the best is {recipe_name(best)}, whose {metric} is {value:.6g} where the limit is "
+        f"unmet: the best is {best['name']}, whose {metric} is {value:.6g} where the limit is "
         f"{limit:.6g} (off by {by:.3g}); it is in outputs/{result['study']}/"
         f"{model_file(best)['path']}; relax that limit, or try hardware with more room"
     )
@@ -179,7 +177,7 @@ def met_line(result: ResultJson, best: CandidateJson) -> str:
     file = model_file(best)
     next_step = "; next: doit export_ollama" if file["path"] == "model.gguf" else ""
     return (
-        f"met: {recipe_name(best)}, {file['bytes'] / 1e6:.2f} MB{stock}, in "
+        f"met: {best['name']}, {file['bytes'] / 1e6:.2f} MB{stock}, in "
         f"outputs/{result['study']}/{file['path']}{next_step}"
     )
 
@@ -188,18 +186,13 @@ def undecided_line(best: CandidateJson) -> str:
     """Return the advice where more measurements could decide."""
     if "device_tg_tps_sustained" in best["verdict"]["unknown"]:
         return (
-            f"undecided: {recipe_name(best)} is the best; its sustained speed is only simulated: "
+            f"undecided: {best['name']} is the best; its sustained speed is only simulated: "
             "goal.accept_simulated=true takes that"
         )
     return (
-        f"undecided: {recipe_name(best)} is the best so far; a larger max_rounds or more "
+        f"undecided: {best['name']} is the best so far; a larger max_rounds or more "
         "probe.report_tokens would tell"
     )
-
-
-def recipe_name(candidate: CandidateJson) -> str:
-    """Return the short name of a candidate of result.json."""
-    return variant_name(Recipe.of(candidate["recipe"]))
 
 
 def adviser_hint(planner: str) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from sintra.core.canonical import canonical, sha256
-from sintra.core.recipe import Recipe, variant_name
 from sintra.store.files import is_odd, make_folder, move_to_quarantine
 from sintra.store.locks import hold_lock, uses_leases
 
@@ -146,7 +145,7 @@ def _row_of(result: Mapping[str, Any], digest: str) -> HistoryRow:
         "hardware": result["hardware"],
         "goal": result["goal"]["name"],
         "status": result["status"],
-        "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
+        "winner": winner["name"] if winner else None,
         "digest": digest,
         "result": json.dumps(result),
         "learned": json.dumps(result["learned"]) if result.get("learned") else None,

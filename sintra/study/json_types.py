@@ -20,6 +20,8 @@ class ProposalJson(TypedDict):
     level: Level
     predicted: dict[str, float]  # metric, metric_low or metric_high -> value
     confidence: float | None  # how sure the author is, 0 to 1
+    probe: str  # the tensors whose sensitivity it measures, in words; "" for all else
+    name: NotRequired[str]  # of its variant, for people; only in outputs/<study>/rounds.json
 
 
 class StudyKindJson(TypedDict):
@@ -98,6 +100,8 @@ class FailureJson(TypedDict):
 class CandidateJson(TypedDict):
     """A candidate in result.json."""
 
+    name: str  # what people read; no other candidate of the study has it
+    probe: str  # the tensors whose sensitivity it measures, in words; "" for all else
     recipe: RecipeJson
     why: str
     author: str

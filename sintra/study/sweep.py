@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +20,7 @@ from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
 from sintra.store.files import read_regular, write_if_possible
 from sintra.study.json_types import CellJson
+from sintra.study.result_upgrade import parse_result
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
 if TYPE_CHECKING:  # the extra `remote` may be missing
@@ -186,7 +186,7 @@ def cell_result(root: Path, workspace: Workspace, ended: bool) -> CellJson:
             "winner": None,
             "overrides": list(study.overrides),
         }
-    result = json.loads((root / "outputs" / study.id / "result.json").read_text())
+    result = parse_result((root / "outputs" / study.id / "result.json").read_text())
     return {
         "study": result["study"],
         "status": result["status"],

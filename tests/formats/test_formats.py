@@ -17,7 +17,7 @@ from sintra.build.step import Step
 from sintra.core.artifact import Artifact, Failure
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible, Transient, UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.core.stage import Context, tool_version
 from sintra.core.types import Hardware
 from sintra.formats.checkpoint import packed
@@ -82,7 +82,7 @@ def test_recipes_of_ggufs_are_what_they_were():
     assert Recipe.of(data).format == "gguf"
     other = Recipe("w4g128", format="gptq")
     assert Recipe.of(json.loads(json.dumps(other.as_json()))) == other
-    assert variant_name(other) == "gptq-w4g128"
+    assert variant_slug(other) == "gptq-w4g128"
 
 
 def test_a_study_of_ggufs_is_the_study_it_was(project, tiny):
@@ -101,7 +101,7 @@ def test_a_device_says_what_it_can_run(project, tiny):
         "awq is not tried",
     ]
     laptop = open_workspace(project.root, [*asked, "hardware=laptop"]).study
-    assert [variant_name(p.recipe) for p in propose_other_formats(laptop)] == [
+    assert [variant_slug(p.recipe) for p in propose_other_formats(laptop)] == [
         "gptq-w4g128",
         "awq-w4g128",
     ]

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
 from sintra.study.json_types import CandidateJson, MeasurementJson, ResultJson
 from sintra.study.workspace import open_workspace
 
@@ -84,7 +83,7 @@ def run_study() -> int:
     write_outputs(status=result["status"], result=path.resolve(), verdict=verdict)
     if winner := result["winner"]:
         write_outputs(
-            winner=recipe_name(winner),
+            winner=winner["name"],
             path=(path.parent / winner["artifact"]["path"]).resolve(),
             kld=metric_values(winner).get("kld_mean", ""),
             sha256=winner["artifact"]["sha256"],
@@ -133,11 +132,6 @@ def metric_values(row: CandidateJson) -> dict[str, float]:
     return {m["metric"]: m["value"] for m in row["measurements"]}
 
 
-def recipe_name(row: CandidateJson) -> str:
-    """Return the name of a candidate's recipe."""
-    return variant_name(Recipe.of(row["recipe"]))
-
-
 def append_summary(result: ResultJson, verdict: str) -> None:
     """Append the result's table to the job's summary, as Markdown."""
     lines = [f"### {result['study']}: {result['status']}", ""]
@@ -168,7 +162,7 @@ def table_row(row: CandidateJson) -> str:
         return format(numbers[metric] / scale, form) if metric in numbers else "-"
 
     cells = [
-        recipe_name(row),
+        row["name"],
         cell("size_bytes", 1e6, ".2f"),
         cell("kld_mean", 1, ".5f"),
         cell("same_top", 1, ".1%"),

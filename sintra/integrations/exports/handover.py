@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Measurement
 from sintra.formats.gguf.chat_template import ChatFormat
 from sintra.store.files import hash_file
 from sintra.store.store import Store
+from sintra.study.result_upgrade import parse_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,7 @@ class DeliveredModel:
     @property
     def variant(self) -> str:
         """Return the name of the winner's recipe."""
-        return variant_name(self.recipe)
+        return str(self.result["winner"]["name"])
 
     @property
     def title(self) -> str:
@@ -228,7 +229,7 @@ def open_delivered(
     it reads, None for an export that starts from the original. Raises UserError where there is no
     winner, it has another format, or its file isn't the one that was measured.
     """
-    result = json.loads((folder / "result.json").read_text())
+    result: dict[str, Any] = dict(parse_result((folder / "result.json").read_text()))
     if not result["winner"]:
         raise UserError(f"{folder.name} has no winner to export: {result['status']}")
     manifest = json.loads((folder / "manifest.json").read_text())

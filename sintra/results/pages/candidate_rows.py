@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.results.pages.words import (
     describe_verdict,
     format_bytes,
@@ -104,7 +104,7 @@ def candidate_line(row: CandidateJson, winner: bool) -> CandidateLine:
 
     stock = not recipe.tensors and not recipe.cut and recipe.format == "gguf"
     return CandidateLine(
-        name=variant_name(recipe),
+        name=row["name"],
         kind="winner" if winner else "stock" if stock else "ours",
         round=row["round"],
         bytes=value("size_bytes"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages.words import (
     DASH,
     describe_aim,
@@ -36,9 +35,7 @@ def verdict_sentence(result: ResultJson) -> str:
     winner = result["winner"]
     if winner is None:
         return f"Nothing was made: {hide_folders(result['reason'] or result['status'])}."
-    variant = (
-        f"{variant_name(Recipe.of(winner['recipe']))}, {format_bytes(model_file(winner)['bytes'])}"
-    )
+    variant = f"{winner['name']}, {format_bytes(model_file(winner)['bytes'])}"
     variant += _distance_words(winner)
     if result["status"] == "met":
         return f"{variant}, is {describe_aim(result['goal'])} found that holds every limit."
