@@ -48,7 +48,7 @@ def value(result: Mapping[str, Any]) -> float:
         for k, s in (("minimise", 1), ("maximise", -1))
         if k in result["goal"]
     )
-    if result["status"] != "met":
+    if result["status"] != "pass":
         return float("inf")
     return float(
         sense * next(m["value"] for m in result["winner"]["measurements"] if m["metric"] == metric)

@@ -31,8 +31,8 @@ TAIL_BYTES = 2000  # of a worker's log, in which its last line is looked for
 COLORS = {
     "built": "2",
     "failed": "31",
-    "met": "32",
-    "unmet": "33",
+    "pass": "32",
+    "fail": "33",
     "again": "33",
 }  # first word of a line -> SGR code: dim, red, green, yellow
 

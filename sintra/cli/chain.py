@@ -161,7 +161,7 @@ class StudyGroup:
     def note_end(self, study: str, status: str) -> None:
         """Note that a study has ended, and print it."""
         self.ended.add(study)
-        if status == "met":
+        if status == "pass":
             self.met.add(study)
         self.run.say(f"ended   {study}: {status}")
 

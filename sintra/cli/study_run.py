@@ -119,13 +119,13 @@ class StudyRun:
         going_on = [*recorded[:-1], replace(recorded[-1], stop=outputs.GOES_ON)]
         judged = self.judge_study(going_on)
         winner = judged[0]["winner"]
-        if not winner or judged[0]["status"] == "unmet":
+        if not winner or judged[0]["status"] == "fail":
             return
         self.delivered_at = self.run.seconds
         if not outputs.deliver_early(self.workspace, *judged):
             return
         name, folder = winner["name"], judged[0]["study"]
-        on = "report" if judged[0]["status"] == "met" else "search"
+        on = "report" if judged[0]["status"] == "pass" else "search"
         self.run.say(
             f"so far  {name} holds the limits on the {on} text: outputs/{folder}/; it goes on"
         )
@@ -214,7 +214,7 @@ class StudyRun:
             self.on_end(outcome["study"], "invalid" if problem else outcome["status"])
             return True
         print_result(outcome, measured, self.workspace, self.run.console.mode)
-        return bool(outcome["status"] == "met" and not problem)
+        return bool(outcome["status"] == "pass" and not problem)
 
     def judge_study(
         self, recorded: list[Round]

@@ -122,7 +122,7 @@ def print_result(
     if mode == "quiet":
         return
     print(f"the whole of it, as a page: outputs/{result['study']}/report.html")
-    if result["status"] != "met" and (line := table.adviser_hint(workspace.study.planner.name)):
+    if result["status"] != "pass" and (line := table.adviser_hint(workspace.study.planner.name)):
         print(line)
     for line in cost_lines(result):
         print(line)

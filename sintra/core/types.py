@@ -9,8 +9,15 @@ from sintra.core.artifact import Failure, File
 from sintra.core.recipe import Recipe, variant_name
 
 How = Literal["measured", "estimated", "simulated", "exact"]
-Status = Literal["met", "unmet", "infeasible", "undecided"]
+Status = Literal["pass", "fail", "impossible", "inconclusive"]
+Violation = tuple[str, float, float, float]  # metric, value, limit, by how much
 Level = Literal["build", "screen", "search", "report"]
+EARLIER_STATUS: dict[str, Status] = {  # word of version 0 -> word of now
+    "met": "pass",
+    "unmet": "fail",
+    "infeasible": "impossible",
+    "undecided": "inconclusive",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Constraint:
 class Goal:
     """The limits, and what to make small (sense 1) or large (sense -1) under them.
 
-    accept_simulated: whether a simulated value may be the ground on which a limit is called met;
+    accept_simulated: whether a simulated value may be the ground on which a limit is said to hold;
     enforce_memory: whether finalists are run under a limit of the device's usable memory.
     """
 
@@ -174,12 +181,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's word. `violated`: (metric, value, limit, by how much), the worst first."""
+    """The judge's word. `violated`: the worst first."""
 
     status: Status
-    violated: tuple[tuple[str, float, float, float], ...] = ()
+    violated: tuple[Violation, ...] = ()
     unknown: tuple[str, ...] = ()
     reason: str = ""
+
+
+def upgrade_status(word: str) -> str:
+    """Return the word of now for a status that an earlier version wrote; others as they are."""
+    return EARLIER_STATUS.get(word, word)
 
 
 SCREEN = 4  # the part of the search text that a screen reads: one in so many windows

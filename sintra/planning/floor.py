@@ -33,7 +33,7 @@ def floor_reason(study: Study, candidates: Sequence[Candidate], round_number: in
         return None
     name = candidate.label
     return (
-        f"infeasible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and "
+        f"impossible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and "
         f"{name}, the best that planner.types has, is at {best.value:.2g} on the search text: "
         "allow more"
     )

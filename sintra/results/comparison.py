@@ -40,8 +40,8 @@ def write_comparison(root: Path, raw: list[str], results: list[CellJson], comman
     print(comparison_table(rows, options))
     for line in recommended:
         print(line)
-    met = sum(r["status"] == "met" for r in rows)
-    print(f"{write_plot(rows, options, out)}; {met} of {len(rows)} met")
+    passed = sum(r["status"] == "pass" for r in rows)
+    print(f"{write_plot(rows, options, out)}; {passed} of {len(rows)} pass")
 
 
 def result_row(result: CellJson, options: list[str]) -> Row:

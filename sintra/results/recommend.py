@@ -43,22 +43,22 @@ def recommend(results: Sequence[CellJson]) -> list[str]:
 
 def recommend_for(device: str, results: Sequence[CellJson]) -> list[str]:
     """Return the choice for one device, and a line for each model that isn't chosen."""
-    met = [r for r in results if r["status"] == "met"]
-    others = [f"  not {label(r, results)}: {missed_limit(r)}" for r in results if r not in met]
-    if not met:
+    passing = [r for r in results if r["status"] == "pass"]
+    others = [f"  not {label(r, results)}: {missed_limit(r)}" for r in results if r not in passing]
+    if not passing:
         return [f"{device}: none of these models can be recommended", *others]
-    metrics = common_metrics(met)
+    metrics = common_metrics(passing)
     if metrics is None:
         return [f"{device}: the models share no measure of quality to compare by", *others]
-    best_score = min((score(r, metrics) for r in met), key=lambda s: s.value)
-    equal = [r for r in met if not best_score.clearly_beats(score(r, metrics))]
+    best_score = min((score(r, metrics) for r in passing), key=lambda s: s.value)
+    equal = [r for r in passing if not best_score.clearly_beats(score(r, metrics))]
     choice = min(equal, key=model_bytes)
     why = describe(choice, metrics)
     if len(equal) > 1:
         why += ", the smaller of those that can't be told apart"
     losers = [
         f"  not {label(r, results)}: {loser_reason(r, metrics, r in equal)}"
-        for r in met
+        for r in passing
         if r is not choice
     ]
     return [f"{device}: take {label(choice, results)} ({why})", *losers, *others]

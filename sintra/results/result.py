@@ -35,6 +35,7 @@ from sintra.study.result_upgrade import RESULT_SCHEMA
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
+IMPOSSIBLE = ("impossible", "infeasible")  # begin the reason; the latter in rounds of before
 INTERVAL_90 = 3.29  # width of a 90 % interval, in standard deviations of a normal distribution
 
 
@@ -140,9 +141,9 @@ def written_types(types: Sequence[str], columns: int) -> dict[str, str]:
 
 def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:
     """Return a study's status from its candidates, the best first, and the reason of its end."""
-    if reason.startswith("infeasible"):
-        return "infeasible"
-    return judge(order[0], goal).status if order else "unmet"
+    if reason.startswith(IMPOSSIBLE):
+        return "impossible"
+    return judge(order[0], goal).status if order else "fail"
 
 
 def device_json(hardware: Hardware) -> DeviceJson:

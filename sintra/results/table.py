@@ -12,6 +12,7 @@ from sintra.hardware.boards import corrections
 from sintra.results.conversion import conversion_words, warning_words
 from sintra.results.formats import format_kld, format_metric, format_table
 from sintra.results.result import model_file
+from sintra.results.verdicts import verdict_words, violation_words
 from sintra.study.json_types import CandidateJson, FallbackJson, ResultJson
 
 SHOWN = 12  # of the variants that are only measured on the search text
@@ -140,33 +141,23 @@ def padded_name(name: str) -> str:
     return f"{name:<{NAME_WIDTH}}" if len(name) < NAME_WIDTH else f"{name}\n{'':<{NAME_WIDTH}}"
 
 
-def verdict_words(candidate: Candidate, verdict: Verdict) -> str:
-    """Return a verdict in a word or two."""
-    if verdict.violated:
-        return f"no: {verdict.violated[0][0].removeprefix('device_')}"
-    if verdict.status == "undecided" and not candidate.decided and not verdict.unknown:
-        return "so far yes"
-    return verdict.status
-
-
 def advice_line(result: ResultJson) -> str:
     """Return what came out of a study, and what to do next, in one line."""
     best = result["winner"]
     if not best:
         return f"{result['status']}: {result['reason'] or 'no variant could be built'}"
-    if result["status"] == "met":
-        return met_line(result, best)
-    if result["status"] == "undecided":
-        return undecided_line(best)
-    metric, value, limit, by = best["verdict"]["violated"][0]
+    if result["status"] == "pass":
+        return pass_line(result, best)
+    if result["status"] == "inconclusive":
+        return inconclusive_line(best)
+    violated = violation_words(best["verdict"]["violated"][0])
     return (
-        f"unmet: the best is {best['name']}, whose {metric} is {value:.6g} where the limit is "
-        f"{limit:.6g} (off by {by:.3g}); it is in outputs/{result['study']}/"
+        f"fail: the best is {best['name']}: {violated}; it is in outputs/{result['study']}/"
         f"{model_file(best)['path']}; relax that limit, or try hardware with more room"
     )
 
 
-def met_line(result: ResultJson, best: CandidateJson) -> str:
+def pass_line(result: ResultJson, best: CandidateJson) -> str:
     """Return the advice where the goal holds."""
     searched = any(c["recipe"]["tensors"] for c in result["candidates"])
     stock = (
@@ -177,20 +168,20 @@ def met_line(result: ResultJson, best: CandidateJson) -> str:
     file = model_file(best)
     next_step = "; next: doit export_ollama" if file["path"] == "model.gguf" else ""
     return (
-        f"met: {best['name']}, {file['bytes'] / 1e6:.2f} MB{stock}, in "
+        f"pass: {best['name']}, {file['bytes'] / 1e6:.2f} MB{stock}, in "
         f"outputs/{result['study']}/{file['path']}{next_step}"
     )
 
 
-def undecided_line(best: CandidateJson) -> str:
+def inconclusive_line(best: CandidateJson) -> str:
     """Return the advice where more measurements could decide."""
     if "device_tg_tps_sustained" in best["verdict"]["unknown"]:
         return (
-            f"undecided: {best['name']} is the best; its sustained speed is only simulated: "
+            f"inconclusive: {best['name']} is the best; its sustained speed is only simulated: "
             "goal.accept_simulated=true takes that"
         )
     return (
-        f"undecided: {best['name']} is the best so far; a larger max_rounds or more "
+        f"inconclusive: {best['name']} is the best so far; a larger max_rounds or more "
         "probe.report_tokens would tell"
     )
 

@@ -6,9 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.recipe import RecipeJson
-from sintra.core.types import How, Level, Status
-
-Violation = tuple[str, float, float, float]  # metric, value, limit, by how much; a JSON array
+from sintra.core.types import How, Level, Status, Violation
 
 
 class ProposalJson(TypedDict):

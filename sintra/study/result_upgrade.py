@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from sintra.core.recipe import Recipe, unique_names, variant_name
+from sintra.core.types import upgrade_status
 from sintra.study.json_types import ResultJson, RoundJson
 
-RESULT_SCHEMA = 2  # version 1 had no names of variants
+RESULT_SCHEMA = 2  # version 1 had no names of variants and other words
 
 
 def parse_result(data: str | bytes) -> ResultJson:
@@ -29,13 +30,32 @@ def upgrade_result(result: Any) -> ResultJson:
     rows = result["candidates"] + ([result["winner"]] if result["winner"] else [])
     recipes = [Recipe.of(row["recipe"]) for row in rows]
     names = unique_names({r: old_name(r, row) for r, row in zip(recipes, rows, strict=True)})
-    named = [
-        {"name": names[recipe], "probe": "", **row}
-        for recipe, row in zip(recipes, rows, strict=True)
-    ]
+    named = [upgrade_row(row, names[recipe]) for recipe, row in zip(recipes, rows, strict=True)]
     winner = named.pop() if result["winner"] else None
-    upgraded = {**result, "schema": RESULT_SCHEMA, "candidates": named, "winner": winner}
+    upgraded = {
+        **result,
+        "schema": RESULT_SCHEMA,
+        "status": upgrade_status(result["status"]),
+        "reason": upgrade_reason(result["reason"]),
+        "candidates": named,
+        "winner": winner,
+    }
+    if "formats" in result:
+        rows = ({**row, "status": upgrade_status(row["status"])} for row in result["formats"])
+        upgraded["formats"] = list(rows)
     return cast(ResultJson, upgraded)
+
+
+def upgrade_row(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a candidate with its name, and today's word for its verdict."""
+    verdict = {**row["verdict"], "status": upgrade_status(row["verdict"]["status"])}
+    return {"name": name, "probe": "", **row, "verdict": verdict}
+
+
+def upgrade_reason(reason: str) -> str:
+    """Return why a study ended in today's words."""
+    old = "infeasible: "
+    return f"impossible: {reason.removeprefix(old)}" if reason.startswith(old) else reason
 
 
 def name_proposals(rounds: Iterable[RoundJson], result: ResultJson) -> None:

@@ -5,9 +5,11 @@ import re
 from dataclasses import replace
 
 import gguf
+import jsonschema
 import pytest
 from conftest import ROOT
 
+from sintra.cli.docs.json_schema import result_schema
 from sintra.core.recipe import Recipe, unique_names, variant_name, variant_slug
 from sintra.core.types import Proposal
 from sintra.formats.gguf.mix_bits import mix_bits
@@ -18,7 +20,8 @@ from sintra.study.round_checks import check_proposal
 from sintra.study.variant_names import readable_step, step_parts
 
 UNIFORM = Recipe("Q2_K", True, (), ((".*", "Q2_K"),), "compensated")
-MIX = replace(UNIFORM, tensors=mix_patterns({"output.weight": "Q6_K", "blk.0.ffn_up.weight": "Q2_K"}))
+TYPES = {"output.weight": "Q6_K", "blk.0.ffn_up.weight": "Q2_K"}
+MIX = replace(UNIFORM, tensors=mix_patterns(TYPES))
 
 
 @pytest.mark.parametrize(
@@ -103,12 +106,17 @@ def test_a_result_of_an_earlier_version_is_read():
     data = (ROOT / "tests" / "core" / "result-1.json").read_text()
     result = parse_result(data)
     names = [row["name"] for row in result["candidates"]]
-    assert result["schema"] == 2 and len(set(names)) == len(names)
+    assert result["schema"] == 2
+    assert len(set(names)) == len(names)
     assert result["winner"]["name"] == names[0]
     assert any(re.fullmatch(r"mix of \d+\.\d\d MB.*", name) for name in names)
     assert not any(re.search(r"[0-9a-f]{8}", name) for name in names)
+    words = {"pass", "fail", "inconclusive"}
+    assert {row["verdict"]["status"] for row in result["candidates"]} == words
+    assert result["status"] == "pass"
+    jsonschema.validate(result, result_schema())
     again = parse_result(json.dumps(result))
     assert again == result
     for broken in ("[]", "{", '{"schema": 1}', '{"schema": 1, "candidates": 3}'):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"not a result|Expecting"):
             parse_result(broken)

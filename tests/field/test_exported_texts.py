@@ -42,7 +42,7 @@ def winner(tmp_path):
         "study": f"study {EVIL}",
         "model": EVIL,
         "hardware": EVIL,
-        "status": "met",
+        "status": "pass",
         "context": 512,
         "device": device,
         "goal": {"constraints": []},

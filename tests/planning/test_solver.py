@@ -1,6 +1,7 @@
 """The planners of mixes on a world whose damage is known, and on a real tiny model through doit."""
 
 import dataclasses
+import re
 import statistics
 
 import numpy as np
@@ -10,7 +11,7 @@ from worlds import TYPES, World
 
 from sintra.core.errors import UserError
 from sintra.core.judge import ranked
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Measurement
 from sintra.formats.gguf.sizes import (
     PRESET_BITS,

@@ -175,7 +175,7 @@ def test_likeness():
     assert 1 > like(backend="cuda") > like(parameters=10**7) > like(parameters=10**8) > 0
 
 
-def row(name, status="met", **more):
+def row(name, status="pass", **more):
     adviser = "language model"
     candidates = [
         candidate("solver", 3, 0.9, 0.02, (0.01, 0.03)),
@@ -260,7 +260,7 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
         base.execute(
             "INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, "
             "result) VALUES "
-            "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')"
+            "('t', 's', 'm', 'h', 'g', 'pass', NULL, 'd', '{\"candidates\": [{}]}')"
         )
     base.close()
     assert [r["study"] for r in history.read_results(path)] == ["s"]

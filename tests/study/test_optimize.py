@@ -58,7 +58,7 @@ def test_the_main_job(project, args):
     done = project.doit(*args)
     assert done.returncode == 0, done.stderr
     result = project.result()
-    assert result["status"] == "met"
+    assert result["status"] == "pass"
     winner = result["winner"]
     out = project.root / "outputs" / "latest"
     assert {p.name for p in out.iterdir()} == {
@@ -73,7 +73,7 @@ def test_the_main_job(project, args):
     smaller = [
         c for c in result["candidates"] if c["artifact"]["bytes"] < winner["artifact"]["bytes"]
     ]
-    assert all(c["verdict"]["status"] == "unmet" for c in smaller), (
+    assert all(c["verdict"]["status"] == "fail" for c in smaller), (
         "nothing smaller holds the limits"
     )
     hows = {m["metric"]: m["how"] for m in winner["measurements"]}
@@ -119,7 +119,7 @@ def test_the_main_job(project, args):
     assert os.readlink(project.root / "outputs" / "latest") == result["study"]
 
     rows = json.loads(project.doit("history", "--format", "json").stdout)
-    assert [r["status"] for r in rows] == ["met", "met"]
+    assert [r["status"] for r in rows] == ["pass", "pass"]
 
     project.age_cache()
     collected = project.doit("gc")
@@ -254,17 +254,17 @@ def test_impossible_limits_start_nothing(project, args):
     assert done.returncode == 1
     assert "goal.max_size_mb asks for size_bytes <= 0.05 MB" in done.stdout
     assert project.built(done) == []
-    assert project.result()["status"] == "infeasible"
+    assert project.result()["status"] == "impossible"
 
 
-def test_unmet_still_delivers_the_best(project, args):
+def test_a_fail_still_delivers_the_best(project, args):
     done = project.doit(*args, "goal.max_kld=0.0000000001")
     assert done.returncode == 1
     result = project.result()
-    assert result["status"] == "unmet"
+    assert result["status"] == "fail"
     assert result["winner"]["verdict"]["violated"][0][0] == "kld_mean"
     assert (project.root / "outputs" / "latest" / "model.gguf").exists()
-    assert "unmet: the best is" in done.stdout
+    assert "fail: the best is" in done.stdout
     assert any(c["recipe"]["importance"] for c in result["candidates"])
 
 

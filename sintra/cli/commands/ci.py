@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from sintra.core.errors import UserError
+from sintra.results.verdicts import row_words, violation_words
 from sintra.study.json_types import CandidateJson, MeasurementJson, ResultJson
 from sintra.study.workspace import open_workspace
 
@@ -76,7 +77,7 @@ def run_study() -> int:
     result = json.loads(path.read_text())
     verdict = (
         quality_loss(result, os.environ.get("SINTRA_AGAINST", ""))
-        if result["status"] == "met"
+        if result["status"] == "pass"
         else missed_goal(result)
     )
     append_summary(result, verdict)
@@ -97,8 +98,7 @@ def missed_goal(result: ResultJson) -> str:
     winner = result["winner"]
     if not winner or not winner["verdict"]["violated"]:
         return f"{result['study']} is {result['status']}: {result['reason']}"
-    metric, value, limit, _ = winner["verdict"]["violated"][0]
-    return f"{result['study']}: {metric} is {value:.6g} where the limit is {limit:.6g}"
+    return f"{result['study']}: fail: {violation_words(winner['verdict']['violated'][0])}"
 
 
 def quality_loss(result: ResultJson, against: str) -> str:
@@ -138,7 +138,7 @@ def append_summary(result: ResultJson, verdict: str) -> None:
     if verdict:
         lines += [f"**{verdict}**", ""]
     lines += [
-        "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | verdict |",
+        "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | result |",
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]
     lines += [table_row(row) for row in result["candidates"][:TABLE_ROWS]]
@@ -168,7 +168,7 @@ def table_row(row: CandidateJson) -> str:
         cell("same_top", 1, ".1%"),
         cell("device_tg_tps", 1, ".3g"),
         cell("device_ram_bytes", 1e6, ".0f"),
-        row["verdict"]["status"],
+        row_words(row),
     ]
     return "| " + " | ".join(cells) + " |"
 

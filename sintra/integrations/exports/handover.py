@@ -70,7 +70,7 @@ class DeliveredModel:
 
     @property
     def status(self) -> str:
-        """Return the study's status: met, unmet, infeasible or undecided."""
+        """Return the study's status: pass, fail, impossible or inconclusive."""
         return str(self.result["status"])
 
     @property
@@ -151,7 +151,7 @@ class DeliveredModel:
 
     def print_goal_note(self) -> None:
         """Print a note where the study's goal is not met."""
-        if self.status != "met":
+        if self.status != "pass":
             print(f"note: this model is {self.status}: the limits of its goal are not all held")
 
     @contextmanager

@@ -174,7 +174,7 @@ def latest_records(root: Path) -> list[TelemetryRecord]:
         result = parse_result((root / "outputs" / "latest" / "result.json").read_text())
     except (OSError, ValueError):
         return []
-    return [telemetry_record("met" if result["status"] == "met" else "unmet", result)]
+    return [telemetry_record("met" if result["status"] == "pass" else "unmet", result)]
 
 
 def request_body(records: list[TelemetryRecord]) -> str:

@@ -37,7 +37,7 @@ def verdict_sentence(result: ResultJson) -> str:
         return f"Nothing was made: {hide_folders(result['reason'] or result['status'])}."
     variant = f"{winner['name']}, {format_bytes(model_file(winner)['bytes'])}"
     variant += _distance_words(winner)
-    if result["status"] == "met":
+    if result["status"] == "pass":
         return f"{variant}, is {describe_aim(result['goal'])} found that holds every limit."
     if winner["verdict"]["violated"]:
         metric, value, limit, _ = winner["verdict"]["violated"][0]
