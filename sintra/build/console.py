@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -26,7 +27,8 @@ if TYPE_CHECKING:  # loaded with the first live line
     from tqdm import tqdm
 
 MODES = ("auto", "plain", "quiet", "json")
-REFRESH_S, REMIND_S = 0.5, 60.0
+REFRESH_S, REMIND_S = 0.5, 300.0  # between two looks, and two lines on one step, seconds
+COUNTED = re.compile(r"(\d+) of (\d+)")  # as workers say how far they are
 TAIL_BYTES = 2000  # of a worker's log, in which its last line is looked for
 COLORS = {
     "built": "2",
@@ -65,7 +67,7 @@ class RunningStep:
             else ""
         )
         last = last_log_line(self.log_path) if self.log_path else ""
-        return f"{format_seconds(seconds)}{usual}" + (f", {last}" if last else "")
+        return f"{format_seconds(seconds)}{usual}" + (f", {with_percent(last)}" if last else "")
 
 
 class Console:
@@ -211,7 +213,7 @@ class Console:
             if now - self.reminded.get(name, step.start) >= REMIND_S:
                 self.reminded[name] = now
                 self.say(
-                    f"still   {name}: {step.status(now)}",
+                    f"running {name}: {step.status(now)}",
                     "progress",
                     step=name,
                     seconds=now - step.start,
@@ -233,6 +235,14 @@ def last_log_line(path: Path) -> str:
         return ""
     lines = text.replace("\r", "\n").splitlines()
     return next((x.strip().removeprefix(PROGRESS_MARK) for x in reversed(lines) if x.strip()), "")
+
+
+def with_percent(text: str) -> str:
+    """Return a worker's line with percent in front where it counts: `11 %: block 1 of 9`."""
+    found = COUNTED.search(text)
+    if found is None or not 0 < int(found[2]) >= int(found[1]):
+        return text
+    return f"{100 * int(found[1]) // int(found[2])} %: {text}"
 
 
 def format_seconds(seconds: float) -> str:

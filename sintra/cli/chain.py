@@ -14,7 +14,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra.build.run_state import Run
 from sintra.cli.actions import function_task
-from sintra.cli.commands.registry import command_summary
+from sintra.cli.commands.registry import command_params, command_summary
 from sintra.cli.steps import step_task
 from sintra.cli.study_run import StudyRun
 from sintra.integrations.listeners.feed import Feed
@@ -52,6 +52,7 @@ class Chain:
             study.conclude_study,
             self.run,
             doc=command_summary("optimize"),
+            params=[] if self.label else command_params("optimize"),
             task_dep=[self.task_name("round", 1)],
         )
 

@@ -23,7 +23,7 @@ from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
 from sintra.integrations.listeners.study_events import StudyEvents
-from sintra.results import outputs, result
+from sintra.results import outputs, result, table
 from sintra.store.files import remove_path
 from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
@@ -32,6 +32,7 @@ from sintra.study.round_files import Round
 from sintra.study.variant_names import step_parts, study_names
 from sintra.study.workspace import Workspace
 
+INDENT = " " * 8  # of what goes on in the next line
 OnEnd = Callable[[str, str], None]  # of a study's name and status
 
 
@@ -126,9 +127,11 @@ class StudyRun:
             return
         name, folder = winner["name"], judged[0]["study"]
         on = "report" if judged[0]["status"] == "pass" else "search"
-        self.run.say(
-            f"so far  {name} holds the limits on the {on} text: outputs/{folder}/; it goes on"
+        line = (
+            f"early   {name} passes on the {on} text: outputs/{folder}/; the study goes on to find "
+            "better"
         )
+        self.run.say("\n".join(table.wrapped([line], INDENT)))
 
     def start_planning(self) -> None:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
@@ -164,9 +167,11 @@ class StudyRun:
         self.run.console.name_steps(step_parts(self.workspace.study.model, names))
         self.run.console.expected_steps += count
         about = f", about {format_seconds(seconds)}" if seconds >= 1 else ""
+        of = f" of {self.workspace.study.id}" if self.on_end else ""
+        work = f" [{count} steps{about}]" if count else ""
+        line = f"round {number}{of}: {round_summary(planned, names)}{work}"
         self.run.say(
-            f"round {number}{f' of {self.workspace.study.id}' if self.on_end else ''}: "
-            f"{round_summary(planned, names)}{f' [{count} steps{about}]' if count else ''}",
+            "\n".join(table.wrapped([line], INDENT)),
             "round",
             round=number,
             steps=count,
@@ -188,11 +193,12 @@ class StudyRun:
             stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
             self.conclude_study([*recorded[:-1], replace(recorded[-1], stop=stop)])
 
-    def conclude_study(self, recorded: list[Round] | None = None) -> bool:
+    def conclude_study(self, recorded: list[Round] | None = None, show_all: bool = False) -> bool:
         """Judge the candidates, deliver the winner, print the result and tell the listeners.
 
-        Returns whether the goal is met; among others always True, since doit never runs what waits
-        for a failed task, and the end of all says whose goal is missed.
+        show_all: the table has every candidate. Returns whether the goal is met; among others
+        always True, since doit never runs what waits for a failed task, and the end of all says
+        whose goal is missed.
         """
         self.concluded = True
         sweep_once(self.workspace.store, self.run)  # also where there was nothing to build
@@ -213,7 +219,7 @@ class StudyRun:
         if self.on_end is not None:
             self.on_end(outcome["study"], "invalid" if problem else outcome["status"])
             return True
-        print_result(outcome, measured, self.workspace, self.run.console.mode)
+        print_result(outcome, measured, self.workspace, self.run.console.mode, show_all)
         return bool(outcome["status"] == "pass" and not problem)
 
     def judge_study(

@@ -13,12 +13,14 @@ from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
 from sintra.core.judge import judge, ranked
+from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
 from sintra.results import formats
 from sintra.results.conversion import conversion_json
 from sintra.store.store import Store
+from sintra.study.candidates import estimates
 from sintra.study.json_types import (
     CandidateJson,
     ConstraintJson,
@@ -35,6 +37,7 @@ from sintra.study.result_upgrade import RESULT_SCHEMA
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
+ORIGINAL = Recipe("F16")  # what the 16-bit model would be as a variant of itself
 IMPOSSIBLE = ("impossible", "infeasible")  # begin the reason; the latter in rounds of before
 INTERVAL_90 = 3.29  # width of a 90 % interval, in standard deviations of a normal distribution
 
@@ -88,6 +91,8 @@ def add_special_cases(
         result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
     if study.trust_remote_code:
         result["trust_remote_code"] = True
+    if original := original_numbers(graph, workspace.store):
+        result["original"] = original
     if layout := original_layout(graph, workspace.store):
         if decoded := layout.get("decoded"):
             result["decoded"] = decoded
@@ -99,6 +104,15 @@ def add_special_cases(
         result["conversion"] = compared
     if graph.study.board:
         result["board"] = graph.study.board.identity
+
+
+def original_numbers(graph: Graph, store: Store) -> list[MeasurementJson]:
+    """Return size, memory and speed of the 16-bit GGUF, estimated like those of a variant."""
+    outcome = graph.convert().outcome(store)
+    if not isinstance(outcome, Artifact):
+        return []
+    numbers = estimates(graph, store, ORIGINAL, outcome)
+    return measurements_json(Candidate(ORIGINAL, "", "", tuple(numbers.values())))
 
 
 def original_layout(graph: Graph, store: Store) -> Layout | None:

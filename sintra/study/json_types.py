@@ -193,6 +193,7 @@ class ResultJson(TypedDict):
     steps: dict[str, int]  # built, cached, failed and pulled in the run that wrote it
     llm: LanguageModelBill
     wall_s: float
+    original: NotRequired[list[MeasurementJson]]  # of the 16-bit model: size, memory, speed
     formats: NotRequired[list[FormatJson]]  # where more than GGUF was asked for
     fallbacks: NotRequired[list[FallbackJson]]  # where planned types aren't what is written
     decoded: NotRequired[str]  # type of the source, where it was a quantized GGUF

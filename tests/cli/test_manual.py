@@ -91,7 +91,7 @@ def test_from_the_command_line(bare):
 def test_either_spelling_is_the_main_job(studied, tiny):
     british = studied.doit("optimise", "hardware=jetson_nano", f"model={tiny}", *QUICK)
     assert british.returncode == 0, british.stderr
-    assert "pass: " in british.stdout
+    assert "PASS    " in british.stdout
     assert british.stdout.count(f"outputs/{studied.result()['study']}/") >= 1
 
 

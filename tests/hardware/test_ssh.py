@@ -84,7 +84,8 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
         == "estimated"
     )
     assert best["device_ram_bytes"]["value"] > result["winner"]["artifact"]["bytes"]
-    assert f"measured on {best['device_tg_tps']['where']}: Q2_K" in first.stdout
+    said = " ".join(first.stdout.split())
+    assert f"measured on {best['device_tg_tps']['where']}: llama.cpp Q2_K" in said
     assert "device_memory:tiny-Q2_K: copying" in first.stderr, "progress is shown while it happens"
     there = {p.name for p in sshd.blobs.iterdir()}
     assert result["winner"]["artifact"]["sha256"] in there

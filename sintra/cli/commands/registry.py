@@ -23,6 +23,7 @@ COMMANDS = (
         "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME "
         "goal.max_kld=0.02",
         "main",
+        options=(Option("all", False, "Show every variant that was measured.", "show_all"),),
         opens="study",
     ),
     Command(
@@ -366,6 +367,12 @@ COMMANDS = (
         ("root",),
     ),
 )
+
+
+def command_params(name: str) -> list[dict[str, object]]:
+    """Return the options of a command of the table as doit's tasks declare them."""
+    options = next(command.options for command in COMMANDS if command.name == name)
+    return [option.as_param() for option in options]
 
 
 def command_summary(name: str) -> str:
