@@ -43,7 +43,7 @@ def print_help(root: Path, name: str) -> None:
     command = find_command(name)
     if command is None:
         names = [c.name for c in all_commands() if c.group != "hidden"]
-        raise UserError(f"there is no command {name!r}: {nearest(name, names)}")
+        raise UserError(f"unknown command {name!r}: {nearest(name, names)}")
     print(f"doit {command.name}")
     print_entry("", command.doc)
     for option in command.options:

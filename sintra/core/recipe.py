@@ -136,7 +136,7 @@ class Recipe:
 def block_numbers(value: object) -> tuple[int, ...]:
     """Return numbers of blocks, ascending, each once. Raises ValueError for anything else."""
     if not isinstance(value, list | tuple) or not all(type(n) is int and n >= 0 for n in value):
-        raise ValueError(f"{value!r} are no numbers of blocks")
+        raise ValueError(f"{value!r} are not numbers of blocks")
     return tuple(sorted(set(value)))
 
 

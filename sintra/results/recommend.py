@@ -55,7 +55,7 @@ def recommend_for(device: str, results: Sequence[CellJson]) -> list[str]:
     choice = min(equal, key=model_bytes)
     why = describe(choice, metrics)
     if len(equal) > 1:
-        why += ", the smaller of those that can't be told apart"
+        why += ", the smallest of those with no clear difference"
     losers = [
         f"  not {label(r, results)}: {loser_reason(r, metrics, r in equal)}"
         for r in passing
@@ -109,7 +109,7 @@ def describe_quality(result: CellJson, metrics: Metrics) -> str:
     """Return the winner's quality in words."""
     value, error = score(result, metrics)
     if metrics == BITS_PER_BYTE:
-        return f"{value:.4f} +-{error:.4f} bits a byte"
+        return f"{value:.4f} +-{error:.4f} bits per byte"
     tasks = " and ".join(metric.split(":")[1] for metric in metrics)
     return f"{1 - value:.3f} +-{error:.3f} of {tasks} right"
 

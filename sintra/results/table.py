@@ -191,7 +191,7 @@ def fallback_words(row: FallbackJson) -> str:
 def original_words(result: ResultJson) -> str:
     """Return what a study's variants are compared with, in words."""
     if kind := result.get("decoded"):
-        return f"the source, which was {kind} already: its own damage isn't counted"
+        return f"the source, which was {kind} already: its own quality loss is not counted"
     return "the 16-bit model"
 
 

@@ -88,7 +88,7 @@ def check_proposal(proposal: Proposal) -> None:
     if proposal.author not in (ADVISER, EXPLORER, STUDY) and not (
         is_plain_word(proposal.author) and plugins.has("planners", proposal.author)
     ):
-        refuse("its author is no planner")
+        refuse("its author is not a planner")
     if not is_printable_line(proposal.why, LONGEST_REASON):
         refuse(f"its reason is not a printable line of at most {LONGEST_REASON} characters")
     if proposal.probe and not is_printable_line(proposal.probe, LONGEST_PROBE):

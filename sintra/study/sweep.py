@@ -63,7 +63,7 @@ def sweep_cells(root: Path, raw: Overrides) -> list[Overrides]:
 def cached_cells(root: Path, raw: Overrides) -> list[Overrides]:
     """Return the cells of a command line; Hydra's parser is imported only for a new one."""
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
-    state += [swept_options(root, raw)]  # what names a path is no list
+    state += [swept_options(root, raw)]  # what names a path is not a list
     path = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
         cached = unsealed(read_regular(path))
@@ -103,7 +103,7 @@ def expanded(root: Path, override: str, parsed: Any) -> Overrides:
         return [f"{key}={name}" for name in glob_names(root, key, value.include, value.exclude)]
     if isinstance(value, RangeSweep) and not is_short_range(value):
         raise UserError(
-            f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes "
+            f"{override!r} is not a range(start,stop,step) that ends soon: a sweep takes "
             f"{MAX_STUDIES} at most"
         )
     if not parsed.is_discrete_sweep():

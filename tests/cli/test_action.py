@@ -196,4 +196,4 @@ def test_limits_that_do_not_hold_fail_the_job(project, tiny, tmp_path):
 def test_a_mistake_is_an_annotation(project, tiny, tmp_path):
     job = runner(project, tiny, tmp_path, "goal.max_kdl=1")
     assert job.run("key") == 2
-    assert "::error title=Sintra::there is no option 'goal.max_kdl'" in job.log
+    assert "::error title=Sintra::unknown option 'goal.max_kdl'" in job.log

@@ -84,7 +84,7 @@ def test_from_the_command_line(bare):
     wrong = bare.doit("optimze", "--help")
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines() == [
-        "sintra: there is no command 'optimze': did you mean 'optimize'?"
+        "sintra: unknown command 'optimze': did you mean 'optimize'?"
     ]
 
 

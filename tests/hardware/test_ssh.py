@@ -134,7 +134,7 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
     finally:
         transfer.PROGRESS_S = original
     assert cuts, said
-    with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are no model
+    with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are not model
         check_run(found, "board", 60)
     assert any("was lost" in line for line in said)
     going_on = [line for line in said if "going on at" in line]

@@ -78,7 +78,7 @@ def test_replay(tmp_path):
     path.write_text("nonsense: 1")
     with pytest.raises(UserError, match="holds no recipes"):
         replay.propose(given, state_of())
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         replay.propose(study(replay="gone.yaml"), state_of())
 
 

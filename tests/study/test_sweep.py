@@ -122,8 +122,8 @@ def ended(model, bits, size, status="pass", hardware="pi", violated=(), **tasks)
 def test_the_recommended_model_holds_the_limits_and_is_the_best():
     small, large = ended("small", 1.4, 10**6), ended("large", 1.2, 3 * 10**6)
     assert recommend([small, large]) == [
-        "pi: take large (1.2000 +-0.0100 bits a byte, 3.00 MB)",
-        "  not small: worse: 1.4000 +-0.0100 bits a byte, 1.00 MB",
+        "pi: take large (1.2000 +-0.0100 bits per byte, 3.00 MB)",
+        "  not small: worse: 1.4000 +-0.0100 bits per byte, 1.00 MB",
     ]
     broken = ended("large", 1.2, 3 * 10**6, "fail", violated=[["device_ram_bytes", 3e9, 2e9, 1e9]])
     assert recommend([small, broken])[0].startswith("pi: take small")
@@ -136,7 +136,7 @@ def test_the_recommended_model_holds_the_limits_and_is_the_best():
 def test_what_cannot_be_told_apart_is_decided_by_size():
     near = recommend([ended("small", 1.21, 10**6), ended("large", 1.2, 3 * 10**6)])
     assert near[0].startswith("pi: take small")
-    assert "the smaller of those that can't be told apart" in near[0]
+    assert "the smallest of those with no clear difference" in near[0]
 
 
 def test_tasks_count_before_text_and_each_device_by_itself():

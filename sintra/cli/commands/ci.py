@@ -111,7 +111,7 @@ def quality_loss(result: ResultJson, against: str) -> str:
     try:
         before = kld_row(json.loads(Path(against).read_text())["winner"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        raise UserError(f"against={against}: that is no result.json with a winner") from None
+        raise UserError(f"against={against}: that is not a result.json with a winner") from None
     now = kld_row(result["winner"])
     tolerance = STANDARD_ERRORS * math.hypot(before.get("stderr") or 0.0, now.get("stderr") or 0.0)
     if now["value"] <= before["value"] + tolerance:

@@ -89,7 +89,7 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
 def positive_number(text: str) -> int:
     """Return a number of tokens, 1 or more. Raises UserError."""
     if (tokens := count_of(text)) is None:
-        raise UserError(f"tokens={text} is no number of tokens: 64 is the default")
+        raise UserError(f"tokens={text} is not a number of tokens: 64 is the default")
     return tokens
 
 

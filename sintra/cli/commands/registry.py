@@ -82,7 +82,7 @@ COMMANDS = (
         (
             Option("format", "text", "text, json or csv (the latter two for export)"),
             Option("forget", "", "delete a study's results and what they taught, or `all`"),
-            Option("calibration", False, "how well what was foreseen came true"),
+            Option("calibration", False, "how well predictions agreed with measurements"),
         ),
     ),
     Command(
@@ -230,7 +230,7 @@ COMMANDS = (
         "explain",
         "Say what any GGUF is, and compare several",
         "Any GGUF: its types by block and by kind, sizes, bits, metadata, template; with model= "
-        "the damage of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
+        "the quality loss of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
         "result",
         "sintra.cli.commands.gguf_file:explain_files",
         ("root", "overrides"),

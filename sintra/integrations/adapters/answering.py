@@ -72,7 +72,7 @@ class AnsweringModel:
         path = self.folder / "result.json"
         if not path.is_file():
             raise UserError(
-                f"{self.folder} holds no result.json: wanted is a folder of outputs/, such as "
+                f"{self.folder} holds no result.json: expected a folder of outputs/, such as "
                 "outputs/latest"
             )
         result: dict[str, Any] = dict(parse_result(path.read_text()))

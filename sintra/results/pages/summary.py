@@ -57,7 +57,7 @@ def _distance_words(winner: CandidateJson) -> str:
     if kld is None:
         return ""
     divergence = format_with_error(kld["value"], kld.get("stderr"))
-    return f", {divergence} nats a token from the 16-bit model"
+    return f", {divergence} nats per token from the 16-bit model"
 
 
 def key_figures(result: ResultJson, original_bytes: int | None) -> list[tuple[str, str, str]]:
