@@ -96,7 +96,7 @@ def next_lines(result: ResultJson) -> list[Line]:
         return [("Next", 'doit ab prompt="Hello"       compare answers with the original')]
     return [
         ("Next", 'doit ab prompt="Hello"       compare answers with the original'),
-        (" ", "doit export_ollama           package it for Ollama"),
+        ("Then", "doit export_ollama           package it for Ollama"),
     ]
 
 
