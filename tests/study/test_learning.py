@@ -204,6 +204,7 @@ def candidate(author, number, stated, kld, span):
     ]
     predicted = {"kld_mean": kld, "kld_mean_low": span[0], "kld_mean_high": span[1]} if span else {}
     return {
+        "name": "llama.cpp Q4_K_M",
         "recipe": {"type": "Q4_K_M"},
         "author": author,
         "round": number,

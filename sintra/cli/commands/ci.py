@@ -141,7 +141,8 @@ def append_summary(result: ResultJson, verdict: str) -> None:
         "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | result |",
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]
-    lines += [table_row(row) for row in result["candidates"][:TABLE_ROWS]]
+    shown = [row for row in result["candidates"] if not row["probe"]]
+    lines += [table_row(row) for row in shown[:TABLE_ROWS]]
     lines += [
         "",
         (
