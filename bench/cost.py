@@ -20,8 +20,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from sintra.core.recipe import Recipe, variant_name
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -89,7 +87,7 @@ def main() -> None:
     for stage, seconds in sorted(stages.items(), key=lambda item: -sum(item[1])):
         print(f"{stage:14} {len(seconds):5} {sum(seconds):8.1f}")
     winner = result["winner"]
-    name = variant_name(Recipe.of(winner["recipe"]))
+    name = winner["name"]
     rows = {row["metric"]: row["value"] for row in winner["measurements"]}
     print(
         f"total={found[-1][0]:.1f} first={first_result(found):.1f} "

@@ -10,9 +10,9 @@ dodo.py and conf/ in the current folder.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sintra.config.compose import conf_dirs
 from sintra.config.hydra_values import writable_schema
 from sintra.core.errors import UserError
 from sintra.core.process import end_when_unread
+from sintra.study.result_upgrade import parse_result
 from sintra.study.workspace import open_workspace
 
 ConfigStore.instance().store(name="schema", node=writable_schema())
@@ -36,18 +37,18 @@ def study(overrides: list[str], root: Path) -> float:
     ).returncode
     if code not in (0, 1):
         raise RuntimeError(f"doit optimize {' '.join(overrides)} ended with exit code {code}")
-    result = json.loads((open_workspace(root, overrides).outputs / "result.json").read_text())
+    result = parse_result((open_workspace(root, overrides).outputs / "result.json").read_text())
     return value(result)
 
 
-def value(result: dict[str, Any]) -> float:
+def value(result: Mapping[str, Any]) -> float:
     """What a sweeper makes small."""
     sense, metric = next(
         (s, result["goal"][k])
         for k, s in (("minimise", 1), ("maximise", -1))
         if k in result["goal"]
     )
-    if result["status"] != "met":
+    if result["status"] != "pass":
         return float("inf")
     return float(
         sense * next(m["value"] for m in result["winner"]["measurements"] if m["metric"] == metric)

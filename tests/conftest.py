@@ -137,13 +137,22 @@ class Project:
         )
 
     def result(self) -> dict:
-        """The latest result.json; without outputs/latest (no study has had a winner) the newest."""
+        """The latest result.json; without outputs/latest (no study has had a winner) the newest.
+
+        Each that a test looks at is valid by the schema of docs/reference.
+        """
         import json
+
+        import jsonschema
+
+        from sintra.cli.docs.json_schema import result_schema
 
         path = self.root / "outputs" / "latest" / "result.json"
         if not path.exists():
             path = max(self.root.glob("outputs/*/result.json"), key=lambda p: p.stat().st_mtime)
-        return json.loads(path.read_text())
+        result: dict = json.loads(path.read_text())
+        jsonschema.validate(result, result_schema())
+        return result
 
     def built(self, done: subprocess.CompletedProcess[str]) -> list[str]:
         """Names of the steps that a run built."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,13 +27,14 @@ if TYPE_CHECKING:  # loaded with the first live line
     from tqdm import tqdm
 
 MODES = ("auto", "plain", "quiet", "json")
-REFRESH_S, REMIND_S = 0.5, 60.0
+REFRESH_S, REMIND_S = 0.5, 300.0  # between two looks, and two lines on one step, seconds
+COUNTED = re.compile(r"(\d+) of (\d+)")  # as workers say how far they are
 TAIL_BYTES = 2000  # of a worker's log, in which its last line is looked for
 COLORS = {
     "built": "2",
     "failed": "31",
-    "met": "32",
-    "unmet": "33",
+    "pass": "32",
+    "fail": "33",
     "again": "33",
 }  # first word of a line -> SGR code: dim, red, green, yellow
 
@@ -65,7 +67,7 @@ class RunningStep:
             else ""
         )
         last = last_log_line(self.log_path) if self.log_path else ""
-        return f"{format_seconds(seconds)}{usual}" + (f", {last}" if last else "")
+        return f"{format_seconds(seconds)}{usual}" + (f", {with_percent(last)}" if last else "")
 
 
 class Console:
@@ -87,12 +89,25 @@ class Console:
         """The live line, while there is one."""
         self.reminded: dict[str, float] = {}
         """Step -> when it was last spoken of, on the clock of time.monotonic(), s."""
+        self.shown: dict[str, str] = {}
+        """Part of a step's name that people can't read -> what they read in its place."""
 
     def configure(self, mode: str) -> None:
         """Set the mode from the option `progress`. Raises UserError."""
         if mode not in MODES:
             raise UserError(f"progress={mode} isn't known: use one of {', '.join(MODES)}")
         self.mode = mode
+
+    def name_steps(self, shown: Mapping[str, str]) -> None:
+        """Take what people read in the place of parts of steps' names."""
+        with self.lock:
+            self.shown |= shown
+
+    def readable(self, text: str) -> str:
+        """Return a text with names of steps as people read them."""
+        for part, words in self.shown.items():
+            text = text.replace(part, words)
+        return text
 
     @property
     def live(self) -> bool:
@@ -104,7 +119,7 @@ class Console:
 
         Worker's logs and others' rounds speak here, so nothing is printed that a terminal obeys.
         """
-        text = printable_text(text)
+        text = self.readable(printable_text(text))
         with self.lock:
             if self.mode == "quiet":
                 return
@@ -190,7 +205,7 @@ class Console:
         total = max(self.expected_steps, self.finished_steps + len(self.running))
         count = f"[{self.finished_steps + 1}/{total}] "
         text = count + name + others + ": " + step.status(time.monotonic())
-        self.bar.set_description_str(printable_line(text)[: columns - 1])
+        self.bar.set_description_str(self.readable(printable_line(text))[: columns - 1])
 
     def _remind(self) -> None:
         now = time.monotonic()
@@ -198,7 +213,7 @@ class Console:
             if now - self.reminded.get(name, step.start) >= REMIND_S:
                 self.reminded[name] = now
                 self.say(
-                    f"still   {name}: {step.status(now)}",
+                    f"running {name}: {step.status(now)}",
                     "progress",
                     step=name,
                     seconds=now - step.start,
@@ -220,6 +235,14 @@ def last_log_line(path: Path) -> str:
         return ""
     lines = text.replace("\r", "\n").splitlines()
     return next((x.strip().removeprefix(PROGRESS_MARK) for x in reversed(lines) if x.strip()), "")
+
+
+def with_percent(text: str) -> str:
+    """Return a worker's line with percent in front where it counts: `11 %: block 1 of 9`."""
+    found = COUNTED.search(text)
+    if found is None or not 0 < int(found[2]) >= int(found[1]):
+        return text
+    return f"{100 * int(found[1]) // int(found[2])} %: {text}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -9,7 +9,7 @@ from sintra.config.study import Study
 from sintra.core import plugins
 from sintra.core.artifact import Source
 from sintra.core.format import format_of
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.core.stage import Hints, Params
 from sintra.core.types import SCREEN
 from sintra.formats.runtime.environments import environment_params
@@ -60,7 +60,7 @@ class Graph:
 
     def label(self, recipe: Recipe) -> str:
         """Return what the steps of a recipe are called by."""
-        return f"{self.study.model}-{variant_name(recipe)}"
+        return f"{self.study.model}-{variant_slug(recipe)}"
 
     def fetch(self) -> Step:
         """Return the step whose artifact is the pinned model as transformers reads it."""

@@ -141,7 +141,7 @@ def attempt(order: Order, store: Store, stage: Stage, folder: Path) -> Artifact 
         if wrong := next((f for f in artifact.files if not store.check_blob(f)), None):
             raise Transient(
                 f"{wrong.path} of {role} is damaged on disk: put into quarantine, the same again "
-                "builds it anew"
+                "builds it again"
             )
         inputs[role] = store.lay_out(artifact, folder / role)
     context = Context(

@@ -14,7 +14,7 @@ from doit.task import DelayedLoader, Task
 
 from sintra.build.run_state import Run
 from sintra.cli.actions import function_task
-from sintra.cli.commands.registry import command_summary
+from sintra.cli.commands.registry import command_params, command_summary
 from sintra.cli.steps import step_task
 from sintra.cli.study_run import StudyRun
 from sintra.integrations.listeners.feed import Feed
@@ -52,6 +52,7 @@ class Chain:
             study.conclude_study,
             self.run,
             doc=command_summary("optimize"),
+            params=[] if self.label else command_params("optimize"),
             task_dep=[self.task_name("round", 1)],
         )
 
@@ -161,7 +162,7 @@ class StudyGroup:
     def note_end(self, study: str, status: str) -> None:
         """Note that a study has ended, and print it."""
         self.ended.add(study)
-        if status == "met":
+        if status == "pass":
             self.met.add(study)
         self.run.say(f"ended   {study}: {status}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import textwrap
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sintra.config import compose
 from sintra.core import plugins
 from sintra.core.errors import UserError, nearest
 from sintra.results import table
+from sintra.study.result_upgrade import parse_result
 
 COLUMN = 16  # where the text of a help line begins
 WIDTH = 80
@@ -43,7 +43,7 @@ def print_help(root: Path, name: str) -> None:
     command = find_command(name)
     if command is None:
         names = [c.name for c in all_commands() if c.group != "hidden"]
-        raise UserError(f"there is no command {name!r}: {nearest(name, names)}")
+        raise UserError(f"unknown command {name!r}: {nearest(name, names)}")
     print(f"doit {command.name}")
     print_entry("", command.doc)
     for option in command.options:
@@ -86,7 +86,7 @@ def print_next(root: Path) -> None:
     """Print what came out last, and the commands by group."""
     path = root / "outputs" / "latest" / "result.json"
     if path.exists():
-        latest = table.advice_line(json.loads(path.read_text()))
+        latest = table.advice_line(parse_result(path.read_text()))
         print(textwrap.fill(f"Latest: {latest}", WIDTH, break_on_hyphens=False) + "\n")
     print(overview(root))
 

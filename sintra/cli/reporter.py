@@ -34,7 +34,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             return
         with self._lock:
             text = fail.message if str(fail.message).startswith("sintra: ") else fail.get_msg()
-            current.failures.append(printable_text(str(text).strip()))
+            words = current.console.readable(printable_text(str(text).strip()))
+            current.failures.append(words)
             print(current.failures[-1], file=sys.stderr, flush=True)
 
     def complete_run(self) -> None:

@@ -19,19 +19,20 @@ from sintra.cli.study_summary import print_result, remaining_work, round_summary
 from sintra.config import study
 from sintra.config.tasks.files import check_tasks, runs_code
 from sintra.core.errors import Transient
-from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate
 from sintra.hardware.boards import identity
 from sintra.integrations.listeners.feed import Feed
 from sintra.integrations.listeners.study_events import StudyEvents
-from sintra.results import outputs, result
+from sintra.results import outputs, result, table
 from sintra.store.files import remove_path
 from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
 from sintra.study.json_types import ResultJson
 from sintra.study.round_files import Round
+from sintra.study.variant_names import step_parts, study_names
 from sintra.study.workspace import Workspace
 
+INDENT = " " * 8  # of what goes on in the next line
 OnEnd = Callable[[str, str], None]  # of a study's name and status
 
 
@@ -119,16 +120,18 @@ class StudyRun:
         going_on = [*recorded[:-1], replace(recorded[-1], stop=outputs.GOES_ON)]
         judged = self.judge_study(going_on)
         winner = judged[0]["winner"]
-        if not winner or judged[0]["status"] == "unmet":
+        if not winner or judged[0]["status"] == "fail":
             return
         self.delivered_at = self.run.seconds
         if not outputs.deliver_early(self.workspace, *judged):
             return
-        name, folder = variant_name(Recipe.of(winner["recipe"])), judged[0]["study"]
-        on = "report" if judged[0]["status"] == "met" else "search"
-        self.run.say(
-            f"so far  {name} holds the limits on the {on} text: outputs/{folder}/; it goes on"
+        name, folder = winner["name"], judged[0]["study"]
+        on = "report" if judged[0]["status"] == "pass" else "search"
+        line = (
+            f"early   {name} passes on the {on} text: outputs/{folder}/; the study goes on to find "
+            "better"
         )
+        self.run.say("\n".join(table.wrapped([line], INDENT)))
 
     def start_planning(self) -> None:
         """Check the study's tasks and remove rounds that don't count any more. Raises UserError."""
@@ -159,11 +162,16 @@ class StudyRun:
     def report_round(self, number: int, graph: Graph, planned: Round) -> None:
         """Print a round with the work that it takes."""
         count, seconds = remaining_work(graph, self.workspace.store, planned)
+        recorded = round_files.read_rounds(self.workspace)[: number - 1]
+        names = study_names(graph, self.workspace.store, [*recorded, planned])
+        self.run.console.name_steps(step_parts(self.workspace.study.model, names))
         self.run.console.expected_steps += count
         about = f", about {format_seconds(seconds)}" if seconds >= 1 else ""
+        of = f" of {self.workspace.study.id}" if self.on_end else ""
+        work = f" [{count} steps{about}]" if count else ""
+        line = f"round {number}{of}: {round_summary(planned, names)}{work}"
         self.run.say(
-            f"round {number}{f' of {self.workspace.study.id}' if self.on_end else ''}: "
-            f"{round_summary(planned)}{f' [{count} steps{about}]' if count else ''}",
+            "\n".join(table.wrapped([line], INDENT)),
             "round",
             round=number,
             steps=count,
@@ -185,11 +193,12 @@ class StudyRun:
             stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
             self.conclude_study([*recorded[:-1], replace(recorded[-1], stop=stop)])
 
-    def conclude_study(self, recorded: list[Round] | None = None) -> bool:
+    def conclude_study(self, recorded: list[Round] | None = None, show_all: bool = False) -> bool:
         """Judge the candidates, deliver the winner, print the result and tell the listeners.
 
-        Returns whether the goal is met; among others always True, since doit never runs what waits
-        for a failed task, and the end of all says whose goal is missed.
+        show_all: the table has every candidate. Returns whether the goal is met; among others
+        always True, since doit never runs what waits for a failed task, and the end of all says
+        whose goal is missed.
         """
         self.concluded = True
         sweep_once(self.workspace.store, self.run)  # also where there was nothing to build
@@ -210,8 +219,8 @@ class StudyRun:
         if self.on_end is not None:
             self.on_end(outcome["study"], "invalid" if problem else outcome["status"])
             return True
-        print_result(outcome, measured, self.workspace, self.run.console.mode)
-        return bool(outcome["status"] == "met" and not problem)
+        print_result(outcome, measured, self.workspace, self.run.console.mode, show_all)
+        return bool(outcome["status"] == "pass" and not problem)
 
     def judge_study(
         self, recorded: list[Round]

@@ -62,7 +62,7 @@ def conf_dirs(root: Path) -> list[Path]:
     extra = [Path(p) for p in os.environ.get("SINTRA_CONF_PATH", "").split(os.pathsep) if p]
     for path in extra:
         if not path.is_dir():
-            raise UserError(f"SINTRA_CONF_PATH names {str(path)!r}, which is no folder")
+            raise UserError(f"SINTRA_CONF_PATH names {str(path)!r}, which is not a folder")
     return [root / "conf", *extra]
 
 
@@ -145,7 +145,7 @@ def checked(root: Path, raw: list[str]) -> list[str]:
             check_interpolation(key, value)
             result.append(override)
         else:
-            raise UserError(f"there is no option {key!r}: {nearest(key, keys() | set(GROUPS))}")
+            raise UserError(f"unknown option {key!r}: {nearest(key, keys() | set(GROUPS))}")
     return result
 
 

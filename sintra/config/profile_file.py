@@ -58,7 +58,7 @@ def profile_node(path: Path) -> yaml.MappingNode:
         raise UserError(f"{path.name}{line} can't be read: {printable(reason)}") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(
-            f"{path.name} is no profile: wanted is a mapping such as conf/hardware/laptop.yaml"
+            f"{path.name} is not a profile: expected a mapping such as conf/hardware/laptop.yaml"
         )
     return node
 
@@ -71,7 +71,7 @@ def profile_text(path: Path) -> str:
         raise UserError(f"{path.name} can't be read: {error.strerror}") from None
     if not data.strip():
         raise UserError(
-            f"{path.name} is empty or too large to be a profile: wanted is a mapping such as "
+            f"{path.name} is empty or too large to be a profile: expected a mapping such as "
             "conf/hardware/laptop.yaml"
         )
     try:

@@ -57,7 +57,7 @@ def project_files() -> Iterator[str]:
 def init(folder: Path) -> InitReport:
     """Write a project's files; nothing that exists is overwritten. Raises UserError."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is not a folder")
     if folder.resolve() == source_folder():
         raise UserError("this is Sintra's own folder, and a project already: run `doit` here")
     report = InitReport()

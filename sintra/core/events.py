@@ -17,7 +17,7 @@ Kind = Literal[
     "round",  # a round is over; data: number, proposals, stop
     "candidate",  # a variant was measured in it; data: its row of result.json, with its name
     "met",  # the study has ended and every limit holds; data: status, winner, counts
-    "unmet",  # it has ended otherwise, also undecided or infeasible; data: the same
+    "unmet",  # it has ended otherwise, also inconclusive or impossible; data: the same
     "failed",  # it has stopped without a result; data: reason
 ]
 ENDS: tuple[Kind, ...] = ("met", "unmet", "failed")

@@ -1,11 +1,11 @@
-"""Verdicts: pure functions from measurements and limits to met, unmet or undecided."""
+"""Verdicts: pure functions from measurements and limits to pass, fail or inconclusive."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sintra.core.recipe import variant_name
-from sintra.core.types import Candidate, Constraint, Goal, Verdict
+from sintra.core.recipe import variant_slug
+from sintra.core.types import Candidate, Constraint, Goal, Status, Verdict
 
 SLACK_STDERRS = 2.0  # standard errors by which a value on the search text may miss a limit
 
@@ -14,12 +14,12 @@ def judge(candidate: Candidate, goal: Goal) -> Verdict:
     """Judge whether a candidate holds every limit.
 
     A limit is violated when the value breaks it. While a candidate is only measured on the search
-    text, a value within two standard errors of its limit leaves it undecided. So does a metric
+    text, a value within two standard errors of its limit leaves it inconclusive. So does a metric
     that is not known yet, or that is only simulated (unless the goal accepts that).
     """
     if candidate.failure:
         return Verdict(
-            "infeasible", reason=f"{candidate.failure.kind}: {candidate.failure.message}"
+            "impossible", reason=f"{candidate.failure.kind}: {candidate.failure.message}"
         )
     violated, unknown = [], []
     for limit in goal.constraints:
@@ -35,8 +35,9 @@ def judge(candidate: Candidate, goal: Goal) -> Verdict:
             unknown.append(limit.metric)
     violated.sort(key=lambda v: -relative_excess(v))
     if violated:
-        return Verdict("unmet", tuple(violated), tuple(unknown))
-    return Verdict("undecided" if unknown or not candidate.decided else "met", (), tuple(unknown))
+        return Verdict("fail", tuple(violated), tuple(unknown))
+    status: Status = "inconclusive" if unknown or not candidate.decided else "pass"
+    return Verdict(status, (), tuple(unknown))
 
 
 def relative_excess(violation: tuple[str, float, float, float]) -> float:
@@ -60,7 +61,7 @@ def ranked(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
             max((relative_excess(v) for v in verdict.violated), default=0.0),
             float("inf") if value is None else goal.sense * value,
             float("inf") if kld is None else kld,
-            variant_name(candidate.recipe),
+            variant_slug(candidate.recipe),
         )
 
     return sorted((c for c in candidates if not c.failure and c.measurements), key=place)

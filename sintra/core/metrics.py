@@ -95,7 +95,7 @@ METRICS = (
         "mean Kullback-Leibler divergence a token, from the 16-bit model's prediction to "
         "the variant's, over the second half of each window (llama.cpp's --kl-divergence)",
         label="mean KL divergence",
-        objective="the least damaged variant",
+        objective="the variant with the lowest KL divergence",
         option="max_kld",
         option_label="mean KL divergence at most, nats",
         column=Column("KLD", 1, 5),
@@ -108,7 +108,7 @@ METRICS = (
         "nats",
         "its 99.9th percentile over tokens: the rare, bad ones",
         label="99.9 % KL divergence",
-        objective="the variant least damaged at its worst",
+        objective="the variant with the lowest 99.9 % KL divergence",
         option="max_kld_p999",
         views=("card", "dashboard"),
     ),

@@ -1,7 +1,8 @@
-"""How a variant is made: a frozen value, and the name that people see for it."""
+"""How a variant is made: a frozen value, its slug, and the name that people read."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -9,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 from sintra.core.canonical import canonical, sha256
 
 Rounding = Literal["nearest", "compensated"]
+GIVEN = "given_"  # begins the type of a checkpoint that exists; its digest follows
 EVERY_MATRIX = ".*"  # the pattern after which nothing is left to the file type
 # Tensor type -> the file type that names a file most of whose matrices have it, where the names
 # differ. llama.cpp writes no file of the type NVFP4 itself.
@@ -134,39 +136,39 @@ class Recipe:
 def block_numbers(value: object) -> tuple[int, ...]:
     """Return numbers of blocks, ascending, each once. Raises ValueError for anything else."""
     if not isinstance(value, list | tuple) or not all(type(n) is int and n >= 0 for n in value):
-        raise ValueError(f"{value!r} are no numbers of blocks")
+        raise ValueError(f"{value!r} are not numbers of blocks")
     return tuple(sorted(set(value)))
 
 
-def variant_name(recipe: Recipe) -> str:
-    """Return a short, readable, unique name, fit for a task name and a file name."""
+def variant_slug(recipe: Recipe) -> str:
+    """Return a short, unique name of a variant's steps and files. People read `variant_name`."""
     if recipe.format != "gguf":
         return f"{recipe.format}-{recipe.type}"
-    parts = [_plain_name(replace(recipe, kv="f16", refine=False, polish=False))]
+    parts = [_plain_slug(replace(recipe, kv="f16", refine=False, polish=False))]
     parts += ["refined"] if recipe.refine else []
     parts += ["polished"] if recipe.polish else []
     parts += [f"kv_{recipe.kv}"] if recipe.kv != "f16" else []
     return "-".join(parts)
 
 
-def _plain_name(recipe: Recipe) -> str:
-    """Return the name of a GGUF before it is finished: of a mix, a uniform file, or a preset."""
+def _plain_slug(recipe: Recipe) -> str:
+    """Return the slug of a GGUF before it is finished: of a mix, a uniform file, or a preset."""
     if recipe.uniform:
-        return "-".join([*_uniform_name(recipe), *recipe.cut_labels])
+        return "-".join([*_uniform_slug(recipe), *recipe.cut_labels])
     if recipe.complete:
         return f"mix-{_short_digest(recipe.as_json())}"
     patterns = [_short_digest(recipe.tensors)] if recipe.tensors else []
-    return "-".join([*_preset_name(recipe), *recipe.cut_labels, *patterns])
+    return "-".join([*_preset_slug(recipe), *recipe.cut_labels, *patterns])
 
 
-def _uniform_name(recipe: Recipe) -> list[str]:
+def _uniform_slug(recipe: Recipe) -> list[str]:
     """Return the words of a file of one type, as a rule with matrix and compensated."""
     words = [f"all-{recipe.tensors[0][1]}"]
     words += [] if recipe.importance else ["plain"]
     return words + ([recipe.rounding] if recipe.rounding == "nearest" else [])
 
 
-def _preset_name(recipe: Recipe) -> list[str]:
+def _preset_slug(recipe: Recipe) -> list[str]:
     """Return the words of a stock preset, as a rule without matrix and rounded to nearest."""
     words = [recipe.type]
     words += ["imatrix"] if recipe.importance else []
@@ -175,3 +177,53 @@ def _preset_name(recipe: Recipe) -> list[str]:
 
 def _short_digest(value: object) -> str:
     return sha256(canonical(value))[:8]
+
+
+def variant_name(recipe: Recipe, bits: float | None = None, probe: str = "") -> str:
+    """Return what people read: `Q2_K uniform, refined`, `mix 4.31 bpw`, `llama.cpp Q4_K_M`.
+
+    bits: bits per weight of a mix, where they are known; probe: which tensors it measures the
+    sensitivity of, where it is made for that. Several mixes may share a name: `unique_names`.
+    """
+    if recipe.format != "gguf":
+        given = recipe.type.startswith(GIVEN)  # a checkpoint that exists: the rest is a digest
+        return f"{recipe.format.upper()} {'as given' if given else recipe.type}"
+    if probe:
+        words = [f"probe {probe}"]
+    elif recipe.uniform:
+        words = [f"{recipe.tensors[0][1]} uniform", *_rounding_words(recipe)]
+    elif recipe.complete:
+        words = ["mix" if bits is None else f"mix {bits:.2f} bpw", *_rounding_words(recipe)]
+    else:
+        words = [f"llama.cpp {recipe.type}", *_preset_words(recipe)]
+    return ", ".join([*words, *_later_words(recipe)])
+
+
+def _rounding_words(recipe: Recipe) -> list[str]:
+    """Return how integers were chosen, where not with matrix and error-compensated."""
+    words = [] if recipe.importance else ["no imatrix"]
+    return words + (["nearest"] if recipe.rounding == "nearest" else [])
+
+
+def _preset_words(recipe: Recipe) -> list[str]:
+    """Return what tells a file from the stock preset."""
+    words = ["imatrix"] if recipe.importance else []
+    words += [recipe.rounding] if recipe.rounding != "nearest" else []
+    return words + (["own types"] if recipe.tensors else [])
+
+
+def _later_words(recipe: Recipe) -> list[str]:
+    """Return what was left out, done to the whole file, or is different when it runs."""
+    words = [f"without {recipe.cut_words}"] if recipe.cut else []
+    words += ["refined"] if recipe.refine else []
+    words += ["polished"] if recipe.polish else []
+    return words + ([f"KV cache {recipe.kv}"] if recipe.kv != "f16" else [])
+
+
+def unique_names(names: Mapping[Recipe, str]) -> dict[Recipe, str]:
+    """Return the names with " (2)", " (3)" behind those that an earlier recipe has, too."""
+    counts, unique = Counter[str](), {}
+    for recipe, name in names.items():
+        counts[name] += 1
+        unique[recipe] = name if counts[name] == 1 else f"{name} ({counts[name]})"
+    return unique

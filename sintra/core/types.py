@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sintra.core.artifact import Failure, File
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import Recipe, variant_name
 
 How = Literal["measured", "estimated", "simulated", "exact"]
-Status = Literal["met", "unmet", "infeasible", "undecided"]
+Status = Literal["pass", "fail", "impossible", "inconclusive"]
+Violation = tuple[str, float, float, float]  # metric, value, limit, by how much
 Level = Literal["build", "screen", "search", "report"]
+EARLIER_STATUS: dict[str, Status] = {  # word of version 0 -> word of now
+    "met": "pass",
+    "unmet": "fail",
+    "infeasible": "impossible",
+    "undecided": "inconclusive",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Constraint:
 class Goal:
     """The limits, and what to make small (sense 1) or large (sense -1) under them.
 
-    accept_simulated: whether a simulated value may be the ground on which a limit is called met;
+    accept_simulated: whether a simulated value may be the ground on which a limit is said to hold;
     enforce_memory: whether finalists are run under a limit of the device's usable memory.
     """
 
@@ -118,7 +125,8 @@ class Proposal:
 
     level: "build" makes the file and, of a uniform one, measures each tensor's distortion; "screen"
     measures quality on a part of the search text, "search" on all of it; "report" decides.
-    predicted: metric -> value; metric_low, metric_high.
+    predicted: metric -> value; metric_low, metric_high. probe: the tensors whose sensitivity it
+    measures, in words; "" for all else.
     """
 
     recipe: Recipe
@@ -127,6 +135,7 @@ class Proposal:
     level: Level = "search"
     predicted: dict[str, float] = field(default_factory=dict)
     confidence: float | None = None
+    probe: str = ""
 
     @staticmethod
     def of(data: dict[str, Any]) -> Proposal:
@@ -138,7 +147,8 @@ class Proposal:
 class Candidate:
     """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
     built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
-    its author was (Proposal.confidence); `round` proposed it first.
+    its author was (Proposal.confidence); `round` proposed it first; `name` is what people read, no
+    other in its study has it; `probe` is Proposal.probe.
     """
 
     recipe: Recipe
@@ -151,6 +161,13 @@ class Candidate:
     predicted: dict[str, float] = field(default_factory=dict)
     stated: float | None = None
     round: int = 0
+    name: str = ""
+    probe: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name, or what its recipe alone says where nobody has named it."""
+        return self.name or variant_name(self.recipe, probe=self.probe)
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or None where it is unknown."""
@@ -164,12 +181,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's word. `violated`: (metric, value, limit, by how much), the worst first."""
+    """The judge's word. `violated`: the worst first."""
 
     status: Status
-    violated: tuple[tuple[str, float, float, float], ...] = ()
+    violated: tuple[Violation, ...] = ()
     unknown: tuple[str, ...] = ()
     reason: str = ""
+
+
+def upgrade_status(word: str) -> str:
+    """Return the word of now for a status that an earlier version wrote; others as they are."""
+    return EARLIER_STATUS.get(word, word)
 
 
 SCREEN = 4  # the part of the search text that a screen reads: one in so many windows

@@ -153,7 +153,7 @@ def folder_shape(folder: Path, bits: float, dropped: int) -> Shape:
     return at_bits(shape, inside, outside, bits, dropped)
 
 
-def infeasible_reason(study: Study, pin: Source) -> str | None:
+def impossible_reason(study: Study, pin: Source) -> str | None:
     """Say why no variant can hold the limits, where a local model's headers show it."""
     if not is_local(pin):
         return None
@@ -163,7 +163,7 @@ def infeasible_reason(study: Study, pin: Source) -> str | None:
         return None
     limit, best = broken
     return (
-        f"infeasible: {limit.option} asks for {limit.metric} {limit.op} "
+        f"impossible: {limit.option} asks for {limit.metric} {limit.op} "
         f"{in_units(limit.metric, limit.limit)}, and no variant can do better than "
         f"{in_units(limit.metric, best)}"
     )

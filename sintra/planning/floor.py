@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sintra.config.study import Study
-from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate
 
 PLANNERS = ("solver", "hybrid")  # they measure their highest type in the first round
@@ -32,9 +31,9 @@ def floor_reason(study: Study, candidates: Sequence[Candidate], round_number: in
     limit = min(limits, key=lambda c: c.limit)
     if best.value * FINISHED - SIGMAS * (best.stderr or 0.0) <= limit.limit:
         return None
-    name = variant_name(candidate.recipe)
+    name = candidate.label
     return (
-        f"infeasible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and "
+        f"impossible: {limit.option} asks for kld_mean {limit.op} {limit.limit:g} nats, and "
         f"{name}, the best that planner.types has, is at {best.value:.2g} on the search text: "
         "allow more"
     )

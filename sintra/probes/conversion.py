@@ -183,7 +183,7 @@ def refuse_other_model(
         )
     suspects = ", ".join(special_parts(config)) or "nothing unusual"
     raise UserError(
-        f"the converted GGUF isn't this model: {near.kld:.2g} nats a token from transformers' "
+        f"the converted GGUF isn't this model: {near.kld:.2g} nats per token from transformers' "
         f"predictions, {near.same_top:.0%} of the likeliest tokens the same (config.json has: "
         f"{suspects}){end}"
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from sintra.planning.state import ADVISER
 from sintra.store.history import HistoryRow
 from sintra.study.candidates import SEARCH_KLD
 from sintra.study.json_types import CandidateJson, ResultJson
+from sintra.study.result_upgrade import parse_result
 
 
 def calibration_report(results: Sequence[ResultJson]) -> str:
@@ -81,5 +81,5 @@ def last_results(rows: Iterable[HistoryRow]) -> list[ResultJson]:
     Results from before the round of a candidate was recorded are left out.
     """
     last = {row["study"]: row for row in rows}
-    results: list[ResultJson] = [json.loads(row["result"]) for row in last.values()]
+    results: list[ResultJson] = [parse_result(row["result"]) for row in last.values()]
     return [r for r in results if all("round" in c for c in r["candidates"])]

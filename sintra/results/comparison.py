@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sintra.core.recipe import Recipe, variant_name
 from sintra.results.recommend import recommend
 from sintra.store.files import write_atomic
 from sintra.study.json_types import CellJson
@@ -41,8 +40,8 @@ def write_comparison(root: Path, raw: list[str], results: list[CellJson], comman
     print(comparison_table(rows, options))
     for line in recommended:
         print(line)
-    met = sum(r["status"] == "met" for r in rows)
-    print(f"{write_plot(rows, options, out)}; {met} of {len(rows)} met")
+    passed = sum(r["status"] == "pass" for r in rows)
+    print(f"{write_plot(rows, options, out)}; {passed} of {len(rows)} pass")
 
 
 def result_row(result: CellJson, options: list[str]) -> Row:
@@ -56,7 +55,7 @@ def result_row(result: CellJson, options: list[str]) -> Row:
         | {
             "study": result["study"],
             "status": result["status"],
-            "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
+            "winner": winner["name"] if winner else None,
         }
         | {metric: numbers.get(metric) for metric in COLUMNS}
         | scores

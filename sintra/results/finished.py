@@ -19,6 +19,7 @@ from sintra.store.files import read_regular
 from sintra.store.store import Store
 from sintra.study import round_files
 from sintra.study.json_types import CandidateJson, ResultJson
+from sintra.study.result_upgrade import parse_result
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace, open_workspace
 
@@ -42,6 +43,11 @@ class FinishedStudy:
     def recipe(self) -> Recipe:
         """The winner's recipe."""
         return Recipe.of(self.winner["recipe"])
+
+    @property
+    def variant(self) -> str:
+        """The winner's name."""
+        return self.winner["name"]
 
     @property
     def store(self) -> Store:
@@ -86,7 +92,7 @@ def build_artifact(workspace: Workspace, step: Step, say: Callable[[str], None])
 def open_finished(root: Path, study: str = "latest") -> FinishedStudy:
     """Open a folder of outputs/. Raises UserError where it has no winner, or its model is gone."""
     folder = result_folder(root, study)
-    result = json.loads(read_regular(folder / "result.json"))
+    result = parse_result(read_regular(folder / "result.json"))
     if not result["winner"]:
         raise UserError(f"outputs/{study} has no winner: {result['reason'] or result['status']}")
     manifest = json.loads(read_regular(folder / "manifest.json"))

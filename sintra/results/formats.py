@@ -8,7 +8,6 @@ from sintra.build.graph import Graph
 from sintra.core.artifact import Artifact
 from sintra.core.format import format_of
 from sintra.core.judge import judge, ranked
-from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
@@ -48,7 +47,7 @@ def best_variant_row(graph: Graph, store: Store, best: Candidate, goal: Goal) ->
     row: FormatJson = {
         "format": name,
         "runtime": format_of(name).runtime,
-        "recipe": variant_name(best.recipe),
+        "recipe": best.label,
         "status": judge(best, goal).status,
     }
     if format_of(name).environment:
@@ -84,7 +83,7 @@ def format_table(
     """Return the formats side by side: the best of each on the same tokens, with speed and memory
     as measured on this machine. `winner` is the name of the study's best variant.
     """
-    by_name = {variant_name(c.recipe): c for c in candidates}
+    by_name = {c.label: c for c in candidates}
     head = (
         f"{'format':<12}{'best':<22}{'MB':>8}{'KLD (nats)':>20}{'same top':>10}{'tok/s':>9}"
         f"{'RAM MB':>8}  runtime"
@@ -109,7 +108,7 @@ def format_line(row: FormatJson, best: Candidate, wins: bool) -> str:
     memory = format_metric(best, "ram_peak_bytes", 1e6, 0)
     mark = " (winner)" if wins else ""
     return (
-        f"{row['format']:<12}{variant_name(best.recipe):<22}{size:>8}{format_kld(best):>20}"
+        f"{row['format']:<12}{best.label:<22}{size:>8}{format_kld(best):>20}"
         f"{top + ' %':>10}"
         f"{speed:>9}{memory:>8}  {row['runtime']}{mark}"
     )

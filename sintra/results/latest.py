@@ -67,7 +67,7 @@ def earlier_studies(root: Path, store: Store) -> Iterator[str]:
     skipped = {latest_study(root)}
     for row in reversed(history.read_results(store.root / "history.db")):
         study = str(row["study"])
-        if row["status"] != "met" or study in skipped:
+        if row["status"] != "pass" or study in skipped:
             continue
         if (root / "outputs" / study / "result.json").exists():
             skipped.add(study)

@@ -10,7 +10,7 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ from sintra.store.files import (
 )
 from sintra.store.sound_files import SoundFiles
 from sintra.store.store import Store
-from sintra.study.json_types import ManifestJson, ResultJson
+from sintra.study.json_types import ManifestJson, ResultJson, RoundJson
 from sintra.study.round_files import Round
+from sintra.study.variant_names import study_names
 from sintra.study.workspace import Workspace
 
 PAGES = ("ab.html", "surgery.html", "report.html")  # drawn from the rest, by their own commands
@@ -198,7 +199,8 @@ def is_delivered(delivery: Delivery) -> bool:
 
 def write_files(delivery: Delivery) -> None:
     """Write everything but the manifest; pages of an earlier winner go."""
-    out, result = delivery.folder, delivery.result
+    out, result, workspace = delivery.folder, delivery.result, delivery.workspace
+    names = study_names(workspace.graph(), workspace.store, delivery.rounds)
     make_folder(out)
     for name in PAGES:
         remove_path(out / name)
@@ -206,8 +208,16 @@ def write_files(delivery: Delivery) -> None:
     if result["winner"]:
         write_atomic(out / "recipe.yaml", recipe_yaml(result))
     write_atomic(out / "result.json", json.dumps(result, indent=1) + "\n")
-    rounds = [r.to_json() for r in delivery.rounds]
+    rounds = [named_round(r, names) for r in delivery.rounds]
     write_atomic(out / "rounds.json", json.dumps(rounds, indent=1, sort_keys=True) + "\n")
+
+
+def named_round(study_round: Round, names: Mapping[Recipe, str]) -> RoundJson:
+    """Return a round as it stands in outputs/: its proposals have the names of their variants."""
+    data = study_round.to_json()
+    for row, proposal in zip(data["proposals"], study_round.proposals, strict=True):
+        row["name"] = names[proposal.recipe]
+    return data
 
 
 def seal_folder(delivery: Delivery) -> None:

@@ -43,22 +43,22 @@ def recommend(results: Sequence[CellJson]) -> list[str]:
 
 def recommend_for(device: str, results: Sequence[CellJson]) -> list[str]:
     """Return the choice for one device, and a line for each model that isn't chosen."""
-    met = [r for r in results if r["status"] == "met"]
-    others = [f"  not {label(r, results)}: {missed_limit(r)}" for r in results if r not in met]
-    if not met:
+    passing = [r for r in results if r["status"] == "pass"]
+    others = [f"  not {label(r, results)}: {missed_limit(r)}" for r in results if r not in passing]
+    if not passing:
         return [f"{device}: none of these models can be recommended", *others]
-    metrics = common_metrics(met)
+    metrics = common_metrics(passing)
     if metrics is None:
         return [f"{device}: the models share no measure of quality to compare by", *others]
-    best_score = min((score(r, metrics) for r in met), key=lambda s: s.value)
-    equal = [r for r in met if not best_score.clearly_beats(score(r, metrics))]
+    best_score = min((score(r, metrics) for r in passing), key=lambda s: s.value)
+    equal = [r for r in passing if not best_score.clearly_beats(score(r, metrics))]
     choice = min(equal, key=model_bytes)
     why = describe(choice, metrics)
     if len(equal) > 1:
-        why += ", the smaller of those that can't be told apart"
+        why += ", the smallest of those with no clear difference"
     losers = [
         f"  not {label(r, results)}: {loser_reason(r, metrics, r in equal)}"
-        for r in met
+        for r in passing
         if r is not choice
     ]
     return [f"{device}: take {label(choice, results)} ({why})", *losers, *others]
@@ -109,7 +109,7 @@ def describe_quality(result: CellJson, metrics: Metrics) -> str:
     """Return the winner's quality in words."""
     value, error = score(result, metrics)
     if metrics == BITS_PER_BYTE:
-        return f"{value:.4f} +-{error:.4f} bits a byte"
+        return f"{value:.4f} +-{error:.4f} bits per byte"
     tasks = " and ".join(metric.split(":")[1] for metric in metrics)
     return f"{1 - value:.3f} +-{error:.3f} of {tasks} right"
 

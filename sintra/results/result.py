@@ -13,12 +13,14 @@ from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
 from sintra.core.judge import judge, ranked
+from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
 from sintra.results import formats
 from sintra.results.conversion import conversion_json
 from sintra.store.store import Store
+from sintra.study.candidates import estimates
 from sintra.study.json_types import (
     CandidateJson,
     ConstraintJson,
@@ -31,9 +33,12 @@ from sintra.study.json_types import (
     ResultJson,
     VerdictJson,
 )
+from sintra.study.result_upgrade import RESULT_SCHEMA
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
+ORIGINAL = Recipe("F16")  # what the 16-bit model would be as a variant of itself
+IMPOSSIBLE = ("impossible", "infeasible")  # begin the reason; the latter in rounds of before
 INTERVAL_90 = 3.29  # width of a 90 % interval, in standard deviations of a normal distribution
 
 
@@ -54,7 +59,7 @@ def build_result(
     last = rounds[-1] if rounds else None
     reason = (last.stop or "") if last else ""
     result: ResultJson = {
-        "schema": 1,
+        "schema": RESULT_SCHEMA,
         "study": study.id,
         "status": study_status(order, goal, reason),
         "reason": reason,
@@ -86,6 +91,8 @@ def add_special_cases(
         result["formats"] = formats.format_rows(graph, workspace.store, candidates, study.goal)
     if study.trust_remote_code:
         result["trust_remote_code"] = True
+    if original := original_numbers(graph, workspace.store):
+        result["original"] = original
     if layout := original_layout(graph, workspace.store):
         if decoded := layout.get("decoded"):
             result["decoded"] = decoded
@@ -97,6 +104,15 @@ def add_special_cases(
         result["conversion"] = compared
     if graph.study.board:
         result["board"] = graph.study.board.identity
+
+
+def original_numbers(graph: Graph, store: Store) -> list[MeasurementJson]:
+    """Return size, memory and speed of the 16-bit GGUF, estimated like those of a variant."""
+    outcome = graph.convert().outcome(store)
+    if not isinstance(outcome, Artifact):
+        return []
+    numbers = estimates(graph, store, ORIGINAL, outcome)
+    return measurements_json(Candidate(ORIGINAL, "", "", tuple(numbers.values())))
 
 
 def original_layout(graph: Graph, store: Store) -> Layout | None:
@@ -139,9 +155,9 @@ def written_types(types: Sequence[str], columns: int) -> dict[str, str]:
 
 def study_status(order: Sequence[Candidate], goal: Goal, reason: str) -> Status:
     """Return a study's status from its candidates, the best first, and the reason of its end."""
-    if reason.startswith("infeasible"):
-        return "infeasible"
-    return judge(order[0], goal).status if order else "unmet"
+    if reason.startswith(IMPOSSIBLE):
+        return "impossible"
+    return judge(order[0], goal).status if order else "fail"
 
 
 def device_json(hardware: Hardware) -> DeviceJson:
@@ -174,6 +190,8 @@ def candidate_json(candidate: Candidate, goal: Goal) -> CandidateJson:
     """Return a candidate as it stands in result.json."""
     failure = candidate.failure
     return {
+        "name": candidate.label,
+        "probe": candidate.probe,
         "recipe": candidate.recipe.as_json(),
         "why": candidate.why,
         "author": candidate.author,

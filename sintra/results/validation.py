@@ -27,7 +27,8 @@ from sintra.results.load_check import LoadOrder
 from sintra.results.result import model_file
 from sintra.store.files import hash_file, read_regular, unique_name, write_atomic
 from sintra.store.store import Store
-from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson
+from sintra.study.json_types import CandidateJson, ManifestJson
+from sintra.study.result_upgrade import parse_result
 
 START = (
     f"import sys; sys.path.append({PACKAGE_ROOT!r}); "
@@ -117,7 +118,7 @@ def problem(findings: list[Finding]) -> str:
 def validate(folder: Path, store: Store) -> list[Finding]:
     """Check a result's files and its model; a model whose bytes are wrong is not loaded."""
     try:
-        result: ResultJson = json.loads(read_regular(folder / "result.json"))
+        result = parse_result(read_regular(folder / "result.json"))
         manifest: ManifestJson = json.loads(read_regular(folder / "manifest.json"))
         winner, listed = result["winner"], dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:

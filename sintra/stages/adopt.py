@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     try:
         layout = read_layout(source)
     except (ValueError, KeyError) as error:
-        raise UserError(f"{source.name} is no model that can be read: {error}") from None
+        raise UserError(f"{source.name} is not a model that can be read: {error}") from None
     kind = quantized_type(layout)
     if kind is None:
         link_or_copy(source.resolve(), out)

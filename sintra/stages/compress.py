@@ -52,7 +52,7 @@ def compress(context: Context, environment: str, function: str) -> None:
     if module := first_indivisible(source, group):
         raise Infeasible(
             "unsupported",
-            f"the rows of {module} are no multiple of {group}: compress.group_size=64 or 32",
+            f"the rows of {module} are not multiples of {group}: compress.group_size=64 or 32",
         )
     lock = json.loads((context.inputs["environment"] / "lock.json").read_text())
     python = locked_python(context, environment, lock)

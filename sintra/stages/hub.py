@@ -117,7 +117,7 @@ def verify_download(repo: str, file: RepoSibling, path: Path) -> None:
         path.unlink()
         raise Transient(
             f"{repo}: {file.rfilename} has another SHA-256 than the hub names; run the same again "
-            "to fetch it anew"
+            "to fetch it again"
         )
     if path.suffix == ".safetensors":
         read_safetensors_header(path)

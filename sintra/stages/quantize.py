@@ -60,7 +60,7 @@ def tensor_overrides(context: Context) -> Overrides:
     overrides = [(pattern, kind) for pattern, kind in context.params["tensors"]]
     for _, kind in overrides:
         if kind not in gguf.GGMLQuantizationType.__members__:
-            raise Infeasible("refused", f"{kind} is no tensor type of ggml")
+            raise Infeasible("refused", f"{kind} is not a tensor type of ggml")
     return overrides
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from sintra.core.canonical import canonical, sha256
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.types import upgrade_status
 from sintra.store.files import is_odd, make_folder, move_to_quarantine
 from sintra.store.locks import hold_lock, uses_leases
 
@@ -58,7 +58,7 @@ class SummaryRow(TypedDict):
     model: str
     hardware: str
     goal: str  # the goal's name
-    status: str  # met, unmet, infeasible, undecided
+    status: str  # pass, fail, impossible, inconclusive
     winner: str | None  # the name of the winner's recipe
     digest: str  # SHA-256 of the result without what belongs to the run
     sum: NotRequired[str | None]  # the checksum; None in rows from before there was one
@@ -146,7 +146,7 @@ def _row_of(result: Mapping[str, Any], digest: str) -> HistoryRow:
         "hardware": result["hardware"],
         "goal": result["goal"]["name"],
         "status": result["status"],
-        "winner": variant_name(Recipe.of(winner["recipe"])) if winner else None,
+        "winner": winner["name"] if winner else None,
         "digest": digest,
         "result": json.dumps(result),
         "learned": json.dumps(result["learned"]) if result.get("learned") else None,
@@ -155,7 +155,8 @@ def _row_of(result: Mapping[str, Any], digest: str) -> HistoryRow:
 
 def read_results(path: Path) -> list[HistoryRow]:
     """Return all results, the oldest first. Raises sqlite3.OperationalError."""
-    return cast(list[HistoryRow], _select(path, "SELECT * FROM result ORDER BY id"))
+    rows = _select(path, "SELECT * FROM result ORDER BY id")
+    return cast(list[HistoryRow], list(map(_with_new_status, rows)))
 
 
 def read_lessons(path: Path) -> list[LessonRow]:
@@ -167,7 +168,7 @@ def read_lessons(path: Path) -> list[LessonRow]:
         f"SELECT id, {', '.join(SUMMARY_COLUMNS)}, sum FROM result WHERE id IN (SELECT MAX(id) "
         "FROM result GROUP BY study) AND learned IS NOT NULL ORDER BY id"
     )
-    return cast(list[LessonRow], _select(path, query))
+    return cast(list[LessonRow], list(map(_with_new_status, _select(path, query))))
 
 
 def read_run_times(path: Path) -> list[RunTime]:
@@ -245,6 +246,11 @@ def _select(path: Path, query: str) -> list[dict[str, Any]]:
         with contextlib.suppress(OSError):  # a cache that is read-only
             mend_database(path)
     return sound
+
+
+def _with_new_status(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with today's word for its status."""
+    return {**row, "status": upgrade_status(row["status"])}
 
 
 def _with_database(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:

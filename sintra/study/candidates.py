@@ -17,6 +17,7 @@ from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Outcome, Store
 from sintra.study.round_files import Round
+from sintra.study.variant_names import study_names
 
 SEARCH_KLD = "kld_mean_search"
 MEASURED_LEVELS = ("search", "report")
@@ -33,8 +34,10 @@ def collect_candidates(graph: Graph, store: Store, rounds: Sequence[Round]) -> l
             if proposal.level in MEASURED_LEVELS:
                 proposals.setdefault(proposal.recipe, []).append(proposal)
                 first_round.setdefault(proposal.recipe, each.number)
+    names = study_names(graph, store, rounds)
     candidates = [
-        candidate_of(graph, store, own, first_round[recipe]) for recipe, own in proposals.items()
+        replace(candidate_of(graph, store, own, first_round[recipe]), name=names[recipe])
+        for recipe, own in proposals.items()
     ]
     return correct_candidates(candidates) if graph.study.board else candidates
 
@@ -74,6 +77,7 @@ def candidate_of(
         first.predicted,
         first.confidence,
         first_round,
+        probe=first.probe,
     )
 
 

@@ -6,9 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.recipe import RecipeJson
-from sintra.core.types import How, Level, Status
-
-Violation = tuple[str, float, float, float]  # metric, value, limit, by how much; a JSON array
+from sintra.core.types import How, Level, Status, Violation
 
 
 class ProposalJson(TypedDict):
@@ -20,6 +18,8 @@ class ProposalJson(TypedDict):
     level: Level
     predicted: dict[str, float]  # metric, metric_low or metric_high -> value
     confidence: float | None  # how sure the author is, 0 to 1
+    probe: str  # the tensors whose sensitivity it measures, in words; "" for all else
+    name: NotRequired[str]  # of its variant, for people; only in outputs/<study>/rounds.json
 
 
 class StudyKindJson(TypedDict):
@@ -98,6 +98,8 @@ class FailureJson(TypedDict):
 class CandidateJson(TypedDict):
     """A candidate in result.json."""
 
+    name: str  # what people read; no other candidate of the study has it
+    probe: str  # the tensors whose sensitivity it measures, in words; "" for all else
     recipe: RecipeJson
     why: str
     author: str
@@ -191,6 +193,7 @@ class ResultJson(TypedDict):
     steps: dict[str, int]  # built, cached, failed and pulled in the run that wrote it
     llm: LanguageModelBill
     wall_s: float
+    original: NotRequired[list[MeasurementJson]]  # of the 16-bit model: size, memory, speed
     formats: NotRequired[list[FormatJson]]  # where more than GGUF was asked for
     fallbacks: NotRequired[list[FallbackJson]]  # where planned types aren't what is written
     decoded: NotRequired[str]  # type of the source, where it was a quantized GGUF

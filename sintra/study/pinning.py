@@ -113,7 +113,7 @@ def pin_gguf(path: Path, digests: Digests, requantize: bool) -> Source:
     if kind is not None and not requantize:
         raise UserError(
             f"{path.name} is quantized already (mostly {kind}): give the 16-bit model, or "
-            "model.requantize=true, which counts damage from this file on"
+            "model.requantize=true, which counts quality loss from this file on"
         )
     tree = Artifact((File(GGUF_FILE, *digests.file(path)),))
     return Source("gguf", tree.digest, str(path.resolve()))

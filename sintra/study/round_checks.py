@@ -23,6 +23,7 @@ from sintra.study.round_files import Round
 LEVELS = ("build", "screen", "search", "report")
 ROUNDINGS = ("nearest", "compensated")
 LONGEST_REASON = 4000  # characters of a proposal's reason, and of why a study ends
+LONGEST_PROBE = 200  # characters of what a proposal probes, in words
 LONGEST_PATTERN = 8000  # characters: a name and the numbers of all blocks
 MOST_PROPOSALS = 1000  # of a round
 MOST_PATTERNS = 10_000  # of a recipe
@@ -87,9 +88,11 @@ def check_proposal(proposal: Proposal) -> None:
     if proposal.author not in (ADVISER, EXPLORER, STUDY) and not (
         is_plain_word(proposal.author) and plugins.has("planners", proposal.author)
     ):
-        refuse("its author is no planner")
+        refuse("its author is not a planner")
     if not is_printable_line(proposal.why, LONGEST_REASON):
         refuse(f"its reason is not a printable line of at most {LONGEST_REASON} characters")
+    if proposal.probe and not is_printable_line(proposal.probe, LONGEST_PROBE):
+        refuse(f"what it probes is not a printable line of at most {LONGEST_PROBE} characters")
     check_numbers(proposal.predicted)
     stated = proposal.confidence
     if stated is not None and not (is_number(stated) and 0 <= stated <= 1):

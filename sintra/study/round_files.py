@@ -13,7 +13,7 @@ from sintra.store.files import read_regular, remove_path, write_atomic
 from sintra.study.json_types import LessonJson, ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
 
-TEXTS = ("why", "author", "level")  # fields of a proposal
+TEXTS = ("why", "author", "level", "probe")  # fields of a proposal
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_round(path: Path) -> Round | None:
 
 def _has_types(data: dict[str, Any]) -> bool:
     """Return whether a round's own fields have the types that they should have."""
-    texts = [data["stop"] or "", *(p[name] for p in data["proposals"] for name in TEXTS)]
+    texts = [data["stop"] or "", *(p.get(name, "") for p in data["proposals"] for name in TEXTS)]
     return type(data["round"]) is int and all(isinstance(text, str) for text in texts)
 
 

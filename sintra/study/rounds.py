@@ -18,7 +18,7 @@ from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
-from sintra.planning.bounds import infeasible_reason
+from sintra.planning.bounds import impossible_reason
 from sintra.planning.floor import floor_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
 from sintra.planning.state import StudyResults
@@ -69,7 +69,7 @@ def next_round(
     session: the run's use of a language model; without it (a dry run) none is asked.
     """
     number = len(rounds) + 1
-    if number == 1 and (stop := infeasible_reason(graph.study, graph.source)):
+    if number == 1 and (stop := impossible_reason(graph.study, graph.source)):
         return Round(number, stop=stop)
     if number == 1 and (presets := first_look(graph)):
         return Round(number, tuple(presets))
@@ -136,7 +136,7 @@ def may_go_on(
     goal = graph.study.goal
     later = [r for r in rounds[graph.study.max_rounds :] if r.proposals]
     extra = sum(any(p.author != STUDY for p in r.proposals) for r in later)
-    if extra >= EXTRA_ROUNDS or any(judge(c, goal).status == "met" for c in candidates):
+    if extra >= EXTRA_ROUNDS or any(judge(c, goal).status == "pass" for c in candidates):
         return False
     return bool(measured_on_both(graph, store, rounds).refuted(goal))
 
@@ -216,9 +216,9 @@ def finalists(
     undecided, holds = [], False
     for candidate in order:
         status = judge(candidate, study.goal).status
-        if holds := status == "met":
+        if holds := status == "pass":
             break
-        if not candidate.decided and (status == "undecided" or candidate is order[0]):
+        if not candidate.decided and (status == "inconclusive" or candidate is order[0]):
             undecided.append(candidate)
     if holds:
         undecided = [c for c in undecided if expected_excess(study, c, ratio) <= HOPELESS]

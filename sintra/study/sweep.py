@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +20,7 @@ from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import UserError, nearest
 from sintra.store.files import read_regular, write_if_possible
 from sintra.study.json_types import CellJson
+from sintra.study.result_upgrade import parse_result
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
 if TYPE_CHECKING:  # the extra `remote` may be missing
@@ -63,7 +63,7 @@ def sweep_cells(root: Path, raw: Overrides) -> list[Overrides]:
 def cached_cells(root: Path, raw: Overrides) -> list[Overrides]:
     """Return the cells of a command line; Hydra's parser is imported only for a new one."""
     state = [sorted(names(root, g)) for g in GROUPS] + [str(d) for d in conf_dirs(root)]
-    state += [swept_options(root, raw)]  # what names a path is no list
+    state += [swept_options(root, raw)]  # what names a path is not a list
     path = cache_root(root, raw) / "meta" / "cells" / f"{sha256(canonical([state, raw]))}.json"
     try:
         cached = unsealed(read_regular(path))
@@ -103,7 +103,7 @@ def expanded(root: Path, override: str, parsed: Any) -> Overrides:
         return [f"{key}={name}" for name in glob_names(root, key, value.include, value.exclude)]
     if isinstance(value, RangeSweep) and not is_short_range(value):
         raise UserError(
-            f"{override!r} is no range(start,stop,step) that ends soon: a sweep takes "
+            f"{override!r} is not a range(start,stop,step) that ends soon: a sweep takes "
             f"{MAX_STUDIES} at most"
         )
     if not parsed.is_discrete_sweep():
@@ -186,7 +186,7 @@ def cell_result(root: Path, workspace: Workspace, ended: bool) -> CellJson:
             "winner": None,
             "overrides": list(study.overrides),
         }
-    result = json.loads((root / "outputs" / study.id / "result.json").read_text())
+    result = parse_result((root / "outputs" / study.id / "result.json").read_text())
     return {
         "study": result["study"],
         "status": result["status"],

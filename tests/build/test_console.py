@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import termios
 import pytest
 from conftest import QUICK, ROOT, make_project
 
-from sintra.build.console import format_seconds
+from sintra.build import console
+from sintra.build.console import format_seconds, with_percent
 
 RUN = """
 import sys, time
@@ -62,7 +64,7 @@ def on_a_terminal(tmp_path, **env):
 def test_live_line_shows_what_the_worker_says(tmp_path):
     text = on_a_terminal(tmp_path)
     assert "[1/4] curvature:tiny: " in text
-    assert "of about 8 min, block 1 of 9, 80 s left" in text
+    assert "of about 8 min, 11 %: block 1 of 9, 80 s left" in text
     assert "built   something else  0.1 s" in text
     assert "\x1b[31mfailed  at last" in text
     last = text.replace("\r\n", "\n").split("failed")[0].rsplit("\r", 1)[-1]
@@ -78,6 +80,28 @@ def test_no_terminal_no_escapes(tmp_path):
         [sys.executable, "-c", RUN, str(tmp_path / "log")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stderr == "built   something else  0.1 s\nfailed  at last\n"
+
+
+def test_a_step_that_takes_long_has_a_line_every_five_minutes(capsys, monkeypatch, tmp_path):
+    """On no terminal; the clock is turned forward."""
+    log = tmp_path / "log"
+    log.write_text("block 1 of 9\n")
+    run = console.Console()
+    step = console.RunningStep(None, start=0.0, log_path=log)
+    run.running["curvature:tiny"] = step
+    for now in (299.0, 301.0, 302.0, 599.0, 602.0):
+        monkeypatch.setattr(console.time, "monotonic", lambda now=now: now)
+        run._remind()
+    assert capsys.readouterr().err.splitlines() == [
+        "running curvature:tiny: 5 min, 11 %: block 1 of 9",
+        "running curvature:tiny: 10 min, 11 %: block 1 of 9",
+    ]
+
+
+def test_percent_where_a_worker_counts():
+    assert with_percent("layer 4 of 8") == "50 %: layer 4 of 8"
+    assert with_percent("3 of 0") == "3 of 0"
+    assert with_percent("loading") == "loading"
 
 
 def test_durations():
@@ -110,15 +134,25 @@ def test_quiet_is_one_line(runs):
 def test_plain_fits_eighty_columns_and_says_what_comes(runs):
     project, options, _ = runs
     done = project.doit(*options, "goal.max_kld=0.03", "max_rounds=3")
-    assert "the longest study of tiny here took" in done.stderr
-    start = next(i for i, x in enumerate(done.stdout.splitlines()) if x.startswith("variant"))
-    rows = done.stdout.splitlines()[start:]
-    assert (
-        max(
-            len(row) for row in rows[: next(i for i, x in enumerate(rows) if x.startswith("*")) + 2]
-        )
-        <= 80
-    )
+    for line in (done.stdout + done.stderr).splitlines():
+        assert len(line) <= 80, line
+    intro = done.stderr.splitlines()
+    assert re.fullmatch(r"Sintra \S+ \| tiny, [\d.]+ M parameters \| .+", intro[0])
+    heads = [line.split()[0] for line in intro if line[:1].isalpha()]
+    assert heads[1:6] == ["Goal", "Limits", "Text", "Expected", "Disk"]
+    assert "the longest study of tiny here" in " ".join(done.stderr.split())
+    assert not re.search("[0-9a-f]{8}", done.stdout.replace(project.result()["study"], ""))
+    rows = done.stdout.splitlines()
+    assert rows[1].split() == ["quant", "size", "(nats)", "top-1", "tok/s*", "MB*", "result"]
+    assert rows[2].startswith("> ")
+    assert sum(row.startswith("  16-bit original") for row in rows) == 1
+    status = project.result()["status"].upper()
+    assert [row.split()[0] for row in rows if re.match(r"[A-Z]\w+ ", row)][:4] == [
+        status,
+        "Model",
+        "Report",
+        "Next",
+    ]
 
 
 def test_an_unknown_mode_is_refused(runs):

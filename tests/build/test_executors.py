@@ -160,7 +160,7 @@ def test_a_whole_sweep_through_submitit_and_a_worker_killed_in_it(project, tiny)
     assert "again " in done.stderr
     built = project.built(done)
     assert len(built) == len(set(built))
-    assert "1 of 2 met" in done.stdout
+    assert "1 of 2 pass" in done.stdout
     assert (
         list((project.root / "cache" / "jobs").iterdir())
         == list((project.root / "cache" / "orders").iterdir())

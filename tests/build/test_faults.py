@@ -60,7 +60,7 @@ def test_a_full_disk(full, tmp_path):
     large, small = text_step(tmp_path / "large", 4_000_000), text_step(tmp_path / "small", 1000)
     with pytest.raises(Transient, match="no space left on the disk"):
         run_step(large, store)
-    assert large.outcome(store) is None, "a full disk is no result"
+    assert large.outcome(store) is None, "a full disk is not a result"
     run_step(small, store)
     assert isinstance(small.outcome(store), Artifact), (
         "what fits goes on; nothing was left lying about"

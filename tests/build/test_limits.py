@@ -267,6 +267,6 @@ def test_misspelt_limits_are_said(project):
     done = project.doit("optimize", "hardware=laptop", "limits.timeout.quantise=5")
     assert (done.returncode, done.stderr) == (
         2,
-        "sintra: there is no option 'limits.timeout.quantise': did you mean "
+        "sintra: unknown option 'limits.timeout.quantise': did you mean "
         "'limits.timeout.quantize'?\n",
     )

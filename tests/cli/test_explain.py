@@ -74,7 +74,7 @@ def test_what_is_no_language_model_is_explained_and_escaped(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is no GGUF"),
+        (b"", "is not a GGUF"),
         (b"x" * 100, "doesn't begin with GGUF"),
         (b"GGUF" + b"\xff" * 60, "version"),
     ],

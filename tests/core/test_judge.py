@@ -28,21 +28,21 @@ def made(name, kld, size, tps=10.0, error=0.001, decided=True):
     return Candidate(Recipe(name), "", "", rows, decided=decided)
 
 
-def test_met_unmet_undecided():
-    assert judge(made("a", 0.01, 1), GOAL).status == "met"
+def test_pass_fail_inconclusive():
+    assert judge(made("a", 0.01, 1), GOAL).status == "pass"
     found = judge(made("a", 0.05, 1, tps=1), GOAL)
-    assert found.status == "unmet"
+    assert found.status == "fail"
     assert [v[0] for v in found.violated] == ["kld_mean", "device_tg_tps"], (
         "the worst, relative to its limit, first"
     )
     assert found.violated[0][3] == pytest.approx(0.03)
-    assert judge(made("a", 0.01, 1, decided=False), GOAL).status == "undecided"
+    assert judge(made("a", 0.01, 1, decided=False), GOAL).status == "inconclusive"
 
 
 def test_search_text_gives_the_benefit_of_the_doubt():
-    assert judge(made("a", 0.0215, 1, decided=False), GOAL).status == "undecided"
-    assert judge(made("a", 0.0225, 1, decided=False), GOAL).status == "unmet"
-    assert judge(made("a", 0.0201, 1, decided=True), GOAL).status == "unmet"
+    assert judge(made("a", 0.0215, 1, decided=False), GOAL).status == "inconclusive"
+    assert judge(made("a", 0.0225, 1, decided=False), GOAL).status == "fail"
+    assert judge(made("a", 0.0201, 1, decided=True), GOAL).status == "fail"
 
 
 def test_an_unknown_metric_is_never_taken_as_held():
@@ -50,7 +50,7 @@ def test_an_unknown_metric_is_never_taken_as_held():
         Recipe("a"), "", "", (Measurement("size_bytes", 1, "bytes", "exact"),), decided=True
     )
     assert judge(bare, GOAL).unknown == ("kld_mean", "device_tg_tps")
-    assert judge(bare, GOAL).status == "undecided"
+    assert judge(bare, GOAL).status == "inconclusive"
     assert confidence(bare, GOAL) == 0.0
 
 
@@ -71,7 +71,7 @@ def test_order():
         "smaller",
         "tiny",
     ]
-    assert judge(broken, GOAL).status == "infeasible"
+    assert judge(broken, GOAL).status == "impossible"
 
 
 def test_confidence_is_a_probability():

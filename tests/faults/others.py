@@ -276,7 +276,7 @@ def planted_entries(folder: Path, tally: Tally, count: int, seed: int = 0) -> No
 
 def planted_rounds(tally: Tally, count: int, seed: int = 0) -> None:
     """Rounds that somebody wrote: refused, or of names from closed lists and printable texts."""
-    from sintra.core.recipe import Recipe, variant_name
+    from sintra.core.recipe import Recipe, variant_slug
     from sintra.core.types import Proposal
     from sintra.formats.gguf.sizes import mix_patterns
     from sintra.study.round_checks import check_round
@@ -295,7 +295,7 @@ def planted_rounds(tally: Tally, count: int, seed: int = 0) -> None:
                 continue
             taken += 1
             for proposal in planned.proposals:
-                name = variant_name(proposal.recipe)
+                name = variant_slug(proposal.recipe)
                 if not proposal.why.isprintable() or len(proposal.why) > 4000 or "/" in name:
                     tally.wrong("a round", [f"{name}: {proposal.why[:80]!r}"])
     tally.note = f"{taken} were still sound"

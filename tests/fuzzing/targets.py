@@ -253,7 +253,7 @@ def rounds(data: bytes, folder: Path) -> None:
 
 def others_rounds(data: bytes, folder: Path) -> None:
     """A round that somebody else has planned: refused, or with names that can be written down."""
-    from sintra.core.recipe import variant_name
+    from sintra.core.recipe import variant_slug
     from sintra.study.round_checks import check_round
 
     try:
@@ -261,7 +261,7 @@ def others_rounds(data: bytes, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return
     for proposal in planned.proposals:
-        assert "/" not in variant_name(proposal.recipe)
+        assert "/" not in variant_slug(proposal.recipe)
         assert proposal.why.isprintable()
 
 

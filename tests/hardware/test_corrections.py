@@ -111,6 +111,6 @@ def test_the_table_says_what_was_measured():
     )
     line = next(corrections.board_lines([replace(known, measurements=rows)]))
     assert line == (
-        "measured on a board: Q4_K_M, 8 tokens/s (10 estimated), 136 MB (105 estimated), 85 C, "
-        "THROTTLED, SWAPPED 3 MB"
+        "measured on a board: llama.cpp Q4_K_M, 8 tokens/s (10 estimated), 136 MB (105 "
+        "estimated), 85 C, THROTTLED, SWAPPED 3 MB"
     )

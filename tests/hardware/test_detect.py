@@ -231,7 +231,7 @@ def test_a_profile_file_is_hardware(tmp_path):
     assert again.bandwidth_gbs == 77, "the cache of composed configurations sees a changed file"
     for text, says in (
         ("speed: 3", "a profile has no 'speed'"),
-        ("- 1", "is no profile"),
+        ("- 1", "is not a profile"),
         ("a: [", "can't be read"),
     ):
         bad.write_text(text)

@@ -84,7 +84,8 @@ def test_a_whole_study_measures_on_the_board_and_copies_once(project, sshd, tiny
         == "estimated"
     )
     assert best["device_ram_bytes"]["value"] > result["winner"]["artifact"]["bytes"]
-    assert f"measured on {best['device_tg_tps']['where']}: Q2_K" in first.stdout
+    said = " ".join(first.stdout.split())
+    assert f"measured on {best['device_tg_tps']['where']}: llama.cpp Q2_K" in said
     assert "device_memory:tiny-Q2_K: copying" in first.stderr, "progress is shown while it happens"
     there = {p.name for p in sshd.blobs.iterdir()}
     assert result["winner"]["artifact"]["sha256"] in there
@@ -133,7 +134,7 @@ def test_a_line_cut_while_copying_is_taken_up_again(tmp_path, sshd):
     finally:
         transfer.PROGRESS_S = original
     assert cuts, said
-    with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are no model
+    with pytest.raises(Infeasible, match=r"llama\.cpp can't load it"):  # random bytes are not model
         check_run(found, "board", 60)
     assert any("was lost" in line for line in said)
     going_on = [line for line in said if "going on at" in line]

@@ -71,7 +71,7 @@ def test_a_client_reads_and_nothing_else(finished):
     written = json.loads((finished.root / "outputs" / "latest" / "result.json").read_text())
     assert result.structured_content["winner"] == written["winner"]
     assert wrong.is_error
-    assert "there is no study '../../etc'" in wrong.content[0].text
+    assert "unknown study '../../etc'" in wrong.content[0].text
     assert progress.structured_content["state"] == written["status"]
     assert absent.is_error
     assert sorted(p.name for p in (finished.root / "outputs").iterdir()) == before
@@ -120,11 +120,11 @@ def test_a_study_that_has_just_been_started_is_known(tmp_path, monkeypatch):
         (lambda r: answers.plan(r, with_option("model.trust_remote_code=true")), "can't be set"),
         (lambda r: answers.plan(r, with_option("seed=1 probe.run_code=true")), "expected key="),
         (lambda r: answers.plan(r, with_option("device.host=elsewhere")), "can't be set"),
-        (lambda r: answers.estimate(r, "fable", "", "--out"), "is no name"),
+        (lambda r: answers.estimate(r, "fable", "", "--out"), "is not a name"),
         (lambda r: answers.estimate(r, "${oc.env:HOME}", "", "Q8_0"), "is not a name"),
-        (lambda r: answers.explain(r, "--help"), "is no path"),
+        (lambda r: answers.explain(r, "--help"), "is not a path"),
         (lambda r: answers.explain(r, "gone.gguf"), "there is no file"),
-        (lambda r: answers.why(r, "latest", "-x"), "is no name"),
+        (lambda r: answers.why(r, "latest", "-x"), "is not a name"),
     ],
 )
 def test_what_an_assistant_sends_is_data(finished, ask, says):

@@ -219,7 +219,7 @@ def test_upload_only_with_a_token(out, finished, server):
 
 def test_mistakes(out, finished):
     store = Store(finished.root / "cache")
-    with pytest.raises(UserError, match="is no repository"):
+    with pytest.raises(UserError, match="is not a repository"):
         hub.export(out.parent, store, upload="model")
     with pytest.raises(UserError, match="isn't an identifier"):
         hub.export(out.parent, store, license="My License")

@@ -34,7 +34,7 @@ KEYS = {
 }
 RESULT = {
     "study": "my-secret-model-9",
-    "status": "met",
+    "status": "pass",
     "model": "my-secret-model",
     "hardware": "my_board",
     "rounds": 4,

@@ -18,7 +18,9 @@ def asked(limit, name="solver"):
 
 def test_a_limit_below_the_best_type_is_impossible():
     line = floor_reason(asked(0.002), CURVE, 2)
-    assert line.startswith("infeasible: goal.max_kld asks for kld_mean <= 0.002 nats, and Q8_0")
+    assert line.startswith(
+        "impossible: goal.max_kld asks for kld_mean <= 0.002 nats, and llama.cpp Q8_0"
+    )
     assert "is at 0.004 on the search text" in line
 
 

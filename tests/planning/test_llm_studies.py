@@ -113,7 +113,7 @@ def clean(place, done):
 
 def as_good(result, alone):
     """The same winner or a better one, and at most two evaluations more."""
-    assert result["status"] == "met"
+    assert result["status"] == "pass"
     kld = [
         next(m["value"] for m in r["winner"]["measurements"] if m["metric"] == "kld_mean")
         for r in (result, alone)
@@ -264,7 +264,7 @@ def test_a_study_with_advice_is_replayed_without_any(place, asked):
     told = place.doit("history", "--calibration")
     assert "80% sure on average" in told.stdout
     assert "90 % intervals" in told.stdout
-    assert first["status"] == "met"
+    assert first["status"] == "pass"
     assert first["evaluations"] <= 10 + 2, "planner.evaluations, and two on advice"
 
 

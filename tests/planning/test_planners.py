@@ -6,7 +6,7 @@ import pytest
 from small_studies import TYPES, measured, study
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.planning.planners import ladder, replay
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
@@ -21,7 +21,7 @@ def climb(given, kld=KLD):
     """All rounds of a study whose measurements are known beforehand."""
     rounds, known = [], []
     while proposed := ladder.propose(given, state_of(*known, layers=8)):
-        rounds.append([variant_name(p.recipe) for p in proposed])
+        rounds.append([variant_slug(p.recipe) for p in proposed])
         for p in proposed:
             factor = (
                 (0.7 if p.recipe.importance else 1)
@@ -78,7 +78,7 @@ def test_replay(tmp_path):
     path.write_text("nonsense: 1")
     with pytest.raises(UserError, match="holds no recipes"):
         replay.propose(given, state_of())
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         replay.propose(study(replay="gone.yaml"), state_of())
 
 
@@ -87,4 +87,4 @@ def test_recipes_are_values():
     assert Recipe.of(json.loads(json.dumps(one.as_json()))) == one
     assert len({one, Recipe.of(one.as_json())}) == 1
     other = Recipe("Q4_K_M", True, (3,), (("a", "Q5_K"),))
-    assert variant_name(one) != variant_name(other)
+    assert variant_slug(one) != variant_slug(other)

@@ -132,8 +132,10 @@ def test_a_study_as_it_happens(page, dashboard, project, browser):
         f"+document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow') > {first}"
     )
     page.get_by_role("link", name="Open the report").wait_for()
-    page.locator(".badge.met, .badge.unmet, .badge.undecided").first.wait_for()  # its process ends
-    assert page.locator(".badge").first.inner_text() in ("met", "unmet", "undecided")
+    page.locator(
+        ".badge.pass, .badge.fail, .badge.inconclusive"
+    ).first.wait_for()  # its process ends
+    assert page.locator(".badge").first.inner_text() in ("pass", "fail", "inconclusive")
     result = project.result()
     assert result["study"] == name
     page.locator("#candidates").wait_for()
@@ -184,9 +186,9 @@ def test_a_study_outlives_the_dashboard(page, project, dashboard, browser):
     page.goto(f"{dashboard.url}/")
     second.stop()
     page.locator("tr", has_text=name).locator(
-        ".badge.running, .badge.met, .badge.unmet"
+        ".badge.running, .badge.pass, .badge.fail"
     ).first.wait_for()
-    page.locator("tr", has_text=name).locator(".badge.met, .badge.unmet").wait_for()
+    page.locator("tr", has_text=name).locator(".badge.pass, .badge.fail").wait_for()
     assert (project.root / "outputs" / name / "report.html").is_file()
     looked_at(browser, dashboard, "/", "studies", "table")
     page.goto(f"{dashboard.url}/compare")

@@ -111,12 +111,12 @@ def test_a_model_that_does_not_load_or_answer(place, tmp_path):
     assert problem(validate(folder, store)) == ""
     good = (folder / "model.gguf").read_bytes()
     signed(folder, good[: len(good) // 2])
-    assert "answers: Malformed: model.gguf is no sound GGUF" in problem(validate(folder, store))
+    assert "answers: Malformed: model.gguf is not a sound GGUF" in problem(validate(folder, store))
     last = next(t for t in GGUFReader(second / "model.gguf").tensors if t.name == "output.weight")
     poisoned = bytearray(good)
     poisoned[last.data_offset : last.data_offset + last.n_bytes] = b"\xff" * int(
         last.n_bytes
-    )  # every scale is no number
+    )  # every scale is not a number
     signed(folder, bytes(poisoned))
     assert "answers: Infeasible: the model's logits are not finite" in problem(
         validate(folder, store)

@@ -78,7 +78,7 @@ def test_a_codeword_is_found_again_and_signs_obey(name):
     book.packed(codes)  # raises where the type can't store them
     codes[0, 0] = len(book.levels) - 1 - codes[0, 0]
     if book.even:
-        with pytest.raises(ValueError, match="no codeword"):
+        with pytest.raises(ValueError, match="not codewords"):
             book.packed(codes)
 
 

@@ -15,7 +15,7 @@ from worlds import World
 
 from sintra.core.canonical import canonical
 from sintra.core.errors import Infeasible
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.core.stage import Context
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.runtime.llama_cpp import open_model
@@ -427,11 +427,11 @@ def test_a_model_too_large_for_the_machine_is_refused(lab, rounded):
 def test_recipes_without_it_are_what_they_were():
     plain = Recipe("Q4_K_M", True, (), (("a", "Q4_K"), (".*", "Q2_K")), "compensated")
     assert "polish" not in canonical(plain.as_json())
-    assert variant_name(plain) == "mix-86f12755"
+    assert variant_slug(plain) == "mix-86f12755"
     polish = Recipe(**{**plain.__dict__, "polish": True})
-    assert variant_name(polish) == "mix-86f12755-polished"
+    assert variant_slug(polish) == "mix-86f12755-polished"
     assert Recipe.of(polish.as_json()) == polish != plain == Recipe.of(plain.as_json())
-    assert variant_name(Recipe("Q2_K", kv="q8_0", polish=True)) == "Q2_K-polished-kv_q8_0"
+    assert variant_slug(Recipe("Q2_K", kv="q8_0", polish=True)) == "Q2_K-polished-kv_q8_0"
 
 
 class Polishing(Run):

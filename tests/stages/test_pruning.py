@@ -13,7 +13,7 @@ from small_studies import measured, study
 from stage_lab import Lab
 from transformers import LlamaForCausalLM
 
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.formats.runtime.llama_cpp import LlamaModel
 from sintra.planning.solver.pruning import (
     SHORTLIST,
@@ -119,7 +119,7 @@ def test_attention_goes_before_blocks_where_the_runtime_can():
 
 def test_a_recipe_without_attention_has_a_name_and_words():
     recipe = Recipe("Q4_K_M", drop=(1,), no_attention=(3, 5))
-    assert variant_name(recipe) == "Q4_K_M-drop1-noattn3_5"
+    assert variant_slug(recipe) == "Q4_K_M-drop1-noattn3_5"
     assert recipe.cut_words == "block 1 and the attention of blocks 3, 5"
     assert Recipe.of(json.loads(json.dumps(recipe.as_json()))) == recipe
     assert "no_attention" not in Recipe("Q4_K_M", drop=(1,)).as_json(), "old keys stay"

@@ -11,7 +11,7 @@ def result(number):
         "model": "m",
         "hardware": "h",
         "goal": {"name": "g"},
-        "status": "met",
+        "status": "pass",
         "winner": None,
     }
 
@@ -34,3 +34,17 @@ def test_the_same_result_is_written_once(tmp_path):
     assert not history.append_result(tmp_path / "h.db", result(1), "d")
     assert history.append_result(tmp_path / "h.db", result(1), "e")
     assert [r["digest"] for r in history.read_results(tmp_path / "h.db")] == ["d", "e"]
+
+
+def test_rows_of_an_earlier_version_have_the_words_of_now(tmp_path):
+    path, words = tmp_path / "h.db", ("met", "unmet", "infeasible", "undecided", "pass")
+    for number, word in enumerate(words):
+        assert history.append_result(path, {**result(number), "status": word}, word)
+    assert [r["status"] for r in history.read_results(path)] == [
+        "pass",
+        "fail",
+        "impossible",
+        "inconclusive",
+        "pass",
+    ]
+    assert not history.append_result(path, {**result(0), "status": "met"}, "met"), "still sound"

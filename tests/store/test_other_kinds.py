@@ -158,7 +158,7 @@ def test_rounds_of_another_shape(tmp_path):
 @pytest.mark.parametrize("name", ["history.db", "history.db-wal", "history.lock"])
 def test_the_history(tmp_path, kind, name):
     put(tmp_path / name, kind)
-    row = {"study": "s", "model": "m", "hardware": "h", "goal": {"name": "g"}, "status": "met"}
+    row = {"study": "s", "model": "m", "hardware": "h", "goal": {"name": "g"}, "status": "pass"}
     assert history.append_result(tmp_path / "history.db", row | {"winner": None}, "d")
     assert len(history.read_results(tmp_path / "history.db")) == 1
     base = sqlite3.connect(tmp_path / "history.db")

@@ -7,7 +7,7 @@ import pytest
 
 from sintra.core.artifact import Artifact
 from sintra.core.canonical import canonical, sha256
-from sintra.core.recipe import variant_name
+from sintra.core.recipe import variant_slug
 from sintra.store.remote.objects import ENTRY_NAME
 from sintra.store.remote.shared_entries import (
     RemoteDataError,
@@ -136,7 +136,7 @@ def test_rounds():
             continue
         believed += 1
         for proposal in Round.of_json(given).proposals:
-            assert "/" not in variant_name(proposal.recipe)
+            assert "/" not in variant_slug(proposal.recipe)
             assert all(isinstance(n, int) for n in proposal.recipe.drop)
     assert 0 < believed < INPUTS
 

@@ -175,7 +175,7 @@ def test_likeness():
     assert 1 > like(backend="cuda") > like(parameters=10**7) > like(parameters=10**8) > 0
 
 
-def row(name, status="met", **more):
+def row(name, status="pass", **more):
     adviser = "language model"
     candidates = [
         candidate("solver", 3, 0.9, 0.02, (0.01, 0.03)),
@@ -204,6 +204,7 @@ def candidate(author, number, stated, kld, span):
     ]
     predicted = {"kld_mean": kld, "kld_mean_low": span[0], "kld_mean_high": span[1]} if span else {}
     return {
+        "name": "llama.cpp Q4_K_M",
         "recipe": {"type": "Q4_K_M"},
         "author": author,
         "round": number,
@@ -260,7 +261,7 @@ def test_an_older_database_is_brought_up_to_date(tmp_path):
         base.execute(
             "INSERT INTO result (made, study, model, hardware, goal, status, winner, digest, "
             "result) VALUES "
-            "('t', 's', 'm', 'h', 'g', 'met', NULL, 'd', '{\"candidates\": [{}]}')"
+            "('t', 's', 'm', 'h', 'g', 'pass', NULL, 'd', '{\"candidates\": [{}]}')"
         )
     base.close()
     assert [r["study"] for r in history.read_results(path)] == ["s"]

@@ -12,7 +12,7 @@ MIX = Recipe("Q4_K_M", True, (2,), ((".*", "Q4_K"),), kv="q8_0")
 ROUNDS = (
     Round(1, (Proposal(Recipe("Q8_0"), "why", "ladder"),)),
     Round(2, (Proposal(MIX, "why", "solver", "report", {"kld_mean": 0.01}, 0.5),)),
-    Round(3, stop="infeasible: no"),
+    Round(3, stop="impossible: no"),
     Round(4, stop="decided", again=False),
 )
 

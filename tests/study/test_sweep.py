@@ -101,7 +101,7 @@ def test_the_front():
     assert pareto.pareto_front([]) == []
 
 
-def ended(model, bits, size, status="met", hardware="pi", violated=(), **tasks):
+def ended(model, bits, size, status="pass", hardware="pi", violated=(), **tasks):
     rows = [{"metric": "bits_per_byte", "value": bits, "stderr": 0.01}]
     rows += [{"metric": f"task:{k}:acc", "value": v, "stderr": 0.01} for k, v in tasks.items()]
     winner = {
@@ -122,10 +122,10 @@ def ended(model, bits, size, status="met", hardware="pi", violated=(), **tasks):
 def test_the_recommended_model_holds_the_limits_and_is_the_best():
     small, large = ended("small", 1.4, 10**6), ended("large", 1.2, 3 * 10**6)
     assert recommend([small, large]) == [
-        "pi: take large (1.2000 +-0.0100 bits a byte, 3.00 MB)",
-        "  not small: worse: 1.4000 +-0.0100 bits a byte, 1.00 MB",
+        "pi: take large (1.2000 +-0.0100 bits per byte, 3.00 MB)",
+        "  not small: worse: 1.4000 +-0.0100 bits per byte, 1.00 MB",
     ]
-    broken = ended("large", 1.2, 3 * 10**6, "unmet", violated=[["device_ram_bytes", 3e9, 2e9, 1e9]])
+    broken = ended("large", 1.2, 3 * 10**6, "fail", violated=[["device_ram_bytes", 3e9, 2e9, 1e9]])
     assert recommend([small, broken])[0].startswith("pi: take small")
     assert (
         "its device_ram_bytes is 3e+09 at best where the limit is 2e+09"
@@ -136,14 +136,14 @@ def test_the_recommended_model_holds_the_limits_and_is_the_best():
 def test_what_cannot_be_told_apart_is_decided_by_size():
     near = recommend([ended("small", 1.21, 10**6), ended("large", 1.2, 3 * 10**6)])
     assert near[0].startswith("pi: take small")
-    assert "the smaller of those that can't be told apart" in near[0]
+    assert "the smallest of those with no clear difference" in near[0]
 
 
 def test_tasks_count_before_text_and_each_device_by_itself():
     rows = [
         ended("a", 1.0, 1, qa=0.5),
         ended("b", 2.0, 2, qa=0.8),
-        ended("b", 1.0, 2, hardware="tv", status="unmet"),
+        ended("b", 1.0, 2, hardware="tv", status="fail"),
         ended("a", 1.0, 2, hardware="fridge"),
         ended("b", 0.5, 2, hardware="fridge", qa=0.9),
     ]
@@ -182,15 +182,15 @@ def test_a_sweep_shares_its_steps_and_survives_a_broken_model(project, tiny, tmp
     (folder,) = (project.root / "outputs").glob("sweep-*")
     rows = json.loads((folder / "sweep.json").read_text())["rows"]
     assert [(float(r["goal.max_kld"]), r["status"]) for r in rows[:2]] == [
-        (0.02, "met"),
-        (1e-9, "unmet"),
+        (0.02, "pass"),
+        (1e-9, "fail"),
     ]
-    assert {r["status"] for r in rows[2:]} <= {"failed", "unmet"}
+    assert {r["status"] for r in rows[2:]} <= {"failed", "fail"}
     assert not any(r["winner"] for r in rows[2:])
     assert [r["study"] for r in csv.DictReader((folder / "sweep.csv").open())] == [
         r["study"] for r in rows
     ]
-    assert "1 of 4 met" in done.stdout
+    assert "1 of 4 pass" in done.stdout
     page = (folder / "pareto.html").read_text()
     assert "http" not in re.sub(
         r"https?://(www\.w3\.org|vega\.github\.io/schema)\S*", "", page.split("<script", 1)[0]
@@ -265,8 +265,8 @@ def test_what_a_sweeper_makes_small():
             {"metric": "device_tg_tps", "value": 7.0},
         ]
     }
-    assert value({"goal": {"minimise": "size_bytes"}, "status": "met", "winner": winner}) == 5
-    assert value({"goal": {"maximise": "device_tg_tps"}, "status": "met", "winner": winner}) == -7
-    assert value(
-        {"goal": {"minimise": "size_bytes"}, "status": "unmet", "winner": winner}
-    ) == float("inf")
+    assert value({"goal": {"minimise": "size_bytes"}, "status": "pass", "winner": winner}) == 5
+    assert value({"goal": {"maximise": "device_tg_tps"}, "status": "pass", "winner": winner}) == -7
+    assert value({"goal": {"minimise": "size_bytes"}, "status": "fail", "winner": winner}) == float(
+        "inf"
+    )

@@ -6,17 +6,15 @@ from sintra.build.graph import Graph
 from sintra.build.step import Step, Variant
 from sintra.config.study import Study
 from sintra.core.format import Format, format_of
-from sintra.core.recipe import Recipe
+from sintra.core.recipe import GIVEN, Recipe
 from sintra.core.stage import Params
-
-EXISTING = "given_"  # before the digest of a checkpoint that exists already
 
 
 def make(graph: Graph, recipe: Recipe) -> Step:
     """Return the step that makes a checkpoint, from the tokens that the curvature is taken over."""
     label = f"{graph.study.model}-{recipe.type}"
     inputs = {"model": graph.fetch(), "gguf": graph.convert()}
-    if recipe.type.startswith(EXISTING) and graph.checkpoint:
+    if recipe.type.startswith(GIVEN) and graph.checkpoint:
         inputs["given"] = graph.import_step(graph.checkpoint, recipe.type)
         return graph.step(recipe.format, label, {"method": "given"}, inputs)
     probe, compress = graph.study.probe, graph.study.compress
@@ -83,7 +81,7 @@ def new_kind(study: Study) -> str:
 def existing_kind(study: Study) -> str:
     """Return the type of the checkpoint that exists already, else of one that is to be made."""
     digest = study.compress.checkpoint
-    return f"{EXISTING}{digest[:8]}" if digest else new_kind(study)
+    return f"{GIVEN}{digest[:8]}" if digest else new_kind(study)
 
 
 GPTQ = Format("gptq", "transformers", make, measure, "compressor", new_kind)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.results.verdicts import row_words, violation_words
 from sintra.study.json_types import CandidateJson, MeasurementJson, ResultJson
 from sintra.study.workspace import open_workspace
 
@@ -77,14 +77,14 @@ def run_study() -> int:
     result = json.loads(path.read_text())
     verdict = (
         quality_loss(result, os.environ.get("SINTRA_AGAINST", ""))
-        if result["status"] == "met"
+        if result["status"] == "pass"
         else missed_goal(result)
     )
     append_summary(result, verdict)
     write_outputs(status=result["status"], result=path.resolve(), verdict=verdict)
     if winner := result["winner"]:
         write_outputs(
-            winner=recipe_name(winner),
+            winner=winner["name"],
             path=(path.parent / winner["artifact"]["path"]).resolve(),
             kld=metric_values(winner).get("kld_mean", ""),
             sha256=winner["artifact"]["sha256"],
@@ -98,8 +98,7 @@ def missed_goal(result: ResultJson) -> str:
     winner = result["winner"]
     if not winner or not winner["verdict"]["violated"]:
         return f"{result['study']} is {result['status']}: {result['reason']}"
-    metric, value, limit, _ = winner["verdict"]["violated"][0]
-    return f"{result['study']}: {metric} is {value:.6g} where the limit is {limit:.6g}"
+    return f"{result['study']}: fail: {violation_words(winner['verdict']['violated'][0])}"
 
 
 def quality_loss(result: ResultJson, against: str) -> str:
@@ -112,7 +111,7 @@ def quality_loss(result: ResultJson, against: str) -> str:
     try:
         before = kld_row(json.loads(Path(against).read_text())["winner"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        raise UserError(f"against={against}: that is no result.json with a winner") from None
+        raise UserError(f"against={against}: that is not a result.json with a winner") from None
     now = kld_row(result["winner"])
     tolerance = STANDARD_ERRORS * math.hypot(before.get("stderr") or 0.0, now.get("stderr") or 0.0)
     if now["value"] <= before["value"] + tolerance:
@@ -133,21 +132,17 @@ def metric_values(row: CandidateJson) -> dict[str, float]:
     return {m["metric"]: m["value"] for m in row["measurements"]}
 
 
-def recipe_name(row: CandidateJson) -> str:
-    """Return the name of a candidate's recipe."""
-    return variant_name(Recipe.of(row["recipe"]))
-
-
 def append_summary(result: ResultJson, verdict: str) -> None:
     """Append the result's table to the job's summary, as Markdown."""
     lines = [f"### {result['study']}: {result['status']}", ""]
     if verdict:
         lines += [f"**{verdict}**", ""]
     lines += [
-        "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | verdict |",
+        "| variant | MB | KLD (nats) | same top | tok/s* | RAM MB* | result |",
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]
-    lines += [table_row(row) for row in result["candidates"][:TABLE_ROWS]]
+    shown = [row for row in result["candidates"] if not row["probe"]]
+    lines += [table_row(row) for row in shown[:TABLE_ROWS]]
     lines += [
         "",
         (
@@ -168,13 +163,13 @@ def table_row(row: CandidateJson) -> str:
         return format(numbers[metric] / scale, form) if metric in numbers else "-"
 
     cells = [
-        recipe_name(row),
+        row["name"],
         cell("size_bytes", 1e6, ".2f"),
         cell("kld_mean", 1, ".5f"),
         cell("same_top", 1, ".1%"),
         cell("device_tg_tps", 1, ".3g"),
         cell("device_ram_bytes", 1e6, ".0f"),
-        row["verdict"]["status"],
+        row_words(row),
     ]
     return "| " + " | ".join(cells) + " |"
 

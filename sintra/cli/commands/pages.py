@@ -13,7 +13,7 @@ from sintra.config.ranges import count_of
 from sintra.config.tasks.jsonl import read_lines, read_objects
 from sintra.core.artifact import Source
 from sintra.core.errors import UserError, nearest
-from sintra.core.recipe import variant_name
+from sintra.core.recipe import variant_slug
 from sintra.core.stage import Params
 from sintra.core.text import printable_text
 from sintra.results.finished import FinishedStudy, open_finished
@@ -75,7 +75,7 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
     options = AbOptions.of(root, overrides)
     study = open_finished(root, options.study)
     answers = study.store.read_json(study.build_artifact(ab_step(study, options), say), "ab.json")
-    name = options.file.name if options.file else variant_name(study.recipe)
+    name = options.file.name if options.file else study.variant
     model = study.workspace.study.model
     columns = shutil.get_terminal_size((100, 24)).columns
     print(printable_text(ab_page.format_comparison(answers, columns)))  # models wrote it
@@ -89,7 +89,7 @@ def compare_answers(root: Path, overrides: list[str]) -> None:
 def positive_number(text: str) -> int:
     """Return a number of tokens, 1 or more. Raises UserError."""
     if (tokens := count_of(text)) is None:
-        raise UserError(f"tokens={text} is no number of tokens: 64 is the default")
+        raise UserError(f"tokens={text} is not a number of tokens: 64 is the default")
     return tokens
 
 
@@ -156,7 +156,7 @@ def ab_step(study: FinishedStudy, options: AbOptions) -> Step:
             {"kind": pin.kind, "digest": pin.digest},
             hints={"from": pin.locator},
         )
-    label = f"{study.workspace.study.model}-{variant_name(recipe) if file is None else file.name}"
+    label = f"{study.workspace.study.model}-{variant_slug(recipe) if file is None else file.name}"
     return Step("ab", label, params, {"original": graph.convert(), "variant": variant})
 
 

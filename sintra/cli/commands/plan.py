@@ -21,6 +21,7 @@ from sintra.hardware.estimate.runtimes import estimate_for_runtime
 from sintra.planning.bounds import expected_shape
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
+from sintra.study.variant_names import readable_step, step_parts, study_names
 from sintra.study.workspace import Workspace
 
 
@@ -58,8 +59,10 @@ def print_plan(workspace: Workspace, format: str) -> None:
         return
     for line in brief_lines(workspace):
         print(line)
+    parts = step_parts(graph.study.model, study_names(graph, workspace.store, planned))
     for row in rows:
-        print(format_row(row, graph.study.hardware.usable_bytes))
+        step = readable_step(row["step"], parts)
+        print(format_row({**row, "step": step}, graph.study.hardware.usable_bytes))
     print(summarize_rows(rows, stop))
 
 
@@ -151,17 +154,21 @@ def summarize_rows(rows: list[StepRow], stop: str | None) -> str:
 def explain_steps(workspace: Workspace, steps: list[str]) -> None:
     """Print why steps are up to date or not; all recorded steps unless some are named.
 
+    A step goes by the name of its task, or by the name that is shown of it.
+
     Raises UserError for an unknown name, or where nothing is recorded.
     """
     graph = workspace.graph()
-    recorded = {
-        s.name: s for r in round_files.read_rounds(workspace) for s in rounds.round_steps(graph, r)
-    }
+    planned = round_files.read_rounds(workspace)
+    recorded = {s.name: s for r in planned for s in rounds.round_steps(graph, r)}
+    parts = step_parts(graph.study.model, study_names(graph, workspace.store, planned))
+    names = {readable_step(name, parts): name for name in recorded}
     if not recorded:
         raise UserError(
             "nothing is recorded for this study yet: run `doit plan` with the same options"
         )
-    for name in steps or sorted(recorded):
+    for name in [names.get(step, step) for step in steps] or sorted(recorded):
         if name not in recorded:
-            raise UserError(f"this study has no step {name!r}: {nearest(name, recorded)}")
-        print(f"{name}: {explain(recorded[name], workspace.store)}")
+            raise UserError(f"this study has no step {name!r}: {nearest(name, names)}")
+        words = explain(recorded[name], workspace.store)
+        print(readable_step(f"{name}: {words}", parts))

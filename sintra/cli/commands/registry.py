@@ -23,6 +23,7 @@ COMMANDS = (
         "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME "
         "goal.max_kld=0.02",
         "main",
+        options=(Option("all", False, "Show every variant that was measured.", "show_all"),),
         opens="study",
     ),
     Command(
@@ -81,7 +82,7 @@ COMMANDS = (
         (
             Option("format", "text", "text, json or csv (the latter two for export)"),
             Option("forget", "", "delete a study's results and what they taught, or `all`"),
-            Option("calibration", False, "how well what was foreseen came true"),
+            Option("calibration", False, "how well predictions agreed with measurements"),
         ),
     ),
     Command(
@@ -229,7 +230,7 @@ COMMANDS = (
         "explain",
         "Say what any GGUF is, and compare several",
         "Any GGUF: its types by block and by kind, sizes, bits, metadata, template; with model= "
-        "the damage of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
+        "the quality loss of each beside stock presets: doit explain a.gguf b.gguf model=FOLDER",
         "result",
         "sintra.cli.commands.gguf_file:explain_files",
         ("root", "overrides"),
@@ -366,6 +367,12 @@ COMMANDS = (
         ("root",),
     ),
 )
+
+
+def command_params(name: str) -> list[dict[str, object]]:
+    """Return the options of a command of the table as doit's tasks declare them."""
+    options = next(command.options for command in COMMANDS if command.name == name)
+    return [option.as_param() for option in options]
 
 
 def command_summary(name: str) -> str:

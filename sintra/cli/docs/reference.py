@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 from sintra.cli.commands.registry import COMMANDS
 from sintra.cli.docs import messages, modules
+from sintra.cli.docs.json_schema import result_schema
 from sintra.config.option_docs import CHANGES, OptionDoc, option_docs
 from sintra.core import metrics as metric_table
 from sintra.core import plugins
@@ -52,7 +54,7 @@ STAGE_GROUPS = ("stages", "probes", "planners", "exports")
 
 
 def reference_pages(root: Path) -> dict[str, str]:
-    """Return every page: file name -> Markdown."""
+    """Return every file: name -> Markdown, and the JSON Schema of result.json."""
     pages = {
         "options": option_page(root),
         "commands": command_page(),
@@ -62,7 +64,8 @@ def reference_pages(root: Path) -> dict[str, str]:
         "messages": message_page(root),
         "modules": modules.page(root),
     }
-    return {f"{name}.md": GENERATED + text for name, text in pages.items()}
+    files = {f"{name}.md": GENERATED + text for name, text in pages.items()}
+    return files | {"result.schema.json": json.dumps(result_schema(), indent=1) + "\n"}
 
 
 def write_pages(root: Path) -> list[str]:

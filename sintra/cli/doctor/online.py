@@ -27,7 +27,7 @@ def hub_check() -> Check:
     shown = printable_line(urllib.parse.urlsplit(endpoint).netloc.rpartition("@")[2], 100)
     mend = "export HTTPS_PROXY=URL"  # the usual reason; else there is no network
     if urllib.parse.urlsplit(endpoint).scheme not in ("http", "https"):
-        return Check("hub", "bad", "HF_ENDPOINT is no http(s) address", "unset HF_ENDPOINT")
+        return Check("hub", "bad", "HF_ENDPOINT is not an http(s) address", "unset HF_ENDPOINT")
     try:
         with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=SECONDS):
             return Check("hub", "ok", f"{shown} answers")

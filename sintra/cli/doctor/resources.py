@@ -61,7 +61,7 @@ def cache_check(cache: Path, there: Path) -> Check:
     """Return whether the cache can be written to, and its size; there: it or a folder above."""
     name = printable_line(str(there), 200)
     if not there.is_dir():
-        return Check("cache", "bad", f"{name} is no folder", "set store.path=FOLDER")
+        return Check("cache", "bad", f"{name} is not a folder", "set store.path=FOLDER")
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

@@ -60,7 +60,7 @@ def task_path(root: Path, item: str) -> Path | None:
         return bundled if bundled.is_file() else None
     path = root / user_path(item)
     if not is_file(path):
-        raise UserError(f"there is no task file {item!r} (probe.tasks)")
+        raise UserError(f"no such task file: {item!r} (probe.tasks)")
     return path
 
 
@@ -151,7 +151,7 @@ def read_task(path: Path) -> TaskFile:
     except yaml.constructor.ConstructorError:
         raise UserError(f"{path}: tags such as !function, which run code, aren't taken") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:120]}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(task, dict) or not {"kind", "task"} & set(task):
         raise UserError(
             f"{path} needs `kind` (one of {', '.join(NEEDED)}), or `task` for lm-eval's own format"
@@ -165,7 +165,7 @@ def _check_own(path: Path, task: TaskFile) -> TaskFile:
         raise UserError(f"{path}: no kind is called {kind}: {nearest(kind.strip(QUOTES), NEEDED)}")
     for key in task:
         if key not in KEYS:
-            raise UserError(f"{path}: there is no key {key!r}: {nearest(str(key), KEYS)}")
+            raise UserError(f"{path}: unknown key {key!r}: {nearest(str(key), KEYS)}")
     for key in ("data", "prompt", *NEEDED[task["kind"]]):
         if not task.get(key):
             raise UserError(f"{path}: a task of kind {task['kind']} needs {key!r}")
@@ -189,7 +189,7 @@ def _check_text(path: Path, task: TaskFile, key: str) -> None:
     if not all(isinstance(text, str) for text in listed):
         plain = isinstance(value, bool | int | float)
         hint = f": in quotes it is one ({key}: '...')" if plain else ""
-        raise UserError(f"{path}: {key} is {short(value)}, which is no text{hint}")
+        raise UserError(f"{path}: {key} is {short(value)}, which is not a text{hint}")
 
 
 def _check_native(path: Path, task: TaskFile) -> TaskFile:

@@ -134,7 +134,8 @@ def refuse_quantized(
     if kind:
         raise UserError(
             f"{folder} is quantized already ({kind}): give the 16-bit model that it was made "
-            "from, or a GGUF of it with model.requantize=true, which counts damage from there on"
+            "from, or a GGUF of it with model.requantize=true, which counts quality "
+            "loss from there on"
         )
 
 

@@ -30,7 +30,7 @@ def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
     header.pop("__metadata__", None)
     if strange := [name for name, entry in header.items() if not _is_tensor(entry)]:
         raise UserError(
-            f"{path} is no safetensors file: its header says nothing sensible of "
+            f"{path} is not a safetensors file: its header says nothing sensible of "
             f"{strange[0][:80]!r}"
         )
     need = max((t["data_offsets"][1] for t in header.values()), default=0)
@@ -53,13 +53,13 @@ def _read_json_header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
         if length > size - 8:
             raise UserError(f"{path} is truncated: copy or download it again")
         if length > MOST_HEADER:
-            raise UserError(f"{path} is no safetensors file: a header of {length} bytes")
+            raise UserError(f"{path} is not a safetensors file: a header of {length} bytes")
         try:
             header = json.loads(handle.read(length))
         except (ValueError, RecursionError):
-            raise UserError(f"{path} is no safetensors file: its header can't be read") from None
+            raise UserError(f"{path} is not a safetensors file: its header can't be read") from None
     if not isinstance(header, dict):
-        raise UserError(f"{path} is no safetensors file: its header can't be read")
+        raise UserError(f"{path} is not a safetensors file: its header can't be read")
     return length, header
 
 

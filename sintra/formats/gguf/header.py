@@ -175,12 +175,12 @@ def read_gguf_header(path: Path) -> Header:
     Raises Malformed in one line; OSError where there is no such file.
     """
     if path.stat().st_size < 24:
-        raise Malformed(f"{path.name} is no GGUF: it has {path.stat().st_size} bytes")
+        raise Malformed(f"{path.name} is not a GGUF: it has {path.stat().st_size} bytes")
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _read_header(Cursor(data))
         except Malformed as error:
-            raise Malformed(f"{path.name} is no sound GGUF: {error}") from None
+            raise Malformed(f"{path.name} is not a sound GGUF: {error}") from None
 
 
 def read_array(path: Path, array: ArrayInfo) -> list[int | float | bool]:
@@ -321,14 +321,14 @@ def check_metadata(metadata: dict[str, Value]) -> None:
     """Compare the metadata that sizes memory with what a model can be. Raises Malformed."""
     raw = metadata.get("general.architecture")
     if not isinstance(raw, bytes) or not re.fullmatch(rb"[\w.-]{1,64}", raw):
-        raise Malformed("general.architecture is no name")
+        raise Malformed("general.architecture is not a name")
     architecture = raw.decode()
     for name, (least, most) in BOUNDS.items():
         value = metadata.get(f"{architecture}.{name}")
         if isinstance(value, int) and not least <= value <= most:
             raise Malformed(f"{architecture}.{name} is {value}, from {least} to {most} is possible")
         if isinstance(value, bytes | float | bool):
-            raise Malformed(f"{architecture}.{name} is no whole number")
+            raise Malformed(f"{architecture}.{name} is not a whole number")
     parts = metadata.get("split.count")
     if isinstance(parts, int) and parts > 1:
         raise Malformed(f"it is one of {parts} parts: merge them first (llama-gguf-split --merge)")
@@ -339,7 +339,7 @@ def _check_vocabulary(metadata: dict[str, Value]) -> None:
     """Check that the lists of tokens, scores and token types fit each other. Raises Malformed."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and (not isinstance(tokens, ArrayInfo) or tokens.element_type != STRING):
-        raise Malformed("tokenizer.ggml.tokens is no list of texts")
+        raise Malformed("tokenizer.ggml.tokens is not a list of texts")
     for name, element_types in PER_TOKEN_TYPES.items():
         array = metadata.get(f"tokenizer.ggml.{name}")
         if array is None:

@@ -44,7 +44,7 @@ def read_types(path: Path) -> ImportedTypes:
     if not set(types.values()) - set(UNQUANTIZED):
         raise UserError(f"{path.name} isn't quantized: there are no types to take from it")
     if odd := [name for name in types if not PLAIN_NAME.fullmatch(name)]:
-        raise UserError(f"{path.name} has a tensor {odd[0]!r}, which is no name of llama.cpp's")
+        raise UserError(f"{path.name} has a tensor {odd[0]!r}, which is not a name of llama.cpp's")
     counts = Counter(types.values())
     common = next(kind for kind, _ in counts.most_common() if kind not in UNQUANTIZED)
     whole = set(types.values()).isdisjoint(UNQUANTIZED)

@@ -25,6 +25,34 @@ FALLBACK = {
     "TQ1_0": "Q4_0",
     "TQ2_0": "Q4_0",
 }
+# Tensor type -> weights and bytes of a block, as in the gguf package: what names need on the no-op
+# path, which loads no numpy.
+BLOCKS = {
+    "F32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
 OTHER_FALLBACK = "IQ4_NL"  # for all other types
 LARGEST_BLOCK = 256  # weights of a block of K- and IQ-quants: rows of multiples take every type
 UNQUANTIZED = ("F32", "F16", "BF16")
@@ -51,6 +79,8 @@ class Matrix:
 
 def block_size(kind: str) -> tuple[int, int]:
     """Return weights and bytes of a block of a tensor type. Raises KeyError for unknown types."""
+    if kind in BLOCKS:
+        return BLOCKS[kind]
     import gguf  # loads numpy
 
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]

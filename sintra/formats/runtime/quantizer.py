@@ -60,7 +60,9 @@ def quantize(
     stored = header.read_gguf_header(source).tensors
     library, types = load_library(), file_types()
     if kind not in types:
-        raise Infeasible("refused", f"{kind} is no file type of llama.cpp: {nearest(kind, types)}")
+        raise Infeasible(
+            "refused", f"{kind} is not a file type of llama.cpp: {nearest(kind, types)}"
+        )
     matrix = with_embedding(stored, tensors or [], matrix or {})
     params = library.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.only_copy = threads, types[kind], copy

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from sintra.config.study import Study
 from sintra.core.artifact import Failure
-from sintra.core.recipe import variant_name
 from sintra.core.types import Candidate, Measurement
 
 RAM, SPEED = "device_ram_bytes", "device_tg_tps"
@@ -49,9 +48,7 @@ def learn_correction(candidates: list[Candidate]) -> BoardCorrection | None:
     ram = [a.value - b.value for a, b in pairs[RAM] if a and b]
     speed = [math.log(a.value / b.value) for a, b in pairs[SPEED] if a and b]
     failures = [
-        (variant_name(c.recipe), value)
-        for c in candidates
-        if ran_out_of_memory(c) and (value := c.value(RAM))
+        (c.label, value) for c in candidates if ran_out_of_memory(c) and (value := c.value(RAM))
     ]
     if not (ram or speed or failures):
         return None
@@ -135,7 +132,7 @@ def board_lines(order: list[Candidate]) -> Iterator[str]:
             estimate = _format_estimate(candidate, SPEED, 1)
             facts.insert(0, f"{speed.value:.3g} tokens/s ({estimate} estimated)")
         facts += _format_conditions(candidate)
-        yield f"measured on {ram.where}: {variant_name(candidate.recipe)}, {', '.join(facts)}"
+        yield f"measured on {ram.where}: {candidate.label}, {', '.join(facts)}"
 
 
 def _format_estimate(candidate: Candidate, metric: str, scale: float) -> str:

@@ -66,7 +66,7 @@ def read_speeds(path: Path) -> list[MeasuredSpeed]:
             f"{path} can't be read as CSV with columns {', '.join(COLUMNS)}: {error}"
         ) from None
     if not rows or any(min(r.read, r.tps) <= 0 for r in rows):
-        raise UserError(f"{path}: wanted is at least one row with read_bytes and tg_tps above 0")
+        raise UserError(f"{path}: expected at least one row with read_bytes and tg_tps above 0")
     return rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
 from sintra.formats.chat.renderer import Message, TemplateFailed
 from sintra.formats.gguf.chat_template import (
     ChatFormat,
@@ -24,6 +22,7 @@ from sintra.formats.gguf.chat_template import (
 from sintra.formats.gguf.header import read_gguf_header, read_numbers
 from sintra.formats.runtime.llama_cpp import STOP_IDS_KEY
 from sintra.store.files import hash_file
+from sintra.study.result_upgrade import parse_result
 
 DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for
 Piece = TypeVar("Piece")
@@ -73,10 +72,10 @@ class AnsweringModel:
         path = self.folder / "result.json"
         if not path.is_file():
             raise UserError(
-                f"{self.folder} holds no result.json: wanted is a folder of outputs/, such as "
+                f"{self.folder} holds no result.json: expected a folder of outputs/, such as "
                 "outputs/latest"
             )
-        result: dict[str, Any] = json.loads(path.read_text())
+        result: dict[str, Any] = dict(parse_result(path.read_text()))
         if not result["winner"] or result["winner"]["artifact"]["path"] != "model.gguf":
             raise UserError(f"{self.folder} has no GGUF winner")
         return result
@@ -88,7 +87,7 @@ class AnsweringModel:
         provenance: Provenance = {
             "study": self.result["study"],
             "model": self.result["model"],
-            "variant": variant_name(Recipe.of(winner["recipe"])),
+            "variant": winner["name"],
             "sha256": winner["artifact"]["sha256"],
             "bytes": winner["artifact"]["bytes"],
         }

@@ -180,7 +180,7 @@ def why(root: Path, study: str, step: str) -> Answer:
 def explain(root: Path, file: str) -> Answer:
     """Return what a GGUF is: types, sizes, bits, metadata, template. Raises UserError."""
     if file.startswith("-") or "=" in file or not file.isprintable():
-        raise UserError(f"{file!r} is no path that can be asked about: rename the file")
+        raise UserError(f"{file!r} is not a path that can be asked about: rename the file")
     found: Answer = ask_doit(root, ["explain", "--format", "json", file], [])["files"][0]
     return found
 
@@ -229,16 +229,14 @@ def find_study(known: Studies, name: str) -> str:
             raise UserError("no study has a winner yet: outputs/latest isn't there")
         return link.resolve().name
     if not known.has_study(name):
-        raise UserError(
-            f"there is no study {name[:200]!r}: {nearest(name, [*known.names(), LATEST])}"
-        )
+        raise UserError(f"unknown study {name[:200]!r}: {nearest(name, [*known.names(), LATEST])}")
     return name
 
 
 def check_word(word: str) -> None:
     """Raise UserError for what doit would take for an option of its own."""
     if not word or word.startswith("-") or "=" in word or not word.isprintable():
-        raise UserError(f"{word!r} is no name")
+        raise UserError(f"{word!r} is not a name")
 
 
 def ask_doit(root: Path, words: list[str], overrides: list[str]) -> Any:

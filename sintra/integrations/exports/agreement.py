@@ -128,6 +128,6 @@ def agreement_line(agreement: Agreement) -> str:
     """Describe an agreement in one line."""
     return (
         f"logits differ from PyTorch's by at most {agreement['max_abs']:.2g} "
-        f"({agreement['kld_mean']:.2g} nats a token, {agreement['same_top']:.1%} equal top "
+        f"({agreement['kld_mean']:.2g} nats per token, {agreement['same_top']:.1%} equal top "
         f"tokens, {agreement['tokens']} tokens)"
     )

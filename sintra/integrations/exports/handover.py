@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Measurement
 from sintra.formats.gguf.chat_template import ChatFormat
 from sintra.store.files import hash_file
 from sintra.store.store import Store
+from sintra.study.result_upgrade import parse_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,13 +70,13 @@ class DeliveredModel:
 
     @property
     def status(self) -> str:
-        """Return the study's status: met, unmet, infeasible or undecided."""
+        """Return the study's status: pass, fail, impossible or inconclusive."""
         return str(self.result["status"])
 
     @property
     def variant(self) -> str:
         """Return the name of the winner's recipe."""
-        return variant_name(self.recipe)
+        return str(self.result["winner"]["name"])
 
     @property
     def title(self) -> str:
@@ -150,7 +151,7 @@ class DeliveredModel:
 
     def print_goal_note(self) -> None:
         """Print a note where the study's goal is not met."""
-        if self.status != "met":
+        if self.status != "pass":
             print(f"note: this model is {self.status}: the limits of its goal are not all held")
 
     @contextmanager
@@ -228,7 +229,7 @@ def open_delivered(
     it reads, None for an export that starts from the original. Raises UserError where there is no
     winner, it has another format, or its file isn't the one that was measured.
     """
-    result = json.loads((folder / "result.json").read_text())
+    result: dict[str, Any] = dict(parse_result((folder / "result.json").read_text()))
     if not result["winner"]:
         raise UserError(f"{folder.name} has no winner to export: {result['status']}")
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -17,7 +17,6 @@ from sintra import __version__
 from sintra.config.quoting import unquoted
 from sintra.core.errors import Transient
 from sintra.core.metrics import METRICS, metrics_in
-from sintra.core.recipe import variant_name
 from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.formats.gguf.header import open_gguf
 from sintra.integrations.exports.handover import (
@@ -68,7 +67,7 @@ def export(folder: Path, store: Store, license: str = "", upload: str = "") -> N
 
 def gguf_stem(winner: DeliveredModel) -> str:
     """Return model-recipe, as the hub's GGUF files are called."""
-    name = f"{winner.model_name}-{variant_name(winner.recipe)}"
+    name = f"{winner.model_name}-{winner.variant}"
     return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from sintra.build.run_state import say
 from sintra.core.artifact import GGUF_FILE, Artifact
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Measurement
 from sintra.formats.gguf.header import read_gguf_header
 from sintra.formats.gguf.imatrix import load_importance, write_imatrix
@@ -114,7 +114,7 @@ def measured_beside(study: FinishedStudy, winner: DeliveredModel) -> str:
     own = winner.measurements["kld_mean"]
     return (
         f"on the report text: {kld_words(stock)} as stock llama.cpp rounds, {kld_words(own)} of "
-        f"{variant_name(study.recipe)}"
+        f"{study.variant}"
     )
 
 

@@ -160,7 +160,7 @@ def server_memory(winner: DeliveredModel, context: str) -> ServerMemory:
     tokens = count_of(context)
     if tokens is None or tokens > (layout["context"] or tokens):
         raise UserError(
-            f"context={context} is no number of tokens up to the {layout['context']} that the "
+            f"context={context} is not a number of tokens up to the {layout['context']} that the "
             "model was trained for"
         )
     shape, kv = Shape.of(layout), winner.recipe.kv

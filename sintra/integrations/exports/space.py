@@ -61,7 +61,7 @@ def app_source(winner: DeliveredModel, title: str) -> str:
     description = (
         f"{winner.variant}, {winner.size / 1e6:.1f} MB, made for {winner.hardware['title']}"
     )
-    description += f"; {kld.value:.4f} nats a token from the 16-bit model" if kld else ""
+    description += f"; {kld.value:.4f} nats per token from the 16-bit model" if kld else ""
     values = {
         "title": title,
         "about": description,

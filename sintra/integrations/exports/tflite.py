@@ -60,7 +60,7 @@ def export(folder: Path, store: Store, weights: str = "fp32", length: str = "") 
     tokens = count_of(length) if length else int(ids.shape[1])
     if tokens is None or tokens > ids.shape[1]:
         raise UserError(
-            f"length={length} is no number of tokens up to the {ids.shape[1]} of the study's "
+            f"length={length} is not a number of tokens up to the {ids.shape[1]} of the study's "
             "windows (probe.context)"
         )
     ids = ids[:, :tokens]

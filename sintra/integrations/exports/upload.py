@@ -30,7 +30,7 @@ def check_upload(repository: str) -> None:
     if not repository:
         return
     if not re.fullmatch(REPOSITORY, repository):
-        raise UserError(f"upload={repository} is no repository: owner/name")
+        raise UserError(f"upload={repository} is not a repository: owner/name")
     if not os.environ.get("HF_TOKEN"):
         raise UserError(
             "upload= needs HF_TOKEN in the environment: a token with the right to write"

@@ -239,7 +239,7 @@ class StudyFeed:
     def publish_end(self, result: Mapping[str, Any], digest: str) -> None:
         """Publish the study's end. digest: of the result, from unpublished_digest."""
         self.mark_ended()
-        self.publish("met" if result["status"] == "met" else "unmet", result)
+        self.publish("met" if result["status"] == "pass" else "unmet", result)
         self.published.note_result(digest)
 
     @property

@@ -10,12 +10,13 @@ from typing import Any, TypedDict
 from sintra.build.graph import Graph
 from sintra.config.options import unnamed
 from sintra.core import process
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Level
 from sintra.integrations.listeners.feed import Feed, StudyFeed
 from sintra.results import outputs, result
 from sintra.study import candidates, round_files
 from sintra.study.round_files import Round
+from sintra.study.variant_names import study_names
 from sintra.study.workspace import Workspace
 
 LEVELS: tuple[Level, ...] = ("search", "report")  # of proposals that are published when measured
@@ -74,9 +75,10 @@ class StudyEvents:
         if not self.study_feed.listeners or first >= len(rounds):
             return
         self.study_feed.publish_start(start_data(self.workspace))
+        names = study_names(graph, self.workspace.store, rounds)
         for number in range(first + 1, len(rounds) + 1):
             rows = candidate_rows(self.workspace, graph, rounds[:number])
-            data = round_data(rounds[number - 1])
+            data = round_data(rounds[number - 1], names)
             self.study_feed.publish_round(number, data, rows, self.round_end(number))
 
     def round_end(self, number: int) -> float:
@@ -121,10 +123,10 @@ def start_data(workspace: Workspace) -> StartData:
     }
 
 
-def round_data(study_round: Round) -> RoundData:
+def round_data(study_round: Round, names: Mapping[Recipe, str]) -> RoundData:
     """Return a round without the bulk of its proposals."""
     proposals: list[ProposalData] = [
-        {"name": variant_name(p.recipe), "level": p.level, "author": p.author, "why": p.why}
+        {"name": names[p.recipe], "level": p.level, "author": p.author, "why": p.why}
         for p in study_round.proposals
     ]
     return {"proposals": proposals, "stop": study_round.stop}
@@ -133,13 +135,12 @@ def round_data(study_round: Round) -> RoundData:
 def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> list[dict[str, Any]]:
     """Return the variants that were measured in the last of these rounds.
 
-    They are rows of result.json with two more keys, name and measured_in (the round, from 1).
+    They are rows of result.json with one more key, measured_in (the round, from 1).
     """
     recipes = {p.recipe for p in rounds[-1].proposals if p.level in LEVELS}
     return [
         {
             **result.candidate_json(candidate, workspace.study.goal),
-            "name": variant_name(candidate.recipe),
             "measured_in": len(rounds),
         }
         for candidate in candidates.collect_candidates(graph, workspace.store, rounds)
@@ -148,12 +149,8 @@ def candidate_rows(workspace: Workspace, graph: Graph, rounds: list[Round]) -> l
 
 
 def end_data(study_result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without its other candidates; its winner gets a name."""
-    winner = study_result["winner"]
-    if winner:
-        winner = {**winner, "name": variant_name(Recipe.of(winner["recipe"]))}
-    data = {k: v for k, v in study_result.items() if k not in UNPUBLISHED}
-    return data | {"winner": winner}
+    """Return a result without its other candidates."""
+    return {k: v for k, v in study_result.items() if k not in UNPUBLISHED}
 
 
 def failure_data(workspace: Workspace, reason: str) -> FailureData:

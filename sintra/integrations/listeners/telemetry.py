@@ -26,6 +26,7 @@ from sintra.core import plugins
 from sintra.core.errors import UserError
 from sintra.core.events import ENDS, Event, Listener, Setting
 from sintra.store.files import write_atomic
+from sintra.study.result_upgrade import parse_result
 
 ENDPOINT = "SINTRA_TELEMETRY_ENDPOINT"  # a variable whose address goes before that of the settings
 MAX_WAITING = 20  # records that wait while the address can't be reached
@@ -170,10 +171,10 @@ def read_records(path: Path) -> list[TelemetryRecord]:
 def latest_records(root: Path) -> list[TelemetryRecord]:
     """Return what the latest study of a project would send, were it to end now."""
     try:
-        result = json.loads((root / "outputs" / "latest" / "result.json").read_text())
+        result = parse_result((root / "outputs" / "latest" / "result.json").read_text())
     except (OSError, ValueError):
         return []
-    return [telemetry_record("met" if result["status"] == "met" else "unmet", result)]
+    return [telemetry_record("met" if result["status"] == "pass" else "unmet", result)]
 
 
 def request_body(records: list[TelemetryRecord]) -> str:

@@ -158,7 +158,7 @@ def read_body(response: Any, deadline: float) -> JsonObject:
         data = None
     if not isinstance(data, dict):
         raise UnusableAnswerError(
-            "the answer is no chat completion; does planner.base_url end in /v1?"
+            "the answer is not a chat completion; does planner.base_url end in /v1?"
         )
     return data
 

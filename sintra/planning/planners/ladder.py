@@ -93,7 +93,7 @@ def presets_exhausted(study: Study, presets: list[Candidate]) -> bool:
     The last ones failed on quality, or size costs quality and one already fits.
     """
     if study.goal.optimise in QUALITY:
-        return any(judge(c, study.goal).status in ("met", "undecided") for c in presets)
+        return any(judge(c, study.goal).status in ("pass", "inconclusive") for c in presets)
     last = presets[-PATIENCE:]
     return len(last) == PATIENCE and all(fails_quality(study, c) for c in last)
 
@@ -101,7 +101,7 @@ def presets_exhausted(study: Study, presets: list[Candidate]) -> bool:
 def fails_quality(study: Study, candidate: Candidate) -> bool:
     """Say whether a quality limit is broken (or the variant could not be built at all)."""
     verdict = judge(candidate, study.goal)
-    return verdict.status == "infeasible" or any(v[0] in QUALITY for v in verdict.violated)
+    return verdict.status == "impossible" or any(v[0] in QUALITY for v in verdict.violated)
 
 
 def boundary_presets(study: Study, presets: list[Candidate], count: int) -> list[Candidate]:

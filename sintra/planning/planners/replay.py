@@ -39,7 +39,7 @@ def propose(study: Study, state: PlannerState) -> list[Proposal]:
     path = user_path(study.planner.replay)
     if not is_file(path):
         raise UserError(
-            f"planner.replay={str(path)!r} is no file: give a recipe.yaml, rounds.json or "
+            f"planner.replay={str(path)!r} is not a file: give a recipe.yaml, rounds.json or "
             "result.json from outputs/, or any GGUF for its types"
         )
     if is_gguf(path):

@@ -34,6 +34,24 @@ def group_tensors(matrices: Sequence[Matrix], bins: int) -> dict[str, str]:
     return {m.name: m.kind if m.block is None else f"{m.kind}/{bin_of[m.block]}" for m in matrices}
 
 
+PARTS = {2: "half", 3: "third", 4: "quarter"}  # number of bins of depths -> what one is
+ORDINALS = ("first", "second", "third", "fourth")
+
+
+def group_words(group: str, groups: Sequence[str]) -> str:
+    """Return a group in words: "ffn_down/1" of two depths is `ffn_down, second half`.
+
+    groups: the names of all groups.
+    """
+    kind, _, depth = group.partition("/")
+    bins = sum(other.partition("/")[0] == kind for other in groups)
+    if not depth or bins < 2:
+        return kind
+    if bins in PARTS:
+        return f"{kind}, {ORDINALS[int(depth)]} {PARTS[bins]}"
+    return f"{kind}, depth {int(depth) + 1} of {bins}"
+
+
 # Factors on the error of a class, from llama.cpp's pull request 15550 (EAddario), where they were
 # set by trial.
 CLASS_BOOST = {"ffn_down": 6.0, "attn_v": 1.25, "output": 3.0}

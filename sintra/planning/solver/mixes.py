@@ -58,7 +58,7 @@ class MixSettings:
         for name in options.types:
             if name not in gguf.GGMLQuantizationType.__members__:
                 raise UserError(
-                    f"planner.types: {name!r} is no tensor type of ggml, such as Q4_K or IQ4_XS"
+                    f"planner.types: {name!r} is not a tensor type of ggml, such as Q4_K or IQ4_XS"
                 )
         types = distinct_types(sorted(set(options.types), key=bits_per_weight), columns or {})
         if len(types) < 2:

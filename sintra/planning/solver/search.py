@@ -13,6 +13,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Level, Proposal
 from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape
+from sintra.planning.solver.groups import group_words
 from sintra.planning.solver.kld_target import kld_target
 from sintra.planning.solver.mixes import Mix, MixSettings, observe_mixes
 from sintra.planning.solver.problem import Problem, without_far_types
@@ -200,8 +201,10 @@ def propose_probes(settings: MixSettings, space: Space, groups: list[str]) -> li
             settings.mix_recipe(
                 {name: low if own == group else high for name, own in space.groups.items()}
             ),
-            f"{group} in {low}, all else in {high}: how much {group} matters",
+            f"sensitivity of {words}: {low}, everything else {high}",
             settings.author,
+            probe=words,
         )
         for group in groups
+        if (words := group_words(group, space.group_names))
     ]

@@ -15,6 +15,7 @@ from sintra.core.artifact import Failure
 from sintra.results.pages.flow import StageProgress
 from sintra.study import round_files, rounds
 from sintra.study.round_files import Round
+from sintra.study.variant_names import readable_step, step_parts, study_names
 from sintra.study.workspace import Workspace
 
 StepState = Literal["done", "failed", "building", "waiting"]
@@ -42,6 +43,7 @@ class Progress:
     workspace: Workspace
     _rounds: list[Round] = field(default_factory=list)  # as last read
     _steps: dict[str, Step] = field(default_factory=dict)  # name -> step, of _rounds
+    _parts: dict[str, str] = field(default_factory=dict)  # see study.variant_names.step_parts
     _seconds: dict[str, float] = field(default_factory=dict)  # name of a done step -> wall time, s
 
     @cached_property
@@ -56,6 +58,8 @@ class Progress:
         if numbers != old_numbers or recorded[-1:] != self._rounds[-1:]:
             self._rounds = recorded
             self._steps = {s.name: s for r in recorded for s in rounds.round_steps(self.graph, r)}
+            names = study_names(self.graph, self.workspace.store, recorded)
+            self._parts = step_parts(self.workspace.study.model, names)
         return self._rounds
 
     def snapshot(self) -> ProgressSnapshot:
@@ -69,7 +73,11 @@ class Progress:
             edges=self.stage_edges(),
             done=sum(state in ("done", "failed") for state in states.values()),
             total=len(states),
-            building=sorted(name for name, state in states.items() if state == "building"),
+            building=sorted(
+                readable_step(name, self._parts)
+                for name, state in states.items()
+                if state == "building"
+            ),
             round=len(recorded),
             reason=_round_reason(last) if last else "",
             seconds_left=self.seconds_left(states),

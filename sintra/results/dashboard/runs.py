@@ -111,7 +111,7 @@ def allowed_override(item: str) -> str:
     if key in compose.keys() - ALLOWED or key in compose.GROUPS:
         raise UserError(f"{key} can't be set here: give it to `doit optimize` on the command line")
     if key not in ALLOWED:
-        raise UserError(f"there is no option {key!r}: {nearest(key, ALLOWED)}")
+        raise UserError(f"unknown option {key!r}: {nearest(key, ALLOWED)}")
     if not VALUE.fullmatch(value) or value != ONLY.get(key, value):
         expected = ONLY.get(key, "a number, a word or a list such as [Q4_K,Q8_0]")
         raise UserError(f"{key}={value!r} can't be set here; expected {expected}")

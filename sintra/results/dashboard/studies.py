@@ -7,10 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Goal
 from sintra.results.dashboard.progress import Progress, ProgressSnapshot
 from sintra.results.pages.candidate_rows import CandidateLine, candidate_line, candidate_lines
@@ -22,6 +20,7 @@ from sintra.store.store import Store
 from sintra.study import running
 from sintra.study.candidates import collect_candidates
 from sintra.study.json_types import ResultJson
+from sintra.study.result_upgrade import parse_result
 from sintra.study.workspace import Workspace, cache_root, open_workspace
 
 LOG_BYTES, LOG_LINES = 4000, 12  # the end of a log that is shown
@@ -96,9 +95,7 @@ class Studies:
         try:
             mark = (path.stat().st_mtime_ns, path.stat().st_size)
             if self._results.get(path, (None,))[0] != mark:
-                result = json.loads(read_regular(path))
-                known = cast(ResultJson, result) if isinstance(result, dict) else None
-                self._results[path] = (mark, known)
+                self._results[path] = (mark, parse_result(read_regular(path)))
         except (OSError, ValueError, RecursionError):
             return None
         return self._results[path][1]
@@ -127,7 +124,7 @@ class Studies:
             model=result["model"] if result else name.split("-")[0],
             hardware=result["hardware"] if result else "",
             goal=result["goal"]["name"] if result else "",
-            winner=variant_name(Recipe.of(winner["recipe"])) if winner else "",
+            winner=winner["name"] if winner else "",
             metrics={metric: m["value"] for metric, m in measurements.items()},
             kld_error=measurements["kld_mean"].get("stderr")
             if "kld_mean" in measurements

@@ -144,7 +144,7 @@ def format_comparison(comparison: AbComparison, width: int) -> str:
     lines += [
         "",
         f"{totals['same']} of {len(comparison['answers'])} answers identical; mean KLD "
-        f"{totals['kld']:.5f} nats a token along the original's {totals['count']} tokens",
+        f"{totals['kld']:.5f} nats per token along the original's {totals['count']} tokens",
     ]
     return "\n".join(lines)
 
@@ -158,7 +158,7 @@ def _format_answer(number: int, answer: AbAnswer, width: int, column: int) -> li
     )
     return [
         *textwrap.wrap(f"{number}. {_one_line(answer['prompt'])}", width),
-        f"   {where}; KLD along the original {sum(kld) / len(kld):.5f} nats a token, max "
+        f"   {where}; KLD along the original {sum(kld) / len(kld):.5f} nats per token, max "
         f"{max(kld):.5f}",
         *(
             f"{left:<{column}} | {right}".rstrip()

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.results.pages.words import (
-    describe_verdict,
     format_bytes,
     hide_folders,
     measurements_by_metric,
 )
+from sintra.results.verdicts import row_words
 from sintra.study.json_types import CandidateJson, ResultJson
 
 MB = 1e6
@@ -104,7 +104,7 @@ def candidate_line(row: CandidateJson, winner: bool) -> CandidateLine:
 
     stock = not recipe.tensors and not recipe.cut and recipe.format == "gguf"
     return CandidateLine(
-        name=variant_name(recipe),
+        name=row["name"],
         kind="winner" if winner else "stock" if stock else "ours",
         round=row["round"],
         bytes=value("size_bytes"),
@@ -114,7 +114,7 @@ def candidate_line(row: CandidateJson, winner: bool) -> CandidateLine:
         tps=value("device_tg_tps"),
         ram=value("device_ram_bytes"),
         decided=row["decided_on"] == "report",
-        verdict=describe_verdict(row),
+        verdict=row_words(row),
         author=row["author"],
         holds=not row["failure"] and not row["verdict"]["violated"],
         failure=hide_folders(row["failure"]["message"]) if row["failure"] else "",

@@ -140,7 +140,7 @@ def _quality_chart(points: list[PlotPoint], ranges: QualityRanges, width: int) -
     )
     y = alt.Y(
         "KLD:Q",
-        title="mean KL divergence, nats a token",
+        title="mean KL divergence, nats per token",
         axis=alt.Axis(values=log_ticks(*ranges.kld), format="~g", **ABOVE),
         scale=alt.Scale(type="log", domain=ranges.kld, nice=False),
     )

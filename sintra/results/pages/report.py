@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages import charts, surgery
 from sintra.results.pages.candidate_rows import (
     MB,
@@ -157,7 +156,7 @@ def _chapter(rounds: list[RoundLines]) -> Chapter:
 
 def proposal_line(proposal: ProposalJson, by_name: dict[str, CandidateLine]) -> ProposalLine:
     """Return a proposal of rounds.json as a line. by_name: the candidates by their names."""
-    name, level = variant_name(Recipe.of(proposal["recipe"])), proposal["level"]
+    name, level = proposal["name"], proposal["level"]
     reason = hide_folders(proposal["why"])
     candidate = by_name.get(name) if level in ("search", "report") else None
     return ProposalLine(

@@ -19,6 +19,7 @@ from sintra.results.pages.command_lines import optimize_command, without_planner
 from sintra.results.pages.tensor_map import TensorMap, read_tensor_map
 from sintra.results.pages.words import hide_folders
 from sintra.study.json_types import CandidateJson, ManifestJson, ResultJson, RoundJson
+from sintra.study.result_upgrade import name_proposals, parse_result
 from sintra.study.workspace import Workspace, open_workspace
 
 HEAT_MINUTES = 15  # how long the full load is simulated
@@ -81,9 +82,11 @@ def read_source(root: Path, study: str, workspace: Workspace | None = None) -> R
             else ": run `doit optimize hardware=...` first"
         )
         raise UserError(f"outputs/{study} holds no result{hint}")
-    result, rounds, manifest = (
-        json.loads((folder / f"{n}.json").read_text()) for n in ("result", "rounds", "manifest")
+    result = parse_result((folder / "result.json").read_text())
+    rounds, manifest = (
+        json.loads((folder / f"{n}.json").read_text()) for n in ("rounds", "manifest")
     )
+    name_proposals(rounds, result)
     missing = ""
     if workspace is None:
         workspace, missing = reopen_workspace(root, manifest["overrides"], result["study"])

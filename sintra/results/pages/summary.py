@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sintra.core.recipe import Recipe, variant_name
 from sintra.results.pages.words import (
     DASH,
     describe_aim,
@@ -36,11 +35,9 @@ def verdict_sentence(result: ResultJson) -> str:
     winner = result["winner"]
     if winner is None:
         return f"Nothing was made: {hide_folders(result['reason'] or result['status'])}."
-    variant = (
-        f"{variant_name(Recipe.of(winner['recipe']))}, {format_bytes(model_file(winner)['bytes'])}"
-    )
+    variant = f"{winner['name']}, {format_bytes(model_file(winner)['bytes'])}"
     variant += _distance_words(winner)
-    if result["status"] == "met":
+    if result["status"] == "pass":
         return f"{variant}, is {describe_aim(result['goal'])} found that holds every limit."
     if winner["verdict"]["violated"]:
         metric, value, limit, _ = winner["verdict"]["violated"][0]
@@ -60,7 +57,7 @@ def _distance_words(winner: CandidateJson) -> str:
     if kld is None:
         return ""
     divergence = format_with_error(kld["value"], kld.get("stderr"))
-    return f", {divergence} nats a token from the 16-bit model"
+    return f", {divergence} nats per token from the 16-bit model"
 
 
 def key_figures(result: ResultJson, original_bytes: int | None) -> list[tuple[str, str, str]]:

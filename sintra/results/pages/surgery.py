@@ -190,7 +190,7 @@ def draw_cell(
 
 def _tooltip(name: str, cell: TensorCell) -> str:
     facts = [
-        f"{name}: {cell.type}, {cell.bits:.2f} bits a weight, {cell.bytes} bytes, "
+        f"{name}: {cell.type}, {cell.bits:.2f} bits per weight, {cell.bytes} bytes, "
         f"{' x '.join(map(str, cell.shape))}"
     ]
     if cell.share is not None:
@@ -222,5 +222,5 @@ def _format_figure(figure: TensorFigure) -> str:
     kld = f"{figure.kld:.5f} nats" if figure.kld is not None else "not measured"
     return (
         f"{figure.name:<24}{figure.bytes / 1e6:>9.2f} MB of tensors{figure.bits:>7.2f} "
-        f"bits a weight  KLD {kld}"
+        f"bits per weight  KLD {kld}"
     )

@@ -5,7 +5,7 @@ left out and what that cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from sintra.results.finished import FinishedStudy
 from sintra.results.result import model_file
 from sintra.study import candidates
 from sintra.study.planner_state import planner_state_of
+from sintra.study.variant_names import study_names
 
 Layout = dict[str, Any]  # layout.json; a tensor in it is [name, type, bytes, shape]
 Say = Callable[[str], None]
@@ -100,14 +101,15 @@ def read_tensor_map(done: FinishedStudy, say: Say) -> TensorMap:
     state = planner_state_of(done.graph, done.store, proposals, measured)
     search = fitted_search(done, state)
     surrogate = search.surrogate if search else None
-    winner = tensor_figure(done, done.recipe, base, state, surrogate, say)
+    names = study_names(done.graph, done.store, done.rounds)
+    winner = tensor_figure(done, done.recipe, base, state, surrogate, names, say)
     stock = nearest_stock(done, state)
     return TensorMap(
         model=done.workspace.study.model,
         hardware=done.workspace.study.hardware.title,
         winner=winner,
         layers=base["shape"]["layers"],
-        stock=tensor_figure(done, stock, base, state, None, say) if stock else None,
+        stock=tensor_figure(done, stock, base, state, None, names, say) if stock else None,
         cost=cost_of_cut(done, state, winner) if done.recipe.cut else None,
         probes=group_probes(search),
         modelled=surrogate is not None,
@@ -133,9 +135,12 @@ def tensor_figure(
     base: Layout,
     state: PlannerState,
     surrogate: Surrogate | None,
+    names: Mapping[Recipe, str],
     say: Say,
 ) -> TensorFigure:
-    """Collect one variant. base: the original's layout; surrogate: None leaves the shares out."""
+    """Collect one variant. base: the original's layout; surrogate: None leaves the shares
+    out; names: of the study's variants.
+    """
     layout = read_step_layout(done, done.graph.quantize(recipe), say)
     matrices = [tensor for tensor in layout["tensors"] if len(tensor[3]) > 1]
     original_name = {
@@ -151,7 +156,7 @@ def tensor_figure(
     kld = state.results.kld(recipe, "report") or state.results.kld(recipe, "search")
     weights = sum(math.prod(row[3]) for row in matrices)
     return TensorFigure(
-        name=variant_name(recipe),
+        name=names.get(recipe) or variant_name(recipe),
         bytes=sum(tensor[2] for tensor in layout["tensors"]),
         kld=kld.value if kld else None,
         kld_error=kld.stderr if kld else None,

@@ -15,10 +15,10 @@ LEVEL_TEXTS = {  # level of a proposal -> what is done with it, or the text that
     "report": "the report text",
 }
 STATUS_TEXTS = {  # status of a result -> badge
-    "met": "All limits hold",
-    "unmet": "Not all limits hold",
-    "infeasible": "Nothing can hold the limits",
-    "undecided": "Not decided",
+    "pass": "Pass",
+    "fail": "Fail",
+    "impossible": "Impossible",
+    "inconclusive": "Inconclusive",
 }
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~])(?:~|\.\.)?(?:/[\w.@+-]+)+/?")
 DASH = "\u2013"  # stands for a missing value
@@ -85,19 +85,6 @@ def describe_aim(goal: GoalJson) -> str:
 def measurements_by_metric(row: CandidateJson) -> dict[str, MeasurementJson]:
     """Index the measurements of a candidate in result.json by their metric."""
     return {measurement["metric"]: measurement for measurement in row["measurements"]}
-
-
-def describe_verdict(row: CandidateJson) -> str:
-    """Return a candidate's verdict in a few words."""
-    verdict = row["verdict"]
-    if row["failure"]:
-        return f"failed: {row['failure']['kind']}"
-    if verdict["violated"]:
-        return f"misses {metric_label(verdict['violated'][0][0])}"
-    undecided = verdict["status"] == "undecided"
-    if undecided and row["decided_on"] == "search" and not verdict["unknown"]:
-        return "holds on search text"
-    return {"met": "holds", "undecided": "undecided"}.get(verdict["status"], str(verdict["status"]))
 
 
 def hide_folders(text: str) -> str:

@@ -113,7 +113,7 @@ class Codebook:
     def packed(self, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
         """Return codewords and whether weights are negative, from codes (n, weights).
 
-        Raises ValueError where codes are no codeword's.
+        Raises ValueError where codes are not codewords'.
         """
         count = len(self.sizes)
         minus = codes < count
@@ -121,7 +121,7 @@ class Codebook:
         numbers = self.numbers[self.points(size.reshape(len(codes), -1, self.width))]
         odd = minus.reshape(len(codes), -1, OCTET).sum(2) % 2
         if (numbers < 0).any() or (self.even and odd.any()):
-            raise ValueError(f"codes that are no codeword of {self.name}")
+            raise ValueError(f"codes that are not codewords of {self.name}")
         return numbers, minus.astype(np.uint8)
 
 
