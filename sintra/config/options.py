@@ -81,6 +81,7 @@ class GoalConf:
     min_tg_tps_sustained: float | None = None  # generation on a hot device, tokens per second
     accept_simulated: bool = False  # whether a simulation alone may meet a limit
     enforce_memory: bool = False  # whether finalists run under a limit of the usable memory
+    context: int | None = None  # it is served with, tokens; None: the model's own, at most 4096
 
 
 @dataclass(frozen=True)

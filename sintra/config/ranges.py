@@ -138,6 +138,7 @@ RANGES: dict[str, Range] = {
     "goal.min_tg_tps": Range(0, 1e9, "tokens per second"),
     "goal.min_pp_tps": Range(0, 1e9, "tokens per second"),
     "goal.min_tg_tps_sustained": Range(0, 1e9, "tokens per second"),
+    "goal.context": Range(8, TOKENS, "tokens"),
     "planner.evaluations": COUNT,
     "planner.seed": SEED,
     "planner.batch": COUNT,

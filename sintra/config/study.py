@@ -29,6 +29,7 @@ LOCAL = "local"  # device=local: no board
 UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
 
 GIB, MIB = 2**30, 2**20
+DEFAULT_CONTEXT = 4096  # tokens; more of a model's own is used only where the user asks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Study:
         default_factory=DeviceConf
     )  # how a board is reached, where there is one
     board: Board | None = None  # what the board is, once it has been asked
+    context: int = DEFAULT_CONTEXT  # that the model is served with, tokens
 
     @property
     def on_board(self) -> bool:
@@ -75,6 +77,7 @@ class Study:
             asdict(self.compress),
             self.measured_on,
             device_key(self.device),
+            self.context,
         ]
 
 
@@ -105,6 +108,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "measured_on": study.measured_on,
         "extra": list(study.extra),
         "device": device_key(study.device),
+        "context": study.context if study.context != study.probe.context else None,
     }
     return {
         "model": study.model,
@@ -146,7 +150,24 @@ def study_of(config: Config, raw: list[str]) -> Study:
         measured_on=measured_on(config.executor),
         extra=extra_of(config.extra),
         device=checked_device(config.device),
+        context=config.goal.context or DEFAULT_CONTEXT,
     )
+
+
+def served_context(wanted: int | None, own: int, model: str) -> int:
+    """Return the context that a model is served with, tokens.
+
+    wanted: goal.context; own: what the model was trained for, 0 where unknown. Raises UserError
+    for more than the model has.
+    """
+    if not own:
+        return wanted or DEFAULT_CONTEXT
+    if wanted and wanted > own:
+        raise UserError(
+            f"goal.context={wanted} is more than the {own} tokens that {model} was trained for: "
+            f"use {own} or less"
+        )
+    return wanted or min(own, DEFAULT_CONTEXT)
 
 
 def device_key(device: DeviceConf) -> dict[str, object]:

@@ -81,7 +81,7 @@ def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Nu
     """Return a variant's size, and memory and speed on the device, estimated from its layout."""
     size = Measurement("size_bytes", model.model.size, "bytes", "exact")
     shape = Shape.of(store.read_json(model, "layout.json"))
-    context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
+    context, runtime = graph.study.context, format_of(recipe.format).runtime
     rows = estimate_for_runtime(shape, graph.study.hardware, context, recipe.kv, runtime)
     return {"size_bytes": size} | {row.metric: row for row in rows}
 

@@ -118,7 +118,7 @@ def speed_params(graph: Graph, recipe: Recipe) -> Params:
 
 def memory_params(graph: Graph, recipe: Recipe) -> Params:
     """Return the context of the memory probe, and its limit where the goal enforces one, bytes."""
-    params: Params = {"context": graph.study.probe.context} | kv_params(recipe)
+    params: Params = {"context": graph.study.context} | kv_params(recipe)
     if graph.study.goal.enforce_memory:
         params["limit"] = graph.study.hardware.usable_bytes
     return params

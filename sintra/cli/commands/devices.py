@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from sintra.config.options import Config
 from sintra.config.quoting import user_path
-from sintra.config.study import GIB, hardware_of
+from sintra.config.study import GIB, hardware_of, served_context
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.stage import machine
 from sintra.core.types import Hardware, Measurement
+from sintra.formats.checkpoint.config_values import trained_context
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.gguf.layout import read_layout
 from sintra.hardware import profiles
 from sintra.hardware.detect import auto
@@ -93,23 +95,40 @@ def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> No
     print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
 
 
-def shapes_by_type(root: Path, conf: Config) -> dict[str, Shape]:
-    """Return the shapes of a model by type.
+@dataclass(frozen=True)
+class EstimatedModel:
+    """What an estimate reads of a model."""
 
-    They are those of the presets for a model folder (config.json is enough) or a hub model, and of
-    the file for a GGUF. Raises UserError.
+    shapes: dict[str, Shape]  # by type
+    context: int  # that it is served with, tokens
+
+
+def model_of(root: Path, conf: Config) -> EstimatedModel:
+    """Return the shapes of a model by type, and the context that it is served with.
+
+    The shapes are those of the presets for a model folder (config.json is enough) or a hub model,
+    and of the file for a GGUF. Raises UserError.
     """
     source = conf.model.source
     path = root / user_path(source)
     if path.suffix == ".gguf" and path.is_file():
         try:
-            return {path.stem: Shape.of(read_layout(path))}
+            layout = read_layout(path)
+            shapes = {path.stem: Shape.of(layout)}
         except (ValueError, KeyError) as error:
             raise UserError(f"{source} is no GGUF that can be estimated: {error}") from None
+        return served_model(conf, shapes, layout["context"])
     folder = model_folder(root, source)
     config = folder / "config.json" if folder else download_config(source, conf.model.revision)
     model = architecture.read_architecture(config)
-    return {preset: architecture.shape_of_preset(model, preset) for preset in PRESETS}
+    shapes = {preset: architecture.shape_of_preset(model, preset) for preset in PRESETS}
+    return served_model(conf, shapes, trained_context(read_object(config)))
+
+
+def served_model(conf: Config, shapes: dict[str, Shape], own: int) -> EstimatedModel:
+    """Return a model as it is served. own: the context that it was trained for, tokens."""
+    name = conf.model.name or conf.model.source
+    return EstimatedModel(shapes, served_context(conf.goal.context, own, name))
 
 
 def download_config(model: str, revision: str) -> Path:
@@ -173,8 +192,8 @@ def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: s
 def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
     """Print the table of a device's types, or of one type on every device."""
     conf = composed(root, raw)
-    context, kv = conf.probe.context, conf.planner.kv[0]
-    shapes = shapes_by_type(root, conf)
+    model, kv = model_of(root, conf), conf.planner.kv[0]
+    shapes, context = model.shapes, model.context
     if every:
         kind = type_ if type_ in shapes else next(iter(shapes)) if len(shapes) == 1 else ""
         if not kind:

@@ -118,7 +118,7 @@ def step_row(
         return row
     made_by = step.stage if plugins.has("formats", step.stage) else PLANNED
     runtime = format_of(made_by).runtime
-    context = graph.study.probe.context
+    context = graph.study.context
     estimates = estimate_for_runtime(shape, graph.study.hardware, context, "f16", runtime)
     row["bytes"], row["exact"] = size, not to_build
     return row | {m.metric: m.value for m in estimates}  # type: ignore[return-value]

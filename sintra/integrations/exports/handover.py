@@ -104,8 +104,13 @@ class DeliveredModel:
 
     @property
     def context(self) -> int:
-        """Return the context that quality and memory were measured at, tokens."""
+        """Return the context that the model is served with, tokens; memory was measured at it."""
         return int(self.result["context"])
+
+    @property
+    def window(self) -> int:
+        """Return the window of the texts, tokens; results of before had one number for both."""
+        return int(self.result.get("window", self.context))
 
     @property
     def hardware(self) -> HardwareSummary:
@@ -179,7 +184,7 @@ class DeliveredModel:
             lambda action: (
                 text is not None
                 and action["inputs"].get("text") == text.digest
-                and action["params"]["context"] == self.context
+                and action["params"]["context"] == self.window
             ),
         )
         if baseline is None:

@@ -66,7 +66,7 @@ def app_source(winner: DeliveredModel, title: str) -> str:
         "title": title,
         "about": description,
         "digest": winner.digest,
-        "context": chat.context,
+        "context": winner.context,
         "kv": winner.recipe.kv,
         "turns": chat.turns,
         "preamble": chat.preamble,

@@ -115,7 +115,7 @@ def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     """
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    beside = memory_beside_weights(shape, study.probe.context, kv, study.hardware) + sizes.rest
+    beside = memory_beside_weights(shape, study.context, kv, study.hardware) + sizes.rest
     limits += [m - beside for m in memory]
     if study.board and study.board.full:  # so much didn't fit the board
         limits.append(study.board.full - 1 - beside)

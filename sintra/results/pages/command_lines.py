@@ -12,8 +12,6 @@ from sintra.results.pages.words import hide_folders
 from sintra.results.result import model_file
 from sintra.study.json_types import ResultJson
 
-DEFAULT_CONTEXT = 512  # tokens, where the study's options can't be opened any more
-
 
 def optimize_command(root: Path, overrides: Iterable[str]) -> str:
     """Return the command that makes a study again, typed in the project's folder; folders elsewhere
@@ -36,12 +34,11 @@ def public_override(root: Path, override: str) -> str:
 
 
 def usage_commands(
-    result: ResultJson, command: str, planless_command: str, context: int | None
+    result: ResultJson, command: str, planless_command: str
 ) -> list[tuple[str, str]]:
     """Return what to do with a result, as (words, command).
 
-    command: makes the study again; planless_command: the same without its planner; context: of the
-    study, in tokens.
+    command: makes the study again; planless_command: the same without its planner.
     """
     study, winner = result["study"], result["winner"]
     if winner is None:
@@ -49,7 +46,7 @@ def usage_commands(
     folder = f"outputs/{study}"
     path = f"{folder}/{model_file(winner)['path']}"
     gguf = model_file(winner)["path"] == "model.gguf"
-    options = _llama_options(winner["recipe"].get("kv", "f16"), context or DEFAULT_CONTEXT)
+    options = _llama_options(winner["recipe"].get("kv", "f16"), result["context"])
     return [
         *(_gguf_commands(study, path, options) if gguf else [_transformers_command(path)]),
         ("Compare its answers with the original's", shlex.join(["doit", "ab", f"study={study}"])),

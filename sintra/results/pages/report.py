@@ -109,7 +109,7 @@ def render_report(data: ReportData) -> str:
         has_shares=tensors is not None and tensors.has_shares,
         chapters=chapters(data.rounds, lines),
         winner=lines[0] if result["winner"] else None,
-        uses=usage_commands(result, data.command, data.planless_command, data.context),
+        uses=usage_commands(result, data.command, data.planless_command),
         format_bytes=format_bytes,
         format_number=format_number,
         parts=list(zip(charts.TINTS, charts.MEMORY_PARTS, strict=True)),
