@@ -26,7 +26,13 @@ from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Me
 from sintra.core.types import Board, Constraint, Goal, Hardware
 
 LOCAL = "local"  # device=local: no board
-UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
+UNSET: dict[str, object] = {
+    "attention": 0.0,
+    "attention_flops": None,
+    "type_costs": {},
+    "runtime_bytes": 100 * 2**20,
+    "runtime_spread": 50 * 2**20,
+}
 
 GIB, MIB = 2**30, 2**20
 DEFAULT_CONTEXT = 4096  # tokens; more of a model's own is used only where the user asks
@@ -60,6 +66,7 @@ class Study:
     )  # how a board is reached, where there is one
     board: Board | None = None  # what the board is, once it has been asked
     context: int = DEFAULT_CONTEXT  # that the model is served with, tokens
+    depth: int = 0  # tokens in the cache when speed is judged
 
     @property
     def on_board(self) -> bool:
@@ -72,7 +79,7 @@ class Study:
         return [
             self.convert,
             self.trust_remote_code,
-            unnamed(self.probe),
+            probe_key(self.probe),
             self.seed,
             asdict(self.compress),
             self.measured_on,
@@ -108,6 +115,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "measured_on": study.measured_on,
         "extra": list(study.extra),
         "device": device_key(study.device),
+        "depth": study.depth,
         "context": study.context if study.context != study.probe.context else None,
     }
     return {
@@ -116,7 +124,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "goal": asdict(study.goal),
         "planner": study.planner.name,
         "planner_options": unnamed(study.planner),
-        "probe": unnamed(study.probe),
+        "probe": probe_key(study.probe),
         "model_options": {"convert": study.convert} | code,
         "seed": study.seed,
         "max_rounds": study.max_rounds,
@@ -151,6 +159,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         extra=extra_of(config.extra),
         device=checked_device(config.device),
         context=config.goal.context or DEFAULT_CONTEXT,
+        depth=config.goal.depth,
     )
 
 
@@ -168,6 +177,25 @@ def served_context(wanted: int | None, own: int, model: str) -> int:
             f"use {own} or less"
         )
     return wanted or min(own, DEFAULT_CONTEXT)
+
+
+def check_depth(study: Study) -> None:
+    """Raise UserError where speed can't be judged with so many tokens in the cache."""
+    if study.depth >= study.context:
+        raise UserError(
+            f"goal.depth={study.depth} leaves no room for an answer in the context of "
+            f"{study.context} tokens: use less, or raise goal.context"
+        )
+    if study.depth and study.on_board:
+        raise UserError(
+            f"goal.depth={study.depth}: a board's speed is measured with an empty cache; use "
+            "goal.depth=0"
+        )
+
+
+def probe_key(probe: ProbeConf) -> dict[str, object]:
+    """Return what of the options probe.* makes a study another one."""
+    return {name: v for name, v in unnamed(probe).items() if name != "depth" or v}
 
 
 def device_key(device: DeviceConf) -> dict[str, object]:
@@ -293,6 +321,8 @@ def hardware_of(conf: HardwareConf) -> Hardware:
         type_costs=conf.type_costs,
         runtime_bytes=int(conf.runtime_mib * MIB),
         runtime_spread=int(conf.runtime_spread_mib * MIB),
+        attention=conf.attention,
+        attention_flops=conf.attention_tflops * 1e12 if conf.attention_tflops else None,
     )
 
 

@@ -15,7 +15,7 @@ from sintra.core.format import PLANNED
 from sintra.core.recipe import EVERY_MATRIX, Recipe
 from sintra.core.text import is_printable_line
 from sintra.core.types import Proposal
-from sintra.hardware.estimate.estimate import KV_BYTES
+from sintra.hardware.estimate.attention import KV_BYTES
 from sintra.planning.state import ADVISER, EXPLORER, StudyLesson
 from sintra.study.first_look import STUDY
 from sintra.study.round_files import Round

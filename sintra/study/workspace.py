@@ -12,7 +12,7 @@ from sintra.config import compose
 from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.quoting import unquoted, user_path
-from sintra.config.study import Study, served_context, study_id, study_of
+from sintra.config.study import Study, check_depth, served_context, study_id, study_of
 from sintra.config.tasks.files import pinned_tasks
 from sintra.config.texts import OWN, WIKITEXT
 from sintra.core.artifact import Source
@@ -171,6 +171,7 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     pin, model = pinned_model(root, config, store, digests), config.model
     own = own_context(pin, model, store, digests)
     served = replace(study, context=served_context(config.goal.context, own, study.model))
+    check_depth(served)
     check_texts(root, config, study, pin, digests)
     texts = [text.digest for _, text in sorted(pinned_texts(root, study, digests).items())]
     if len(set(texts)) < len(texts):

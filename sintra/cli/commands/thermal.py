@@ -62,7 +62,7 @@ def show(
     if kind not in shapes and len(shapes) > 1:
         raise UserError(f"--type {kind} isn't known: use one of {', '.join(shapes)}")
     shape = shapes.get(kind) or next(iter(shapes.values()))
-    full = 1 / sum(decode_seconds(shape, device, described.context))
+    full = 1 / sum(decode_seconds(shape, device, described.context, depth=conf.goal.depth))
     model = thermal.thermal_model(device.thermal, device.name, cooled)
     if log:
         model = thermal.fit_cooling(model, read_log(root / user_path(log)))

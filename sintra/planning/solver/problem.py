@@ -12,10 +12,10 @@ from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware
 from sintra.formats.gguf.sizes import MixSizes, matrix_bytes, written_type
 from sintra.hardware.estimate import thermal
+from sintra.hardware.estimate.attention import cache_read, mean_cached
 from sintra.hardware.estimate.estimate import (
     Shape,
     device_type_cost,
-    kv_bytes,
     memory_beside_weights,
     overhead_seconds,
     weights_read,
@@ -102,10 +102,9 @@ def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     if not least:
         return float("inf")
     seconds = 1 / max(least) - overhead_seconds(shape, device)
-    cache = kv_bytes(shape, study.probe.context, kv) / 2 + device.bytes_per_weight * weights_read(
-        shape
-    )
-    return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
+    cached = mean_cached(study.context, study.depth)
+    beside = cache_read(shape, device, cached, kv) + device.bytes_per_weight * weights_read(shape)
+    return seconds * device.efficiency * device.bandwidth - beside - sizes.beside
 
 
 def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
