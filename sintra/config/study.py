@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from sintra.config.options import (
     CompressConf,
@@ -22,6 +22,7 @@ from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
 from sintra.core.format import PLANNED, SPARSE, runnable_formats
+from sintra.core.kv_cache import checked_kv
 from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Metric
 from sintra.core.types import Board, Constraint, Goal, Hardware
 
@@ -144,7 +145,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         model=model.name or slug(model.source),
         hardware=hardware_of(config.hardware),
         goal=goal_of(config.goal, config.hardware, probe.tasks),
-        planner=config.planner,
+        planner=replace(config.planner, kv=checked_kv(config.planner.kv)),
         probe=probe,
         texts=texts_of(config),
         seed=config.seed,

@@ -63,7 +63,7 @@ def test_no_number_that_is_not_finite(key, value):
     [
         ({"probe__context": 0}, "probe.context=0 isn't a number from 8 up (tokens)"),
         ({"probe__context": -5}, "probe.context=-5 isn't a number"),
-        ({"probe__depth": [512, -1]}, "probe.depth=-1 isn't a number from 0 up (tokens)"),
+        ({"probe__depth": [512, -1]}, "probe.depth=[512, -1] isn't a number from 0 up"),
         ({"probe__speed_repeat": 0}, "probe.speed_repeat=0 isn't a number from 1"),
         ({"goal__max_kld": -1.0}, "goal.max_kld=-1 isn't a number from 0 up (nats)"),
         ({"goal__min_same_top": 99.0}, "a share from 0 to 1; 99 percent would be 0.99"),

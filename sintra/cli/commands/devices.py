@@ -13,6 +13,7 @@ from sintra.config.quoting import user_path
 from sintra.config.study import GIB, hardware_of, served_context
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
+from sintra.core.kv_cache import checked_kv
 from sintra.core.metrics import at_depth
 from sintra.core.stage import machine
 from sintra.core.types import Hardware, Measurement
@@ -200,7 +201,7 @@ def estimate_row(
 def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
     """Print the table of a device's types, or of one type on every device."""
     conf = composed(root, raw)
-    model, kv = model_of(root, conf), conf.planner.kv[0]
+    model, kv = model_of(root, conf), checked_kv(conf.planner.kv)[0]
     shapes, context, depth = model.shapes, model.context, conf.goal.depth
     if every:
         kind = type_ if type_ in shapes else next(iter(shapes)) if len(shapes) == 1 else ""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sintra.core.kv_cache import KV_TYPES, PLAIN, kv_element_bytes
 from sintra.core.types import Hardware
 
 ANSWER = 512  # tokens of the answer that a speed is estimated for
-KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}  # bytes per element of the KV cache
 # Of a cached byte at float16 and for one query head, over a weight's byte; on CPUs that were not
 # calibrated. One processor was measured: the interval is wide.
 CPU_ATTENTION, CPU_ATTENTION_SPREAD = 1.2, 0.7
@@ -76,7 +76,7 @@ def cache_read(shape: Cached, device: Hardware, tokens: float, kv: str) -> float
     In bytes of weights of ordinary types.
     """
     shared = shape.heads / max(1, shape.kv_heads)
-    cost = max(KV_BYTES[kv], KV_BYTES["f16"] * attention_cost(device) * shared)
+    cost = max(kv_element_bytes(kv), KV_TYPES[PLAIN] * attention_cost(device) * shared)
     return cached_elements(shape, tokens) * cost
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sintra.core.kv_cache import kv_element_bytes
 from sintra.core.metrics import at_depth
 from sintra.core.types import Hardware, Measurement
 from sintra.hardware.estimate import thermal
 from sintra.hardware.estimate.attention import (
-    KV_BYTES,
     attention_flops,
     attention_spread,
     cache_read,
@@ -128,7 +128,7 @@ def kv_bytes(shape: Shape, context: int, kv: str = "f16") -> float:
 
     It holds keys and values of every layer; sliding layers keep window + micro-batch of them.
     """
-    return cached_elements(shape, context, shape.window + UBATCH) * KV_BYTES[kv]
+    return cached_elements(shape, context, shape.window + UBATCH) * kv_element_bytes(kv)
 
 
 def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
@@ -255,7 +255,7 @@ def estimate_metrics(
 ) -> tuple[Measurement, ...]:
     """Return a device's tokens/s, memory and load time with 90 % intervals.
 
-    context: of the KV cache, tokens; kv: its type (KV_BYTES); depth: tokens in it when speed is
+    context: of the KV cache, tokens; kv: its type; depth: tokens in it when speed is
     judged. Speed with a full cache stands beside that.
     """
     return (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
+from sintra.core.kv_cache import kv_arguments
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Measurement
 from sintra.formats.gguf.chat_template import ChatFormat
@@ -106,6 +107,11 @@ class DeliveredModel:
     def context(self) -> int:
         """Return the context that the model is served with, tokens; memory was measured at it."""
         return int(self.result["context"])
+
+    @property
+    def kv_arguments(self) -> list[str]:
+        """Return llama.cpp's arguments for the winner's KV cache."""
+        return kv_arguments(self.recipe.kv)
 
     @property
     def window(self) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.core.errors import Transient, UserError
+from sintra.core.kv_cache import PLAIN
 from sintra.formats.gguf.chat_template import ROLES, ChatFormat, read_chat_format
 from sintra.integrations.exports.handover import (
     open_delivered,
@@ -28,6 +29,7 @@ from sintra.integrations.exports.handover import (
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
+OLLAMA_KV = ("f16", "q8_0", "q4_0")  # values of OLLAMA_KV_CACHE_TYPE
 TIMEOUT_S = 600  # of a request: Ollama reads the whole model
 
 
@@ -54,6 +56,8 @@ def export(folder: Path, store: Store) -> None:
     out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat, winner.context)
     winner.print_goal_note()
     print_template_note(chat, "the Modelfile has no TEMPLATE")
+    if note := cache_note(winner.recipe.kv):
+        print(note)
     if host := os.environ.get("OLLAMA_HOST"):
         create_by_api(host, name, out, winner.digest, chat, winner.context)
         print(f"created {name}; run it: ollama run {name}")
@@ -63,6 +67,21 @@ def export(folder: Path, store: Store) -> None:
     else:
         path = relative_path(out)
         print(f"wrote {path}; where Ollama is: cd {path} && ollama create {name} -f Modelfile")
+
+
+def cache_note(kv: str) -> str:
+    """Return how Ollama is to run a KV cache, or that it can't; "" for the usual one.
+
+    Its server has one type for keys and values, for all models.
+    """
+    if kv == PLAIN:
+        return ""
+    if kv in OLLAMA_KV:
+        return f"note: start Ollama with OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE={kv}"
+    return (
+        f"note: Ollama has no KV cache of {kv} ({', '.join(OLLAMA_KV)}): it takes more memory "
+        "there than was estimated; llama-server has it"
+    )
 
 
 def expressible(chat: ChatFormat) -> ChatFormat:

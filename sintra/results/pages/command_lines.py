@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from sintra.core.kv_cache import kv_arguments
 from sintra.planning.llm.budget import bare_url
 from sintra.results.pages.words import hide_folders
 from sintra.results.result import model_file
@@ -65,8 +66,7 @@ def usage_commands(
 
 def _llama_options(kv: str, context: int) -> list[str]:
     """Return llama.cpp's options for a context in tokens and the type of the KV cache."""
-    cache = [] if kv == "f16" else ["-ctk", kv, "-ctv", kv, "-fa", "on"]
-    return ["-c", str(context), *cache]
+    return ["-c", str(context), *kv_arguments(kv)]
 
 
 def _gguf_commands(study: str, path: str, options: list[str]) -> list[tuple[str, str]]:
