@@ -44,6 +44,7 @@ def study(planner="solver", optimise="kld_mean", types=TYPES, evaluations=25, **
         0,
         99,
         (),
+        context=512,
     )
 
 

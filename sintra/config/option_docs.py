@@ -31,6 +31,7 @@ TYPES = {
     "float": "number",
     "bool": "true or false",
     "tuple[str, ...]": "list",
+    "tuple[int, ...]": "list of integers",
     "dict[str, float]": "mapping",
     "dict[str, str]": "mapping",
     "dict[str, float | None]": "number or null",  # an entry of limits.timeout

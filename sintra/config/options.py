@@ -41,6 +41,8 @@ class HardwareConf:
     type_costs: dict[str, float] = field(default_factory=dict)  # cost of a type's byte (calibrate)
     runtime_mib: float = 100.0  # memory beside weights, cache and buffers, MiB
     runtime_spread_mib: float = 50.0  # half-width of its 90 % interval, MiB
+    attention: float = 0.0  # cost of a cached byte per query head over a weight's (calibrate)
+    attention_tflops: float | None = None  # effective speed of attention in prompts
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class GoalConf:
     min_tg_tps_sustained: float | None = None  # generation on a hot device, tokens per second
     accept_simulated: bool = False  # whether a simulation alone may meet a limit
     enforce_memory: bool = False  # whether finalists run under a limit of the usable memory
+    depth: int = 0  # tokens in the cache when speed is judged
+    context: int | None = None  # it is served with, tokens; None: the model's own, at most 4096
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ class ProbeConf:
     speed_prompt: int = 256  # tokens
     speed_generate: int = 64  # tokens
     speed_repeat: int = 5  # repetitions
+    depth: tuple[int, ...] = ()  # tokens in the cache beside none; empty: the context
     tasks: tuple[str, ...] = ()  # names, or YAML files
     task_context: int = 2048  # longest prompt with its answer, tokens
     task_chat: bool = False  # whether questions use the model's chat template

@@ -103,6 +103,8 @@ RANGES: dict[str, Range] = {
     "hardware.bytes_per_weight": Range(0, 16, "bytes"),
     "hardware.k_quant": share(10, low=-1),
     "hardware.tflops_spread": SPREAD,
+    "hardware.attention": Range(0, 100),
+    "hardware.attention_tflops": above(0, 20_000, "TFLOP/s", COMPUTE),
     "hardware.storage_mbs": Range(4, 200_000, "MB/s", mistaken=STORAGE),
     "hardware.host_usable_gb": Range(0, 6144, "GiB", mistaken=MEMORY),
     "hardware.host_bandwidth_gbs": Range(0, 10_000, "GB/s", mistaken=SPEED),
@@ -138,6 +140,8 @@ RANGES: dict[str, Range] = {
     "goal.min_tg_tps": Range(0, 1e9, "tokens per second"),
     "goal.min_pp_tps": Range(0, 1e9, "tokens per second"),
     "goal.min_tg_tps_sustained": Range(0, 1e9, "tokens per second"),
+    "goal.depth": Range(0, TOKENS, "tokens"),
+    "goal.context": Range(8, TOKENS, "tokens"),
     "planner.evaluations": COUNT,
     "planner.seed": SEED,
     "planner.batch": COUNT,
@@ -160,6 +164,7 @@ RANGES: dict[str, Range] = {
     "probe.report_tokens": Range(1, TOKENS, "tokens"),
     "probe.second_tokens": Range(1, TOKENS, "tokens"),
     "probe.top_k": Range(1, 2**20),
+    "probe.depth": Range(0, TOKENS, "tokens"),
     "probe.speed_prompt": Range(1, TOKENS, "tokens"),
     "probe.speed_generate": Range(1, TOKENS, "tokens"),
     "probe.speed_repeat": Range(1, 10_000),
@@ -211,11 +216,13 @@ def range_of(key: str) -> Range | None:
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield (dotted key, number) of composed options, truth values left out."""
+    """Yield (dotted key, number) of composed options and of their lists, truth values left out."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from numbers(value, f"{key}.")
+        elif isinstance(value, list | tuple):
+            yield from ((key, v) for v in value if isinstance(v, int | float))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield key, value
 

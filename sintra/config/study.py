@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from sintra.config.options import (
     CompressConf,
@@ -22,13 +22,21 @@ from sintra.core import plugins
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError, nearest
 from sintra.core.format import PLANNED, SPARSE, runnable_formats
+from sintra.core.kv_cache import checked_kv
 from sintra.core.metrics import BY_NAME, LIMITS, OPTIMIZABLE, TASK_RETENTION, Metric
 from sintra.core.types import Board, Constraint, Goal, Hardware
 
 LOCAL = "local"  # device=local: no board
-UNSET = {"type_costs": {}, "runtime_bytes": 100 * 2**20, "runtime_spread": 50 * 2**20}
+UNSET: dict[str, object] = {
+    "attention": 0.0,
+    "attention_flops": None,
+    "type_costs": {},
+    "runtime_bytes": 100 * 2**20,
+    "runtime_spread": 50 * 2**20,
+}
 
 GIB, MIB = 2**30, 2**20
+DEFAULT_CONTEXT = 4096  # tokens; more of a model's own is used only where the user asks
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Study:
         default_factory=DeviceConf
     )  # how a board is reached, where there is one
     board: Board | None = None  # what the board is, once it has been asked
+    context: int = DEFAULT_CONTEXT  # that the model is served with, tokens
+    depth: int = 0  # tokens in the cache when speed is judged
 
     @property
     def on_board(self) -> bool:
@@ -71,12 +81,13 @@ class Study:
         return [
             self.convert,
             self.trust_remote_code,
-            unnamed(self.probe),
+            probe_key(self.probe),
             self.seed,
             asdict(self.compress),
             self.measured_on,
             device_key(self.device),
             *([self.balance] if self.balance != "auto" else []),
+            self.context,
         ]
 
 
@@ -108,6 +119,8 @@ def identity_of(study: Study) -> dict[str, object]:
         "extra": list(study.extra),
         "device": device_key(study.device),
         "balance": study.balance if study.balance != "auto" else None,
+        "depth": study.depth,
+        "context": study.context if study.context != study.probe.context else None,
     }
     return {
         "model": study.model,
@@ -115,7 +128,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "goal": asdict(study.goal),
         "planner": study.planner.name,
         "planner_options": unnamed(study.planner),
-        "probe": unnamed(study.probe),
+        "probe": probe_key(study.probe),
         "model_options": {"convert": study.convert} | code,
         "seed": study.seed,
         "max_rounds": study.max_rounds,
@@ -135,7 +148,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         model=model.name or slug(model.source),
         hardware=hardware_of(config.hardware),
         goal=goal_of(config.goal, config.hardware, probe.tasks),
-        planner=config.planner,
+        planner=replace(config.planner, kv=checked_kv(config.planner.kv)),
         probe=probe,
         texts=texts_of(config),
         seed=config.seed,
@@ -150,7 +163,44 @@ def study_of(config: Config, raw: list[str]) -> Study:
         measured_on=measured_on(config.executor),
         extra=extra_of(config.extra),
         device=checked_device(config.device),
+        context=config.goal.context or DEFAULT_CONTEXT,
+        depth=config.goal.depth,
     )
+
+
+def served_context(wanted: int | None, own: int, model: str) -> int:
+    """Return the context that a model is served with, tokens.
+
+    wanted: goal.context; own: what the model was trained for, 0 where unknown. Raises UserError
+    for more than the model has.
+    """
+    if not own:
+        return wanted or DEFAULT_CONTEXT
+    if wanted and wanted > own:
+        raise UserError(
+            f"goal.context={wanted} is more than the {own} tokens that {model} was trained for: "
+            f"use {own} or less"
+        )
+    return wanted or min(own, DEFAULT_CONTEXT)
+
+
+def check_depth(study: Study) -> None:
+    """Raise UserError where speed can't be judged with so many tokens in the cache."""
+    if study.depth >= study.context:
+        raise UserError(
+            f"goal.depth={study.depth} leaves no room for an answer in the context of "
+            f"{study.context} tokens: use less, or raise goal.context"
+        )
+    if study.depth and study.on_board:
+        raise UserError(
+            f"goal.depth={study.depth}: a board's speed is measured with an empty cache; use "
+            "goal.depth=0"
+        )
+
+
+def probe_key(probe: ProbeConf) -> dict[str, object]:
+    """Return what of the options probe.* makes a study another one."""
+    return {name: v for name, v in unnamed(probe).items() if name != "depth" or v}
 
 
 def device_key(device: DeviceConf) -> dict[str, object]:
@@ -276,6 +326,8 @@ def hardware_of(conf: HardwareConf) -> Hardware:
         type_costs=conf.type_costs,
         runtime_bytes=int(conf.runtime_mib * MIB),
         runtime_spread=int(conf.runtime_spread_mib * MIB),
+        attention=conf.attention,
+        attention_flops=conf.attention_tflops * 1e12 if conf.attention_tflops else None,
     )
 
 

@@ -24,6 +24,7 @@ View = Literal[
     "history",  # `doit history --format=csv`
 ]
 TASK = "task:"  # how the name of a task's metric begins
+DEPTH = "@d"  # what stands before the tokens in the cache, in a speed's name
 SECOND = "second_"  # how the name of a metric on texts.second begins
 
 
@@ -312,15 +313,20 @@ SPEED = frozenset(m.name for m in METRICS if m.kind == "speed")
 def find_metric(name: str) -> Metric | None:
     """Return the row of a name in result.json; None for a plugin's own metric.
 
-    Names of tasks and names on texts.second have the row of their family.
+    Names of tasks, names on texts.second and speeds at a depth have the row of their family.
     """
-    plain = name.removeprefix(SECOND)
+    plain = name.removeprefix(SECOND).partition(DEPTH)[0]
     if not plain.startswith(TASK):
         return BY_NAME.get(plain)
     last = plain.rpartition(":")[2]
     family = f"{TASK}{{task}}:"
     score = "baseline_acc" if last.startswith("baseline_") else "acc"  # whatever the score is
     return BY_NAME.get(family + last) or BY_NAME[family + score]
+
+
+def at_depth(metric: str, depth: int) -> str:
+    """Return the name of a speed with so many tokens in the cache, such as tg_tps@d4096."""
+    return f"{metric}{DEPTH}{depth}"
 
 
 def metrics_in(view: View) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Recipe:
     """Pairs of a regular expression and a tensor type: the first that matches a tensor's name
     decides, and what none matches has the file type's own choice."""
     rounding: Rounding = "nearest"  # of integers: the nearest grid point, or see stages.rounding
-    kv: str = "f16"  # type of the KV cache that the variant is to be run with
+    kv: str = "f16"  # type of the KV cache that it is to be run with (core.kv_cache)
     format: str = "gguf"  # of its file: a name in core.format
     refine: bool = False  # whether each block is rounded again to fit the original (stages.refine)
     polish: bool = False  # whether scales are tuned end to end after that (stages.polish)
@@ -147,7 +147,7 @@ def variant_slug(recipe: Recipe) -> str:
     parts = [_plain_slug(replace(recipe, kv="f16", refine=False, polish=False))]
     parts += ["refined"] if recipe.refine else []
     parts += ["polished"] if recipe.polish else []
-    parts += [f"kv_{recipe.kv}"] if recipe.kv != "f16" else []
+    parts += [f"kv_{recipe.kv.replace('/', '-')}"] if recipe.kv != "f16" else []
     return "-".join(parts)
 
 

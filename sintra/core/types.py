@@ -27,7 +27,8 @@ class Hardware:
     A device whose memory is a GPU's own may name its host's: what doesn't fit goes there.
     efficiency_spread, overhead_spread, flops_spread: half-widths of 90 % intervals of the
     logarithms. type_costs: of a byte of a tensor type, where it was measured; runtime_bytes: what a
-    process holds beside weights, cache and buffers.
+    process holds beside weights, cache and buffers; attention: a cached byte's cost for each query
+    head over a weight's byte, 0 where nobody knows; attention_flops: of attention in prompts.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Hardware:
     type_costs: dict[str, float] = field(default_factory=dict)
     runtime_bytes: int = 100 * 2**20
     runtime_spread: int = 50 * 2**20
+    attention: float = 0.0
+    attention_flops: float | None = None
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def lower_bounds(study: Study, pin: Source) -> dict[str, float]:
     return {
         "size_bytes": shape.weight_bytes,
         "device_ram_bytes": shape.weight_bytes
-        + kv_bytes(shape, study.probe.context)
+        + kv_bytes(shape, study.context)
         + device.runtime_bytes,
         "device_tg_tps": device.efficiency * device.bandwidth / read_bytes,
     }

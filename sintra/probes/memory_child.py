@@ -24,7 +24,6 @@ from sintra.hardware.estimate.estimate import UBATCH
 
 PERIOD_S = 0.01  # seconds between two looks at the size
 CHANGE = 2**20  # bytes; smaller changes are not reported
-TOKENS = 16  # most tokens that are generated
 
 
 class Order(TypedDict):
@@ -32,6 +31,8 @@ class Order(TypedDict):
 
     gguf: str  # path
     context: int  # tokens
+    prompt: int  # tokens that are read
+    generate: int  # tokens that are generated
     threads: int
     kv: str  # type of the KV cache
     mmap: bool
@@ -102,19 +103,18 @@ def limit_data(more: int) -> None:
 
 
 def run_model(order: Order, log: ReadingLog) -> None:
-    """Load a model, prefill the context except a few tokens, and decode those."""
+    """Load a model, read the prompt, and generate a few tokens."""
     log.enter("load")
-    context = order["context"]
-    tokens = min(TOKENS, context // 2)
+    context, prompt = order["context"], order["prompt"]
     micro = min(UBATCH, context)  # the default of llama.cpp's programs
     with open_model(
         Path(order["gguf"]), context, order["threads"], order["mmap"], order["kv"], micro
     ) as model:
         log.enter("prefill")
-        model.feed(np.zeros(context - tokens, dtype=np.int32))
+        model.feed(np.zeros(prompt, dtype=np.int32))
         model.wait()
         log.enter("decode")
-        for position in range(context - tokens, context):
+        for position in range(prompt, prompt + order["generate"]):
             model.feed(np.zeros(1, dtype=np.int32), start=position)
             model.wait()
         log.enter("end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sintra.core.stage import Context, Stage
 from sintra.formats.runtime.llama_cpp import open_model
+from sintra.probes.depth import measure_depths
 from sintra.probes.measurements import MEASUREMENTS_FILE, write_measurements
 from sintra.probes.timing import measure_speeds
 
@@ -14,9 +15,9 @@ def run(context: Context) -> None:
     kv = context.params.get("kv", "f16")
     gguf = context.inputs["gguf"] / "model.gguf"
     with open_model(gguf, max(prompt, generate), context.threads, kv=kv) as model:
-        write_measurements(
-            context, measure_speeds(model, prompt, generate, repeat, context.threads)
-        )
+        rows = measure_speeds(model, prompt, generate, repeat, context.threads)
+    deep = measure_depths(context, gguf, rows[0].value, kv)
+    write_measurements(context, [*rows, *deep])
 
 
 STAGE = Stage(

@@ -82,17 +82,23 @@ def measure_rate(
         start = time.perf_counter()
         work()
         rates.append(tokens / (time.perf_counter() - start))
+    protocol = f"{tokens} tokens, {threads} threads, median of {repeat} after a warm-up"
+    return summarize_rates(metric, rates, machine(), protocol)
+
+
+def summarize_rates(metric: str, rates: list[float], where: str, protocol: str) -> Measurement:
+    """Return repeated rates in tokens/s as a measurement: their median and their range."""
     return Measurement(
         metric,
         statistics.median(rates),
         "tokens/s",
         "measured",
         standard_error(rates),
-        repeat,
+        len(rates),
         min(rates),
         max(rates),
-        machine(),
-        f"{tokens} tokens, {threads} threads, median of {repeat} after a warm-up",
+        where,
+        protocol,
     )
 
 

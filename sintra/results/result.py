@@ -66,7 +66,8 @@ def build_result(
         "model": study.model,
         "hardware": study.hardware.name,
         "device": device_json(study.hardware),
-        "context": study.probe.context,
+        "context": study.context,
+        "window": study.probe.context,
         "goal": goal_json(goal),
         "winner": candidate_json(order[0], goal) if order else None,
         "candidates": [candidate_json(c, goal) for c in order]

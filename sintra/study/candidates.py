@@ -85,8 +85,10 @@ def estimates(graph: Graph, store: Store, recipe: Recipe, model: Artifact) -> Nu
     """Return a variant's size, and memory and speed on the device, estimated from its layout."""
     size = Measurement("size_bytes", model.model.size, "bytes", "exact")
     shape = Shape.of(store.read_json(model, "layout.json"))
-    context, runtime = graph.study.probe.context, format_of(recipe.format).runtime
-    rows = estimate_for_runtime(shape, graph.study.hardware, context, recipe.kv, runtime)
+    study, runtime = graph.study, format_of(recipe.format).runtime
+    rows = estimate_for_runtime(
+        shape, study.hardware, study.context, recipe.kv, runtime, study.depth
+    )
     return {"size_bytes": size} | {row.metric: row for row in rows}
 
 

@@ -183,7 +183,8 @@ class ResultJson(TypedDict):
     model: str
     hardware: str
     device: DeviceJson
-    context: int  # tokens
+    context: int  # that the model is served with, tokens
+    window: NotRequired[int]  # of the texts, tokens; missing in results of before: the context
     goal: GoalJson
     winner: CandidateJson | None
     candidates: list[CandidateJson]  # the best first, then those that failed

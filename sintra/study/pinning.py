@@ -15,8 +15,9 @@ from sintra.core import lazy
 from sintra.core.artifact import GGUF_FILE, Artifact, File, Source
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.errors import Transient, UserError, nearest
+from sintra.formats.checkpoint.config_values import trained_context
 from sintra.formats.checkpoint.folder import ModelFolder, check_folder
-from sintra.formats.checkpoint.json_files import content, has_mark
+from sintra.formats.checkpoint.json_files import content, has_mark, read_object
 from sintra.formats.checkpoint.remote_code import PERMISSION
 from sintra.store.files import change_mark, hash_file, read_regular, write_atomic, write_if_possible
 from sintra.store.store import Store
@@ -151,13 +152,23 @@ def pin_path(store: Store, repo: str, revision: str) -> Path:
     return store.root / "pins" / f"{repo.replace('/', '--')}@{revision.replace('/', '--')}.json"
 
 
+def read_pin(store: Store, repo: str, revision: str) -> Mapping[str, Any]:
+    """Return what is recorded of a hub model; empty where nothing is."""
+    try:
+        return unsealed(read_regular(pin_path(store, repo, revision))) or {}
+    except OSError:
+        return {}
+
+
+def hub_context(store: Store, repo: str, revision: str) -> int:
+    """Return the context that a hub model was trained for, tokens; 0 where none is recorded."""
+    context = read_pin(store, repo, revision).get("context")
+    return context if isinstance(context, int) and context > 0 else 0
+
+
 def pinned_hub(store: Store, repo: str, revision: str) -> Source | None:
     """Return the recorded commit of a hub model; None where none is recorded."""
-    try:
-        record = unsealed(read_regular(pin_path(store, repo, revision)))
-    except OSError:
-        return None
-    commit = record.get("commit") if record else None
+    commit = read_pin(store, repo, revision).get("commit")
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
         return None
     return Source("hub", commit, repo)
@@ -166,7 +177,8 @@ def pinned_hub(store: Store, repo: str, revision: str) -> Source | None:
 def resolve_hub(store: Store, repo: str, revision: str) -> Source:
     """Ask the hub for the commit behind a revision and record it. Raises UserError or Transient."""
     commit = _ask_hub(repo, revision)
-    text = json.dumps({"repo": repo, "revision": revision, "commit": commit})
+    record = {"repo": repo, "revision": revision, "commit": commit}
+    text = json.dumps(record | {"context": _ask_context(repo, str(commit))})
     write_atomic(pin_path(store, repo, revision), sealed(text))
     return Source("hub", str(commit), repo)
 
@@ -198,6 +210,18 @@ def _ask_hub(repo: str, revision: str) -> str | None:
             f"the hub can't be reached to resolve {repo}: {type(error).__name__}; a local folder "
             "needs no network"
         ) from None
+
+
+def _ask_context(repo: str, commit: str) -> int:
+    """Return the context that a hub model's config.json names, tokens; 0 where it can't be had."""
+    from huggingface_hub import hf_hub_download  # not on the no-op path
+
+    try:
+        return trained_context(
+            read_object(Path(hf_hub_download(repo, "config.json", revision=commit)))
+        )
+    except Exception:  # the download that follows says what is wrong with the model
+        return 0
 
 
 def is_text(value: object) -> bool:

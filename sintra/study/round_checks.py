@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 from sintra.core import plugins
 from sintra.core.format import PLANNED
+from sintra.core.kv_cache import is_kv
 from sintra.core.recipe import EVERY_MATRIX, Recipe
 from sintra.core.text import is_printable_line
 from sintra.core.types import Proposal
-from sintra.hardware.estimate.estimate import KV_BYTES
 from sintra.planning.state import ADVISER, EXPLORER, StudyLesson
 from sintra.study.first_look import STUDY
 from sintra.study.round_files import Round
@@ -103,7 +103,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Check that a recipe names only what there is. Raises ValueError, TypeError."""
     if not is_plain_word(recipe.format) or not plugins.has("formats", recipe.format):
         refuse("its format is unknown")
-    if recipe.rounding not in ROUNDINGS or recipe.kv not in KV_BYTES:
+    if recipe.rounding not in ROUNDINGS or not is_kv(recipe.kv):
         refuse("its rounding or the type of its KV cache is unknown")
     known = is_file_type if recipe.format == PLANNED else is_checkpoint_type
     if not known(recipe.type):

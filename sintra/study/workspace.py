@@ -12,7 +12,7 @@ from sintra.config import compose
 from sintra.config.options import Config, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.quoting import unquoted, user_path
-from sintra.config.study import Study, study_id, study_of
+from sintra.config.study import Study, check_depth, served_context, study_id, study_of
 from sintra.config.tasks.files import pinned_tasks
 from sintra.config.texts import OWN, WIKITEXT
 from sintra.core.artifact import Source
@@ -23,6 +23,7 @@ from sintra.planning.bounds import TINY, weights_by_columns
 from sintra.store import locks
 from sintra.store.store import Store
 from sintra.study import pinning
+from sintra.study.own_context import own_context
 from sintra.study.pinning import Digests
 from sintra.study.text_check import length_fault, refuse_text, text_fault
 
@@ -172,13 +173,19 @@ def open_workspace(
     if (checkpoint := pinned_checkpoint(root, config, digests)) is not None:
         compress = replace(study.compress, checkpoint=checkpoint.digest)  # not its path
         study = replace(study, compress=compress)
-    study = replace(study, id=identified(root, config, study, store, digests))
+    study = identified(root, config, study, store, digests)
     return Workspace(root, study, store, config, policy, shared)
 
 
-def identified(root: Path, config: Config, study: Study, store: Store, digests: Digests) -> str:
-    """Return the study's id. Raises UserError for texts that can't do, or are the same."""
+def identified(root: Path, config: Config, study: Study, store: Store, digests: Digests) -> Study:
+    """Return the study with its id and the context that its model is served with.
+
+    Raises UserError for texts that can't do, or are the same, and for too large a context.
+    """
     pin, model = pinned_model(root, config, store, digests), config.model
+    own = own_context(pin, model, store, digests)
+    served = replace(study, context=served_context(config.goal.context, own, study.model))
+    check_depth(served)
     check_texts(root, config, study, pin, digests)
     texts = [text.digest for _, text in sorted(pinned_texts(root, study, digests).items())]
     if len(set(texts)) < len(texts):
@@ -188,8 +195,9 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     tasks = sorted(tasks_of(root, study, digests).items())
     texts += [task.digest for _, task in tasks if task]
     if pin is not None and pin.kind in ("folder", "gguf"):
-        return study_id(study, "", pin.digest, texts)
-    return study_id(study, model.source, model.revision, texts)
+        return replace(served, id=study_id(served, "", pin.digest, texts))
+    # by what was asked for: a hub model's id is the same before its own context is known
+    return replace(served, id=study_id(study, model.source, model.revision, texts))
 
 
 def check_texts(

@@ -58,7 +58,13 @@ def test_meanings_are_sentences(docs):
 
 
 def test_examples_are_other_values_of_the_right_type_and_range(docs):
-    kinds = {"integer": int, "number": int | float, "true or false": bool, "list": tuple}
+    kinds = {
+        "integer": int,
+        "number": int | float,
+        "true or false": bool,
+        "list": tuple,
+        "list of integers": tuple,
+    }
     kinds |= {"mapping": dict, "text": object}
     for doc in keyed(docs):
         assert doc.example.startswith(f"{doc.name}="), doc.name

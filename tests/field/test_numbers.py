@@ -35,7 +35,7 @@ def number_options(kind=Config, prefix=""):
             yield from number_options(type(default), f"{prefix}{option.name}.")
         elif str(option.type).startswith("dict") and "float" in str(option.type):
             yield f"{prefix}{option.name}.*"
-        elif {"int", "float"} & set(str(option.type).split(" | ")):
+        elif {"int", "float", "tuple[int, ...]"} & set(str(option.type).split(" | ")):
             yield prefix + option.name
 
 
@@ -63,6 +63,7 @@ def test_no_number_that_is_not_finite(key, value):
     [
         ({"probe__context": 0}, "probe.context=0 isn't a number from 8 up (tokens)"),
         ({"probe__context": -5}, "probe.context=-5 isn't a number"),
+        ({"probe__depth": [512, -1]}, "probe.depth=[512, -1] isn't a number from 0 up"),
         ({"probe__speed_repeat": 0}, "probe.speed_repeat=0 isn't a number from 1"),
         ({"goal__max_kld": -1.0}, "goal.max_kld=-1 isn't a number from 0 up (nats)"),
         ({"goal__min_same_top": 99.0}, "a share from 0 to 1; 99 percent would be 0.99"),

@@ -136,11 +136,11 @@ def test_begin_of_text_is_there_once_whoever_adds_it(template, bos, roles, adds_
 
 
 def test_a_modelfile_leaves_out_the_begin_of_text_of_the_first_turn_only():
-    text = modelfile_text(chat_of(CHATML, "<|im_start|>", True))
+    text = modelfile_text(chat_of(CHATML, "<|im_start|>", True), 512)
     first = "{{ if $i }}<|im_start|>{{ end }}user\n{{ .Content }}<|im_end|>\n"
     assert first in text
     assert "{{ range $i, $_ := .Messages }}" in text
-    kept = modelfile_text(chat_of(CHATML, "<|im_start|>", False))
+    kept = modelfile_text(chat_of(CHATML, "<|im_start|>", False), 512)
     assert '{{ if eq .Role "system" }}<|im_start|>system' in kept
 
 

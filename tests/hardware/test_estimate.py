@@ -100,7 +100,8 @@ def test_more_context_costs_memory_and_speed():
     assert long["device_ram_bytes"] - short["device_ram_bytes"] >= kv_bytes(
         LLAMA3_8B, 4096
     ) - kv_bytes(LLAMA3_8B, 512)
-    assert long["device_tg_tps"] < short["device_tg_tps"]
+    assert long["device_tg_tps"] == short["device_tg_tps"], "that of an answer of 512 tokens"
+    assert long["device_tg_tps@d4096"] < short["device_tg_tps@d512"] < short["device_tg_tps"]
 
 
 def test_no_prefill_is_invented_where_none_is_known():

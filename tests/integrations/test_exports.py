@@ -190,10 +190,20 @@ def test_other_devices(winner):
     )
 
 
+def test_a_server_has_the_context_that_memory_was_measured_at(winner):
+    """The model's own 512 tokens, whatever the windows of the texts were."""
+    assert (winner.context, winner.window) == (512, 128)
+    assert "--ctx-size 512" in " ".join(server_spec(winner).arguments("m"))
+    assert "context 512" in winner.measurements["ram_peak_bytes"].protocol
+    before = {k: v for k, v in winner.result.items() if k != "window"} | {"context": 256}
+    assert dataclasses.replace(winner, result=before).window == 256
+
+
 def test_a_larger_context_costs_memory_by_the_formula(winner):
     assert server_memory(winner, "").kv_extra_bytes == 0
     # keys and values, float16: 2 x 2 bytes x 4 blocks x 2 heads x 64 for each of 384 more tokens
-    assert server_memory(winner, "512").kv_extra_bytes == 2 * 2 * 4 * 2 * 64 * (512 - 128)
+    short = dataclasses.replace(winner, result=winner.result | {"context": 128})
+    assert server_memory(short, "512").kv_extra_bytes == 2 * 2 * 4 * 2 * 64 * (512 - 128)
     for wrong in ("0", "many", "513"):
         with pytest.raises(UserError, match="no number of tokens up to the 512"):
             server_memory(winner, wrong)

@@ -158,7 +158,7 @@ def test_a_system_prompt_of_the_templates_own_is_kept():
     assert split.turns["user"] == ("<|im_start|>user\n", "<|im_end|>\n")
     assert split.turns["system"] == ("<|im_start|>system\n", "<|im_end|>\n")
     assert split.preamble == "<|im_start|>system\nBe kind<|im_end|>\n"
-    text = modelfile_text(ChatFormat(*split, ("<|im_end|>",), 8192))
+    text = modelfile_text(ChatFormat(*split, ("<|im_end|>",), 8192), 4096)
     assert '{{ if ne (index .Messages 0).Role "system" }}<|im_start|>system\nBe kind' in text
 
 
@@ -167,6 +167,6 @@ def test_modelfile_quoting():
     assert modelfile_string("a\nb") == '"""a\nb"""'
     with pytest.raises(UserError, match="can't express"):
         modelfile_string('say """')
-    assert "TEMPLATE" not in modelfile_text(ChatFormat(None, "", "", ("</s>",), 8192))
-    assert "num_ctx 4096" in modelfile_text(ChatFormat(None, "", "", (), 131072))
+    assert "TEMPLATE" not in modelfile_text(ChatFormat(None, "", "", ("</s>",), 8192), 4096)
+    assert "num_ctx 6000" in modelfile_text(ChatFormat(None, "", "", (), 131072), 6000)
     assert model_name("My Model/7B--Jetson Nano!") == "my-model-7b--jetson-nano"

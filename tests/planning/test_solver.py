@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from searches import Run, bits, study
+from searches import DEVICE, Run, bits, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
@@ -20,6 +20,7 @@ from sintra.formats.gguf.sizes import (
     matrix_bytes,
     resolve_types,
 )
+from sintra.hardware.estimate.attention import cache_read
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
 from sintra.planning.solver.mixes import distinct_types, evaluations_spent, mix_of
@@ -169,7 +170,7 @@ def test_limits_on_other_qualities_become_one_on_kld():
 def test_a_floor_on_speed_is_a_limit_on_bytes():
     world = World(2)
     free = Run(study(size=bits(world, 6)), world).to_its_end()
-    kv = kv_bytes(free.shape, 512) / 2
+    kv = cache_read(free.shape, DEVICE, 256, "f16")
     run = Run(study(size=bits(world, 6), tps=1.2e10 / (bits(world, 4) + kv)), world).to_its_end()
     mixes = [
         r

@@ -173,7 +173,7 @@ def test_a_command_pasted_into_a_shell_is_what_it_was(tmp_path, odd):
     option = study = odd.format(place="ran")
     winner = {"recipe": {}, "artifact": {"path": f"{study}.gguf"}, "measurements": []}
     command = optimize_command(tmp_path, [option, "seed=1"])
-    uses = usage_commands({"study": study, "winner": winner}, command, command, 512)
+    uses = usage_commands({"study": study, "winner": winner, "context": 512}, command, command)
     for line in (command, *(line for _, line in uses)):
         done = subprocess.run(
             ["bash", "-c", f"set -- {line}\nprintf '%s\\0' \"$@\""],

@@ -138,6 +138,9 @@ def test_pinned_to_its_commit(project, hub):
     assert "pytorch_model.bin" not in {n for _, n in hub.sent}
     manifest = json.loads((project.root / "outputs" / "latest" / "manifest.json").read_text())
     assert manifest["source"] == {"kind": "hub", "digest": FIRST}
+    pin = json.loads((project.root / "cache/pins/owner--tiny@main.json").read_text())
+    assert "512" in str(pin), "the model's own context, which it is served with"
+    assert project.result()["context"] == 512
 
     hub.main = SECOND
     again = project.doit(*ARGS, HF_ENDPOINT=hub.url)

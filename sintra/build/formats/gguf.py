@@ -6,9 +6,12 @@ from dataclasses import asdict, replace
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step, Variant
+from sintra.config.study import Study
 from sintra.core.format import Format
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Params
+
+FILL_S = 180.0  # seconds that filling the cache may take, where nobody asked for it
 
 
 def make(graph: Graph, recipe: Recipe) -> Step:
@@ -85,6 +88,7 @@ def measure(graph: Graph, recipe: Recipe, level: str) -> Variant:
     if level != "report":
         return Variant(file, quality, tasks=tasks)
     speed, memory = speed_params(graph, recipe), memory_params(graph, recipe)
+    on_board = graph.speed_sizes() | kv_params(recipe)  # a board's cache isn't filled
     label, inputs = graph.label(recipe), {"gguf": file}
     return Variant(
         file,
@@ -94,7 +98,7 @@ def measure(graph: Graph, recipe: Recipe, level: str) -> Variant:
         quality_step(graph, recipe, "second") if "second" in graph.texts else None,
         tasks=tasks,
         extra=graph.extra(recipe),
-        board=board_steps(graph, recipe, speed, memory),
+        board=board_steps(graph, recipe, on_board, memory),
     )
 
 
@@ -112,13 +116,21 @@ def kv_params(recipe: Recipe) -> Params:
 
 
 def speed_params(graph: Graph, recipe: Recipe) -> Params:
-    """Return the sizes of the speed probe."""
-    return graph.speed_sizes() | kv_params(recipe)
+    """Return the sizes of the speed probe, and how the cache is filled."""
+    return graph.speed_sizes() | kv_params(recipe) | depth_params(graph.study)
+
+
+def depth_params(study: Study) -> Params:
+    """Return the depths of the speed probe: the user's own, or the context within FILL_S."""
+    depths = sorted(set(study.probe.depth) - {0})
+    if not study.probe.depth:
+        return {"depth": [study.context], "fill_s": FILL_S}
+    return {"depth": depths} if depths else {}
 
 
 def memory_params(graph: Graph, recipe: Recipe) -> Params:
     """Return the context of the memory probe, and its limit where the goal enforces one, bytes."""
-    params: Params = {"context": graph.study.probe.context} | kv_params(recipe)
+    params: Params = {"context": graph.study.context} | kv_params(recipe)
     if graph.study.goal.enforce_memory:
         params["limit"] = graph.study.hardware.usable_bytes
     return params

@@ -44,7 +44,7 @@ def measure(graph: Graph, recipe: Recipe, level: str) -> Variant:
     label = graph.label(recipe)
     inputs = {"model": file, "environment": graph.environment(name)}
     speed = {"environment": name} | graph.speed_sizes()
-    memory = {"environment": name, "context": graph.study.probe.context}
+    memory = {"environment": name, "context": graph.study.context}
     return Variant(
         file,
         quality,

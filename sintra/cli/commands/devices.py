@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from sintra.config.options import Config
 from sintra.config.quoting import user_path
-from sintra.config.study import GIB, hardware_of
+from sintra.config.study import GIB, hardware_of, served_context
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
+from sintra.core.kv_cache import checked_kv
+from sintra.core.metrics import at_depth
 from sintra.core.stage import machine
 from sintra.core.types import Hardware, Measurement
+from sintra.formats.checkpoint.config_values import trained_context
+from sintra.formats.checkpoint.json_files import read_object
 from sintra.formats.gguf.layout import read_layout
 from sintra.hardware import profiles
 from sintra.hardware.detect import auto
 from sintra.hardware.detect.profile import AUTO_PROFILE, write_profile
 from sintra.hardware.estimate import architecture
+from sintra.hardware.estimate.attention import attention_flops, cached_elements
 from sintra.hardware.estimate.calibrate import MeasuredSpeed, read_speeds, refine_profile
 from sintra.hardware.estimate.estimate import (
+    UBATCH,
     Shape,
-    bytes_read,
     compute_bytes,
     estimate_metrics,
     has_small_layers,
     kv_bytes,
     offload_layers,
+    weight_bytes_read,
     weights_read,
 )
+from sintra.hardware.estimate.prompt_speed import MeasuredPrompt, refine_prompts
+from sintra.probes.depth import GENERATE
 from sintra.probes.measurements import MEASUREMENTS_FILE
 from sintra.store.entries import Entry
 from sintra.store.store import Store
@@ -93,23 +101,40 @@ def detect(root: Path, raw: list[str], out: str, quick: bool, format: str) -> No
     print(f"written to {out or path}: hardware={out or 'auto'} means this machine")
 
 
-def shapes_by_type(root: Path, conf: Config) -> dict[str, Shape]:
-    """Return the shapes of a model by type.
+@dataclass(frozen=True)
+class EstimatedModel:
+    """What an estimate reads of a model."""
 
-    They are those of the presets for a model folder (config.json is enough) or a hub model, and of
-    the file for a GGUF. Raises UserError.
+    shapes: dict[str, Shape]  # by type
+    context: int  # that it is served with, tokens
+
+
+def model_of(root: Path, conf: Config) -> EstimatedModel:
+    """Return the shapes of a model by type, and the context that it is served with.
+
+    The shapes are those of the presets for a model folder (config.json is enough) or a hub model,
+    and of the file for a GGUF. Raises UserError.
     """
     source = conf.model.source
     path = root / user_path(source)
     if path.suffix == ".gguf" and path.is_file():
         try:
-            return {path.stem: Shape.of(read_layout(path))}
+            layout = read_layout(path)
+            shapes = {path.stem: Shape.of(layout)}
         except (ValueError, KeyError) as error:
             raise UserError(f"{source} is no GGUF that can be estimated: {error}") from None
+        return served_model(conf, shapes, layout["context"])
     folder = model_folder(root, source)
     config = folder / "config.json" if folder else download_config(source, conf.model.revision)
     model = architecture.read_architecture(config)
-    return {preset: architecture.shape_of_preset(model, preset) for preset in PRESETS}
+    shapes = {preset: architecture.shape_of_preset(model, preset) for preset in PRESETS}
+    return served_model(conf, shapes, trained_context(read_object(config)))
+
+
+def served_model(conf: Config, shapes: dict[str, Shape], own: int) -> EstimatedModel:
+    """Return a model as it is served. own: the context that it was trained for, tokens."""
+    name = conf.model.name or conf.model.source
+    return EstimatedModel(shapes, served_context(conf.goal.context, own, name))
 
 
 def download_config(model: str, revision: str) -> Path:
@@ -137,11 +162,14 @@ def estimated_value(estimate: Measurement) -> EstimatedValue:
     }
 
 
-def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: str) -> EstimateRow:
+def estimate_row(
+    type_: str, shape: Shape, device: Hardware, context: int, kv: str, depth: int = 0
+) -> EstimateRow:
     """Return one variant on one device; its speed is that of the split where it doesn't fit."""
-    values = {m.metric: estimated_value(m) for m in estimate_metrics(shape, device, context, kv)}
+    rows = estimate_metrics(shape, device, context, kv, depth)
+    values = {m.metric: estimated_value(m) for m in rows}
     fits = values["device_ram_bytes"]["value"] <= device.usable_bytes
-    split = None if fits else offload_layers(shape, device, context, kv)
+    split = None if fits else offload_layers(shape, device, context, kv, depth)
     if split:
         speed = values["device_tg_tps"]
         values["device_tg_tps"] = {
@@ -173,18 +201,20 @@ def estimate_row(type_: str, shape: Shape, device: Hardware, context: int, kv: s
 def show(root: Path, raw: list[str], every: bool, type_: str, format: str) -> None:
     """Print the table of a device's types, or of one type on every device."""
     conf = composed(root, raw)
-    context, kv = conf.probe.context, conf.planner.kv[0]
-    shapes = shapes_by_type(root, conf)
+    model, kv = model_of(root, conf), checked_kv(conf.planner.kv)[0]
+    shapes, context, depth = model.shapes, model.context, conf.goal.depth
     if every:
         kind = type_ if type_ in shapes else next(iter(shapes)) if len(shapes) == 1 else ""
         if not kind:
             raise UserError(f"--type {type_} isn't known: use one of {', '.join(shapes)}")
         devices = [device_of(p) for p in profiles.read_profiles(root).values()]
-        rows = [estimate_row(kind, shapes[kind], device, context, kv) for device in devices]
+        rows = [estimate_row(kind, shapes[kind], device, context, kv, depth) for device in devices]
         rows.sort(key=sort_key)
     else:
         device = hardware_of(conf.hardware)
-        rows = [estimate_row(kind, shape, device, context, kv) for kind, shape in shapes.items()]
+        rows = [
+            estimate_row(kind, shape, device, context, kv, depth) for kind, shape in shapes.items()
+        ]
     if format == "json":
         print(json.dumps(rows, indent=1))
         return
@@ -250,19 +280,28 @@ def calibrate(root: Path, raw: list[str], csv: str, out: str) -> None:
         raise UserError(
             "nothing was measured here yet: run `doit optimize` first, or give --csv FILE"
         )
-    refined = refine_profile(profile, rows)
+    prompts = [] if csv else measured_prompts(cache)
+    refined = refine_prompts(refine_profile(profile, rows), prompts)
     where = csv or f"measured on {machine()}"
     path = root / user_path(out) if out else cache / AUTO_PROFILE
     comment = f"{profile.name}, calibrated by {len(rows)} measurements ({where})"
     write_profile(path, asdict(refined), [comment])
     before, after = asdict(profile), asdict(refined)
     for name in before:
-        if name.startswith(("efficiency", "overhead", "runtime_")) and after[name] != before[name]:
-            print(f"{name:<22} {before[name]:g} -> {after[name]:g}")
+        if (
+            name.startswith(("efficiency", "overhead", "runtime_", "attention", "tflops"))
+            and after[name] != before[name]
+        ):
+            print(f"{name:<22} {format_value(before[name])} -> {format_value(after[name])}")
     if refined.type_costs:
         costs = ", ".join(f"{t} {cost:g}" for t, cost in refined.type_costs.items())
         print(f"{'a byte of':<22} {costs}")
     print(f"{len(rows)} measurements; written to {out or path}: hardware={out or 'auto'}")
+
+
+def format_value(value: float | None) -> str:
+    """Return a profile's number, or that there is none."""
+    return "unknown" if value is None else f"{value:g}"
 
 
 def measured_here(cache: Path) -> list[MeasuredSpeed]:
@@ -275,27 +314,61 @@ def measured_here(cache: Path) -> list[MeasuredSpeed]:
     entries = list(store.read_entries())
     shapes = measured_shapes(store, entries)
     memory: dict[str, float] = {}
-    speeds = []
+    speeds: list[MeasuredSpeed] = []
     for entry in entries:
         file = measured_file(entry, "memory")
         if file in shapes and (ram := ram_beside(store, entry, shapes[file])) is not None:
             memory[file] = ram
     for entry in entries:
         file = measured_file(entry, "speed")
-        tps = measured_value(store, entry, "tg_tps") if file in shapes else None
-        if tps is not None:
-            shape, context = shapes[file], int(entry["action"]["params"]["generate"])
-            speeds.append(
-                MeasuredSpeed(
-                    read=bytes_read(shape, context),
-                    weights=weights_read(shape),
-                    layers=shape.layers,
-                    tps=tps,
-                    types=shape.types,
-                    more_ram=memory.get(file),
-                )
-            )
+        if file in shapes:
+            speeds += speeds_of(store, entry, shapes[file], memory.get(file))
     return speeds
+
+
+def speeds_of(
+    store: Store, entry: Entry, shape: Shape, more_ram: float | None
+) -> Iterator[MeasuredSpeed]:
+    """Yield the decode speeds of a probe's entry: with an empty cache, and behind its depths."""
+    params = entry["action"]["params"]
+    if params.get("kv", "f16") != "f16":
+        return
+    for depth in (0, *params.get("depth", ())):
+        metric = at_depth("tg_tps", depth) if depth else "tg_tps"
+        tps = measured_value(store, entry, metric)
+        if tps is not None:
+            cached = depth + min(params["generate"], GENERATE if depth else params["generate"]) / 2
+            yield MeasuredSpeed(
+                read=weight_bytes_read(shape),
+                weights=weights_read(shape),
+                layers=shape.layers,
+                tps=tps,
+                types=shape.types,
+                more_ram=None if depth else more_ram,
+                cached=2 * cached_elements(shape, cached),
+                shared=shape.heads / max(1, shape.kv_heads),
+                deep=depth > 0,
+            )
+
+
+def measured_prompts(cache: Path) -> list[MeasuredPrompt]:
+    """Return the speeds of prompts that the cache holds, measured on a machine like this one."""
+    store = Store(cache)
+    entries = list(store.read_entries())
+    shapes = measured_shapes(store, entries)
+    rows = []
+    for entry in entries:
+        file = measured_file(entry, "speed")
+        if file not in shapes:
+            continue
+        shape, params = shapes[file], entry["action"]["params"]
+        for depth in (0, *params.get("depth", ())):
+            metric = at_depth("pp_tps", depth) if depth else "pp_tps"
+            if (tps := measured_value(store, entry, metric)) is not None:
+                mean = depth + min(params["prompt"], UBATCH) / 2
+                weights = 2 * shape.parameters * shape.active
+                rows.append(MeasuredPrompt(weights, attention_flops(shape, mean), tps, depth > 0))
+    return rows
 
 
 def measured_shapes(store: Store, entries: list[Entry]) -> dict[str, Shape]:

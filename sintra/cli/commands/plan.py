@@ -121,8 +121,10 @@ def step_row(
         return row
     made_by = step.stage if plugins.has("formats", step.stage) else PLANNED
     runtime = format_of(made_by).runtime
-    context = graph.study.probe.context
-    estimates = estimate_for_runtime(shape, graph.study.hardware, context, "f16", runtime)
+    study = graph.study
+    estimates = estimate_for_runtime(
+        shape, study.hardware, study.context, "f16", runtime, study.depth
+    )
     row["bytes"], row["exact"] = size, not to_build
     return row | {m.metric: m.value for m in estimates}  # type: ignore[return-value]
 

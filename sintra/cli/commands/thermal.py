@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-from sintra.cli.commands.devices import shapes_by_type
+from sintra.cli.commands.devices import model_of
 from sintra.config.quoting import user_path
 from sintra.config.study import hardware_of
 from sintra.core.errors import UserError
@@ -57,11 +57,12 @@ def show(
     if not 1 <= minutes <= 1440:
         raise UserError(f"--minutes {minutes:g} is none from 1 to 1440")
     conf = composed(root, raw)
-    device, shapes = hardware_of(conf.hardware), shapes_by_type(root, conf)
+    device, described = hardware_of(conf.hardware), model_of(root, conf)
+    shapes = described.shapes
     if kind not in shapes and len(shapes) > 1:
         raise UserError(f"--type {kind} isn't known: use one of {', '.join(shapes)}")
     shape = shapes.get(kind) or next(iter(shapes.values()))
-    full = 1 / sum(decode_seconds(shape, device, conf.probe.context))
+    full = 1 / sum(decode_seconds(shape, device, described.context, depth=conf.goal.depth))
     model = thermal.thermal_model(device.thermal, device.name, cooled)
     if log:
         model = thermal.fit_cooling(model, read_log(root / user_path(log)))

@@ -100,6 +100,11 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return part if isinstance(part, dict) and part else config
 
 
+def trained_context(config: Mapping[str, Any]) -> int:
+    """Return the context that a config.json's model was trained for, tokens; 0 where not said."""
+    return whole(text_part(config), "max_position_embeddings")
+
+
 def sliding_window(text: Mapping[str, Any]) -> int:
     """Return the length of sliding attention in tokens; 0 where there is none."""
     return 0 if text.get("use_sliding_window") is False else whole(text, "sliding_window")

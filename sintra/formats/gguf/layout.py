@@ -91,6 +91,16 @@ def read_layout(path: Path) -> Layout:
     }
 
 
+def read_context(path: Path) -> int:
+    """Return the context that a GGUF's model was trained for, tokens; 0 where it is not said.
+
+    Raises Malformed for a damaged file.
+    """
+    header = read_gguf_header(path)
+    architecture = header.text("general.architecture")
+    return int(_size_reader(path, header, architecture)("context_length", 0))
+
+
 def _windowed(path: Path, header: Header, architecture: str, layers: int) -> int:
     """Return how many of the blocks have sliding attention in llama.cpp."""
     if not _number(path, header, f"{architecture}.attention.sliding_window"):

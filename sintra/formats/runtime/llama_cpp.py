@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible, UserError
+from sintra.core.kv_cache import kv_pair
 from sintra.formats.gguf import header
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class LlamaModel:
         if kv != "f16":
             import gguf  # loads numpy
 
-            params.type_k = params.type_v = int(gguf.GGMLQuantizationType[kv.upper()])
+            types = [int(gguf.GGMLQuantizationType[t.upper()]) for t in kv_pair(kv)]
+            params.type_k, params.type_v = types
             # values can't be quantized without flash attention
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self._init_context(params, f"a context of {self.context}")
@@ -366,7 +368,7 @@ def open_model(
 ) -> Iterator[LlamaModel]:
     """Open a model with a context, and free it at the end.
 
-    context: tokens; kv: the cache's type (f16, q8_0, q4_0); ubatch: how many tokens are computed at
+    context: tokens; kv: the cache's type (core.kv_cache); ubatch: how many tokens are computed at
     once (default: the whole context). Raises Infeasible where llama.cpp refuses.
     """
     model = LlamaModel(path, context, threads, mmap, kv=kv, ubatch=ubatch)

@@ -25,7 +25,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # numpy's threads are 
 
 LAST = 16  # tokens that a memory job generates
 UBATCH = 512  # tokens of a micro-batch, llama.cpp's default
-KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml.h, enum ggml_type
+KV_TYPES = {"f16": 1, "q8_0": 8, "q5_1": 7, "q4_0": 2}  # ggml.h, enum ggml_type
 WARNING = 3  # ggml.h, enum ggml_log_level
 LOG: list[str] = []
 
@@ -97,7 +97,8 @@ class BoardModel:
         params.n_ubatch = min(self.context, UBATCH) if self.job["job"] == "memory" else self.context
         params.n_threads = params.n_threads_batch = self.job["threads"]
         if self.job["kv"] != "f16":
-            params.type_k = params.type_v = KV_TYPES[self.job["kv"]]
+            keys, _, values = self.job["kv"].partition("/")
+            params.type_k, params.type_v = KV_TYPES[keys], KV_TYPES[values or keys]
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self.ctx = self.lib.llama_init_from_model(self.model, params)
         if not self.ctx:

@@ -388,7 +388,8 @@ def bench_command(job: MeasureJob) -> list[str]:
     else:  # one test that reads the context but a few tokens, and generates those
         sizes = ["-p", 0, "-n", 0, "-pg", f"{job['context'] - LAST},{LAST}", "-r", 1]
     options = ["-m", job["gguf"], *sizes, "-t", job["threads"], "-o", "json", "-v"]
-    options += ["-ctk", kv, "-ctv", kv]
+    keys, _, values = kv.partition("/")
+    options += ["-ctk", keys, "-ctv", values or keys]
     if "--load-mode" in read_bench_help(bench):
         options += ["-lm", "mmap" if mapped else "none"]
     else:

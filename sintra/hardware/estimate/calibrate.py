@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sintra.config.options import HardwareConf
 from sintra.core import lazy
 from sintra.core.errors import UserError
+from sintra.hardware.estimate.attention import CPU_ATTENTION
 from sintra.hardware.estimate.estimate import assumed_type_cost, type_cost
 from sintra.hardware.estimate.small_layers import layer_overhead
 
@@ -39,6 +40,8 @@ RAM_NOISE, RAM_FLOOR = 5.0, 3.0
 # Standard deviation of the logarithm of a type's cost before it is measured: small models are
 # computed rather than read.
 TYPE_SPREAD = 0.4
+# The same of a cached byte for a query head, and where it starts on devices that read it alone.
+ATTENTION_SPREAD, LEAST_ATTENTION = 1.0, 0.3
 # Standard deviations of the prior, beyond which a measurement is taken for a mistake.
 FARTHEST = 6.0
 COLUMNS = ("read_bytes", "weights", "layers", "tg_tps")
@@ -48,12 +51,15 @@ COLUMNS = ("read_bytes", "weights", "layers", "tg_tps")
 class MeasuredSpeed:
     """Hold one measured decode speed, and the memory that was measured with it."""
 
-    read: float  # bytes that a token reads
+    read: float  # bytes that a token reads, without `cached`
     weights: float  # weights that a token uses
     layers: int  # blocks
     tps: float  # tokens/s
     types: tuple[tuple[str, int], ...] = ()  # (tensor type, bytes of it), where they are known
     more_ram: float | None = None  # bytes of the process beyond weights, cache and buffers
+    cached: float = 0.0  # bytes of the cache that a token reads, at float16
+    shared: float = 1.0  # query heads that share a cached head
+    deep: bool = False  # whether the cache was filled before
 
 
 def read_speeds(path: Path) -> list[MeasuredSpeed]:
@@ -80,12 +86,24 @@ def _speed_of_row(row: dict[str, str]) -> MeasuredSpeed:
 class DecodeLaw:
     """Give tokens/s as a function of a vector of logarithms.
 
-    The vector: efficiency, overhead per layer in microseconds, cost of each of `types`.
+    The vector: efficiency, overhead per layer in microseconds, cost of each of `types`, and a
+    cached byte's cost for a query head where caches were filled.
     """
 
     profile: HardwareConf  # the prior
     rows: tuple[MeasuredSpeed, ...]
     types: tuple[str, ...]  # tensor types whose cost is refined, sorted
+
+    @property
+    def deep(self) -> bool:
+        """Return whether the cost of the cache is refined."""
+        return any(row.deep for row in self.rows)
+
+    @property
+    def assumed_attention(self) -> float:
+        """Return a cached byte's cost for a query head before it is refined."""
+        backend, given = self.profile.backend, self.profile.attention
+        return given or (CPU_ATTENTION if backend == "cpu" else 0.0)
 
     @property
     def prior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -96,6 +114,9 @@ class DecodeLaw:
         spread = [p.efficiency_spread, max(p.overhead_spread, 0.2)]
         wide = [s / NINETY for s in spread]
         wide += [NOISE if t in costs else TYPE_SPREAD for t in self.types]
+        if self.deep:
+            center.append(self.assumed_attention or LEAST_ATTENTION)
+            wide.append(ATTENTION_SPREAD)
         return np.log(center), np.array(wide)
 
     def residuals(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,11 +128,16 @@ class DecodeLaw:
 
     def error(self, row: MeasuredSpeed, x: NDArray[np.float64]) -> float:
         """Return the logarithm of predicted over measured tokens/s."""
-        p, costs = self.profile, dict(zip(self.types, np.exp(x[2:]), strict=True))
+        p, costs = (
+            self.profile,
+            dict(zip(self.types, np.exp(x[2 : 2 + len(self.types)]), strict=True)),
+        )
+        attention = math.exp(x[-1]) if self.deep else self.assumed_attention
         own = sum(
             size * (costs[t] - type_cost(t, p.k_quant)) for t, size in row.types if t in costs
         )
-        reading = (row.read + own + p.bytes_per_weight * row.weights) / (
+        cached = row.cached * max(1.0, attention * row.shared)
+        reading = (row.read + cached + own + p.bytes_per_weight * row.weights) / (
             p.bandwidth_gbs * 1e9 * math.exp(x[0])
         )
         each = layer_overhead(math.exp(x[1]) * 1e-6, row.weights / max(1, row.layers), p.backend)
@@ -129,8 +155,9 @@ def refine_profile(profile: HardwareConf, rows: list[MeasuredSpeed]) -> Hardware
     mean, wide = law.prior
     optimum = least_squares(law.residuals, mean, method="lm")
     check_plausible(law, optimum.x)
+    jacobian = optimum.jac[:, :-1] if law.deep else optimum.jac
     reading, overhead = NINETY * np.minimum(
-        np.hypot(time_deviations(optimum.jac), FLOOR), np.maximum(wide[:2], FLOOR)
+        np.hypot(time_deviations(jacobian), FLOOR), np.maximum(wide[:2], FLOOR)
     )
     refined = replace(
         profile,
@@ -143,9 +170,15 @@ def refine_profile(profile: HardwareConf, rows: list[MeasuredSpeed]) -> Hardware
             overhead_us_per_layer=round_digits(math.exp(optimum.x[1])),
             overhead_spread=round_digits(overhead),
         )
-    costs = {t: round_digits(math.exp(v)) for t, v in zip(law.types, optimum.x[2:], strict=True)}
+    costs = dict(zip(law.types, map(_exp, optimum.x[2 : 2 + len(law.types)]), strict=True))
+    if law.deep:
+        refined = replace(refined, attention=_exp(optimum.x[-1]))
     refined = replace(refined, type_costs=profile.type_costs | costs)
     return refine_memory(refined, [r.more_ram / MIB for r in rows if r.more_ram is not None])
+
+
+def _exp(value: float) -> float:
+    return round_digits(math.exp(value))
 
 
 def time_deviations(jacobian: NDArray[np.float64]) -> NDArray[np.float64]:

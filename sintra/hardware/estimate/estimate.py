@@ -1,9 +1,10 @@
 """Estimate speed, memory and load time of a GGUF on a device that isn't here.
 
 Decode: seconds per token = (bytes read + bytes per weight x weights) / (efficiency x bandwidth) +
-layers x overhead, fitted on published llama-bench points (sintra/hardware/estimate/fit.py) and
-bounded below them (small_layers.py).
-Prefill: effective FLOP/s / (2 x weights). Memory: weights + KV cache + compute buffer + runtime.
+layers x overhead; the cache is read, too (attention.py). The numbers are fitted on published
+llama-bench points (sintra/hardware/estimate/fit.py) and bounded below them (small_layers.py).
+Prefill: effective FLOP/s / (2 x weights + attention). Memory: weights + KV cache + compute buffer +
+runtime.
 Load: bytes / the storage's speed. Sources: docs/device.md and conf/hardware.
 """
 
@@ -11,11 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sintra.core.kv_cache import kv_element_bytes
+from sintra.core.metrics import at_depth
 from sintra.core.types import Hardware, Measurement
 from sintra.hardware.estimate import thermal
+from sintra.hardware.estimate.attention import (
+    attention_flops,
+    attention_spread,
+    cache_read,
+    cached_elements,
+    mean_cached,
+)
 from sintra.hardware.estimate.small_layers import (
     layer_overhead,
     overhead_range,
@@ -28,7 +38,6 @@ UBATCH = 512  # tokens of a micro-batch, llama.cpp's default (n_ubatch)
 # Half-width of the 90 % interval of the logarithm of a type's cost, where only other types' were
 # measured.
 UNMEASURED_TYPE_SPREAD = 0.4
-KV_BYTES = {"f16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}  # bytes per element of the KV cache
 
 # A byte of the IQ types takes longer than one of the others: 5 to 10 % by Unsloth's measurements.
 IQ_COSTS = dict.fromkeys(
@@ -119,10 +128,7 @@ def kv_bytes(shape: Shape, context: int, kv: str = "f16") -> float:
 
     It holds keys and values of every layer; sliding layers keep window + micro-batch of them.
     """
-    sliding = min(context, shape.window + UBATCH) if shape.windowed else 0
-    whole = shape.layers - shape.windowed - shape.bare
-    positions = whole * context + shape.windowed * sliding
-    return 2 * positions * shape.kv_heads * shape.head_dim * KV_BYTES[kv]
+    return cached_elements(shape, context, shape.window + UBATCH) * kv_element_bytes(kv)
 
 
 def compute_bytes(shape: Shape, context: int, flash: bool = True) -> float:
@@ -163,10 +169,10 @@ def weights_read(shape: Shape) -> float:
     return (shape.parameters - (0 if shape.tied else shape.vocabulary * shape.width)) * shape.active
 
 
-def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0) -> float:
-    """Return the bytes that decoding one token reads, slow types counted for more.
+def weight_bytes_read(shape: Shape, k_quant: float = 0.0) -> float:
+    """Return the bytes of weights that decoding one token reads, slow types counted for more.
 
-    They are every weight but an untied embedding's other rows, and half the KV cache.
+    They are every weight but an untied embedding's other rows.
     """
     weights = (
         shape.weight_bytes
@@ -174,14 +180,23 @@ def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0
         + shape.slow_bytes
         + k_quant * shape.k_bytes
     )
-    return weights * shape.active + kv_bytes(shape, context, kv) / 2
+    return weights * shape.active
+
+
+def bytes_read(shape: Shape, context: int, kv: str = "f16", k_quant: float = 0.0) -> float:
+    """Return `weight_bytes_read` with half a cache of so many tokens, read once."""
+    return weight_bytes_read(shape, k_quant) + kv_bytes(shape, context, kv) / 2
 
 
 def decode_seconds(
-    shape: Shape, device: Hardware, context: int, kv: str = "f16"
+    shape: Shape, device: Hardware, context: int, kv: str = "f16", depth: int = 0
 ) -> tuple[float, float]:
-    """Return the seconds that a token takes for reading, and for the overhead of its layers."""
-    size = bytes_read(shape, context, kv, device.k_quant)
+    """Return the seconds that a token takes for reading, and for the overhead of its layers.
+
+    It is one of an answer that begins with `depth` tokens in a cache of `context`.
+    """
+    size = weight_bytes_read(shape, device.k_quant)
+    size += cache_read(shape, device, mean_cached(context, depth), kv)
     size += device.bytes_per_weight * weights_read(shape)
     own = sum(
         n * (device_type_cost(t, device) - type_cost(t, device.k_quant)) for t, n in shape.types
@@ -206,13 +221,17 @@ def overhead_seconds(shape: Shape, device: Hardware) -> float:
     return shape.layers * each
 
 
-def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> float:
+def decode_spread(
+    shape: Shape, device: Hardware, context: int, kv: str = "f16", depth: int = 0
+) -> float:
     """Return the half-width of the 90 % interval of log(tokens/s).
 
     The spreads of reading and of overhead count by their shares of the time.
     """
-    reading, overhead = decode_seconds(shape, device, context, kv)
+    reading, overhead = decode_seconds(shape, device, context, kv, depth)
     total = reading + overhead
+    cached = cache_read(shape, device, mean_cached(context, depth), kv)
+    cached /= device.efficiency * device.bandwidth
     unmeasured = codewords = 0.0  # shares of the bytes whose type was not measured
     if shape.types:
         size = sum(size for _, size in shape.types)
@@ -226,31 +245,45 @@ def decode_spread(shape: Shape, device: Hardware, context: int, kv: str = "f16")
         reading / total * device.efficiency_spread,
         reading / total * unmeasured * UNMEASURED_TYPE_SPREAD,
         reading / total * codewords * CODEBOOK_SPREAD,
+        cached / total * attention_spread(device),
         overhead / total * math.hypot(device.overhead_spread, small),
     )
 
 
 def estimate_metrics(
-    shape: Shape, device: Hardware, context: int, kv: str = "f16"
+    shape: Shape, device: Hardware, context: int, kv: str = "f16", depth: int = 0
 ) -> tuple[Measurement, ...]:
     """Return a device's tokens/s, memory and load time with 90 % intervals.
 
-    context: tokens; kv: the type of the KV cache (KV_BYTES).
+    context: of the KV cache, tokens; kv: its type; depth: tokens in it when speed is
+    judged. Speed with a full cache stands beside that.
     """
     return (
-        *_estimate_decode(shape, device, context, kv),
-        *_estimate_prefill(shape, device),
+        *_estimate_decode(shape, device, context, kv, depth),
+        *_estimate_prefill(shape, device, depth),
         *_estimate_load(shape, device),
+        *_estimate_depth(shape, device, context, kv),
     )
 
 
+def _estimate_depth(shape: Shape, device: Hardware, depth: int, kv: str) -> Iterator[Measurement]:
+    """Yield tokens/s of decoding and of prompts with so many tokens in the cache."""
+    speed = 1 / sum(decode_seconds(shape, device, depth, kv, depth))
+    spread = math.exp(decode_spread(shape, device, depth, kv, depth))
+    protocol = f"bytes read / bandwidth with {depth} tokens in the cache"
+    yield _speed_estimate(at_depth("device_tg_tps", depth), speed, spread, device, protocol)
+    for row in _estimate_prefill(shape, device, depth):
+        yield replace(row, metric=at_depth(row.metric, depth))
+
+
 def _estimate_decode(
-    shape: Shape, device: Hardware, context: int, kv: str
+    shape: Shape, device: Hardware, context: int, kv: str, depth: int
 ) -> Iterator[Measurement]:
     """Yield tokens/s of decoding, memory, and tokens/s on a hot device where heat is known."""
-    speed = 1 / sum(decode_seconds(shape, device, context, kv))
-    spread = math.exp(decode_spread(shape, device, context, kv))
-    protocol = f"bytes read / bandwidth at context {context}"
+    speed = 1 / sum(decode_seconds(shape, device, context, kv, depth))
+    spread = math.exp(decode_spread(shape, device, context, kv, depth))
+    after = f" behind {depth} tokens" if depth else ""
+    protocol = f"bytes read / bandwidth, an answer of 512 tokens{after} at context {context}"
     yield _speed_estimate("device_tg_tps", speed, spread, device, protocol)
     yield _estimate_memory(shape, device, context, kv)
     if thermal.is_complete(device.thermal):
@@ -282,8 +315,8 @@ def _estimate_memory(shape: Shape, device: Hardware, context: int, kv: str) -> M
     )
 
 
-def _estimate_prefill(shape: Shape, device: Hardware) -> Iterator[Measurement]:
-    """Yield tokens/s of prompt processing, where the device's FLOP/s are known.
+def _estimate_prefill(shape: Shape, device: Hardware, depth: int) -> Iterator[Measurement]:
+    """Yield tokens/s of a micro-batch behind `depth` tokens, where the device's FLOP/s are known.
 
     A micro-batch takes no less than its layers' overhead; layers that are too small for the
     device have no estimate.
@@ -291,11 +324,13 @@ def _estimate_prefill(shape: Shape, device: Hardware) -> Iterator[Measurement]:
     small = prefill_range(weights_per_layer(shape), device.backend)
     if not device.flops or small is None:
         return
-    speed = device.flops / (2 * shape.parameters * shape.active)
+    seconds = 2 * shape.parameters * shape.active / device.flops
+    seconds += attention_flops(shape, depth) / (device.attention_flops or device.flops)
+    speed = 1 / seconds
     if overhead := overhead_seconds(shape, device):
         speed = min(speed, UBATCH / overhead)
     spread = math.exp(math.hypot(device.flops_spread, small))
-    protocol = "effective FLOP/s / (2 x parameters)"
+    protocol = "effective FLOP/s / (2 x parameters + attention)"
     yield _speed_estimate("device_pp_tps", speed, spread, device, protocol)
 
 
@@ -349,7 +384,9 @@ class Offload:
 HOST_EFFICIENCY, HOST_SPREAD = 0.55, 0.61
 
 
-def offload_layers(shape: Shape, device: Hardware, context: int, kv: str = "f16") -> Offload | None:
+def offload_layers(
+    shape: Shape, device: Hardware, context: int, kv: str = "f16", depth: int = 0
+) -> Offload | None:
     """Return the split with the most layers on the card that fit it, the rest on the host.
 
     None where the device has no host or both are too small. As llama.cpp's n_gpu_layers: a layer
@@ -362,13 +399,16 @@ def offload_layers(shape: Shape, device: Hardware, context: int, kv: str = "f16"
     if layers < 0 or on_host > device.host_usable_bytes:
         return None
     share = layers / shape.layers
-    reading, overhead = decode_seconds(shape, device, context, kv)
-    host = bytes_read(shape, context, kv) / (HOST_EFFICIENCY * device.host_bandwidth)
+    reading, overhead = decode_seconds(shape, device, context, kv, depth)
+    on_cpu = replace(device, backend="cpu", attention=0.0)
+    host = weight_bytes_read(shape) + cache_read(shape, on_cpu, mean_cached(context, depth), kv)
+    host /= HOST_EFFICIENCY * device.host_bandwidth
     seconds = share * (reading + overhead) + (1 - share) * host
     host_share = (1 - share) * host / seconds  # of the time
     spread = math.exp(
         math.hypot(
-            (1 - host_share) * decode_spread(shape, device, context, kv), host_share * HOST_SPREAD
+            (1 - host_share) * decode_spread(shape, device, context, kv, depth),
+            host_share * HOST_SPREAD,
         )
     )
     return Offload(layers, on_card, on_host, 1 / seconds, 1 / seconds / spread, spread / seconds)

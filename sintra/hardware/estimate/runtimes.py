@@ -31,16 +31,17 @@ def unpack_shape(shape: Shape, device: Hardware) -> Shape:
 
 
 def estimate_for_runtime(
-    shape: Shape, device: Hardware, context: int, kv: str, runtime: str
+    shape: Shape, device: Hardware, context: int, kv: str, runtime: str, depth: int = 0
 ) -> tuple[Measurement, ...]:
     """Return a device's tokens/s, memory and load time under a runtime, with 90 % intervals.
 
-    runtime: "llama.cpp", or a name for transformers'; context: tokens; kv: type of the KV cache.
+    runtime: "llama.cpp", or a name for transformers'; context: tokens; kv: type of the KV
+    cache; depth: tokens in it when speed is judged.
     """
     if runtime == "llama.cpp":
-        return estimate_metrics(shape, device, context, kv)
+        return estimate_metrics(shape, device, context, kv, depth)
     slower = replace(device, overhead_s_per_layer=device.overhead_s_per_layer + CALLS_S)
-    rows = estimate_metrics(unpack_shape(shape, device), slower, context, kv)
+    rows = estimate_metrics(unpack_shape(shape, device), slower, context, kv, depth)
     return tuple(_widen_estimate(row, runtime) for row in rows)
 
 
@@ -55,6 +56,6 @@ def _widen_estimate(row: Measurement, runtime: str) -> Measurement:
             high=row.value + 2 * RUNTIME_BYTES,
             protocol=protocol,
         )
-    if row.metric == "device_tg_tps":
+    if row.metric.startswith("device_tg_tps"):
         return replace(row, low=row.value * SPREAD, high=row.value / SPREAD, protocol=protocol)
     return replace(row, protocol=protocol)

@@ -24,7 +24,6 @@ from sintra.formats.runtime.llama_cpp import STOP_IDS_KEY
 from sintra.store.files import hash_file
 from sintra.study.result_upgrade import parse_result
 
-DEFAULT_CONTEXT = 4096  # most tokens of context unless more are asked for
 Piece = TypeVar("Piece")
 Options = dict[str, Any]  # keywords of llama-cpp-python's create_completion
 _END = object()
@@ -61,7 +60,7 @@ class AnsweringModel:
     """One model in memory. It answers one request after the other; others wait."""
 
     folder: Path  # of the study, in outputs/
-    context: int = 0  # tokens; 0 takes the model's own, at most 4096
+    context: int = 0  # tokens; 0 takes the study's (goal.context)
     threads: int = 0  # 0 leaves that to llama.cpp
     seed: int = 0  # of sampling
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -125,7 +124,7 @@ class AnsweringModel:
     @cached_property
     def context_size(self) -> int:
         """Return the context, tokens: room for the prompt and the answer."""
-        return self.context or min(self.chat.context, DEFAULT_CONTEXT)
+        return self.context or int(self.result["context"])
 
     @cached_property
     def template(self) -> ChatTemplate | None:

@@ -39,7 +39,7 @@ class ChatSintra(BaseChatModel):
     """The winner of a study, by llama.cpp in this process."""
 
     folder: str = "outputs/latest"  # a folder of outputs/
-    context: int = 0  # tokens; 0 for the model's own, at most 4096
+    context: int = 0  # tokens; 0 for the study's (goal.context)
     threads: int = 0  # 0 for llama.cpp's choice
     seed: int = 0  # of sampling
     temperature: float = 0.7  # of sampling; 0 is greedy

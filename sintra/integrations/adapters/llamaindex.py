@@ -39,9 +39,7 @@ class SintraLLM(CustomLLM):
     """The winner of a study, by llama.cpp in this process."""
 
     folder: str = Field(default="outputs/latest", description="A folder of outputs/")
-    context: int = Field(
-        default=0, description="Context in tokens; 0: the model's own, at most 4096"
-    )
+    context: int = Field(default=0, description="Context in tokens; 0: the study's (goal.context)")
     threads: int = Field(default=0, description="Threads; 0: llama.cpp's choice")
     seed: int = Field(default=0, description="Seed of sampling")
     temperature: float = Field(default=0.7, description="Temperature of sampling; 0 is greedy")

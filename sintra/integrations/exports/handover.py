@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
-from sintra.core.recipe import Recipe
+from sintra.core.kv_cache import kv_arguments
+from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Measurement
 from sintra.formats.gguf.chat_template import ChatFormat
 from sintra.store.files import hash_file
@@ -105,8 +106,18 @@ class DeliveredModel:
 
     @property
     def context(self) -> int:
-        """Return the context that quality and memory were measured at, tokens."""
+        """Return the context that the model is served with, tokens; memory was measured at it."""
         return int(self.result["context"])
+
+    @property
+    def kv_arguments(self) -> list[str]:
+        """Return llama.cpp's arguments for the winner's KV cache."""
+        return kv_arguments(self.recipe.kv)
+
+    @property
+    def window(self) -> int:
+        """Return the window of the texts, tokens; results of before had one number for both."""
+        return int(self.result.get("window", self.context))
 
     @property
     def hardware(self) -> HardwareSummary:
@@ -180,7 +191,7 @@ class DeliveredModel:
             lambda action: (
                 text is not None
                 and action["inputs"].get("text") == text.digest
-                and action["params"]["context"] == self.context
+                and action["params"]["context"] == self.window
             ),
         )
         if baseline is None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from sintra.core.errors import Transient, UserError
+from sintra.core.kv_cache import PLAIN
 from sintra.formats.gguf.chat_template import ROLES, ChatFormat, read_chat_format
 from sintra.integrations.exports.handover import (
     open_delivered,
@@ -28,7 +29,7 @@ from sintra.integrations.exports.handover import (
 from sintra.store.files import link_or_copy
 from sintra.store.store import Store
 
-DEFAULT_CONTEXT = 4096  # tokens; more of the model's context is only used where the user asks
+OLLAMA_KV = ("f16", "q8_0", "q4_0")  # values of OLLAMA_KV_CACHE_TYPE
 TIMEOUT_S = 600  # of a request: Ollama reads the whole model
 
 
@@ -52,11 +53,13 @@ def export(folder: Path, store: Store) -> None:
     """Write <folder>/ollama and create the model where an Ollama is at hand."""
     winner = open_delivered(folder, store, "Ollama")
     chat, name = expressible(read_chat_format(winner.gguf)), model_name(winner.title)
-    out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat)
+    out = write_folder(folder / "ollama", winner.gguf, winner.digest, chat, winner.context)
     winner.print_goal_note()
     print_template_note(chat, "the Modelfile has no TEMPLATE")
+    if note := cache_note(winner.recipe.kv):
+        print(note)
     if host := os.environ.get("OLLAMA_HOST"):
-        create_by_api(host, name, out, winner.digest, chat)
+        create_by_api(host, name, out, winner.digest, chat, winner.context)
         print(f"created {name}; run it: ollama run {name}")
     elif shutil.which("ollama"):
         create_by_binary(name, out)
@@ -64,6 +67,21 @@ def export(folder: Path, store: Store) -> None:
     else:
         path = relative_path(out)
         print(f"wrote {path}; where Ollama is: cd {path} && ollama create {name} -f Modelfile")
+
+
+def cache_note(kv: str) -> str:
+    """Return how Ollama is to run a KV cache, or that it can't; "" for the usual one.
+
+    Its server has one type for keys and values, for all models.
+    """
+    if kv == PLAIN:
+        return ""
+    if kv in OLLAMA_KV:
+        return f"note: start Ollama with OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE={kv}"
+    return (
+        f"note: Ollama has no KV cache of {kv} ({', '.join(OLLAMA_KV)}): it takes more memory "
+        "there than was estimated; llama-server has it"
+    )
 
 
 def expressible(chat: ChatFormat) -> ChatFormat:
@@ -83,19 +101,19 @@ def model_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", text.lower()).strip("-.")[:80] or "sintra"
 
 
-def write_folder(out: Path, model: Path, digest: str, chat: ChatFormat) -> Path:
+def write_folder(out: Path, model: Path, digest: str, chat: ChatFormat, context: int) -> Path:
     """Write Modelfile, model.gguf and blobs/sha256-<hex>, the last two being one file."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "blobs").mkdir(parents=True)
     for target in (out / "model.gguf", out / "blobs" / f"sha256-{digest}"):
         link_or_copy(model, target)
-    (out / "Modelfile").write_text(modelfile_text(chat))
+    (out / "Modelfile").write_text(modelfile_text(chat, context))
     return out
 
 
-def modelfile_text(chat: ChatFormat) -> str:
-    """Return the text of a Modelfile."""
-    lines = ["FROM ./model.gguf", f"PARAMETER num_ctx {min(chat.context, DEFAULT_CONTEXT)}"]
+def modelfile_text(chat: ChatFormat, context: int) -> str:
+    """Return the text of a Modelfile. context: of the server, tokens."""
+    lines = ["FROM ./model.gguf", f"PARAMETER num_ctx {context}"]
     lines += [f"PARAMETER stop {modelfile_string(text)}" for text in chat.stop]
     if chat.turns:
         lines.append(f"TEMPLATE {modelfile_string(go_template(chat))}")
@@ -164,15 +182,18 @@ def create_by_binary(name: str, out: Path) -> None:
         )
 
 
-def create_by_api(host: str, name: str, out: Path, digest: str, chat: ChatFormat) -> None:
+def create_by_api(
+    host: str, name: str, out: Path, digest: str, chat: ChatFormat, context: int
+) -> None:
     """Upload the blob unless the server has it, then create the model.
 
-    host: as in OLLAMA_HOST, with or without http://. Raises Transient with the server's own words.
+    host: as in OLLAMA_HOST, with or without http://; context: of the server, tokens. Raises
+    Transient with the server's own words.
     """
     server = (host if "://" in host else f"http://{host}").rstrip("/")
     try:
         upload_blob(server, out / "model.gguf", digest)
-        request_creation(server, create_request(name, digest, chat))
+        request_creation(server, create_request(name, digest, chat, context))
     except urllib.error.HTTPError as error:
         raise Transient(
             f"Ollama answers {error.code}: {error.read().decode(errors='replace').strip()}"
@@ -183,9 +204,8 @@ def create_by_api(host: str, name: str, out: Path, digest: str, chat: ChatFormat
         ) from None
 
 
-def create_request(name: str, digest: str, chat: ChatFormat) -> CreateRequest:
-    """Return the body of POST /api/create."""
-    context = min(chat.context, DEFAULT_CONTEXT)
+def create_request(name: str, digest: str, chat: ChatFormat, context: int) -> CreateRequest:
+    """Return the body of POST /api/create. context: of the server, tokens."""
     body: CreateRequest = {
         "model": name,
         "files": {"model.gguf": f"sha256:{digest}"},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sintra.config.ranges import count_of
 from sintra.core.errors import UserError, nearest
+from sintra.core.kv_cache import kv_arguments
 from sintra.formats.gguf.chat_template import no_template_reason, read_chat_template
 from sintra.formats.gguf.header import read_gguf_header
 from sintra.formats.gguf.layout import read_layout
@@ -76,9 +77,7 @@ class ServerSpec:
         arguments += ["--ctx-size", str(self.context), "--parallel", "1"]
         arguments += ["--threads", str(self.threads)]
         arguments += ["--load-mode", "none", "--cache-ram", "0", "--ctx-checkpoints", "0"]
-        if self.kv != "f16":
-            arguments += ["--cache-type-k", self.kv, "--cache-type-v", self.kv]
-            arguments += ["--flash-attn", "on"]
+        arguments += kv_arguments(self.kv)
         if self.accelerator:
             arguments += ["--n-gpu-layers", "999"]
         return arguments

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sintra.config.slugs import LONGEST_TITLE, check_line
+from sintra.core.kv_cache import kv_pair
 from sintra.formats.gguf.chat_template import read_chat_format
 from sintra.integrations.exports.handover import (
     DeliveredModel,
@@ -66,8 +67,8 @@ def app_source(winner: DeliveredModel, title: str) -> str:
         "title": title,
         "about": description,
         "digest": winner.digest,
-        "context": chat.context,
-        "kv": winner.recipe.kv,
+        "context": winner.context,
+        "kv": kv_pair(winner.recipe.kv),
         "turns": chat.turns,
         "preamble": chat.preamble,
         "opening": chat.opening,

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sintra.core.kv_cache import KV_TYPES
 from sintra.formats.gguf.sizes import Matrix
 from sintra.planning.solver.problem import Problem
 from sintra.planning.state import JsonObject
 
 ACTIONS = ("pin", "forbid", "allow", "kv", "importance", "drop")
 TYPE_ACTIONS = ("pin", "forbid", "allow")  # those whose value is a tensor type
-CACHES = ("f16", "q8_0", "q4_0")
+CACHES = tuple(KV_TYPES)
 SWITCHES = ("on", "off")
 MAX_EDITS = 8
 MAX_REASON = 240  # characters

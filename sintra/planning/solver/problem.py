@@ -12,10 +12,10 @@ from sintra.core.metrics import QUALITY, SPEED, TASK
 from sintra.core.types import Hardware
 from sintra.formats.gguf.sizes import MixSizes, matrix_bytes, written_type
 from sintra.hardware.estimate import thermal
+from sintra.hardware.estimate.attention import cache_read, mean_cached
 from sintra.hardware.estimate.estimate import (
     Shape,
     device_type_cost,
-    kv_bytes,
     memory_beside_weights,
     overhead_seconds,
     weights_read,
@@ -102,10 +102,9 @@ def time_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     if not least:
         return float("inf")
     seconds = 1 / max(least) - overhead_seconds(shape, device)
-    cache = kv_bytes(shape, study.probe.context, kv) / 2 + device.bytes_per_weight * weights_read(
-        shape
-    )
-    return seconds * device.efficiency * device.bandwidth - cache - sizes.beside
+    cached = mean_cached(study.context, study.depth)
+    beside = cache_read(shape, device, cached, kv) + device.bytes_per_weight * weights_read(shape)
+    return seconds * device.efficiency * device.bandwidth - beside - sizes.beside
 
 
 def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> float:
@@ -115,7 +114,7 @@ def size_limit(study: Study, shape: Shape, sizes: MixSizes, kv: str = "f16") -> 
     """
     limits = [c.limit - sizes.rest for c in study.goal.constraints if c.metric == "size_bytes"]
     memory = [c.limit for c in study.goal.constraints if c.metric == "device_ram_bytes"]
-    beside = memory_beside_weights(shape, study.probe.context, kv, study.hardware) + sizes.rest
+    beside = memory_beside_weights(shape, study.context, kv, study.hardware) + sizes.rest
     limits += [m - beside for m in memory]
     if study.board and study.board.full:  # so much didn't fit the board
         limits.append(study.board.full - 1 - beside)

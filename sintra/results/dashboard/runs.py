@@ -29,7 +29,7 @@ ALLOWED = frozenset(
         "compress": "bits group_size",
         "goal": "optimise fit_memory max_kld max_kld_p999 max_ppl_ratio min_same_top "
         "min_task_retention max_size_mb max_ram_gb min_tg_tps min_pp_tps min_tg_tps_sustained "
-        "accept_simulated enforce_memory",
+        "accept_simulated enforce_memory context",
         "hardware": "cores ram_gb usable_gb bandwidth_gbs tflops",
         "limits": "study_minutes heavy memory_gb background",
         "model": "convert requantize revision",

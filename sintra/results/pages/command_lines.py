@@ -7,12 +7,11 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from sintra.core.kv_cache import kv_arguments
 from sintra.planning.llm.budget import bare_url
 from sintra.results.pages.words import hide_folders
 from sintra.results.result import model_file
 from sintra.study.json_types import ResultJson
-
-DEFAULT_CONTEXT = 512  # tokens, where the study's options can't be opened any more
 
 
 def optimize_command(root: Path, overrides: Iterable[str]) -> str:
@@ -36,12 +35,11 @@ def public_override(root: Path, override: str) -> str:
 
 
 def usage_commands(
-    result: ResultJson, command: str, planless_command: str, context: int | None
+    result: ResultJson, command: str, planless_command: str
 ) -> list[tuple[str, str]]:
     """Return what to do with a result, as (words, command).
 
-    command: makes the study again; planless_command: the same without its planner; context: of the
-    study, in tokens.
+    command: makes the study again; planless_command: the same without its planner.
     """
     study, winner = result["study"], result["winner"]
     if winner is None:
@@ -49,7 +47,7 @@ def usage_commands(
     folder = f"outputs/{study}"
     path = f"{folder}/{model_file(winner)['path']}"
     gguf = model_file(winner)["path"] == "model.gguf"
-    options = _llama_options(winner["recipe"].get("kv", "f16"), context or DEFAULT_CONTEXT)
+    options = _llama_options(winner["recipe"].get("kv", "f16"), result["context"])
     return [
         *(_gguf_commands(study, path, options) if gguf else [_transformers_command(path)]),
         ("Compare its answers with the original's", shlex.join(["doit", "ab", f"study={study}"])),
@@ -68,8 +66,7 @@ def usage_commands(
 
 def _llama_options(kv: str, context: int) -> list[str]:
     """Return llama.cpp's options for a context in tokens and the type of the KV cache."""
-    cache = [] if kv == "f16" else ["-ctk", kv, "-ctv", kv, "-fa", "on"]
-    return ["-c", str(context), *cache]
+    return ["-c", str(context), *kv_arguments(kv)]
 
 
 def _gguf_commands(study: str, path: str, options: list[str]) -> list[tuple[str, str]]:

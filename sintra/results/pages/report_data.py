@@ -66,7 +66,6 @@ class ReportData:
     memory: list[MemoryBar] | None
     usable_bytes: int | None  # the device's memory for models
     heat: HeatCurve | None
-    context: int | None  # of the study, tokens
 
 
 def read_source(root: Path, study: str, workspace: Workspace | None = None) -> ReportSource:
@@ -126,7 +125,6 @@ def collect_report_data(root: Path, source: ReportSource) -> ReportData:
         memory=memory_bars(done) if done else None,
         usable_bytes=hardware.usable_bytes if hardware else None,
         heat=heat_curve(hardware, result["winner"]) if hardware and result["winner"] else None,
-        context=workspace.study.probe.context if workspace else None,
     )
 
 
@@ -170,7 +168,7 @@ def memory_bars(done: FinishedStudy) -> list[MemoryBar] | None:
     """Return the memory of the original and of the winner, by the same formula that the limit is
     judged with; None where the store has neither.
     """
-    context = done.workspace.study.probe.context
+    context = done.workspace.study.context
     models = (
         (ORIGINAL, done.graph.convert(), "f16"),
         (RESULT, done.graph.quantize(done.recipe), done.recipe.kv),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from sintra.core.metrics import BY_NAME, find_metric
+from sintra.core.metrics import BY_NAME, DEPTH, find_metric
 from sintra.study.json_types import CandidateJson, ConstraintJson, GoalJson, MeasurementJson
 
 LEVEL_TEXTS = {  # level of a proposal -> what is done with it, or the text that it is measured on
@@ -64,7 +64,19 @@ def metric_label(metric: str) -> str:
     task = re.fullmatch(r"task:(.+):(\w+)", metric)
     if task:
         return f"{task[2]} at {task[1]}"
-    return (BY_NAME[metric].label if metric in BY_NAME else "") or metric
+    name, _, depth = metric.partition(DEPTH)
+    behind = f" with {depth} tokens in the cache" if depth else ""
+    return ((BY_NAME[name].label if name in BY_NAME else "") or name) + behind
+
+
+def describe_depths(row: CandidateJson) -> str:
+    """Return a candidate's speeds with a filled cache in a sentence; "" where there are none."""
+    speeds = [
+        f"{metric_label(m['metric'])} {format_value(m['metric'], m['value'])} ({m['how']})"
+        for m in row["measurements"]
+        if DEPTH in m["metric"]
+    ]
+    return f"Speed: {'; '.join(speeds)}." if speeds else ""
 
 
 def describe_limit(limit: ConstraintJson) -> str:
