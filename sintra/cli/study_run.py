@@ -178,11 +178,12 @@ class StudyRun:
         recorded, policy = round_files.read_rounds(self.workspace), self.workspace.policy
         if self.concluded or not self.run.is_over(policy) or not recorded:
             return
-        measured = candidates.collect_candidates(
-            self.workspace.graph(), self.workspace.store, recorded
-        )
+        graph, store = self.workspace.graph(), self.workspace.store
+        measured = candidates.collect_candidates(graph, store, recorded)
         if any(candidate.artifact for candidate in measured):
             stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
+            if left := rounds.step_left(graph, store, recorded[:-1], measured, in_time=False):
+                stop += f"; {left}"
             self.conclude_study([*recorded[:-1], replace(recorded[-1], stop=stop)])
 
     def conclude_study(self, recorded: list[Round] | None = None) -> bool:

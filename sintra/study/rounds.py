@@ -21,7 +21,7 @@ from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
 from sintra.planning.floor import floor_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
-from sintra.planning.state import StudyResults
+from sintra.planning.state import PlannerState, StudyResults
 from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
@@ -32,14 +32,20 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 if TYPE_CHECKING:
+    from sintra.planning.solver import last_step
+    from sintra.planning.solver import search as solver_search
     from sintra.study import lessons
-else:
-    lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
+else:  # the no-op path doesn't need scipy
+    last_step = lazy.module("sintra.planning.solver.last_step")
+    solver_search = lazy.module("sintra.planning.solver.search")
+    lessons = lazy.module("sintra.study.lessons")
 
 FINALISTS = 2  # candidates that are measured on the report text at once
 HOPELESS = 0.05  # part of a limit that a KLD is expected to break it by: about two standard errors
-EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
+EXTRA_ROUNDS = 6  # added to max_rounds before the most rounds of a study are counted
 TIMES_MAX_ROUNDS = 2  # a study ends after so many times its planners' rounds, extra ones included
+NOTHING_PROPOSED = "the planner proposed nothing"
+MODELLERS = ("solver", "hybrid", "llm")  # planners that have a model of the quantization loss
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -112,33 +118,36 @@ def new_variants(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return what no round has proposed yet; nothing once planners' rounds are used up."""
-    study = graph.study
-    if len(rounds) >= study.max_rounds and not may_go_on(graph, store, rounds, candidates):
-        return []
-    planned = []
-    if PLANNED in buildable_formats(study):
-        planned = ask_planner(graph, store, rounds, candidates, session)
-    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
-    return [
-        p for p in [*propose_other_formats(study), *planned] if (p.recipe, p.level) not in earlier
-    ]
+    """Return what no round has proposed yet.
 
-
-def may_go_on(
-    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
-) -> bool:
-    """Return whether planners may propose though their rounds are used up.
-
-    They may while nothing holds the limits, where the report text has refuted a finalist: the end
-    must not be worse than what is known. EXTRA_ROUNDS such rounds are allowed.
+    Once planners' rounds are used up: nothing, but where the end would be worse than what is known.
     """
-    goal = graph.study.goal
-    later = [r for r in rounds[graph.study.max_rounds :] if r.proposals]
-    extra = sum(any(p.author != STUDY for p in r.proposals) for r in later)
-    if extra >= EXTRA_ROUNDS or any(judge(c, goal).status == "met" for c in candidates):
+    study = graph.study
+    planned: list[Proposal] = []
+    if PLANNED in buildable_formats(study):
+        on_both = measured_on_both(graph, store, rounds)
+        if may_ask_planner(study, len(rounds), candidates, on_both):
+            planned = ask_planner(graph, store, rounds, candidates, session)
+        elif study.planner.name in MODELLERS:
+            planned = ask_last_step(graph, store, rounds, candidates)
+    others = propose_other_formats(study) if len(rounds) < study.max_rounds else []
+    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
+    return [p for p in [*others, *planned] if (p.recipe, p.level) not in earlier]
+
+
+def may_ask_planner(
+    study: Study, rounds: int, candidates: list[Candidate], on_both: StudyResults
+) -> bool:
+    """Return whether planners may propose after so many rounds.
+
+    They may beyond max_rounds while nothing holds the limits and the report text has refuted a
+    finalist: the end must not be worse than what is known. `round_limit` ends that too.
+    """
+    if rounds < study.max_rounds:
+        return True
+    if any(judge(c, study.goal).status == "met" for c in candidates):
         return False
-    return bool(measured_on_both(graph, store, rounds).refuted(goal))
+    return bool(on_both.refuted(study.goal))
 
 
 def ask_planner(
@@ -148,7 +157,33 @@ def ask_planner(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all.
+    """Return the proposals of the study's planner."""
+    planner = plugins.load("planners", graph.study.planner.name)
+    proposals: list[Proposal] = planner(*planners_view(graph, store, rounds, candidates, session))
+    return proposals
+
+
+def ask_last_step(
+    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+) -> list[Proposal]:
+    """Return the mix that the model of the loss foresees to be clearly smaller than the winner.
+
+    Only once something holds the limits: until then the best on the search text are measured.
+    """
+    if not any(judge(c, graph.study.goal).status == "met" for c in candidates):
+        return []
+    search, first = solver_search.open_search(*planners_view(graph, store, rounds, candidates))
+    return [] if search is None or first else last_step.propose_last_step(search)
+
+
+def planners_view(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    session: AdviserSession | None = None,
+) -> tuple[Study, PlannerState]:
+    """Return what the study's planner is given: it sees only GGUF; a replay sees all.
 
     A planner's first round is its first, whatever was looked at before.
     """
@@ -164,11 +199,7 @@ def ask_planner(
         session,
     )
     priors = lessons.recall_lessons(graph, store, state.model)
-    planner = plugins.load("planners", graph.study.planner.name)
-    proposals: list[Proposal] = planner(
-        correct_study(graph.study, candidates), replace(state, priors=priors)
-    )
-    return proposals
+    return correct_study(graph.study, candidates), replace(state, priors=priors)
 
 
 def planners_rounds(rounds: Sequence[Round]) -> list[Round]:
@@ -246,12 +277,37 @@ def last_round(
 ) -> Round:
     """Return the round that ends the study, with what the study teaches later ones."""
     gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in planners_rounds(rounds)]
+    left = step_left(graph, store, rounds, candidates) if candidates else None
     return Round(
         number=len(rounds) + 1,
-        stop=reason if candidates else "the planner proposed nothing",
+        stop=f"{reason}; {left}" if left else reason if candidates else NOTHING_PROPOSED,
         again=store.failed_this_run,
         learned=lessons.learn_lesson(graph, store, gguf, candidates),
     )
+
+
+def step_left(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    in_time: bool = True,
+) -> str | None:
+    """Say which mix is foreseen to be clearly better and was not tried, and what tries it.
+
+    in_time: whether the study ends for another reason than the run's time. None where nothing is
+    left, or where the planner has no model to foresee by.
+    """
+    study = graph.study
+    if study.planner.name not in MODELLERS or PLANNED not in buildable_formats(study):
+        return None
+    view = planners_view(graph, store, rounds, candidates)
+    left = last_step.step_left(*view)
+    if left is None or not in_time:
+        return left and f"{left}; the next run tries it"
+    if len(rounds) >= study.max_rounds and not last_step.is_spent(*view):
+        return f"{left}; max_rounds={2 * study.max_rounds} tries it"
+    return f"{left}; planner.evaluations={last_step.more_evaluations(*view)} tries it"
 
 
 def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> None:

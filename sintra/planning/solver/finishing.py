@@ -14,7 +14,7 @@ from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
-from sintra.planning.solver.improvement import NOTABLE_SAVING
+from sintra.planning.solver.last_step import NOTABLE_SAVING
 from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search

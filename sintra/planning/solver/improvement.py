@@ -12,13 +12,15 @@ from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Proposal
 from sintra.planning.solver import pruning
+from sintra.planning.solver.last_step import (
+    PRESET_EVALUATIONS,
+    promises_improvement,
+    propose_beyond_budget,
+)
 from sintra.planning.solver.mixes import Mix, cut_mix, evaluations_spent, mix_of
 from sintra.planning.solver.search import Search
 
-NOTABLE_SAVING = 0.003  # part of the bytes that is worth a measurement
 SCREENED_MIXES = 3  # mixes that are compared on a part of the text
-MOST_EXTRA = 4  # evaluations beyond the budget after finalists were refuted
-PRESET_EVALUATIONS = 2  # kept free for the stock presets at the end
 
 
 def propose_improvement(search: Search) -> list[Proposal]:
@@ -26,7 +28,7 @@ def propose_improvement(search: Search) -> list[Proposal]:
     state, settings = search.state, search.settings
     evaluations_left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
     if evaluations_left < 1:
-        return propose_after_refutation(search)
+        return propose_beyond_budget(search)
     if any(p.level == "screen" for p in state.results.last_round):
         return propose_screened(search)
     best = search.solve()
@@ -41,68 +43,6 @@ def propose_improvement(search: Search) -> list[Proposal]:
     return (
         propose_screening(search) if evaluations_left >= 1 + (SCREENED_MIXES + 1) / SCREEN else []
     )
-
-
-def propose_after_refutation(search: Search) -> list[Proposal]:
-    """Propose one more mix though the evaluations are spent, where finalists were refuted.
-
-    The report text has then moved the target, and the best that is left may be a probe. Each
-    refuted finalist pays for two evaluations beyond the budget; what finishing and stock presets
-    took doesn't count.
-    """
-    results = search.state.results
-    beside = sum(
-        level == "search" and (recipe.finished or not recipe.tensors)
-        for recipe, level in results.attempts
-    )
-    beyond = evaluations_spent(search.state) - beside
-    beyond -= search.settings.evaluations - PRESET_EVALUATIONS
-    refuted = results.refuted(search.study.goal)
-    if not refuted or beyond >= min(2 * len(refuted), MOST_EXTRA):
-        return []
-    best = search.solve()
-    recipe = search.settings.mix_recipe(best) if best else None
-    if (
-        best is None
-        or (recipe, "search") in search.state.results.attempts
-        or not promises_improvement(search, best)
-    ):
-        return []
-    return [search.propose(best, "the best mix by what the report text has shown")]
-
-
-def promises_improvement(search: Search, mix: Mix) -> bool:
-    """Say whether a mix promises more than noise over the best candidate.
-
-    That is, twice the paired standard error, or NOTABLE_SAVING of the bytes.
-    """
-    goal, results = search.study.goal, search.state.results
-    best = next(iter(search.holding()), None)
-    if best is None:
-        return True
-    if goal.optimise not in QUALITY:
-        best_bytes = best.value("size_bytes") or 0.0
-        return search.sizes.total(mix) < best_bytes * (1 - NOTABLE_SAVING)
-    kld = results.kld(best.recipe, "search")
-    if kld is None:
-        return True
-    return kld.value - search.surrogate.predict(mix)[0] > 2 * least_paired_error(
-        search, best.recipe
-    )
-
-
-def least_paired_error(search: Search, best: Recipe) -> float:
-    """Return the standard error of a KLD difference to the best: the smallest to any other mix."""
-    results = search.state.results
-    errors = [
-        difference[1]
-        for result in results.text_results
-        if result.level == "search"
-        and result.recipe != best
-        and result.recipe.complete
-        and (difference := results.kld_difference(best, result.recipe))
-    ]
-    return min(errors, default=0.0)
 
 
 def propose_kv_caches(search: Search, best: Mix | None) -> list[Proposal]:
