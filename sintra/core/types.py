@@ -138,7 +138,8 @@ class Proposal:
 class Candidate:
     """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
     built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
-    its author was (Proposal.confidence); `round` proposed it first.
+    its author was (Proposal.confidence); `round` proposed it first. `expected` is what the report
+    text should say of the KLD, with a 90 % interval, while it has not.
     """
 
     recipe: Recipe
@@ -151,6 +152,7 @@ class Candidate:
     predicted: dict[str, float] = field(default_factory=dict)
     stated: float | None = None
     round: int = 0
+    expected: Measurement | None = None
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or None where it is unknown."""

@@ -12,7 +12,7 @@ from typing import cast
 from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import judge, settled
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
@@ -50,7 +50,7 @@ def build_result(
     `steps` (built, cached, failed and pulled), `wall_s` (seconds) and `llm` are of this run.
     """
     study, goal = workspace.study, workspace.study.goal
-    order = ranked(candidates, goal)
+    order = settled(candidates, goal)
     last = rounds[-1] if rounds else None
     reason = (last.stop or "") if last else ""
     result: ResultJson = {

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import judge, settled
 from sintra.core.recipe import Recipe, variant_name
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
@@ -22,7 +22,7 @@ LLM_VARIABLES = ("SINTRA_LLM_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 def results_table(result: ResultJson, candidates: Sequence[Candidate], goal: Goal) -> str:
     """Return the best candidates and every stock preset, the best first, in 80 columns."""
-    order = ranked(candidates, goal)
+    order = settled(candidates, goal)
     rows = [c for i, c in enumerate(order) if i < SHOWN or c.decided or not c.recipe.tensors]
     lines = [
         f"{'variant':<{NAME_WIDTH}}{'MB':>8} "

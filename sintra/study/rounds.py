@@ -14,8 +14,7 @@ from sintra.build.step import Step
 from sintra.config.study import Study
 from sintra.core import lazy, plugins
 from sintra.core.format import PLANNED
-from sintra.core.judge import judge, ranked
-from sintra.core.recipe import Recipe
+from sintra.core.judge import judge
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import infeasible_reason
@@ -26,6 +25,12 @@ from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
+from sintra.study.finalists import (
+    MODELLERS,
+    early_finalist,
+    finalists_by_format,
+    tried_finalists,
+)
 from sintra.study.first_look import STUDY, first_look, is_first_look
 from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
@@ -40,12 +45,9 @@ else:  # the no-op path doesn't need scipy
     solver_search = lazy.module("sintra.planning.solver.search")
     lessons = lazy.module("sintra.study.lessons")
 
-FINALISTS = 2  # candidates that are measured on the report text at once
-HOPELESS = 0.05  # part of a limit that a KLD is expected to break it by: about two standard errors
 EXTRA_ROUNDS = 6  # added to max_rounds before the most rounds of a study are counted
 TIMES_MAX_ROUNDS = 2  # a study ends after so many times its planners' rounds, extra ones included
 NOTHING_PROPOSED = "the planner proposed nothing"
-MODELLERS = ("solver", "hybrid", "llm")  # planners that have a model of the quantization loss
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -85,10 +87,10 @@ def next_round(
     most = round_limit(graph.study)
     if number >= most:
         return last_round(graph, store, rounds, candidates, f"{most} rounds are the most")
-    proposals = new_variants(graph, store, rounds, candidates, session)
+    proposals = early_finalist(graph.study, candidates, rounds)
+    proposals = proposals or new_variants(graph, store, rounds, candidates, session)
     if not proposals:
-        ratio = measured_on_both(graph, store, rounds).report_ratio()
-        proposals = finalists_by_format(graph.study, candidates, ratio, tried_finalists(rounds))
+        proposals = finalists_by_format(graph.study, candidates, tried_finalists(rounds))
     if proposals:
         return Round(number, tuple(proposals))
     return last_round(graph, store, rounds, candidates)
@@ -101,14 +103,6 @@ def round_limit(study: Study) -> int:
     rounds must not keep a study going for ever.
     """
     return TIMES_MAX_ROUNDS * (study.max_rounds + EXTRA_ROUNDS)
-
-
-def tried_finalists(rounds: Sequence[Round]) -> frozenset[Recipe]:
-    """Return the recipes that a round has had measured on the report text.
-
-    They aren't proposed again, whatever came of it: it wouldn't come out otherwise.
-    """
-    return frozenset(p.recipe for r in rounds for p in r.proposals if p.level == "report")
 
 
 def new_variants(
@@ -126,11 +120,11 @@ def new_variants(
     planned: list[Proposal] = []
     if PLANNED in buildable_formats(study):
         on_both = measured_on_both(graph, store, rounds)
-        if may_ask_planner(study, len(rounds), candidates, on_both):
+        if may_ask_planner(study, rounds_used(rounds), candidates, on_both):
             planned = ask_planner(graph, store, rounds, candidates, session)
         elif study.planner.name in MODELLERS:
             planned = ask_last_step(graph, store, rounds, candidates)
-    others = propose_other_formats(study) if len(rounds) < study.max_rounds else []
+    others = propose_other_formats(study) if rounds_used(rounds) < study.max_rounds else []
     earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
     return [p for p in [*others, *planned] if (p.recipe, p.level) not in earlier]
 
@@ -213,59 +207,9 @@ def measured_on_both(graph: Graph, store: Store, rounds: Sequence[Round]) -> Stu
     return StudyResults(text_results=tuple(text_results(graph, store, proposals)))
 
 
-def finalists_by_format(
-    study: Study,
-    candidates: list[Candidate],
-    ratio: float = 1.0,
-    tried: frozenset[Recipe] = frozenset(),
-) -> list[Proposal]:
-    """Return the finalists of each format, so that the formats' best can be compared."""
-    formats = dict.fromkeys(c.recipe.format for c in candidates)
-    return [
-        proposal
-        for name in formats
-        for proposal in finalists(
-            study, [c for c in candidates if c.recipe.format == name], ratio, tried
-        )
-    ]
-
-
-def finalists(
-    study: Study,
-    candidates: list[Candidate],
-    ratio: float = 1.0,
-    tried: frozenset[Recipe] = frozenset(),
-) -> list[Proposal]:
-    """Return who must be measured on the report text before the study can end.
-
-    The best that aren't refuted, until one of them holds the limits; where none can, the one that
-    misses them least. Those that would break the limit on the KLD if theirs on the report text were
-    `ratio` times the search text's come last; once a variant holds the limits, those that would
-    break it by more than HOPELESS aren't measured. Those that were `tried` are passed over.
-    """
-    order = ranked(candidates, study.goal)
-    undecided, holds = [], False
-    for candidate in order:
-        status = judge(candidate, study.goal).status
-        if holds := status == "met":
-            break
-        if not candidate.decided and (status == "undecided" or candidate is order[0]):
-            undecided.append(candidate)
-    if holds:
-        undecided = [c for c in undecided if expected_excess(study, c, ratio) <= HOPELESS]
-    undecided.sort(key=lambda c: expected_excess(study, c, ratio))
-    why = "among the best on the search text: measured on the report text"
-    untried = [c for c in undecided if c.recipe not in tried]
-    return [Proposal(c.recipe, why, STUDY, "report") for c in untried[:FINALISTS]]
-
-
-def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
-    """Return by what part of it the KLD is expected to break its limit; 0 where it holds it."""
-    kld = candidate.value("kld_mean")
-    limits = [c.limit for c in study.goal.constraints if c.metric == "kld_mean"]
-    return (
-        0.0 if kld is None else max([0.0, *(kld * ratio / limit - 1 for limit in limits if limit)])
-    )
+def rounds_used(rounds: Sequence[Round]) -> int:
+    """Return how many rounds planners have proposed: a first look and finalists are the study's."""
+    return sum(any(p.author != STUDY for p in r.proposals) for r in rounds)
 
 
 def last_round(
@@ -305,7 +249,7 @@ def step_left(
     left = last_step.step_left(*view)
     if left is None or not in_time:
         return left and f"{left}; the next run tries it"
-    if len(rounds) >= study.max_rounds and not last_step.is_spent(*view):
+    if rounds_used(rounds) >= study.max_rounds and not last_step.is_spent(*view):
         return f"{left}; max_rounds={2 * study.max_rounds} tries it"
     return f"{left}; planner.evaluations={last_step.more_evaluations(*view)} tries it"
 

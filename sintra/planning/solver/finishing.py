@@ -5,6 +5,7 @@ its size, so that nothing is delivered that measured worse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
+from sintra.planning.belief import Belief
 from sintra.planning.solver.last_step import NOTABLE_SAVING
 from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
@@ -24,6 +26,7 @@ from sintra.stages.rounding.effort import learning_steps
 # too little on the bundled models (docs/benchmarks.md: after refining 0.50 to 0.65, 0.29 to 0.38
 # where blocks learn too, 0.7 to 0.8 after polishing); on SmolLM2 refining left 0.97 to 0.99.
 REFINED, LEARNED, POLISHED = 0.9, 0.5, 0.8
+FINISHING_SPREAD = 0.3  # of the logarithm of these
 MOST_FINISHED = 0.98  # of the KLD; more is left where finishing isn't worth a smaller mix
 FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
 
@@ -50,7 +53,7 @@ def propose_finishing(search: Search) -> list[Proposal]:
         return []
     factor = refining_factor(search) if refine else 1.0
     factor *= POLISHED if polish else 1.0
-    factor = finished_share(search, done) or factor
+    factor = finished_factor(search, done, factor)
     if factor <= MOST_FINISHED and (smaller := propose_smaller_mix(search, incumbent, factor)):
         recipe = replace(smaller.recipe, refine=refine, polish=polish)
         if recipe not in done:
@@ -64,17 +67,20 @@ def propose_finishing(search: Search) -> list[Proposal]:
     return [Proposal(recipe, why, search.settings.author)]
 
 
-def finished_share(search: Search, done: list[Recipe]) -> float | None:
-    """Return what finishing left of a mix's KLD here, or None where it wasn't tried.
+def finished_factor(search: Search, done: list[Recipe], expected: float) -> float:
+    """Return what finishing is expected to leave of a mix's KLD, by what it has left here.
 
-    What the mix would have without it is foreseen by the model of the damage.
+    expected: before anything was finished. What a finished mix would have without it is foreseen by
+    the model of the loss.
     """
+    logs = []
     for recipe in done:
         kld = search.state.results.kld(recipe, "search")
         mix = mix_of(recipe, search.space)
         if kld is not None and mix is not None:
-            return kld.value / search.surrogate.predict(mix)[0]
-    return None
+            logs.append(math.log(kld.value / search.surrogate.predict(mix)[0]))
+    errors = [search.surrogate.misfit] * len(logs)
+    return Belief.of(expected, FINISHING_SPREAD).learn(logs, errors).median
 
 
 def refining_pays(search: Search) -> bool:
