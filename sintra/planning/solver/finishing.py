@@ -16,7 +16,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Proposal
 from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
 from sintra.planning.belief import Belief
-from sintra.planning.solver.last_step import NOTABLE_SAVING
+from sintra.planning.solver.last_step import NOTABLE_SAVING, file_bytes_of
 from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
@@ -117,14 +117,6 @@ def propose_smaller_mix(search: Search, incumbent: Recipe, factor: float) -> Pro
     why = f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
     recipe = replace(search.settings.mix_recipe(mix), kv=incumbent.kv)
     return Proposal(recipe, why, search.settings.author)
-
-
-def file_bytes_of(search: Search, recipe: Recipe) -> float | None:
-    """Return the bytes of a recipe's file, or None where it was not made."""
-    results = search.state.results
-    return results.file_bytes.get(recipe) or next(
-        (c.value("size_bytes") for c in results.candidates if c.recipe == recipe), None
-    )
 
 
 def propose_stock_presets(search: Search) -> list[Proposal]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sintra.core.judge import ranked
 from sintra.core.metrics import QUALITY
@@ -14,12 +15,18 @@ from sintra.core.types import SCREEN, Proposal
 from sintra.planning.solver import pruning
 from sintra.planning.solver.last_step import (
     PRESET_EVALUATIONS,
+    file_bytes_of,
+    least_paired_error,
     promises_improvement,
     propose_beyond_budget,
 )
 from sintra.planning.solver.mixes import Mix, cut_mix, evaluations_spent, mix_of
 from sintra.planning.solver.search import Search
 
+if TYPE_CHECKING:
+    from sintra.planning.solver.surrogate import Array
+
+RIVAL_SAVING = 0.01  # part of the bytes that is worth a comparison with the best so far
 SCREENED_MIXES = 3  # mixes that are compared on a part of the text
 
 
@@ -84,7 +91,13 @@ def propose_cuts(search: Search) -> list[Proposal]:
 
 
 def sample_mixes(search: Search) -> Iterator[Mix]:
-    """Yield untried mixes, each the best by parameters drawn from the model's posterior.
+    """Yield untried mixes, each the best by parameters drawn from the model's posterior."""
+    return (mix for _, mix in sample_worlds(search))
+
+
+def sample_worlds(search: Search) -> Iterator[tuple[Array, Mix]]:
+    """Yield parameters drawn from the model's posterior, with the mix that is best by them, where
+    it is untried.
 
     This is Thompson sampling; the draws are deterministic.
     """
@@ -93,20 +106,42 @@ def sample_mixes(search: Search) -> Iterator[Mix]:
     attempts = search.state.results.attempts
     rng = np.random.default_rng([search.study.planner.seed, len(attempts)])
     for _ in range(3 * SCREENED_MIXES):
-        mix = search.solve(search.surrogate.sample(rng))
+        theta = search.surrogate.sample(rng)
+        mix = search.solve(theta)
         if mix and not {
             (search.settings.mix_recipe(mix), level) for level in ("screen", "search")
         } & set(attempts):
-            yield mix
+            yield theta, mix
+
+
+def pays_by_draw(search: Search, incumbent: Recipe, theta: Array, mix: Mix) -> bool:
+    """Say whether a mix promises enough over the best so far, were the drawn parameters true.
+
+    That is RIVAL_SAVING of the bytes, or of the KLD more than the noise of a comparison.
+    """
+    goal, size = search.study.goal.optimise, file_bytes_of(search, incumbent)
+    if goal == "size_bytes":
+        return size is None or search.sizes.total(mix) < size * (1 - RIVAL_SAVING)
+    best = mix_of(incumbent, search.space)
+    if goal not in QUALITY or best is None:
+        return True
+    drawn = replace(search.surrogate, theta=theta)
+    gain = drawn.predict(best)[0] - drawn.predict(mix)[0]
+    return gain > least_paired_error(search, incumbent)
 
 
 def propose_screening(search: Search) -> list[Proposal]:
-    """Propose to compare sampled mixes with the best so far on a part of the text."""
+    """Propose to compare sampled mixes with the best so far on a part of the text.
+
+    Only those that promise enough.
+    """
     incumbent = search.incumbent()
     if incumbent is None:
         return []
     samples: dict[Recipe, Proposal] = {}
-    for mix in sample_mixes(search):
+    for theta, mix in sample_worlds(search):
+        if not pays_by_draw(search, incumbent, theta, mix):
+            continue
         samples[search.settings.mix_recipe(mix)] = search.propose(
             mix, "the best mix by a draw from the model's uncertainty", "screen"
         )

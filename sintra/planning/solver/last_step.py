@@ -193,3 +193,11 @@ def least_paired_error(search: Search, best: Recipe) -> float:
         and (difference := results.kld_difference(best, result.recipe))
     ]
     return min(errors, default=0.0)
+
+
+def file_bytes_of(search: Search, recipe: Recipe) -> float | None:
+    """Return the bytes of a recipe's file, or None where it was not made."""
+    results = search.state.results
+    return results.file_bytes.get(recipe) or next(
+        (c.value("size_bytes") for c in results.candidates if c.recipe == recipe), None
+    )
