@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from searches import Run, study
+from searches import Run, probed_run, study
 from worlds import World
 
 from sintra.core.recipe import Recipe
@@ -27,13 +27,7 @@ from sintra.study.rounds import may_ask_planner
 def probed():
     """A study whose curve and probes are measured, and nothing else."""
     world = World(0)
-    run = Run(study(optimise="size_bytes", kld=world.kld(world.uniform("Q3_K"))), world)
-    while not run.rounds or open_search(run.given, run.state())[1]:
-        proposals = open_search(run.given, run.state())[1]
-        run.rounds.append(proposals)
-        for proposal in proposals:
-            run.measure(proposal)
-    return run
+    return probed_run(study(optimise="size_bytes", kld=world.kld(world.uniform("Q3_K"))), world)
 
 
 def test_no_probe_wins_while_a_clearly_smaller_mix_is_foreseen(probed):

@@ -6,16 +6,12 @@ its size, so that nothing is delivered that measured worse.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
-from sintra.config.study import Study
-from sintra.core.judge import ranked
-from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Proposal
-from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
+from sintra.core.types import Proposal
 from sintra.planning.belief import Belief
+from sintra.planning.solver.guards import propose_stock_presets
 from sintra.planning.solver.last_step import NOTABLE_SAVING, file_bytes_of
 from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
@@ -117,46 +113,3 @@ def propose_smaller_mix(search: Search, incumbent: Recipe, factor: float) -> Pro
     why = f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
     recipe = replace(search.settings.mix_recipe(mix), kv=incumbent.kv)
     return Proposal(recipe, why, search.settings.author)
-
-
-def propose_stock_presets(search: Search) -> list[Proposal]:
-    """Propose the stock preset that should do least damage in at most the best's bytes.
-
-    It is measured with and without importance matrix, and stays in the table as a reference.
-    """
-    results, author = search.state.results, search.settings.author
-    best = next(iter(ranked(results.candidates, search.study.goal)), None)
-    if best is None or not best.recipe.complete:
-        return []
-    max_bytes, presets = preset_bytes(search.study, best), whole_presets(search)
-    fitting = [name for name, mix in presets.items() if search.sizes.total(mix) <= max_bytes]
-    if not fitting:
-        return []
-    chosen = min(fitting, key=lambda name: expected_damage(search.sizes, presets[name]))
-    size = search.sizes.total(presets[chosen]) / 1e6
-    why = f"the best stock preset that fits ({size:.2f} MB), to compare with"
-    return [Proposal(Recipe(chosen, importance=matrix), why, author) for matrix in (False, True)]
-
-
-def whole_presets(search: Search) -> dict[str, Mapping[str, str]]:
-    """Return the stock presets whose matrices all have a type of known size, by name."""
-    return {
-        name: mix
-        for name, mix in search.state.model.presets.items()
-        if all(mix.get(m.name) in NEAREST_ERROR for m in search.sizes.matrices)
-    }
-
-
-def expected_damage(sizes: MixSizes, mix: Mapping[str, str]) -> float:
-    """Return what rounding to nearest does to all weights, were they alike in all matrices."""
-    return sum(m.count * NEAREST_ERROR[mix[m.name]] for m in sizes.matrices)
-
-
-def preset_bytes(study: Study, best: Candidate) -> float:
-    """Return the bytes that a preset may have to compete with the best candidate.
-
-    That is, the best's bytes, or the limit on bytes where only quality counts below it.
-    """
-    limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
-    size = best.value("size_bytes") or 0.0
-    return max(size, *limits) if limits and study.goal.optimise in QUALITY else size
