@@ -111,3 +111,12 @@ def test_what_is_decided_is_known():
     assert probability_of_holding(measured(0.02, 0.0301), ratio, goal) == 0
     assert probability_of_holding(measured(0.02), ratio, study().goal) == 1
     assert expected_on_report(Candidate(Recipe("Q8_0"), "", ""), ratio) is None
+
+
+def test_what_finishing_leaves_is_learned():
+    """0.9 expected, 0.97 and 0.99 seen, as on SmolLM2: refining is not worth a smaller mix."""
+    expected = Belief.of(0.9, 0.3)
+    seen = expected.learn([math.log(0.97), math.log(0.99)], [0.06, 0.06])
+    assert 0.97 < seen.median < 0.99
+    assert seen.log_sd < 0.05
+    assert expected.learn([], []).median == pytest.approx(0.9)

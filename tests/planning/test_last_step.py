@@ -7,7 +7,7 @@ from searches import Run, probed_run, study
 from worlds import World
 
 from sintra.core.recipe import Recipe
-from sintra.core.types import Measurement
+from sintra.core.types import Candidate, Measurement
 from sintra.planning.solver.last_step import (
     CLEAR_SAVING,
     MOST_EXTRA,
@@ -48,6 +48,18 @@ def test_no_probe_wins_while_a_clearly_smaller_mix_is_foreseen(probed):
         run.measure(found[0])
     assert propose_last_step(open_search(run.given, run.state())[0]) == []
     assert not was_made_to_measure(search.holding()[0])
+
+
+def test_what_was_chosen_may_win():
+    def made(**recipe):
+        return was_made_to_measure(Candidate(Recipe("Q4_K_M", **recipe), "", ""))
+
+    assert made()
+    assert made(tensors=((".*", "Q4_K"),))
+    assert not made(kv="q8_0")
+    assert not made(drop=(1,))
+    assert not made(refine=True)
+    assert not was_made_to_measure(Candidate(Recipe("Q4_K_M"), "", "", predicted={"kld_mean": 1}))
 
 
 def test_what_is_left_is_said_with_what_tries_it(probed):

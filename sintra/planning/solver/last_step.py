@@ -66,7 +66,9 @@ def propose_last_step(search: Search) -> list[Proposal]:
 
 def was_made_to_measure(candidate: Candidate) -> bool:
     """Say whether a variant was made to learn from, or to compare with, and not to win."""
-    return not candidate.predicted and not candidate.recipe.finished and not candidate.recipe.cut
+    recipe = candidate.recipe
+    chosen = candidate.predicted or recipe.finished or recipe.cut or recipe.kv != "f16"
+    return not chosen
 
 
 def clearly_smaller_mix(search: Search) -> Mix | None:
