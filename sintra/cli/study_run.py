@@ -121,6 +121,8 @@ class StudyRun:
         winner = judged[0]["winner"]
         if not winner or judged[0]["status"] == "unmet":
             return
+        if "kld_mean" in winner["verdict"]["unknown"]:  # it is expected to miss, if not surely
+            return
         self.delivered_at = self.run.seconds
         if not outputs.deliver_early(self.workspace, *judged):
             return

@@ -82,11 +82,19 @@ def ranked(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
 
 
 def settled(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
-    """Return the candidates as `ranked`, but those that are proven to hold every limit first.
+    """Return the candidates as `ranked`, but those that are proven to hold every limit first, and
+    behind them those that nothing speaks against.
 
     At a study's end, what might hold the limits and wasn't worth a measurement doesn't win.
     """
-    return sorted(ranked(candidates, goal), key=lambda c: judge(c, goal).status != "met")
+
+    def doubt(candidate: Candidate) -> int:
+        verdict = judge(candidate, goal)
+        if verdict.status == "undecided":
+            return 2 if "kld_mean" in verdict.unknown else 1
+        return 0 if verdict.status == "met" else 2
+
+    return sorted(ranked(candidates, goal), key=doubt)
 
 
 def impossible_limit(goal: Goal, bounds: dict[str, float]) -> tuple[Constraint, float] | None:

@@ -12,7 +12,7 @@ from typing import cast
 from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
-from sintra.core.judge import judge, settled
+from sintra.core.judge import judge, row_to_judge, settled
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
 from sintra.formats.gguf.sizes import LARGEST_BLOCK, written_type
@@ -230,7 +230,7 @@ def holds_probability(candidate: Candidate, limit: Constraint) -> float:
 
     Errors are taken as normal: from the standard error, or from the 90 % interval of an estimate.
     """
-    measured = candidate.find(limit.metric)
+    measured = row_to_judge(candidate, limit.metric)
     if measured is None:
         return 0.0
     spread = measured.stderr or ((measured.high or 0.0) - (measured.low or 0.0)) / INTERVAL_90

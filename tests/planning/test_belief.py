@@ -24,6 +24,7 @@ from sintra.planning.belief import (
     probability_of_holding,
     ratio_of_candidates,
 )
+from sintra.results.result import confidence
 
 klds = st.floats(1e-6, 10)
 sds = st.floats(1e-3, 1)
@@ -100,6 +101,8 @@ def test_the_verdict_asks_the_belief():
     told = dataclasses.replace(candidate, expected=as_measurement(belief))
     assert judge(told, goal).status == "unmet"
     assert judge(told, goal).violated[0][1] == pytest.approx(belief.median)
+    assert confidence(candidate, goal) > 0.5
+    assert confidence(told, goal) < 0.1
     assert probability_of_holding(candidate, learnt, goal) < 0.1
     assert judge(measured(0.0285, 0.029), goal).status == "met"
 

@@ -21,7 +21,8 @@ def propose_stock_presets(search: Search) -> list[Proposal]:
     importance matrix, and stays in the table as a reference.
     """
     results, author = search.state.results, search.settings.author
-    best = next(iter(ranked(results.candidates, search.study.goal)), None)
+    order = (*search.holding(), *ranked(results.candidates, search.study.goal))
+    best = next(iter(order), None)
     if best is None or not best.recipe.complete:
         return []
     max_bytes, presets = preset_bytes(search.study, best), whole_presets(search)
