@@ -15,13 +15,12 @@ from sintra.planning.belief import (
     probability_of_holding,
     ratio_of_candidates,
 )
-from sintra.study.first_look import STUDY, is_first_look
+from sintra.study.first_look import PLANNERS, STUDY, is_first_look
 from sintra.study.round_files import Round
 
 AT_ONCE = 2  # finalists of a round where no limit on the KLD says whom to take
 EVEN = 0.5  # probability of holding from which the smallest is measured first
 WORTH = 0.005  # part of the bytes, times the probability, that is worth a measurement
-MODELLERS = ("solver", "hybrid", "llm")  # planners that have a model of the quantization loss
 WHY = "among the best on the search text: measured on the report text"
 WHY_EARLY = "near the limit on the search text: how the report text differs from it"
 
@@ -43,7 +42,7 @@ def early_finalist(
     whose KLD on the search text is nearest to the limit.
     """
     limit = kld_limit(study.goal)
-    if not limit or study.planner.name not in MODELLERS or not rounds or tried_finalists(rounds):
+    if not limit or study.planner.name not in PLANNERS or not rounds or tried_finalists(rounds):
         return []
     whole = [c for c in candidates if c.recipe.uniform and not c.failure and c.value("kld_mean")]
     if not is_first_look(rounds[0].proposals) or not whole:

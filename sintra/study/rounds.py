@@ -26,12 +26,11 @@ from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
 from sintra.study.finalists import (
-    MODELLERS,
     early_finalist,
     finalists_by_format,
     tried_finalists,
 )
-from sintra.study.first_look import STUDY, first_look, is_first_look
+from sintra.study.first_look import PLANNERS, STUDY, first_look, is_first_look
 from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
@@ -122,7 +121,7 @@ def new_variants(
         on_both = measured_on_both(graph, store, rounds)
         if may_ask_planner(study, rounds_used(rounds), candidates, on_both):
             planned = ask_planner(graph, store, rounds, candidates, session)
-        elif study.planner.name in MODELLERS:
+        elif study.planner.name in PLANNERS:
             planned = ask_last_step(graph, store, rounds, candidates)
     others = propose_other_formats(study) if rounds_used(rounds) < study.max_rounds else []
     earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
@@ -243,7 +242,7 @@ def step_left(
     left, or where the planner has no model to foresee by.
     """
     study = graph.study
-    if study.planner.name not in MODELLERS or PLANNED not in buildable_formats(study):
+    if study.planner.name not in PLANNERS or PLANNED not in buildable_formats(study):
         return None
     view = planners_view(graph, store, rounds, candidates)
     left = last_step.step_left(*view)
