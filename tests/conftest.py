@@ -187,24 +187,23 @@ def copy_of_study(tmp_path_factory, cache: Path, name: str, *args: str) -> Proje
     return Project(mine)
 
 
-@pytest.fixture(scope="session")
-def converted(tmp_path_factory, toolchain, tiny) -> Path:
-    """A cache with what every quick study of the tiny model or fable_mini begins with, made once
-    for all tests: the converter, their GGUF files, curvature and baselines.
+KEPT = ("toolchain", "fetch", "convert", "curvature", "baseline")
+
+
+def beginning_of_study(tmp_path_factory, toolchain: Path, name: str, model: object) -> Path:
+    """Return a cache with what every quick study of a model begins with: the converter, its GGUF
+    file, its curvature and its baselines; made once for all tests.
     """
     from sintra.store.store import Store
 
     def make(folder: Path) -> None:
-        project = make_project(folder.parent / "converting", toolchain)
-        for model in (tiny, "fable_mini"):
-            words = ("hardware=laptop", f"model={model}", *QUICK, "goal.max_kld=5")
-            done = project.doit("optimize", *words)
-            assert done.returncode == 0, done.stderr
-        kept = ("toolchain", "fetch", "convert", "curvature", "baseline")
-        store = Store(project.root / "cache")
-        blobs = set()
+        project = make_project(folder.with_name(f"{folder.name}-project"), toolchain)
+        words = ("hardware=laptop", f"model={model}", *QUICK, "goal.max_kld=5")
+        done = project.doit("optimize", *words)
+        assert done.returncode == 0, done.stderr
+        store, blobs = Store(project.root / "cache"), set()
         for record in list(store.read_entries()):
-            if record["stage"] in kept:
+            if record["stage"] in KEPT:
                 blobs |= {file.sha256 for file in store.lookup(record["key"]).files}
             else:
                 (store.root / "ac" / record["key"][:2] / f"{record['key']}.json").unlink()
@@ -212,11 +211,23 @@ def converted(tmp_path_factory, toolchain, tiny) -> Path:
             if path.name not in blobs:
                 path.unlink()
         folder.mkdir()
-        for name in ("ac", "cas"):
-            shutil.move(store.root / name, folder / name)
+        for part in ("ac", "cas"):
+            shutil.move(store.root / part, folder / part)
         shutil.rmtree(project.root)
 
-    return make_once(tmp_path_factory, "converted", make)
+    return make_once(tmp_path_factory, name, make)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory, toolchain, tiny) -> Path:
+    """A cache with the beginning of a quick study of the tiny model."""
+    return beginning_of_study(tmp_path_factory, toolchain, "converted", tiny)
+
+
+@pytest.fixture(scope="session")
+def converted_fable(tmp_path_factory, toolchain) -> Path:
+    """A cache with the beginning of a quick study of fable_mini."""
+    return beginning_of_study(tmp_path_factory, toolchain, "converted-fable", "fable_mini")
 
 
 @pytest.fixture(scope="session")
@@ -251,7 +262,7 @@ def project(tmp_path, converted) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, converted) -> Project:
+def finished(tmp_path_factory, converted_fable) -> Project:
     """A project with a study of fable_mini that has met its goal; for tests that add files to its
     outputs and change none.
 
@@ -260,4 +271,4 @@ def finished(tmp_path_factory, converted) -> Project:
     if given := os.environ.get("SINTRA_TEST_FINISHED"):
         return Project(Path(given).resolve())
     args = ("hardware=raspberry_pi_5", "model=fable_mini", *QUICK)
-    return copy_of_study(tmp_path_factory, converted, "finished", *args)
+    return copy_of_study(tmp_path_factory, converted_fable, "finished", *args)

@@ -123,21 +123,49 @@ class Graph:
         }
         return self.step("curvature", self.study.model, params, inputs)
 
+    def is_balanced(self, recipe: Recipe) -> bool:
+        """Return whether a variant is made from the balanced model: ours are, stock ones aren't."""
+        return self.study.balance == "always" and recipe.rounding == "compensated"
+
+    def balance(self) -> Step:
+        """Return the step with the equivalent model that llama.cpp rounds better, as a checkpoint
+        and with its curvature.
+        """
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "curvature": self.curvature()}
+        return self.step("balance", self.study.model, {}, inputs)
+
+    def checkpoint_of(self, recipe: Recipe) -> Step:
+        """Return the step with the checkpoint that a variant is made from."""
+        return self.balance() if self.is_balanced(recipe) else self.fetch()
+
+    def curvature_of(self, recipe: Recipe) -> Step:
+        """Return the step with the curvature of the model that a variant is made from."""
+        return self.balance() if self.is_balanced(recipe) else self.curvature()
+
+    def whole(self, recipe: Recipe) -> Step:
+        """Return the step with the 16-bit GGUF of the model that a variant is made from."""
+        if not self.is_balanced(recipe):
+            return self.convert()
+        inputs = {"model": self.balance(), "toolchain": self.toolchain()}
+        params = {"type": self.study.convert}
+        return self.step("convert", f"{self.study.model}-balanced", params, inputs)
+
     def base(self, recipe: Recipe) -> Step:
         """Return the step with the 16-bit GGUF of a variant, without what the recipe leaves out."""
         if not recipe.cut:
-            return self.convert()
-        label = "-".join((self.study.model, *recipe.cut_labels))
+            return self.whole(recipe)
+        balanced = ("balanced",) if self.is_balanced(recipe) else ()
+        label = "-".join((self.study.model, *balanced, *recipe.cut_labels))
         params = {"drop": list(recipe.drop)}
         params |= {"no_attention": list(recipe.no_attention)} if recipe.no_attention else {}
-        return self.step("prune", label, params, {"gguf": self.convert()})
+        return self.step("prune", label, params, {"gguf": self.whole(recipe)})
 
     def distortion(self, recipe: Recipe) -> Step:
         """Return the step that measures what a variant's rounding did to each matrix."""
         inputs = {
             "gguf": self.quantize(recipe),
             "source": self.base(recipe),
-            "curvature": self.curvature(),
+            "curvature": self.curvature_of(recipe),
         }
         params = {"dropped": list(recipe.drop)}
         return self.step("distortion", self.label(recipe), params, inputs)

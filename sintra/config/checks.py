@@ -20,7 +20,10 @@ from sintra.core.errors import UserError, nearest
 VERSION = 1  # of these checks: options that were composed before them are composed again
 NAMES = ("model.name", "hardware.name", "goal.name")  # parts of a study's name, which is a folder
 TITLES = {"hardware.title": LONGEST_TITLE, "hardware.isa": LONGEST_TITLE}
-CHOICES = {"model.convert": ("f16", "bf16", "f32")}  # others are checked where they are used
+CHOICES = {  # others are checked where they are used
+    "model.convert": ("f16", "bf16", "f32"),
+    "model.balance": ("auto", "always", "never"),
+}
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class ModelConf:
     requantize: bool = False  # whether a GGUF may be quantized already: damage counts from there
     check: bool = True  # whether its GGUF's predictions are compared with the original's first
     texts: str = "own"  # what it is judged on by default: own, or stories (the bundled models)
+    balance: str = "auto"  # whether ours are made from an equivalent that llama.cpp rounds better
 
     @property
     def is_gguf(self) -> bool:

@@ -48,6 +48,7 @@ class Study:
     convert: str = "f16"  # 16-bit type of the converted GGUF
     trust_remote_code: bool = False  # whether the model's own Python may be run
     check: bool = True  # whether the converted GGUF is compared with the original
+    balance: str = "auto"  # of the model's columns: always, never, or auto, by its size
     formats: tuple[str, ...] = ("gguf",)  # file formats to make and compare
     compress: CompressConf = field(
         default_factory=CompressConf
@@ -75,6 +76,7 @@ class Study:
             asdict(self.compress),
             self.measured_on,
             device_key(self.device),
+            *([self.balance] if self.balance != "auto" else []),
         ]
 
 
@@ -105,6 +107,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "measured_on": study.measured_on,
         "extra": list(study.extra),
         "device": device_key(study.device),
+        "balance": study.balance if study.balance != "auto" else None,
     }
     return {
         "model": study.model,
@@ -141,6 +144,7 @@ def study_of(config: Config, raw: list[str]) -> Study:
         convert=model.convert,
         trust_remote_code=model.trust_remote_code,
         check=model.check,
+        balance=model.balance,
         formats=formats_of(config),
         compress=config.compress,
         measured_on=measured_on(config.executor),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 else:  # the no-op path doesn't need it
     architecture = lazy.module("sintra.hardware.estimate.architecture")
 
+TINY = 50_000_000  # weights of a model that is no real one: its files are there at once
 MIN_BITS_PER_WEIGHT = 1.5625  # IQ1_S, the smallest type of llama.cpp
 
 

@@ -13,12 +13,11 @@ from sintra.build.graph import Graph
 from sintra.core.format import PLANNED
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
-from sintra.planning.bounds import weights_by_columns
+from sintra.planning.bounds import TINY, weights_by_columns
 from sintra.planning.other_formats import buildable_formats
 
 STUDY = "study"  # author of what no planner has to ask for
 PRESETS = ("Q8_0", "Q4_K_M")  # the largest that is common, and the one that most people take
-TINY = 50_000_000  # weights up to which a study begins with its planner
 PLANNERS = ("solver", "hybrid", "llm")  # others build stock presets themselves, or what they say
 
 

@@ -19,6 +19,7 @@ from sintra.core.artifact import Source
 from sintra.core.canonical import canonical, sha256
 from sintra.core.errors import UserError
 from sintra.hardware.boards import identity
+from sintra.planning.bounds import TINY, weights_by_columns
 from sintra.store import locks
 from sintra.store.store import Store
 from sintra.study import pinning
@@ -76,7 +77,9 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         board = identity.read_board(self.store, self.config.device)
-        named = replace(self.study, model=self.label or self.study.model, board=board)
+        balance = resolved_balance(self.study.balance, pin)
+        label = self.label or self.study.model
+        named = replace(self.study, model=label, board=board, balance=balance)
         texts = pinned_texts(self.root, self.study, self.digests)
         checkpoint = pinned_checkpoint(self.root, self.config, self.digests)
         return Graph(named, pin, texts, self.root, self.tasks, checkpoint)
@@ -91,6 +94,17 @@ class Workspace:
         texts = pinned_texts(self.root, self.study, self.digests)
         parts = [source, *self.study.base, {role: text.digest for role, text in texts.items()}]
         return sha256(canonical(parts))
+
+
+def resolved_balance(asked: str, pin: Source) -> str:
+    """Return whether a model's columns are balanced, always or never, where auto may be asked.
+
+    Tiny models' columns are alike. Of a hub model nothing is known yet: no tiny one, as a rule.
+    """
+    if asked != "auto":
+        return asked
+    weights = sum(weights_by_columns(pin).values())
+    return "never" if 0 < weights <= TINY else "always"
 
 
 def digests_of(store: Store) -> Digests:

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, make_project
 
 from sintra.build.run import run_step
 from sintra.build.step import Step
@@ -18,6 +18,12 @@ from sintra.store.maintenance import verify_blobs
 from sintra.store.store import Store
 
 SMALL = ("planner=ladder", "planner.types=[Q8_0]", "max_rounds=1")
+
+
+@pytest.fixture
+def project(tmp_path, toolchain):
+    """A project whose studies begin with a step that lasts: the conversion."""
+    return make_project(tmp_path / "project", toolchain)
 
 
 @pytest.fixture

@@ -116,9 +116,9 @@ def test_what_is_not_run_is_in_the_docs():
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, converted):
+def reader(tmp_path_factory, converted_fable):
     """A project that has had one study, and files that the docs speak of."""
-    project = make_project(tmp_path_factory.mktemp("docs") / "project", converted)
+    project = make_project(tmp_path_factory.mktemp("docs") / "project", converted_fable)
     (project.root / "prompts.txt").write_text("Nora had two plums.\nPell went home.\n")
     done = project.doit("optimize", "hardware=jetson_nano", SMALL, *QUICK)
     assert done.returncode in (0, 1), done.stderr

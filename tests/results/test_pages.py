@@ -29,13 +29,13 @@ def block(mark):
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, converted):
+def studied(tmp_path_factory, toolchain):
     """A project whose study has ended: the page's files and command, and a small search."""
     root = tmp_path_factory.mktemp("pages") / "project"
     root.mkdir()
     for name in ("dodo.py", "conf", "models"):
         (root / name).symlink_to(ROOT / name)
-    shutil.copytree(converted, root / "cache")
+    shutil.copytree(toolchain, root / "cache")
     (root / "errands.yaml").write_text(block("task"))
     (root / "errands.jsonl").write_text(block("data"))
     own = Project(root)

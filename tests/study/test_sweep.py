@@ -178,7 +178,7 @@ def test_a_sweep_shares_its_steps_and_survives_a_broken_model(project, tiny, tmp
     assert "nonesuch" in done.stderr.lower()
     built = project.built(done)
     assert len(built) == len(set(built)), "every step once"
-    assert sum(n == "convert:tiny" for n in built) == 1
+    assert sum(n == "quantize:tiny-Q8_0" for n in built) == 1
     (folder,) = (project.root / "outputs").glob("sweep-*")
     rows = json.loads((folder / "sweep.json").read_text())["rows"]
     assert [(float(r["goal.max_kld"]), r["status"]) for r in rows[:2]] == [

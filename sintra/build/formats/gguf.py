@@ -27,10 +27,10 @@ def make(graph: Graph, recipe: Recipe) -> Step:
     params: Params = {"type": recipe.type, "tensors": [list(t) for t in recipe.tensors]}
     inputs = {"gguf": graph.base(recipe)}
     if recipe.importance:
-        inputs["importance"] = graph.curvature()
+        inputs["importance"] = graph.curvature_of(recipe)
         params["dropped"] = list(recipe.drop)
     if recipe.rounding == "compensated":
-        inputs["curvature"] = graph.curvature()
+        inputs["curvature"] = graph.curvature_of(recipe)
         params |= {"dropped": list(recipe.drop), "rounding": recipe.rounding}
     return graph.step("quantize", graph.label(recipe), params, inputs)
 
@@ -66,7 +66,7 @@ def finishing_inputs(graph: Graph, recipe: Recipe, before: Recipe) -> dict[str, 
     return {
         "gguf": graph.quantize(before),
         "source": graph.base(recipe),
-        "model": graph.fetch(),
+        "model": graph.checkpoint_of(recipe),
         "text": graph.text("calibration"),
     }
 

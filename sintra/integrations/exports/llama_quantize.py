@@ -43,7 +43,7 @@ def export(folder: Path, store: Store, measure: str = "false") -> None:
         raise UserError(f"measure={measure} is neither true nor false")
     winner = open_delivered(folder, store, "llama-quantize")
     study = open_finished(folder.parent.parent, folder.name)
-    base = study.build_artifact(study.graph.base(study.recipe), say)
+    base = study.build_artifact(study.graph.base(as_stock(study.recipe)), say)
     out = winner.empty_folder("llama_quantize")
     (out / TYPES).write_text(type_lines(winner.gguf))
     link_or_copy(blob(study, base, GGUF_FILE), out / ORIGINAL)
@@ -57,6 +57,11 @@ def export(folder: Path, store: Store, measure: str = "false") -> None:
     print(f"wrote {relative_path(out)}; there: {command}")
     if beside:
         print(beside)
+
+
+def as_stock(recipe: Recipe) -> Recipe:
+    """Return the recipe of what llama-quantize makes with a recipe's types, of the original."""
+    return replace(recipe, rounding="nearest", refine=False, polish=False)
 
 
 def type_lines(gguf: Path) -> str:
@@ -101,8 +106,7 @@ def write_importance(study: FinishedStudy, out: Path) -> None:
 
 def measured_beside(study: FinishedStudy, winner: DeliveredModel) -> str:
     """Return the KLD of what stock llama.cpp makes of it and of the winner, in a line."""
-    plain = replace(study.recipe, rounding="nearest", refine=False, polish=False)
-    quality = study.graph.variant(plain, "report").quality
+    quality = study.graph.variant(as_stock(study.recipe), "report").quality
     assert quality is not None
     artifact = study.build_artifact(quality, say)
     rows = parse_measurements(study.store.read_json(artifact, MEASUREMENTS_FILE))

@@ -1,0 +1,314 @@
+"""An equivalent model whose activations llama.cpp rounds better.
+
+llama.cpp rounds the inputs of every matrix product to 8 bits, in blocks of 32 or 256 columns with
+one scale each. A column of large inputs costs its whole block precision. So columns are scaled to
+more equal size, and what made them is scaled the other way (as in SmoothQuant, arXiv 2211.10438):
+
+    norm -> query, key, value; norm -> gate, up    the norm's weights, the matrices' columns
+    value -> attention's output; up -> down        the rows, the columns
+
+With r the root mean square of a column's inputs over the calibration text, its scale is
+(r / geometric mean of r) ** 0.5, rounded to a power of two: no weight loses a bit. A block is run
+before and after; one whose output differs (an architecture in which something else reads the norm)
+stays as it was. So does one whose weights lie on a grid of few values for each 32 columns: they
+were quantized before, or trained for it, and a type that has their grid keeps them exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sintra.core import lazy
+from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.layout import read_layout
+from sintra.formats.gguf.tensor_names import gguf_names
+from sintra.formats.runtime.blocks import BlockModel, CheckpointTensors, OuterLayers, run_block
+from sintra.stages.rounding.hessian import CurvatureJson, as_list, hessian_path
+from sintra.store.files import link_or_copy
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+else:
+    np = lazy.module("numpy")
+    torch = lazy.module("torch")
+
+POWER = 0.5  # of a column's size in its scale: 1 would make all columns equal
+STEPS = 4  # a scale is 2**-STEPS to 2**STEPS
+TOLERANCE = 1e-4  # largest relative error of a block's output that is taken for rounding
+TOKENS = 32  # that blocks are compared on
+GROUP, SAMPLE = (
+    32,
+    64,
+)  # weights of a row that share a scale in most formats; rows that are looked at
+DISTINCT = 28.0  # values in a group, on average, below which they are of a grid of at most 6 bits
+NORMS = {  # norm of a block -> linear layers that read it
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+    "pre_feedforward_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+PAIRS = {"self_attn.v_proj": "self_attn.o_proj", "mlp.up_proj": "mlp.down_proj"}
+
+Scales = dict[str, "Tensor"]
+"""Linear layer within a block -> scale of its columns, (columns,) float32."""
+
+
+def run(context: Context) -> None:
+    """Write a checkpoint, and its curvature.
+
+    inputs: model (the checkpoint), gguf (its 16-bit GGUF), curvature. curvature.json, NNN.npy and
+    importance.npz are those of the balanced model.
+    """
+    torch.set_num_threads(context.threads)
+    model, curvature = context.inputs["model"], context.inputs["curvature"]
+    layout = read_layout(context.inputs["gguf"] / "model.gguf")
+    balancing = Balancing(BlockModel(model), curvature, layout)
+    if balancing.model.whole:
+        context.say("the checkpoint's names aren't the modules': it stays as it is")
+    else:
+        balancing.run(context.say)
+    write_checkpoint(model, context.out, balancing.changed)
+    write_curvature(curvature, context.out, balancing.columns)
+
+
+@dataclass
+class Block:
+    """A block, its name, and the names of its linear layers' GGUF tensors."""
+
+    module: nn.Module
+    prefix: str  # of its modules' names
+    tensors: Mapping[str, str]  # linear layer, by its whole name -> GGUF tensor
+
+    def tensor(self, layer: str) -> str | None:
+        """Return the GGUF tensor of a layer of the block."""
+        return self.tensors.get(f"{self.prefix}{layer}")
+
+    def layer(self, name: str) -> nn.Linear | None:
+        """Return a linear layer of the block, None where it has none of this name."""
+        found = dict(self.module.named_modules()).get(name)
+        return found if isinstance(found, torch.nn.Linear) else None
+
+
+class Balancing:
+    """The pass over a model's blocks."""
+
+    model: BlockModel
+    importance: Mapping[str, NDArray[np.float32]]
+    """GGUF tensor -> mean squares of its input's columns."""
+    names: Mapping[str, str]
+    """Linear layer -> GGUF tensor."""
+    changed: dict[str, Tensor]
+    """Parameter -> its new value, in float32."""
+    columns: dict[str, NDArray[np.float32]]
+    """GGUF tensor -> scale of its columns, where they are scaled."""
+
+    def __init__(self, model: BlockModel, curvature: Path, layout: Mapping[str, Any]) -> None:
+        self.model = model
+        with np.load(curvature / "importance.npz", allow_pickle=False) as data:
+            self.importance = {name: data[name] for name in data.files}
+        self.names = gguf_names(model.net, layout)
+        self.changed, self.columns = {}, {}
+
+    def run(self, say: Any) -> None:
+        """Balance every block. say: gets a line for a block that stays as it is."""
+        outer = OuterLayers(self.model)
+        vocabulary = self.model.net.get_input_embeddings().weight.shape[0]
+        draw = torch.Generator().manual_seed(0)
+        window = torch.randint(vocabulary, (1, TOKENS), generator=draw)
+        hidden = outer.first_input(window)
+        for number in range(len(self.model.blocks)):
+            module = self.model.load(number)
+            if on_grid(module):
+                say(f"block {number} stays as it is: its weights lie on a grid")
+                hidden = run_block(module, hidden, outer.calls[number])
+                self.model.drop(number)
+                continue
+            block = Block(module, f"{self.model.prefix}.{number}.", self.names)
+            before = run_block(module, hidden, outer.calls[number])
+            original = {n: p.detach().clone() for n, p in module.named_parameters()}
+            scales = balance_block(block, self.importance)
+            after = run_block(module, hidden, outer.calls[number])
+            difference = float((after - before).norm() / before.norm())
+            if difference <= TOLERANCE:
+                self.keep(block, original, scales)
+            else:
+                say(f"block {number} stays as it is: balanced it is {difference:.1e} off")
+            hidden = before
+            self.model.drop(number)
+
+    def keep(self, block: Block, original: Mapping[str, Tensor], scales: Scales) -> None:
+        """Remember what a block's balancing changed."""
+        for name, parameter in block.module.named_parameters():
+            if not torch.equal(parameter, original[name]):
+                self.changed[block.prefix + name] = parameter.detach().clone()
+        for layer, scale in scales.items():
+            if (tensor := block.tensor(layer)) is not None:
+                self.columns[tensor] = scale.numpy()
+
+
+def on_grid(block: nn.Module) -> bool:
+    """Return whether a linear layer of a block has few different values in its groups."""
+    weights = (m.weight for m in block.modules() if isinstance(m, torch.nn.Linear))
+    return any(distinct_values(weight.detach()) < DISTINCT for weight in weights)
+
+
+def distinct_values(weight: Tensor) -> float:
+    """Return how many different values GROUP weights have on average."""
+    columns = weight.shape[1] // GROUP * GROUP
+    groups = weight[:SAMPLE, :columns].reshape(-1, GROUP).sort().values
+    if not len(groups):
+        return float(GROUP)
+    return float(1 + (groups.diff() != 0).sum(1).float().mean())
+
+
+def balance_block(block: Block, importance: Mapping[str, NDArray[np.float32]]) -> Scales:
+    """Scale a block's weights in place, and return its layers' scales of columns."""
+    scales: Scales = {}
+    with torch.no_grad():
+        for norm, readers in NORMS.items():
+            scales |= balance_norm(block, norm, readers, importance)
+        for maker, reader in PAIRS.items():
+            scales |= balance_pair(block, maker, reader, importance)
+    return scales
+
+
+def balance_norm(
+    block: Block, norm: str, readers: tuple[str, ...], importance: Mapping[str, NDArray[np.float32]]
+) -> Scales:
+    """Scale a norm's weights, and the columns of the layers that read it the other way."""
+    module = dict(block.module.named_modules()).get(norm)
+    layers = [layer for name in readers if (layer := block.layer(name)) is not None]
+    squares = importance.get(block.tensor(readers[0]) or "")
+    reads_another = norm == "post_attention_layernorm" and hasattr(
+        block.module, "pre_feedforward_layernorm"
+    )
+    if module is None or len(layers) != len(readers) or squares is None or reads_another:
+        return {}
+    weight, scale = module.weight, scales_of(torch.from_numpy(squares))
+    assert isinstance(weight, torch.Tensor)
+    one = offset_of(module, weight)
+    weight.copy_((weight + one) / scale - one)
+    for layer in layers:
+        layer.weight.mul_(scale)
+    return dict.fromkeys(readers, scale)
+
+
+def offset_of(norm: nn.Module, weight: Tensor) -> float:
+    """Return what a norm adds to its weights: 1 for Gemma's, else 0."""
+    original = weight.clone()
+    probe = torch.linspace(-1, 1, len(weight))
+    weight.zero_()
+    found = float(norm(probe).abs().max() > 0)
+    weight.copy_(original)
+    return found
+
+
+def balance_pair(
+    block: Block, maker: str, reader: str, importance: Mapping[str, NDArray[np.float32]]
+) -> Scales:
+    """Scale the columns of one layer, and the rows of the layer that makes its inputs the other
+    way; heads that share a value share a scale.
+    """
+    first, second = block.layer(maker), block.layer(reader)
+    squares = importance.get(block.tensor(reader) or "")
+    if first is None or second is None or squares is None:
+        return {}
+    rows, columns = first.weight.shape[0], second.weight.shape[1]
+    width = int(getattr(getattr(block.module, "self_attn", None), "head_dim", 0))
+    sharing = columns // rows
+    if columns % rows or (sharing > 1 and (not width or rows % width)):
+        return {}
+    width = width if sharing > 1 else rows
+    by_head = torch.from_numpy(squares).view(rows // width, sharing, width)
+    scale = scales_of(by_head.mean(1).reshape(-1))
+    first.weight.div_(scale[:, None])
+    if first.bias is not None:
+        first.bias.div_(scale)
+    spread = scale.view(rows // width, 1, width).expand(-1, sharing, -1).reshape(-1)
+    second.weight.mul_(spread)
+    return {reader: spread}
+
+
+def scales_of(squares: Tensor) -> Tensor:
+    """Return columns' scales, powers of two, of their inputs' mean squares, (columns,)."""
+    sizes = squares.double().sqrt()
+    sizes = sizes.clamp(min=max(float(sizes.mean()) * 1e-3, 1e-30))
+    exponents = POWER * (sizes.log2() - sizes.log2().mean())
+    return torch.exp2(exponents.round().clamp(-STEPS, STEPS)).float()
+
+
+def write_checkpoint(model: Path, out: Path, changed: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint in which some parameters have other values."""
+    from safetensors import safe_open  # not on the no-op path
+    from safetensors.torch import save_file
+
+    names = CheckpointTensors(model).stored
+    by_name = {names.get(name, name): value for name, value in changed.items()}
+    for path in sorted(model.iterdir()):
+        target = out / path.name
+        if path.is_dir():
+            shutil.copytree(path, target)
+            continue
+        if path.suffix != ".safetensors" or not by_name:
+            link_or_copy(path.resolve(), target)
+            continue
+        with safe_open(path, framework="pt") as file:
+            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        save_file({n: stored_as(by_name, n, t) for n, t in tensors.items()}, target, metadata)
+
+
+def stored_as(changed: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of the checkpoint with its new value: matrices in the type that they had,
+    norms in float32, since 1 + weight has more digits.
+    """
+    if name not in changed:
+        return tensor
+    return changed[name].to(tensor.dtype if tensor.dim() > 1 else torch.float32).contiguous()
+
+
+def write_curvature(curvature: Path, out: Path, columns: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write the curvature of the model whose columns are scaled.
+
+    With inputs x / s: the Hessian is H / (s s'), the mean squares are those over s^2.
+    """
+    facts: CurvatureJson = json.loads((curvature / "curvature.json").read_text())
+    with np.load(curvature / "importance.npz", allow_pickle=False) as data:
+        importance = {name: data[name] for name in data.files}
+    scale_of: dict[int, NDArray[np.float32]] = {}
+    for name, scale in columns.items():
+        for number in as_list(facts["tensors"].get(name, [])):
+            scale_of[number] = scale
+        if name in importance:
+            importance[name] = importance[name] / scale**2
+    for number in sorted(set(all_numbers(facts))):
+        source, target = hessian_path(curvature, number), hessian_path(out, number)
+        if number not in scale_of:
+            link_or_copy(source.resolve(), target)
+            continue
+        scale = scale_of[number]
+        np.save(target, np.load(source) / scale[:, None] / scale)
+    np.savez(out / "importance.npz", **importance)
+    link_or_copy((curvature / "curvature.json").resolve(), out / "curvature.json")
+
+
+def all_numbers(facts: CurvatureJson) -> Iterator[int]:
+    """Yield the number of every Hessian, some more than once."""
+    for numbers in facts["tensors"].values():
+        yield from as_list(numbers)
+
+
+STAGE = Stage(
+    "balance",
+    1,
+    run,
+    tools=("torch", "transformers"),
+    files=("config.json", "importance.npz", "curvature.json"),
+)
