@@ -9,6 +9,7 @@ from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes, bits_per_weight
 from sintra.hardware.estimate.estimate import Shape, memory_beside_weights
 from sintra.planning.planners import imatrix_mse, optuna_tpe, random_mix, solver
 from sintra.planning.solver.mixes import mix_of
+from sintra.planning.solver.search import open_search
 from sintra.planning.state import ModelFacts, PlannerState, Priors, StudyResults, TextResult
 
 DEVICE = Hardware("d", "d", "cpu", 4, "", 2**33, 2**33, 2e10, 0.6, 0.2, 0.0, None)
@@ -182,6 +183,17 @@ class Run:
         ]
         measured = min(found, key=lambda r: self.numbers[r, "search"]["kld_mean"].value)
         return self.world.kld(mix_of(measured, self.world.space))
+
+
+def probed_run(given, world):
+    """A study whose curve and probes are measured, and nothing else."""
+    run = Run(given, world)
+    while not run.rounds or open_search(given, run.state())[1]:
+        proposals = open_search(given, run.state())[1]
+        run.rounds.append(proposals)
+        for proposal in proposals:
+            run.measure(proposal)
+    return run
 
 
 def bits(world, wide):

@@ -122,6 +122,8 @@ class StudyRun:
         winner = judged[0]["winner"]
         if not winner or judged[0]["status"] == "fail":
             return
+        if "kld_mean" in winner["verdict"]["unknown"]:  # it is expected to miss, if not surely
+            return
         self.delivered_at = self.run.seconds
         if not outputs.deliver_early(self.workspace, *judged):
             return
@@ -186,11 +188,12 @@ class StudyRun:
         recorded, policy = round_files.read_rounds(self.workspace), self.workspace.policy
         if self.concluded or not self.run.is_over(policy) or not recorded:
             return
-        measured = candidates.collect_candidates(
-            self.workspace.graph(), self.workspace.store, recorded
-        )
+        graph, store = self.workspace.graph(), self.workspace.store
+        measured = candidates.collect_candidates(graph, store, recorded)
         if any(candidate.artifact for candidate in measured):
             stop = f"the run's time was up (limits.study_minutes={policy.minutes:g})"
+            if left := rounds.step_left(graph, store, recorded[:-1], measured, in_time=False):
+                stop += f"; {left}"
             self.conclude_study([*recorded[:-1], replace(recorded[-1], stop=stop)])
 
     def conclude_study(self, recorded: list[Round] | None = None, show_all: bool = False) -> bool:

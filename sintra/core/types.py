@@ -151,7 +151,8 @@ class Candidate:
     """A recipe and all that is known of it so far. `artifact` is its GGUF or its folder when it was
     built; `predicted` is what the planner expected of it (Proposal.predicted), `stated` how sure
     its author was (Proposal.confidence); `round` proposed it first; `name` is what people read, no
-    other in its study has it; `probe` is Proposal.probe.
+    other in its study has it; `probe` is Proposal.probe. `expected` is what the report text should
+    say of the KLD, with a 90 % interval, while it has not.
     """
 
     recipe: Recipe
@@ -166,6 +167,7 @@ class Candidate:
     round: int = 0
     name: str = ""
     probe: str = ""
+    expected: Measurement | None = None
 
     @property
     def label(self) -> str:

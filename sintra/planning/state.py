@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -11,6 +10,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Goal, Measurement, Proposal
 from sintra.formats.gguf.sizes import MixSizes
 from sintra.hardware.estimate.estimate import Shape
+from sintra.planning.belief import TextPair, TextRatio, learn_ratio
 
 ADVISER = "language model"  # author of the proposals made on its advice
 EXPLORER = "forced exploration"  # author of what is measured instead of advice that repeats itself
@@ -76,13 +76,13 @@ class StudyResults:
             None,
         )
 
-    def report_ratios(self) -> list[float]:
-        """Return the report text's KLD over the search text's, of each recipe measured on both."""
-        return [report / search for _, search, report in self._on_both_texts()]
+    def text_ratio(self, near: float | None = None) -> TextRatio:
+        """Return the report text's KLD over the search text's, by what was measured on both.
 
-    def report_ratio(self) -> float:
-        """Return the median of `report_ratios`; 1 where nothing was measured on both texts."""
-        return statistics.median(self.report_ratios() or [1.0])
+        near: the KLD in nats that matters.
+        """
+        pairs = [TextPair(search, report) for _, search, report in self._on_both_texts()]
+        return learn_ratio(pairs, near)
 
     def _on_both_texts(self) -> Iterator[tuple[Recipe, float, float]]:
         """Yield the recipes measured on both texts, with the KLD on the search and the report's."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sintra.build.graph import Graph
 from sintra.core.artifact import Artifact
 from sintra.core.format import format_of
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import judge, settled
 from sintra.core.types import Candidate, Goal
 from sintra.planning.other_formats import buildable_formats, unsupported_format_lines
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
@@ -31,7 +31,7 @@ def format_rows(
     rows = []
     for name in study.formats:
         own = [c for c in candidates if c.recipe.format == name]
-        order = ranked(own, goal)
+        order = settled(own, goal)
         if order:
             rows.append(best_variant_row(graph, store, order[0], goal))
         elif name in reasons:

@@ -22,7 +22,7 @@ from sintra.core import plugins
 from sintra.core.artifact import Artifact, File
 from sintra.core.canonical import canonical, sealed, sha256, unsealed
 from sintra.core.format import format_of
-from sintra.core.judge import ranked
+from sintra.core.judge import settled
 from sintra.core.recipe import Recipe
 from sintra.core.stage import tool_version
 from sintra.core.types import Candidate
@@ -266,7 +266,7 @@ def model_steps(
     goal = workspace.study.goal
     models = {"": graph.quantize(winner)}
     for name in buildable_formats(graph.study):
-        order = ranked([c for c in candidates if c.recipe.format == name], goal)
+        order = settled([c for c in candidates if c.recipe.format == name], goal)
         if name != winner.format and order:
             models[name] = graph.quantize(order[0].recipe)
     return models

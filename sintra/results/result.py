@@ -12,7 +12,7 @@ from typing import cast
 from sintra.build.graph import Graph
 from sintra.build.run_state import LanguageModelBill
 from sintra.core.artifact import Artifact, File
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import judge, row_to_judge, settled
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Constraint, Goal, Hardware, Status
 from sintra.formats.gguf.layout import Layout
@@ -55,7 +55,7 @@ def build_result(
     `steps` (built, cached, failed and pulled), `wall_s` (seconds) and `llm` are of this run.
     """
     study, goal = workspace.study, workspace.study.goal
-    order = ranked(candidates, goal)
+    order = settled(candidates, goal)
     last = rounds[-1] if rounds else None
     reason = (last.stop or "") if last else ""
     result: ResultJson = {
@@ -249,7 +249,7 @@ def holds_probability(candidate: Candidate, limit: Constraint) -> float:
 
     Errors are taken as normal: from the standard error, or from the 90 % interval of an estimate.
     """
-    measured = candidate.find(limit.metric)
+    measured = row_to_judge(candidate, limit.metric)
     if measured is None:
         return 0.0
     spread = measured.stderr or ((measured.high or 0.0) - (measured.low or 0.0)) / INTERVAL_90

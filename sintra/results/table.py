@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from sintra.core.judge import judge, ranked
+from sintra.core.judge import judge, settled
 from sintra.core.types import Candidate, Goal, Verdict
 from sintra.hardware.boards import corrections
 from sintra.results.conversion import conversion_words, warning_words
@@ -34,7 +34,7 @@ def results_table(
 
     show_all: also all others, and the probes of sensitivity.
     """
-    order = ranked(candidates, goal)
+    order = settled(candidates, goal)
     references = [c for c in order[1:] if is_reference(c, order)]
     others = [c for c in order if c not in references]
     shown = [c for i, c in enumerate(others) if i == 0 or show_all or not c.probe]

@@ -10,10 +10,11 @@ from sintra.build.step import Step
 from sintra.core.artifact import Artifact, Failure
 from sintra.core.format import format_of
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Level, Measurement, Proposal
+from sintra.core.types import Candidate, Goal, Level, Measurement, Proposal
 from sintra.hardware.boards.corrections import add_board_measurements, correct_candidates
 from sintra.hardware.estimate.estimate import Shape
 from sintra.hardware.estimate.runtimes import estimate_for_runtime
+from sintra.planning.belief import as_measurement, expected_on_report, ratio_of_candidates
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.store.store import Outcome, Store
 from sintra.study.round_files import Round
@@ -39,7 +40,19 @@ def collect_candidates(graph: Graph, store: Store, rounds: Sequence[Round]) -> l
         replace(candidate_of(graph, store, own, first_round[recipe]), name=names[recipe])
         for recipe, own in proposals.items()
     ]
+    candidates = with_expectations(candidates, graph.study.goal)
     return correct_candidates(candidates) if graph.study.board else candidates
+
+
+def with_expectations(candidates: Sequence[Candidate], goal: Goal) -> list[Candidate]:
+    """Return the candidates with what the report text should say of those that it hasn't judged."""
+    ratio = ratio_of_candidates(candidates, goal)
+    return [
+        c
+        if c.decided or (belief := expected_on_report(c, ratio)) is None
+        else replace(c, expected=as_measurement(belief))
+        for c in candidates
+    ]
 
 
 def candidate_of(

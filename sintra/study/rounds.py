@@ -14,32 +14,39 @@ from sintra.build.step import Step
 from sintra.config.study import Study
 from sintra.core import lazy, plugins
 from sintra.core.format import PLANNED
-from sintra.core.judge import judge, ranked
-from sintra.core.recipe import Recipe
+from sintra.core.judge import judge
 from sintra.core.types import Candidate, Proposal
 from sintra.hardware.boards.corrections import correct_study
 from sintra.planning.bounds import impossible_reason
 from sintra.planning.floor import floor_reason
 from sintra.planning.other_formats import buildable_formats, propose_other_formats
-from sintra.planning.state import StudyResults
+from sintra.planning.state import PlannerState, StudyResults
 from sintra.store.files import is_regular, read_regular, write_atomic
 from sintra.store.store import Store
 from sintra.study.adviser import AdviserSession
 from sintra.study.candidates import MEASURED_LEVELS, collect_candidates
-from sintra.study.first_look import STUDY, first_look, is_first_look
+from sintra.study.finalists import (
+    early_finalist,
+    finalists_by_format,
+    tried_finalists,
+)
+from sintra.study.first_look import PLANNERS, STUDY, first_look, is_first_look
 from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 if TYPE_CHECKING:
+    from sintra.planning.solver import last_step
+    from sintra.planning.solver import search as solver_search
     from sintra.study import lessons
-else:
-    lessons = lazy.module("sintra.study.lessons")  # the no-op path doesn't need scipy
+else:  # the no-op path doesn't need scipy
+    last_step = lazy.module("sintra.planning.solver.last_step")
+    solver_search = lazy.module("sintra.planning.solver.search")
+    lessons = lazy.module("sintra.study.lessons")
 
-FINALISTS = 2  # candidates that are measured on the report text at once
-HOPELESS = 0.05  # part of a limit that a KLD is expected to break it by: about two standard errors
-EXTRA_ROUNDS = 6  # planners' rounds beyond max_rounds, after a finalist was refuted
+EXTRA_ROUNDS = 6  # added to max_rounds before the most rounds of a study are counted
 TIMES_MAX_ROUNDS = 2  # a study ends after so many times its planners' rounds, extra ones included
+NOTHING_PROPOSED = "the planner proposed nothing"
 
 
 def round_steps(graph: Graph, planned: Round) -> list[Step]:
@@ -79,10 +86,10 @@ def next_round(
     most = round_limit(graph.study)
     if number >= most:
         return last_round(graph, store, rounds, candidates, f"{most} rounds are the most")
-    proposals = new_variants(graph, store, rounds, candidates, session)
+    proposals = early_finalist(graph.study, candidates, rounds)
+    proposals = proposals or new_variants(graph, store, rounds, candidates, session)
     if not proposals:
-        ratio = measured_on_both(graph, store, rounds).report_ratio()
-        proposals = finalists_by_format(graph.study, candidates, ratio, tried_finalists(rounds))
+        proposals = finalists_by_format(graph.study, candidates, tried_finalists(rounds))
     if proposals:
         return Round(number, tuple(proposals))
     return last_round(graph, store, rounds, candidates)
@@ -97,14 +104,6 @@ def round_limit(study: Study) -> int:
     return TIMES_MAX_ROUNDS * (study.max_rounds + EXTRA_ROUNDS)
 
 
-def tried_finalists(rounds: Sequence[Round]) -> frozenset[Recipe]:
-    """Return the recipes that a round has had measured on the report text.
-
-    They aren't proposed again, whatever came of it: it wouldn't come out otherwise.
-    """
-    return frozenset(p.recipe for r in rounds for p in r.proposals if p.level == "report")
-
-
 def new_variants(
     graph: Graph,
     store: Store,
@@ -112,33 +111,36 @@ def new_variants(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return what no round has proposed yet; nothing once planners' rounds are used up."""
-    study = graph.study
-    if len(rounds) >= study.max_rounds and not may_go_on(graph, store, rounds, candidates):
-        return []
-    planned = []
-    if PLANNED in buildable_formats(study):
-        planned = ask_planner(graph, store, rounds, candidates, session)
-    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
-    return [
-        p for p in [*propose_other_formats(study), *planned] if (p.recipe, p.level) not in earlier
-    ]
+    """Return what no round has proposed yet.
 
-
-def may_go_on(
-    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
-) -> bool:
-    """Return whether planners may propose though their rounds are used up.
-
-    They may while nothing holds the limits, where the report text has refuted a finalist: the end
-    must not be worse than what is known. EXTRA_ROUNDS such rounds are allowed.
+    Once planners' rounds are used up: nothing, but where the end would be worse than what is known.
     """
-    goal = graph.study.goal
-    later = [r for r in rounds[graph.study.max_rounds :] if r.proposals]
-    extra = sum(any(p.author != STUDY for p in r.proposals) for r in later)
-    if extra >= EXTRA_ROUNDS or any(judge(c, goal).status == "pass" for c in candidates):
+    study = graph.study
+    planned: list[Proposal] = []
+    if PLANNED in buildable_formats(study):
+        on_both = measured_on_both(graph, store, rounds)
+        if may_ask_planner(study, rounds_used(rounds), candidates, on_both):
+            planned = ask_planner(graph, store, rounds, candidates, session)
+        elif study.planner.name in PLANNERS:
+            planned = ask_last_step(graph, store, rounds, candidates)
+    others = propose_other_formats(study) if rounds_used(rounds) < study.max_rounds else []
+    earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
+    return [p for p in [*others, *planned] if (p.recipe, p.level) not in earlier]
+
+
+def may_ask_planner(
+    study: Study, rounds: int, candidates: list[Candidate], on_both: StudyResults
+) -> bool:
+    """Return whether planners may propose after so many rounds.
+
+    They may beyond max_rounds while nothing holds the limits and the report text has refuted a
+    finalist: the end must not be worse than what is known. `round_limit` ends that too.
+    """
+    if rounds < study.max_rounds:
+        return True
+    if any(judge(c, study.goal).status == "pass" for c in candidates):
         return False
-    return bool(measured_on_both(graph, store, rounds).refuted(goal))
+    return bool(on_both.refuted(study.goal))
 
 
 def ask_planner(
@@ -148,7 +150,33 @@ def ask_planner(
     candidates: list[Candidate],
     session: AdviserSession | None,
 ) -> list[Proposal]:
-    """Return the proposals of the study's planner, which sees only GGUF; a replay sees all.
+    """Return the proposals of the study's planner."""
+    planner = plugins.load("planners", graph.study.planner.name)
+    proposals: list[Proposal] = planner(*planners_view(graph, store, rounds, candidates, session))
+    return proposals
+
+
+def ask_last_step(
+    graph: Graph, store: Store, rounds: Sequence[Round], candidates: list[Candidate]
+) -> list[Proposal]:
+    """Return the mix that the model of the loss foresees to be clearly smaller than the winner.
+
+    Only once something holds the limits: until then the best on the search text are measured.
+    """
+    if not any(judge(c, graph.study.goal).status == "pass" for c in candidates):
+        return []
+    search, first = solver_search.open_search(*planners_view(graph, store, rounds, candidates))
+    return [] if search is None or first else last_step.propose_last_step(search)
+
+
+def planners_view(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    session: AdviserSession | None = None,
+) -> tuple[Study, PlannerState]:
+    """Return what the study's planner is given: it sees only GGUF; a replay sees all.
 
     A planner's first round is its first, whatever was looked at before.
     """
@@ -164,11 +192,7 @@ def ask_planner(
         session,
     )
     priors = lessons.recall_lessons(graph, store, state.model)
-    planner = plugins.load("planners", graph.study.planner.name)
-    proposals: list[Proposal] = planner(
-        correct_study(graph.study, candidates), replace(state, priors=priors)
-    )
-    return proposals
+    return correct_study(graph.study, candidates), replace(state, priors=priors)
 
 
 def planners_rounds(rounds: Sequence[Round]) -> list[Round]:
@@ -182,59 +206,9 @@ def measured_on_both(graph: Graph, store: Store, rounds: Sequence[Round]) -> Stu
     return StudyResults(text_results=tuple(text_results(graph, store, proposals)))
 
 
-def finalists_by_format(
-    study: Study,
-    candidates: list[Candidate],
-    ratio: float = 1.0,
-    tried: frozenset[Recipe] = frozenset(),
-) -> list[Proposal]:
-    """Return the finalists of each format, so that the formats' best can be compared."""
-    formats = dict.fromkeys(c.recipe.format for c in candidates)
-    return [
-        proposal
-        for name in formats
-        for proposal in finalists(
-            study, [c for c in candidates if c.recipe.format == name], ratio, tried
-        )
-    ]
-
-
-def finalists(
-    study: Study,
-    candidates: list[Candidate],
-    ratio: float = 1.0,
-    tried: frozenset[Recipe] = frozenset(),
-) -> list[Proposal]:
-    """Return who must be measured on the report text before the study can end.
-
-    The best that aren't refuted, until one of them holds the limits; where none can, the one that
-    misses them least. Those that would break the limit on the KLD if theirs on the report text were
-    `ratio` times the search text's come last; once a variant holds the limits, those that would
-    break it by more than HOPELESS aren't measured. Those that were `tried` are passed over.
-    """
-    order = ranked(candidates, study.goal)
-    undecided, holds = [], False
-    for candidate in order:
-        status = judge(candidate, study.goal).status
-        if holds := status == "pass":
-            break
-        if not candidate.decided and (status == "inconclusive" or candidate is order[0]):
-            undecided.append(candidate)
-    if holds:
-        undecided = [c for c in undecided if expected_excess(study, c, ratio) <= HOPELESS]
-    undecided.sort(key=lambda c: expected_excess(study, c, ratio))
-    why = "among the best on the search text: measured on the report text"
-    untried = [c for c in undecided if c.recipe not in tried]
-    return [Proposal(c.recipe, why, STUDY, "report") for c in untried[:FINALISTS]]
-
-
-def expected_excess(study: Study, candidate: Candidate, ratio: float) -> float:
-    """Return by what part of it the KLD is expected to break its limit; 0 where it holds it."""
-    kld = candidate.value("kld_mean")
-    limits = [c.limit for c in study.goal.constraints if c.metric == "kld_mean"]
-    return (
-        0.0 if kld is None else max([0.0, *(kld * ratio / limit - 1 for limit in limits if limit)])
-    )
+def rounds_used(rounds: Sequence[Round]) -> int:
+    """Return how many rounds planners have proposed: a first look and finalists are the study's."""
+    return sum(any(p.author != STUDY for p in r.proposals) for r in rounds)
 
 
 def last_round(
@@ -246,12 +220,37 @@ def last_round(
 ) -> Round:
     """Return the round that ends the study, with what the study teaches later ones."""
     gguf = [[p for p in r.proposals if p.recipe.format == PLANNED] for r in planners_rounds(rounds)]
+    left = step_left(graph, store, rounds, candidates) if candidates else None
     return Round(
         number=len(rounds) + 1,
-        stop=reason if candidates else "the planner proposed nothing",
+        stop=f"{reason}; {left}" if left else reason if candidates else NOTHING_PROPOSED,
         again=store.failed_this_run,
         learned=lessons.learn_lesson(graph, store, gguf, candidates),
     )
+
+
+def step_left(
+    graph: Graph,
+    store: Store,
+    rounds: Sequence[Round],
+    candidates: list[Candidate],
+    in_time: bool = True,
+) -> str | None:
+    """Say which mix is foreseen to be clearly better and was not tried, and what tries it.
+
+    in_time: whether the study ends for another reason than the run's time. None where nothing is
+    left, or where the planner has no model to foresee by.
+    """
+    study = graph.study
+    if study.planner.name not in PLANNERS or PLANNED not in buildable_formats(study):
+        return None
+    view = planners_view(graph, store, rounds, candidates)
+    left = last_step.step_left(*view)
+    if left is None or not in_time:
+        return left and f"{left}; the next run tries it"
+    if rounds_used(rounds) >= study.max_rounds and not last_step.is_spent(*view):
+        return f"{left}; max_rounds={2 * study.max_rounds} tries it"
+    return f"{left}; planner.evaluations={last_step.more_evaluations(*view)} tries it"
 
 
 def write_keys(workspace: Workspace, graph: Graph, rounds: Sequence[Round]) -> None:

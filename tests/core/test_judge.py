@@ -3,7 +3,7 @@
 import pytest
 
 from sintra.core.artifact import Failure
-from sintra.core.judge import impossible_limit, judge, ranked
+from sintra.core.judge import impossible_limit, judge, ranked, settled
 from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Constraint, Goal, Measurement
 from sintra.results.result import confidence
@@ -72,6 +72,19 @@ def test_order():
         "tiny",
     ]
     assert judge(broken, GOAL).status == "impossible"
+
+
+def test_what_is_proven_is_delivered_before_what_might_hold():
+    """A smaller one that wasn't worth a measurement doesn't make the end undecided."""
+    rows = [
+        made("doubtful", 0.0205, 1, decided=False),
+        made("likely", 0.01, 2, decided=False),
+        made("proven", 0.01, 3),
+        made("broken", 0.03, 1),
+    ]
+    assert [c.recipe.type for c in ranked(rows, GOAL)][:3] == ["doubtful", "likely", "proven"]
+    order = [c.recipe.type for c in settled(rows, GOAL)]
+    assert order == ["proven", "likely", "doubtful", "broken"]
 
 
 def test_confidence_is_a_probability():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import statistics
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from searches import DEVICE, Run, bits, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
-from sintra.core.judge import ranked
-from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Measurement
+from sintra.core.judge import settled
 from sintra.formats.gguf.sizes import (
     PRESET_BITS,
     MixSizes,
@@ -26,7 +23,7 @@ from sintra.planning.planners import solver
 from sintra.planning.solver.mixes import distinct_types, evaluations_spent, mix_of
 from sintra.planning.solver.problem import build_problem
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
-from sintra.study.rounds import finalists
+from sintra.study.finalists import finalists
 
 BASELINES = ("imatrix_mse", "random", "optuna")
 MB = 10**6
@@ -118,45 +115,21 @@ def test_a_harder_report_text_costs_few_bytes(seed):
     run = Run(study(optimise="size_bytes", kld=limit), world, report=1.25)
     while True:
         run.to_its_end()
-        state = run.state()
-        ratio = statistics.median(state.results.report_ratios() or [1.0])
-        found = finalists(run.given, list(state.results.candidates), ratio)
+        results = run.state().results
+        tried = frozenset(r for r, level in run.tried if level == "report")
+        ratio = results.text_ratio(limit)
+        found = finalists(run.given, list(results.candidates), ratio, tried)
         if not found:
             break
         run.rounds.append(found)
         for proposal in found:
             run.measure(proposal)
-    best = ranked(run.candidates(), run.given.goal)[0]
+    best = settled(run.candidates(), run.given.goal)[0]
     assert best.decided
     assert best.value("kld_mean") <= limit
     assert best.value("size_bytes") <= 1.02 * smallest_that_holds(run, limit / 1.25)
     reported = [r for r, level in run.tried if level == "report"]
     assert len(reported) <= 8
-
-
-def test_finalists_that_must_miss_come_last():
-    world = World(0)
-    run = Run(study(optimise="size_bytes", kld=0.1), world)
-    rows = [("Q2_K", 0.09), ("Q3_K", 0.07), ("Q4_K", 0.03)]
-    candidates = [
-        Candidate(
-            Recipe(kind),
-            "",
-            "solver",
-            (
-                Measurement("kld_mean", kld, "nats", "measured", 0.001),
-                Measurement("size_bytes", run.size(Recipe("Q2_K")) * (i + 1), "bytes", "exact"),
-            ),
-        )
-        for i, (kind, kld) in enumerate(rows)
-    ]
-    assert [p.recipe.type for p in finalists(run.given, candidates)] == ["Q2_K", "Q3_K"]
-    assert [p.recipe.type for p in finalists(run.given, candidates, 1.3)] == ["Q3_K", "Q4_K"]
-    assert [p.recipe.type for p in finalists(run.given, candidates, 9.0)] == ["Q4_K", "Q3_K"]
-    decided = dataclasses.replace(candidates[2], decided=True)
-    several = [*candidates[:2], decided]
-    assert [p.recipe.type for p in finalists(run.given, several, 1.3)] == ["Q3_K"]
-    assert finalists(run.given, several, 1.6) == []
 
 
 def test_limits_on_other_qualities_become_one_on_kld():

@@ -8,21 +8,19 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
 from sintra.store.store import Store
 from sintra.study import rounds
+from sintra.study.finalists import finalists_by_format, tried_finalists
 from sintra.study.round_files import Round
 
 
 def test_a_finalist_is_proposed_once():
     recipes = [Recipe(kind) for kind in ("Q8_0", "Q6_K", "Q4_K_M")]
     candidates = [measured(r, 0.001, 10 + n) for n, r in enumerate(recipes)]
-    first = rounds.finalists(study(), candidates)
-    assert [p.recipe for p in first] == recipes[:2]
-    tried = rounds.tried_finalists(
-        [Round(1, tuple(first)), Round(2, (Proposal(recipes[2], "", ""),))]
-    )
-    assert tried == set(recipes[:2])
-    assert [p.recipe for p in rounds.finalists(study(), candidates, tried=tried)] == recipes[2:]
-    everything = frozenset(recipes)
-    assert rounds.finalists_by_format(study(), candidates, 1.0, everything) == []
+    first = finalists_by_format(study(), candidates)
+    assert [p.recipe for p in first] == recipes[:1]
+    tried = tried_finalists([Round(1, tuple(first)), Round(2, (Proposal(recipes[2], "", ""),))])
+    assert tried == set(recipes[:1])
+    assert [p.recipe for p in finalists_by_format(study(), candidates, tried)] == recipes[1:2]
+    assert finalists_by_format(study(), candidates, frozenset(recipes)) == []
 
 
 def test_a_study_has_a_last_round_whatever_was_measured(tmp_path, tiny):

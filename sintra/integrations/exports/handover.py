@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from sintra.core.artifact import Artifact
 from sintra.core.errors import UserError
 from sintra.core.kv_cache import kv_arguments
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe
 from sintra.core.types import Measurement
 from sintra.formats.gguf.chat_template import ChatFormat
 from sintra.store.files import hash_file

@@ -5,16 +5,14 @@ its size, so that nothing is delivered that measured worse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import replace
 
-from sintra.config.study import Study
-from sintra.core.judge import ranked
-from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
-from sintra.core.types import Candidate, Proposal
-from sintra.formats.gguf.sizes import NEAREST_ERROR, MixSizes
-from sintra.planning.solver.improvement import NOTABLE_SAVING
+from sintra.core.types import Proposal
+from sintra.planning.belief import Belief
+from sintra.planning.solver.guards import propose_stock_presets
+from sintra.planning.solver.last_step import NOTABLE_SAVING, file_bytes_of
 from sintra.planning.solver.mixes import mix_of
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.solver.search import Search
@@ -24,6 +22,7 @@ from sintra.stages.rounding.effort import learning_steps
 # too little on the bundled models (docs/benchmarks.md: after refining 0.50 to 0.65, 0.29 to 0.38
 # where blocks learn too, 0.7 to 0.8 after polishing); on SmolLM2 refining left 0.97 to 0.99.
 REFINED, LEARNED, POLISHED = 0.9, 0.5, 0.8
+FINISHING_SPREAD = 0.3  # of the logarithm of these
 MOST_FINISHED = 0.98  # of the KLD; more is left where finishing isn't worth a smaller mix
 FINISHING_WORDS = ("rounded again block after block", "tuned end to end")  # of refine, of polish
 
@@ -50,7 +49,7 @@ def propose_finishing(search: Search) -> list[Proposal]:
         return []
     factor = refining_factor(search) if refine else 1.0
     factor *= POLISHED if polish else 1.0
-    factor = finished_share(search, done) or factor
+    factor = finished_factor(search, done, factor)
     if factor <= MOST_FINISHED and (smaller := propose_smaller_mix(search, incumbent, factor)):
         recipe = replace(smaller.recipe, refine=refine, polish=polish)
         if recipe not in done:
@@ -64,17 +63,20 @@ def propose_finishing(search: Search) -> list[Proposal]:
     return [Proposal(recipe, why, search.settings.author)]
 
 
-def finished_share(search: Search, done: list[Recipe]) -> float | None:
-    """Return what finishing left of a mix's KLD here, or None where it wasn't tried.
+def finished_factor(search: Search, done: list[Recipe], expected: float) -> float:
+    """Return what finishing is expected to leave of a mix's KLD, by what it has left here.
 
-    What the mix would have without it is foreseen by the model of the damage.
+    expected: before anything was finished. What a finished mix would have without it is foreseen by
+    the model of the loss.
     """
+    logs = []
     for recipe in done:
         kld = search.state.results.kld(recipe, "search")
         mix = mix_of(recipe, search.space)
         if kld is not None and mix is not None:
-            return kld.value / search.surrogate.predict(mix)[0]
-    return None
+            logs.append(math.log(kld.value / search.surrogate.predict(mix)[0]))
+    errors = [search.surrogate.misfit] * len(logs)
+    return Belief.of(expected, FINISHING_SPREAD).learn(logs, errors).median
 
 
 def refining_pays(search: Search) -> bool:
@@ -111,54 +113,3 @@ def propose_smaller_mix(search: Search, incumbent: Recipe, factor: float) -> Pro
     why = f"{size / 1e6:.2f} MB, {kld:.5f} nats expected, {kld * factor:.5f} once it is finished"
     recipe = replace(search.settings.mix_recipe(mix), kv=incumbent.kv)
     return Proposal(recipe, why, search.settings.author)
-
-
-def file_bytes_of(search: Search, recipe: Recipe) -> float | None:
-    """Return the bytes of a recipe's file, or None where it was not made."""
-    results = search.state.results
-    return results.file_bytes.get(recipe) or next(
-        (c.value("size_bytes") for c in results.candidates if c.recipe == recipe), None
-    )
-
-
-def propose_stock_presets(search: Search) -> list[Proposal]:
-    """Propose the stock preset that should do least damage in at most the best's bytes.
-
-    It is measured with and without importance matrix, and stays in the table as a reference.
-    """
-    results, author = search.state.results, search.settings.author
-    best = next(iter(ranked(results.candidates, search.study.goal)), None)
-    if best is None or not best.recipe.complete:
-        return []
-    max_bytes, presets = preset_bytes(search.study, best), whole_presets(search)
-    fitting = [name for name, mix in presets.items() if search.sizes.total(mix) <= max_bytes]
-    if not fitting:
-        return []
-    chosen = min(fitting, key=lambda name: expected_damage(search.sizes, presets[name]))
-    size = search.sizes.total(presets[chosen]) / 1e6
-    why = f"the best stock preset that fits ({size:.2f} MB), to compare with"
-    return [Proposal(Recipe(chosen, importance=matrix), why, author) for matrix in (False, True)]
-
-
-def whole_presets(search: Search) -> dict[str, Mapping[str, str]]:
-    """Return the stock presets whose matrices all have a type of known size, by name."""
-    return {
-        name: mix
-        for name, mix in search.state.model.presets.items()
-        if all(mix.get(m.name) in NEAREST_ERROR for m in search.sizes.matrices)
-    }
-
-
-def expected_damage(sizes: MixSizes, mix: Mapping[str, str]) -> float:
-    """Return what rounding to nearest does to all weights, were they alike in all matrices."""
-    return sum(m.count * NEAREST_ERROR[mix[m.name]] for m in sizes.matrices)
-
-
-def preset_bytes(study: Study, best: Candidate) -> float:
-    """Return the bytes that a preset may have to compete with the best candidate.
-
-    That is, the best's bytes, or the limit on bytes where only quality counts below it.
-    """
-    limits = [c.limit for c in study.goal.constraints if c.metric == "size_bytes"]
-    size = best.value("size_bytes") or 0.0
-    return max(size, *limits) if limits and study.goal.optimise in QUALITY else size

@@ -6,19 +6,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sintra.core.judge import ranked
 from sintra.core.metrics import QUALITY
 from sintra.core.recipe import Recipe
 from sintra.core.types import SCREEN, Proposal
 from sintra.planning.solver import pruning
+from sintra.planning.solver.last_step import (
+    PRESET_EVALUATIONS,
+    file_bytes_of,
+    least_paired_error,
+    promises_improvement,
+    propose_beyond_budget,
+)
 from sintra.planning.solver.mixes import Mix, cut_mix, evaluations_spent, mix_of
 from sintra.planning.solver.search import Search
 
-NOTABLE_SAVING = 0.003  # part of the bytes that is worth a measurement
+if TYPE_CHECKING:
+    from sintra.planning.solver.surrogate import Array
+
+RIVAL_SAVING = 0.01  # part of the bytes that is worth a comparison with the best so far
 SCREENED_MIXES = 3  # mixes that are compared on a part of the text
-MOST_EXTRA = 4  # evaluations beyond the budget after finalists were refuted
-PRESET_EVALUATIONS = 2  # kept free for the stock presets at the end
 
 
 def propose_improvement(search: Search) -> list[Proposal]:
@@ -26,7 +35,7 @@ def propose_improvement(search: Search) -> list[Proposal]:
     state, settings = search.state, search.settings
     evaluations_left = settings.evaluations - evaluations_spent(state) - PRESET_EVALUATIONS
     if evaluations_left < 1:
-        return propose_after_refutation(search)
+        return propose_beyond_budget(search)
     if any(p.level == "screen" for p in state.results.last_round):
         return propose_screened(search)
     best = search.solve()
@@ -41,68 +50,6 @@ def propose_improvement(search: Search) -> list[Proposal]:
     return (
         propose_screening(search) if evaluations_left >= 1 + (SCREENED_MIXES + 1) / SCREEN else []
     )
-
-
-def propose_after_refutation(search: Search) -> list[Proposal]:
-    """Propose one more mix though the evaluations are spent, where finalists were refuted.
-
-    The report text has then moved the target, and the best that is left may be a probe. Each
-    refuted finalist pays for two evaluations beyond the budget; what finishing and stock presets
-    took doesn't count.
-    """
-    results = search.state.results
-    beside = sum(
-        level == "search" and (recipe.finished or not recipe.tensors)
-        for recipe, level in results.attempts
-    )
-    beyond = evaluations_spent(search.state) - beside
-    beyond -= search.settings.evaluations - PRESET_EVALUATIONS
-    refuted = results.refuted(search.study.goal)
-    if not refuted or beyond >= min(2 * len(refuted), MOST_EXTRA):
-        return []
-    best = search.solve()
-    recipe = search.settings.mix_recipe(best) if best else None
-    if (
-        best is None
-        or (recipe, "search") in search.state.results.attempts
-        or not promises_improvement(search, best)
-    ):
-        return []
-    return [search.propose(best, "the best mix by what the report text has shown")]
-
-
-def promises_improvement(search: Search, mix: Mix) -> bool:
-    """Say whether a mix promises more than noise over the best candidate.
-
-    That is, twice the paired standard error, or NOTABLE_SAVING of the bytes.
-    """
-    goal, results = search.study.goal, search.state.results
-    best = next(iter(search.holding()), None)
-    if best is None:
-        return True
-    if goal.optimise not in QUALITY:
-        best_bytes = best.value("size_bytes") or 0.0
-        return search.sizes.total(mix) < best_bytes * (1 - NOTABLE_SAVING)
-    kld = results.kld(best.recipe, "search")
-    if kld is None:
-        return True
-    return kld.value - search.surrogate.predict(mix)[0] > 2 * least_paired_error(
-        search, best.recipe
-    )
-
-
-def least_paired_error(search: Search, best: Recipe) -> float:
-    """Return the standard error of a KLD difference to the best: the smallest to any other mix."""
-    results = search.state.results
-    errors = [
-        difference[1]
-        for result in results.text_results
-        if result.level == "search"
-        and result.recipe != best
-        and result.recipe.complete
-        and (difference := results.kld_difference(best, result.recipe))
-    ]
-    return min(errors, default=0.0)
 
 
 def propose_kv_caches(search: Search, best: Mix | None) -> list[Proposal]:
@@ -144,7 +91,13 @@ def propose_cuts(search: Search) -> list[Proposal]:
 
 
 def sample_mixes(search: Search) -> Iterator[Mix]:
-    """Yield untried mixes, each the best by parameters drawn from the model's posterior.
+    """Yield untried mixes, each the best by parameters drawn from the model's posterior."""
+    return (mix for _, mix in sample_worlds(search))
+
+
+def sample_worlds(search: Search) -> Iterator[tuple[Array, Mix]]:
+    """Yield parameters drawn from the model's posterior, with the mix that is best by them, where
+    it is untried.
 
     This is Thompson sampling; the draws are deterministic.
     """
@@ -153,20 +106,42 @@ def sample_mixes(search: Search) -> Iterator[Mix]:
     attempts = search.state.results.attempts
     rng = np.random.default_rng([search.study.planner.seed, len(attempts)])
     for _ in range(3 * SCREENED_MIXES):
-        mix = search.solve(search.surrogate.sample(rng))
+        theta = search.surrogate.sample(rng)
+        mix = search.solve(theta)
         if mix and not {
             (search.settings.mix_recipe(mix), level) for level in ("screen", "search")
         } & set(attempts):
-            yield mix
+            yield theta, mix
+
+
+def pays_by_draw(search: Search, incumbent: Recipe, theta: Array, mix: Mix) -> bool:
+    """Say whether a mix promises enough over the best so far, were the drawn parameters true.
+
+    That is RIVAL_SAVING of the bytes, or of the KLD more than the noise of a comparison.
+    """
+    goal, size = search.study.goal.optimise, file_bytes_of(search, incumbent)
+    if goal == "size_bytes":
+        return size is None or search.sizes.total(mix) < size * (1 - RIVAL_SAVING)
+    best = mix_of(incumbent, search.space)
+    if goal not in QUALITY or best is None:
+        return True
+    drawn = replace(search.surrogate, theta=theta)
+    gain = drawn.predict(best)[0] - drawn.predict(mix)[0]
+    return gain > least_paired_error(search, incumbent)
 
 
 def propose_screening(search: Search) -> list[Proposal]:
-    """Propose to compare sampled mixes with the best so far on a part of the text."""
+    """Propose to compare sampled mixes with the best so far on a part of the text.
+
+    Only those that promise enough.
+    """
     incumbent = search.incumbent()
     if incumbent is None:
         return []
     samples: dict[Recipe, Proposal] = {}
-    for mix in sample_mixes(search):
+    for theta, mix in sample_worlds(search):
+        if not pays_by_draw(search, incumbent, theta, mix):
+            continue
         samples[search.settings.mix_recipe(mix)] = search.propose(
             mix, "the best mix by a draw from the model's uncertainty", "screen"
         )

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
-
 from sintra.config.study import Study
 from sintra.core.metrics import QUALITY
 from sintra.core.types import Constraint
 from sintra.planning.solver.problem import is_quality
 from sintra.planning.state import StudyResults
 
-# Parts of the limit that are aimed at, with and without a variant measured on both texts.
-MARGIN, MARGIN_UNSEEN = 0.98, 0.95
 
+def kld_target(study: Study, results: StudyResults, log_sd: float) -> float:
+    """Return the KLD to foresee on the search text, in nats; infinite without a limit.
 
-def kld_target(study: Study, results: StudyResults) -> float:
-    """Return the KLD on the search text that the limits allow, in nats; infinite without a limit.
-
-    The report text decides: its KLD is some ratio of the search text's, learned from what was
-    measured on both. Limits on other metrics of quality become one on the KLD, by the measured
-    candidates between which they lie.
+    The report text decides: what it will say is a belief (sintra.planning.belief), of which a part
+    is above the limit. Limits on other metrics of quality become one on the KLD, by the measured
+    candidates between which they lie. log_sd: the error of what is foreseen, of the logarithm.
     """
     limits = [c for c in study.goal.constraints if is_quality(c.metric)]
     if not limits:
@@ -30,9 +25,10 @@ def kld_target(study: Study, results: StudyResults) -> float:
         # Tasks of lm-eval that keep no score of their own have no points.
         if points or limit.metric in QUALITY:
             targets.append(kld_at_limit(points))
-    ratios = results.report_ratios()
-    ratio, margin = (statistics.median(ratios), MARGIN) if ratios else (1.0, MARGIN_UNSEEN)
-    return min(targets, default=float("inf")) * margin / ratio
+    allowed = min(targets, default=float("inf"))
+    if not 0 < allowed < float("inf"):
+        return allowed
+    return results.text_ratio(allowed).target(allowed, log_sd)
 
 
 def measured_excess(limit: Constraint, results: StudyResults) -> list[tuple[float, float]]:

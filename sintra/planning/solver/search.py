@@ -13,6 +13,7 @@ from sintra.core.recipe import Recipe
 from sintra.core.types import Candidate, Level, Proposal
 from sintra.formats.gguf.sizes import PRESET_BITS, MixSizes
 from sintra.hardware.estimate.estimate import Shape
+from sintra.planning.belief import kld_limit, probability_of_holding
 from sintra.planning.solver.groups import group_words
 from sintra.planning.solver.kld_target import kld_target
 from sintra.planning.solver.mixes import Mix, MixSettings, observe_mixes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sintra.planning.solver.surrogate import Array
 
 CONFIDENCE = 0.9  # of the predicted interval
+EVEN = 0.5  # probability from which a variant counts as holding the limits
 LATEST = 2  # mixes that the optimism is learned from
 MOST_OPTIMISM = 0.2  # of the logarithm of the KLD
 
@@ -53,7 +55,8 @@ class Search:
     @property
     def kld_target(self) -> float:
         """Return the KLD on the search text that the limits allow, in nats."""
-        return kld_target(self.study, self.state.results) / self.optimism
+        target = kld_target(self.study, self.state.results, self.surrogate.misfit)
+        return target / self.optimism
 
     @property
     def optimism(self) -> float:
@@ -117,18 +120,13 @@ class Search:
         )
 
     def holding(self) -> list[Candidate]:
-        """Return the candidates that hold the limits, or are expected to, the best first.
-
-        One that was not measured on the report text is expected to have there the search text's KLD
-        times the ratio of the two texts so far.
-        """
-        goal, ratio = self.study.goal, self.state.results.report_ratio()
-        limit = min((c.limit for c in goal.constraints if c.metric == "kld_mean"), default=None)
+        """Return the candidates that hold the limits, or do so as likely as not, the best first."""
+        goal, results = self.study.goal, self.state.results
+        ratio = results.text_ratio(kld_limit(goal))
         return [
             c
-            for c in ranked(self.state.results.candidates, goal)
-            if not judge(c, goal).violated
-            and (c.decided or limit is None or (c.value("kld_mean") or 0.0) * ratio <= limit)
+            for c in ranked(results.candidates, goal)
+            if not judge(c, goal).violated and probability_of_holding(c, ratio, goal) >= EVEN
         ]
 
     def incumbent(self) -> Recipe | None:
