@@ -8,10 +8,11 @@ more equal size, and what made them is scaled the other way (as in SmoothQuant, 
     value -> attention's output; up -> down        the rows, the columns
 
 With r the root mean square of a column's inputs over the calibration text, its scale is
-(r / geometric mean of r) ** 0.5, rounded to a power of two: no weight loses a bit. A block is run
-before and after; one whose output differs (an architecture in which something else reads the norm)
-stays as it was. So does one whose weights lie on a grid of few values for each 32 columns: they
-were quantized before, or trained for it, and a type that has their grid keeps them exactly.
+(r / geometric mean of r) ** 0.25. With 0.5 the 8-bit errors fall no further, and those of the
+rounded weights grow (docs/log.md). A block is run before and after; one whose output differs (an
+architecture in which something else reads the norm) stays as it was. So does one whose weights lie
+on a grid of few values for each 32 columns: they were quantized before, or trained for it, and a
+type that has their grid keeps them exactly.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ else:
     np = lazy.module("numpy")
     torch = lazy.module("torch")
 
-POWER = 0.5  # of a column's size in its scale: 1 would make all columns equal
-STEPS = 4  # a scale is 2**-STEPS to 2**STEPS
+POWER = 0.25  # of a column's size in its scale: 1 would make all columns equal
+LARGEST = 16.0  # scale; the smallest is its inverse
+HALF = 6e4  # the largest weight that is stored in float16
 TOLERANCE = 1e-4  # largest relative error of a block's output that is taken for rounding
 TOKENS = 32  # that blocks are compared on
 GROUP, SAMPLE = (
@@ -237,11 +239,11 @@ def balance_pair(
 
 
 def scales_of(squares: Tensor) -> Tensor:
-    """Return columns' scales, powers of two, of their inputs' mean squares, (columns,)."""
+    """Return columns' scales of their inputs' mean squares, (columns,)."""
     sizes = squares.double().sqrt()
     sizes = sizes.clamp(min=max(float(sizes.mean()) * 1e-3, 1e-30))
-    exponents = POWER * (sizes.log2() - sizes.log2().mean())
-    return torch.exp2(exponents.round().clamp(-STEPS, STEPS)).float()
+    scales = (POWER * (sizes.log() - sizes.log().mean())).exp()
+    return scales.clamp(1 / LARGEST, LARGEST).float()
 
 
 def write_checkpoint(model: Path, out: Path, changed: Mapping[str, Tensor]) -> None:
@@ -266,12 +268,15 @@ def write_checkpoint(model: Path, out: Path, changed: Mapping[str, Tensor]) -> N
 
 
 def stored_as(changed: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor of the checkpoint with its new value: matrices in the type that they had,
-    norms in float32, since 1 + weight has more digits.
+    """Return a tensor of the checkpoint with its new value: a matrix of 16 bits in float16, which
+    has the most digits, norms in float32, since 1 + weight has more.
     """
     if name not in changed:
         return tensor
-    return changed[name].to(tensor.dtype if tensor.dim() > 1 else torch.float32).contiguous()
+    value = changed[name].contiguous()
+    if value.dim() == 1 or tensor.dtype == torch.float32 or float(value.abs().max()) > HALF:
+        return value
+    return value.half()
 
 
 def write_curvature(curvature: Path, out: Path, columns: Mapping[str, NDArray[np.float32]]) -> None:

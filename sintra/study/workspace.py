@@ -78,7 +78,7 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         board = identity.read_board(self.store, self.config.device)
-        balance = resolved_balance(self.study.balance, pin)
+        balance = resolved_balance(self.study, pin)
         label = self.label or self.study.model
         named = replace(self.study, model=label, board=board, balance=balance)
         texts = pinned_texts(self.root, self.study, self.digests)
@@ -97,13 +97,16 @@ class Workspace:
         return sha256(canonical(parts))
 
 
-def resolved_balance(asked: str, pin: Source) -> str:
+def resolved_balance(study: Study, pin: Source) -> str:
     """Return whether a model's columns are balanced, always or never, where auto may be asked.
 
     Tiny models' columns are alike. Of a hub model nothing is known yet: no tiny one, as a rule.
+    Balanced weights are rounded to 16 bits anew, for which bfloat16 is too coarse.
     """
-    if asked != "auto":
-        return asked
+    if study.balance != "auto":
+        return study.balance
+    if study.convert == "bf16":
+        return "never"
     weights = sum(weights_by_columns(pin).values())
     return "never" if 0 < weights <= TINY else "always"
 

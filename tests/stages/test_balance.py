@@ -1,4 +1,4 @@
-"""Balanced columns: the same function, to the bit where it can be, and better 8-bit activations."""
+"""Balanced columns: the same function, and better 8-bit activations."""
 
 import json
 from dataclasses import replace
@@ -128,20 +128,17 @@ def test_the_same_function_of_other_weights(balanced, name):
         {"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"} <= moved
     ) != experts
     assert ("self_attn.v_proj.bias" in moved) == (name == "qwen2")
-    ratio = (
-        after["model.layers.1.self_attn.o_proj.weight"]
-        / before["model.layers.1.self_attn.o_proj.weight"]
-    ).log2()
-    assert torch.equal(ratio, ratio.round()), "a scale is a power of two"
-    assert ratio.unique().numel() > 3
-    assert torch.equal(ratio, ratio[:1].expand_as(ratio)), "one for each column"
+    name = "model.layers.1.self_attn.o_proj.weight"
+    ratio = after[name] / before[name]
+    assert torch.allclose(ratio, ratio[:1].expand_as(ratio), rtol=1e-4), "one for each column"
+    assert float(ratio.max() / ratio.min()) > 2
 
 
 def test_heads_that_share_a_value_share_a_scale(balanced):
     net, other, _, _ = balanced("llama")
     name = "model.layers.0.self_attn.o_proj.weight"
     scale = (other.state_dict()[name] / net.state_dict()[name])[0].view(2, 2, 8)
-    assert torch.equal(scale[:, 0], scale[:, 1])
+    assert torch.allclose(scale[:, 0], scale[:, 1], rtol=1e-4)
 
 
 def test_a_block_in_which_something_else_reads_the_norm_stays(balanced, capsys):
@@ -182,7 +179,7 @@ def test_the_curvature_is_that_of_the_scaled_inputs(balanced):
         assert np.allclose(second, first / np.outer(columns, columns), rtol=1e-3)
         if not module.endswith("o_proj"):  # whose heads share scales
             spread = [np.ptp(np.log2(x[tensor])) for x in (old, new)]
-            assert spread[1] < 0.7 * spread[0]
+            assert spread[1] < 0.8 * spread[0]
 
 
 def rounded(x):
@@ -215,6 +212,8 @@ def test_only_ours_are_made_from_it_and_only_of_real_models(tiny):
         stock = graph.quantize(Recipe("Q4_K_M", importance=True))
         assert "balance" not in {s.stage for s in stock.all()}
     assert made["always"] - made["never"] == {"balance"}
-    assert resolved_balance("auto", Source("hub", "x", "o/n")) == "always"
-    assert resolved_balance("auto", source) == "never"
-    assert resolved_balance("always", source) == "always"
+    hub = Source("hub", "x", "o/n")
+    assert resolved_balance(study(), hub) == "always"
+    assert resolved_balance(study(), source) == "never"
+    assert resolved_balance(replace(study(), convert="bf16"), hub) == "never"
+    assert resolved_balance(replace(study(), balance="always"), source) == "always"
