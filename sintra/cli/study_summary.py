@@ -163,7 +163,8 @@ def print_result(
         print(table.advice_line(result))
         return
     study = workspace.study
-    print(f"{table.results_table(result, candidates, study.goal, show_all)}\n")
+    if candidates:
+        print(f"{table.results_table(result, candidates, study.goal, show_all)}\n")
     print(ending(result, study))
     hint = table.adviser_hint(study.planner.name) if result["status"] != "pass" else ""
     for line in table.wrapped([hint, *cost_lines(result)]):

@@ -25,7 +25,7 @@ def ending(result: ResultJson, study: Study) -> str:
         lines.append(("Model", f"{folder}/{model_file(winner)['path']}"))
     lines.append(("Report", f"{folder}/report.html"))
     lines += next_lines(result)
-    rows = (f"{name:<{COLUMN}}{words}" for name, words in lines if words)
+    rows = (f"{f'{name}  ':<{COLUMN}}{words}" for name, words in lines if words)
     return "\n".join(wrapped(rows, INDENT))
 
 
@@ -33,7 +33,7 @@ def verdict_words(result: ResultJson) -> str:
     """Return what came out, in a sentence or two."""
     winner, limits = result["winner"], result["goal"]["constraints"]
     if winner is None or result["status"] == "impossible":
-        return result["reason"] or "no variant could be built"
+        return result["reason"].removeprefix("impossible: ") or "no variant could be built"
     if result["status"] == "pass":
         held = f"all {len(limits)} limits hold" if len(limits) > 1 else "the limit holds"
         return f"{held if limits else 'no limit was set'}: {winner_words(result, winner)}"

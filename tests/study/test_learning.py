@@ -227,7 +227,7 @@ def test_the_history_exports_and_forgets(tmp_path, capsys):
     assert (len(rows), first["study"], first["winner"], first["size_bytes"], first["llm_usd"]) == (
         3,
         "s0",
-        "Q4_K_M",
+        "llama.cpp Q4_K_M",
         "1000.0",
         "0.01",
     )

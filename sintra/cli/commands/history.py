@@ -14,6 +14,7 @@ from sintra.results import calibration
 from sintra.store import history
 from sintra.store.history import HistoryRow
 from sintra.store.store import Store
+from sintra.study.result_upgrade import parse_result
 
 FORMATS = ("text", "json", "csv")
 ALL = "all"
@@ -67,7 +68,7 @@ def forget_study(path: Path, study: str, studies: set[str]) -> None:
 def print_rows(rows: list[HistoryRow]) -> None:
     """Print a line for each result, the oldest first."""
     for r in rows:
-        print(f"{r['made']}  {r['study']:<44} {r['status']:<10} {r['winner'] or '-'}")
+        print(f"{r['made']}  {r['study']:<44} {r['status']:<12} {winner_name(r) or '-'}")
     if not rows:
         print("no study has ended yet: doit optimize hardware=jetson_nano")
 
@@ -83,7 +84,19 @@ def export_row(row: HistoryRow) -> dict[str, Any]:
         "llm_calls": llm.get("calls"),
         "llm_usd": llm.get("usd"),
     }
-    return {k: (row | more)[k] for k in COLUMNS}
+    named = row | more | {"winner": winner_name(row)}
+    return {k: named[k] for k in COLUMNS}
+
+
+def winner_name(row: HistoryRow) -> str | None:
+    """Return the name of a row's winner; rows of earlier versions had one with a digest."""
+    if row["winner"] is None:
+        return None
+    try:
+        winner = parse_result(row["result"])["winner"]
+    except ValueError:
+        return row["winner"]
+    return winner["name"] if winner else None
 
 
 def export_rows(rows: list[dict[str, Any]], format: str) -> str:

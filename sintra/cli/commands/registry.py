@@ -23,7 +23,9 @@ COMMANDS = (
         "Build and measure variants until the goal holds: doit optimize hardware=NAME model=NAME "
         "goal.max_kld=0.02",
         "main",
-        options=(Option("all", False, "Show every variant that was measured.", "show_all"),),
+        options=(
+            Option("all", False, "show every variant that was measured, probes too", "show_all"),
+        ),
         opens="study",
     ),
     Command(

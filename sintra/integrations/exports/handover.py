@@ -163,7 +163,7 @@ class DeliveredModel:
     def print_goal_note(self) -> None:
         """Print a note where the study's goal is not met."""
         if self.status != "pass":
-            print(f"note: this model is {self.status}: the limits of its goal are not all held")
+            print(f"note: the study ended with {self.status}: not every limit of its goal holds")
 
     @contextmanager
     def original_model(self) -> Iterator[Path]:
