@@ -64,7 +64,7 @@ def measured(model: Path, types: list[str], cache: Path, speeds: bool) -> list[R
                 "model": model.name,
                 "type": kind,
                 "shape": Shape.of(layout),
-                "context": workspace.study.probe.context,
+                "context": workspace.study.context,
                 "tg_tps": speed.value,
                 "ram_peak_bytes": ram,
             }

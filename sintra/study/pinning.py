@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -217,9 +218,9 @@ def _ask_context(repo: str, commit: str) -> int:
     from huggingface_hub import hf_hub_download  # not on the no-op path
 
     try:
-        return trained_context(
-            read_object(Path(hf_hub_download(repo, "config.json", revision=commit)))
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)
+            return trained_context(read_object(Path(path)))
     except Exception:  # the download that follows says what is wrong with the model
         return 0
 
