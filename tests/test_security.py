@@ -90,7 +90,7 @@ LIES = {
     "key twice": (b"llama.context_length", b"general.architecture", "stands there twice"),
     "value type": (ARCH + U32(4), ARCH + U32(99), "unknown type 99"),
     "layers": (ARCH + U32(4) + U32(1), ARCH + U32(4) + U32(1 << 31), "block_count is 2147483648"),
-    "a float for a count": (ARCH + U32(4), ARCH + U32(6), "no whole number"),
+    "a float for a count": (ARCH + U32(4), ARCH + U32(6), "not a whole number"),
     "scores": (b"scores" + U32(9) + U32(6) + U64(3), b"scores" + U32(9) + U32(6) + U64(2), "GGUF"),
     "list of lists": (b"scores" + U32(9) + U32(6), b"scores" + U32(9) + U32(9), "a list of type 9"),
     "list length": (
@@ -156,9 +156,9 @@ def test_llama_cpp_is_not_shown_what_is_refused(gguf):
     from sintra.formats.runtime.quantizer import quantize
 
     patched(gguf, U64(32) + U64(32) + U32(1) + U64(384), U64(32) + U64(32) + U32(1) + U64(1 << 62))
-    with pytest.raises(Infeasible, match="no sound GGUF"):
+    with pytest.raises(Infeasible, match="not a sound GGUF"):
         LlamaModel(gguf, 16, 1, vocab_only=True)
-    with pytest.raises(Infeasible, match="no sound GGUF"):
+    with pytest.raises(Infeasible, match="not a sound GGUF"):
         quantize(gguf, gguf.with_suffix(".out"), 1)
     for name in (
         p for p in SOURCES if p.name not in ("header.py", "child.py")

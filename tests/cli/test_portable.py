@@ -80,7 +80,7 @@ def test_mistakes(folder, store, monkeypatch):
         onnx.export(folder, store, "int3")
     with pytest.raises(UserError, match="weights=fp16"):
         tflite.export(folder, store, "fp16")
-    with pytest.raises(UserError, match="no number of tokens up to the 128"):
+    with pytest.raises(UserError, match="not a number of tokens up to the 128"):
         tflite.export(folder, store, length="129")
     monkeypatch.setattr(onnx, "PACKAGES", ("not_there",))
     with pytest.raises(UserError, match=r"pip install -c constraints.txt 'sintra\[onnx\]'"):

@@ -102,7 +102,7 @@ def test_a_study_that_has_just_been_started_is_known(tmp_path, monkeypatch):
     """Its process leaves its note only once it has begun; its log is there from the start."""
     (tmp_path / "cache" / "runs").mkdir(parents=True)
     (tmp_path / "cache" / "runs" / "mine.log").write_text("sintra: no texts\n")
-    with pytest.raises(UserError, match="there is no study"):
+    with pytest.raises(UserError, match="unknown study"):
         answers.progress(tmp_path, "mine")
     monkeypatch.setattr(answers, "_started", {"mine"})
     found = answers.progress(tmp_path, "mine")
@@ -112,8 +112,8 @@ def test_a_study_that_has_just_been_started_is_known(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda r: answers.result(r, "../../etc"), "there is no study"),
-        (lambda r: answers.progress(r, "x" * 5000), "there is no study"),
+        (lambda r: answers.result(r, "../../etc"), "unknown study"),
+        (lambda r: answers.progress(r, "x" * 5000), "unknown study"),
         (lambda r: answers.plan(r, Wanted("fable", "my_phone")), "no hardware is called"),
         (lambda r: answers.plan(r, Wanted("fable", "laptop", "huge")), "no goal is called"),
         (lambda r: answers.plan(r, Wanted("fable", "laptop", planner="llm")), "solver or ladder"),

@@ -205,7 +205,7 @@ def test_a_larger_context_costs_memory_by_the_formula(winner):
     short = dataclasses.replace(winner, result=winner.result | {"context": 128})
     assert server_memory(short, "512").kv_extra_bytes == 2 * 2 * 4 * 2 * 64 * (512 - 128)
     for wrong in ("0", "many", "513"):
-        with pytest.raises(UserError, match="no number of tokens up to the 512"):
+        with pytest.raises(UserError, match="not a number of tokens up to the 512"):
             server_memory(winner, wrong)
     bare = [m for m in winner.result["winner"]["measurements"] if m["metric"] != "ram_peak_bytes"]
     unmeasured = winner.result | {"winner": winner.result["winner"] | {"measurements": bare}}

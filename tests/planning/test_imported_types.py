@@ -86,7 +86,7 @@ def test_it_is_proposed_once(tmp_path):
     ("types", "says"),
     [
         ({"token_embd.weight": "F16"}, "isn't quantized"),
-        ({"blk.0.(a+)+$.weight": "Q4_K"}, "no name of llama.cpp's"),
+        ({"blk.0.(a+)+$.weight": "Q4_K"}, "not a name of llama.cpp's"),
     ],
 )
 def test_what_has_no_types_to_take_is_refused(tmp_path, types, says):
@@ -102,7 +102,7 @@ def test_another_model_is_refused(tmp_path):
 
 def test_a_damaged_file_is_a_line(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\xff" * 60)
-    with pytest.raises(UserError, match="no sound GGUF"):
+    with pytest.raises(UserError, match="not a sound GGUF"):
         proposed(tmp_path / "x.gguf")
 
 

@@ -300,9 +300,9 @@ def test_what_is_wrong_is_told_once(asker, bad, wrong):
         ({"error": {"message": "overloaded"}}, "overloaded"),
         ({"choices": [{"message": 3}]}, "no choices"),
         ({"choices": None}, "no choices"),
-        (b"<html>hello</html>", "no chat completion"),
-        ([1], "no chat completion"),
-        (b"[" * 100_000, "no chat completion"),
+        (b"<html>hello</html>", "not a chat completion"),
+        ([1], "not a chat completion"),
+        (b"[" * 100_000, "not a chat completion"),
         (b" " * (1 << 21), "larger than"),
     ],
 )

@@ -241,7 +241,7 @@ def test_the_guard_does_least_damage_not_most_bytes():
 
 @pytest.mark.parametrize("wrong", [("Q4_K_M", "Q8_0"), ("Q4_K",)])
 def test_types_are_checked(wrong):
-    with pytest.raises(UserError, match=r"no tensor type of ggml|two planner.types"):
+    with pytest.raises(UserError, match=r"not a tensor type of ggml|two planner.types"):
         solver.propose(study(types=wrong), PlannerState())
 
 

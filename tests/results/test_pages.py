@@ -123,7 +123,7 @@ def records(project):
         (["ab", "promt=x"], "did you mean 'prompt'"),
         (["ab", "prompt=x", "prompts=y"], "either"),
         (["ab", "prompts=gone.txt"], "no file 'gone.txt'"),
-        (["ab", "tokens=many"], "no number of tokens"),
+        (["ab", "tokens=many"], "not a number of tokens"),
         (["ab", "tokens=4001"], "the model's context is 512"),
         (["ab", "file=gone.gguf"], "no file 'gone.gguf'"),
         (["ab", "study=gone"], "holds no result"),

@@ -138,6 +138,6 @@ def test_what_is_known_of_an_architecture_is_read():
 @pytest.mark.parametrize("given", ["ab", [True], [-1], [1.5], 3, [[1]], None])
 def test_blocks_are_numbers(given):
     for name in ("drop", "no_attention"):
-        with pytest.raises(ValueError, match="no numbers of blocks"):
+        with pytest.raises(ValueError, match="not numbers of blocks"):
             Recipe.of({"type": "Q2_K", name: given})
     assert Recipe.of({"type": "Q2_K", "drop": [3, 1, 3]}).drop == (1, 3)

@@ -130,7 +130,7 @@ def test_other_formats_need_the_folder(project, whole):
     [
         (b"PK\x03\x04" + b"x" * 100, "doesn't begin with GGUF"),
         (b"GGUF", "it has 4 bytes"),
-        (b"GGUF\x03\0\0\0" + b"\0" * 16, "no sound GGUF"),
+        (b"GGUF\x03\0\0\0" + b"\0" * 16, "not a sound GGUF"),
     ],
 )
 def test_files_that_are_no_model(tmp_path, content, says):

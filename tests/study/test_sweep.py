@@ -52,9 +52,9 @@ def test_one_value_is_one(override):
         ("seed=glob(*)", "glob() is for"),
         ("seed=range(1", "can't be read"),
         ("seed=range(0,1000000)", "a sweep takes 20000"),
-        ("seed=range(0,1,0)", "no range"),
-        ("seed=range(nan)", "no range"),
-        ("seed=shuffle(range(1,9999999999))", "no range"),
+        ("seed=range(0,1,0)", "not a range"),
+        ("seed=range(nan)", "not a range"),
+        ("seed=shuffle(range(1,9999999999))", "not a range"),
     ],
 )
 def test_what_is_no_list_is_refused(override, says):
