@@ -83,7 +83,7 @@ def test_own_conf_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SINTRA_CONF_PATH", str(tmp_path))
     assert compose.compose(ROOT, ["hardware=fridge"]).hardware.usable_gb == 0.5
     monkeypatch.setenv("SINTRA_CONF_PATH", str(tmp_path / "gone"))
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         compose.compose(ROOT, [])
 
 
