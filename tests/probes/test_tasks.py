@@ -253,7 +253,7 @@ def test_texts_and_answers_are_lm_evals_too(ask, toolchain, tmp_path, monkeypatc
         ("kind: answer\ndata: rows.jsonl\nprompt: story\nanswer: is\nmax_tokens: many", "number"),
         ("task: x\ndoc_to_text: !function utils.f", "!function"),
         ("task: x\ninclude: other.yaml", "include"),
-        ("kind: [", "is not a YAML"),
+        ("kind: [", "is not YAML"),
     ],
 )
 def test_mistakes_in_a_task(tmp_path, text, says):
