@@ -212,7 +212,8 @@ class Lab:
             row["measurements"] = [
                 m
                 for m in row["measurements"]
-                if m["metric"] not in SPEEDS and not m["metric"].startswith("ram_")
+                if m["metric"].partition("@")[0] not in SPEEDS
+                and not m["metric"].startswith("ram_")
             ]
         return json.dumps({k: v for k, v in result.items() if k not in PER_RUN}, sort_keys=True)
 
