@@ -78,7 +78,7 @@ def read_replay(path: Path) -> Replay:
         data: Any = json.loads(path.read_text()) if path.suffix == ".json" else _read_yaml(path)
         if isinstance(data, list):
             return Replay(
-                rounds=tuple(tuple(Proposal.of(p) for p in row["proposals"]) for row in data)
+                rounds=tuple(tuple(read_proposal(p) for p in row["proposals"]) for row in data)
             )
         rows = data["recipes"] if "recipes" in data else [c["recipe"] for c in data["candidates"]]
         return Replay(recipes=tuple(Recipe.of(row) for row in rows))
@@ -87,6 +87,11 @@ def read_replay(path: Path) -> Replay:
             f"{path} holds no recipes: expected a recipe.yaml, rounds.json or result.json from "
             "outputs/"
         ) from None
+
+
+def read_proposal(row: dict[str, Any]) -> Proposal:
+    """Return a proposal of rounds.json, where each has the name that people read beside it."""
+    return Proposal.of({key: value for key, value in row.items() if key != "name"})
 
 
 def _read_yaml(path: Path) -> Any:
