@@ -30,6 +30,7 @@ RULES = {
 }
 NAMES = re.compile(
     r"goal\.optimise(=\{optimise\})?|doit surgery|surgery\.html|^sqlite3, where damage.*"
+    r"|^optimise fit_memory .*"
 )
 
 

@@ -10,7 +10,7 @@ from sintra.config.options import Config, ModelConf, PlannerConf
 from sintra.config.study import study_of
 from sintra.core.errors import UserError
 from sintra.core.kv_cache import checked_kv, is_kv, kv_arguments, kv_element_bytes, kv_pair
-from sintra.core.recipe import Recipe, variant_name
+from sintra.core.recipe import Recipe, variant_slug
 from sintra.formats.runtime.llama_cpp import open_model
 from sintra.hardware.boards.runner import bench_command
 from sintra.hardware.estimate.estimate import kv_bytes
@@ -45,7 +45,7 @@ def test_a_cache_is_as_large_as_its_blocks():
 
 def test_a_recipe_names_it_and_a_shared_round_may():
     recipe = Recipe("Q4_K_M", kv=PAIR)
-    assert variant_name(recipe) == "Q4_K_M-kv_q8_0-q5_1"
+    assert variant_slug(recipe) == "Q4_K_M-kv_q8_0-q5_1"
     assert Recipe.of(recipe.as_json()) == recipe
     check_recipe(recipe)
     for wrong in ("q8_0/q8_0", "q8_0/../x", {}):

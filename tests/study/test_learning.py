@@ -97,7 +97,7 @@ def test_a_wrong_lesson_is_found_out(taught):
         Run(goal, World(7)).to_its_end(),
         Run(goal, World(7), lessons=tuple(shuffled)).to_its_end(),
     )
-    probed = [p for r in misled.rounds for p in r if "how much" in p.why]
+    probed = [p for r in misled.rounds for p in r if p.probe]
     assert probed, "a mix outside its interval: the probes are made after all"
     assert misled.best() <= 1.15 * cold.best()
 
