@@ -29,11 +29,16 @@ class Chain:
     def __init__(
         self, study: StudyRun, label: str = "", step_names: set[str] | None = None
     ) -> None:
-        self.study, self.workspace, self.run = study, study.workspace, study.run
+        self.study, self.run = study, study.run
         self.label = label
         """In the names of tasks that are the study's own, where other studies run beside it."""
         self.step_names = set() if step_names is None else step_names
         """Steps that are tasks already; studies side by side share them."""
+
+    @property
+    def workspace(self) -> Workspace:
+        """Return the study's workspace, as it is once its sources are resolved."""
+        return self.study.workspace
 
     def tasks(self) -> Iterator[Task]:
         """Return resolve, what is recorded, the frontier, and the end behind all of it."""

@@ -88,6 +88,7 @@ class StudyRun:
         if self.workspace.pinned() is None or renew_pin:
             pin = pinning.resolve_hub(store, model.source, model.revision)
             self.run.say(f"pinned  {pin.locator} at {pin.digest}")
+            self.workspace = self.events.workspace = self.workspace.knowing_context()
 
     def is_planned(self, number: int) -> bool:
         """Return whether a round is recorded and counts."""

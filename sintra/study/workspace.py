@@ -73,6 +73,18 @@ class Workspace:
         """Return whether the model is pinned and the board, where there is one, is known."""
         return self.pinned() is not None and identity.is_resolved(self.store, self.config.device)
 
+    def knowing_context(self) -> Workspace:
+        """Return the workspace once a hub model is pinned: its own context is known then.
+
+        Raises UserError where more is asked for.
+        """
+        pin, goal = self.pinned(), self.config.goal
+        own = own_context(pin, self.config.model, self.store, self.digests)
+        context = served_context(goal.context, own, self.study.model)
+        study = replace(self.study, context=context)
+        check_depth(study)
+        return replace(self, study=study)
+
     def graph(self) -> Graph:
         """Return the study's graph; the model must be pinned, and a board known."""
         pin = self.pinned()

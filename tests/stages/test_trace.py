@@ -129,7 +129,7 @@ def test_a_study_on_the_models_own_text(project, tiny):
     )
     done = project.doit(*args)
     assert done.returncode == 0, done.stderr
-    assert "text: what tiny writes itself" in done.stderr
+    assert "search and report: written by tiny itself" in " ".join(done.stderr.split())
     built = project.built(done)
     assert {"trace:tiny-search", "trace:tiny-report"} <= set(built)
     folder = project.root / "outputs" / "latest" / "texts"
