@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,14 @@ NORMS = {  # norm of a block -> linear layers that read it
 }
 PAIRS = {"self_attn.v_proj": "self_attn.o_proj", "mlp.up_proj": "mlp.down_proj"}
 
-Scales = dict[str, "Tensor"]
-"""Linear layer within a block -> scale of its columns, (columns,) float32."""
+
+@dataclass
+class Scaling:
+    """How a block's weights change; names are those within the block."""
+
+    columns: dict[str, Tensor] = field(default_factory=dict)  # linear layer -> factors of columns
+    rows: dict[str, Tensor] = field(default_factory=dict)  # linear layer -> divisors of its rows
+    vectors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> its new value
 
 
 def run(context: Context) -> None:
@@ -76,8 +82,8 @@ def run(context: Context) -> None:
         context.say("the checkpoint's names aren't the modules': it stays as it is")
     else:
         balancing.run(context.say)
-    write_checkpoint(model, context.out, balancing.changed)
-    write_curvature(curvature, context.out, balancing.columns)
+    write_checkpoint(model, context.out, balancing.whole)
+    write_curvature(curvature, context.out, balancing.by_tensor())
 
 
 @dataclass
@@ -106,17 +112,15 @@ class Balancing:
     """GGUF tensor -> mean squares of its input's columns."""
     names: Mapping[str, str]
     """Linear layer -> GGUF tensor."""
-    changed: dict[str, Tensor]
-    """Parameter -> its new value, in float32."""
-    columns: dict[str, NDArray[np.float32]]
-    """GGUF tensor -> scale of its columns, where they are scaled."""
+    whole: Scaling
+    """Of all blocks, by names within the model. No matrix is kept."""
 
     def __init__(self, model: BlockModel, curvature: Path, layout: Mapping[str, Any]) -> None:
         self.model = model
         with np.load(curvature / "importance.npz", allow_pickle=False) as data:
             self.importance = {name: data[name] for name in data.files}
         self.names = gguf_names(model.net, layout)
-        self.changed, self.columns = {}, {}
+        self.whole = Scaling()
 
     def run(self, say: Any) -> None:
         """Balance every block. say: gets a line for a block that stays as it is."""
@@ -134,25 +138,29 @@ class Balancing:
                 continue
             block = Block(module, f"{self.model.prefix}.{number}.", self.names)
             before = run_block(module, hidden, outer.calls[number])
-            original = {n: p.detach().clone() for n, p in module.named_parameters()}
-            scales = balance_block(block, self.importance)
+            scaling = balance_block(block, self.importance)
             after = run_block(module, hidden, outer.calls[number])
             difference = float((after - before).norm() / before.norm())
             if difference <= TOLERANCE:
-                self.keep(block, original, scales)
+                self.keep(block.prefix, scaling)
             else:
                 say(f"block {number} stays as it is: balanced it is {difference:.1e} off")
             hidden = before
             self.model.drop(number)
 
-    def keep(self, block: Block, original: Mapping[str, Tensor], scales: Scales) -> None:
-        """Remember what a block's balancing changed."""
-        for name, parameter in block.module.named_parameters():
-            if not torch.equal(parameter, original[name]):
-                self.changed[block.prefix + name] = parameter.detach().clone()
-        for layer, scale in scales.items():
-            if (tensor := block.tensor(layer)) is not None:
-                self.columns[tensor] = scale.numpy()
+    def keep(self, prefix: str, scaling: Scaling) -> None:
+        """Remember how a block changes."""
+        for whole, part in (
+            (self.whole.columns, scaling.columns),
+            (self.whole.rows, scaling.rows),
+            (self.whole.vectors, scaling.vectors),
+        ):
+            whole.update({f"{prefix}{name}": value for name, value in part.items()})
+
+    def by_tensor(self) -> dict[str, NDArray[np.float32]]:
+        """Return GGUF tensor -> factors of its columns."""
+        columns = self.whole.columns.items()
+        return {self.names[layer]: scale.numpy() for layer, scale in columns if layer in self.names}
 
 
 def on_grid(block: nn.Module) -> bool:
@@ -170,20 +178,24 @@ def distinct_values(weight: Tensor) -> float:
     return float(1 + (groups.diff() != 0).sum(1).float().mean())
 
 
-def balance_block(block: Block, importance: Mapping[str, NDArray[np.float32]]) -> Scales:
-    """Scale a block's weights in place, and return its layers' scales of columns."""
-    scales: Scales = {}
+def balance_block(block: Block, importance: Mapping[str, NDArray[np.float32]]) -> Scaling:
+    """Scale a block's weights in place, and return how."""
+    scaling = Scaling()
     with torch.no_grad():
         for norm, readers in NORMS.items():
-            scales |= balance_norm(block, norm, readers, importance)
+            balance_norm(block, norm, readers, importance, scaling)
         for maker, reader in PAIRS.items():
-            scales |= balance_pair(block, maker, reader, importance)
-    return scales
+            balance_pair(block, maker, reader, importance, scaling)
+    return scaling
 
 
 def balance_norm(
-    block: Block, norm: str, readers: tuple[str, ...], importance: Mapping[str, NDArray[np.float32]]
-) -> Scales:
+    block: Block,
+    norm: str,
+    readers: tuple[str, ...],
+    importance: Mapping[str, NDArray[np.float32]],
+    scaling: Scaling,
+) -> None:
     """Scale a norm's weights, and the columns of the layers that read it the other way."""
     module = dict(block.module.named_modules()).get(norm)
     layers = [layer for name in readers if (layer := block.layer(name)) is not None]
@@ -192,14 +204,15 @@ def balance_norm(
         block.module, "pre_feedforward_layernorm"
     )
     if module is None or len(layers) != len(readers) or squares is None or reads_another:
-        return {}
+        return
     weight, scale = module.weight, scales_of(torch.from_numpy(squares))
     assert isinstance(weight, torch.Tensor)
     one = offset_of(module, weight)
     weight.copy_((weight + one) / scale - one)
     for layer in layers:
         layer.weight.mul_(scale)
-    return dict.fromkeys(readers, scale)
+    scaling.vectors[f"{norm}.weight"] = weight.detach().clone()
+    scaling.columns |= dict.fromkeys(readers, scale)
 
 
 def offset_of(norm: nn.Module, weight: Tensor) -> float:
@@ -213,29 +226,34 @@ def offset_of(norm: nn.Module, weight: Tensor) -> float:
 
 
 def balance_pair(
-    block: Block, maker: str, reader: str, importance: Mapping[str, NDArray[np.float32]]
-) -> Scales:
+    block: Block,
+    maker: str,
+    reader: str,
+    importance: Mapping[str, NDArray[np.float32]],
+    scaling: Scaling,
+) -> None:
     """Scale the columns of one layer, and the rows of the layer that makes its inputs the other
     way; heads that share a value share a scale.
     """
     first, second = block.layer(maker), block.layer(reader)
     squares = importance.get(block.tensor(reader) or "")
     if first is None or second is None or squares is None:
-        return {}
+        return
     rows, columns = first.weight.shape[0], second.weight.shape[1]
     width = int(getattr(getattr(block.module, "self_attn", None), "head_dim", 0))
     sharing = columns // rows
     if columns % rows or (sharing > 1 and (not width or rows % width)):
-        return {}
+        return
     width = width if sharing > 1 else rows
     by_head = torch.from_numpy(squares).view(rows // width, sharing, width)
     scale = scales_of(by_head.mean(1).reshape(-1))
     first.weight.div_(scale[:, None])
     if first.bias is not None:
         first.bias.div_(scale)
+        scaling.vectors[f"{maker}.bias"] = first.bias.detach().clone()
     spread = scale.view(rows // width, 1, width).expand(-1, sharing, -1).reshape(-1)
     second.weight.mul_(spread)
-    return {reader: spread}
+    scaling.rows[maker], scaling.columns[reader] = scale, spread
 
 
 def scales_of(squares: Tensor) -> Tensor:
@@ -246,37 +264,46 @@ def scales_of(squares: Tensor) -> Tensor:
     return scales.clamp(1 / LARGEST, LARGEST).float()
 
 
-def write_checkpoint(model: Path, out: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint in which some parameters have other values."""
+def write_checkpoint(model: Path, out: Path, scaling: Scaling) -> None:
+    """Write a checkpoint in which some parameters have other values, file by file."""
     from safetensors import safe_open  # not on the no-op path
     from safetensors.torch import save_file
 
-    names = CheckpointTensors(model).stored
-    by_name = {names.get(name, name): value for name, value in changed.items()}
+    plain = {stored: name for name, stored in CheckpointTensors(model).stored.items()}
     for path in sorted(model.iterdir()):
         target = out / path.name
         if path.is_dir():
             shutil.copytree(path, target)
             continue
-        if path.suffix != ".safetensors" or not by_name:
+        if path.suffix != ".safetensors" or not scaling.columns:
             link_or_copy(path.resolve(), target)
             continue
         with safe_open(path, framework="pt") as file:
-            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        save_file({n: stored_as(by_name, n, t) for n, t in tensors.items()}, target, metadata)
+            tensors = {
+                n: scaled(scaling, plain.get(n, n), file.get_tensor(n))
+                for n in file.keys()  # noqa: SIM118
+            }
+            save_file(tensors, target, file.metadata())
 
 
-def stored_as(changed: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor of the checkpoint with its new value: a matrix of 16 bits in float16, which
-    has the most digits, norms in float32, since 1 + weight has more.
+def scaled(scaling: Scaling, name: str, tensor: Tensor) -> Tensor:
+    """Return a parameter of the balanced model: a matrix of 16 bits in float16, which has the most
+    digits, norms and biases in float32, since 1 + weight has more.
     """
-    if name not in changed:
+    if name in scaling.vectors:
+        return scaling.vectors[name]
+    layer = name.removesuffix(".weight")
+    columns, rows = scaling.columns.get(layer), scaling.rows.get(layer)
+    if layer == name or (columns is None and rows is None):
         return tensor
-    value = changed[name].contiguous()
-    if value.dim() == 1 or tensor.dtype == torch.float32 or float(value.abs().max()) > HALF:
-        return value
-    return value.half()
+    value = tensor.float()
+    if rows is not None:
+        value = value / rows[:, None]
+    if columns is not None:
+        value = value * columns
+    if tensor.dtype == torch.float32 or float(value.abs().max()) > HALF:
+        return value.contiguous()
+    return value.half().contiguous()
 
 
 def write_curvature(curvature: Path, out: Path, columns: Mapping[str, NDArray[np.float32]]) -> None:
