@@ -1,10 +1,11 @@
 """KL divergence of compensated files with and without balanced columns, on two texts.
 
-    python bench/balance.py [--model models/fable] [--texts models/texts] [--types Q8_0,Q5_1,IQ4_XS]
+    python bench/balance.py [--model models/fable] [--texts models/texts] [--types Q8_0,IQ4_XS]
 
 Every matrix in one type each time; calibrated on the calibration text of --texts, with --own on
-what the model writes itself. Through bench/real.py on a real model. Last line: the geometric mean of
-balanced over unbalanced on the report text, `geo_mean=...`.
+what the model writes itself. Through bench/real.py on a real model. Means with their standard
+errors over windows, and the ratio of balanced to unbalanced with its 95 % interval, windows drawn
+in pairs. Last line: the geometric mean of the ratios on the report text, `geo_mean=...`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import studies
+from quality_per_byte import ratio
 
 from sintra.planning.solver.mixes import MixSettings
 
@@ -28,36 +30,46 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=studies.ROOT / "models" / "fable")
     parser.add_argument("--texts", type=Path, default=studies.ROOT / "models" / "texts")
-    parser.add_argument("--types", default="Q8_0,Q5_1,IQ4_XS")
+    parser.add_argument("--types", default="Q8_0,IQ4_XS")
     parser.add_argument("--own", action="store_true", help="calibrated on text of its own")
     parser.add_argument("--cache", type=Path, help="where results are kept; default: nowhere")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         cache, ratios = options.cache or Path(scratch), []
-        print(f"{'type':8}{'balanced':>10}{'MB':>9}{'report':>10}{'second':>10}")
+        print("type     balanced     MB  text       KLD, nats")
         for kind in options.types.split(","):
-            found = [measured(options, cache, kind, way) for way in ("never", "always")]
-            ratios.append(found[1] / found[0])
+            plain, balanced = (measured(options, cache, kind, way) for way in ("never", "always"))
+            for level in LEVELS:
+                value, low, high = ratio(balanced[level], plain[level])
+                print(f"  {level}: {value:.3f} ({low:.3f} to {high:.3f})", flush=True)
+                ratios += [value] if level == "report" else []
         print(f"geo_mean={np.exp(np.log(ratios).mean()):.4f}")
 
 
-def measured(options: argparse.Namespace, cache: Path, kind: str, way: str) -> float:
-    """Print a line, and return the mean KLD on the report text. way: of model.balance."""
-    texts = [t for t in studies.texts(options.texts, options.own) if "second" not in t]
+def measured(
+    options: argparse.Namespace, cache: Path, kind: str, way: str
+) -> dict[str, np.ndarray]:
+    """Print a line for each text, and return level -> KLD of every position, (windows, positions).
+
+    way: of model.balance.
+    """
     workspace = studies.opened(
         cache,
         f"model={options.model.resolve()}",
         "hardware=laptop",
         f"model.balance={way}",
         f"texts.second={(options.texts / 'second').resolve()}.txt",
-        *texts,
+        *(t for t in studies.texts(options.texts, options.own) if "second" not in t),
     )
     graph, store = workspace.graph(), workspace.store
     recipe = MixSettings.of(workspace.study).uniform_recipe(kind)
     size = studies.size(graph, store, recipe) / 1e6
-    values = [float(studies.kld(graph, store, recipe, level).mean()) for level in LEVELS]
-    print(f"{kind:8}{way:>10}{size:9.2f}{values[0]:10.5f}{values[1]:10.5f}", flush=True)
-    return values[0]
+    found = {level: studies.kld(graph, store, recipe, level) for level in LEVELS}
+    for level, values in found.items():
+        error = values.mean(1).std(ddof=1) / np.sqrt(len(values))
+        words = f"{values.mean():.5f} +- {error:.5f}, {values.size} tokens"
+        print(f"{kind:8} {way:8} {size:7.2f}  {level:8} {words}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

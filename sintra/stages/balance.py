@@ -17,19 +17,25 @@ type that has their grid keeps them exactly.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sintra.core import lazy
 from sintra.core.stage import Context, Stage
+from sintra.formats.gguf.imatrix import load_importance
 from sintra.formats.gguf.layout import read_layout
 from sintra.formats.gguf.tensor_names import gguf_names
-from sintra.formats.runtime.blocks import BlockModel, CheckpointTensors, OuterLayers, run_block
-from sintra.stages.rounding.hessian import CurvatureJson, as_list, hessian_path
+from sintra.formats.runtime.blocks import (
+    Arguments,
+    BlockModel,
+    CheckpointTensors,
+    OuterLayers,
+    run_block,
+)
+from sintra.stages.rounding.hessian import hessian_numbers, hessian_path, load_hessian
 from sintra.store.files import link_or_copy
 
 if TYPE_CHECKING:
@@ -98,9 +104,13 @@ class Block:
         """Return the GGUF tensor of a layer of the block."""
         return self.tensors.get(f"{self.prefix}{layer}")
 
+    def find(self, name: str) -> nn.Module | None:
+        """Return a module of the block, None where it has none of this name."""
+        return dict(self.module.named_modules()).get(name)
+
     def layer(self, name: str) -> nn.Linear | None:
         """Return a linear layer of the block, None where it has none of this name."""
-        found = dict(self.module.named_modules()).get(name)
+        found = self.find(name)
         return found if isinstance(found, torch.nn.Linear) else None
 
 
@@ -117,8 +127,7 @@ class Balancing:
 
     def __init__(self, model: BlockModel, curvature: Path, layout: Mapping[str, Any]) -> None:
         self.model = model
-        with np.load(curvature / "importance.npz", allow_pickle=False) as data:
-            self.importance = {name: data[name] for name in data.files}
+        self.importance = load_importance(curvature, [])
         self.names = gguf_names(model.net, layout)
         self.whole = Scaling()
 
@@ -131,22 +140,27 @@ class Balancing:
         hidden = outer.first_input(window)
         for number in range(len(self.model.blocks)):
             module = self.model.load(number)
-            if on_grid(module):
-                say(f"block {number} stays as it is: its weights lie on a grid")
-                hidden = run_block(module, hidden, outer.calls[number])
-                self.model.drop(number)
-                continue
             block = Block(module, f"{self.model.prefix}.{number}.", self.names)
-            before = run_block(module, hidden, outer.calls[number])
-            scaling = balance_block(block, self.importance)
-            after = run_block(module, hidden, outer.calls[number])
-            difference = float((after - before).norm() / before.norm())
-            if difference <= TOLERANCE:
-                self.keep(block.prefix, scaling)
-            else:
-                say(f"block {number} stays as it is: balanced it is {difference:.1e} off")
-            hidden = before
+            output = run_block(module, hidden, outer.calls[number])
+            if trouble := self.balance(block, hidden, output, outer.calls[number]):
+                say(f"block {number} stays as it is: {trouble}")
+            hidden = output
             self.model.drop(number)
+
+    def balance(self, block: Block, hidden: Tensor, output: Tensor, arguments: Arguments) -> str:
+        """Balance a block in memory, and remember how; return why it stays as it was, "" if not.
+
+        hidden, output: what the block reads and makes, (1, tokens, width).
+        """
+        if on_grid(block.module):
+            return "its weights lie on a grid"
+        scaling = balance_block(block, self.importance)
+        after = run_block(block.module, hidden, arguments)
+        difference = float((after - output).norm() / output.norm())
+        if difference > TOLERANCE:
+            return f"balanced it is {difference:.1e} off"
+        self.keep(block.prefix, scaling)
+        return ""
 
     def keep(self, prefix: str, scaling: Scaling) -> None:
         """Remember how a block changes."""
@@ -197,7 +211,7 @@ def balance_norm(
     scaling: Scaling,
 ) -> None:
     """Scale a norm's weights, and the columns of the layers that read it the other way."""
-    module = dict(block.module.named_modules()).get(norm)
+    module = block.find(norm)
     layers = [layer for name in readers if (layer := block.layer(name)) is not None]
     squares = importance.get(block.tensor(readers[0]) or "")
     reads_another = norm == "post_attention_layernorm" and hasattr(
@@ -311,30 +325,21 @@ def write_curvature(curvature: Path, out: Path, columns: Mapping[str, NDArray[np
 
     With inputs x / s: the Hessian is H / (s s'), the mean squares are those over s^2.
     """
-    facts: CurvatureJson = json.loads((curvature / "curvature.json").read_text())
-    with np.load(curvature / "importance.npz", allow_pickle=False) as data:
-        importance = {name: data[name] for name in data.files}
+    numbers, importance = hessian_numbers(curvature, []), load_importance(curvature, [])
     scale_of: dict[int, NDArray[np.float32]] = {}
     for name, scale in columns.items():
-        for number in as_list(facts["tensors"].get(name, [])):
-            scale_of[number] = scale
+        scale_of |= dict.fromkeys(numbers.get(name, []), scale)
         if name in importance:
             importance[name] = importance[name] / scale**2
-    for number in sorted(set(all_numbers(facts))):
-        source, target = hessian_path(curvature, number), hessian_path(out, number)
+    for number in sorted({n for listed in numbers.values() for n in listed}):
+        target = hessian_path(out, number)
         if number not in scale_of:
-            link_or_copy(source.resolve(), target)
+            link_or_copy(hessian_path(curvature, number).resolve(), target)
             continue
         scale = scale_of[number]
-        np.save(target, np.load(source) / scale[:, None] / scale)
-    np.savez(out / "importance.npz", **importance)
+        np.save(target, load_hessian(curvature, number) / scale[:, None] / scale)
+    np.savez(out / "importance.npz", **importance)  # type: ignore[arg-type]
     link_or_copy((curvature / "curvature.json").resolve(), out / "curvature.json")
-
-
-def all_numbers(facts: CurvatureJson) -> Iterator[int]:
-    """Yield the number of every Hessian, some more than once."""
-    for numbers in facts["tensors"].values():
-        yield from as_list(numbers)
 
 
 STAGE = Stage(

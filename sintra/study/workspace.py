@@ -78,12 +78,8 @@ class Workspace:
 
         Raises UserError where more is asked for.
         """
-        pin, goal = self.pinned(), self.config.goal
-        own = own_context(pin, self.config.model, self.store, self.digests)
-        context = served_context(goal.context, own, self.study.model)
-        study = replace(self.study, context=context)
-        check_depth(study)
-        return replace(self, study=study)
+        pin = self.pinned()
+        return replace(self, study=served(self.config, self.study, pin, self.store, self.digests))
 
     def graph(self) -> Graph:
         """Return the study's graph; the model must be pinned, and a board known."""
@@ -198,9 +194,7 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     Raises UserError for texts that can't do, or are the same, and for too large a context.
     """
     pin, model = pinned_model(root, config, store, digests), config.model
-    own = own_context(pin, model, store, digests)
-    served = replace(study, context=served_context(config.goal.context, own, study.model))
-    check_depth(served)
+    in_use = served(config, study, pin, store, digests)
     check_texts(root, config, study, pin, digests)
     texts = [text.digest for _, text in sorted(pinned_texts(root, study, digests).items())]
     if len(set(texts)) < len(texts):
@@ -210,9 +204,23 @@ def identified(root: Path, config: Config, study: Study, store: Store, digests: 
     tasks = sorted(tasks_of(root, study, digests).items())
     texts += [task.digest for _, task in tasks if task]
     if pin is not None and pin.kind in ("folder", "gguf"):
-        return replace(served, id=study_id(served, "", pin.digest, texts))
+        return replace(in_use, id=study_id(in_use, "", pin.digest, texts))
     # by what was asked for: a hub model's id is the same before its own context is known
-    return replace(served, id=study_id(study, model.source, model.revision, texts))
+    return replace(in_use, id=study_id(study, model.source, model.revision, texts))
+
+
+def served(
+    config: Config, study: Study, pin: Source | None, store: Store, digests: Digests
+) -> Study:
+    """Return the study with the context that its model is served with.
+
+    Raises UserError for more than the model has, and for a depth that leaves no room in it.
+    """
+    own = own_context(pin, config.model, store, digests)
+    context = served_context(config.goal.context, own, study.model)
+    study = replace(study, context=context)
+    check_depth(study)
+    return study
 
 
 def check_texts(

@@ -22,6 +22,7 @@ from sintra.core import lazy
 from sintra.core.errors import UserError
 from sintra.hardware.estimate.attention import CPU_ATTENTION
 from sintra.hardware.estimate.estimate import assumed_type_cost, type_cost
+from sintra.hardware.estimate.prompt_speed import NINETY
 from sintra.hardware.estimate.small_layers import layer_overhead
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-NINETY = 1.645  # standard deviations of a normal distribution's 90 % interval
 MIB = 2**20
 # One measurement's own error on the logarithm, as among published points of one device
 # (sintra/hardware/estimate/fit.py), and what stays uncertain however many there are: half of it,
