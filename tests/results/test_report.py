@@ -20,18 +20,25 @@ from sintra.results.pages.command_lines import (
 )
 from sintra.results.pages.report import render_report
 from sintra.results.pages.report_data import collect_report_data, read_source
-from sintra.results.pages.words import STATUS_TEXTS, format_number, format_value, hide_folders
+from sintra.results.pages.words import (
+    KLD_SCALE,
+    STATUS_TEXTS,
+    describe_kld,
+    format_number,
+    format_value,
+    hide_folders,
+)
 
 PARTS = (
-    "What was asked",
-    "Quality and size",
+    "How to run it",
+    "Goal and limits",
+    "Quality against size",
     "Candidates",
     "Tensors",
     "Memory",
     "Heat",
     "Rounds",
-    "Use it",
-    "Provenance",
+    "Reproducibility",
 )
 LIMIT = 3_000_000
 
@@ -90,12 +97,8 @@ def test_the_main_job_writes_it(ended, page_file):
 def test_the_numbers_are_those_of_the_result(ended, page_file, browser):
     project, _ = ended
     result, page = project.result(), opened(browser, page_file)
-    rows = (
-        page.locator("section", has=page.locator("#candidates"))
-        .locator("table")
-        .last.locator("tbody tr")
-    )
-    assert rows.count() == len(result["candidates"])
+    rows = page.locator("section", has=page.locator("#candidates")).locator("table tbody tr")
+    assert rows.count() == len(result["candidates"]), "each once"
     best = {m["metric"]: m for m in result["winner"]["measurements"]}
     cells = rows.first.locator("td").all_text_contents()
     assert cells[0] == f"{best['size_bytes']['value'] / 1e6:.2f}"
@@ -278,13 +281,30 @@ def test_two_hundred_candidates(ended, browser, tmp_path):
     path.write_text(text)
     page = opened(browser, path)
     assert page.locator("#quality ~ figure .on-wide svg path title").count() == 200
-    assert (
-        page.locator("section", has=page.locator("#candidates"))
-        .locator("table")
-        .last.locator("tbody tr")
-        .count()
-        == 200
+    section = page.locator("section", has=page.locator("#candidates"))
+    assert section.locator("table tbody tr").count() == 200
+
+
+def test_probes_are_folded_away(ended, browser, tmp_path):
+    """What was built to measure a group of tensors is no candidate to choose from."""
+    project, _ = ended
+    source = read_source(project.root, "latest")
+    rows = [*source.result["candidates"]]
+    at = next(i for i, row in enumerate(rows) if i and row["measurements"])
+    rows[at] |= {"probe": "attn_k, first half", "name": "probe attn_k, first half"}
+    result = source.result | {"candidates": rows}
+    path = tmp_path / "report.html"
+    path.write_text(
+        render_report(replace(collect_report_data(project.root, source), result=result))
     )
+    page = opened(browser, path)
+    section = page.locator("section", has=page.locator("#candidates"))
+    visible = [row for row in section.locator("table tbody tr").all() if row.is_visible()]
+    assert len(visible) == min(12, len(rows) - 1)
+    assert section.locator("summary").last.inner_text().startswith("1 sensitivity probe")
+    assert "1 sensitivity probe isn't drawn" in page.locator("figcaption").first.inner_text()
+    drawn = page.locator("#quality ~ figure .on-wide svg path title").all_text_contents()
+    assert not any(words.startswith("probe ") for words in drawn)
 
 
 def many_of(row, number):
@@ -311,6 +331,17 @@ def test_words():
         public_override(ROOT, "planner.base_url=https://me:secret@host/v1?key=1")
         == "planner.base_url=https://host/v1"
     )
+
+
+def test_what_a_divergence_means():
+    """The words of the table in docs/trust.md, nearest as a ratio."""
+    table = (ROOT / "docs" / "trust.md").read_text()
+    for value, words in KLD_SCALE:
+        assert re.search(rf"^\| (below )?{value:g} \| .*{words}", table, re.M), words
+    assert describe_kld(0.0102) == describe_kld(0.005) == "hard to notice"
+    assert describe_kld(1e-7) == "nobody can tell"
+    assert describe_kld(0) == "the same model"
+    assert describe_kld(3) == "a weaker model"
 
 
 def test_ticks_of_a_logarithmic_axis():

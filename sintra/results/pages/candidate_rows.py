@@ -37,6 +37,7 @@ class CandidateLine:
     author: str  # who proposed it
     holds: bool  # whether it could be made and violates no limit
     failure: str  # why it could not be made, without folders; "" where it was made
+    probe: bool  # whether it was built to measure a group of tensors, not to be delivered
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def candidate_line(row: CandidateJson, winner: bool) -> CandidateLine:
         author=row["author"],
         holds=not row["failure"] and not row["verdict"]["violated"],
         failure=hide_folders(row["failure"]["message"]) if row["failure"] else "",
+        probe=bool(row["probe"]) and not winner,
     )
 
 

@@ -18,7 +18,7 @@ from sintra.results.pages.charts import Plot
 from sintra.results.pages.command_lines import usage_commands
 from sintra.results.pages.page import render_template
 from sintra.results.pages.report_data import ReportData, collect_report_data, read_source
-from sintra.results.pages.summary import key_figures, limit_lines, verdict_sentence
+from sintra.results.pages.summary import key_figures, kld_scale, limit_lines, verdict_sentence
 from sintra.results.pages.words import (
     LEVEL_TEXTS,
     STATUS_TEXTS,
@@ -33,7 +33,7 @@ from sintra.store.files import write_atomic
 from sintra.study.json_types import ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
 
-FIRST_ROWS = 12  # candidates in the first table
+FIRST_ROWS = 12  # candidates that the table shows unopened, probes not among them
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def render_report(data: ReportData) -> str:
     """Return the report as HTML."""
     result, tensors = data.result, data.tensor_map
     lines = candidate_lines(result)
+    probes = [line for line in lines if line.probe]
+    real = [line for line in lines if not line.probe]
     return render_template(
         "report.html",
         data=data,
@@ -100,8 +102,12 @@ def render_report(data: ReportData) -> str:
         limits=limit_lines(result),
         aim=describe_aim(result["goal"]),
         rows=lines,
-        first=lines[:FIRST_ROWS],
-        plots=draw_plots(data, lines),
+        first=real[:FIRST_ROWS],
+        others=real[FIRST_ROWS:],
+        probes=probes,
+        scale=kld_scale(result),
+        plots=draw_plots(data, real),
+        hidden_points=sum(line.kld is not None for line in probes),
         extra=charts.plots_available(),
         figures=surgery.draw_figures(tensors) if tensors else [],
         legend=surgery.bit_legend(),

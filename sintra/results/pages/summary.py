@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from sintra.results.pages.words import (
     DASH,
+    KLD_SCALE,
     describe_aim,
+    describe_kld,
     describe_limit,
     format_bytes,
     format_number,
@@ -38,18 +40,37 @@ def verdict_sentence(result: ResultJson) -> str:
     variant = f"{winner['name']}, {format_bytes(model_file(winner)['bytes'])}"
     variant += _distance_words(winner)
     if result["status"] == "pass":
-        return f"{variant}, is {describe_aim(result['goal'])} found that holds every limit."
+        held = _held_words(len(result["goal"]["constraints"]))
+        return f"{held}{variant}, is {describe_aim(result['goal'])} found."
     if winner["verdict"]["violated"]:
         metric, value, limit, _ = winner["verdict"]["violated"][0]
         return (
-            f"No variant holds every limit; the nearest, {variant}, misses {metric_label(metric)}: "
-            f"{format_value(metric, value)} where the limit is {format_value(metric, limit)}."
+            f"No variant holds every limit. The nearest, {variant}, has "
+            f"{metric_label(metric)} {format_value(metric, value)}; "
+            f"the limit is {format_value(metric, limit)}."
         )
     open_metrics = ", ".join(map(metric_label, winner["verdict"]["unknown"]))
     return (
-        f"The best so far is {variant}; not decided: "
+        f"The best so far is {variant}. Not yet decided: "
         f"{open_metrics or 'its quality on the report text'}."
     )
+
+
+def _held_words(limits: int) -> str:
+    """Return how many limits hold, as the beginning of the sentence."""
+    if limits == 0:
+        return ""
+    return "The limit holds: " if limits == 1 else f"All {limits} limits hold: "
+
+
+def kld_scale(result: ResultJson) -> str:
+    """Return what the winner's KL divergence means, and the scale; "" where it has none."""
+    winner = result["winner"]
+    kld = measurements_by_metric(winner).get("kld_mean") if winner else None
+    if kld is None:
+        return ""
+    scale = ", ".join(f"{value:g} {words}" for value, words in KLD_SCALE)
+    return f"{format_number(kld['value'])} nats: {describe_kld(kld['value'])}. Scale: {scale}."
 
 
 def _distance_words(winner: CandidateJson) -> str:

@@ -56,6 +56,16 @@ class TensorFigure:
     norms: list[str]  # types of the vectors
     matrices: list[str]  # names of all matrices of the original
 
+    @property
+    def has_shares(self) -> bool:
+        """Return whether any tensor's share of the quality loss is known."""
+        return any(cell.share is not None for cell in self.tensors.values())
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether any tensor's relative output error is known."""
+        return any(cell.error is not None for cell in self.tensors.values())
+
 
 @dataclass(frozen=True)
 class GroupProbe:
@@ -87,8 +97,8 @@ class TensorMap:
 
     @property
     def has_shares(self) -> bool:
-        """Return whether each tensor's share of the quality loss is known."""
-        return any(cell.share is not None for cell in self.winner.tensors.values())
+        """Return whether the winner's shares of the quality loss are known."""
+        return self.winner.has_shares
 
 
 def read_tensor_map(done: FinishedStudy, say: Say) -> TensorMap:

@@ -20,6 +20,13 @@ STATUS_TEXTS = {  # status of a result -> badge
     "impossible": "Impossible",
     "inconclusive": "Inconclusive",
 }
+KLD_SCALE = (  # mean KLD, nats -> what readers notice; docs/trust.md has the same rows
+    (0.001, "nobody can tell"),
+    (0.01, "hard to notice"),
+    (0.03, "sometimes another word"),
+    (0.1, "noticeable"),
+    (0.45, "a weaker model"),
+)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~])(?:~|\.\.)?(?:/[\w.@+-]+)+/?")
 DASH = "\u2013"  # stands for a missing value
 
@@ -57,6 +64,16 @@ def format_with_error(value: float, error: float | None) -> str:
     """Format a value with its standard error, to the error's second digit."""
     digits = min(max(1 - math.floor(math.log10(error)), 4), 7) if error else 5
     return f"{value:.{digits}f} \u00b1 {error or 0:.{digits}f}"
+
+
+def describe_kld(value: float) -> str:
+    """Return what readers notice at a mean KLD, nats: the words of the scale's nearest point.
+
+    Nearest as a ratio.
+    """
+    if value <= 0:
+        return "the same model"
+    return min(KLD_SCALE, key=lambda row: abs(math.log(value / row[0])))[1]
 
 
 def metric_label(metric: str) -> str:
