@@ -81,6 +81,28 @@ def filled(page, dashboard, project, **fields):
         page.get_by_label(label).fill(text)
 
 
+def test_a_first_study_at_a_click(browser, toolchain, tmp_path):
+    """A project without studies offers one, of the bundled model."""
+    own = make_project(tmp_path / "project", toolchain)
+    made = Dashboard(own)
+    try:
+        looked_at(browser, made, "/", "first", "text=Start a first study")
+        page = browser.new_context(viewport=DESK).new_page()
+        made.enter(page)
+        page.get_by_role("button", name="Start a first study").click()
+        page.wait_for_url("**/study/**", timeout=LONG)
+        name = page.url.rsplit("/", 1)[1]
+        page.locator(".badge.running").wait_for(timeout=LONG)
+        page.get_by_role("button", name="Cancel").click()
+        page.locator(".badge.stopped").wait_for(timeout=LONG)
+        page.goto(f"{made.url}/")
+        page.locator("tr", has_text=name).wait_for()
+        assert not page.get_by_role("button", name="Start a first study").is_visible()
+    finally:
+        made.stop()
+    assert Studies(own.root).read_overrides(name) == ["hardware=jetson_nano", "effort=quick"]
+
+
 def test_a_form_says_what_is_wrong(page, dashboard, project, browser):
     page.goto(f"{dashboard.url}/new")
     page.get_by_role("button", name="Start").click()

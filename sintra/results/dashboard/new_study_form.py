@@ -18,6 +18,11 @@ SELECTS = {"hardware": "Hardware", "goal": "Goal", "planner": "Planner", "probe"
 INTRODUCTION = (
     "It runs as a process of its own: closing this page or ending the dashboard leaves it alone."
 )
+FIRST_STUDY = ["hardware=jetson_nano", "effort=quick"]
+FIRST_WORDS = (
+    "No studies yet. The first one compresses the bundled model for a Jetson Nano, with few "
+    "variants. It takes some minutes on this machine and needs no network."
+)
 POLL_S = 0.2  # between two looks at whether a study has started
 
 
@@ -27,6 +32,42 @@ class CheckedStudy:
 
     name: str
     overrides: list[str]
+
+
+async def start_and_open(studies: Studies, study: CheckedStudy, error: ui.html) -> None:
+    """Start a study and go to its page; where it ends before it has one, show its last line."""
+    runs.start_study(studies.root, studies.store.root, study.name, study.overrides)
+    while runs.is_starting(study.name) and not studies.has_study(study.name):
+        await asyncio.sleep(POLL_S)
+    if studies.has_study(study.name):
+        ui.navigate.to(f"/study/{study.name}")
+    else:
+        log = studies.log_tail(study.name) or ["it ended before it began"]
+        widgets.set_text(error, log[-1])
+
+
+class FirstStudy:
+    """What a project without studies offers: one of the bundled model, at a click."""
+
+    def __init__(self, studies: Studies) -> None:
+        self.studies = studies
+        with ui.element("div").classes("panel") as self.box:
+            widgets.add_text(FIRST_WORDS, "p")
+            widgets.add_button("Start a first study", self.start, main=True)
+            self.error = widgets.add_html(classes="wrong", role="alert")
+
+    def show_unless(self, any_studies: bool) -> None:
+        """Show the offer only while there are no studies."""
+        self.box.set_visibility(not any_studies)
+
+    async def start(self) -> None:
+        """Start the study and go to its page."""
+        try:
+            values = await asyncio.to_thread(runs.check_options, self.studies.root, FIRST_STUDY)
+        except UserError as error:
+            widgets.set_text(self.error, str(error))
+            return
+        await start_and_open(self.studies, CheckedStudy(*values), self.error)
 
 
 class NewStudyForm:
@@ -96,14 +137,7 @@ class NewStudyForm:
         study = await self.check()
         if study is None:
             return
-        runs.start_study(self.studies.root, self.studies.store.root, study.name, study.overrides)
-        while runs.is_starting(study.name) and not self.studies.has_study(study.name):
-            await asyncio.sleep(POLL_S)
-        if self.studies.has_study(study.name):
-            ui.navigate.to(f"/study/{study.name}")
-        else:
-            log = self.studies.log_tail(study.name) or ["it ended before it began"]
-            widgets.set_text(self.error, log[-1])
+        await start_and_open(self.studies, study, self.error)
 
     async def show_dry_run(self) -> None:
         """Show what the study would build first."""

@@ -131,7 +131,11 @@ def positive_number(key: str, text: str) -> str:
 
 def check_form(root: Path, values: dict[str, str]) -> tuple[str, list[str]]:
     """Return the study's name and its options. Raises UserError as the command line would."""
-    overrides = form_overrides(root, values)
+    return check_options(root, form_overrides(root, values))
+
+
+def check_options(root: Path, overrides: list[str]) -> tuple[str, list[str]]:
+    """Return the study's name and its options. Raises UserError as the command line would."""
     with _compose_lock:
         return open_workspace(root, overrides).study.id, overrides
 

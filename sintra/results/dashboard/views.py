@@ -13,7 +13,7 @@ from nicegui import ui
 
 from sintra.results.dashboard import render, runs, widgets
 from sintra.results.dashboard.ab_box import AbBox
-from sintra.results.dashboard.new_study_form import NewStudyForm
+from sintra.results.dashboard.new_study_form import FirstStudy, NewStudyForm
 from sintra.results.dashboard.studies import Studies, StudySnapshot
 from sintra.study import running
 
@@ -46,13 +46,16 @@ def studies_page(studies: Studies) -> None:
             widgets.add_link("New study", "/new", main=True)
 
         def read_table() -> str:
-            return render.render_studies(studies.study_rows())
+            return render.render_studies(studies.study_rows()).strip()
 
+        offer = FirstStudy(studies)
         table = ui.html(read_table(), sanitize=False)
+        offer.show_unless(bool(table.content))
 
         async def update() -> None:
             runs.reap_ended()
             widgets.set_html(table, await asyncio.to_thread(read_table))
+            offer.show_unless(bool(table.content))
 
         ui.timer(2.0, update)
 
