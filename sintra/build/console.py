@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # loaded with the first live line
 MODES = ("auto", "plain", "quiet", "json")
 REFRESH_S, REMIND_S = 0.5, 300.0  # between two looks, and two lines on one step, seconds
 COUNTED = re.compile(r"(\d+) of (\d+)")  # as workers say how far they are
+LINE_WIDTH, CLOCK_WIDTH = 79, 8  # columns of a step's line on a terminal, and of its duration
 TAIL_BYTES = 2000  # of a worker's log, in which its last line is looked for
 COLORS = {
     "built": "2",
@@ -91,6 +92,8 @@ class Console:
         """Step -> when it was last spoken of, on the clock of time.monotonic(), s."""
         self.shown: dict[str, str] = {}
         """Part of a step's name that people can't read -> what they read in its place."""
+        self.titles: dict[str, str] = {}
+        """Step's name -> what a terminal shows in its place."""
 
     def configure(self, mode: str) -> None:
         """Set the mode from the option `progress`. Raises UserError."""
@@ -102,6 +105,24 @@ class Console:
         """Take what people read in the place of parts of steps' names."""
         with self.lock:
             self.shown |= shown
+
+    def title_steps(self, titles: Mapping[str, str]) -> None:
+        """Take what a terminal shows in the place of steps' names."""
+        with self.lock:
+            self.titles |= titles
+
+    def step_line(self, how: str, name: str, seconds: float) -> str:
+        """Return the line of a step that has ended: counted and in words on a terminal.
+
+        how: "built" or "pulled"; other lines than a terminal's are for logs, with the step's name.
+        """
+        if not self.live or name not in self.titles:
+            return f"{how:<7} {name}  {seconds:.1f} s"
+        total = max(self.expected_steps, self.finished_steps)
+        count = f"[{self.finished_steps:>{len(str(total))}}/{total}]"
+        room = LINE_WIDTH - len(count) - CLOCK_WIDTH - 1
+        title = shortened(self.titles[name], room)
+        return f"{count} {title:<{room}}{clock(seconds):>{CLOCK_WIDTH}}"
 
     def readable(self, text: str) -> str:
         """Return a text with names of steps as people read them."""
@@ -174,7 +195,8 @@ class Console:
 
     def _repeat_log(self, name: str) -> None:
         for line in self.running[name].new_marked_lines():
-            self.say(f"{name}: {line}", "progress", step=name)
+            shown = self.titles.get(name, name) if self.live else name
+            self.say(f"{shown}: {line}", "progress", step=name)
 
     def _start_thread(self) -> None:
         if self.mode == "quiet" or (self.thread and self.thread.is_alive()):
@@ -204,7 +226,8 @@ class Console:
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
         total = max(self.expected_steps, self.finished_steps + len(self.running))
         count = f"[{self.finished_steps + 1}/{total}] "
-        text = count + name + others + ": " + step.status(time.monotonic())
+        shown = self.titles.get(name, name)
+        text = count + shown + others + ": " + step.status(time.monotonic())
         self.bar.set_description_str(self.readable(printable_line(text))[: columns - 1])
 
     def _remind(self) -> None:
@@ -243,6 +266,18 @@ def with_percent(text: str) -> str:
     if found is None or not 0 < int(found[2]) >= int(found[1]):
         return text
     return f"{100 * int(found[1]) // int(found[2])} %: {text}"
+
+
+def shortened(text: str, columns: int) -> str:
+    """Return a text in at most so many columns, its end left out where it is longer."""
+    return text if len(text) <= columns else f"{text[: columns - 3]}..."
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as `0:07`, `3:20` or `1:03:20`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def format_seconds(seconds: float) -> str:

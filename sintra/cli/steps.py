@@ -113,7 +113,7 @@ def report_outcome(step: Step, store: Store, how: str, seconds: float, run: Run)
         run.say(line, "failed", step=step.name, kind=outcome.kind)
     else:
         run.count(how)
-        line = f"{how:<7} {step.name}  {seconds:.1f} s"
+        line = run.console.step_line(how, step.name, seconds)
         run.say(line, how, step=step.name, seconds=round(seconds, 3))
 
 

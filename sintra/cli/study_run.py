@@ -29,7 +29,7 @@ from sintra.study import candidates, pinning, round_files, rounds, sharing
 from sintra.study.adviser import AdviserSession
 from sintra.study.json_types import ResultJson
 from sintra.study.round_files import Round
-from sintra.study.variant_names import step_parts, study_names
+from sintra.study.variant_names import step_parts, step_titles, study_names
 from sintra.study.workspace import Workspace
 
 INDENT = " " * 8  # of what goes on in the next line
@@ -169,6 +169,9 @@ class StudyRun:
         names = study_names(graph, self.workspace.store, [*recorded, planned])
         self.run.console.name_steps(step_parts(self.workspace.study.model, names))
         self.run.console.expected_steps += count
+        if count and self.run.console.live:
+            steps = rounds.round_steps(graph, planned)
+            self.run.console.title_steps(step_titles(steps, self.workspace.study.model, names))
         about = f", about {format_seconds(seconds)}" if seconds >= 1 else ""
         of = f" of {self.workspace.study.id}" if self.on_end else ""
         work = f" [{count} steps{about}]" if count else ""

@@ -81,6 +81,8 @@ class Stage:
     check: Callable[[Params, Artifact], bool] | None = None
     """Whether an artifact can be what the stage makes of these parameters; None: any can that
     holds the files."""
+    title: str = ""
+    """What people read in the place of its name while it runs, such as "Measure quality"."""
 
     def accepts(self, params: Params, outcome: Artifact | Failure) -> bool:
         """Return whether an outcome can be this stage's: an artifact must hold what it declares."""

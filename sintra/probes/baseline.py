@@ -141,4 +141,5 @@ STAGE = Stage(
     run,
     tools=("llama-cpp-python",),
     files=("tokens.npy", "nll.npy", "bytes.npy", MEASUREMENTS_FILE),
+    title="Original's predictions",
 )

@@ -233,4 +233,5 @@ STAGE = Stage(
     tools=("llama-cpp-python", "torch", "transformers"),
     metrics=("convert_kld_mean", "convert_kld_long", "convert_same_top"),
     optional=True,
+    title="Check the conversion",
 )

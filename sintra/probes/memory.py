@@ -170,4 +170,5 @@ STAGE = Stage(
     platform=True,
     metrics=("ram_peak_bytes", "ram_peak_mmap_bytes", *(f"ram_{p}_bytes" for p in PHASES)),
     files=(MEASUREMENTS_FILE, "timeline.json"),
+    title="Measure memory",
 )

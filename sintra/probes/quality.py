@@ -34,4 +34,5 @@ STAGE = Stage(
     tools=("llama-cpp-python", "numpy"),
     metrics=("kld_mean", "kld_p999", "same_top", "ppl", "ppl_ratio", "bits_per_byte"),
     files=(MEASUREMENTS_FILE, "kld.npy"),
+    title="Measure quality",
 )

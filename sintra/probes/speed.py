@@ -29,4 +29,5 @@ STAGE = Stage(
     platform=True,
     metrics=("pp_tps", "tg_tps"),
     files=(MEASUREMENTS_FILE,),
+    title="Measure speed",
 )

@@ -245,5 +245,10 @@ def item_answer(task: Any, row: dict[str, Any]) -> Answer:
 
 
 STAGE = Stage(
-    "tasks", 2, run, tools=("llama-cpp-python", "lm_eval"), files=(MEASUREMENTS_FILE, "items.json")
+    "tasks",
+    2,
+    run,
+    tools=("llama-cpp-python", "lm_eval"),
+    files=(MEASUREMENTS_FILE, "items.json"),
+    title="Ask questions",
 )

@@ -348,4 +348,5 @@ STAGE = Stage(
     run,
     tools=("torch", "transformers"),
     files=("config.json", "importance.npz", "curvature.json"),
+    title="Balance columns",
 )

@@ -124,5 +124,10 @@ def raise_converter_error(log: str, config: Mapping[str, Any]) -> NoReturn:
 
 
 STAGE = Stage(
-    "convert", 3, run, tools=("transformers", "sentencepiece"), files=("model.gguf", "layout.json")
+    "convert",
+    3,
+    run,
+    tools=("transformers", "sentencepiece"),
+    files=("model.gguf", "layout.json"),
+    title="Convert to 16 bits",
 )

@@ -228,5 +228,10 @@ def publish(progress: CurvatureProgress, context: Context) -> None:
 
 
 STAGE = Stage(
-    "curvature", 3, run, tools=("torch", "transformers"), files=("importance.npz", "curvature.json")
+    "curvature",
+    3,
+    run,
+    tools=("torch", "transformers"),
+    files=("importance.npz", "curvature.json"),
+    title="Calibrate",
 )

@@ -110,4 +110,11 @@ def squared_norms(x: Tensor, h: Tensor | None) -> tuple[float, float, float]:
     return float(((x @ h) * x).sum()), float((x.square() @ h.diagonal()).sum()), plain
 
 
-STAGE = Stage("distortion", 1, run, tools=("gguf", "torch"), files=("distortion.json",))
+STAGE = Stage(
+    "distortion",
+    1,
+    run,
+    tools=("gguf", "torch"),
+    files=("distortion.json",),
+    title="Rounding error",
+)

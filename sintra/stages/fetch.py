@@ -91,4 +91,4 @@ def is_pinned_content(params: Params, artifact: Artifact) -> bool:
     return known and "config.json" in names
 
 
-STAGE = Stage("fetch", 1, run, resource="light", check=is_pinned_content)
+STAGE = Stage("fetch", 1, run, resource="light", check=is_pinned_content, title="Read the model")

@@ -126,5 +126,10 @@ def check_memory(shape: Mapping[str, Any], size: int) -> None:
 
 
 STAGE = Stage(
-    "polish", 1, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
+    "polish",
+    1,
+    run,
+    tools=("torch", "transformers"),
+    files=("model.gguf", "layout.json"),
+    title="Tune scales",
 )

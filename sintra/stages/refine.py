@@ -178,5 +178,10 @@ def restore_tensors(
 
 
 STAGE = Stage(
-    "refine", 3, run, tools=("torch", "transformers"), files=("model.gguf", "layout.json")
+    "refine",
+    3,
+    run,
+    tools=("torch", "transformers"),
+    files=("model.gguf", "layout.json"),
+    title="Refine",
 )

@@ -237,4 +237,5 @@ STAGE = Stage(
     run,
     tools=("llama-cpp-python", "numpy"),
     files=(TOKENS_FILE, "text.txt", "trace.json"),
+    title="Write text",
 )

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 
 from sintra.build.graph import Graph
+from sintra.build.step import Step
 from sintra.core.artifact import Artifact
 from sintra.core.recipe import Recipe, unique_names, variant_name, variant_slug
 from sintra.core.types import Proposal
@@ -13,6 +14,7 @@ from sintra.formats.gguf.mix_bits import Tensors, mix_bits, tensors_of
 from sintra.store.store import Store
 from sintra.study.round_files import Round
 
+ROLES = ("calibration", "search", "report", "second")  # of the texts
 NO_MARKS = str.maketrans("", "", "(),")  # that have no place in the name of a step
 
 
@@ -60,6 +62,32 @@ def step_parts(model: str, names: Mapping[Recipe, str]) -> dict[str, str]:
         if recipe.format == "gguf" and recipe.tensors and not recipe.uniform
     }
     return {part: parts[part] for part in sorted(parts, key=len, reverse=True)}
+
+
+def step_titles(steps: Iterable[Step], model: str, names: Mapping[Recipe, str]) -> dict[str, str]:
+    """Return what people read of each step on a terminal: what is done, and to which variant."""
+    slugs = {variant_slug(recipe): name for recipe, name in names.items()}
+    longest_first = sorted(slugs.items(), key=lambda item: len(item[0]), reverse=True)
+    return {
+        step.name: f"{step.plugin.title or step.stage.capitalize()}: "
+        f"{_label_words(step.label, model, longest_first)}"
+        for step in steps
+    }
+
+
+def _label_words(label: str, model: str, slugs: Iterable[tuple[str, str]]) -> str:
+    """Return a step's label in words. slugs: (slug, name) of each variant, longest slug first."""
+    rest = label.removeprefix(f"{model}-")
+    for slug, name in slugs:
+        if rest == slug or rest.startswith(f"{slug}-"):
+            return f"{name}{_text_words(rest.removeprefix(slug))}"
+    return f"{model}{_text_words(label.removeprefix(model))}" if label != rest else label
+
+
+def _text_words(suffix: str) -> str:
+    """Return the end of a label, such as `-search`, in words."""
+    words = suffix.strip("-").replace("-", " ")
+    return f", {words}{' text' if words in ROLES else ''}" if words else ""
 
 
 def readable_step(name: str, parts: Mapping[str, str]) -> str:

@@ -17,6 +17,9 @@ from conftest import QUICK, ROOT, make_project
 
 from sintra.build import console
 from sintra.build.console import format_seconds, with_percent
+from sintra.core.recipe import Recipe
+from sintra.study.variant_names import step_titles
+from sintra.study.workspace import open_workspace
 
 RUN = """
 import sys, time
@@ -95,6 +98,38 @@ def test_a_step_that_takes_long_has_a_line_every_five_minutes(capsys, monkeypatc
     assert capsys.readouterr().err.splitlines() == [
         "running curvature:tiny: 5 min, 11 %: block 1 of 9",
         "running curvature:tiny: 10 min, 11 %: block 1 of 9",
+    ]
+
+
+def test_steps_on_a_terminal_are_counted_and_in_words(monkeypatch):
+    run = console.Console()
+    run.expected_steps, run.finished_steps = 15, 3
+    run.title_steps(
+        {"quantize:tiny-all-Q3_K": "Quantize: Q3_K uniform", "a:b": "Refine: " + "x" * 90}
+    )
+    name = "quantize:tiny-all-Q3_K"
+    assert run.step_line("built", name, 105.94) == f"built   {name}  105.9 s", "logs keep names"
+    monkeypatch.setattr(console.Console, "live", True)
+    line = run.step_line("built", name, 105.94)
+    assert line.split() == ["[", "3/15]", "Quantize:", "Q3_K", "uniform", "1:46"]
+    for key in (name, "a:b"):
+        assert len(run.step_line("built", key, 3725)) == 79
+    assert [console.clock(s) for s in (0.4, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]
+
+
+def test_what_a_step_is_called(tmp_path):
+    """By what is done and the variant's own name; by the model where it is of no variant."""
+    graph = open_workspace(ROOT, ["hardware=laptop", f"store.path={tmp_path}"]).graph()
+    mix = Recipe("Q8_0", tensors=((".*", "Q3_K"),), rounding="compensated")
+    names = {mix: "Q3_K uniform", Recipe("Q4_K_M"): "llama.cpp Q4_K_M"}
+    measured = graph.variant(mix, "search").quality
+    steps = [graph.convert(), graph.quantize(mix), graph.quantize(Recipe("Q4_K_M")), measured]
+    titles = step_titles(steps, "fable", names)
+    assert list(titles.values()) == [
+        "Convert to 16 bits: fable",
+        "Quantize: Q3_K uniform",
+        "Quantize: llama.cpp Q4_K_M",
+        "Measure quality: Q3_K uniform, search text",
     ]
 
 
