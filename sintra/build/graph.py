@@ -16,6 +16,8 @@ from sintra.formats.runtime.environments import environment_params
 from sintra.stages.tools import toolchain_params
 
 MARK = "~"
+SURROGATE_PLANNERS = ("solver", "hybrid", "llm")  # that fit a model of the KLD to mixes
+SENSITIVITY_WINDOWS = 12  # of the calibration text, for the backward pass
 
 
 class Graph:
@@ -169,6 +171,23 @@ class Graph:
         }
         params = {"dropped": list(recipe.drop)}
         return self.step("distortion", self.label(recipe), params, inputs)
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether a backward pass measures the tensors' sensitivities, for a planner of mixes."""
+        planner = self.study.planner
+        return planner.sensitivity == "gradient" and planner.name in SURROGATE_PLANNERS
+
+    def sensitivity(self) -> Step:
+        """Return the step that measures what rounding each of the original's matrices costs."""
+        probe = self.study.probe
+        inputs = {"model": self.fetch(), "gguf": self.convert(), "text": self.text("calibration")}
+        params = {
+            "tokens": probe.calibration_tokens,
+            "context": probe.context,
+            "windows": SENSITIVITY_WINDOWS,
+        }
+        return self.step("sensitivity", self.study.model, params, inputs)
 
     def quantize(self, recipe: Recipe) -> Step:
         """Return the step that makes a variant's file, as its format has it."""

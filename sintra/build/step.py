@@ -105,6 +105,7 @@ class Variant(NamedTuple):
     second: Step | None = None  # quality on the second text
     distortion: Step | None = None
     tasks: tuple[Step, ...] = ()
+    sensitivity: Step | None = None  # of the original's tensors, for who plans mixes
     extra: tuple[Step, ...] = ()  # of plugins
     board: tuple[Step, ...] = ()  # measured on the board
 
@@ -112,6 +113,7 @@ class Variant(NamedTuple):
         """Return the steps that nothing else of this variant needs."""
         named = (
             self.distortion,
+            self.sensitivity,
             self.quality,
             self.second,
             *self.tasks,

@@ -23,6 +23,7 @@ TITLES = {"hardware.title": LONGEST_TITLE, "hardware.isa": LONGEST_TITLE}
 CHOICES = {  # others are checked where they are used
     "model.convert": ("f16", "bf16", "f32"),
     "model.balance": ("auto", "always", "never"),
+    "planner.sensitivity": ("auto", "gradient", "probes"),
 }
 
 

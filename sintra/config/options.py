@@ -100,6 +100,7 @@ class PlannerConf:
     batch: int = 4  # the ladder's presets per round
     max_dropped: int = 1  # blocks that may be left out
     rounding: str = "compensated"  # or nearest
+    sensitivity: str = "auto"  # of tensors, by gradient or by probes; auto: by the model's size
     learn: bool = True  # whether earlier studies of similar models are used
     refine: bool = True  # whether the best variant is rounded again, block after block
     polish: bool = False  # whether the best variant is tuned end to end

@@ -127,7 +127,7 @@ def identity_of(study: Study) -> dict[str, object]:
         "hardware": hardware,
         "goal": asdict(study.goal),
         "planner": study.planner.name,
-        "planner_options": unnamed(study.planner),
+        "planner_options": planner_key(study.planner),
         "probe": probe_key(study.probe),
         "model_options": {"convert": study.convert} | code,
         "seed": study.seed,
@@ -196,6 +196,15 @@ def check_depth(study: Study) -> None:
             f"goal.depth={study.depth}: a board's speed is measured with an empty cache; use "
             "goal.depth=0"
         )
+
+
+def planner_key(planner: PlannerConf) -> dict[str, object]:
+    """Return a planner's options as they are part of a study's identity.
+
+    An option that came later is left out where it isn't set.
+    """
+    later = {"sensitivity": "auto"}
+    return {name: v for name, v in unnamed(planner).items() if later.get(name, ...) != v}
 
 
 def probe_key(probe: ProbeConf) -> dict[str, object]:

@@ -118,6 +118,9 @@ class ModelFacts:
     influence: tuple[float, ...] = ()
     """By block, how much it turns the hidden states (sintra.formats.runtime.blocks.influence);
     empty where the curvature was not measured."""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    """Tensor -> nats for each unit of its distortion, by one backward pass
+    (sintra.stages.sensitivity); empty where there was none."""
     pockets: tuple[float, ...] = ()
     """Depths from 0 to 1 at which blocks of this architecture lose least, by conf/arch."""
 

@@ -84,6 +84,7 @@ def model_facts(graph: Graph, store: Store, outcomes: Outcomes) -> ModelFacts:
         shape=shape,
         distortion={r: errors for r in uniform if (errors := distortion(graph, store, r))},
         influence=influence(graph, store),
+        sensitivity=sensitivity(graph, store),
         pockets=pockets(graph.root, architecture),
     )
 
@@ -122,6 +123,12 @@ def influence(graph: Graph, store: Store) -> tuple[float, ...]:
     if artifact is None:
         return ()
     return tuple(store.read_json(artifact, "curvature.json")["influence"])
+
+
+def sensitivity(graph: Graph, store: Store) -> dict[str, float]:
+    """Return each tensor's sensitivity by the backward pass, or {} where there was none."""
+    artifact = artifact_of(graph.sensitivity(), store) if graph.by_gradient else None
+    return dict(store.read_json(artifact, "sensitivity.json")["tensors"]) if artifact else {}
 
 
 def text_results(graph: Graph, store: Store, proposals: Iterable[Proposal]) -> Iterator[TextResult]:

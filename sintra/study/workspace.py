@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sintra.build.graph import Graph
 from sintra.config import compose
-from sintra.config.options import Config, StoreConf
+from sintra.config.options import Config, PlannerConf, StoreConf
 from sintra.config.policy import RunPolicy
 from sintra.config.quoting import unquoted, user_path
 from sintra.config.study import Study, check_depth, served_context, study_id, study_of
@@ -86,9 +86,9 @@ class Workspace:
         pin = self.pinned()
         assert pin is not None, "resolve comes first"
         board = identity.read_board(self.store, self.config.device)
-        balance = resolved_balance(self.study, pin)
+        balance, planner = resolved_balance(self.study, pin), resolved_planner(self.study, pin)
         label = self.label or self.study.model
-        named = replace(self.study, model=label, board=board, balance=balance)
+        named = replace(self.study, model=label, board=board, balance=balance, planner=planner)
         texts = pinned_texts(self.root, self.study, self.digests)
         checkpoint = pinned_checkpoint(self.root, self.config, self.digests)
         return Graph(named, pin, texts, self.root, self.tasks, checkpoint)
@@ -117,6 +117,18 @@ def resolved_balance(study: Study, pin: Source) -> str:
         return "never"
     weights = sum(weights_by_columns(pin).values())
     return "never" if 0 < weights <= TINY else "always"
+
+
+def resolved_planner(study: Study, pin: Source) -> PlannerConf:
+    """Return the planner's options, with how sensitivities are measured where auto may be asked.
+
+    A tiny model's probes take seconds, and measure what they are about.
+    """
+    if study.planner.sensitivity != "auto":
+        return study.planner
+    weights = sum(weights_by_columns(pin).values())
+    way = "probes" if 0 < weights <= TINY else "gradient"
+    return replace(study.planner, sensitivity=way)
 
 
 def digests_of(store: Store) -> Digests:

@@ -82,7 +82,10 @@ def measure(graph: Graph, recipe: Recipe, level: str) -> Variant:
     """
     file = graph.quantize(recipe)
     if level == "build":
-        return Variant(file, distortion=graph.distortion(recipe) if recipe.complete else None)
+        if not recipe.complete:
+            return Variant(file)
+        sensitivity = graph.sensitivity() if graph.by_gradient else None
+        return Variant(file, distortion=graph.distortion(recipe), sensitivity=sensitivity)
     quality = quality_step(graph, recipe, level)
     tasks = graph.tasks_of(recipe, level)
     if level != "report":

@@ -272,7 +272,8 @@ class OuterLayers:
                 raise StopForward
             return (x,) if self.tuples else x
 
-        self._run(window, record)
+        with torch.no_grad():
+            self._run(window, record)
         # the model took the first element of what it expected to be a tuple
         if inputs[-1].dim() < inputs[0].dim():
             self.tuples = True
@@ -292,7 +293,8 @@ class OuterLayers:
 
         hook = self.model.head.register_forward_pre_hook(catch)
         try:
-            self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
+            with torch.no_grad():
+                self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
         finally:
             hook.remove()
         return inputs[0]
@@ -300,9 +302,11 @@ class OuterLayers:
     def logits(self, window: Tensor, hidden: Tensor) -> Tensor:
         """Return the model's logits, (1, tokens, vocabulary); the head must be loaded.
 
-        window: token ids, (1, tokens); hidden: the last block's output, (1, tokens, width).
+        window: token ids, (1, tokens); hidden: the last block's output, (1, tokens, width). The
+        logits have gradients where `hidden` takes them.
         """
-        out = self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
+        with torch.set_grad_enabled(hidden.requires_grad):
+            out = self._run(window, lambda *_, **__: (hidden,) if self.tuples else hidden)
         logits: Tensor = out.logits
         return logits
 
@@ -311,7 +315,7 @@ class OuterLayers:
         for block in self.model.blocks:
             block.forward = stand_in
         try:
-            with torch.no_grad(), contextlib.suppress(StopForward):
+            with contextlib.suppress(StopForward):
                 return self.model.net(input_ids=window, use_cache=False)
             return None
         finally:

@@ -21,9 +21,16 @@ from sintra.formats.gguf.sizes import (
 )
 from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.hardware.estimate.estimate import Shape
+from sintra.planning.solver.gradients import (
+    gradient_prior,
+    group_ratios,
+    has_gradients,
+    outside_groups,
+    weights_by_gradient,
+)
 from sintra.planning.solver.groups import class_weight, depth_bins, group_tensors
 from sintra.planning.solver.problem import Problem, build_problem
-from sintra.planning.solver.surrogate import Observation, Space
+from sintra.planning.solver.surrogate import Observation, Prior, Space
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 
 CURVE_EVALUATIONS = 3  # uniform mixes that are measured first
@@ -92,7 +99,7 @@ class MixSettings:
 
     def propose_type_curve(self) -> list[Proposal]:
         """Propose to measure the lowest, a middle and the highest type."""
-        measured = {self.types[0], self.types[len(self.types) // 2], self.types[-1]}
+        measured = {self.types[0], self.middle_type, self.types[-1]}
         why = "every matrix in {}: a point of the type curve"
         return [
             Proposal(self.uniform_recipe(t), why.format(t), self.author)
@@ -113,12 +120,14 @@ class MixSettings:
     def space(self, model: ModelFacts, sizes: MixSizes) -> Space:
         """Return as many groups as the evaluations allow, and each type's distortion.
 
-        The distortion is weighted by the class of the tensor (class_weight).
+        The distortion is weighted by the class of the tensor (class_weight), inside a group by the
+        backward pass where there was one.
         """
         groups = group_tensors(sizes.matrices, depth_bins(sizes.matrices, self.max_probes))
-        tied = "output.weight" not in sizes.by_name
-        weight = {m.name: class_weight(m, tied) for m in sizes.matrices}
+        weight = class_weights(sizes)
         errors = {t: model.distortion[self.uniform_recipe(t)] for t in self.types}
+        if has_gradients(model, sizes):
+            weight = weights_by_gradient(model, weight, groups, errors[self.middle_type])
         return Space(
             groups,
             {
@@ -126,6 +135,25 @@ class MixSettings:
                 for t, rows in errors.items()
             },
         )
+
+    @property
+    def middle_type(self) -> str:
+        """Return the type in the middle of those that are chosen from."""
+        return self.types[len(self.types) // 2]
+
+    def prior_by_gradient(
+        self, model: ModelFacts, space: Space, sizes: MixSizes
+    ) -> tuple[Prior, list[str]] | None:
+        """Return the prior by the backward pass and the groups that are probed all the same.
+
+        None where there was no such pass.
+        """
+        if not has_gradients(model, sizes):
+            return None
+        errors = model.distortion[self.uniform_recipe(self.middle_type)]
+        ratios = group_ratios(model, class_weights(sizes), space.groups, errors)
+        outside = outside_groups(tuple(sizes.matrices), space.groups)
+        return gradient_prior(space, ratios, outside), outside
 
     def probed_groups(self, space: Space, sizes: MixSizes) -> list[str]:
         """Return the groups that are probed: the largest, as many as the evaluations allow."""
@@ -150,6 +178,12 @@ class MixSettings:
         """
         crushed = {t for t in self.types[1:] if bits_per_weight(t) < CRUSHED_BITS}
         return build_problem(study, sizes, shape, self.types, weights, crushed, kv)
+
+
+def class_weights(sizes: MixSizes) -> dict[str, float]:
+    """Return tensor -> what its distortion is weighted by before anything is measured."""
+    tied = "output.weight" not in sizes.by_name
+    return {m.name: class_weight(m, tied) for m in sizes.matrices}
 
 
 def distinct_types(types: Sequence[str], columns: Mapping[int, int]) -> tuple[str, ...]:

@@ -154,8 +154,13 @@ def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[
         return None, [Proposal(Recipe(t), why, settings.author) for t in PRESET_BITS]
     space = settings.space(state.model, sizes)
     observations = observe_mixes(settings, state.results, space)
-    prior = prior_of_study(settings, state, space, sizes)
-    first = [] if observations and prior else unfinished_probes(settings, state, space, sizes)
+    groups = settings.probed_groups(space, sizes)
+    if by_gradient := settings.prior_by_gradient(state.model, space, sizes):
+        prior: Prior | None = by_gradient[0]
+        groups = by_gradient[1]
+    elif prior := prior_of_study(settings, state, space, sizes):
+        groups = [] if observations else groups
+    first = unfinished_probes(settings, state, space, groups)
     if not observations:
         return None, first
     surrogate = fit_surrogate(space, observations, prior=prior)
@@ -184,10 +189,10 @@ def prior_of_study(
 
 
 def unfinished_probes(
-    settings: MixSettings, state: PlannerState, space: Space, sizes: MixSizes
+    settings: MixSettings, state: PlannerState, space: Space, groups: list[str]
 ) -> list[Proposal]:
-    """Return all probes while one of them was not tried yet, else none."""
-    probes = propose_probes(settings, space, settings.probed_groups(space, sizes))
+    """Return all probes of groups while one of them was not tried yet, else none."""
+    probes = propose_probes(settings, space, groups)
     return probes if any((p.recipe, p.level) not in state.results.attempts for p in probes) else []
 
 
