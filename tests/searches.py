@@ -54,7 +54,7 @@ class Run:
     search text's.
     """
 
-    def __init__(self, given, world, presets=1.0, report=1.0, lessons=()):
+    def __init__(self, given, world, presets=1.0, report=1.0, lessons=(), sensitivity=None):
         self.given, self.world, self.presets, self.report, self.lessons = (
             given,
             world,
@@ -62,6 +62,7 @@ class Run:
             report,
             lessons,
         )
+        self.sensitivity = sensitivity or {}  # of the tensors, by a backward pass
         self.sizes = MixSizes(world.matrices, 60_000, 20_000)
         count = sum(m.count for m in world.matrices)
         self.shape = Shape(0, 0, False, count, 8, 256, 4, 2, 64, 2048)
@@ -158,6 +159,7 @@ class Run:
             presets={name: self.preset(name) for name in PRESET_BITS},
             shape=self.shape,
             distortion=share,
+            sensitivity=self.sensitivity if uniform else {},
         )
         return PlannerState(results, model, Priors(self.lessons))
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from searches import DEVICE, Run, bits, study
+from searches import DEVICE, Run, bits, probed_run, study
 from worlds import TYPES, World
 
 from sintra.core.errors import UserError
@@ -20,7 +20,7 @@ from sintra.formats.gguf.sizes import (
 from sintra.hardware.estimate.attention import cache_read
 from sintra.hardware.estimate.estimate import kv_bytes, memory_beside_weights
 from sintra.planning.planners import solver
-from sintra.planning.solver.mixes import distinct_types, evaluations_spent, mix_of
+from sintra.planning.solver.mixes import MixSettings, distinct_types, evaluations_spent, mix_of
 from sintra.planning.solver.problem import build_problem
 from sintra.planning.state import ModelFacts, PlannerState, StudyResults
 from sintra.study.finalists import finalists
@@ -62,6 +62,58 @@ def test_it_beats_the_baselines_at_equal_evaluations():
 
 
 @pytest.mark.parametrize("evaluations", [8, 16, 32])
+def by_gradient(world, scatter, seed=0):
+    """What a backward pass says of a world: every sensitivity with a log-normal error."""
+    rng = np.random.default_rng(seed)
+    return {n: 7 * s * float(rng.lognormal(0, scatter)) for n, s in world.own.items()}
+
+
+def test_a_backward_pass_stands_in_for_probes():
+    """Its errors are those seen on a real model. It takes fewer evaluations for a mix as good."""
+    ratios = []
+    for seed in range(4):
+        with_probes, without = World(seed), World(seed)
+        limit = bits(with_probes, 3.6)
+        probed = Run(study(size=limit), with_probes).to_its_end()
+        run = Run(study(size=limit, evaluations=14), without, sensitivity=by_gradient(without, 0.3))
+        ratios.append(run.to_its_end().best() / probed.best())
+        measured = {r for r, level in run.tried if level == "search" and r.tensors}
+        names = [p.probe for r in run.rounds for p in r if p.probe]
+        assert names == ["output", "token_embd"], "only what lies outside the blocks is probed"
+        assert len(measured) <= 14
+    assert np.exp(np.mean(np.log(ratios))) < 1.05
+
+
+def test_a_group_keeps_its_distortion_when_a_pass_spreads_it():
+    world = World(0)
+    plain, spread = (
+        probed_run(study(), world),
+        Run(study(), world, sensitivity=by_gradient(world, 0.5)),
+    )
+    spread.rounds, spread.tried, spread.numbers = plain.rounds, plain.tried, plain.numbers
+    settings = MixSettings.of(study())
+    spaces = [settings.space(run.state().model, run.sizes) for run in (plain, spread)]
+    sums = [
+        {
+            g: sum(s.distortion["Q4_K"][n] for n, own in s.groups.items() if own == g)
+            for g in s.group_names
+        }
+        for s in spaces
+    ]
+    middle = settings.middle_type
+    assert middle == "Q4_K"
+    assert sums[0] == pytest.approx(sums[1])
+    assert spaces[0].distortion["Q4_K"] != pytest.approx(spaces[1].distortion["Q4_K"])
+
+
+def test_a_pass_that_lacks_a_tensor_is_not_used():
+    world = World(1)
+    run = Run(study(), world, sensitivity=by_gradient(world, 0.1))
+    run.sensitivity.pop("output.weight")
+    run.to_its_end()
+    assert sum(bool(p.probe) for r in run.rounds for p in r) > 10
+
+
 def test_evaluations_are_a_budget(evaluations):
     world = World(1)
     for name in ("solver", *BASELINES):
