@@ -20,6 +20,26 @@ LARGEST = np.float32(65504)  # of halves
 
 
 @compiled
+def nearest_of_few(
+    x: Floats, scale: Floats, offset: Floats, levels: Floats, codes: Codes, values: Floats
+) -> None:
+    """Do as `nearest` for levels at any distances: each is compared with all rows at once."""
+    at, above = np.empty(TILE, np.float32), np.zeros(TILE, np.float32)
+    for r in range(TILE):
+        at[r] = ZERO if scale[r] == ZERO else (x[r] - offset[r]) / scale[r]
+        values[r] = levels[0]
+    for k in range(1, len(levels)):
+        level, middle = levels[k], (levels[k - 1] + levels[k]) * HALF
+        for r in range(TILE):
+            higher = at[r] > middle
+            values[r] = level if higher else values[r]
+            above[r] += ONE if higher else ZERO
+    for r in range(TILE):
+        codes[r] = np.uint8(np.int32(above[r]))
+        values[r] = scale[r] * values[r] + offset[r]
+
+
+@compiled
 def nearest(
     x: Floats, scale: Floats, offset: Floats, levels: Floats, codes: Codes, values: Floats
 ) -> None:
@@ -35,15 +55,7 @@ def nearest(
             codes[r] = np.uint8(np.int32(code))
             values[r] = scale[r] * (first + code) + offset[r]
     else:
-        for r in range(TILE):
-            at = ZERO if scale[r] == ZERO else (x[r] - offset[r]) / scale[r]
-            index, level = np.uint8(0), first
-            for k in range(len(levels) - 1):
-                above = at > (levels[k] + levels[k + 1]) * HALF
-                index = np.uint8(k + 1) if above else index
-                level = levels[k + 1] if above else level
-            codes[r] = index
-            values[r] = scale[r] * level + offset[r]
+        nearest_of_few(x, scale, offset, levels, codes, values)
 
 
 @compiled
