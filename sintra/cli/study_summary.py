@@ -15,6 +15,7 @@ from sintra.config.texts import OWN, judged_on_stories
 from sintra.core.canonical import canonical
 from sintra.core.metrics import find_metric
 from sintra.core.recipe import Recipe
+from sintra.core.stage import cores
 from sintra.core.types import Candidate, Constraint
 from sintra.formats.gguf.sizes import BLOCKS, PRESET_BITS
 from sintra.planning.bounds import in_units
@@ -25,6 +26,7 @@ from sintra.results.pages.words import format_bytes, metric_label
 from sintra.store import history
 from sintra.store.store import Store
 from sintra.study import round_files, rounds
+from sintra.study.expected_time import core_seconds, wall_seconds
 from sintra.study.json_types import ResultJson
 from sintra.study.workspace import Workspace
 
@@ -48,7 +50,7 @@ def study_intro(workspace: Workspace) -> str:
         ("Goal", (metric.objective if metric else "") or f"the best {goal.optimise}"),
         ("Limits", " | ".join(map(limit_words, goal.constraints)) or "none"),
         ("Text", text_words(workspace)),
-        ("Expected", expected_time(workspace)),
+        ("Expected", expected_time(workspace, facts)),
         ("Disk", disk_words(workspace, facts)),
     ]
     head = f"Sintra {__version__} | {study.model}{size} | {study.hardware.title}"
@@ -102,8 +104,8 @@ def known(kind: str) -> bool:
     return kind in PRESET_BITS or kind in BLOCKS
 
 
-def expected_time(workspace: Workspace) -> str:
-    """Return how long the study will take, as far as this cache's history tells, in a line."""
+def expected_time(workspace: Workspace, facts: FolderFacts | None) -> str:
+    """Return how long the study will take, in a line: by this cache's history, else by size."""
     model = workspace.study.model
     runs = [
         r
@@ -111,14 +113,27 @@ def expected_time(workspace: Workspace) -> str:
         if r["model"] == model
     ]
     if not runs:
-        return (
-            "no study of this model was timed here; each round states its expected time "
-            "(docs/costs.md: what other models took)"
-        )
+        return time_by_size(workspace, facts)
     longest = max(runs, key=lambda r: float(r["wall_s"]))
     return (
         f"at most about {format_seconds(longest['wall_s'])}, as the longest study of {model} here "
         f"took ({longest['built']} steps); cached steps take no time"
+    )
+
+
+def time_by_size(workspace: Workspace, facts: FolderFacts | None) -> str:
+    """Return how long the study of a model that was never timed here will take, in a line."""
+    processor = core_seconds(workspace.study, facts.parameters) if facts else None
+    if processor is None:
+        return (
+            "no study of this model was timed here; each round states its expected time "
+            "(docs/costs.md: what other models took)"
+        )
+    count = cores()
+    return (
+        f"about {format_seconds(wall_seconds(processor, count))} on {count} "
+        f"core{'s' * (count != 1)}, by the model's size (estimated; half or twice as long on other "
+        "machines: docs/costs.md)"
     )
 
 
