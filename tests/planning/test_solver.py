@@ -330,3 +330,25 @@ def test_a_real_study_by_default(project, tiny):
     )
     assert result["evaluations"] <= 12
     assert project.built(project.doit(*command)) == []
+
+
+def test_a_real_study_by_gradient(project, tiny):
+    """The same files as above; a backward pass, and two probes instead of one for each group."""
+    done = project.doit(
+        "optimize",
+        "hardware=jetson_nano",
+        f"model={tiny}",
+        "probe=quick",
+        "model.check=false",
+        "goal=quality",
+        "goal.max_size_mb=1.1",
+        "planner.types=[Q2_K,Q4_K,Q8_0]",
+        "planner.evaluations=12",
+        "planner.sensitivity=gradient",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sensitivity:tiny" in project.built(done)
+    result = project.result()
+    probed = {c["probe"] for c in result["candidates"] if c["probe"]}
+    assert probed == {"output", "token_embd"}
+    assert result["winner"]["artifact"]["bytes"] <= 1.1 * MB
