@@ -220,6 +220,16 @@ COMMANDS = (
         words="studies",
     ),
     Command(
+        "reproduce",
+        "Make a result again from nothing and compare it",
+        "A result made again in an empty cache: the same bytes, or a KLD within its error: doit "
+        "reproduce STUDY",
+        "result",
+        "sintra.results.reproduction:print_reproductions",
+        ("root", "store"),
+        words="studies",
+    ),
+    Command(
         "ab",
         "Compare answers of the original and the result",
         "The same prompts through the original and the winner, side by side: doit ab prompt='Once "
