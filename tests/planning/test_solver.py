@@ -61,7 +61,6 @@ def test_it_beats_the_baselines_at_equal_evaluations():
         assert np.exp(np.log(ours / np.array(values)).mean()) < 1, (name, ours, values)
 
 
-@pytest.mark.parametrize("evaluations", [8, 16, 32])
 def by_gradient(world, scatter, seed=0):
     """What a backward pass says of a world: every sensitivity with a log-normal error."""
     rng = np.random.default_rng(seed)
@@ -114,6 +113,7 @@ def test_a_pass_that_lacks_a_tensor_is_not_used():
     assert sum(bool(p.probe) for r in run.rounds for p in r) > 10
 
 
+@pytest.mark.parametrize("evaluations", [8, 16, 32])
 def test_evaluations_are_a_budget(evaluations):
     world = World(1)
     for name in ("solver", *BASELINES):
