@@ -22,6 +22,7 @@ from transformers import (
 
 from sintra.build.graph import Graph
 from sintra.core.artifact import Source
+from sintra.core.errors import UserError
 from sintra.core.recipe import Recipe
 from sintra.core.stage import Context
 from sintra.formats.gguf.tensor_names import gguf_names
@@ -217,3 +218,7 @@ def test_only_ours_are_made_from_it_and_only_of_real_models(tiny):
     assert resolved_balance(study(), source) == "never"
     assert resolved_balance(replace(study(), convert="bf16"), hub) == "never"
     assert resolved_balance(replace(study(), balance="always"), source) == "always"
+    gguf_file = replace(hub, kind="gguf", locator="/a/x.gguf")
+    assert resolved_balance(study(), gguf_file) == "never", "its converter needs tokenizer files"
+    with pytest.raises(UserError, match=r"needs a folder or a model of the hub: x\.gguf is a GGUF"):
+        resolved_balance(replace(study(), balance="always"), gguf_file)
