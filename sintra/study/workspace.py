@@ -109,9 +109,9 @@ def resolved_balance(study: Study, pin: Source) -> str:
     """Return whether a model's columns are balanced, always or never, where auto may be asked.
 
     Tiny models' columns are alike. Of a hub model nothing is known yet: no tiny one, as a rule.
-    Balanced weights are rounded to 16 bits anew, for which bfloat16 is too coarse. A GGUF is taken as it
-    is: what would convert it again needs the tokenizer's own files. Raises UserError where it is to
-    be balanced all the same.
+    Balanced weights are rounded to 16 bits anew, for which bfloat16 is too coarse. A GGUF is taken
+    as it is: what would convert it again needs the tokenizer's own files. Raises UserError where it
+    is to be balanced all the same.
     """
     if pin.kind == "gguf" and study.balance == "always":
         raise UserError(
