@@ -31,14 +31,15 @@ from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
 
 
-def first_measured(workspace: Workspace) -> tuple[PlannerState, list[Round]]:
+def first_measured(workspace: Workspace) -> PlannerState:
     """Build the files; measure the curve and the probes outside the blocks."""
-    graph, store, known = workspace.graph(), workspace.store, []
+    graph, store = workspace.graph(), workspace.store
+    known: list[Round] = []
     while not any(p.probe for r in known for p in r.proposals):
         known.append(rounds.next_round(graph, store, known))
         studies.build(rounds.round_steps(graph, known[-1]), store)
     found = collect_candidates(graph, store, known)
-    return planner_state_of(graph, store, [r.proposals for r in known], found), known
+    return planner_state_of(graph, store, [r.proposals for r in known], found)
 
 
 def compare(
@@ -93,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         cache = (options.cache or Path(scratch)).resolve()
         workspace = studies.opened(cache, f"model={options.model.resolve()}", *texts, *given)
-        state, _ = first_measured(workspace)
+        state = first_measured(workspace)
         sizes = state.model.sizes
         assert sizes is not None
         settings = MixSettings.of(workspace.study, state.model.columns)

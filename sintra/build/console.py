@@ -111,18 +111,21 @@ class Console:
         with self.lock:
             self.titles |= titles
 
+    def title(self, name: str) -> str:
+        """Return what stands for a step: its title on a terminal, its name in logs."""
+        return self.titles.get(name, name) if self.live else name
+
     def step_line(self, how: str, name: str, seconds: float) -> str:
         """Return the line of a step that has ended: counted and in words on a terminal.
 
         how: "built" or "pulled"; other lines than a terminal's are for logs, with the step's name.
         """
-        if not self.live or name not in self.titles:
+        if (title := self.title(name)) == name:
             return f"{how:<7} {name}  {seconds:.1f} s"
         total = max(self.expected_steps, self.finished_steps)
         count = f"[{self.finished_steps:>{len(str(total))}}/{total}]"
         room = LINE_WIDTH - len(count) - CLOCK_WIDTH - 1
-        title = shortened(self.titles[name], room)
-        return f"{count} {title:<{room}}{clock(seconds):>{CLOCK_WIDTH}}"
+        return f"{count} {shortened(title, room):<{room}}{clock(seconds):>{CLOCK_WIDTH}}"
 
     def readable(self, text: str) -> str:
         """Return a text with names of steps as people read them."""
@@ -195,8 +198,7 @@ class Console:
 
     def _repeat_log(self, name: str) -> None:
         for line in self.running[name].new_marked_lines():
-            shown = self.titles.get(name, name) if self.live else name
-            self.say(f"{shown}: {line}", "progress", step=name)
+            self.say(f"{self.title(name)}: {line}", "progress", step=name)
 
     def _start_thread(self) -> None:
         if self.mode == "quiet" or (self.thread and self.thread.is_alive()):
@@ -226,8 +228,7 @@ class Console:
         others = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
         total = max(self.expected_steps, self.finished_steps + len(self.running))
         count = f"[{self.finished_steps + 1}/{total}] "
-        shown = self.titles.get(name, name)
-        text = count + shown + others + ": " + step.status(time.monotonic())
+        text = count + self.title(name) + others + ": " + step.status(time.monotonic())
         self.bar.set_description_str(self.readable(printable_line(text))[: columns - 1])
 
     def _remind(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sintra.config.study import Study
 from sintra.core.recipe import Recipe
 from sintra.formats.gguf.sizes import bits_per_weight
-from sintra.results.pages.words import format_bytes
+from sintra.results.pages.words import format_bytes, limits_held
 from sintra.results.result import model_file
 from sintra.results.table import format_small, wrapped
 from sintra.results.verdicts import violation_words
@@ -35,8 +35,8 @@ def verdict_words(result: ResultJson) -> str:
     if winner is None or result["status"] == "impossible":
         return result["reason"].removeprefix("impossible: ") or "no variant could be built"
     if result["status"] == "pass":
-        held = f"all {len(limits)} limits hold" if len(limits) > 1 else "the limit holds"
-        return f"{held if limits else 'no limit was set'}: {winner_words(result, winner)}"
+        held = limits_held(len(limits)) or "no limit was set"
+        return f"{held}: {winner_words(result, winner)}"
     if result["status"] == "fail":
         violated = violation_words(winner["verdict"]["violated"][0])
         return f"no candidate holds all limits; closest: {winner['name']}: {violated}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from sintra.build.graph import Graph
 from sintra.build.run_state import say
 from sintra.build.step import Step
 from sintra.core.artifact import Artifact
@@ -21,6 +22,7 @@ from sintra.core.errors import UserError
 from sintra.core.stage import tool_version
 from sintra.probes.measurements import MEASUREMENTS_FILE, parse_measurements
 from sintra.results.finished import FinishedStudy, build_artifact, open_finished
+from sintra.results.pages.words import measurements_by_metric
 from sintra.results.result import model_file
 from sintra.results.table import format_small
 from sintra.store.entries import StepRecord
@@ -42,7 +44,7 @@ class Reproduction:
     again: str  # SHA-256 of what came out
     kld: float | None  # on the report text, nats, as recorded; None where it wasn't measured there
     kld_again: float | None  # nats
-    stderr: float  # of both, nats
+    stderr: float  # of the recorded one, nats
     versions: tuple[str, ...]  # of tools that have changed, such as "torch 2.12.0 -> 2.13.0"
 
     @property
@@ -93,13 +95,13 @@ def reproduce(done: FinishedStudy, store: Store, say: Callable[[str], None]) -> 
     takes a line for each step. Raises UserError.
     """
     manifest: ManifestJson = json.loads(read_regular(done.folder / "manifest.json"))
-    check_sources(done, manifest)
-    scratch = Store(store.root / FOLDER / done.folder.name)
     graph = done.workspace.graph()  # its steps know nothing of the study's own cache
+    check_sources(done.folder.name, graph, manifest)
+    scratch = Store(store.root / FOLDER / done.folder.name)
     take_over(graph.toolchain(), done.store, scratch)
     workspace = replace(done.workspace, store=scratch, shared=None)
     model = build_artifact(workspace, graph.quantize(done.recipe), say).model
-    recorded = next((m for m in done.winner["measurements"] if m["metric"] == "kld_mean"), None)
+    recorded = measurements_by_metric(done.winner).get("kld_mean")
     quality = graph.variant(done.recipe, "report").quality
     if done.winner["decided_on"] != "report":
         recorded = quality = None
@@ -115,18 +117,13 @@ def reproduce(done: FinishedStudy, store: Store, say: Callable[[str], None]) -> 
     )
 
 
-def check_sources(done: FinishedStudy, manifest: ManifestJson) -> None:
+def check_sources(study: str, graph: Graph, manifest: ManifestJson) -> None:
     """Check that the model and the texts are those of the manifest. Raises UserError."""
-    graph = done.workspace.graph()
     if graph.source.digest != manifest["source"]["digest"]:
-        raise UserError(
-            f"the model of outputs/{done.folder.name} isn't what it was: {graph.source.locator}"
-        )
+        raise UserError(f"the model of outputs/{study} isn't what it was: {graph.source.locator}")
     for role, text in graph.texts.items():
         if text.digest != manifest["texts"].get(role):
-            raise UserError(
-                f"the {role} text of outputs/{done.folder.name} isn't what it was: {text.locator}"
-            )
+            raise UserError(f"the {role} text of outputs/{study} isn't what it was: {text.locator}")
 
 
 def take_over(step: Step, source: Store, target: Store) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
@@ -24,6 +24,7 @@ from sintra.formats.gguf.tensor_names import expert_names, gguf_names
 from sintra.formats.runtime.blocks import BlockModel, OuterLayers, block_influence, run_block
 from sintra.formats.runtime.calibration_text import CalibrationWindows, calibration_windows
 from sintra.formats.runtime.functional_block import one_window
+from sintra.formats.runtime.state_files import StateFiles
 from sintra.stages.rounding.hessian import (
     CurvatureJson,
     CurvatureProgress,
@@ -104,8 +105,8 @@ class CurvaturePass:
     """What has been measured so far."""
     passing: OuterLayers
     """Runs the parts of the model around the blocks."""
-    width: int
-    """Width of the hidden states."""
+    states: StateFiles
+    """The hidden states before each block."""
 
     def __init__(
         self, model: BlockModel, names: MeasuredTensors, windows: CalibrationWindows, folder: Path
@@ -114,7 +115,8 @@ class CurvaturePass:
         self.progress = CurvatureProgress.load(folder)
         self.passing = OuterLayers(model)
         # This also records what else the blocks are called with.
-        self.width = self.passing.first_input(as_batch(windows.tokens[0])).shape[-1]
+        width = self.passing.first_input(as_batch(windows.tokens[0])).shape[-1]
+        self.states = StateFiles(folder, "hidden", (*windows.tokens.shape, width))
 
     def run(self, say: Callable[[str], None]) -> CurvatureProgress:
         """Measure all blocks, then the output head. say: gets a line of progress a block."""
@@ -131,7 +133,7 @@ class CurvaturePass:
 
     def embed(self) -> None:
         """Write the input of the first block."""
-        states = self.new_states(0)
+        states = self.states.new(0)
         for i, window in enumerate(self.windows.tokens):
             states[i] = self.passing.first_input(as_batch(window))[0].float().numpy()
         states.flush()
@@ -140,7 +142,7 @@ class CurvaturePass:
         """Write a block's matrices and its output, and save the progress."""
         block = self.model.load(number)
         collector = self.collector(f"{self.model.prefix}.{number}.")
-        before, after = self.read_states(number), self.new_states(number + 1)
+        before, after = self.states.read(number), self.states.new(number + 1)
         with collector.hooked(self.model.net):
             for i in range(len(self.windows)):
                 collector.begin_window(i < self.windows.text_count)
@@ -151,13 +153,13 @@ class CurvaturePass:
         self.progress.influence.append(block_influence(before[text], after[text]))
         self.model.drop(number)
         self.save(collector)
-        self.states_path(number).unlink()
+        self.states.drop(number)
 
     def measure_head(self) -> None:
         """Write the matrix of the output head, and save the progress."""
         count = len(self.model.blocks)
         head = {n: t for n, t in self.names.layers.items() if n == self.model.head_name}
-        hidden = self.read_states(count)
+        hidden = self.states.read(count)
         matching = matching_layers(self.model, self.names.tensors, head, self.progress.unmapped)
         collector = HessianCollector({})
         for name in matching.values():
@@ -181,20 +183,6 @@ class CurvaturePass:
         collector.write(self.progress, self.folder)
         self.progress.blocks += 1
         self.progress.save(self.folder)
-
-    def states_path(self, number: int) -> Path:
-        """Return the file of the hidden states before a block."""
-        return self.folder / f"hidden-{number}.npy"
-
-    def read_states(self, number: int) -> NDArray[np.float32]:
-        """Map the hidden states before a block, (windows, tokens, width)."""
-        states: NDArray[np.float32] = np.load(self.states_path(number), mmap_mode="r")
-        return states
-
-    def new_states(self, number: int) -> np.memmap[Any, np.dtype[np.float32]]:
-        """Make room for the hidden states before a block, (windows, tokens, width), on disk."""
-        shape = (*self.windows.tokens.shape, self.width)
-        return np.lib.format.open_memmap(self.states_path(number), "w+", np.float32, shape)
 
 
 def as_batch(window: NDArray[np.int32]) -> Tensor:

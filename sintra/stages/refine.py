@@ -31,6 +31,7 @@ from sintra.stages.rounding.effort import learning_steps, refine_tokens
 from sintra.stages.rounding.learned import HeldOutError
 from sintra.stages.rounding.sequential import HiddenStates, SequentialRounder
 from sintra.stages.rounding.tensors import parameter_tensors, read_tensors, writable_tensors
+from sintra.store.files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,9 +153,7 @@ class KeptRun:
             shutil.copyfile(self.working(name), self.saved_states(name, blocks))
         learned = [list(errors) for errors in rounder.learned]
         progress = RefineProgress(blocks, list(rounder.rounded), learned)
-        part = self.folder / "progress.part"
-        part.write_text(json.dumps(asdict(progress)))
-        part.replace(self.folder / "progress.json")
+        write_atomic(self.folder / "progress.json", json.dumps(asdict(progress)))
         for name in STATES:
             self.saved_states(name, blocks - 1).unlink(missing_ok=True)
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from sintra.core import lazy
 from sintra.core.errors import Infeasible
@@ -37,11 +37,12 @@ from sintra.formats.gguf.tensor_names import expert_names, gguf_names
 from sintra.formats.runtime.blocks import BlockModel, OuterLayers, run_block
 from sintra.formats.runtime.calibration_text import calibration_windows
 from sintra.formats.runtime.functional_block import one_window
+from sintra.formats.runtime.state_files import StateFiles
+from sintra.store.files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 else:
     np = lazy.module("numpy")
@@ -102,9 +103,7 @@ class PassProgress:
 
     def save(self, folder: Path) -> None:
         """Write progress.json, whole or not at all."""
-        part = folder / "progress.part"
-        part.write_text(json.dumps(asdict(self)))
-        part.replace(folder / "progress.json")
+        write_atomic(folder / "progress.json", json.dumps(asdict(self)))
 
 
 class RowMoments:
@@ -155,6 +154,10 @@ class SensitivityPass:
     """Where hidden states, gradients and the progress are kept."""
     progress: PassProgress
     """What has been done so far."""
+    hidden: StateFiles
+    """The hidden states before each block."""
+    gradients: StateFiles
+    """The loss's gradients by them."""
 
     def __init__(
         self, model: BlockModel, names: Mapping[str, str], windows: Tensor, folder: Path
@@ -164,7 +167,9 @@ class SensitivityPass:
         self.passing = OuterLayers(model)
         model.net.requires_grad_(False)
         # This also records what else the blocks are called with.
-        self.width = self.passing.first_input(windows[:1]).shape[-1]
+        shape = (*windows.shape, self.passing.first_input(windows[:1]).shape[-1])
+        self.hidden = StateFiles(folder, "hidden", shape)
+        self.gradients = StateFiles(folder, "gradient", shape)
 
     def run(self, say: Callable[[str], None]) -> PassProgress:
         """Run all blocks forward, then the head and all blocks backward.
@@ -175,7 +180,7 @@ class SensitivityPass:
         if self.progress.forward == 0:
             self.embed()
         for number in range(self.progress.forward, count):
-            self.run_block(number)
+            self.advance(number)
             say(f"block {number + 1} of {count}, forward")
         if self.progress.backward == 0:
             self.measure_head()
@@ -189,15 +194,15 @@ class SensitivityPass:
 
     def embed(self) -> None:
         """Write the input of the first block."""
-        states = self.new_room("hidden", 0)
+        states = self.hidden.new(0)
         for i, window in enumerate(self.windows):
             states[i] = self.passing.first_input(window[None])[0].float().numpy()
         states.flush()
 
-    def run_block(self, number: int) -> None:
+    def advance(self, number: int) -> None:
         """Write a block's output, and save the progress."""
         block = self.model.load(number)
-        before, after = self.read_room("hidden", number), self.new_room("hidden", number + 1)
+        before, after = self.hidden.read(number), self.hidden.new(number + 1)
         for i in range(len(self.windows)):
             output = run_block(block, one_window(before, i), self.passing.calls[number])
             after[i] = output[0].float().numpy()
@@ -215,7 +220,7 @@ class SensitivityPass:
         count, moments = len(self.model.blocks), RowMoments()
         self.model.load_head()
         self.model.head.requires_grad_(False)
-        hidden, gradients = self.read_room("hidden", count), self.new_room("gradient", count)
+        hidden, gradients = self.hidden.read(count), self.gradients.new(count)
         generator = torch.Generator().manual_seed(0)
         for i, window in enumerate(self.windows):
             x = one_window(hidden, i).requires_grad_()
@@ -233,7 +238,7 @@ class SensitivityPass:
             self.progress.tensors[name] = moments.sensitivity(rows)
         self.progress.backward = 1
         self.progress.save(self.folder)
-        self.room_path("hidden", count).unlink()
+        self.hidden.drop(count)
 
     def measure_block(self, number: int) -> None:
         """Write a block's sensitivities and the gradients before it, and save the progress."""
@@ -243,13 +248,12 @@ class SensitivityPass:
         layers = {n.removeprefix(start): t for n, t in self.names.items() if n.startswith(start)}
         moments = {tensor: RowMoments() for tensor in layers.values()}
         rows = {tensor: row_squares(block, layer) for layer, tensor in layers.items()}
-        before, behind = self.read_room("hidden", number), self.read_room("gradient", number + 1)
-        gradients = self.new_room("gradient", number)
+        before, behind = self.hidden.read(number), self.gradients.read(number + 1)
+        gradients = self.gradients.new(number)
         with recorded_rows(block, layers, moments):
             for i in range(len(self.windows)):
                 x = one_window(before, i).requires_grad_()
-                out = block(x, *self.passing.calls[number][0], **self.passing.calls[number][1])
-                output = out[0] if isinstance(out, tuple) else out
+                output = run_block(block, x, self.passing.calls[number])
                 torch.autograd.backward(output, one_window(behind, i))
                 assert x.grad is not None
                 gradients[i] = x.grad[0].numpy()
@@ -258,30 +262,16 @@ class SensitivityPass:
         self.progress.tensors |= {name: m.sensitivity(rows[name]) for name, m in moments.items()}
         self.progress.backward += 1
         self.progress.save(self.folder)
-        self.room_path("gradient", number + 1).unlink()
-        self.room_path("hidden", number + 1).unlink(missing_ok=True)
+        self.gradients.drop(number + 1)
+        self.hidden.drop(number + 1)
 
     def measure_embedding(self) -> None:
         """Add the embedding's sensitivity as the input of the first block."""
         moments = RowMoments()
-        hidden, gradients = self.read_room("hidden", 0), self.read_room("gradient", 0)
+        hidden, gradients = self.hidden.read(0), self.gradients.read(0)
         for i in range(len(self.windows)):
             moments.add(one_window(gradients, i), one_window(hidden, i))
         self.progress.tensors[EMBEDDING] = moments.sensitivity(moments.output)
-
-    def room_path(self, what: str, number: int) -> Path:
-        """Return the file of hidden states or gradients before a block."""
-        return self.folder / f"{what}-{number}.npy"
-
-    def read_room(self, what: str, number: int) -> NDArray[np.float32]:
-        """Map hidden states or gradients before a block, (windows, tokens, width)."""
-        room: NDArray[np.float32] = np.load(self.room_path(what, number), mmap_mode="r")
-        return room
-
-    def new_room(self, what: str, number: int) -> np.memmap[Any, np.dtype[np.float32]]:
-        """Make room for hidden states or gradients, (windows, tokens, width), on disk."""
-        shape = (*self.windows.shape, self.width)
-        return np.lib.format.open_memmap(self.room_path(what, number), "w+", np.float32, shape)
 
 
 def row_squares(block: nn.Module, layer: str) -> Tensor:

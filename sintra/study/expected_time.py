@@ -7,17 +7,17 @@ are mostly starts of processes.
 
 from __future__ import annotations
 
+from sintra.build.graph import SENSITIVITY_WINDOWS
 from sintra.config.study import Study
-from sintra.config.texts import OWN
+from sintra.config.texts import OWN, own_tokens
+from sintra.planning.bounds import TINY
 
-LEAST = 50_000_000  # parameters from which the estimate holds
 CORE_SHARE = 0.85  # of what a core does alone, where several work
 # For each million parameters and thousand tokens: text that the model writes itself; the curvature;
 # the backward pass; one variant on one text.
 WRITING, CURVATURE, BACKWARD, MEASURING = 0.12, 0.06, 0.11, 0.07
 FILE = 0.9  # for each million parameters: one compensated file and its distortion
 FILES = 5  # types that come out apart, as a rule
-BACKWARD_TOKENS = 6144
 PRESETS, FINALISTS = 6, 4  # stock presets on the search text, variants on the report text
 MIXES = 12  # variants on the search text where tensors' sensitivities needn't be probed
 
@@ -28,20 +28,18 @@ def core_seconds(study: Study, parameters: int) -> float | None:
     parameters: of the model.
     """
     planner, probe = study.planner, study.probe
-    if parameters < LEAST or planner.name != "solver" or planner.rounding != "compensated":
+    if parameters <= TINY or planner.name != "solver" or planner.rounding != "compensated":
         return None
-    written: int = sum(
-        getattr(probe, f"{role}_tokens")
-        for role, path in study.texts.paths.items()
-        if path == OWN and hasattr(probe, f"{role}_tokens")
+    written = sum(
+        own_tokens(role, probe) for role, path in study.texts.paths.items() if path == OWN
     )
     calibration = probe.calibration_tokens / max(1 - probe.calibration_random, 0.1)
     searched = (min(planner.evaluations, MIXES) + PRESETS) * probe.search_tokens
     decided = FINALISTS * (probe.report_tokens + probe.second_tokens)
-    per_million: float = (
+    per_million = (
         WRITING * written
         + CURVATURE * calibration
-        + BACKWARD * BACKWARD_TOKENS
+        + BACKWARD * SENSITIVITY_WINDOWS * probe.context
         + MEASURING * (searched + decided)
     ) / 1000 + FILE * min(FILES, len(planner.types))
     return per_million * parameters / 1e6

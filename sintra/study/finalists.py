@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from sintra.build.graph import SURROGATE_PLANNERS
 from sintra.config.study import Study
 from sintra.core.judge import judge, ranked
 from sintra.core.recipe import Recipe
@@ -15,7 +16,7 @@ from sintra.planning.belief import (
     probability_of_holding,
     ratio_of_candidates,
 )
-from sintra.study.first_look import PLANNERS, STUDY, is_first_look
+from sintra.study.first_look import STUDY, is_first_look
 from sintra.study.round_files import Round
 
 AT_ONCE = 2  # finalists of a round where no limit on the KLD says whom to take
@@ -42,7 +43,12 @@ def early_finalist(
     whose KLD on the search text is nearest to the limit.
     """
     limit = kld_limit(study.goal)
-    if not limit or study.planner.name not in PLANNERS or not rounds or tried_finalists(rounds):
+    if (
+        not limit
+        or study.planner.name not in SURROGATE_PLANNERS
+        or not rounds
+        or tried_finalists(rounds)
+    ):
         return []
     whole = [c for c in candidates if c.recipe.uniform and not c.failure and c.value("kld_mean")]
     if not is_first_look(rounds[0].proposals) or not whole:

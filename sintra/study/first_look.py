@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sintra.build.graph import Graph
+from sintra.build.graph import SURROGATE_PLANNERS, Graph
 from sintra.core.format import PLANNED
 from sintra.core.recipe import Recipe
 from sintra.core.types import Proposal
@@ -18,13 +18,12 @@ from sintra.planning.other_formats import buildable_formats
 
 STUDY = "study"  # author of what no planner has to ask for
 PRESETS = ("Q8_0", "Q4_K_M")  # the largest that is common, and the one that most people take
-PLANNERS = ("solver", "hybrid", "llm")  # others build stock presets themselves, or what they say
 
 
 def first_look(graph: Graph) -> list[Proposal]:
     """Return the stock presets that are measured before anything is searched."""
     study = graph.study
-    if study.planner.name not in PLANNERS or PLANNED not in buildable_formats(study):
+    if study.planner.name not in SURROGATE_PLANNERS or PLANNED not in buildable_formats(study):
         return []
     weights = sum(weights_by_columns(graph.source).values())
     if 0 < weights <= TINY:  # of a hub model nothing is known yet: no tiny one, as a rule

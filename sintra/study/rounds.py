@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sintra.build.graph import Graph
+from sintra.build.graph import SURROGATE_PLANNERS, Graph
 from sintra.build.step import Step
 from sintra.config.study import Study
 from sintra.core import lazy, plugins
@@ -30,7 +30,7 @@ from sintra.study.finalists import (
     finalists_by_format,
     tried_finalists,
 )
-from sintra.study.first_look import PLANNERS, STUDY, first_look, is_first_look
+from sintra.study.first_look import STUDY, first_look, is_first_look
 from sintra.study.planner_state import planner_state_of, text_results
 from sintra.study.round_files import Round
 from sintra.study.workspace import Workspace
@@ -121,7 +121,7 @@ def new_variants(
         on_both = measured_on_both(graph, store, rounds)
         if may_ask_planner(study, rounds_used(rounds), candidates, on_both):
             planned = ask_planner(graph, store, rounds, candidates, session)
-        elif study.planner.name in PLANNERS:
+        elif study.planner.name in SURROGATE_PLANNERS:
             planned = ask_last_step(graph, store, rounds, candidates)
     others = propose_other_formats(study) if rounds_used(rounds) < study.max_rounds else []
     earlier = {(p.recipe, p.level) for r in rounds for p in r.proposals}
@@ -242,7 +242,7 @@ def step_left(
     left, or where the planner has no model to foresee by.
     """
     study = graph.study
-    if study.planner.name not in PLANNERS or PLANNED not in buildable_formats(study):
+    if study.planner.name not in SURROGATE_PLANNERS or PLANNED not in buildable_formats(study):
         return None
     view = planners_view(graph, store, rounds, candidates)
     left = last_step.step_left(*view)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from sintra.build.graph import Graph
 from sintra.build.step import Step
+from sintra.config.texts import ROLES
 from sintra.core.artifact import Artifact
 from sintra.core.recipe import Recipe, unique_names, variant_name, variant_slug
 from sintra.core.types import Proposal
@@ -14,7 +15,6 @@ from sintra.formats.gguf.mix_bits import Tensors, mix_bits, tensors_of
 from sintra.store.store import Store
 from sintra.study.round_files import Round
 
-ROLES = ("calibration", "search", "report", "second")  # of the texts
 NO_MARKS = str.maketrans("", "", "(),")  # that have no place in the name of a step
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,10 +108,9 @@ class Workspace:
 def resolved_balance(study: Study, pin: Source) -> str:
     """Return whether a model's columns are balanced, always or never, where auto may be asked.
 
-    Tiny models' columns are alike. Of a hub model nothing is known yet: no tiny one, as a rule.
-    Balanced weights are rounded to 16 bits anew, for which bfloat16 is too coarse. A GGUF is taken
-    as it is: what would convert it again needs the tokenizer's own files. Raises UserError where it
-    is to be balanced all the same.
+    Tiny models' columns are alike. Balanced weights are rounded to 16 bits anew, for which bfloat16
+    is too coarse. A GGUF is taken as it is: what would convert it again needs the tokenizer's own
+    files. Raises UserError where it is to be balanced all the same.
     """
     if pin.kind == "gguf" and study.balance == "always":
         raise UserError(
@@ -122,8 +121,7 @@ def resolved_balance(study: Study, pin: Source) -> str:
         return study.balance
     if study.convert == "bf16" or pin.kind == "gguf":
         return "never"
-    weights = sum(weights_by_columns(pin).values())
-    return "never" if 0 < weights <= TINY else "always"
+    return "never" if is_tiny(pin) else "always"
 
 
 def resolved_planner(study: Study, pin: Source) -> PlannerConf:
@@ -133,9 +131,16 @@ def resolved_planner(study: Study, pin: Source) -> PlannerConf:
     """
     if study.planner.sensitivity != "auto":
         return study.planner
-    weights = sum(weights_by_columns(pin).values())
-    way = "probes" if 0 < weights <= TINY else "gradient"
-    return replace(study.planner, sensitivity=way)
+    return replace(study.planner, sensitivity="probes" if is_tiny(pin) else "gradient")
+
+
+@cache
+def is_tiny(pin: Source) -> bool:
+    """Return whether a model has TINY weights at most.
+
+    Of a hub model nothing is known yet: no tiny one, as a rule.
+    """
+    return 0 < sum(weights_by_columns(pin).values()) <= TINY
 
 
 def digests_of(store: Store) -> Digests:

@@ -27,6 +27,15 @@ from sintra.study.finalists import finalists
 
 BASELINES = ("imatrix_mse", "random", "optuna")
 MB = 10**6
+SMALL_STUDY = (
+    "hardware=jetson_nano",
+    "probe=quick",
+    "model.check=false",
+    "goal=quality",
+    "goal.max_size_mb=1.1",
+    "planner.types=[Q2_K,Q4_K,Q8_0]",
+    "planner.evaluations=12",
+)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -298,17 +307,7 @@ def test_types_are_checked(wrong):
 
 
 def test_a_real_study_by_default(project, tiny):
-    command = (
-        "optimize",
-        "hardware=jetson_nano",
-        f"model={tiny}",
-        "probe=quick",
-        "model.check=false",
-        "goal=quality",
-        "goal.max_size_mb=1.1",
-        "planner.types=[Q2_K,Q4_K,Q8_0]",
-        "planner.evaluations=12",
-    )
+    command = ("optimize", f"model={tiny}", *SMALL_STUDY)
     done = project.doit(*command)
     assert done.returncode == 0, done.stderr
     result = project.result()
@@ -334,18 +333,8 @@ def test_a_real_study_by_default(project, tiny):
 
 def test_a_real_study_by_gradient(project, tiny):
     """The same files as above; a backward pass, and two probes instead of one for each group."""
-    done = project.doit(
-        "optimize",
-        "hardware=jetson_nano",
-        f"model={tiny}",
-        "probe=quick",
-        "model.check=false",
-        "goal=quality",
-        "goal.max_size_mb=1.1",
-        "planner.types=[Q2_K,Q4_K,Q8_0]",
-        "planner.evaluations=12",
-        "planner.sensitivity=gradient",
-    )
+    words = ("optimize", f"model={tiny}", *SMALL_STUDY, "planner.sensitivity=gradient")
+    done = project.doit(*words)
     assert done.returncode == 0, done.stderr
     assert "sensitivity:tiny" in project.built(done)
     result = project.result()

@@ -6,7 +6,7 @@ import pytest
 from searches import study as planned
 
 from sintra.config.options import ProbeConf
-from sintra.config.texts import OWN
+from sintra.config.texts import OWN, Texts
 from sintra.study.expected_time import core_seconds, wall_seconds
 
 SMOLLM2 = 134_500_000  # parameters
@@ -16,13 +16,7 @@ def default():
     """A default study: own texts but for the second."""
     roles = dict.fromkeys(("calibration", "search", "report"), OWN) | {"second": "x.txt"}
     given = planned()
-    return replace(given, texts=replace_paths(roles), probe=ProbeConf())
-
-
-def replace_paths(roles):
-    from sintra.config.texts import Texts
-
-    return Texts(roles)
+    return replace(given, texts=Texts(roles), probe=ProbeConf())
 
 
 def test_it_is_what_smollm2_took():
@@ -38,7 +32,7 @@ def test_it_grows_with_size_and_text_and_falls_with_effort():
     assert core_seconds(more, SMOLLM2) > base
     less = replace(given, planner=replace(given.planner, evaluations=6))
     assert core_seconds(less, SMOLLM2) < base
-    read = replace(given, texts=replace_paths({"report": "mine.txt"}))
+    read = replace(given, texts=Texts({"report": "mine.txt"}))
     assert core_seconds(read, SMOLLM2) < base
 
 

@@ -324,8 +324,11 @@ class OuterLayers:
 
 
 def run_block(block: nn.Module, hidden: Tensor, arguments: Arguments) -> Tensor:
-    """Return a block's output for hidden states and its other arguments, without gradients."""
-    with torch.no_grad():
+    """Return a block's output for hidden states and its other arguments.
+
+    It has gradients where the hidden states take them.
+    """
+    with torch.set_grad_enabled(hidden.requires_grad):
         out = block(hidden, *arguments[0], **arguments[1])
     first: Tensor = out[0] if isinstance(out, tuple) else out
     return first

@@ -3,7 +3,7 @@
 1. Every type once, whole (the files that mixes are put together from), three of them measured: the
    type curve.
 2. Groups of tensors (class x depth) at the lowest type with all others at the highest: their
-   sensitivities.
+   sensitivities. Of larger models only embedding and output: a backward pass says the others'.
 3. The best mix by the fitted model; measured; the model fitted again; until it promises no more
    than could be distinguished from noise.
 4. While evaluations are left: mixes of the same limits that are best by parameters drawn from the

@@ -44,17 +44,14 @@ def group_ratios(
 
 
 def weights_by_gradient(
-    model: ModelFacts,
-    weight: Mapping[str, float],
-    groups: Mapping[str, str],
-    errors: Mapping[str, TensorDistortion],
+    model: ModelFacts, groups: Mapping[str, str], ratios: Mapping[str, float]
 ) -> dict[str, float]:
     """Return what each tensor's distortion is weighted by: spread inside its group by the pass.
 
-    A group's weighted distortion in the file of `errors` stays what it is with `weight`, so that
-    what a study teaches of groups doesn't depend on how tensors were weighted.
+    ratios: of `group_ratios`. A group's weighted distortion in the file of its errors stays what it
+    is with its weights, so that what a study teaches of groups doesn't depend on how tensors were
+    weighted.
     """
-    ratios = group_ratios(model, weight, groups, errors)
     return {
         name: model.sensitivity[name] / max(ratios[group], 1e-30) for name, group in groups.items()
     }

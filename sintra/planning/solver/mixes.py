@@ -124,10 +124,10 @@ class MixSettings:
         backward pass where there was one.
         """
         groups = group_tensors(sizes.matrices, depth_bins(sizes.matrices, self.max_probes))
-        weight = class_weights(sizes)
         errors = {t: model.distortion[self.uniform_recipe(t)] for t in self.types}
-        if has_gradients(model, sizes):
-            weight = weights_by_gradient(model, weight, groups, errors[self.middle_type])
+        weight = class_weights(sizes)
+        if ratios := self.gradient_ratios(model, sizes, groups):
+            weight = weights_by_gradient(model, groups, ratios)
         return Space(
             groups,
             {
@@ -141,6 +141,18 @@ class MixSettings:
         """Return the type in the middle of those that are chosen from."""
         return self.types[len(self.types) // 2]
 
+    def gradient_ratios(
+        self, model: ModelFacts, sizes: MixSizes, groups: Mapping[str, str]
+    ) -> dict[str, float]:
+        """Return group -> nats by the backward pass for each unit of its weighted distortion.
+
+        groups: tensor -> group. Empty where there was no such pass over every matrix.
+        """
+        if not has_gradients(model, sizes):
+            return {}
+        errors = model.distortion[self.uniform_recipe(self.middle_type)]
+        return group_ratios(model, class_weights(sizes), groups, errors)
+
     def prior_by_gradient(
         self, model: ModelFacts, space: Space, sizes: MixSizes
     ) -> tuple[Prior, list[str]] | None:
@@ -148,10 +160,9 @@ class MixSettings:
 
         None where there was no such pass.
         """
-        if not has_gradients(model, sizes):
+        ratios = self.gradient_ratios(model, sizes, space.groups)
+        if not ratios:
             return None
-        errors = model.distortion[self.uniform_recipe(self.middle_type)]
-        ratios = group_ratios(model, class_weights(sizes), space.groups, errors)
         outside = outside_groups(tuple(sizes.matrices), space.groups)
         return gradient_prior(space, ratios, outside), outside
 

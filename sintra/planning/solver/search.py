@@ -154,13 +154,13 @@ def open_search(study: Study, state: PlannerState) -> tuple[Search | None, list[
         return None, [Proposal(Recipe(t), why, settings.author) for t in PRESET_BITS]
     space = settings.space(state.model, sizes)
     observations = observe_mixes(settings, state.results, space)
-    groups = settings.probed_groups(space, sizes)
+    prior: Prior | None
     if by_gradient := settings.prior_by_gradient(state.model, space, sizes):
-        prior: Prior | None = by_gradient[0]
-        groups = by_gradient[1]
-    elif prior := prior_of_study(settings, state, space, sizes):
-        groups = [] if observations else groups
-    first = unfinished_probes(settings, state, space, groups)
+        prior, probed = by_gradient
+    else:
+        prior = prior_of_study(settings, state, space, sizes)
+        probed = [] if observations and prior else settings.probed_groups(space, sizes)
+    first = unfinished_probes(settings, state, space, probed)
     if not observations:
         return None, first
     surrogate = fit_surrogate(space, observations, prior=prior)

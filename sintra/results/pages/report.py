@@ -33,6 +33,7 @@ from sintra.store.files import write_atomic
 from sintra.study.json_types import ProposalJson, RoundJson
 from sintra.study.workspace import Workspace
 
+FIRST_COMMANDS = 3  # to use the result, that stand unopened
 FIRST_ROWS = 12  # candidates that the table shows unopened, probes not among them
 
 
@@ -90,6 +91,7 @@ def render_report(data: ReportData) -> str:
     lines = candidate_lines(result)
     probes = [line for line in lines if line.probe]
     real = [line for line in lines if not line.probe]
+    uses = usage_commands(result, data.command, data.planless_command)
     return render_template(
         "report.html",
         data=data,
@@ -116,7 +118,8 @@ def render_report(data: ReportData) -> str:
         chapters=chapters(data.rounds, lines),
         winner=lines[0] if result["winner"] else None,
         depths=describe_depths(result["winner"]) if result["winner"] else "",
-        uses=usage_commands(result, data.command, data.planless_command),
+        first_uses=uses[:FIRST_COMMANDS],
+        more_uses=uses[FIRST_COMMANDS:],
         format_bytes=format_bytes,
         format_number=format_number,
         parts=list(zip(charts.TINTS, charts.MEMORY_PARTS, strict=True)),

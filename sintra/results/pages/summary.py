@@ -15,6 +15,7 @@ from sintra.results.pages.words import (
     format_value,
     format_with_error,
     hide_folders,
+    limits_held,
     measurements_by_metric,
     metric_label,
 )
@@ -40,8 +41,9 @@ def verdict_sentence(result: ResultJson) -> str:
     variant = f"{winner['name']}, {format_bytes(model_file(winner)['bytes'])}"
     variant += _distance_words(winner)
     if result["status"] == "pass":
-        held = _held_words(len(result["goal"]["constraints"]))
-        return f"{held}{variant}, is {describe_aim(result['goal'])} found."
+        held = limits_held(len(result["goal"]["constraints"]))
+        start = f"{held[0].upper()}{held[1:]}: " if held else ""
+        return f"{start}{variant}, is {describe_aim(result['goal'])} found."
     if winner["verdict"]["violated"]:
         metric, value, limit, _ = winner["verdict"]["violated"][0]
         return (
@@ -54,13 +56,6 @@ def verdict_sentence(result: ResultJson) -> str:
         f"The best so far is {variant}. Not yet decided: "
         f"{open_metrics or 'its quality on the report text'}."
     )
-
-
-def _held_words(limits: int) -> str:
-    """Return how many limits hold, as the beginning of the sentence."""
-    if limits == 0:
-        return ""
-    return "The limit holds: " if limits == 1 else f"All {limits} limits hold: "
 
 
 def kld_scale(result: ResultJson) -> str:

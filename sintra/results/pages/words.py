@@ -66,6 +66,13 @@ def format_with_error(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} \u00b1 {error or 0:.{digits}f}"
 
 
+def limits_held(count: int) -> str:
+    """Return that so many limits hold; "" for none."""
+    if count == 0:
+        return ""
+    return f"all {count} limits hold" if count > 1 else "the limit holds"
+
+
 def describe_kld(value: float) -> str:
     """Return what readers notice at a mean KLD, nats: the words of the scale's nearest point.
 

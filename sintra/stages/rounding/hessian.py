@@ -16,6 +16,7 @@ from sintra.core import lazy
 from sintra.formats.gguf.tensor_names import renumber_tensor
 from sintra.formats.runtime.blocks import BlockModel
 from sintra.stages.rounding.tensors import STORED_DTYPES
+from sintra.store.files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,9 +100,7 @@ class CurvatureProgress:
 
     def save(self, folder: Path) -> None:
         """Write progress.json, whole or not at all."""
-        part = folder / "progress.part"
-        part.write_text(json.dumps(asdict(self)))
-        part.replace(folder / "progress.json")
+        write_atomic(folder / "progress.json", json.dumps(asdict(self)))
 
 
 class HessianSum:
